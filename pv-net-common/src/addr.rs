@@ -1,0 +1,127 @@
+//! Addresses as the maps hold them: 128 bits for both families, in network order.
+
+/// An IP address; IPv4 is IPv4-mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
+///
+/// Four words in network byte order, so that the programs load and compare words, not bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ip {
+    /// The address, most significant word first, each in network byte order.
+    pub words_be: [u32; 4],
+}
+
+const _: () = assert!(size_of::<Ip>() == 16);
+
+/// The third word of an IPv4-mapped address, in network byte order.
+pub const V4_MARK_BE: u32 = 0x0000_ffff_u32.to_be();
+
+impl Ip {
+    /// `::`
+    pub const UNSPECIFIED: Self = Self { words_be: [0; 4] };
+
+    /// An IPv4 address whose four octets are `word` in network byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_v4_be(word: u32) -> Self {
+        Self { words_be: [0, 0, V4_MARK_BE, word] }
+    }
+
+    /// The address with these sixteen octets.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_octets(o: [u8; 16]) -> Self {
+        Self {
+            words_be: [
+                u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+                u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+                u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+                u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+            ],
+        }
+    }
+
+    /// The sixteen octets in network order.
+    #[must_use]
+    pub const fn octets(self) -> [u8; 16] {
+        let w = [
+            self.words_be[0].to_ne_bytes(),
+            self.words_be[1].to_ne_bytes(),
+            self.words_be[2].to_ne_bytes(),
+            self.words_be[3].to_ne_bytes(),
+        ];
+        [
+            w[0][0], w[0][1], w[0][2], w[0][3], w[1][0], w[1][1], w[1][2], w[1][3], w[2][0], w[2][1], w[2][2], w[2][3],
+            w[3][0], w[3][1], w[3][2], w[3][3],
+        ]
+    }
+
+    /// Whether this is an IPv4-mapped address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v4(self) -> bool {
+        self.words_be[0] == 0 && self.words_be[1] == 0 && self.words_be[2] == V4_MARK_BE
+    }
+
+    /// Whether no bit is set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unspecified(self) -> bool {
+        self.words_be[0] | self.words_be[1] | self.words_be[2] | self.words_be[3] == 0
+    }
+
+    /// The IPv6 link-local address that `mac` gives (modified EUI-64, RFC 4291 appendix A).
+    #[must_use]
+    pub const fn link_local(mac: [u8; 6]) -> Self {
+        Self::from_octets([
+            0xfe, 0x80, 0, 0, 0, 0, 0, 0, mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5],
+        ])
+    }
+}
+
+impl From<core::net::Ipv4Addr> for Ip {
+    fn from(a: core::net::Ipv4Addr) -> Self {
+        Self::from_v4_be(u32::from_ne_bytes(a.octets()))
+    }
+}
+
+impl From<core::net::Ipv6Addr> for Ip {
+    fn from(a: core::net::Ipv6Addr) -> Self {
+        Self::from_octets(a.octets())
+    }
+}
+
+impl From<core::net::IpAddr> for Ip {
+    fn from(a: core::net::IpAddr) -> Self {
+        match a {
+            core::net::IpAddr::V4(a) => a.into(),
+            core::net::IpAddr::V6(a) => a.into(),
+        }
+    }
+}
+
+impl From<Ip> for core::net::IpAddr {
+    fn from(a: Ip) -> Self {
+        core::net::Ipv6Addr::from(a.octets()).to_canonical()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ip;
+    use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn both_families_go_there_and_back() {
+        for a in [IpAddr::V4(Ipv4Addr::new(10, 0, 3, 7)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x5056, 0, 0, 0, 0, 0, 9))] {
+            let ip = Ip::from(a);
+            assert_eq!(IpAddr::from(ip), a);
+            assert_eq!(ip.is_v4(), a.is_ipv4());
+        }
+    }
+
+    #[test]
+    fn link_local_follows_eui64() {
+        let ll = IpAddr::from(Ip::link_local([0x02, 0, 0x0a, 0, 3, 7]));
+        assert_eq!(ll, IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x0aff, 0xfe00, 0x0307)));
+    }
+}

@@ -1,0 +1,80 @@
+//! Why a packet was dropped: one closed list for counters, events, CLI text and metric labels.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $n:literal, $label:literal;)*) => {
+        /// Why a packet was dropped. The number is the index in the `drops` map and never changes meaning.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum DropReason { $($(#[$doc])* $variant = $n,)* }
+
+        impl DropReason {
+            /// All reasons, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Short name for people and metric labels.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+
+            /// The reason with this number.
+            #[must_use]
+            pub const fn from_number(n: u32) -> Option<Self> {
+                match n { $($n => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The frame is shorter than its own headers say, or its lengths contradict each other.
+    Malformed = 0, "malformed";
+    /// The interface is not one the daemon configured.
+    UnknownInterface = 1, "unknown-interface";
+    /// Source MAC is not the container's.
+    SpoofedMac = 2, "spoofed-mac";
+    /// IPv4 source is not the container's.
+    SpoofedIpv4 = 3, "spoofed-ipv4";
+    /// IPv6 source is not the container's.
+    SpoofedIpv6 = 4, "spoofed-ipv6";
+    /// ARP whose sender is not the container.
+    SpoofedArp = 5, "spoofed-arp";
+    /// Neighbour solicitation or advertisement for an address or MAC that is not the container's.
+    SpoofedNd = 6, "spoofed-nd";
+    /// Router advertisement or redirect from a container (RFC 6105).
+    RogueRa = 7, "rogue-ra";
+    /// DHCP or DHCPv6 answer from a container.
+    RogueDhcp = 8, "rogue-dhcp";
+    /// Neither ARP, IPv4 nor IPv6.
+    Ethertype = 9, "ethertype";
+    /// A VLAN tag from a container.
+    VlanTag = 10, "vlan-tag";
+    /// The pools of sender and receiver are isolated from each other.
+    PoolIsolated = 11, "pool-isolated";
+    /// The kernel could not rewrite the packet.
+    Rewrite = 12, "rewrite-failed";
+    /// TTL or hop limit ran out on the way between pools.
+    TtlExpired = 13, "ttl-expired";
+    /// An address of a pool that no container has.
+    NoSuchEndpoint = 14, "no-such-endpoint";
+}
+
+/// Slots of the `drops` map; room to grow without a new layout.
+pub const DROP_SLOTS: u32 = 64;
+
+const _: () = assert!(DropReason::ALL.len() <= DROP_SLOTS as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::DropReason;
+
+    #[test]
+    fn numbers_are_positions_and_labels_differ() {
+        for (i, r) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*r as usize, i);
+            assert_eq!(DropReason::from_number(i as u32), Some(*r));
+            assert!(DropReason::ALL.iter().filter(|o| o.label() == r.label()).count() == 1);
+        }
+        assert_eq!(DropReason::from_number(DropReason::ALL.len() as u32), None);
+    }
+}

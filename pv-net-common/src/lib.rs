@@ -1,0 +1,59 @@
+//! The ABI between the eBPF programs and the daemon: map keys and values, drop reasons, counters, event records.
+//!
+//! `no_std`, integers only, `repr(C)` with written padding, so that a value read by one side is what the other wrote
+//! and `bpftool map dump` names every field. Nothing here does I/O. A change of layout raises [`ABI_VERSION`]: a new
+//! daemon does not adopt pinned maps of another version.
+#![no_std]
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod addr;
+pub mod csum;
+pub mod drop_reason;
+pub mod endpoint;
+pub mod event;
+pub mod flow;
+pub mod names;
+pub mod stats;
+
+pub use addr::Ip;
+pub use drop_reason::DropReason;
+pub use endpoint::{EndpointInfo, EndpointKey, InterfaceInfo};
+pub use event::DropEvent;
+pub use flow::{FlowEntry, FlowKey, TransientFlow};
+pub use stats::Stat;
+
+/// Layout version of every pinned map; kept in the `config` map.
+pub const ABI_VERSION: u32 = 1;
+
+/// The one entry of the `config` map: what the programs must know of the device as a whole.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GlobalConfig {
+    /// [`ABI_VERSION`] of the daemon that made the maps.
+    pub abi: u32,
+    /// Policy generation: flows decided under another one are decided again.
+    pub epoch: u32,
+    /// Timer ticks now, written by `pv_clock` for the daemon (`bpf_jiffies64`).
+    pub jiffies: u64,
+}
+
+const _: () = assert!(size_of::<GlobalConfig>() == 16);
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: every type is repr(C), Copy, made of integers and arrays of integers, without implicit padding
+    // (asserted by size beside each definition), so any bit pattern is a value of it.
+    unsafe impl aya::Pod for crate::GlobalConfig {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::FlowKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::FlowEntry {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::TransientFlow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::EndpointKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::EndpointInfo {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::InterfaceInfo {}
+}

@@ -1,0 +1,3 @@
+//! The `pv-net` binary.
+
+fn main() {}

@@ -1,0 +1,110 @@
+//! Containers and their interfaces.
+
+use super::{ContainerName, IfName, Mac, PoolName};
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+/// A container as its `run.json` describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its name: its identity for policy.
+    pub name: ContainerName,
+    /// Who starts it.
+    pub kind: ContainerKind,
+    /// How it is connected.
+    pub mode: NetworkMode,
+    /// Host name; the container's name unless set.
+    pub hostname: String,
+    /// Its interfaces, in order; empty unless `mode` is [`NetworkMode::Pool`]. At most one has the default route.
+    pub interfaces: Vec<Interface>,
+    /// JSON paths of accepted settings that this version does not act on yet; shown as conditions.
+    pub inactive: Vec<String>,
+}
+
+/// Who starts a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerKind {
+    /// LXC.
+    Lxc,
+    /// An OCI runtime.
+    Oci,
+    /// A WebAssembly runtime.
+    Wasm,
+    /// Someone else: pv-net is given its namespace.
+    #[default]
+    Netns,
+}
+
+/// How a container is connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// By interfaces in pools.
+    #[default]
+    Pool,
+    /// It shares the device's namespace.
+    Host,
+    /// Not at all.
+    None,
+}
+
+/// One interface of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Name inside the container.
+    pub name: IfName,
+    /// The pool it is in.
+    pub pool: PoolName,
+    /// Whether the container's default routes go through it.
+    pub default_route: bool,
+    /// The IPv4 address it asks for.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The IPv6 address it asks for.
+    pub ipv6: Option<Ipv6Addr>,
+    /// The MAC it asks for.
+    pub mac: Option<Mac>,
+}
+
+/// Where a container's network namespace is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetnsRef {
+    /// A file that is the namespace, such as `/run/netns/web`.
+    Path(PathBuf),
+    /// The namespace of a process.
+    Pid(u32),
+}
+
+impl NetnsRef {
+    /// The file to open for it.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Self::Path(p) => p.clone(),
+            Self::Pid(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+        }
+    }
+}
+
+/// One interface of an attached container, with everything decided: what the links and maps are made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The container.
+    pub container: ContainerName,
+    /// Name inside the container.
+    pub interface: IfName,
+    /// The pool.
+    pub pool: PoolName,
+    /// Name of the host-side link; a function of container and interface.
+    pub host_if: IfName,
+    /// MAC inside the container.
+    pub mac: Mac,
+    /// IPv4 address, when the pool has IPv4.
+    pub ipv4: Option<Ipv4Addr>,
+    /// IPv6 address, when the pool has IPv6.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Whether the container's default routes go through it.
+    pub default_route: bool,
+}

@@ -1,0 +1,28 @@
+//! What the device's network is made of. A value of these types is valid; the unchecked form is in [`crate::config`].
+//!
+//! Pure: no I/O, no clock.
+
+mod container;
+mod name;
+mod pool;
+
+pub use container::{Attachment, Container, ContainerKind, Interface, NetnsRef, NetworkMode};
+pub use name::{ContainerName, IfName, InvalidName, Mac, PoolName};
+pub use pool::{HostAccess, MacvlanMode, Pool, PoolKind, Subnet4, Subnet6};
+
+use std::collections::BTreeMap;
+
+/// The device-wide configuration (`device.json`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// DNS domain of the containers; `pv.local` unless set.
+    pub domain: String,
+    /// Links to the outside, in the order they are preferred.
+    pub uplinks: Vec<IfName>,
+    /// Pools by name.
+    pub pools: BTreeMap<PoolName, Pool>,
+    /// Entries of the flow table (two a flow).
+    pub flow_table: u32,
+    /// JSON paths of accepted settings that this version does not act on yet; shown as conditions.
+    pub inactive: Vec<String>,
+}

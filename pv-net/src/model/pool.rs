@@ -1,0 +1,100 @@
+//! Pools: a network on the device that containers get interfaces and addresses in.
+
+use super::{IfName, PoolName};
+use ipnetwork::{Ipv4Network, Ipv6Network};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// A pool's IPv4 side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subnet4 {
+    /// The network; its address has no host bits.
+    pub net: Ipv4Network,
+    /// The gateway: a host address inside `net`.
+    pub gateway: Ipv4Addr,
+    /// Addresses left to DHCP clients, first and last, never handed to managed containers.
+    pub dhcp_range: Option<(Ipv4Addr, Ipv4Addr)>,
+}
+
+/// A pool's IPv6 side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subnet6 {
+    /// The network; its address has no host bits.
+    pub net: Ipv6Network,
+    /// The gateway: a host address inside `net`.
+    pub gateway: Ipv6Addr,
+}
+
+/// What a pool's interfaces are made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PoolKind {
+    /// A Linux bridge that carries the gateway addresses.
+    Bridge {
+        /// The bridge's name.
+        bridge: IfName,
+    },
+    /// Interfaces beside the device's own on `parent`.
+    Macvlan {
+        /// The link they sit on.
+        parent: IfName,
+        /// How they reach each other.
+        mode: MacvlanMode,
+    },
+}
+
+/// Macvlan's modes, as `ip link` names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MacvlanMode {
+    /// Containers reach each other on the device.
+    Bridge,
+    /// Containers cannot reach each other.
+    Private,
+    /// Traffic between containers goes through the switch.
+    Vepa,
+    /// One container takes the parent over.
+    Passthru,
+}
+
+/// What containers of a pool may reach on the device itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostAccess {
+    /// Nothing.
+    None,
+    /// The pool's DNS and DHCP, ping and published ports.
+    #[default]
+    Services,
+    /// Everything.
+    All,
+}
+
+/// A pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name.
+    pub name: PoolName,
+    /// What its interfaces are made of.
+    pub kind: PoolKind,
+    /// IPv4, where the pool has it; a pool has at least one family.
+    pub v4: Option<Subnet4>,
+    /// IPv6, where the pool has it.
+    pub v6: Option<Subnet6>,
+    /// Whether what leaves by an uplink is masqueraded.
+    pub nat: bool,
+    /// MTU of its interfaces in bytes; the uplink's unless set.
+    pub mtu: Option<u32>,
+    /// Closed to the other pools; two open pools reach each other.
+    pub isolated: bool,
+    /// What its containers may reach on the device.
+    pub host_access: HostAccess,
+}
+
+impl Pool {
+    /// The bridge's name, for a bridge pool.
+    #[must_use]
+    pub fn bridge(&self) -> Option<&IfName> {
+        match &self.kind {
+            PoolKind::Bridge { bridge } => Some(bridge),
+            PoolKind::Macvlan { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Namespaces, links and daemons for end-to-end tests, made and removed by RAII.

@@ -1,0 +1,3 @@
+//! `cargo xtask`: set up, build, demonstrate and test pv-net.
+
+fn main() {}
