@@ -51,6 +51,10 @@ pub struct InterfaceInfo {
     pub net4: Ip,
     /// The pool's IPv6 network, or all zero.
     pub net6: Ip,
+    /// The pool's IPv4 gateway, or all zero: the source of ICMP errors.
+    pub gateway4: Ip,
+    /// The pool's IPv6 gateway, or all zero: the source of ICMPv6 errors.
+    pub gateway6: Ip,
     /// The pool's number.
     pub pool_id: u32,
     /// [`POOL_OPEN`] and its like.
@@ -63,4 +67,4 @@ pub struct InterfaceInfo {
     pub gateway_mac: [u8; 6],
 }
 
-const _: () = assert!(size_of::<InterfaceInfo>() == 104);
+const _: () = assert!(size_of::<InterfaceInfo>() == 136);
