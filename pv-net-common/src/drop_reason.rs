@@ -55,8 +55,8 @@ reasons! {
     Rewrite = 12, "rewrite-failed";
     /// TTL or hop limit ran out on the way between pools.
     TtlExpired = 13, "ttl-expired";
-    /// An address of a pool that no container has.
-    NoSuchEndpoint = 14, "no-such-endpoint";
+    /// Larger than the next link takes.
+    TooBig = 14, "too-big";
 }
 
 /// Slots of the `drops` map; room to grow without a new layout.

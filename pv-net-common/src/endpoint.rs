@@ -61,10 +61,12 @@ pub struct InterfaceInfo {
     pub pool_flags: u32,
     /// The container's identity.
     pub identity: u32,
+    /// Largest IP packet that the interface takes, bytes.
+    pub mtu: u32,
     /// The container's MAC.
     pub mac: [u8; 6],
     /// MAC of the pool's bridge.
     pub gateway_mac: [u8; 6],
 }
 
-const _: () = assert!(size_of::<InterfaceInfo>() == 136);
+const _: () = assert!(size_of::<InterfaceInfo>() == 140);

@@ -1,0 +1,259 @@
+//! Answers to packets that are not forwarded: the sender learns at once, instead of waiting for a time-out.
+//!
+//! The packet itself becomes the answer and goes back out of the link that it came in on.
+
+use crate::{
+    maps::{FRAME_BYTES, Scratch, interface, scratch},
+    packet::{ETH_LEN, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, load},
+    verdict::{self, ACT_SHOT, count},
+};
+use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes};
+use pv_net_common::{DropReason, InterfaceInfo, Stat, csum};
+
+/// A frame under construction; the answer is its first bytes.
+type Frame = [u8; FRAME_BYTES];
+
+const HOP_LIMIT: u8 = 64;
+/// Bytes of an IPv4 packet that an error quotes: header and eight more (RFC 792).
+const QUOTE4: usize = 28;
+/// Bytes of an IPv6 packet that an error quotes: what Linux needs to find the socket.
+const QUOTE6: usize = 48;
+const V4_ERROR: usize = 14 + 20 + 8 + QUOTE4;
+const V6_ERROR: usize = 14 + 40 + 8 + QUOTE6;
+const V4_RESET: usize = 14 + 20 + 20;
+const V6_RESET: usize = 14 + 40 + 20;
+
+/// An ICMP or ICMPv6 error.
+#[derive(Clone, Copy)]
+struct Error {
+    kind: u8,
+    code: u8,
+    /// The header's last word: an MTU where the type has one.
+    rest: u32,
+}
+
+/// Policy refuses the packet: RST to TCP, "administratively prohibited" to the rest.
+#[inline(always)]
+pub fn refused(packet: &Packet, me: &InterfaceInfo) -> i32 {
+    if packet.proto == IPPROTO_TCP && packet.tracked {
+        return if packet.v4 { reset::<V4_RESET>(packet) } else { reset::<V6_RESET>(packet) };
+    }
+    let error = if packet.v4 { Error { kind: 3, code: 13, rest: 0 } } else { Error { kind: 1, code: 1, rest: 0 } };
+    icmp(packet, me, error)
+}
+
+/// TTL or hop limit ran out (RFC 792, RFC 4443 section 3.3).
+#[inline(always)]
+pub fn ttl_expired(packet: &Packet) -> i32 {
+    verdict::note_drop(packet, DropReason::TtlExpired);
+    let Some(me) = interface(packet.key.ifindex) else { return ACT_SHOT };
+    icmp(packet, me, if packet.v4 { Error { kind: 11, code: 0, rest: 0 } } else { Error { kind: 3, code: 0, rest: 0 } })
+}
+
+/// The next link takes at most `mtu` bytes (RFC 1191, RFC 4443 section 3.2).
+#[inline(always)]
+pub fn too_big(packet: &Packet, mtu: u32) -> i32 {
+    verdict::note_drop(packet, DropReason::TooBig);
+    let Some(me) = interface(packet.key.ifindex) else { return ACT_SHOT };
+    icmp(packet, me, if packet.v4 { Error { kind: 3, code: 4, rest: mtu } } else { Error { kind: 2, code: 0, rest: mtu } })
+}
+
+/// No error answers an error, a later fragment, or a packet that is too short to be quoted (RFC 1122 section 3.2.2).
+#[inline(always)]
+fn icmp(packet: &Packet, me: &InterfaceInfo, error: Error) -> i32 {
+    let is_error = match packet.proto {
+        IPPROTO_ICMP => !matches!(packet.l4_info, 0 | 8 | 13 | 14),
+        IPPROTO_ICMPV6 => packet.l4_info < 128,
+        _ => false,
+    };
+    if is_error || (packet.fragment && !packet.tracked) {
+        return ACT_SHOT;
+    }
+    let sent = if packet.v4 { icmp4(packet, me, error) } else { icmp6(packet, me, error) };
+    sent.unwrap_or(ACT_SHOT)
+}
+
+#[inline(always)]
+fn eth(packet: &Packet, frame: &mut Frame, proto: u16) {
+    frame[..6].copy_from_slice(&packet.eth.src);
+    frame[6..12].copy_from_slice(&packet.eth.dst);
+    frame[12..14].copy_from_slice(&proto.to_be_bytes());
+}
+
+#[inline(always)]
+fn put_word(frame: &mut Frame, at: usize, word: u32) {
+    frame[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+}
+
+#[inline(always)]
+fn put_ip(frame: &mut Frame, at: usize, words: [u32; 4]) {
+    put_word(frame, at, words[0]);
+    put_word(frame, at + 4, words[1]);
+    put_word(frame, at + 8, words[2]);
+    put_word(frame, at + 12, words[3]);
+}
+
+/// IPv4 header without options at 14, its checksum included.
+#[inline(always)]
+fn header4<const N: usize>(frame: &mut Frame, proto: u8, src: u32, dst: u32) {
+    frame[14] = 0x45;
+    frame[16..18].copy_from_slice(&((N - 14) as u16).to_be_bytes());
+    frame[22] = HOP_LIMIT;
+    frame[23] = proto;
+    put_word(frame, 26, src);
+    put_word(frame, 30, dst);
+    let sum = 0x4500_u32 + (N as u32 - 14) + ((HOP_LIMIT as u32) << 8 | proto as u32) + halves(src) + halves(dst);
+    let check = !csum::fold(sum);
+    frame[24..26].copy_from_slice(&check.to_be_bytes());
+}
+
+/// Both halves of an address word, as numbers.
+#[inline(always)]
+fn halves(word_be: u32) -> u32 {
+    let word = u32::from_be(word_be);
+    (word >> 16) + (word & 0xffff)
+}
+
+#[inline(always)]
+fn header6<const N: usize>(frame: &mut Frame, proto: u8, src: [u32; 4], dst: [u32; 4]) {
+    frame[14] = 0x60;
+    frame[18..20].copy_from_slice(&((N - 54) as u16).to_be_bytes());
+    frame[20] = proto;
+    frame[21] = HOP_LIMIT;
+    put_ip(frame, 22, src);
+    put_ip(frame, 38, dst);
+}
+
+/// Checksum of `frame[from..]` and `seed`, as it stands in the packet (RFC 1071).
+#[inline(always)]
+fn checksum<const N: usize>(frame: &mut Frame, from: usize, seed: u32) -> [u8; 2] {
+    // SAFETY: `from` is a constant below N, and both and their difference are multiples of four (asserted below).
+    let sum = unsafe {
+        bpf_csum_diff(core::ptr::null_mut(), 0, frame.as_mut_ptr().add(from).cast(), (N - from) as u32, seed)
+    };
+    (!csum::fold(sum as u32)).to_ne_bytes()
+}
+
+const _: () = assert!((V4_ERROR - 34).is_multiple_of(4) && (V6_ERROR - 54).is_multiple_of(4));
+
+/// Pseudo-header sum of a 32-bit length and protocol, in network order.
+#[inline(always)]
+fn pseudo(len: usize, proto: u8) -> u32 {
+    (len as u16).to_be() as u32 + (proto as u16).to_be() as u32
+}
+
+#[inline(always)]
+fn sum_ip(words: [u32; 4]) -> u32 {
+    let mut sum = 0;
+    let mut i = 0;
+    while i < 4 {
+        sum += (words[i] >> 16) + (words[i] & 0xffff);
+        i += 1;
+    }
+    sum
+}
+
+/// This CPU's frame, all zero.
+#[inline(always)]
+fn clean_frame() -> Result<&'static mut Frame, DropReason> {
+    let Some(Scratch { frame, .. }) = scratch() else { return Err(DropReason::Malformed) };
+    *frame = [0; FRAME_BYTES];
+    Ok(frame)
+}
+
+/// Copies the first `N` bytes of the IP packet to `frame[at..]`.
+#[inline(always)]
+fn quote<const N: usize>(packet: &Packet, frame: &mut Frame, at: usize) -> Result<(), DropReason> {
+    // SAFETY: `at + N` is at most the frame's length (asserted below); the helper writes N bytes or fails.
+    let failed = unsafe { bpf_skb_load_bytes(packet.skb.cast(), ETH_LEN, frame.as_mut_ptr().add(at).cast(), N as u32) };
+    if failed != 0 { Err(DropReason::Malformed) } else { Ok(()) }
+}
+
+const _: () = assert!(V4_ERROR <= FRAME_BYTES && V6_ERROR <= FRAME_BYTES);
+
+#[inline(always)]
+fn icmp4(packet: &Packet, me: &InterfaceInfo, error: Error) -> Result<i32, DropReason> {
+    let frame = clean_frame()?;
+    quote::<QUOTE4>(packet, frame, 42)?;
+    eth(packet, frame, ETH_P_IP);
+    header4::<V4_ERROR>(frame, IPPROTO_ICMP, me.gateway4.words_be[3], packet.key.src.words_be[3]);
+    frame[34] = error.kind;
+    frame[35] = error.code;
+    put_word(frame, 38, error.rest.to_be());
+    let check = checksum::<V4_ERROR>(frame, 34, 0);
+    frame[36..38].copy_from_slice(&check);
+    Ok(send_back::<V4_ERROR>(packet, frame))
+}
+
+#[inline(always)]
+fn icmp6(packet: &Packet, me: &InterfaceInfo, error: Error) -> Result<i32, DropReason> {
+    let frame = clean_frame()?;
+    quote::<QUOTE6>(packet, frame, 62)?;
+    let (src, dst) = (me.gateway6.words_be, packet.key.src.words_be);
+    eth(packet, frame, ETH_P_IPV6);
+    header6::<V6_ERROR>(frame, IPPROTO_ICMPV6, src, dst);
+    frame[54] = error.kind;
+    frame[55] = error.code;
+    put_word(frame, 58, error.rest.to_be());
+    let seed = pseudo(V6_ERROR - 54, IPPROTO_ICMPV6) + sum_ip(src) + sum_ip(dst);
+    let check = checksum::<V6_ERROR>(frame, 54, seed);
+    frame[56..58].copy_from_slice(&check);
+    Ok(send_back::<V6_ERROR>(packet, frame))
+}
+
+/// RST that the sender accepts (RFC 9293 section 3.5.2, group 1).
+#[inline(always)]
+fn reset<const N: usize>(packet: &Packet) -> i32 {
+    let Ok(tcp) = load::<[u8; 14]>(packet.skb, packet.l4) else { return ACT_SHOT };
+    let flags = tcp[13];
+    if flags & TCP_RST != 0 {
+        return ACT_SHOT;
+    }
+    let Ok(frame) = clean_frame() else { return ACT_SHOT };
+    let at = N - 20;
+    let (src, dst) = (packet.key.dst.words_be, packet.key.src.words_be);
+    if packet.v4 {
+        eth(packet, frame, ETH_P_IP);
+        header4::<N>(frame, IPPROTO_TCP, src[3], dst[3]);
+    } else {
+        eth(packet, frame, ETH_P_IPV6);
+        header6::<N>(frame, IPPROTO_TCP, src, dst);
+    }
+    frame[at..at + 2].copy_from_slice(&tcp[2..4]);
+    frame[at + 2..at + 4].copy_from_slice(&tcp[..2]);
+    if flags & TCP_ACK != 0 {
+        frame[at + 4..at + 8].copy_from_slice(&tcp[8..12]);
+        frame[at + 13] = TCP_RST;
+    } else {
+        let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        let data = packet.len() - packet.l4 - ((tcp[12] >> 4) as u32) * 4;
+        let ack = seq + data + u32::from(flags & TCP_SYN != 0) + u32::from(flags & TCP_FIN != 0);
+        frame[at + 8..at + 12].copy_from_slice(&ack.to_be_bytes());
+        frame[at + 13] = TCP_RST | TCP_ACK;
+    }
+    frame[at + 12] = 5 << 4;
+    let addresses = if packet.v4 {
+        (src[3] >> 16) + (src[3] & 0xffff) + (dst[3] >> 16) + (dst[3] & 0xffff)
+    } else {
+        sum_ip(src) + sum_ip(dst)
+    };
+    let check = checksum::<N>(frame, at, pseudo(20, IPPROTO_TCP) + addresses);
+    frame[at + 16..at + 18].copy_from_slice(&check);
+    send_back::<N>(packet, frame)
+}
+
+/// Turns the packet into the first `N` bytes of `frame` and sends it out of the link that it came in on.
+#[inline(always)]
+fn send_back<const N: usize>(packet: &Packet, frame: &Frame) -> i32 {
+    let skb = packet.skb.cast();
+    // SAFETY: the helpers check offsets and lengths themselves.
+    unsafe {
+        if bpf_skb_change_tail(skb, N as u32, 0) != 0 || bpf_skb_store_bytes(skb, 0, frame.as_ptr().cast(), N as u32, 0) != 0
+        {
+            return ACT_SHOT;
+        }
+        count(Stat::Answered);
+        bpf_redirect(packet.key.ifindex, 0) as i32
+    }
+}
+

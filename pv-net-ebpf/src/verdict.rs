@@ -1,0 +1,64 @@
+//! What a stage decides, and the counters that go with it.
+
+use crate::{
+    maps::{DROPS, EVENT_TIMES, EVENTS, STATS},
+    packet::Packet,
+};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use pv_net_common::{DropEvent, DropReason, Stat, event::EVENT_INTERVAL_NS};
+
+/// `TC_ACT_OK`: on to the bridge or the stack.
+pub const ACT_OK: i32 = 0;
+/// `TC_ACT_SHOT`.
+pub const ACT_SHOT: i32 = 2;
+
+/// Counts one packet.
+#[inline(always)]
+pub fn count(stat: Stat) {
+    if let Some(slot) = STATS.get_ptr_mut(stat as u32) {
+        // SAFETY: a per-CPU slot; the program is not preempted by another one that counts on this CPU.
+        unsafe { *slot += 1 };
+    }
+}
+
+/// Counts the drop of `packet`, sends an event unless one of this kind was sent just before, and drops.
+#[inline(always)]
+pub fn drop(packet: &Packet, reason: DropReason) -> i32 {
+    note_drop(packet, reason);
+    ACT_SHOT
+}
+
+/// The counting half of [`drop`], for packets that are answered.
+#[inline(always)]
+pub fn note_drop(packet: &Packet, reason: DropReason) {
+    let index = reason as u32;
+    if let Some(slot) = DROPS.get_ptr_mut(index) {
+        // SAFETY: as in `count`.
+        unsafe { *slot += 1 };
+    }
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let Some(last) = EVENT_TIMES.get_ptr_mut(index) else { return };
+    // SAFETY: as in `count`.
+    unsafe {
+        if now - *last < EVENT_INTERVAL_NS {
+            return;
+        }
+        *last = now;
+    }
+    let Some(mut slot) = EVENTS.reserve_untyped::<DropEvent>(0) else {
+        count(Stat::EventsLost);
+        return;
+    };
+    slot.write(DropEvent {
+        time_ns: now,
+        src: packet.key.src,
+        dst: packet.key.dst,
+        sport_be: packet.key.sport_be,
+        dport_be: packet.key.dport_be,
+        ifindex: packet.key.ifindex,
+        reason: index,
+        proto: packet.key.proto,
+    });
+    slot.submit(0);
+}
