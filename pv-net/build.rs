@@ -1,0 +1,89 @@
+//! Builds `pv-net-ebpf` and puts the object where `kernel::bpf` includes it from.
+//!
+//! Two toolchains can do it: rustup's nightly with `rust-src`, or Debian's `rustc` with its ready-built `core` for the
+//! BPF target. `cargo xtask setup` brings one of them.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TARGET: &str = "bpfel-unknown-none";
+const OBJECT: &str = "pv-net-ebpf";
+
+fn main() {
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    let root = manifest.parent().expect("a member of the workspace").to_owned();
+    for dir in ["pv-net-ebpf/src", "pv-net-ebpf/Cargo.toml", "pv-net-ebpf/Cargo.lock", "pv-net-common/src"] {
+        println!("cargo::rerun-if-changed={}", root.join(dir).display());
+    }
+    if let Err(why) = build(&root.join(OBJECT), &out) {
+        println!("cargo::error=the eBPF programs were not built: {why}");
+        println!("cargo::error=help: `cargo xtask setup` installs what is missing");
+        std::process::exit(1);
+    }
+}
+
+fn build(source: &Path, out: &Path) -> Result<(), String> {
+    let mut command = nightly().or_else(debian).ok_or("no compiler for the BPF target was found")?;
+    for (key, _) in env::vars_os() {
+        let name = key.to_string_lossy();
+        // What this cargo tells its rustc is wrong for the other one.
+        if name.starts_with("CARGO") && name != "CARGO_HOME" || name.starts_with("RUSTC_W") || name == "RUSTFLAGS" {
+            command.env_remove(&key);
+        }
+    }
+    let target_dir = out.join("ebpf");
+    command
+        .current_dir(source)
+        .env("PATH", search_path())
+        .env("CARGO_TARGET_DIR", &target_dir)
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", "bpf-linker")
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", "-Cdebuginfo=2 -Clink-arg=--btf")
+        .args(["build", "--quiet", "--locked", "--release", "--target", TARGET]);
+    let done = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    if !done.status.success() {
+        let text = String::from_utf8_lossy(&done.stderr);
+        eprintln!("{text}");
+        let line = text.lines().find(|l| l.trim_start().starts_with("error")).unwrap_or("see above").to_owned();
+        return Err(format!("{line} ({})", done.status));
+    }
+    let object = target_dir.join(TARGET).join("release").join(OBJECT);
+    std::fs::copy(&object, out.join(OBJECT)).map_err(|e| format!("copy {}: {e}", object.display()))?;
+    Ok(())
+}
+
+/// rustup's nightly, when it has the sources of `core`.
+fn nightly() -> Option<Command> {
+    let sysroot = Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]).output().ok()?;
+    let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout).ok()?.trim());
+    sysroot.join("lib/rustlib/src/rust/library/core").exists().then(|| {
+        let mut command = Command::new("rustup");
+        // `rustup run` picks rustc by PATH; an inherited RUSTC would win over it.
+        command.args(["run", "nightly", "cargo"]).env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN");
+        command.env("CARGO_UNSTABLE_BUILD_STD", "core");
+        command
+    })
+}
+
+/// Debian's compiler, when it has `core` for the BPF target.
+fn debian() -> Option<Command> {
+    let (rustc, cargo) = (Path::new("/usr/bin/rustc"), Path::new("/usr/bin/cargo"));
+    let sysroot = Command::new(rustc).args(["--print", "sysroot"]).output().ok()?;
+    let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout).ok()?.trim());
+    (cargo.exists() && sysroot.join("lib/rustlib").join(TARGET).exists()).then(|| {
+        let mut command = Command::new(cargo);
+        // aya-ebpf uses unstable features, that this stable compiler has behind this switch.
+        command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
+        command
+    })
+}
+
+/// PATH, and where `cargo install` puts bpf-linker.
+fn search_path() -> std::ffi::OsString {
+    let home =
+        env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cargo")));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let dirs = env::split_paths(&path).chain(home.map(|h| h.join("bin")));
+    env::join_paths(dirs).unwrap_or(path)
+}

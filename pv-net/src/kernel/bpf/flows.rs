@@ -1,0 +1,137 @@
+//! The flow table as the daemon sees it: ages and time-outs. Pure; the maps are read in `load`.
+
+use pv_net_common::{FlowEntry, FlowKey, flow::TCP_FIN_SEEN};
+use std::collections::HashMap;
+use std::time::Duration;
+
+const TCP: u32 = 6;
+const UDP: u32 = 17;
+
+/// RFC 5382, REQ-5: not below two hours and four minutes.
+const TCP_ESTABLISHED: Duration = Duration::from_secs(7440);
+/// One side has sent FIN; the kernel's own conntrack waits as long (`nf_conntrack_tcp_timeout_fin_wait`).
+const TCP_HALF_CLOSED: Duration = Duration::from_secs(120);
+/// RFC 4787, REQ-5: not below two minutes.
+const UDP_IDLE: Duration = Duration::from_secs(180);
+/// Echo and the like.
+const OTHER_IDLE: Duration = Duration::from_secs(30);
+/// The two directions are made one after the other; what stays alone longer has lost its partner.
+const ORPHAN: Duration = Duration::from_secs(2);
+
+/// One direction of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowRecord {
+    /// 5-tuple and link.
+    pub key: FlowKey,
+    /// Decision and counters.
+    pub entry: FlowEntry,
+    /// Seconds since its last packet.
+    pub age_secs: f64,
+    /// Opening or closing, not established.
+    pub transient: bool,
+}
+
+/// The kernel's tick counter, and how long a tick is.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticks {
+    /// `bpf_jiffies64` now.
+    pub now: u64,
+    /// Ticks a second (`CONFIG_HZ`).
+    pub hz: u64,
+}
+
+/// Values of `CONFIG_HZ` that Linux offers.
+const RATES: [u64; 6] = [24, 48, 100, 250, 300, 1000];
+
+impl Ticks {
+    /// The rate that gives `ticks` in `time`: the nearest that a kernel can be built with.
+    #[must_use]
+    pub fn rate(ticks: u64, time: Duration) -> u64 {
+        let measured = ticks as f64 / time.as_secs_f64().max(f64::EPSILON);
+        let distance = |hz: u64| (measured / hz as f64).max(f64::EPSILON).ln().abs();
+        RATES.into_iter().min_by(|a, b| distance(*a).total_cmp(&distance(*b))).unwrap_or(250)
+    }
+
+    /// Time since tick `then`.
+    #[must_use]
+    pub fn since(&self, then: u64) -> Duration {
+        Duration::from_secs_f64(self.now.saturating_sub(then) as f64 / self.hz.max(1) as f64)
+    }
+}
+
+/// How long a flow may be silent.
+fn timeout(proto: u32, tcp: u8) -> Duration {
+    match proto {
+        TCP if tcp & TCP_FIN_SEEN != 0 => TCP_HALF_CLOSED,
+        TCP => TCP_ESTABLISHED,
+        UDP => UDP_IDLE,
+        _ => OTHER_IDLE,
+    }
+}
+
+/// Keys of the entries that have outlived their flow: both directions, or one that is alone.
+pub(super) fn expired(entries: &[(FlowKey, FlowEntry)], ticks: Ticks) -> Vec<FlowKey> {
+    let by_key: HashMap<&FlowKey, &FlowEntry> = entries.iter().map(|(k, e)| (k, e)).collect();
+    entries
+        .iter()
+        .filter(|(key, entry)| {
+            let idle = ticks.since(entry.last_used);
+            match by_key.get(&key.reversed(entry.ifindex)) {
+                Some(other) => idle.min(ticks.since(other.last_used)) > timeout(key.proto, entry.tcp | other.tcp),
+                None => idle > ORPHAN,
+            }
+        })
+        .map(|(key, _)| *key)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pv_net_common::Ip;
+
+    const TICKS: Ticks = Ticks { now: 10_000_000, hz: 100 };
+
+    fn pair(proto: u32, idle: [u64; 2], tcp: [u8; 2]) -> Vec<(FlowKey, FlowEntry)> {
+        let key =
+            FlowKey { src: Ip::from_v4_be(1), dst: Ip::from_v4_be(2), sport_be: 3, dport_be: 4, ifindex: 7, proto };
+        let entry = |ifindex, i: usize| FlowEntry {
+            ifindex,
+            last_used: TICKS.now - idle[i] * TICKS.hz,
+            tcp: tcp[i],
+            ..FlowEntry::default()
+        };
+        vec![(key, entry(8, 0)), (key.reversed(8), entry(7, 1))]
+    }
+
+    #[test]
+    fn a_flow_ends_when_both_directions_are_silent() {
+        for (name, entries, gone) in [
+            ("udp in use one way", pair(UDP, [1, 5000], [0, 0]), 0),
+            ("udp idle", pair(UDP, [181, 200], [0, 0]), 2),
+            ("tcp idle for an hour", pair(TCP, [3600, 3600], [0, 0]), 0),
+            ("tcp idle for three hours", pair(TCP, [10_800, 10_800], [0, 0]), 2),
+            ("tcp half closed", pair(TCP, [121, 121], [TCP_FIN_SEEN, 0]), 2),
+            ("echo idle", pair(1, [31, 31], [0, 0]), 2),
+        ] {
+            assert_eq!(expired(&entries, TICKS).len(), gone, "{name}");
+        }
+    }
+
+    #[test]
+    fn half_a_flow_ends_at_once() {
+        let mut entries = pair(TCP, [3, 3], [0, 0]);
+        entries.pop();
+        assert_eq!(expired(&entries, TICKS).len(), 1);
+        let mut fresh = pair(TCP, [1, 1], [0, 0]);
+        fresh.pop();
+        assert_eq!(expired(&fresh, TICKS).len(), 0);
+    }
+
+    #[test]
+    fn tick_rates_snap_to_what_kernels_are_built_with() {
+        assert_eq!(Ticks::rate(26, Duration::from_millis(100)), 250);
+        assert_eq!(Ticks::rate(99, Duration::from_millis(100)), 1000);
+        assert_eq!(Ticks::rate(10, Duration::from_millis(101)), 100);
+    }
+}

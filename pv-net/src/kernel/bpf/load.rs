@@ -1,0 +1,411 @@
+//! Loading, attaching and adopting: [`DataPlane`] is the daemon's hold on what runs in the kernel.
+
+use super::BpfError;
+use super::flows::{FlowRecord, Ticks, expired};
+use super::pin;
+use super::table::{Counters, Single, Table, map_error, take};
+use crate::model::IfName;
+use aya::maps::{MapData, RingBuf};
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::{SchedClassifier, TcAttachType, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use pv_net_common::{
+    ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FlowEntry, FlowKey, GlobalConfig, InterfaceInfo, Ip, Stat,
+    TransientFlow, names,
+};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The programs, built from `pv-net-ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pv-net-ebpf"));
+
+/// Where and how large.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directory for the pins, on a BPF file system.
+    pub pin_dir: PathBuf,
+    /// Entries of the flow table; takes effect when the map is made.
+    pub flow_entries: u32,
+}
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A tcx link (kernel 6.6), pinned.
+    Tcx,
+    /// A filter on a clsact qdisc.
+    Clsact,
+}
+
+impl Hook {
+    /// Its name for people.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// What an earlier daemon had left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Whether the maps were there.
+    pub maps: bool,
+    /// Host-side links whose program was replaced.
+    pub links: Vec<String>,
+    /// What could not be adopted, and why.
+    pub conditions: Vec<String>,
+}
+
+/// The loaded programs and their maps.
+pub struct DataPlane {
+    pin_dir: PathBuf,
+    hook: Hook,
+    ebpf: Ebpf,
+    config: Single<GlobalConfig>,
+    flows: Table<FlowKey, FlowEntry>,
+    transient: Table<FlowKey, TransientFlow>,
+    endpoints: Table<EndpointKey, EndpointInfo>,
+    interfaces: Table<u32, InterfaceInfo>,
+    drops: Counters,
+    stats: Counters,
+    first_tick: (Instant, u64),
+}
+
+impl DataPlane {
+    /// Loads the programs, with the maps that are pinned where there are any of this layout, and puts the new
+    /// programs behind the pinned links.
+    ///
+    /// # Errors
+    /// When the directory is not on a BPF file system, or the kernel refuses a map or a program.
+    pub fn open(options: &Options) -> Result<(Self, Adopted), BpfError> {
+        let mut adopted = Adopted::default();
+        pin::make_dirs(&options.pin_dir)?;
+        let maps = pin::maps_dir(&options.pin_dir);
+        match pinned_abi(&maps) {
+            None => {}
+            Some(ABI_VERSION) => adopted.maps = true,
+            Some(other) => {
+                pin::remove_all(&options.pin_dir)?;
+                pin::make_dirs(&options.pin_dir)?;
+                adopted.conditions.push(format!(
+                    "pinned maps of layout {other} were replaced by layout {ABI_VERSION}: flows start anew"
+                ));
+            }
+        }
+        let mut ebpf = load_object(options, &maps)?;
+        let hook = hook_of_kernel();
+        for name in [names::PROG_FROM_CONTAINER, names::PROG_CLOCK] {
+            program(&mut ebpf, name)?.load().map_err(|e| BpfError::Load(format!("{name}: {}", BpfError::chain(&e))))?;
+        }
+        let mut plane = Self {
+            pin_dir: options.pin_dir.clone(),
+            hook,
+            config: Single::take(&mut ebpf, names::MAP_CONFIG)?,
+            flows: Table::take(&mut ebpf, names::MAP_FLOWS)?,
+            transient: Table::take(&mut ebpf, names::MAP_TRANSIENT)?,
+            endpoints: Table::take(&mut ebpf, names::MAP_ENDPOINTS)?,
+            interfaces: Table::take(&mut ebpf, names::MAP_INTERFACES)?,
+            drops: Counters::take(&mut ebpf, names::MAP_DROPS)?,
+            stats: Counters::take(&mut ebpf, names::MAP_STATS)?,
+            ebpf,
+            first_tick: (Instant::now(), 0),
+        };
+        let mut config = plane.config.get()?;
+        config.abi = ABI_VERSION;
+        config.epoch = config.epoch.max(1);
+        plane.config.set(config)?;
+        plane.first_tick = (Instant::now(), plane.read_tick()?);
+        plane.adopt_links(&mut adopted)?;
+        Ok((plane, adopted))
+    }
+
+    fn adopt_links(&mut self, adopted: &mut Adopted) -> Result<(), BpfError> {
+        let dir = pin::links_dir(&self.pin_dir);
+        for name in pin::list(&dir)? {
+            let path = dir.join(&name);
+            match self.replace_program(&path) {
+                Ok(()) => adopted.links.push(name),
+                Err(e) => {
+                    // The link's device is gone, or it is no link: the daemon attaches anew what should be attached.
+                    pin::remove(&path)?;
+                    adopted.conditions.push(format!("{e}; pin removed"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `BPF_LINK_UPDATE`: no packet runs without a program.
+    fn replace_program(&mut self, path: &Path) -> Result<(), BpfError> {
+        let failed = |why: String| BpfError::Link { path: path.to_owned(), why };
+        let pinned = PinnedLink::from_pin(path).map_err(|e| failed(BpfError::chain(&e)))?;
+        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(|e| failed(BpfError::chain(&e)))?;
+        let program = program(&mut self.ebpf, names::PROG_FROM_CONTAINER)?;
+        let id = program.attach_to_link(link).map_err(|e| failed(BpfError::chain(&e)))?;
+        // Dropping the handle closes it; the pin keeps the link.
+        drop(program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?);
+        Ok(())
+    }
+
+    /// How programs are attached on this kernel.
+    #[must_use]
+    pub fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    /// Says what the container behind link `ifindex` may send.
+    ///
+    /// # Errors
+    /// The kernel's, such as a full map.
+    pub fn set_interface(&mut self, ifindex: u32, info: &InterfaceInfo) -> Result<(), BpfError> {
+        self.interfaces.set(&ifindex, info)
+    }
+
+    /// Says where address `addr` is.
+    ///
+    /// # Errors
+    /// The kernel's, such as a full map.
+    pub fn set_endpoint(&mut self, addr: Ip, info: &EndpointInfo) -> Result<(), BpfError> {
+        self.endpoints.set(&EndpointKey { addr }, info)
+    }
+
+    /// Forgets an address; one that is not there is fine.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_endpoint(&mut self, addr: Ip) -> Result<(), BpfError> {
+        self.endpoints.remove(&EndpointKey { addr }).map(drop)
+    }
+
+    /// Forgets a link; one that is not there is fine.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_interface(&mut self, ifindex: u32) -> Result<(), BpfError> {
+        self.interfaces.remove(&ifindex).map(drop)
+    }
+
+    /// All links with what they may send.
+    #[must_use]
+    pub fn interfaces(&self) -> Vec<(u32, InterfaceInfo)> {
+        self.interfaces.entries()
+    }
+
+    /// All container addresses.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<(Ip, EndpointInfo)> {
+        self.endpoints.entries().into_iter().map(|(k, v)| (k.addr, v)).collect()
+    }
+
+    /// Puts `pv_from_container` on ingress of link `host_if`; one that is there already stays.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the link cannot be pinned.
+    pub fn attach(&mut self, host_if: &IfName) -> Result<(), BpfError> {
+        let failed =
+            |why: String| BpfError::Attach { program: names::PROG_FROM_CONTAINER, link: host_if.to_string(), why };
+        let pin = pin::links_dir(&self.pin_dir).join(host_if.as_str());
+        let program = program(&mut self.ebpf, names::PROG_FROM_CONTAINER)?;
+        let options = match self.hook {
+            Hook::Tcx if pin.exists() => return Ok(()),
+            Hook::Tcx => TcAttachOptions::TcxOrder(LinkOrder::default()),
+            Hook::Clsact => {
+                // "Already there" is the only failure that does not show again at the attach below.
+                if let Err(e) = qdisc_add_clsact(host_if.as_str()) {
+                    tracing::debug!(link = %host_if, error = %e, "clsact");
+                }
+                TcAttachOptions::Netlink(NlOptions { priority: 1, handle: TcHandle::new(0, 1), ..Default::default() })
+            }
+        };
+        let id = program
+            .attach_with_options(host_if.as_str(), TcAttachType::Ingress, options)
+            .map_err(|e| failed(BpfError::chain(&e)))?;
+        let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
+        match self.hook {
+            Hook::Tcx => {
+                let link = FdLink::try_from(link).map_err(|e| failed(BpfError::chain(&e)))?;
+                link.pin(&pin).map_err(|e| failed(format!("pin {}: {}", pin.display(), BpfError::chain(&e))))?;
+            }
+            // A filter belongs to its link; dropping the handle would remove it.
+            Hook::Clsact => std::mem::forget(link),
+        }
+        Ok(())
+    }
+
+    /// Removes the pin of `host_if`; the program goes with it, or with the link.
+    ///
+    /// # Errors
+    /// When the pin cannot be removed.
+    pub fn detach(&mut self, host_if: &IfName) -> Result<(), BpfError> {
+        pin::remove(&pin::links_dir(&self.pin_dir).join(host_if.as_str()))
+    }
+
+    /// The policy generation in force.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn epoch(&self) -> Result<u32, BpfError> {
+        Ok(self.config.get()?.epoch)
+    }
+
+    /// Starts a new policy generation: every flow is decided again on its next packet.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn bump_epoch(&mut self) -> Result<u32, BpfError> {
+        let mut config = self.config.get()?;
+        config.epoch = config.epoch.wrapping_add(1).max(1);
+        self.config.set(config)?;
+        Ok(config.epoch)
+    }
+
+    fn read_tick(&mut self) -> Result<u64, BpfError> {
+        // The kernel wants an Ethernet header at least.
+        let frame = [0u8; 64];
+        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
+        program(&mut self.ebpf, names::PROG_CLOCK)?
+            .test_run(options)
+            .map_err(|e| BpfError::Load(format!("{}: {}", names::PROG_CLOCK, BpfError::chain(&e))))?;
+        Ok(self.config.get()?.jiffies)
+    }
+
+    /// The tick counter and its rate, measured since the data plane was opened.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ticks(&mut self) -> Result<Ticks, BpfError> {
+        /// Long enough to tell 250 from 300 ticks a second.
+        const MEASURE: Duration = Duration::from_millis(100);
+        let (start, first) = self.first_tick;
+        if let Some(rest) = MEASURE.checked_sub(start.elapsed()) {
+            std::thread::sleep(rest);
+        }
+        let now = self.read_tick()?;
+        Ok(Ticks { now, hz: Ticks::rate(now.saturating_sub(first), start.elapsed()) })
+    }
+
+    /// Every direction of every flow.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn flows(&mut self) -> Result<Vec<FlowRecord>, BpfError> {
+        let ticks = self.ticks()?;
+        let record = |key, entry: FlowEntry, transient| FlowRecord {
+            key,
+            entry,
+            age_secs: ticks.since(entry.last_used).as_secs_f64(),
+            transient,
+        };
+        let mut records: Vec<_> =
+            self.flows.entries().into_iter().map(|(key, entry)| record(key, entry, false)).collect();
+        for (reply_key, flow) in self.transient.entries() {
+            let key = reply_key.reversed(flow.origin_ifindex);
+            // The transient entry of an established flow stays behind until the LRU needs its room.
+            if self.flows.get(&key)?.is_none() {
+                records.push(record(key, flow.forward, true));
+            }
+        }
+        Ok(records)
+    }
+
+    /// Removes flows that have been silent for too long; how many entries went.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn collect_garbage(&mut self) -> Result<usize, BpfError> {
+        let ticks = self.ticks()?;
+        let gone = expired(&self.flows.entries(), ticks);
+        for key in &gone {
+            self.flows.remove(key)?;
+        }
+        Ok(gone.len())
+    }
+
+    /// Ends every flow from or to one of `addrs`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn end_flows(&mut self, addrs: &[Ip]) -> Result<(), BpfError> {
+        let hit = |key: &FlowKey| addrs.contains(&key.src) || addrs.contains(&key.dst);
+        for (key, _) in self.flows.entries() {
+            if hit(&key) {
+                self.flows.remove(&key)?;
+            }
+        }
+        for (key, _) in self.transient.entries() {
+            if hit(&key) {
+                self.transient.remove(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Dropped packets by reason.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn drops(&self) -> Result<Vec<(DropReason, u64)>, BpfError> {
+        DropReason::ALL.iter().map(|r| Ok((*r, self.drops.sum(*r as u32)?))).collect()
+    }
+
+    /// Packets by path.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn stats(&self) -> Result<Vec<(Stat, u64)>, BpfError> {
+        Stat::ALL.iter().map(|s| Ok((*s, self.stats.sum(*s as u32)?))).collect()
+    }
+
+    /// The stream of drop events; there is one reader.
+    ///
+    /// # Errors
+    /// When it was taken already.
+    pub fn events(&mut self) -> Result<RingBuf<MapData>, BpfError> {
+        RingBuf::try_from(take(&mut self.ebpf, names::MAP_EVENTS)?).map_err(map_error("open", names::MAP_EVENTS))
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, BpfError> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| BpfError::Load(format!("{name}: not in the object")))?
+        .try_into()
+        .map_err(|e: aya::programs::ProgramError| BpfError::Load(format!("{name}: {e}")))
+}
+
+fn load_object(options: &Options, maps: &Path) -> Result<Ebpf, BpfError> {
+    let mut loader = EbpfLoader::new();
+    for name in names::MAPS {
+        loader.map_pin_path(name, maps.join(name));
+    }
+    loader
+        .map_max_entries(names::MAP_FLOWS, options.flow_entries)
+        .map_max_entries(names::MAP_TRANSIENT, (options.flow_entries / 2).max(1024));
+    loader.load(OBJECT).map_err(|e| BpfError::Load(BpfError::chain(&e)))
+}
+
+/// The layout version of the pinned maps; `None` when there are none.
+fn pinned_abi(maps: &Path) -> Option<u32> {
+    let path = maps.join(names::MAP_CONFIG);
+    if !path.exists() {
+        return None;
+    }
+    let read = || -> Result<u32, aya::maps::MapError> {
+        let data = MapData::from_pin(&path)?;
+        let map = aya::maps::Array::<_, GlobalConfig>::try_from(aya::maps::Map::from_map_data(data)?)?;
+        Ok(map.get(&0, 0)?.abi)
+    };
+    // A map of another size is of another layout; zero is none that ever was.
+    Some(read().unwrap_or(0))
+}
+
+/// tcx links came with kernel 6.6.
+fn hook_of_kernel() -> Hook {
+    match aya::util::KernelVersion::current() {
+        Ok(v) if v >= aya::util::KernelVersion::new(6, 6, 0) => Hook::Tcx,
+        _ => Hook::Clsact,
+    }
+}

@@ -1,0 +1,91 @@
+//! Where the pins are: `<bpffs>/maps/NAME` and `<bpffs>/links/HOST_IF`.
+
+use super::BpfError;
+use pv_net_common::names;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// `statfs` type of a BPF file system (`linux/magic.h`).
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+pub(super) fn maps_dir(root: &Path) -> PathBuf {
+    root.join("maps")
+}
+
+pub(super) fn links_dir(root: &Path) -> PathBuf {
+    root.join("links")
+}
+
+fn pin_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpfError {
+    let path = path.to_owned();
+    move |source| BpfError::Pin { op, path, source }
+}
+
+/// Makes the directories; an error when `root` is not on a BPF file system.
+pub(super) fn make_dirs(root: &Path) -> Result<(), BpfError> {
+    let existing = root.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let kind = nix::sys::statfs::statfs(existing)
+        .map_err(|e| pin_error("inspect", existing)(io::Error::from(e)))?
+        .filesystem_type();
+    if i64::from(kind.0) != BPF_FS_MAGIC {
+        return Err(BpfError::NotBpffs { path: root.to_owned() });
+    }
+    for dir in [maps_dir(root), links_dir(root)] {
+        fs::create_dir_all(&dir).map_err(pin_error("create directory", &dir))?;
+    }
+    Ok(())
+}
+
+/// File names in `dir`, sorted; none when it does not exist.
+pub(super) fn list(dir: &Path) -> Result<Vec<String>, BpfError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(pin_error("list", dir)(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(pin_error("list", dir))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Removes a pin; one that is not there is fine.
+pub(super) fn remove(path: &Path) -> Result<(), BpfError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(pin_error("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes every pin of pv-net under `root` and the directories: links first, so that no program runs without its
+/// maps being findable. What else is in `root` stays.
+///
+/// # Errors
+/// The first pin that could not be removed; those after it are tried all the same.
+pub fn remove_all(root: &Path) -> Result<(), BpfError> {
+    let mut first = Ok(());
+    let mut note = |result: Result<(), BpfError>| {
+        if first.is_ok() {
+            first = result;
+        }
+    };
+    let links = links_dir(root);
+    match list(&links) {
+        Ok(names) => names.iter().for_each(|name| note(remove(&links.join(name)))),
+        Err(e) => note(Err(e)),
+    }
+    for name in names::MAPS {
+        note(remove(&maps_dir(root).join(name)));
+    }
+    for dir in [links, maps_dir(root), root.to_owned()] {
+        match fs::remove_dir(&dir) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTEMPTY | libc::EBUSY)) => {}
+            other => note(other.map_err(pin_error("remove directory", &dir))),
+        }
+    }
+    first
+}

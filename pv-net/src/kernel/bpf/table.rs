@@ -1,0 +1,94 @@
+//! Typed maps: aya's, with errors that name the map.
+
+use super::BpfError;
+use aya::Pod;
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+
+/// A hash map that knows its name.
+pub(super) struct Table<K: Pod, V: Pod> {
+    name: &'static str,
+    map: HashMap<MapData, K, V>,
+}
+
+pub(super) fn map_error(op: &'static str, map: &'static str) -> impl FnOnce(MapError) -> BpfError {
+    move |e| BpfError::Map { op, map, why: BpfError::chain(&e) }
+}
+
+/// Takes map `name` out of the loaded object.
+pub(super) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<aya::maps::Map, BpfError> {
+    ebpf.take_map(name).ok_or(BpfError::Map { op: "find", map: name, why: "not in the object".to_owned() })
+}
+
+impl<K: Pod, V: Pod> Table<K, V> {
+    pub(super) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<Self, BpfError> {
+        let map = HashMap::try_from(take(ebpf, name)?).map_err(map_error("open", name))?;
+        Ok(Self { name, map })
+    }
+
+    pub(super) fn set(&mut self, key: &K, value: &V) -> Result<(), BpfError> {
+        self.map.insert(key, value, 0).map_err(map_error("write", self.name))
+    }
+
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>, BpfError> {
+        match self.map.get(key, 0) {
+            Ok(v) => Ok(Some(v)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(e) => Err(map_error("read", self.name)(e)),
+        }
+    }
+
+    /// Whether there was an entry.
+    pub(super) fn remove(&mut self, key: &K) -> Result<bool, BpfError> {
+        match self.map.remove(key) {
+            Ok(()) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(e) => Err(map_error("remove from", self.name)(e)),
+        }
+    }
+
+    /// All entries; one that goes away meanwhile is left out.
+    pub(super) fn entries(&self) -> Vec<(K, V)> {
+        self.map.iter().filter_map(Result::ok).collect()
+    }
+}
+
+/// The `config` map's one entry.
+pub(super) struct Single<V: Pod> {
+    name: &'static str,
+    map: Array<MapData, V>,
+}
+
+impl<V: Pod> Single<V> {
+    pub(super) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<Self, BpfError> {
+        let map = Array::try_from(take(ebpf, name)?).map_err(map_error("open", name))?;
+        Ok(Self { name, map })
+    }
+
+    pub(super) fn get(&self) -> Result<V, BpfError> {
+        self.map.get(&0, 0).map_err(map_error("read", self.name))
+    }
+
+    pub(super) fn set(&mut self, value: V) -> Result<(), BpfError> {
+        self.map.set(0, value, 0).map_err(map_error("write", self.name))
+    }
+}
+
+/// Per-CPU counters.
+pub(super) struct Counters {
+    name: &'static str,
+    map: PerCpuArray<MapData, u64>,
+}
+
+impl Counters {
+    pub(super) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<Self, BpfError> {
+        let map = PerCpuArray::try_from(take(ebpf, name)?).map_err(map_error("open", name))?;
+        Ok(Self { name, map })
+    }
+
+    /// The sum over all CPUs.
+    pub(super) fn sum(&self, index: u32) -> Result<u64, BpfError> {
+        let values = self.map.get(&index, 0).map_err(map_error("read", self.name))?;
+        Ok(values.iter().sum())
+    }
+}

@@ -1,0 +1,3 @@
+//! Everything that reads or changes the kernel: netlink, namespaces, sysctls and BPF.
+
+pub mod bpf;
