@@ -1,13 +1,11 @@
 //! Where the pins are: `<bpffs>/maps/NAME` and `<bpffs>/links/HOST_IF`.
 
 use super::BpfError;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use pv_net_common::names;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// `statfs` type of a BPF file system (`linux/magic.h`).
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 pub(super) fn maps_dir(root: &Path) -> PathBuf {
     root.join("maps")
@@ -25,10 +23,8 @@ fn pin_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpfErro
 /// Makes the directories; an error when `root` is not on a BPF file system.
 pub(super) fn make_dirs(root: &Path) -> Result<(), BpfError> {
     let existing = root.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-    let kind = nix::sys::statfs::statfs(existing)
-        .map_err(|e| pin_error("inspect", existing)(io::Error::from(e)))?
-        .filesystem_type();
-    if i64::from(kind.0) != BPF_FS_MAGIC {
+    let kind = statfs(existing).map_err(|e| pin_error("inspect", existing)(io::Error::from(e)))?.filesystem_type();
+    if kind != BPF_FS_MAGIC {
         return Err(BpfError::NotBpffs { path: root.to_owned() });
     }
     for dir in [maps_dir(root), links_dir(root)] {
