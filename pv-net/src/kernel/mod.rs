@@ -1,3 +1,6 @@
 //! Everything that reads or changes the kernel: netlink, namespaces, sysctls and BPF.
 
 pub mod bpf;
+pub mod netlink;
+pub mod netns;
+pub mod sysctl;

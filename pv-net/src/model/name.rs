@@ -87,7 +87,8 @@ fn check_ifname(s: &str) -> Result<(), InvalidName> {
             s.len()
         )));
     }
-    if s == "." || s == ".." {
+    // The kernel's `sysctl_dev_name_is_allowed`: these two are directories of settings for all links.
+    if matches!(s, "." | ".." | "all" | "default") {
         return Err(InvalidName(format!("{s:?} is not an interface name")));
     }
     if let Some(c) = s.chars().find(|c| *c == '/' || *c == ':' || c.is_whitespace() || !c.is_ascii_graphic()) {

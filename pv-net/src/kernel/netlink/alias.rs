@@ -1,0 +1,120 @@
+//! The `ifalias` of the links that pv-net makes: it marks them as pv-net's, and says enough to learn a lease again
+//! from a link alone. Pure.
+
+use crate::model::{Attachment, IfName, PoolName};
+use ipnetwork::IpNetwork;
+use std::collections::BTreeMap;
+
+const MARK: &str = "pv-net:";
+
+/// The alias of a container's host-side link. At most 255 bytes (`IFALIASZ`), by the lengths of the names.
+#[must_use]
+pub fn of_attachment(a: &Attachment) -> String {
+    let mut text = format!("{MARK}pool={};container={};if={};mac={}", a.pool, a.container, a.interface, a.mac);
+    if let Some(v4) = a.ipv4 {
+        text.push_str(&format!(";v4={v4}"));
+    }
+    if let Some(v6) = a.ipv6 {
+        text.push_str(&format!(";v6={v6}"));
+    }
+    if a.default_route {
+        text.push_str(";gw");
+    }
+    text
+}
+
+/// What [`of_attachment`] wrote on link `host_if`; `None` when it is not the alias of a container's link.
+#[must_use]
+pub fn to_attachment(host_if: &str, alias: &str) -> Option<Attachment> {
+    let fields = fields(alias)?;
+    let optional = |key: &str| fields.get(key).copied();
+    Some(Attachment {
+        container: optional("container")?.parse().ok()?,
+        interface: optional("if")?.parse().ok()?,
+        pool: optional("pool")?.parse().ok()?,
+        host_if: host_if.parse().ok()?,
+        mac: optional("mac")?.parse().ok()?,
+        ipv4: optional("v4").map(str::parse).transpose().ok()?,
+        ipv6: optional("v6").map(str::parse).transpose().ok()?,
+        default_route: optional("gw").is_some(),
+    })
+}
+
+/// The alias of a bridge that pv-net made for `pool`.
+#[must_use]
+pub fn of_bridge(pool: &PoolName) -> String {
+    format!("{MARK}bridge={pool}")
+}
+
+/// The pool that the alias of a bridge names, when pv-net made it.
+#[must_use]
+pub fn bridge_pool(alias: &str) -> Option<PoolName> {
+    fields(alias)?.get("bridge")?.parse().ok()
+}
+
+/// Whether pv-net made the link with this alias.
+#[must_use]
+pub fn is_ours(alias: Option<&str>) -> bool {
+    alias.is_some_and(|a| a.starts_with(MARK))
+}
+
+fn fields(alias: &str) -> Option<BTreeMap<&str, &str>> {
+    let rest = alias.strip_prefix(MARK)?;
+    Some(rest.split(';').map(|f| f.split_once('=').unwrap_or((f, ""))).collect())
+}
+
+/// An address that pv-net put on a bridge that it did not make, to take it off again.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BorrowedAddress {
+    /// The bridge.
+    pub link: IfName,
+    /// The address.
+    pub address: IpNetwork,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn attachment(container: &str, pool: &str, interface: &str, v4: [u8; 4], v6: [u8; 16], gw: bool) -> Attachment {
+        Attachment {
+            container: container.parse().expect("name"),
+            interface: interface.parse().expect("name"),
+            pool: pool.parse().expect("name"),
+            host_if: "pvx".parse().expect("name"),
+            mac: "02:00:0a:00:03:07".parse().expect("mac"),
+            ipv4: Some(v4.into()),
+            ipv6: Some(v6.into()),
+            default_route: gw,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_alias_says_it_all(c in "[a-z0-9][a-zA-Z0-9._-]{0,62}", p in "[a-z0-9][a-z0-9._-]{0,31}",
+                                i in "[a-z][a-z0-9.;=]{0,14}", v4: [u8; 4], v6: [u8; 16], gw: bool) {
+            prop_assume!(!i.contains(';'));
+            let a = attachment(&c, &p, &i, v4, v6, gw);
+            prop_assert_eq!(to_attachment("pvx", &of_attachment(&a)), Some(a));
+        }
+
+        #[test]
+        fn foreign_aliases_are_nothing(text in ".{0,80}") {
+            prop_assume!(!text.starts_with(MARK));
+            prop_assert_eq!(to_attachment("pvx", &text), None);
+            prop_assert!(!is_ours(Some(&text)));
+        }
+
+        #[test]
+        fn no_alias_panics(text in ".{0,80}") {
+            let _ = to_attachment("pvx", &format!("{MARK}{text}"));
+        }
+    }
+
+    #[test]
+    fn the_longest_names_fit() {
+        let longest = attachment(&"c".repeat(63), &"p".repeat(32), &"i".repeat(15), [255; 4], [0xab; 16], true);
+        assert!(of_attachment(&longest).len() <= 255);
+    }
+}

@@ -1,0 +1,215 @@
+//! Links, addresses and routes through rtnetlink, in-process. Nothing here decides what should exist.
+
+pub mod alias;
+mod bridge;
+mod error;
+mod veth;
+mod watch;
+
+pub use bridge::{BridgeSpec, ensure_bridge};
+pub use error::NetError;
+pub use veth::{VethSpec, attach_veth, host_if_name};
+pub use watch::{LinkEvent, watch};
+
+use futures_util::TryStreamExt;
+use ipnetwork::IpNetwork;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo as Info, LinkMessage};
+use rtnetlink::{Handle, LinkUnspec};
+use std::net::IpAddr;
+
+/// A connection to one namespace's rtnetlink; cheap to clone.
+#[derive(Clone)]
+pub struct Net {
+    handle: Handle,
+}
+
+/// A link, as far as pv-net cares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Kind (`veth`, `bridge`, …); none for a physical one.
+    pub kind: Option<String>,
+    /// MAC, for an Ethernet link.
+    pub mac: Option<[u8; 6]>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// `ifalias`.
+    pub alias: Option<String>,
+    /// Index of the bridge it is a port of.
+    pub controller: Option<u32>,
+}
+
+impl Net {
+    /// Connects to the calling thread's namespace; the connection lives on the current tokio runtime.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn here() -> Result<Self, NetError> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|e| NetError::new("open", "netlink socket", e))?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// All links.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn links(&self) -> Result<Vec<LinkInfo>, NetError> {
+        let messages: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.map_err(NetError::nl("list", "links"))?;
+        Ok(messages.iter().map(LinkInfo::from).collect())
+    }
+
+    /// The link called `name`, if there is one.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn link(&self, name: &str) -> Result<Option<LinkInfo>, NetError> {
+        match self.handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+            Ok(message) => Ok(message.as_ref().map(LinkInfo::from)),
+            Err(e) => match NetError::nl("find link", name)(e) {
+                e if e.is(libc::ENODEV) => Ok(None),
+                e => Err(e),
+            },
+        }
+    }
+
+    /// All addresses with the index of their link.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn addresses(&self) -> Result<Vec<(u32, IpNetwork)>, NetError> {
+        let messages: Vec<AddressMessage> =
+            self.handle.address().get().execute().try_collect().await.map_err(NetError::nl("list", "addresses"))?;
+        Ok(messages.iter().filter_map(address_of).collect())
+    }
+
+    /// Changes one link.
+    async fn set_link(
+        &self,
+        name: &str,
+        index: u32,
+        change: impl FnOnce(rtnetlink::LinkMessageBuilder<LinkUnspec>) -> rtnetlink::LinkMessageBuilder<LinkUnspec>,
+    ) -> Result<(), NetError> {
+        let message = change(LinkUnspec::new_with_index(index)).build();
+        self.handle.link().set(message).execute().await.map_err(NetError::nl("set up link", name))
+    }
+
+    /// Sets a link up.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn set_up(&self, link: &LinkInfo) -> Result<(), NetError> {
+        self.set_link(&link.name, link.index, |l| l.up()).await
+    }
+
+    /// Deletes a link; one that is not there is fine.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn delete_link(&self, name: &str, index: u32) -> Result<(), NetError> {
+        match self.handle.link().del(index).execute().await.map_err(NetError::nl("delete link", name)) {
+            Err(e) if e.is(libc::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Adds an address, usable at once: IPv6 without duplicate address detection (RFC 4862 section 5.4), as the pool
+    /// hands every address out once. One that is there is fine.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn add_address(&self, link: &str, index: u32, address: IpNetwork) -> Result<(), NetError> {
+        let mut request = self.handle.address().add(index, address.ip(), address.prefix());
+        if address.is_ipv6() {
+            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        let what = format!("{address} on {link}");
+        match request.execute().await.map_err(NetError::nl("add address", &what)) {
+            Err(e) if e.is(libc::EEXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Deletes an address; one that is not there is fine.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn delete_address(&self, link: &str, index: u32, address: IpNetwork) -> Result<(), NetError> {
+        let what = format!("{address} on {link}");
+        let messages: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(NetError::nl("list addresses of", link))?;
+        for message in messages.into_iter().filter(|m| address_of(m) == Some((index, address))) {
+            match self.handle.address().del(message).execute().await.map_err(NetError::nl("delete address", &what)) {
+                Err(e) if e.is(libc::EADDRNOTAVAIL) || e.is(libc::ENODEV) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn address_of(message: &AddressMessage) -> Option<(u32, IpNetwork)> {
+    let find = |local: bool| {
+        message.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Local(ip) if local => Some(*ip),
+            AddressAttribute::Address(ip) if !local => Some(*ip),
+            _ => None,
+        })
+    };
+    // IFA_ADDRESS is the peer's on point-to-point links; IFA_LOCAL is ours, where it is given.
+    let ip: IpAddr = find(true).or_else(|| find(false))?;
+    Some((message.header.index, IpNetwork::new(ip, message.header.prefix_len).ok()?))
+}
+
+impl From<&LinkMessage> for LinkInfo {
+    fn from(message: &LinkMessage) -> Self {
+        let mut info = Self {
+            index: message.header.index,
+            name: String::new(),
+            kind: None,
+            mac: None,
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            alias: None,
+            controller: None,
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => info.name.clone_from(name),
+                LinkAttribute::Address(mac) => info.mac = mac.as_slice().try_into().ok(),
+                LinkAttribute::Mtu(mtu) => info.mtu = *mtu,
+                LinkAttribute::IfAlias(alias) => info.alias = Some(alias.clone()),
+                LinkAttribute::Controller(index) => info.controller = Some(*index),
+                LinkAttribute::LinkInfo(parts) => info.kind = parts.iter().find_map(kind_of),
+                _ => {}
+            }
+        }
+        info
+    }
+}
+
+fn kind_of(part: &Info) -> Option<String> {
+    match part {
+        Info::Kind(InfoKind::Other(name)) => Some(name.clone()),
+        Info::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

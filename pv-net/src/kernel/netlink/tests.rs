@@ -1,0 +1,192 @@
+//! Against the kernel, each test in a namespace of its own; and names.
+
+use super::*;
+use crate::kernel::netns;
+use crate::model::{Attachment, Mac, NetnsRef};
+use nix::sched::{CloneFlags, unshare};
+use std::collections::HashSet;
+
+/// Runs `test` in a fresh namespace, on a thread that ends with it.
+fn in_fresh_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let done = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root may unshare");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(test());
+    });
+    if let Err(panic) = done.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A second namespace, as a container's: it lives as long as its thread.
+struct Other {
+    reference: NetnsRef,
+    stop: Option<std::sync::mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Other {
+    fn new() -> Self {
+        let (stop, wait) = std::sync::mpsc::channel();
+        let (ready, started) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root may unshare");
+            let me = nix::unistd::gettid();
+            ready.send(format!("/proc/{}/task/{me}/ns/net", std::process::id())).expect("the test waits");
+            let _ = wait.recv();
+        });
+        let path = started.recv().expect("the thread started");
+        Self { reference: NetnsRef::Path(path.into()), stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn bridge_spec() -> BridgeSpec {
+    BridgeSpec {
+        name: "pvtest0".parse().expect("name"),
+        gateways: vec!["10.9.0.1/24".parse().expect("net"), "fd00:9::1/64".parse().expect("net")],
+        mtu: 1400,
+        mac: "02:00:0a:09:00:01".parse().expect("mac"),
+        alias: alias::of_bridge(&"test".parse().expect("name")),
+    }
+}
+
+fn veth_spec(bridge: &LinkInfo) -> VethSpec {
+    let container = "web".parse().expect("name");
+    let interface: crate::model::IfName = "eth0".parse().expect("name");
+    let attachment = Attachment {
+        host_if: host_if_name(&container, &interface),
+        container,
+        interface,
+        pool: "test".parse().expect("name"),
+        mac: Mac([2, 0, 10, 9, 0, 2]),
+        ipv4: Some([10, 9, 0, 2].into()),
+        ipv6: "fd00:9::2".parse().ok(),
+        default_route: true,
+    };
+    VethSpec {
+        host_if: attachment.host_if.clone(),
+        bridge_index: bridge.index,
+        container_if: attachment.interface.clone(),
+        mac: attachment.mac,
+        mtu: 1400,
+        addresses: vec!["10.9.0.2/24".parse().expect("net"), "fd00:9::2/64".parse().expect("net")],
+        gateways: vec!["10.9.0.1".parse().expect("ip"), "fd00:9::1".parse().expect("ip")],
+        alias: alias::of_attachment(&attachment),
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_bridge_is_made_once_and_adopted_after() {
+    in_fresh_namespace(|| async {
+        let net = Net::here().expect("netlink");
+        let first = ensure_bridge(&net, &bridge_spec()).await.expect("made");
+        let again = ensure_bridge(&net, &bridge_spec()).await.expect("adopted");
+        assert_eq!(first, again);
+        assert_eq!((first.link.mtu, first.link.mac, first.link.up), (1400, Some([2, 0, 10, 9, 0, 1]), true));
+        let addresses = net.addresses().await.expect("list");
+        for gateway in bridge_spec().gateways {
+            assert!(addresses.contains(&(first.link.index, gateway)), "{gateway} in {addresses:?}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_foreign_bridge_is_used_and_what_was_added_is_said() {
+    in_fresh_namespace(|| async {
+        let net = Net::here().expect("netlink");
+        net.handle.link().add(rtnetlink::LinkBridge::new("pvtest0").build()).execute().await.expect("made");
+        let before = net.link("pvtest0").await.expect("list").expect("there");
+        let ensured = ensure_bridge(&net, &bridge_spec()).await.expect("adopted");
+        assert_eq!(ensured.borrowed, bridge_spec().gateways);
+        assert_eq!((ensured.link.mac, ensured.link.alias), (before.mac, None));
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_link_that_is_no_bridge_is_left_alone() {
+    in_fresh_namespace(|| async {
+        let net = Net::here().expect("netlink");
+        net.handle.link().add(LinkVeth::new("pvtest0", "other").build()).execute().await.expect("made");
+        let error = ensure_bridge(&net, &bridge_spec()).await.expect_err("no bridge").to_string();
+        assert!(error.contains("veth") && error.contains("pvtest0"), "{error}");
+    });
+}
+
+use rtnetlink::LinkVeth;
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_container_gets_its_interface_and_keeps_it() {
+    in_fresh_namespace(|| async {
+        let net = Net::here().expect("netlink");
+        let other = Other::new();
+        let netns = netns::open(&other.reference).expect("open");
+        let bridge = ensure_bridge(&net, &bridge_spec()).await.expect("made").link;
+        let spec = veth_spec(&bridge);
+        let link = attach_veth(&net, &spec, &netns).await.expect("made");
+        assert_eq!((link.controller, link.up, link.mtu), (Some(bridge.index), false, 1400));
+        let again = attach_veth(&net, &spec, &netns).await.expect("adopted");
+        assert_eq!(again.index, link.index);
+        let inside = netns
+            .run(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(async {
+                    let net = Net::here().expect("netlink");
+                    (net.link("eth0").await.expect("list"), net.addresses().await.expect("list"))
+                })
+            })
+            .await
+            .expect("ran");
+        let eth0 = inside.0.expect("eth0");
+        assert_eq!((eth0.mac, eth0.up, eth0.mtu), (Some([2, 0, 10, 9, 0, 2]), true, 1400));
+        for address in &spec.addresses {
+            assert!(inside.1.contains(&(eth0.index, *address)), "{address} in {:?}", inside.1);
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_taken_name_in_the_container_leaves_nothing_behind() {
+    in_fresh_namespace(|| async {
+        let net = Net::here().expect("netlink");
+        let other = Other::new();
+        let netns = netns::open(&other.reference).expect("open");
+        let bridge = ensure_bridge(&net, &bridge_spec()).await.expect("made").link;
+        let spec = veth_spec(&bridge);
+        attach_veth(&net, &spec, &netns).await.expect("made");
+        let before = net.links().await.expect("list");
+        let second = VethSpec { host_if: "pvsecond".parse().expect("name"), ..spec };
+        let error = attach_veth(&net, &second, &netns).await.expect_err("taken");
+        assert!(matches!(error, NetError::InterfaceExists { .. }), "{error}");
+        assert_eq!(before.len(), net.links().await.expect("list").len());
+    });
+}
+
+#[test]
+fn host_names_are_stable_short_and_distinct() {
+    let eth0 = "eth0".parse().expect("name");
+    let names: HashSet<_> = (0..10_000)
+        .map(|i| {
+            let name = host_if_name(&format!("container-{i}").parse().expect("name"), &eth0);
+            assert!(name.as_str().len() <= 15, "{name}");
+            name
+        })
+        .collect();
+    assert_eq!(names.len(), 10_000);
+    let web = "web".parse().expect("name");
+    assert_eq!(host_if_name(&web, &eth0), host_if_name(&web, &eth0));
+    assert_ne!(host_if_name(&web, &eth0), host_if_name(&web, &"eth1".parse().expect("name")));
+}
