@@ -1,0 +1,83 @@
+//! What is leased to whom.
+
+use super::Space;
+use crate::model::{ContainerName, IfName, Mac, Pool, PoolName};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Who has a lease: an interface of a container in a pool.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LeaseKey {
+    /// The pool.
+    pub pool: PoolName,
+    /// The container.
+    pub container: ContainerName,
+    /// The interface, as the container names it.
+    pub interface: IfName,
+}
+
+impl fmt::Display for LeaseKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{} (pool {})", self.container, self.interface, self.pool)
+    }
+}
+
+/// The addresses of one interface. It has one of each family that the pool has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Whose it is.
+    pub key: LeaseKey,
+    /// IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// MAC.
+    pub mac: Mac,
+    /// An address was asked for by name.
+    pub fixed: bool,
+}
+
+/// What an interface asks for; `None` leaves the choice.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Who asks.
+    pub key: &'a LeaseKey,
+    /// IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// MAC.
+    pub mac: Option<Mac>,
+}
+
+impl Request<'_> {
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
+    }
+}
+
+impl Lease {
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
+    }
+
+    /// Whether it is what `request` would get: the addresses asked for, and of the families and networks that the
+    /// pool has now.
+    pub(super) fn serves(&self, pool: &Pool, request: &Request<'_>) -> bool {
+        let asked = |want: bool, same: bool| !want || same;
+        let fits = |addr: Option<IpAddr>, v6: bool| match (Space::of(pool, v6), addr) {
+            (Some(space), Some(addr)) => space.check(&pool.name, addr).is_ok(),
+            (None, None) => true,
+            _ => false,
+        };
+        let fixed = request.ipv4.is_some() || request.ipv6.is_some();
+        asked(request.ipv4.is_some(), self.ipv4 == request.ipv4)
+            && asked(request.ipv6.is_some(), self.ipv6 == request.ipv6)
+            && request.mac.is_none_or(|mac| self.mac == mac)
+            && self.fixed == fixed
+            && fits(self.ipv4.map(IpAddr::V4), false)
+            && fits(self.ipv6.map(IpAddr::V6), true)
+    }
+}
