@@ -35,7 +35,7 @@ impl Cursor {
     }
 
     fn advance(&mut self, space: &Space, free: &impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-        while let Some((turn, offset)) = space.from_turn(self.turn.saturating_add(1)) {
+        while let Some((turn, offset)) = space.usable_from(self.turn.saturating_add(1)) {
             self.turn = turn;
             match space.at(offset) {
                 Some(addr) if free(addr) && !self.released.contains(&addr) => return Some(addr),

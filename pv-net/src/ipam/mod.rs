@@ -134,10 +134,10 @@ impl Ipam {
     /// Why there is none; nothing is changed then.
     pub fn assign(&mut self, pool: &Pool, request: &Request<'_>) -> Result<Lease, IpamError> {
         self.check(pool, request)?;
-        if let Some(old) = self.leases.get(request.key) {
-            if old.serves(pool, request) {
-                return Ok(old.clone());
-            }
+        if let Some(old) = self.leases.get(request.key)
+            && old.serves(pool, request)
+        {
+            return Ok(old.clone());
         }
         let old = self.remove(request.key);
         let saved = self.cursors.get(&pool.name).cloned();

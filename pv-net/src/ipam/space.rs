@@ -108,7 +108,7 @@ impl Space {
 
     /// The first offset for a container at or after turn `turn` of the circle that begins behind the gateway, with its
     /// turn.
-    pub(super) fn from_turn(&self, mut turn: u128) -> Option<(u128, u128)> {
+    pub(super) fn usable_from(&self, mut turn: u128) -> Option<(u128, u128)> {
         // Turn 0 is the gateway itself, and so is the one past the end.
         turn = turn.max(1);
         loop {

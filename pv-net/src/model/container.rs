@@ -1,6 +1,6 @@
 //! Containers and their interfaces.
 
-use super::{ContainerName, IfName, Mac, PoolName};
+use super::{ContainerName, IfName, Mac, PoolName, PortMapping};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -18,6 +18,8 @@ pub struct Container {
     pub hostname: String,
     /// Its interfaces, in order; empty unless `mode` is [`NetworkMode::Pool`]. At most one has the default route.
     pub interfaces: Vec<Interface>,
+    /// Ports of the device that lead to it.
+    pub ports: Vec<PortMapping>,
     /// JSON paths of accepted settings that this version does not act on yet; shown as conditions.
     pub inactive: Vec<String>,
 }

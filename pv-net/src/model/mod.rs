@@ -5,10 +5,12 @@
 mod container;
 mod name;
 mod pool;
+mod port;
 
 pub use container::{Attachment, Container, ContainerKind, Interface, NetnsRef, NetworkMode};
 pub use name::{ContainerName, IfName, InvalidName, Mac, PoolName};
-pub use pool::{HostAccess, MacvlanMode, Pool, PoolKind, Subnet4, Subnet6};
+pub use pool::{HostAccess, IpvlanMode, MacvlanMode, Pool, PoolKind, Subnet4, Subnet6};
+pub use port::{PortMapping, Transport};
 
 use std::collections::BTreeMap;
 

@@ -39,10 +39,30 @@ pub enum PoolKind {
         /// How they reach each other.
         mode: MacvlanMode,
     },
+    /// Interfaces with the parent's own MAC.
+    Ipvlan {
+        /// The link they sit on.
+        parent: IfName,
+        /// At which layer they are told apart.
+        mode: IpvlanMode,
+    },
+}
+
+/// Ipvlan's modes, as `ip link` names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanMode {
+    /// Switched.
+    L2,
+    /// Routed by the parent's namespace.
+    L3,
+    /// Routed, through its netfilter and connection tracking.
+    L3s,
 }
 
 /// Macvlan's modes, as `ip link` names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum MacvlanMode {
     /// Containers reach each other on the device.
     Bridge,
@@ -55,7 +75,7 @@ pub enum MacvlanMode {
 }
 
 /// What containers of a pool may reach on the device itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HostAccess {
     /// Nothing.
@@ -89,12 +109,24 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Its networks, IPv4 first.
+    pub fn networks(&self) -> impl Iterator<Item = ipnetwork::IpNetwork> {
+        let v4 = self.v4.iter().map(|s| s.net.into());
+        v4.chain(self.v6.iter().map(|s| s.net.into()))
+    }
+
+    /// Its gateway addresses with the prefix length of their networks, IPv4 first.
+    pub fn gateways(&self) -> impl Iterator<Item = ipnetwork::IpNetwork> {
+        let v4 = self.v4.iter().filter_map(|s| Ipv4Network::new(s.gateway, s.net.prefix()).ok().map(Into::into));
+        v4.chain(self.v6.iter().filter_map(|s| Ipv6Network::new(s.gateway, s.net.prefix()).ok().map(Into::into)))
+    }
+
     /// The bridge's name, for a bridge pool.
     #[must_use]
     pub fn bridge(&self) -> Option<&IfName> {
         match &self.kind {
             PoolKind::Bridge { bridge } => Some(bridge),
-            PoolKind::Macvlan { .. } => None,
+            PoolKind::Macvlan { .. } | PoolKind::Ipvlan { .. } => None,
         }
     }
 }
