@@ -4,6 +4,7 @@
 //! should exist and which steps lead there; [`kernel`] reads and changes the kernel; [`daemon`] turns the wheel and
 //! [`api`] and [`cli`] are its two faces.
 
+pub mod config;
 pub mod ipam;
 pub mod kernel;
 pub mod model;

@@ -39,8 +39,8 @@ pub struct State {
 pub struct ContainerRecord {
     /// Its `run.json`, as it was given.
     pub run: serde_json::Value,
-    /// Where its namespace is.
-    pub netns: NetnsRef,
+    /// Where its namespace is; unknown when it was learned again from its links.
+    pub netns: Option<NetnsRef>,
     /// Its interfaces.
     pub attachments: Vec<Attachment>,
 }
@@ -184,7 +184,7 @@ mod tests {
             state.identity(&name);
             let record = ContainerRecord {
                 run: serde_json::json!({"name": name.as_str()}),
-                netns: NetnsRef::Pid(7),
+                netns: Some(NetnsRef::Pid(7)),
                 attachments: Vec::new(),
             };
             state.containers.insert(name, record);

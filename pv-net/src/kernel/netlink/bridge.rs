@@ -48,7 +48,7 @@ pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<Ensured, NetE
             if ours {
                 set_properties(net, spec, &link).await?;
             }
-            let borrowed = complete(net, spec, &link).await?;
+            let borrowed = complete(net, spec, &link, ours).await?;
             let link = find(net, name).await?;
             Ok(Ensured { link, borrowed: if ours { Vec::new() } else { borrowed } })
         }
@@ -58,7 +58,7 @@ pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<Ensured, NetE
             let link = find(net, name).await?;
             let finish = async {
                 net.set_link(name, link.index, |l| l.alias(spec.alias.clone())).await?;
-                complete(net, spec, &link).await?;
+                complete(net, spec, &link, true).await?;
                 find(net, name).await
             };
             match finish.await {
@@ -86,16 +86,17 @@ async fn set_properties(net: &Net, spec: &BridgeSpec, link: &LinkInfo) -> Result
     Ok(())
 }
 
-/// Addresses and up; which addresses were missing.
-async fn complete(net: &Net, spec: &BridgeSpec, link: &LinkInfo) -> Result<Vec<IpNetwork>, NetError> {
-    let wants_ipv6 = spec.gateways.iter().any(IpNetwork::is_ipv6);
-    // The device is the router here: it takes no advice from containers.
-    let has_ipv6 = sysctl::set_ipv6(&spec.name, "accept_ra", "0")?;
-    if wants_ipv6 {
-        if !has_ipv6 {
-            return Err(NetError::NoIpv6 { name: link.name.clone() });
+/// Addresses and up; which addresses were missing. The settings of a bridge that is not `ours` stay as they are.
+async fn complete(net: &Net, spec: &BridgeSpec, link: &LinkInfo, ours: bool) -> Result<Vec<IpNetwork>, NetError> {
+    if ours {
+        // The device is the router here: it takes no advice from containers.
+        let has_ipv6 = sysctl::set_ipv6(&spec.name, "accept_ra", "0")?;
+        if spec.gateways.iter().any(IpNetwork::is_ipv6) {
+            if !has_ipv6 {
+                return Err(NetError::NoIpv6 { name: link.name.clone() });
+            }
+            sysctl::set_ipv6(&spec.name, "disable_ipv6", "0")?;
         }
-        sysctl::set_ipv6(&spec.name, "disable_ipv6", "0")?;
     }
     let present = net.addresses().await?;
     let mut added = Vec::new();

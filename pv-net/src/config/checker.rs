@@ -1,0 +1,180 @@
+//! Collects every error of a file, each with its place, its value and what would be right.
+
+use super::field::{Field, Section};
+use serde_json::Value;
+use std::fmt;
+use std::str::FromStr;
+
+/// One thing that is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file.
+    pub file: String,
+    /// Where in it: a JSON path such as `network.pools.internal.subnet`; empty for the file as a whole.
+    pub path: String,
+    /// What stands there.
+    pub value: Option<String>,
+    /// What is wrong with it.
+    pub why: String,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if !self.path.is_empty() {
+            write!(f, ": {}", self.path)?;
+        }
+        if let Some(value) = &self.value {
+            write!(f, ": {value}")?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The errors of one file so far.
+pub(super) struct Checker {
+    file: String,
+    pub errors: Vec<ConfigError>,
+}
+
+/// `value` for an error message: not longer than a line takes.
+fn show(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(80) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}
+
+impl Checker {
+    pub fn new(file: &str) -> Self {
+        Self { file: file.to_owned(), errors: Vec::new() }
+    }
+
+    /// Notes an error.
+    pub fn wrong(&mut self, path: &str, value: Option<&Value>, why: impl Into<String>, help: Option<String>) {
+        self.errors.push(ConfigError {
+            file: self.file.clone(),
+            path: path.to_owned(),
+            value: value.map(show),
+            why: why.into(),
+            help,
+        });
+    }
+
+    /// Reads the whole file as a `T`.
+    pub fn file<T: serde::de::DeserializeOwned + Section>(&mut self, text: &str) -> Option<T> {
+        // Twice the same key: the second would win in silence.
+        if let Err(e) = serde_json::from_str::<super::raw::NoDuplicates>(text) {
+            let help = Some("the file is JSON (RFC 8259) with each key once in its object".to_owned());
+            self.wrong("", None, e.to_string(), help);
+            return None;
+        }
+        match serde_json::from_str::<Field<T>>(text) {
+            Ok(field) => {
+                self.known::<T>("", &field);
+                match field.parsed {
+                    Ok(parsed) => Some(parsed),
+                    Err(why) => {
+                        self.wrong("", Some(&field.value), why, None);
+                        None
+                    }
+                }
+            }
+            Err(e) => {
+                self.wrong("", None, e.to_string(), None);
+                None
+            }
+        }
+    }
+
+    /// Reports the fields that `T` does not know.
+    fn known<T: Section>(&mut self, path: &str, field: &Field<T>) {
+        let Ok(section) = &field.parsed else { return };
+        let names = T::names();
+        for (key, value) in section.unknown() {
+            let help = match nearest(key, &names) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("the fields here are {}", names.join(", ")),
+            };
+            self.wrong(&join(path, key), Some(value), "unknown field", Some(help));
+        }
+    }
+
+    /// What stands at `path`, when it is there and of its type.
+    pub fn plain<'a, T>(&mut self, path: &str, field: &'a Option<Field<T>>) -> Option<&'a T> {
+        let field = field.as_ref()?;
+        match &field.parsed {
+            Ok(parsed) => Some(parsed),
+            Err(why) => {
+                self.wrong(path, Some(&field.value), why.clone(), None);
+                None
+            }
+        }
+    }
+
+    /// The object at `path`, its unknown fields reported.
+    pub fn section<'a, T: Section>(&mut self, path: &str, field: &'a Option<Field<T>>) -> Option<&'a T> {
+        if let Some(field) = field {
+            self.known(path, field);
+        }
+        self.plain(path, field)
+    }
+
+    /// The text at `path` as a `T`.
+    pub fn text<T>(&mut self, path: &str, field: &Option<Field<String>>) -> Option<T>
+    where
+        T: FromStr,
+        T::Err: fmt::Display,
+    {
+        self.text_with(path, field, |text| text.parse::<T>().map_err(|e| e.to_string()))
+    }
+
+    /// The text at `path` through `parse`.
+    pub fn text_with<T>(
+        &mut self,
+        path: &str,
+        field: &Option<Field<String>>,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = self.plain(path, field)?;
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.wrong(path, Some(&Value::from(text.as_str())), why, None);
+                None
+            }
+        }
+    }
+}
+
+/// `path.key`.
+pub(super) fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// The name that `key` was meant for, when one is close.
+fn nearest<'a>(key: &str, names: &'a [String]) -> Option<&'a String> {
+    let near = names.iter().map(|n| (distance(key, n), n)).min()?;
+    (near.0 <= 1 + key.len() / 4).then_some(near.1)
+}
+
+/// Levenshtein's edit distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replace = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,388 @@
+//! `device.json`.
+
+use super::checker::{Checker, join};
+use super::field::Field;
+use super::{ConfigError, net, raw};
+use crate::model::{Device, IfName, IpvlanMode, MacvlanMode, Pool, PoolKind, PoolName, Subnet4, Subnet6};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use pv_net_common::flow::DEFAULT_FLOWS;
+use serde_json::Value;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+const DEFAULT_DOMAIN: &str = "pv.local";
+const FLOW_TABLE: std::ops::RangeInclusive<u32> = 1024..=1_048_576;
+/// RFC 8200 section 5.
+const MIN_MTU_IPV6: u32 = 1280;
+/// RFC 791.
+const MIN_MTU: u32 = 68;
+const MAX_MTU: u32 = 65_535;
+
+/// Parses and checks a `device.json`. `file` is its name for errors.
+///
+/// # Errors
+/// Every error of the file.
+pub fn parse_device(file: &str, text: &str) -> Result<Device, Vec<ConfigError>> {
+    let mut c = Checker::new(file);
+    let device = c.file::<raw::Device>(text).map(|raw| check(&mut c, &raw));
+    match device {
+        Some(device) if c.errors.is_empty() => Ok(device),
+        _ => Err(c.errors),
+    }
+}
+
+fn check(c: &mut Checker, raw: &raw::Device) -> Device {
+    let mut device = Device { domain: DEFAULT_DOMAIN.to_owned(), flow_table: DEFAULT_FLOWS, ..Device::default() };
+    if let Some(list) = c.plain("ingress", &raw.ingress) {
+        ingress(c, list);
+        if !list.is_empty() {
+            device.inactive.push("ingress".to_owned());
+        }
+    }
+    let Some(network) = c.section("network", &raw.network) else { return device };
+    if let Some(raw::Backend::Cni) = c.plain("network.backend", &network.backend) {
+        device.inactive.push("network.backend".to_owned());
+    }
+    c.plain("network.cni_path", &network.cni_path);
+    if let Some(domain) = c.text_with("network.domain", &network.domain, domain) {
+        device.domain = domain;
+    }
+    device.uplinks = uplinks(c, network);
+    if let Some(entries) = c.plain("network.flow_table", &network.flow_table) {
+        device.flow_table = *entries;
+        if !FLOW_TABLE.contains(entries) {
+            let why = format!("the flow table has {} to {} entries", FLOW_TABLE.start(), FLOW_TABLE.end());
+            c.wrong("network.flow_table", Some(&Value::from(*entries)), why, None);
+        }
+    }
+    if let Some(pools) = c.plain("network.pools", &network.pools) {
+        for (name, field) in pools {
+            let path = join("network.pools", name);
+            match name.parse::<PoolName>() {
+                Ok(name) => {
+                    if let Some(pool) = pool(c, &path, &name, field, &mut device.inactive) {
+                        device.pools.insert(name, pool);
+                    }
+                }
+                Err(e) => c.wrong(&path, None, e.to_string(), None),
+            }
+        }
+    }
+    conflicts(c, &device);
+    if let Some(policies) = c.plain("network.policies", &network.policies) {
+        policy_list(c, policies);
+        if !policies.is_empty() {
+            device.inactive.push("network.policies".to_owned());
+        }
+    }
+    device
+}
+
+/// RFC 1035 section 2.3.1, with digits first allowed by RFC 1123.
+pub(super) fn domain(text: &str) -> Result<String, String> {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    if text.len() > 253 {
+        return Err("a domain has at most 253 characters".to_owned());
+    }
+    match text.split('.').find(|l| !label(l)) {
+        None => Ok(text.to_ascii_lowercase()),
+        Some(bad) => Err(format!("{bad:?} is not a label: 1 to 63 letters, digits and dashes, a dash not at its ends")),
+    }
+}
+
+fn uplinks(c: &mut Checker, network: &raw::Network) -> Vec<IfName> {
+    let mut names: Vec<IfName> = Vec::new();
+    let list = c.plain("network.uplinks", &network.uplinks).cloned().unwrap_or_default();
+    for (i, field) in list.into_iter().enumerate() {
+        let path = format!("network.uplinks[{i}]");
+        if let Some(name) = c.text::<IfName>(&path, &Some(field)) {
+            if names.contains(&name) {
+                c.wrong(&path, Some(&Value::from(name.as_str())), "stands twice in the list", None);
+            }
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn pool(
+    c: &mut Checker,
+    path: &str,
+    name: &PoolName,
+    field: &Field<raw::Pool>,
+    inactive: &mut Vec<String>,
+) -> Option<Pool> {
+    let field = Some(field.clone());
+    let raw = c.section(path, &field)?;
+    let before = c.errors.len();
+    let v4 = c.text_with(&join(path, "subnet"), &raw.subnet, net::subnet4);
+    let v6 = c.text_with(&join(path, "subnet6"), &raw.subnet6, net::subnet6);
+    if raw.subnet.is_none() && raw.subnet6.is_none() {
+        let help = Some("give it \"subnet\", \"subnet6\" or both".to_owned());
+        c.wrong(path, None, "the pool has no addresses", help);
+    }
+    let gateway4 = gateway(c, path, "gateway", &raw.gateway, v4, raw.subnet.is_some(), net::ipv4, gateway4);
+    let gateway6 = gateway(c, path, "gateway6", &raw.gateway6, v6, raw.subnet6.is_some(), net::ipv6, gateway6);
+    let v4 = v4.zip(gateway4).map(|(net, gateway)| Subnet4 { net, gateway, dhcp_range: None });
+    let v6 = v6.zip(gateway6).map(|(net, gateway)| Subnet6 { net, gateway });
+    let dhcp_range = dhcp(c, &join(path, "dhcp"), raw, v4.as_ref());
+    let v4 = v4.map(|s| Subnet4 { dhcp_range, ..s });
+    dns(c, &join(path, "dns"), raw);
+    let kind = kind(c, path, name, raw);
+    let mtu = mtu(c, &join(path, "mtu"), raw);
+    let nat = c.plain(&join(path, "nat"), &raw.nat).copied().unwrap_or(false);
+    let isolated = c.plain(&join(path, "isolated"), &raw.isolated).copied().unwrap_or(true);
+    let host_access = c.plain(&join(path, "host_access"), &raw.host_access).copied().unwrap_or_default();
+    for (used, key) in [
+        (raw.dns.is_some(), "dns"),
+        (raw.dhcp.is_some(), "dhcp"),
+        (nat, "nat"),
+        (raw.host_access.is_some(), "host_access"),
+        (!matches!(kind, Some(PoolKind::Bridge { .. }) | None), "type"),
+    ] {
+        if used {
+            inactive.push(join(path, key));
+        }
+    }
+    let kind = kind?;
+    (c.errors.len() == before).then(|| Pool { name: name.clone(), kind, v4, v6, nat, mtu, isolated, host_access })
+}
+
+/// The gateway at `key`, or the first address of `net`.
+#[expect(clippy::too_many_arguments, reason = "one call a family, and they differ in every one of these")]
+fn gateway<N: Copy, A: Copy>(
+    c: &mut Checker,
+    path: &str,
+    key: &str,
+    field: &Option<Field<String>>,
+    net: Option<N>,
+    has_subnet: bool,
+    parse: fn(&str) -> Result<A, String>,
+    check: fn(N, Option<A>) -> Result<A, String>,
+) -> Option<A> {
+    let path = join(path, key);
+    let given = match field {
+        Some(_) => Some(c.text_with(&path, field, parse)?),
+        None => None,
+    };
+    let value = field.as_ref().map(|f| &f.value);
+    let Some(net) = net else {
+        if !has_subnet && let Some(value) = value {
+            c.wrong(&path, Some(value), format!("there is no sub{} that it is the gateway of", subnet_key(key)), None);
+        }
+        return None;
+    };
+    match check(net, given) {
+        Ok(addr) => Some(addr),
+        Err(why) => {
+            c.wrong(&path, value, why, None);
+            None
+        }
+    }
+}
+
+fn subnet_key(key: &str) -> &'static str {
+    if key == "gateway6" { "net6" } else { "net" }
+}
+
+fn gateway4(net: Ipv4Network, given: Option<Ipv4Addr>) -> Result<Ipv4Addr, String> {
+    let addr = given.unwrap_or_else(|| Ipv4Addr::from(u32::from(net.network()) + 1));
+    if !net.contains(addr) {
+        Err(format!("is outside the subnet {net}"))
+    } else if addr == net.network() {
+        Err(format!("is the network address of {net}"))
+    } else if addr == net.broadcast() {
+        Err(format!("is the broadcast address of {net}"))
+    } else {
+        Ok(addr)
+    }
+}
+
+fn gateway6(net: Ipv6Network, given: Option<Ipv6Addr>) -> Result<Ipv6Addr, String> {
+    let addr = given.unwrap_or_else(|| Ipv6Addr::from(u128::from(net.network()) + 1));
+    if !net.contains(addr) {
+        Err(format!("is outside the subnet {net}"))
+    } else if addr == net.network() {
+        Err(format!("is the subnet-router anycast address of {net}"))
+    } else {
+        Ok(addr)
+    }
+}
+
+fn dhcp(c: &mut Checker, path: &str, raw: &raw::Pool, subnet: Option<&Subnet4>) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    let dhcp = c.section(path, &raw.dhcp)?;
+    c.text_with(&join(path, "lease_time"), &dhcp.lease_time, net::seconds);
+    let path = join(path, "range");
+    let range = c.plain(&path, &dhcp.range)?;
+    let value = Value::from(range.iter().map(|f| f.value.clone()).collect::<Vec<_>>());
+    let [first, last] = range.as_slice() else {
+        c.wrong(&path, Some(&value), "a range is two addresses: the first and the last", None);
+        return None;
+    };
+    let first = c.text_with(&format!("{path}[0]"), &Some(first.clone()), net::ipv4);
+    let last = c.text_with(&format!("{path}[1]"), &Some(last.clone()), net::ipv4);
+    let (first, last) = first.zip(last)?;
+    let subnet = subnet?;
+    let why = if first > last {
+        "runs backwards".to_owned()
+    } else if !subnet.net.contains(first) || !subnet.net.contains(last) {
+        format!("is not inside the subnet {}", subnet.net)
+    } else if (first..=last).contains(&subnet.gateway) {
+        format!("holds the gateway {}", subnet.gateway)
+    } else if first == subnet.net.network() || last == subnet.net.broadcast() {
+        format!("holds the network or broadcast address of {}", subnet.net)
+    } else {
+        return Some((first, last));
+    };
+    c.wrong(&path, Some(&value), why, None);
+    None
+}
+
+fn dns(c: &mut Checker, path: &str, raw: &raw::Pool) {
+    let Some(dns) = c.section(path, &raw.dns) else { return };
+    let path = join(path, "upstream");
+    let Some(list) = c.plain(&path, &dns.upstream) else { return };
+    for (i, field) in list.iter().enumerate() {
+        c.text::<std::net::IpAddr>(&format!("{path}[{i}]"), &Some(field.clone()));
+    }
+}
+
+fn kind(c: &mut Checker, path: &str, name: &PoolName, raw: &raw::Pool) -> Option<PoolKind> {
+    let kind = c.plain(&join(path, "type"), &raw.r#type).copied();
+    let kind = if raw.r#type.is_some() { kind? } else { raw::PoolType::Bridge };
+    if kind == raw::PoolType::Bridge {
+        for (key, field) in [("parent", &raw.parent), ("mode", &raw.mode)] {
+            if let Some(field) = field {
+                c.wrong(&join(path, key), Some(&field.value), "a pool of type bridge has none", None);
+            }
+        }
+        let bridge = join(path, "bridge");
+        return match &raw.bridge {
+            Some(_) => c.text::<IfName>(&bridge, &raw.bridge),
+            None => match format!("pv-{name}").parse::<IfName>() {
+                Ok(name) => Some(name),
+                Err(e) => {
+                    let help = Some("name the bridge with \"bridge\"".to_owned());
+                    c.wrong(&bridge, None, format!("\"pv-{name}\" cannot be its bridge's name: {e}"), help);
+                    None
+                }
+            },
+        }
+        .map(|bridge| PoolKind::Bridge { bridge });
+    }
+    if let Some(field) = &raw.bridge {
+        c.wrong(&join(path, "bridge"), Some(&field.value), "only a pool of type bridge has one", None);
+    }
+    if raw.parent.is_none() {
+        let help = Some("name the link that its interfaces sit on with \"parent\"".to_owned());
+        c.wrong(path, None, "the pool has no parent", help);
+    }
+    let parent = c.text::<IfName>(&join(path, "parent"), &raw.parent);
+    let mode = join(path, "mode");
+    if kind == raw::PoolType::Macvlan {
+        let mode = match &raw.mode {
+            Some(_) => c.text_with(&mode, &raw.mode, macvlan_mode)?,
+            None => MacvlanMode::Bridge,
+        };
+        Some(PoolKind::Macvlan { parent: parent?, mode })
+    } else {
+        let mode = match &raw.mode {
+            Some(_) => c.text_with(&mode, &raw.mode, ipvlan_mode)?,
+            None => IpvlanMode::L2,
+        };
+        Some(PoolKind::Ipvlan { parent: parent?, mode })
+    }
+}
+
+fn macvlan_mode(text: &str) -> Result<MacvlanMode, String> {
+    serde_json::from_value(text.into())
+        .map_err(|_| "the modes of macvlan are bridge, private, vepa, passthru".to_owned())
+}
+
+fn ipvlan_mode(text: &str) -> Result<IpvlanMode, String> {
+    serde_json::from_value(text.into()).map_err(|_| "the modes of ipvlan are l2, l3, l3s".to_owned())
+}
+
+fn mtu(c: &mut Checker, path: &str, raw: &raw::Pool) -> Option<u32> {
+    let mtu = *c.plain(path, &raw.mtu)?;
+    let least = if raw.subnet6.is_some() { MIN_MTU_IPV6 } else { MIN_MTU };
+    if !(least..=MAX_MTU).contains(&mtu) {
+        let why = format!("the MTU of this pool is {least} to {MAX_MTU} bytes");
+        c.wrong(path, Some(&Value::from(mtu)), why, None);
+        return None;
+    }
+    Some(mtu)
+}
+
+/// What two pools cannot both have.
+fn conflicts(c: &mut Checker, device: &Device) {
+    let pools: Vec<&Pool> = device.pools.values().collect();
+    for (i, a) in pools.iter().enumerate() {
+        for b in &pools[i + 1..] {
+            for (x, y) in a.networks().flat_map(|x| b.networks().map(move |y| (x, y))) {
+                if overlap(x, y) {
+                    let key = if y.is_ipv6() { "subnet6" } else { "subnet" };
+                    let path = join(&join("network.pools", b.name.as_str()), key);
+                    let why = format!("overlaps {x} of pool {}", a.name);
+                    c.wrong(&path, Some(&Value::from(y.to_string())), why, None);
+                }
+            }
+            if let (Some(x), Some(y)) = (a.bridge(), b.bridge())
+                && x == y
+            {
+                let path = join(&join("network.pools", b.name.as_str()), "bridge");
+                c.wrong(&path, Some(&Value::from(y.as_str())), format!("is the bridge of pool {}", a.name), None);
+            }
+        }
+        if let Some(bridge) = a.bridge()
+            && device.uplinks.contains(bridge)
+        {
+            let path = join(&join("network.pools", a.name.as_str()), "bridge");
+            c.wrong(&path, Some(&Value::from(bridge.as_str())), "is an uplink", None);
+        }
+    }
+}
+
+/// Whether two networks share an address.
+pub(super) fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
+    a.is_ipv6() == b.is_ipv6() && (a.contains(b.network()) || b.contains(a.network()))
+}
+
+fn ingress(c: &mut Checker, list: &[Field<raw::Ingress>]) {
+    for (i, field) in list.iter().enumerate() {
+        let path = format!("ingress[{i}]");
+        let field = Some(field.clone());
+        let Some(raw) = c.section(&path, &field) else { continue };
+        c.plain(&join(&path, "type"), &raw.r#type);
+        for (key, field) in
+            [("name", &raw.name), ("external", &raw.external), ("provider", &raw.provider), ("service", &raw.service)]
+        {
+            if field.is_none() {
+                c.wrong(&path, None, format!("has no {key:?}"), None);
+            }
+            c.plain(&join(&path, key), field);
+        }
+    }
+}
+
+fn policy_list(c: &mut Checker, list: &[Field<raw::Policy>]) {
+    for (i, field) in list.iter().enumerate() {
+        let path = format!("network.policies[{i}]");
+        let field = Some(field.clone());
+        let Some(raw) = c.section(&path, &field) else { continue };
+        c.plain(&join(&path, "name"), &raw.name);
+        c.plain(&join(&path, "from"), &raw.from);
+        c.plain(&join(&path, "to"), &raw.to);
+        c.plain(&join(&path, "action"), &raw.action);
+        c.plain(&join(&path, "ports"), &raw.ports);
+        for (there, key) in [(raw.from.is_some(), "from"), (raw.to.is_some(), "to"), (raw.action.is_some(), "action")] {
+            if !there {
+                c.wrong(&path, None, format!("has no {key:?}"), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Reads configuration files; the only part of [`config`](super) with I/O.
+
+use super::{ConfigError, parse_device, parse_run_named};
+use crate::model::{Container, ContainerName, Device};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Larger than any sensible file; a device must not run out of memory for a wrong path.
+const MAX_BYTES: u64 = 4 << 20;
+
+fn whole(path: &Path, why: String, help: Option<&str>) -> Vec<ConfigError> {
+    vec![ConfigError {
+        file: path.display().to_string(),
+        path: String::new(),
+        value: None,
+        why,
+        help: help.map(str::to_owned),
+    }]
+}
+
+/// The text of a configuration file.
+///
+/// # Errors
+/// When it cannot be read, is no file, is too large, or is not UTF-8.
+pub fn text(path: &Path) -> Result<String, Vec<ConfigError>> {
+    use io::Read;
+    let failed = |e: io::Error| whole(path, e.to_string(), None);
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    if meta.is_dir() {
+        return Err(whole(path, "is a directory".to_owned(), None));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(whole(path, format!("is larger than {MAX_BYTES} bytes"), None));
+    }
+    String::from_utf8(bytes).map_err(|e| whole(path, format!("is not UTF-8: {e}"), None))
+}
+
+/// The `device.json` at `path`.
+///
+/// # Errors
+/// Every error of the file.
+pub fn device(path: &Path) -> Result<Device, Vec<ConfigError>> {
+    parse_device(&path.display().to_string(), &text(path)?)
+}
+
+/// The `run.json` at `path`, that names its container.
+///
+/// # Errors
+/// Every error of the file.
+pub fn run(path: &Path) -> Result<Container, Vec<ConfigError>> {
+    parse_run_named(&path.display().to_string(), &text(path)?, None)
+}
+
+/// A container's declaration: its name by its directory, its file and what is in it, as text and checked.
+pub struct Declared {
+    /// The file.
+    pub path: PathBuf,
+    /// The file's text, when it could be read.
+    pub text: String,
+    /// The container, or every error of the file.
+    pub container: Result<Container, Vec<ConfigError>>,
+}
+
+/// Every `DIR/NAME/run.json`, in the order of the names. A directory that does not exist has none.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn containers(dir: &Path) -> Result<Vec<Declared>, Vec<ConfigError>> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(whole(dir, e.to_string(), None)),
+    };
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| whole(dir, e.to_string(), None))?;
+        let path = entry.path().join("run.json");
+        if path.exists() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths.into_iter().map(declared).collect())
+}
+
+fn declared(path: PathBuf) -> Declared {
+    let name = path.parent().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = name.parse::<ContainerName>().map_err(|e| whole(&path, format!("directory {name:?}: {e}"), None));
+    let (text, container) = match text(&path) {
+        Ok(text) => {
+            let container = name.and_then(|n| parse_run_named(&path.display().to_string(), &text, Some(&n)));
+            (text, container)
+        }
+        Err(errors) => (String::new(), Err(errors)),
+    };
+    Declared { path, text, container }
+}

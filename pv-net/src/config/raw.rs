@@ -1,0 +1,436 @@
+//! The form of `device.json` and `run.json`, field by field; nothing is checked here. The JSON Schemas are made from
+//! these types.
+
+use super::field::{Field, Section};
+use crate::model::{ContainerKind, HostAccess, NetworkMode};
+use schemars::JsonSchema;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Deserialize, JsonSchema)]
+        #[schemars(extend("additionalProperties" = false))]
+        pub struct $name {
+            $($(#[$fdoc])* pub $field: Option<Field<$type>>,)*
+            /// Fields that are none.
+            #[serde(flatten)]
+            #[schemars(skip)]
+            pub unknown: Map<String, Value>,
+        }
+
+        impl Section for $name {
+            fn unknown(&self) -> &Map<String, Value> {
+                &self.unknown
+            }
+        }
+    };
+}
+
+section! {
+    /// The device-wide configuration, `device.json`.
+    Device {
+        /// Pools, uplinks and policy.
+        network: Network,
+        /// Services that are reachable from outside by way of a proxy.
+        ingress: Vec<Field<Ingress>>,
+    }
+}
+
+section! {
+    /// The device's network.
+    Network {
+        /// Who makes the interfaces: pv-net itself, or the CNI plugins in `cni_path`.
+        backend: Backend,
+        /// Directory of CNI plugins.
+        cni_path: String,
+        /// DNS domain of the containers; `pv.local` unless set.
+        domain: String,
+        /// Links to the outside, the preferred one first.
+        uplinks: Vec<Field<String>>,
+        /// Pools by name.
+        pools: BTreeMap<String, Field<Pool>>,
+        /// Rules between containers, pools and networks; a deny wins over every allow.
+        policies: Vec<Field<Policy>>,
+        /// Entries of the flow table, two a flow; 16384 unless set.
+        flow_table: u32,
+    }
+}
+
+section! {
+    /// A pool: a network on the device that containers get interfaces and addresses in.
+    Pool {
+        /// What its interfaces are made of; `bridge` unless set.
+        r#type: PoolType,
+        /// Name of its bridge; `pv-` and the pool's name unless set.
+        bridge: String,
+        /// IPv4 network, such as `10.0.3.0/24`.
+        subnet: String,
+        /// The device's IPv4 address in it; the first unless set.
+        gateway: String,
+        /// IPv6 network, such as `fd00:5056::/64`.
+        subnet6: String,
+        /// The device's IPv6 address in it; the first unless set.
+        gateway6: String,
+        /// Masquerade what leaves by an uplink.
+        nat: bool,
+        /// MTU of its interfaces in bytes; the uplink's unless set.
+        mtu: u32,
+        /// Closed to other pools; true unless set.
+        isolated: bool,
+        /// What its containers may reach on the device; `services` unless set.
+        host_access: HostAccess,
+        /// DNS for its containers.
+        dns: Dns,
+        /// DHCP for what is not managed.
+        dhcp: Dhcp,
+        /// The link that macvlan and ipvlan interfaces sit on.
+        parent: String,
+        /// Macvlan: bridge, private, vepa, passthru; ipvlan: l2, l3, l3s.
+        mode: String,
+    }
+}
+
+section! {
+    /// DNS of a pool.
+    Dns {
+        /// Servers for names that are not the device's.
+        upstream: Vec<Field<String>>,
+    }
+}
+
+section! {
+    /// DHCP of a pool.
+    Dhcp {
+        /// First and last address.
+        range: Vec<Field<String>>,
+        /// How long a lease lasts, such as `1h`.
+        lease_time: String,
+    }
+}
+
+section! {
+    /// A rule.
+    Policy {
+        /// Its name, shown where it decides.
+        name: String,
+        /// Who sends.
+        from: Selector,
+        /// Who receives.
+        to: Selector,
+        /// Ports such as `tcp/5432` or `udp/5000-5010`; all traffic unless set.
+        ports: Vec<Field<String>>,
+        /// What is done.
+        action: Action,
+    }
+}
+
+/// What a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Selector {
+    /// A container by name.
+    Container(String),
+    /// All containers of a pool.
+    Pool(String),
+    /// A network.
+    Cidr(String),
+    /// The device itself.
+    #[serde(untagged)]
+    Word(SelectorWord),
+}
+
+/// Selectors without an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SelectorWord {
+    /// The device itself.
+    Host,
+    /// Everything outside.
+    World,
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Let pass.
+    Allow,
+    /// Refuse.
+    Deny,
+}
+
+section! {
+    /// A service that is reachable from outside.
+    Ingress {
+        /// Its name.
+        name: String,
+        /// What is spoken.
+        r#type: IngressType,
+        /// `ADDRESS:PORT`, for HTTP followed by a path.
+        external: String,
+        /// The container that serves it.
+        provider: String,
+        /// The provider's service.
+        service: String,
+    }
+}
+
+/// What an ingress speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum IngressType {
+    /// HTTP.
+    Http,
+    /// Any TCP.
+    Tcp,
+}
+
+/// Who makes the interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// pv-net.
+    Native,
+    /// CNI plugins.
+    Cni,
+}
+
+/// What a pool's interfaces are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolType {
+    /// A bridge with veth pairs.
+    Bridge,
+    /// Macvlan interfaces on a parent.
+    Macvlan,
+    /// Ipvlan interfaces on a parent.
+    Ipvlan,
+}
+
+/// A container's configuration, `run.json`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[schemars(extend("additionalProperties" = false))]
+pub struct Run {
+    /// `service-manifest-run@1`.
+    #[serde(rename = "#spec")]
+    pub spec: Option<Field<String>>,
+    /// The container's name.
+    pub name: Option<Field<String>>,
+    /// Who starts it; `netns` unless set: someone else.
+    pub r#type: Option<Field<ContainerKind>>,
+    /// Its network.
+    pub network: Option<Field<RunNetwork>>,
+    /// Services that it needs.
+    pub services: Option<Field<Services>>,
+    /// How to tell that it works.
+    pub health_check: Option<Field<HealthCheck>>,
+    /// What to do when it fails.
+    pub auto_recovery: Option<Field<AutoRecovery>>,
+    /// Fields that are none.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub unknown: Map<String, Value>,
+}
+
+impl Section for Run {
+    fn unknown(&self) -> &Map<String, Value> {
+        &self.unknown
+    }
+}
+
+section! {
+    /// A container's network.
+    RunNetwork {
+        /// How it is connected; `pool` unless set.
+        mode: NetworkMode,
+        /// Short for one interface `eth0` with the default route; beside `interfaces`, the pool of those without one.
+        pool: String,
+        /// Its host name; its name unless set.
+        hostname: String,
+        /// Published ports: `[ADDRESS:]PORTS:PORTS[/tcp|/udp]`.
+        ports: Vec<Field<String>>,
+        /// Its interfaces.
+        interfaces: Vec<Field<Interface>>,
+    }
+}
+
+section! {
+    /// One interface.
+    Interface {
+        /// Name inside the container; `eth0`, `eth1`, … unless set.
+        name: String,
+        /// The pool it is in.
+        pool: String,
+        /// Whether the default routes go through it; the first one's do when none claims it.
+        default_route: bool,
+        /// The IPv4 address it shall have.
+        ipv4_address: String,
+        /// The IPv6 address it shall have.
+        ipv6_address: String,
+        /// The MAC it shall have.
+        mac_address: String,
+    }
+}
+
+section! {
+    /// Services that a container needs.
+    Services {
+        /// All of them.
+        required: Vec<Field<RequiredService>>,
+    }
+}
+
+section! {
+    /// A service that a container needs.
+    RequiredService {
+        /// The service.
+        name: String,
+        /// What it is reached by.
+        r#type: String,
+        /// Where the container finds it.
+        target: String,
+    }
+}
+
+section! {
+    /// How to tell that a container works.
+    HealthCheck {
+        /// `http`, `tcp` or `exec`.
+        r#type: HealthType,
+        /// URL, or `HOST:PORT`.
+        endpoint: String,
+        /// Command of an `exec` check.
+        command: Vec<String>,
+        /// Seconds between two checks.
+        interval: u32,
+        /// Seconds that a check may take.
+        timeout: u32,
+        /// Failures in a row that make it unhealthy.
+        retries: u32,
+        /// Seconds after the start in which failures do not count.
+        start_period: u32,
+    }
+}
+
+/// Kinds of health checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthType {
+    /// An HTTP request.
+    Http,
+    /// A connection.
+    Tcp,
+    /// A command.
+    Exec,
+}
+
+section! {
+    /// What to do when a container fails.
+    AutoRecovery {
+        /// When to restart it.
+        r#type: RecoveryType,
+        /// Restarts before it is given up.
+        maximum_retry_count: u32,
+        /// Seconds before the first restart.
+        retry_delay: u32,
+        /// What the delay is multiplied by after each.
+        backoff_factor: f64,
+        /// Seconds of working after which the count starts anew.
+        reset_window: u32,
+        /// What happens when it is given up.
+        escalate_to: Escalation,
+    }
+}
+
+/// When to restart a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecoveryType {
+    /// Never.
+    No,
+    /// Whenever it ends.
+    Always,
+    /// When it ends with an error.
+    OnFailure,
+    /// Whenever it ends, unless a person stopped it.
+    UnlessStopped,
+}
+
+/// What happens when a container is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Escalation {
+    /// Nothing.
+    None,
+    /// The device reboots.
+    Reboot,
+}
+
+/// The JSON Schemas, with the names of their files.
+#[must_use]
+pub fn schemas() -> [(&'static str, String); 2] {
+    let text = |schema: schemars::Schema| format!("{schema:#}\n", schema = schema.as_value());
+    [("device.schema.json", text(schemars::schema_for!(Device))), ("run.schema.json", text(schemars::schema_for!(Run)))]
+}
+
+/// JSON in which no object has a key twice; nothing of it is kept.
+pub(super) struct NoDuplicates;
+
+impl<'de> Deserialize<'de> for NoDuplicates {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for NoDuplicates {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        let mut keys = BTreeSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            map.next_value::<Self>()?;
+            if let Some(twice) = keys.replace(key) {
+                return Err(serde::de::Error::custom(format!("the key {twice:?} stands twice in one object")));
+            }
+        }
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self, A::Error> {
+        while seq.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+}

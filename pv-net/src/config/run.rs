@@ -1,0 +1,258 @@
+//! `run.json`.
+
+use super::checker::{Checker, join};
+use super::field::Field;
+use super::{ConfigError, device, net, raw};
+use crate::model::{Container, ContainerName, IfName, Interface, Mac, NetworkMode, PoolName, PortMapping};
+use serde_json::Value;
+
+const SPEC: &str = "service-manifest-run@1";
+
+/// Parses and checks a `run.json` that names its container.
+///
+/// # Errors
+/// Every error of the file.
+pub fn parse_run(file: &str, text: &str) -> Result<Container, Vec<ConfigError>> {
+    parse_run_named(file, text, None)
+}
+
+/// Parses and checks a `run.json` of the container `name`; one that the file gives must be the same.
+///
+/// # Errors
+/// Every error of the file.
+pub fn parse_run_named(file: &str, text: &str, name: Option<&ContainerName>) -> Result<Container, Vec<ConfigError>> {
+    let mut c = Checker::new(file);
+    let container = c.file::<raw::Run>(text).and_then(|raw| check(&mut c, &raw, name));
+    match container {
+        Some(container) if c.errors.is_empty() => Ok(container),
+        _ => Err(c.errors),
+    }
+}
+
+fn check(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> Option<Container> {
+    if let Some(spec) = c.plain("#spec", &raw.spec)
+        && spec != SPEC
+    {
+        c.wrong("#spec", Some(&Value::from(spec.as_str())), format!("this version reads {SPEC:?}"), None);
+    }
+    let name = name(c, raw, known_as);
+    let kind = c.plain("type", &raw.r#type).copied().unwrap_or_default();
+    let mut inactive = Vec::new();
+    rest(c, raw, &mut inactive);
+    let empty = None;
+    let network = match &raw.network {
+        Some(_) => c.section("network", &raw.network),
+        None => empty,
+    };
+    let mode = network.and_then(|n| c.plain("network.mode", &n.mode).copied()).unwrap_or_default();
+    let hostname = network.and_then(|n| c.text_with("network.hostname", &n.hostname, hostname));
+    let interfaces = interfaces(c, network, mode);
+    let ports = ports(c, network, mode);
+    if !ports.is_empty() {
+        inactive.push("network.ports".to_owned());
+    }
+    let name = name?;
+    let hostname = hostname.unwrap_or_else(|| name.to_string());
+    Some(Container { name, kind, mode, hostname, interfaces, ports, inactive })
+}
+
+fn name(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> Option<ContainerName> {
+    if raw.name.is_none() {
+        if known_as.is_none() {
+            c.wrong("", None, "has no \"name\"", Some("name the container with \"name\"".to_owned()));
+        }
+        return known_as.cloned();
+    }
+    let name = c.text::<ContainerName>("name", &raw.name)?;
+    match known_as {
+        Some(known) if *known != name => {
+            c.wrong("name", Some(&Value::from(name.as_str())), format!("this is the file of {known}"), None);
+            None
+        }
+        _ => Some(name),
+    }
+}
+
+/// RFC 1123 section 2.1, one label or a domain.
+fn hostname(text: &str) -> Result<String, String> {
+    device::domain(text)
+}
+
+fn interfaces(c: &mut Checker, network: Option<&raw::RunNetwork>, mode: NetworkMode) -> Vec<Interface> {
+    let pool = network.and_then(|n| c.text::<PoolName>("network.pool", &n.pool));
+    let list = network.and_then(|n| c.plain("network.interfaces", &n.interfaces)).map_or(&[][..], Vec::as_slice);
+    if mode != NetworkMode::Pool {
+        for (there, key) in [(pool.is_some(), "network.pool"), (!list.is_empty(), "network.interfaces")] {
+            if there {
+                c.wrong(key, None, "a container with this \"mode\" has no interfaces in pools", None);
+            }
+        }
+        return Vec::new();
+    }
+    let said = network.is_some_and(|n| n.pool.is_some() || n.interfaces.is_some());
+    if !said || (list.is_empty() && pool.is_none() && network.is_some_and(|n| n.pool.is_none())) {
+        let help = "give \"network\" a \"pool\" or \"interfaces\", or \"mode\" \"host\" or \"none\"";
+        c.wrong("network", None, "the container is in no pool", Some(help.to_owned()));
+        return Vec::new();
+    }
+    if list.is_empty() {
+        let eth0 = "eth0".parse::<IfName>().ok();
+        let one = eth0.zip(pool).map(|(name, pool)| Interface {
+            name,
+            pool,
+            default_route: true,
+            ipv4: None,
+            ipv6: None,
+            mac: None,
+        });
+        return one.into_iter().collect();
+    }
+    let mut all: Vec<Interface> = Vec::new();
+    let mut claimed: Option<usize> = None;
+    let mut declined = false;
+    for (i, field) in list.iter().enumerate() {
+        let path = format!("network.interfaces[{i}]");
+        let field = Some(field.clone());
+        let Some(raw) = c.section(&path, &field) else { continue };
+        let default_route = c.plain(&join(&path, "default_route"), &raw.default_route).copied();
+        declined |= i == 0 && default_route == Some(false);
+        if default_route == Some(true) {
+            match claimed {
+                Some(first) => {
+                    let why = format!("network.interfaces[{first}] has the default route already");
+                    c.wrong(&join(&path, "default_route"), Some(&Value::from(true)), why, None);
+                }
+                None => claimed = Some(i),
+            }
+        }
+        if let Some(interface) = interface(c, &path, raw, i, pool.as_ref(), default_route == Some(true)) {
+            twice(c, &path, &interface, &all);
+            all.push(interface);
+        }
+    }
+    if claimed.is_none()
+        && !declined
+        && let Some(first) = all.first_mut()
+    {
+        first.default_route = true;
+    }
+    all
+}
+
+fn interface(
+    c: &mut Checker,
+    path: &str,
+    raw: &raw::Interface,
+    index: usize,
+    default_pool: Option<&PoolName>,
+    default_route: bool,
+) -> Option<Interface> {
+    let name = match &raw.name {
+        Some(_) => c.text::<IfName>(&join(path, "name"), &raw.name),
+        None => format!("eth{index}").parse().ok(),
+    };
+    if name.as_ref().is_some_and(|n| n.as_str() == "lo") {
+        c.wrong(&join(path, "name"), None, "\"lo\" is the loopback interface", None);
+    }
+    let pool = match &raw.pool {
+        Some(_) => c.text::<PoolName>(&join(path, "pool"), &raw.pool),
+        None => {
+            if default_pool.is_none() {
+                c.wrong(path, None, "has no \"pool\"", None);
+            }
+            default_pool.cloned()
+        }
+    };
+    let ipv4 = c.text_with(&join(path, "ipv4_address"), &raw.ipv4_address, net::ipv4);
+    let ipv6 = c.text_with(&join(path, "ipv6_address"), &raw.ipv6_address, net::ipv6);
+    let mac = c.text::<Mac>(&join(path, "mac_address"), &raw.mac_address);
+    Some(Interface { name: name?, pool: pool?, default_route, ipv4, ipv6, mac })
+}
+
+/// What an interface cannot share with one before it.
+fn twice(c: &mut Checker, path: &str, new: &Interface, all: &[Interface]) {
+    for old in all {
+        let mut clash = |key: &str, value: Option<String>, same: bool| {
+            if let (Some(value), true) = (value, same) {
+                c.wrong(&join(path, key), Some(&Value::from(value)), format!("{} has it already", old.name), None);
+            }
+        };
+        clash("ipv4_address", new.ipv4.map(|a| a.to_string()), new.ipv4 == old.ipv4);
+        clash("ipv6_address", new.ipv6.map(|a| a.to_string()), new.ipv6 == old.ipv6);
+        clash("mac_address", new.mac.map(|a| a.to_string()), new.mac == old.mac && new.pool == old.pool);
+        if new.name == old.name {
+            let value = Value::from(new.name.as_str());
+            c.wrong(&join(path, "name"), Some(&value), "two interfaces cannot have one name", None);
+        }
+    }
+}
+
+fn ports(c: &mut Checker, network: Option<&raw::RunNetwork>, mode: NetworkMode) -> Vec<PortMapping> {
+    let list = network.and_then(|n| c.plain("network.ports", &n.ports)).map_or(&[][..], Vec::as_slice);
+    if mode != NetworkMode::Pool && !list.is_empty() {
+        c.wrong("network.ports", None, "only a container in a pool publishes ports", None);
+    }
+    let mut all: Vec<PortMapping> = Vec::new();
+    for (i, field) in list.iter().enumerate() {
+        let path = format!("network.ports[{i}]");
+        let Some(new) = c.text::<PortMapping>(&path, &Some(field.clone())) else { continue };
+        if let Some(old) = all.iter().find(|old| clash(old, &new)) {
+            c.wrong(&path, Some(&field.value), format!("shares a port with {old}"), None);
+        }
+        all.push(new);
+    }
+    all
+}
+
+/// Whether two mappings claim a port of one address.
+fn clash(a: &PortMapping, b: &PortMapping) -> bool {
+    let hosts = match (a.host, b.host) {
+        (Some(x), Some(y)) => x == y || (x.is_unspecified() || y.is_unspecified()) && x.is_ipv4() == y.is_ipv4(),
+        _ => true,
+    };
+    let ports = a.host_ports.start() <= b.host_ports.end() && b.host_ports.start() <= a.host_ports.end();
+    hosts && ports && a.transport == b.transport
+}
+
+/// The parts of the file that later versions act on.
+fn rest(c: &mut Checker, raw: &raw::Run, inactive: &mut Vec<String>) {
+    if let Some(services) = c.section("services", &raw.services) {
+        for (i, field) in c.plain("services.required", &services.required).into_iter().flatten().enumerate() {
+            let path = format!("services.required[{i}]");
+            let field: Option<Field<raw::RequiredService>> = Some(field.clone());
+            if let Some(service) = c.section(&path, &field) {
+                for (key, field) in [("name", &service.name), ("type", &service.r#type), ("target", &service.target)] {
+                    c.plain(&join(&path, key), field);
+                }
+            }
+        }
+        inactive.push("services".to_owned());
+    }
+    if let Some(check) = c.section("health_check", &raw.health_check) {
+        c.plain("health_check.type", &check.r#type);
+        c.plain("health_check.endpoint", &check.endpoint);
+        c.plain("health_check.command", &check.command);
+        for (key, field) in [
+            ("interval", &check.interval),
+            ("timeout", &check.timeout),
+            ("retries", &check.retries),
+            ("start_period", &check.start_period),
+        ] {
+            c.plain(&join("health_check", key), field);
+        }
+        inactive.push("health_check".to_owned());
+    }
+    if let Some(recovery) = c.section("auto_recovery", &raw.auto_recovery) {
+        c.plain("auto_recovery.type", &recovery.r#type);
+        c.plain("auto_recovery.escalate_to", &recovery.escalate_to);
+        c.plain("auto_recovery.backoff_factor", &recovery.backoff_factor);
+        for (key, field) in [
+            ("maximum_retry_count", &recovery.maximum_retry_count),
+            ("retry_delay", &recovery.retry_delay),
+            ("reset_window", &recovery.reset_window),
+        ] {
+            c.plain(&join("auto_recovery", key), field);
+        }
+        inactive.push("auto_recovery".to_owned());
+    }
+}

@@ -1,0 +1,383 @@
+//! A named case for each way that a file can be wrong, and for what is right.
+
+use super::*;
+use crate::model::{Container, Device};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// A file, and for each of its errors the path and a part of the text.
+type Case = (&'static str, Value, &'static [(&'static str, &'static str)]);
+
+fn expect<T: std::fmt::Debug>(name: &str, got: Result<T, Vec<ConfigError>>, want: &[(&str, &str)]) {
+    let errors = match got {
+        Ok(value) if want.is_empty() => return drop(value),
+        Ok(value) => panic!("{name}: no error, but {value:?}"),
+        Err(errors) => errors,
+    };
+    let show = || errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert_eq!(errors.len(), want.len(), "{name}:\n{}", show());
+    for (path, part) in want {
+        let text = |e: &ConfigError| format!("{e}; {}", e.help.as_deref().unwrap_or_default());
+        assert!(errors.iter().any(|e| e.path == *path && text(e).contains(part)), "{name}: {path} {part}:\n{}", show());
+    }
+}
+
+/// A device with one pool of these fields.
+fn pool(fields: Value) -> Value {
+    json!({"network": {"pools": {"p": fields}}})
+}
+
+#[test]
+fn devices_that_are_wrong() {
+    let ok = json!({"subnet": "10.0.3.0/24"});
+    let cases: Vec<Case> = vec![
+        (
+            "not hexadecimal",
+            pool(json!({"subnet6": "fd00:pv::/64"})),
+            &[("network.pools.p.subnet6", "\"pv\" is not hexadecimal")],
+        ),
+        ("not a number", pool(json!({"subnet": "10.0.300.0/24"})), &[("network.pools.p.subnet", "\"300\"")]),
+        ("no prefix", pool(json!({"subnet": "10.0.3.0"})), &[("network.pools.p.subnet", "prefix length")]),
+        ("bad prefix", pool(json!({"subnet": "10.0.3.0/33"})), &[("network.pools.p.subnet", "\"33\"")]),
+        ("host bits", pool(json!({"subnet": "10.0.3.7/24"})), &[("network.pools.p.subnet", "10.0.3.0/24")]),
+        ("host bits, IPv6", pool(json!({"subnet6": "fd00::7/64"})), &[("network.pools.p.subnet6", "fd00::/64")]),
+        ("IPv6 in subnet", pool(json!({"subnet": "fd00::/64"})), &[("network.pools.p.subnet", "")]),
+        ("IPv4 in subnet6", pool(json!({"subnet6": "10.0.0.0/24"})), &[("network.pools.p.subnet6", "IPv6 is wanted")]),
+        ("too small", pool(json!({"subnet": "10.0.3.0/31"})), &[("network.pools.p.subnet", "/30 is the smallest")]),
+        ("loopback", pool(json!({"subnet": "127.0.0.0/16"})), &[("network.pools.p.subnet", "loopback")]),
+        ("multicast", pool(json!({"subnet6": "ff02::/64"})), &[("network.pools.p.subnet6", "multicast")]),
+        ("no addresses", pool(json!({})), &[("network.pools.p", "no addresses")]),
+        (
+            "gateway outside",
+            pool(json!({"subnet": "10.0.3.0/24", "gateway": "10.0.4.1"})),
+            &[("network.pools.p.gateway", "outside the subnet 10.0.3.0/24")],
+        ),
+        (
+            "gateway outside, IPv6",
+            pool(json!({"subnet6": "fd00::/64", "gateway6": "fd01::1"})),
+            &[("network.pools.p.gateway6", "outside")],
+        ),
+        (
+            "gateway is broadcast",
+            pool(json!({"subnet": "10.0.3.0/24", "gateway": "10.0.3.255"})),
+            &[("network.pools.p.gateway", "broadcast")],
+        ),
+        (
+            "gateway of nothing",
+            pool(json!({"subnet": "10.0.3.0/24", "gateway6": "fd00::1"})),
+            &[("network.pools.p.gateway6", "no subnet")],
+        ),
+        (
+            "mtu too small for IPv6",
+            pool(json!({"subnet6": "fd00::/64", "mtu": 1000})),
+            &[("network.pools.p.mtu", "1280")],
+        ),
+        (
+            "mtu of a wrong type",
+            pool(json!({"subnet": "10.0.3.0/24", "mtu": "big"})),
+            &[("network.pools.p.mtu", "invalid type")],
+        ),
+        (
+            "unknown field",
+            pool(json!({"subnet": "10.0.3.0/24", "gatway": "10.0.3.1"})),
+            &[("network.pools.p.gatway", "did you mean \"gateway\"")],
+        ),
+        (
+            "two unknown fields",
+            json!({"netwrk": {}, "foo": 1}),
+            &[("netwrk", "did you mean \"network\""), ("foo", "fields here are")],
+        ),
+        ("bad pool name", json!({"network": {"pools": {"a b": ok}}}), &[("network.pools.a b", "' '")]),
+        (
+            "bridge name too long",
+            pool(json!({"subnet": "10.0.3.0/24", "bridge": "a-name-too-long-x"})),
+            &[("network.pools.p.bridge", "15 characters")],
+        ),
+        (
+            "pool name too long for a bridge",
+            json!({"network": {"pools": {"a-long-pool-name": ok}}}),
+            &[("network.pools.a-long-pool-name.bridge", "name the bridge")],
+        ),
+        (
+            "bridge pool with parent",
+            pool(json!({"subnet": "10.0.3.0/24", "parent": "eth0"})),
+            &[("network.pools.p.parent", "bridge has none")],
+        ),
+        (
+            "macvlan without parent",
+            pool(json!({"type": "macvlan", "subnet": "10.0.3.0/24"})),
+            &[("network.pools.p", "no parent")],
+        ),
+        (
+            "macvlan in ipvlan's mode",
+            pool(json!({"type": "macvlan", "parent": "eth0", "mode": "l3", "subnet": "10.0.3.0/24"})),
+            &[("network.pools.p.mode", "passthru")],
+        ),
+        (
+            "unknown type",
+            pool(json!({"type": "vxlan", "subnet": "10.0.3.0/24"})),
+            &[("network.pools.p.type", "unknown variant")],
+        ),
+        (
+            "overlap",
+            json!({"network": {"pools": {"a": {"subnet": "10.0.0.0/16"}, "b": {"subnet": "10.0.3.0/24"}}}}),
+            &[("network.pools.b.subnet", "overlaps 10.0.0.0/16 of pool a")],
+        ),
+        (
+            "overlap, IPv6",
+            json!({"network": {"pools": {"a": {"subnet6": "fd00::/32"}, "b": {"subnet6": "fd00:0:1::/64"}}}}),
+            &[("network.pools.b.subnet6", "of pool a")],
+        ),
+        (
+            "one bridge for two",
+            json!({"network": {"pools": {"a": {"bridge": "x", "subnet": "10.1.0.0/24"}, "b": {"bridge": "x", "subnet": "10.2.0.0/24"}}}}),
+            &[("network.pools.b.bridge", "of pool a")],
+        ),
+        (
+            "DHCP range with gateway",
+            pool(json!({"subnet": "10.0.3.0/24", "dhcp": {"range": ["10.0.3.1", "10.0.3.9"]}})),
+            &[("network.pools.p.dhcp.range", "gateway")],
+        ),
+        (
+            "DHCP range backwards",
+            pool(json!({"subnet": "10.0.3.0/24", "dhcp": {"range": ["10.0.3.9", "10.0.3.2"]}})),
+            &[("network.pools.p.dhcp.range", "backwards")],
+        ),
+        (
+            "lease time",
+            pool(json!({"subnet": "10.0.3.0/24", "dhcp": {"lease_time": "soon"}})),
+            &[("network.pools.p.dhcp.lease_time", "1h")],
+        ),
+        ("flow table", json!({"network": {"flow_table": 7}}), &[("network.flow_table", "1024")]),
+        ("uplink twice", json!({"network": {"uplinks": ["eth0", "eth0"]}}), &[("network.uplinks[1]", "twice")]),
+        ("domain", json!({"network": {"domain": "pv..local"}}), &[("network.domain", "label")]),
+        (
+            "policy without action",
+            json!({"network": {"policies": [{"from": "world", "to": {"pool": "p"}}]}}),
+            &[("network.policies[0]", "\"action\"")],
+        ),
+        (
+            "bad selector",
+            json!({"network": {"policies": [{"from": "moon", "to": "host", "action": "deny"}]}}),
+            &[("network.policies[0].from", "")],
+        ),
+        ("network is a list", json!({"network": []}), &[("network", "invalid type")]),
+        (
+            "many at once",
+            pool(json!({"subnet": "x", "subnet6": "fd00:pv::/64", "mtu": -1, "bridge": "a/b", "nope": 1})),
+            &[
+                ("network.pools.p.subnet", ""),
+                ("network.pools.p.subnet6", "pv"),
+                ("network.pools.p.mtu", ""),
+                ("network.pools.p.bridge", "'/'"),
+                ("network.pools.p.nope", "unknown"),
+            ],
+        ),
+    ];
+    for (name, value, want) in cases {
+        expect(name, parse_device("device.json", &value.to_string()), want);
+    }
+}
+
+#[test]
+fn containers_that_are_wrong() {
+    let run = |network: Value| json!({"name": "web", "network": network});
+    let two = |a: Value, b: Value| run(json!({"interfaces": [a, b]}));
+    let eth = |extra: Value| {
+        let mut v = json!({"pool": "p"});
+        v.as_object_mut().expect("object").extend(extra.as_object().expect("object").clone());
+        v
+    };
+    let cases: Vec<Case> = vec![
+        ("no name", json!({"network": {"pool": "p"}}), &[("", "\"name\"")]),
+        ("bad name", json!({"name": "a/b", "network": {"pool": "p"}}), &[("name", "'/'")]),
+        (
+            "other spec",
+            json!({"#spec": "x@9", "name": "web", "network": {"pool": "p"}}),
+            &[("#spec", "service-manifest-run@1")],
+        ),
+        ("no network", json!({"name": "web"}), &[("network", "no pool")]),
+        ("empty network", run(json!({})), &[("network", "no pool")]),
+        ("no interfaces", run(json!({"interfaces": []})), &[("network", "no pool")]),
+        ("host with pool", run(json!({"mode": "host", "pool": "p"})), &[("network.pool", "no interfaces")]),
+        (
+            "two default routes",
+            two(eth(json!({"default_route": true})), eth(json!({"default_route": true}))),
+            &[("network.interfaces[1].default_route", "interfaces[0]")],
+        ),
+        (
+            "two of one name",
+            two(eth(json!({"name": "x"})), eth(json!({"name": "x"}))),
+            &[("network.interfaces[1].name", "one name")],
+        ),
+        (
+            "two of one address",
+            two(eth(json!({"ipv4_address": "10.0.3.5"})), eth(json!({"ipv4_address": "10.0.3.5"}))),
+            &[("network.interfaces[1].ipv4_address", "eth0")],
+        ),
+        (
+            "name too long",
+            run(json!({"interfaces": [{"name": "an-interface-too-long", "pool": "p"}]})),
+            &[("network.interfaces[0].name", "15 characters")],
+        ),
+        (
+            "loopback",
+            run(json!({"interfaces": [{"name": "lo", "pool": "p"}]})),
+            &[("network.interfaces[0].name", "loopback")],
+        ),
+        ("no pool", run(json!({"interfaces": [{"name": "eth0"}]})), &[("network.interfaces[0]", "\"pool\"")]),
+        (
+            "multicast MAC",
+            run(json!({"interfaces": [{"pool": "p", "mac_address": "01:00:5e:00:00:01"}]})),
+            &[("network.interfaces[0].mac_address", "multicast")],
+        ),
+        (
+            "bad address",
+            run(json!({"interfaces": [{"pool": "p", "ipv6_address": "fd00:pv::1"}]})),
+            &[("network.interfaces[0].ipv6_address", "pv")],
+        ),
+        ("bad port", run(json!({"pool": "p", "ports": ["80-81:80"]})), &[("network.ports[0]", "2 ports")]),
+        (
+            "port twice",
+            run(json!({"pool": "p", "ports": ["80:80", "0.0.0.0:79-81:79-81"]})),
+            &[("network.ports[1]", "shares a port")],
+        ),
+        ("hostname", run(json!({"pool": "p", "hostname": "-web"})), &[("network.hostname", "label")]),
+        (
+            "recovery type",
+            json!({"name": "web", "network": {"pool": "p"}, "auto_recovery": {"type": "sometimes"}}),
+            &[("auto_recovery.type", "unknown variant")],
+        ),
+    ];
+    for (name, value, want) in cases {
+        expect(name, parse_run("run.json", &value.to_string()), want);
+    }
+}
+
+#[test]
+fn files_that_are_no_json() {
+    for (name, text, part) in [
+        ("empty", "", "EOF"),
+        ("cut off", "{\"network\": {", "EOF"),
+        ("a comment", "// hello\n{}", "expected value"),
+        ("two documents", "{} {}", "trailing"),
+        ("a list", "[]", "invalid type"),
+        ("a key twice", r#"{"network": {"pools": {"a": {"subnet": "10.0.0.0/24"}, "a": {}}}}"#, "\"a\" stands twice"),
+        ("deep", &"[".repeat(100_000), "recursion limit"),
+    ] {
+        expect(name, parse_device("device.json", text), &[("", part)]);
+        assert!(parse_run("run.json", text).is_err(), "{name}");
+    }
+}
+
+fn device(value: Value) -> Device {
+    parse_device("device.json", &value.to_string()).expect("valid")
+}
+
+fn container(value: Value) -> Container {
+    parse_run("run.json", &value.to_string()).expect("valid")
+}
+
+#[test]
+fn what_is_left_out_has_a_default() {
+    let d = device(pool(json!({"subnet": "10.0.3.0/24", "subnet6": "fd00:5056::0/64"})));
+    let p = d.pools.values().next().expect("one");
+    assert_eq!((d.domain.as_str(), d.flow_table), ("pv.local", 16_384));
+    assert_eq!(p.v4.as_ref().map(|s| s.gateway), Some([10, 0, 3, 1].into()));
+    assert_eq!(p.v6.as_ref().map(|s| s.gateway), "fd00:5056::1".parse().ok());
+    assert_eq!((p.isolated, p.nat, p.mtu), (true, false, None));
+    assert_eq!(p.bridge().map(|b| b.as_str()), Some("pv-p"));
+    let c = container(json!({"name": "web", "network": {"pool": "p"}}));
+    let i = &c.interfaces[0];
+    assert_eq!((i.name.as_str(), i.pool.as_str(), i.default_route), ("eth0", "p", true));
+    assert_eq!(c.hostname, "web");
+    assert!(device(json!({})).pools.is_empty());
+}
+
+#[test]
+fn the_default_route_is_the_first_interfaces_unless_said() {
+    let routes = |interfaces: Value| {
+        let c = container(json!({"name": "web", "network": {"pool": "p", "interfaces": interfaces}}));
+        c.interfaces.iter().map(|i| i.default_route).collect::<Vec<_>>()
+    };
+    assert_eq!(routes(json!([{}, {}])), [true, false]);
+    assert_eq!(routes(json!([{}, {"default_route": true}])), [false, true]);
+    assert_eq!(routes(json!([{"default_route": false}, {}])), [false, false]);
+}
+
+#[test]
+fn what_is_accepted_but_not_acted_on_is_said() {
+    let d =
+        device(json!({"network": {"pools": {"p": {"subnet": "10.0.3.0/24", "nat": true, "dns": {}}}, "policies": []}}));
+    assert_eq!(d.inactive, ["network.pools.p.dns", "network.pools.p.nat"]);
+    let c = container(json!({"name": "web", "network": {"pool": "p", "ports": ["80"]}, "health_check": {}}));
+    assert_eq!(c.inactive, ["health_check", "network.ports"]);
+}
+
+#[test]
+fn containers_are_checked_against_the_device() {
+    let d = device(json!({"network": {"pools": {
+        "p": {"subnet": "10.0.3.0/24"},
+        "direct": {"type": "macvlan", "parent": "eth0", "subnet": "10.9.0.0/24"},
+    }}}));
+    for (name, interface, path, part) in [
+        ("unknown pool", json!({"pool": "q"}), "pool", "the pools are direct, p"),
+        ("outside", json!({"pool": "p", "ipv4_address": "10.0.4.7"}), "ipv4_address", "outside 10.0.3.0/24"),
+        ("gateway", json!({"pool": "p", "ipv4_address": "10.0.3.1"}), "ipv4_address", "gateway"),
+        ("no such family", json!({"pool": "p", "ipv6_address": "fd00::7"}), "ipv6_address", "no IPv6"),
+        ("macvlan", json!({"pool": "direct"}), "pool", "bridge pools only"),
+    ] {
+        let c = container(json!({"name": "web", "network": {"interfaces": [interface]}}));
+        let path = format!("network.interfaces[0].{path}");
+        expect(name, Err::<(), _>(check_container("run.json", &c, &d)), &[(&path, part)]);
+    }
+    let uplink = ("eth0".parse().expect("name"), "10.0.0.5/16".parse().expect("net"));
+    let errors = check_uplinks("device.json", &d, &[uplink]);
+    assert!(errors[0].to_string().contains("10.0.0.0/16 of uplink eth0"), "{}", errors[0]);
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member of the workspace")
+}
+
+#[test]
+fn the_examples_are_valid() {
+    let dir = repository().join("examples");
+    let device = load::device(&dir.join("device.json")).expect("valid");
+    let containers = load::containers(&dir.join("containers")).expect("readable");
+    assert_eq!(containers.len(), 3);
+    for declared in containers {
+        let container = declared.container.expect("valid");
+        assert_eq!(check_container("run.json", &container, &device), []);
+    }
+}
+
+#[test]
+fn the_schemas_are_current() {
+    for (name, text) in raw::schemas() {
+        let path = repository().join("schemas").join(name);
+        if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+            std::fs::write(&path, &text).expect("written");
+        }
+        let on_disk = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(on_disk, text, "{name} is not what the types say: UPDATE_SCHEMAS=1 cargo test -p pv-net schemas");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(text in any::<String>()) {
+        let _ = parse_device("f", &text);
+        let _ = parse_run("f", &text);
+    }
+
+    #[test]
+    fn no_json_panics(subnet in "[0-9a-f:./]{0,20}", gateway in "[0-9a-f:./]{0,20}", n in any::<i64>(), name in ".{0,20}") {
+        let value = json!({"network": {"pools": {name.clone(): {
+            "subnet": subnet, "subnet6": subnet, "gateway": gateway, "gateway6": gateway, "mtu": n,
+            "dhcp": {"range": [gateway, subnet]},
+        }}, "uplinks": [name, n]}});
+        let _ = parse_device("f", &value.to_string());
+    }
+}

@@ -1,0 +1,72 @@
+//! What is right in itself, but not on this device.
+
+use super::ConfigError;
+use super::checker::{Checker, join};
+use super::device::overlap;
+use crate::ipam::{Ipam, IpamError, LeaseKey, Request};
+use crate::model::{Container, Device, IfName, PoolKind};
+use ipnetwork::IpNetwork;
+use serde_json::Value;
+
+/// Checks a container against the device: its pools are there, and the addresses it asks for are theirs.
+#[must_use]
+pub fn check_container(file: &str, container: &Container, device: &Device) -> Vec<ConfigError> {
+    let mut c = Checker::new(file);
+    for (i, interface) in container.interfaces.iter().enumerate() {
+        let path = format!("network.interfaces[{i}]");
+        let Some(pool) = device.pools.get(&interface.pool) else {
+            let names: Vec<&str> = device.pools.keys().map(crate::model::PoolName::as_str).collect();
+            let help = if names.is_empty() {
+                "the device has no pools: declare them in device.json under network.pools".to_owned()
+            } else {
+                format!("the pools are {}", names.join(", "))
+            };
+            c.wrong(&join(&path, "pool"), Some(&Value::from(interface.pool.as_str())), "no such pool", Some(help));
+            continue;
+        };
+        if !matches!(pool.kind, PoolKind::Bridge { .. }) {
+            let why = "is not of type bridge: this version attaches containers to bridge pools only";
+            c.wrong(&join(&path, "pool"), Some(&Value::from(interface.pool.as_str())), why, None);
+        }
+        let key = LeaseKey {
+            pool: interface.pool.clone(),
+            container: container.name.clone(),
+            interface: interface.name.clone(),
+        };
+        // Each family by itself, against nobody: only what the pool cannot have comes back.
+        for (ipv4, ipv6) in [(interface.ipv4, None), (None, interface.ipv6)] {
+            let Some(addr) = ipv4.map(Into::into).or(ipv6.map(std::net::IpAddr::from)) else { continue };
+            let request = Request { key: &key, ipv4, ipv6, mac: None };
+            let why = match Ipam::new().assign(pool, &request) {
+                Ok(_) | Err(IpamError::PoolFull { .. }) => continue,
+                Err(e) => e.to_string(),
+            };
+            let key = if addr.is_ipv6() { "ipv6_address" } else { "ipv4_address" };
+            let text = addr.to_string();
+            let why = why.strip_prefix(&format!("{text}: ")).unwrap_or(&why).to_owned();
+            c.wrong(&join(&path, key), Some(&Value::from(text)), why, None);
+        }
+    }
+    c.errors
+}
+
+/// Checks that no pool overlaps the network of an uplink.
+#[must_use]
+pub fn check_uplinks(file: &str, device: &Device, uplinks: &[(IfName, IpNetwork)]) -> Vec<ConfigError> {
+    let mut c = Checker::new(file);
+    for pool in device.pools.values() {
+        for net in pool.networks() {
+            if let Some((uplink, other)) = uplinks.iter().find(|(_, other)| overlap(net, *other)) {
+                let key = if net.is_ipv6() { "subnet6" } else { "subnet" };
+                let path = join(&join("network.pools", pool.name.as_str()), key);
+                let why = format!("overlaps {} of uplink {uplink}", network_of(*other));
+                c.wrong(&path, Some(&Value::from(net.to_string())), why, Some("choose another subnet".to_owned()));
+            }
+        }
+    }
+    c.errors
+}
+
+fn network_of(net: IpNetwork) -> String {
+    format!("{}/{}", net.network(), net.prefix())
+}
