@@ -5,6 +5,8 @@
 //! [`api`] and [`cli`] are its two faces.
 
 pub mod config;
+pub mod failure;
 pub mod ipam;
 pub mod kernel;
 pub mod model;
+pub mod plan;

@@ -1,0 +1,12 @@
+//! What should exist, and the steps from what is there to that. Pure: the same input gives the same plan.
+//!
+//! A plan is about the maps, programs and links of containers; what it needs of the kernel is in [`Observed`].
+
+mod desired;
+mod op;
+
+pub use desired::{Desired, Endpoint, PoolLink, endpoint};
+pub use op::{Observed, ObservedLink, Op, diff, endpoint_ops};
+
+#[cfg(test)]
+mod tests;
