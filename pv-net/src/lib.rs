@@ -4,7 +4,10 @@
 //! should exist and which steps lead there; [`kernel`] reads and changes the kernel; [`daemon`] turns the wheel and
 //! [`api`] and [`cli`] are its two faces.
 
+pub mod api;
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod failure;
 pub mod ipam;
 pub mod kernel;

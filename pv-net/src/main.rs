@@ -1,3 +1,7 @@
 //! The `pv-net` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pv_net::cli::main()
+}

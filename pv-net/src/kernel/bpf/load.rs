@@ -151,6 +151,14 @@ impl DataPlane {
         Ok(())
     }
 
+    /// Links that have the program. None without tcx: a filter goes with its link, and attaching replaces it.
+    ///
+    /// # Errors
+    /// When the pins cannot be listed.
+    pub fn hooked(&self) -> Result<Vec<String>, BpfError> {
+        pin::list(&pin::links_dir(&self.pin_dir))
+    }
+
     /// How programs are attached on this kernel.
     #[must_use]
     pub fn hook(&self) -> Hook {
@@ -240,8 +248,8 @@ impl DataPlane {
     ///
     /// # Errors
     /// When the pin cannot be removed.
-    pub fn detach(&mut self, host_if: &IfName) -> Result<(), BpfError> {
-        pin::remove(&pin::links_dir(&self.pin_dir).join(host_if.as_str()))
+    pub fn detach(&mut self, host_if: &str) -> Result<(), BpfError> {
+        pin::remove(&pin::links_dir(&self.pin_dir).join(host_if))
     }
 
     /// The policy generation in force.

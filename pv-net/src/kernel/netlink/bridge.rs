@@ -107,7 +107,7 @@ async fn complete(net: &Net, spec: &BridgeSpec, link: &LinkInfo, ours: bool) -> 
         }
     }
     if !link.up {
-        net.set_up(link).await?;
+        net.set_up(&link.name, link.index).await?;
     }
     Ok(added)
 }

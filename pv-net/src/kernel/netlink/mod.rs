@@ -6,7 +6,7 @@ mod error;
 mod veth;
 mod watch;
 
-pub use bridge::{BridgeSpec, ensure_bridge};
+pub use bridge::{BridgeSpec, Ensured, ensure_bridge};
 pub use error::NetError;
 pub use veth::{VethSpec, attach_veth, host_if_name};
 pub use watch::{LinkEvent, watch};
@@ -106,8 +106,16 @@ impl Net {
     ///
     /// # Errors
     /// The kernel's.
-    pub async fn set_up(&self, link: &LinkInfo) -> Result<(), NetError> {
-        self.set_link(&link.name, link.index, |l| l.up()).await
+    pub async fn set_up(&self, name: &str, index: u32) -> Result<(), NetError> {
+        self.set_link(name, index, |l| l.up()).await
+    }
+
+    /// Makes a link a port of bridge `bridge`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn enslave(&self, name: &str, index: u32, bridge: u32) -> Result<(), NetError> {
+        self.set_link(name, index, |l| l.controller(bridge)).await
     }
 
     /// Deletes a link; one that is not there is fine.

@@ -140,9 +140,9 @@ async fn configure(spec: &VethSpec) -> Result<(), NetError> {
     if let Some(lo) = net.link("lo").await?
         && !lo.up
     {
-        net.set_up(&lo).await?;
+        net.set_up("lo", lo.index).await?;
     }
-    net.set_up(&link).await?;
+    net.set_up(name, link.index).await?;
     for address in &spec.addresses {
         net.add_address(name, link.index, *address).await?;
     }

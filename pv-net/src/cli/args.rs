@@ -1,0 +1,137 @@
+//! Commands and flags.
+
+use crate::daemon::Paths;
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// The network of a container device.
+#[derive(Debug, Parser)]
+#[command(name = "pv-net", version, about, disable_help_subcommand = true, max_term_width = 100)]
+pub struct Args {
+    #[command(flatten)]
+    pub places: Places,
+    /// Print JSON, as the API answers it
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where things live.
+#[derive(Debug, ClapArgs)]
+pub struct Places {
+    /// The device's configuration
+    #[arg(long, global = true, env = "PV_NET_CONFIG", value_name = "FILE", default_value = "/etc/pv-net/device.json")]
+    pub config: PathBuf,
+    /// Declared containers: NAME/run.json
+    #[arg(
+        long,
+        global = true,
+        env = "PV_NET_CONTAINERS",
+        value_name = "DIR",
+        default_value = "/etc/pv-net/containers"
+    )]
+    pub containers: PathBuf,
+    /// State that survives a reboot
+    #[arg(long, global = true, env = "PV_NET_STATE_DIR", value_name = "DIR", default_value = "/var/lib/pv-net")]
+    pub state_dir: PathBuf,
+    /// API socket and lock
+    #[arg(long, global = true, env = "PV_NET_RUN_DIR", value_name = "DIR", default_value = "/run/pv-net")]
+    pub run_dir: PathBuf,
+    /// Directory for pins, on a BPF file system
+    #[arg(long, global = true, env = "PV_NET_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/pv-net")]
+    pub bpffs: PathBuf,
+    /// Cgroup for the socket hooks
+    #[arg(long, global = true, env = "PV_NET_CGROUP", value_name = "DIR", default_value = "/sys/fs/cgroup")]
+    pub cgroup: PathBuf,
+}
+
+impl From<Places> for Paths {
+    fn from(p: Places) -> Self {
+        Self {
+            config: p.config,
+            containers: p.containers,
+            state_dir: p.state_dir,
+            run_dir: p.run_dir,
+            bpffs: p.bpffs,
+            cgroup: p.cgroup,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground; SIGHUP reloads, SIGTERM stops it and leaves the data plane working
+    Run,
+    /// Validate device.json and run.json files; changes nothing
+    Check {
+        /// Files to check
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Attach a container
+    Attach {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        netns: NetnsArg,
+        /// Give it one interface, eth0, in this pool
+        #[arg(long, value_name = "POOL", conflicts_with = "run")]
+        pool: Option<String>,
+        /// Its run.json; the declared one unless given
+        #[arg(long, value_name = "FILE")]
+        run: Option<PathBuf>,
+    },
+    /// Detach a container and release its leases
+    Detach {
+        /// Its name
+        name: String,
+    },
+    /// The daemon: what it adopted, counters, conditions
+    Status,
+    /// Pools
+    Pools,
+    /// Containers
+    Containers,
+    /// Leases
+    Leases,
+    /// The flow table
+    Flows {
+        /// Print it again every second
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Dropped packets as they happen
+    Monitor,
+    /// Read the configuration again
+    Reload,
+    /// What this device offers, what is missing, and what that costs
+    Doctor,
+    /// Remove everything that pv-net made and stop the daemon
+    Down,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = false)]
+pub struct NetnsArg {
+    /// A file that is the container's network namespace
+    #[arg(long, value_name = "PATH")]
+    pub netns: Option<PathBuf>,
+    /// A process in the container's network namespace
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_arguments_make_sense() {
+        use clap::CommandFactory;
+        super::Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,69 @@
+//! HTTP over the daemon's socket.
+
+use super::Ended;
+use crate::api::ErrorBody;
+use crate::daemon::Paths;
+use crate::failure::{Failure, Kind, Message};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+fn broken(e: impl std::fmt::Display) -> Ended {
+    Ended::Failed(Failure::new(Kind::Internal, format!("talk to the daemon: {e}")))
+}
+
+/// Sends one request; the answer's head has arrived when this returns.
+pub async fn send(
+    paths: &Paths,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Response<Incoming>, Ended> {
+    let socket = paths.socket();
+    let stream = UnixStream::connect(&socket)
+        .await
+        .map_err(|e| Ended::NoDaemon(format!("the daemon cannot be reached: {}: {e}", socket.display())))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    tokio::spawn(connection);
+    let body = body.map(ToString::to_string).unwrap_or_default();
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "pv-net")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(broken)?;
+    sender.send_request(request).await.map_err(broken)
+}
+
+/// Sends one request and reads the whole answer; null when it is empty.
+pub async fn call(paths: &Paths, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Ended> {
+    let response = send(paths, method, path, body).await?;
+    let status = response.status();
+    let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
+    if status.is_success() {
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        return serde_json::from_slice(&bytes).map_err(broken);
+    }
+    Err(Ended::Failed(failure(status, &bytes)))
+}
+
+fn failure(status: StatusCode, bytes: &[u8]) -> Failure {
+    let kind = match status {
+        StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED => Kind::Usage,
+        StatusCode::NOT_FOUND => Kind::NotFound,
+        StatusCode::CONFLICT => Kind::Conflict,
+        _ => Kind::Internal,
+    };
+    match serde_json::from_slice::<ErrorBody>(bytes) {
+        Ok(body) if !body.errors.is_empty() => Failure { kind, messages: body.errors },
+        Ok(body) => Failure { kind, messages: vec![Message { error: body.error, help: body.help }] },
+        Err(_) => Failure::new(kind, format!("the daemon answered {status}")),
+    }
+}

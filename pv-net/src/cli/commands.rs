@@ -1,0 +1,238 @@
+//! One function a command.
+
+use super::args::{Args, Command, NetnsArg};
+use super::client::{call, send};
+use super::table::{self, Column};
+use super::{Ended, doctor, start_tracing};
+use crate::config::{load, parse_device, parse_run};
+use crate::daemon::{self, Paths, RunLock, teardown};
+use crate::failure::{Failure, Kind};
+use clap::CommandFactory;
+use http_body_util::BodyExt;
+use hyper::Method;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+pub async fn run(args: Args) -> Result<ExitCode, Ended> {
+    start_tracing(&args.command);
+    let json = args.json;
+    let paths = Paths::from(args.places);
+    match args.command {
+        Command::Run => daemon::run(paths).await?,
+        Command::Check { files } => check(&files, json)?,
+        Command::Attach { name, netns, pool, run } => attach(&paths, &name, netns, pool, run, json).await?,
+        Command::Detach { name } => {
+            call(&paths, Method::DELETE, &format!("/containers/{}", escaped(&name)), None).await?;
+            done(json, &format!("container {name} detached"));
+        }
+        Command::Status => status(&paths, json).await?,
+        Command::Pools => list(&paths, "/pools", table::POOLS, json).await?,
+        Command::Containers => containers(&paths, json).await?,
+        Command::Leases => list(&paths, "/leases", table::LEASES, json).await?,
+        Command::Flows { follow } => loop {
+            list(&paths, "/flows", table::FLOWS, json).await?;
+            if !follow {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        },
+        Command::Monitor => monitor(&paths, json).await?,
+        Command::Reload => {
+            call(&paths, Method::POST, "/reload", None).await?;
+            done(json, "configuration reloaded");
+        }
+        Command::Doctor => return Ok(doctor::run(&paths, json)),
+        Command::Down => down(&paths, json).await?,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Args::command(), "pv-net", &mut std::io::stdout());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a line; a reader that hung up (`| head`) ends the command in silence.
+fn say(text: &str) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+fn done(json: bool, text: &str) {
+    say(&if json { json!({"done": text}).to_string() } else { text.to_owned() });
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}")
+}
+
+/// A name as one segment of a path, whatever is in it: the daemon says what is wrong with it.
+fn escaped(name: &str) -> String {
+    name.bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(b).to_string(),
+            _ => format!("%{b:02X}"),
+        })
+        .collect()
+}
+
+fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {
+    let mut errors = Vec::new();
+    for file in files {
+        errors.extend(check_file(file).err().into_iter().flatten());
+    }
+    if errors.is_empty() {
+        done(json, &format!("{} checked: all right", table::count(files.len(), "file")));
+        return Ok(());
+    }
+    Err(Failure::from(errors).into())
+}
+
+/// A `run.json` has what a `device.json` cannot have.
+fn check_file(file: &Path) -> Result<(), Vec<crate::config::ConfigError>> {
+    let text = load::text(file)?;
+    let name = file.display().to_string();
+    let keys = serde_json::from_str::<serde_json::Map<String, Value>>(&text).unwrap_or_default();
+    let network = keys.get("network").and_then(Value::as_object);
+    let of_run = ["#spec", "name", "type", "services", "health_check", "auto_recovery"];
+    let of_run_network = ["pool", "interfaces", "mode", "hostname", "ports"];
+    let is_run = of_run.iter().any(|k| keys.contains_key(*k))
+        || network.is_some_and(|n| of_run_network.iter().any(|k| n.contains_key(*k)));
+    if is_run { parse_run(&name, &text).map(drop) } else { parse_device(&name, &text).map(drop) }
+}
+
+async fn attach(
+    paths: &Paths,
+    name: &str,
+    netns: NetnsArg,
+    pool: Option<String>,
+    run: Option<PathBuf>,
+    json: bool,
+) -> Result<(), Ended> {
+    let mut body = serde_json::Map::new();
+    if let Some(path) = netns.netns {
+        // The daemon has another working directory.
+        let path = std::path::absolute(&path)
+            .map_err(|e| Failure::new(Kind::Usage, format!("namespace {}: {e}", path.display())))?;
+        body.insert("netns".to_owned(), json!(path));
+    }
+    if let Some(pid) = netns.pid {
+        body.insert("pid".to_owned(), json!(pid));
+    }
+    if let Some(pool) = pool {
+        body.insert("pool".to_owned(), json!(pool));
+    }
+    if let Some(file) = run {
+        let text = load::text(&file).map_err(Failure::from)?;
+        let run: Value =
+            serde_json::from_str(&text).map_err(|e| Failure::new(Kind::Usage, format!("{}: {e}", file.display())))?;
+        body.insert("run".to_owned(), run);
+    }
+    let path = format!("/containers/{}", escaped(name));
+    let view = call(paths, Method::PUT, &path, Some(&Value::Object(body))).await?;
+    if json {
+        say(&pretty(&view));
+    } else {
+        let addresses: Vec<&str> = ["ipv4_address", "ipv6_address"].iter().filter_map(|k| view[k].as_str()).collect();
+        say(&format!("container {name} attached: {}", addresses.join(", ")));
+    }
+    Ok(())
+}
+
+async fn list(paths: &Paths, path: &str, columns: &[Column], json: bool) -> Result<(), Ended> {
+    let value = call(paths, Method::GET, path, None).await?;
+    say(&if json { pretty(&value) } else { table::render(columns, value.as_array().map_or(&[][..], Vec::as_slice)) });
+    Ok(())
+}
+
+async fn containers(paths: &Paths, json: bool) -> Result<(), Ended> {
+    let value = call(paths, Method::GET, "/containers", None).await?;
+    if json {
+        say(&pretty(&value));
+        return Ok(());
+    }
+    let rows: Vec<Value> = value.as_array().into_iter().flatten().flat_map(interface_rows).collect();
+    say(&table::render(table::CONTAINERS, &rows));
+    for container in value.as_array().into_iter().flatten() {
+        for condition in container["conditions"].as_array().into_iter().flatten() {
+            let (name, text) = (&container["name"], condition.as_str().unwrap_or_default());
+            say(&format!("{}: {text}", name.as_str().unwrap_or_default()));
+        }
+    }
+    Ok(())
+}
+
+/// A row for each interface, with its container's name and state.
+fn interface_rows(container: &Value) -> Vec<Value> {
+    let head = json!({"container": container["name"], "state": container["state"]});
+    let interfaces = container["interfaces"].as_array().cloned().unwrap_or_default();
+    if interfaces.is_empty() {
+        return vec![head];
+    }
+    let merge = |mut interface: Value| {
+        if let (Some(to), Some(from)) = (interface.as_object_mut(), head.as_object()) {
+            to.extend(from.clone());
+        }
+        interface
+    };
+    interfaces.into_iter().map(merge).collect()
+}
+
+async fn status(paths: &Paths, json: bool) -> Result<(), Ended> {
+    let value = call(paths, Method::GET, "/status", None).await?;
+    say(&if json { pretty(&value) } else { table::status(&value) });
+    Ok(())
+}
+
+async fn monitor(paths: &Paths, json: bool) -> Result<(), Ended> {
+    let mut body = send(paths, Method::GET, "/events", None).await?.into_body();
+    let mut rest = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Failure::new(Kind::Internal, format!("the daemon hung up: {e}")))?;
+        rest.extend_from_slice(frame.data_ref().map_or(&[][..], |d| d));
+        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            let text = String::from_utf8_lossy(&line);
+            let event: Value = serde_json::from_str(&text).unwrap_or_default();
+            say(&if json { text.trim_end().to_owned() } else { table::event(&event) });
+        }
+    }
+    Ok(())
+}
+
+/// Through the daemon when there is one, so that nobody attaches meanwhile; else by this process.
+async fn down(paths: &Paths, json: bool) -> Result<(), Ended> {
+    match call(paths, Method::POST, "/down", None).await {
+        Ok(_) => {}
+        Err(Ended::NoDaemon(_)) => {
+            let lock = if paths.run_dir.exists() { Some(RunLock::take(paths)?) } else { None };
+            teardown(paths).await?;
+            drop(lock);
+        }
+        Err(e) => return Err(e),
+    }
+    wait_for_lock(paths).await?;
+    done(json, "everything that pv-net made is removed");
+    Ok(())
+}
+
+/// The daemon has ended when its lock is free; then the last files go.
+async fn wait_for_lock(paths: &Paths) -> Result<(), Ended> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let start = std::time::Instant::now();
+    while paths.run_dir.exists() {
+        match RunLock::take(paths) {
+            Ok(_lock) => {
+                let path = paths.run_dir.join("lock");
+                return std::fs::remove_file(&path).map_err(|e| {
+                    Ended::Failed(Failure::new(Kind::Internal, format!("remove {}: {e}", path.display())))
+                });
+            }
+            Err(failure) if start.elapsed() > PATIENCE => return Err(failure.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! `pv-net doctor`: what the device offers, what is missing, what that costs and what to do.
+
+use super::table;
+use crate::daemon::Paths;
+use crate::kernel::bpf::{Probe, probe};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use serde_json::json;
+use std::process::ExitCode;
+
+/// Prints the findings. 0 when nothing that pv-net cannot do without is missing.
+pub fn run(paths: &Paths, json: bool) -> ExitCode {
+    let mut probes = vec![Probe {
+        name: "root",
+        ok: nix::unistd::geteuid().is_root(),
+        required: true,
+        lost: "everything: links and programs are root's",
+        remedy: "run pv-net as root",
+    }];
+    probes.extend(probe());
+    probes.push(bpffs(paths));
+    probes.push(Probe {
+        name: "cgroup2",
+        ok: statfs(&paths.cgroup).is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::CGROUP2_SUPER_MAGIC),
+        required: false,
+        lost: "socket hooks, that a later version uses for published ports",
+        remedy: "mount -t cgroup2 none DIR, and name it with --cgroup",
+    });
+    let usable = probes.iter().all(|p| p.ok || !p.required);
+    let text =
+        if json { format!("{:#}", json!({"usable": usable, "probes": probes})) } else { report(&probes, usable) };
+    println!("{text}");
+    if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn bpffs(paths: &Paths) -> Probe {
+    let existing = paths.bpffs.ancestors().find(|p| p.exists());
+    Probe {
+        name: "BPF file system",
+        ok: existing.is_some_and(|p| statfs(p).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC)),
+        required: true,
+        lost: "everything: programs and maps are pinned there",
+        remedy: "mount -t bpf bpf /sys/fs/bpf, or name a directory on one with --bpffs",
+    }
+}
+
+fn report(probes: &[Probe], usable: bool) -> String {
+    let mut lines = Vec::new();
+    for p in probes {
+        let mark = match (p.ok, p.required) {
+            (true, _) => "ok      ",
+            (false, true) => "MISSING ",
+            (false, false) => "missing ",
+        };
+        lines.push(format!("{mark}{}", p.name));
+        if !p.ok {
+            lines.push(format!("        lost: {}", p.lost));
+            lines.push(format!("        help: {}", p.remedy));
+        }
+    }
+    let missing = probes.iter().filter(|p| !p.ok).count();
+    let end = if usable { "pv-net can run here" } else { "pv-net cannot run here" };
+    lines.push(format!("{end}; {} missing", table::count(missing, "thing")));
+    lines.join("\n")
+}

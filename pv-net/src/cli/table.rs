@@ -1,0 +1,159 @@
+//! Answers of the API as text for people.
+
+use serde_json::Value;
+
+/// A column: its title, and the field that it shows.
+pub type Column = (&'static str, &'static str);
+
+pub const POOLS: &[Column] = &[
+    ("POOL", "name"),
+    ("TYPE", "type"),
+    ("BRIDGE", "bridge"),
+    ("SUBNET", "subnet"),
+    ("SUBNET6", "subnet6"),
+    ("ISOLATED", "isolated"),
+    ("MTU", "mtu"),
+    ("USED", "used"),
+    ("SIZE", "size"),
+];
+
+pub const CONTAINERS: &[Column] = &[
+    ("CONTAINER", "container"),
+    ("STATE", "state"),
+    ("IF", "name"),
+    ("POOL", "pool"),
+    ("IPV4", "ipv4_address"),
+    ("IPV6", "ipv6_address"),
+    ("MAC", "mac_address"),
+    ("HOST LINK", "host_if"),
+];
+
+pub const LEASES: &[Column] = &[
+    ("POOL", "pool"),
+    ("CONTAINER", "container"),
+    ("IF", "interface"),
+    ("IPV4", "ipv4_address"),
+    ("IPV6", "ipv6_address"),
+    ("MAC", "mac_address"),
+    ("STATIC", "static"),
+];
+
+pub const FLOWS: &[Column] = &[
+    ("PROTO", "proto"),
+    ("SOURCE", "src"),
+    ("PORT", "sport"),
+    ("DESTINATION", "dst"),
+    ("PORT", "dport"),
+    ("FROM", "container"),
+    ("DIRECTION", "direction"),
+    ("STATE", "state"),
+    ("PACKETS", "packets"),
+    ("BYTES", "bytes"),
+    ("AGE", "age"),
+];
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(s) => s.clone(),
+        Value::Bool(b) => if *b { "yes" } else { "no" }.to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Rows under titles, in columns as wide as they need to be.
+pub fn render(columns: &[Column], rows: &[Value]) -> String {
+    let mut lines: Vec<Vec<String>> = vec![columns.iter().map(|(title, _)| (*title).to_owned()).collect()];
+    lines.extend(rows.iter().map(|row| columns.iter().map(|(_, field)| cell(&row[*field])).collect()));
+    let width = |i: usize| lines.iter().map(|l| l[i].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let line = |cells: &Vec<String>| {
+        let padded = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}", w = *w));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// `1 file`, `2 files`.
+pub fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// `GET /status` as text.
+pub fn status(value: &Value) -> String {
+    let adopted = &value["adopted"];
+    let mut lines = vec![
+        format!("pv-net {}, process {}", cell(&value["version"]), cell(&value["pid"])),
+        format!(
+            "adopted     {} containers, {} links, maps: {}",
+            cell(&adopted["containers"]),
+            cell(&adopted["links"]),
+            cell(&adopted["maps"])
+        ),
+        format!("hook        {}", cell(&value["hook"])),
+        format!("generation  {}", cell(&value["generation"])),
+        format!("pools       {}", cell(&value["pools"])),
+        format!("containers  {}", cell(&value["containers"])),
+    ];
+    for (title, field, zeros) in [("packets", "stats", true), ("drops", "drops", false)] {
+        let counters = value["data_plane"][field].as_object().cloned().unwrap_or_default();
+        let shown: Vec<String> = counters
+            .iter()
+            .filter(|(_, n)| zeros || n.as_u64() != Some(0))
+            .map(|(name, n)| format!("  {name:<20} {n}"))
+            .collect();
+        if !shown.is_empty() {
+            lines.push(title.to_owned());
+            lines.extend(shown);
+        }
+    }
+    let conditions = value["conditions"].as_array().cloned().unwrap_or_default();
+    if !conditions.is_empty() {
+        lines.push("conditions".to_owned());
+        lines.extend(conditions.iter().map(|c| format!("  {}", cell(c))));
+    }
+    lines.join("\n")
+}
+
+/// One drop event as a line.
+pub fn event(value: &Value) -> String {
+    if let Some(n) = value.get("missed") {
+        return format!("({n} events missed)");
+    }
+    let end = |addr: &str, port: &str| match value[port].as_u64() {
+        _ if value[addr].is_null() => "-".to_owned(),
+        Some(0) | None => cell(&value[addr]),
+        Some(port) if value[addr].as_str().is_some_and(|a| a.contains(':')) => {
+            format!("[{}]:{port}", cell(&value[addr]))
+        }
+        Some(port) => format!("{}:{port}", cell(&value[addr])),
+    };
+    format!(
+        "{:.3} {} {} {} → {} dropped: {}",
+        value["time"].as_f64().unwrap_or_default(),
+        cell(&value["container"]),
+        cell(&value["proto"]),
+        end("src", "sport"),
+        end("dst", "dport"),
+        cell(&value["reason"])
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [json!({"a": "x", "b": null}), json!({"a": "longer", "b": true})];
+        assert_eq!(render(&[("A", "a"), ("B", "b")], &rows), "A       B\nx       -\nlonger  yes");
+    }
+
+    #[test]
+    fn an_event_names_the_container() {
+        let line = event(&json!({"time": 1.5, "container": "web", "proto": "tcp", "src": "fd00::2", "sport": 4000,
+            "dst": "fd00::3", "dport": 80, "reason": "pool-isolated"}));
+        assert_eq!(line, "1.500 web tcp [fd00::2]:4000 → [fd00::3]:80 dropped: pool-isolated");
+    }
+}

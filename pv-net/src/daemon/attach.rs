@@ -1,0 +1,236 @@
+//! Attaching a container: all of its interfaces, or nothing.
+
+use super::{Daemon, lease_key};
+use crate::config::{check_container, parse_run_named};
+use crate::failure::{Failure, Kind};
+use crate::ipam::store::{self, ContainerRecord};
+use crate::ipam::{Lease, Request};
+use crate::kernel::netlink::{VethSpec, alias, attach_veth, host_if_name};
+use crate::kernel::netns::{self, Netns};
+use crate::model::{Attachment, Container, ContainerName, IfName, Interface, NetnsRef, PoolName};
+use crate::plan::{ObservedLink, endpoint, endpoint_ops};
+use ipnetwork::IpNetwork;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// What `PUT /containers/NAME` takes. Without `run` and `pool`, the declared `run.json` is used.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    /// A `run.json`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub run: Option<serde_json::Value>,
+    /// Short for a `run.json` with this pool.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pool: Option<String>,
+    /// A file that is the container's network namespace.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub netns: Option<std::path::PathBuf>,
+    /// A process in the container's network namespace.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pid: Option<u32>,
+}
+
+impl Daemon {
+    /// Attaches a container. The same again is fine; another one under its name is not.
+    ///
+    /// # Errors
+    /// Whatever is wrong; links, maps and leases are then as before.
+    pub async fn attach(&mut self, name: &ContainerName, request: AttachRequest) -> Result<(), Failure> {
+        let (run, container) = self.container_of(name, &request)?;
+        let reference = reference_of(&request)?;
+        let errors = check_container(&format!("container {name}"), &container, &self.device);
+        if !errors.is_empty() {
+            return Err(errors.into());
+        }
+        let netns = netns::open(&reference).map_err(|e| Failure::from(e).about(format!("container {name}")))?;
+        if self.is_same(name, &run, &reference)? {
+            return Ok(());
+        }
+        self.open_plane()?;
+        let before = self.state.clone();
+        match self.try_attach(&container, run, reference, &netns).await {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                self.state = before;
+                store::save(&self.paths.state_dir, &self.state)?;
+                Err(failure.about(format!("container {name}")))
+            }
+        }
+    }
+
+    /// The container that a request is about, and its `run.json`.
+    fn container_of(
+        &self,
+        name: &ContainerName,
+        request: &AttachRequest,
+    ) -> Result<(serde_json::Value, Container), Failure> {
+        let run = match (&request.run, &request.pool) {
+            (Some(_), Some(_)) => {
+                return Err(Failure::new(Kind::Usage, "a run.json and a pool were given: give one of them"));
+            }
+            (Some(run), None) => run.clone(),
+            (None, Some(pool)) => {
+                let pool: PoolName =
+                    pool.parse().map_err(|e| Failure::new(Kind::Usage, format!("pool {pool:?}: {e}")))?;
+                serde_json::json!({"name": name, "network": {"pool": pool}})
+            }
+            (None, None) => match self.declared.get(name) {
+                Some(declared) => {
+                    let run = serde_json::from_str(&declared.text).unwrap_or_default();
+                    return Ok((run, declared.container.clone()));
+                }
+                None => {
+                    let why = format!("container {name}: no run.json is declared for it");
+                    return Err(Failure::new(Kind::Usage, why).help("give it one with --run FILE, or a --pool"));
+                }
+            },
+        };
+        let container = parse_run_named(&format!("container {name}"), &run.to_string(), Some(name))?;
+        Ok((run, container))
+    }
+
+    /// Whether exactly this is attached already and its links are there.
+    fn is_same(&self, name: &ContainerName, run: &serde_json::Value, netns: &NetnsRef) -> Result<bool, Failure> {
+        let Some(record) = self.state.containers.get(name) else { return Ok(false) };
+        let there = record.attachments.iter().filter(|a| self.link_index(&a.host_if).is_some()).count();
+        if there == 0 && !record.attachments.is_empty() {
+            // Its namespace went away: this is the container's next start.
+            return Ok(false);
+        }
+        if there == record.attachments.len() && record.run == *run && record.netns.as_ref() == Some(netns) {
+            return Ok(true);
+        }
+        let why = format!("container {name}: is attached already");
+        Err(Failure::new(Kind::Conflict, why).help(format!("detach it first: pv-net detach {name}")))
+    }
+
+    pub(super) fn link_index(&self, host_if: &IfName) -> Option<u32> {
+        self.links.iter().find(|(_, (_, name))| name == host_if).map(|(index, _)| *index)
+    }
+
+    async fn try_attach(
+        &mut self,
+        container: &Container,
+        run: serde_json::Value,
+        reference: NetnsRef,
+        netns: &Netns,
+    ) -> Result<(), Failure> {
+        let mut attachments = Vec::new();
+        for interface in &container.interfaces {
+            let lease = self.lease(container, interface)?;
+            attachments.push(attachment(interface, lease));
+        }
+        self.release_others(container);
+        let record = ContainerRecord { run, netns: Some(reference), attachments: attachments.clone() };
+        self.state.containers.insert(container.name.clone(), record);
+        self.state.identity(&container.name);
+        // The lease is on disk before the link exists: after a power cut nobody else is given its address.
+        store::save(&self.paths.state_dir, &self.state)?;
+        let mut made = Vec::new();
+        for attachment in &attachments {
+            match self.connect(attachment, netns).await {
+                Ok(index) => made.push((index, attachment)),
+                Err(failure) => {
+                    for (index, attachment) in made {
+                        self.disconnect(index, attachment).await?;
+                    }
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lease(&mut self, container: &Container, interface: &Interface) -> Result<Lease, Failure> {
+        let pool = self.device.pools.get(&interface.pool).ok_or_else(|| missing(&interface.pool))?;
+        let key = lease_key(&container.name, interface);
+        let request = Request { key: &key, ipv4: interface.ipv4, ipv6: interface.ipv6, mac: interface.mac };
+        Ok(self.state.ipam.assign(pool, &request)?)
+    }
+
+    /// Leases of interfaces that the container had, and has no more.
+    fn release_others(&mut self, container: &Container) {
+        let keep: Vec<_> = container.interfaces.iter().map(|i| lease_key(&container.name, i)).collect();
+        let gone: Vec<_> =
+            self.state.leases_of(&container.name).map(|l| l.key.clone()).filter(|k| !keep.contains(k)).collect();
+        for key in gone {
+            self.state.ipam.release(&key);
+        }
+    }
+
+    /// Makes one interface; the index of its host-side link.
+    async fn connect(&mut self, attachment: &Attachment, netns: &Netns) -> Result<u32, Failure> {
+        let pool = self.device.pools.get(&attachment.pool).ok_or_else(|| missing(&attachment.pool))?.clone();
+        let link = match self.pools.get(&attachment.pool) {
+            Some(link) => link.clone(),
+            None => {
+                let why = self.pool_conditions.get(&attachment.pool).cloned().unwrap_or_default();
+                return Err(Failure::new(Kind::Internal, format!("pool {}: not available: {why}", attachment.pool)));
+            }
+        };
+        let spec = VethSpec {
+            host_if: attachment.host_if.clone(),
+            bridge_index: link.index,
+            container_if: attachment.interface.clone(),
+            mac: attachment.mac,
+            mtu: link.mtu,
+            addresses: addresses(attachment, &pool),
+            gateways: if attachment.default_route { pool.gateways().map(|g| g.ip()).collect() } else { Vec::new() },
+            alias: alias::of_attachment(attachment),
+        };
+        let made = attach_veth(&self.net, &spec, netns).await?;
+        let identity = self.state.identity(&attachment.container);
+        let endpoint = endpoint(attachment, &pool, &link, identity);
+        let seen = ObservedLink { index: made.index, up: made.up, controller: made.controller };
+        self.links.insert(made.index, (attachment.container.clone(), attachment.host_if.clone()));
+        for op in endpoint_ops(&endpoint, &seen) {
+            if let Err(failure) = self.apply(&op).await {
+                self.disconnect(made.index, attachment).await?;
+                return Err(failure);
+            }
+        }
+        Ok(made.index)
+    }
+
+    /// Takes one interface down again: the link first, so that nothing passes without its guard.
+    pub(super) async fn disconnect(&mut self, index: u32, attachment: &Attachment) -> Result<(), Failure> {
+        self.links.remove(&index);
+        self.net.delete_link(attachment.host_if.as_str(), index).await?;
+        self.forget_link(index, &attachment.container, &attachment.host_if)
+    }
+}
+
+fn missing(pool: &PoolName) -> Failure {
+    Failure::new(Kind::Usage, format!("pool {pool}: no such pool"))
+}
+
+fn reference_of(request: &AttachRequest) -> Result<NetnsRef, Failure> {
+    match (&request.netns, request.pid) {
+        (Some(path), None) => Ok(NetnsRef::Path(path.clone())),
+        (None, Some(pid)) => Ok(NetnsRef::Pid(pid)),
+        _ => Err(Failure::new(Kind::Usage, "the container's namespace: give either \"netns\" or \"pid\"")
+            .help("pv-net attach NAME --netns /run/netns/NAME, or --pid PID")),
+    }
+}
+
+fn attachment(interface: &Interface, lease: Lease) -> Attachment {
+    Attachment {
+        host_if: host_if_name(&lease.key.container, &lease.key.interface),
+        container: lease.key.container,
+        interface: lease.key.interface,
+        pool: lease.key.pool,
+        mac: lease.mac,
+        ipv4: lease.ipv4,
+        ipv6: lease.ipv6,
+        default_route: interface.default_route,
+    }
+}
+
+fn addresses(attachment: &Attachment, pool: &crate::model::Pool) -> Vec<IpNetwork> {
+    let with = |addr: IpAddr, prefix: Option<u8>| IpNetwork::new(addr, prefix?).ok();
+    let v4 = attachment.ipv4.and_then(|a| with(a.into(), pool.v4.as_ref().map(|s| s.net.prefix())));
+    let v6 = attachment.ipv6.and_then(|a| with(a.into(), pool.v6.as_ref().map(|s| s.net.prefix())));
+    v4.into_iter().chain(v6).collect()
+}

@@ -1,0 +1,233 @@
+//! The daemon: holds the state, and brings the kernel to what it says.
+//!
+//! One lock, one operation at a time: what an operation sees does not change under it.
+
+mod attach;
+mod detach;
+mod paths;
+mod pools;
+mod reconcile;
+mod serve;
+mod teardown;
+mod view;
+
+pub use attach::AttachRequest;
+pub use paths::{Paths, RunLock};
+pub use serve::run;
+pub use teardown::teardown;
+pub use view::{
+    AdoptedView, ContainerState, ContainerView, DataPlaneView, FlowView, InterfaceView, LeaseView, PoolView,
+    StatusView, proto_name,
+};
+
+use crate::config::load::{self, Declared};
+use crate::config::{ConfigError, check_container, check_uplinks};
+use crate::failure::{Failure, Kind};
+use crate::ipam::LeaseKey;
+use crate::ipam::store::{self, State};
+use crate::kernel::bpf::{Adopted, DataPlane, Options};
+use crate::kernel::netlink::Net;
+use crate::model::{Container, ContainerName, Device, IfName, PoolName};
+use crate::plan::PoolLink;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A declared container: its file's text and what it says.
+#[derive(Clone, Debug)]
+pub(crate) struct Declaration {
+    pub text: String,
+    pub container: Container,
+}
+
+/// Everything that the daemon knows.
+pub struct Daemon {
+    paths: Paths,
+    device: Device,
+    state: State,
+    net: Net,
+    plane: Option<DataPlane>,
+    adopted: Adopted,
+    adopted_containers: usize,
+    /// Pools whose bridge is there.
+    pools: BTreeMap<PoolName, PoolLink>,
+    pool_conditions: BTreeMap<PoolName, String>,
+    declared: BTreeMap<ContainerName, Declaration>,
+    /// What is wrong with the files of declared containers.
+    declared_conditions: Vec<String>,
+    /// Loud facts about the start.
+    start_conditions: Vec<String>,
+    container_conditions: BTreeMap<ContainerName, Vec<String>>,
+    /// Host-side links that are there, by index.
+    links: BTreeMap<u32, (ContainerName, IfName)>,
+}
+
+impl Daemon {
+    /// Reads configuration and state, and brings the kernel to what they say. With no pools and nothing attached
+    /// before, it changes nothing.
+    ///
+    /// # Errors
+    /// When a file is wrong, the state cannot be read, or the kernel refuses what every container needs.
+    pub async fn start(paths: Paths) -> Result<Self, Failure> {
+        let device = load::device(&paths.config)?;
+        let net = Net::here()?;
+        check_device(&paths, &net, &device).await?;
+        let (state, start_conditions) = store::load(&paths.state_dir)?;
+        let mut daemon = Self {
+            paths,
+            device,
+            state,
+            net,
+            plane: None,
+            adopted: Adopted::default(),
+            adopted_containers: 0,
+            pools: BTreeMap::new(),
+            pool_conditions: BTreeMap::new(),
+            declared: BTreeMap::new(),
+            declared_conditions: Vec::new(),
+            start_conditions,
+            container_conditions: BTreeMap::new(),
+            links: BTreeMap::new(),
+        };
+        daemon.learn_leases().await?;
+        daemon.read_declarations();
+        daemon.open_plane()?;
+        daemon.reconcile().await?;
+        daemon.adopted_containers =
+            daemon.links.values().map(|(container, _)| container).collect::<BTreeSet<_>>().len();
+        Ok(daemon)
+    }
+
+    /// Whether there is anything for the data plane to do.
+    fn is_idle(&self) -> bool {
+        self.device.pools.is_empty() && self.state.containers.is_empty()
+    }
+
+    fn open_plane(&mut self) -> Result<(), Failure> {
+        if self.plane.is_some() || (self.is_idle() && !self.paths.bpffs.exists()) {
+            return Ok(());
+        }
+        let options = Options { pin_dir: self.paths.bpffs.clone(), flow_entries: self.device.flow_table };
+        let (plane, adopted) = DataPlane::open(&options)?;
+        self.start_conditions.extend(adopted.conditions.iter().cloned());
+        self.adopted = adopted;
+        self.plane = Some(plane);
+        Ok(())
+    }
+
+    /// The data plane, for an operation that needs it.
+    pub(crate) fn plane(&mut self) -> Result<&mut DataPlane, Failure> {
+        self.plane.as_mut().ok_or_else(|| Failure::new(Kind::Internal, "the data plane is not loaded"))
+    }
+
+    /// Reads the directory of declared containers. A bad file is a condition, and touches nobody else.
+    fn read_declarations(&mut self) {
+        self.declared.clear();
+        self.declared_conditions.clear();
+        self.state.ipam.clear_reservations();
+        let all = load::containers(&self.paths.containers).unwrap_or_else(|errors| {
+            self.declared_conditions.extend(errors.iter().map(ToString::to_string));
+            Vec::new()
+        });
+        for Declared { path, text, container } in all {
+            let checked = container.and_then(|container| {
+                let errors = check_container(&path.display().to_string(), &container, &self.device);
+                if errors.is_empty() { Ok(container) } else { Err(errors) }
+            });
+            match checked {
+                Ok(container) => {
+                    self.reserve(&path.display().to_string(), &container);
+                    self.declared.insert(container.name.clone(), Declaration { text, container });
+                }
+                Err(errors) => self.note_declared(&errors),
+            }
+        }
+    }
+
+    fn note_declared(&mut self, errors: &[ConfigError]) {
+        self.declared_conditions.extend(errors.iter().map(ToString::to_string));
+    }
+
+    /// Static addresses first: nobody else is given what a declared container asks for.
+    fn reserve(&mut self, file: &str, container: &Container) {
+        for interface in &container.interfaces {
+            let key = lease_key(&container.name, interface);
+            for addr in interface.ipv4.map(Into::into).into_iter().chain(interface.ipv6.map(Into::into)) {
+                if let Err(holder) = self.state.ipam.reserve(addr, &key) {
+                    self.declared_conditions.push(format!("{file}: {addr} is taken by {holder}"));
+                }
+            }
+        }
+    }
+
+    /// Reads the configuration again. A file that is wrong changes nothing.
+    ///
+    /// # Errors
+    /// Every error of the file, or what is at odds with attached containers.
+    pub async fn reload(&mut self) -> Result<(), Failure> {
+        let device = load::device(&self.paths.config)?;
+        check_device(&self.paths, &self.net, &device).await?;
+        self.check_attached(&device)?;
+        self.device = device;
+        self.read_declarations();
+        self.open_plane()?;
+        self.reconcile().await?;
+        if let Some(plane) = &mut self.plane {
+            plane.bump_epoch()?;
+        }
+        Ok(())
+    }
+
+    /// What the attached containers stand on cannot be changed under them.
+    fn check_attached(&self, new: &Device) -> Result<(), Failure> {
+        let mut used: BTreeMap<&PoolName, BTreeSet<&str>> = BTreeMap::new();
+        for (name, record) in &self.state.containers {
+            for attachment in &record.attachments {
+                used.entry(&attachment.pool).or_default().insert(name.as_str());
+            }
+        }
+        for (pool, containers) in used {
+            let (old, new) = (self.device.pools.get(pool), new.pools.get(pool));
+            let what = match (old, new) {
+                (None, _) => continue,
+                (Some(_), None) => "cannot be removed",
+                (Some(old), Some(new)) if old.v4 != new.v4 || old.v6 != new.v6 => "cannot change its networks",
+                (Some(old), Some(new)) if old.kind != new.kind => "cannot change its kind or bridge",
+                _ => continue,
+            };
+            let names = containers.into_iter().collect::<Vec<_>>().join(", ");
+            let why = format!("network.pools.{pool}: {what} while containers are attached: {names}");
+            return Err(Failure::new(Kind::Conflict, why).help("detach them first: pv-net detach NAME"));
+        }
+        Ok(())
+    }
+
+    /// Removes flows that have been silent for too long.
+    pub fn tick(&mut self) {
+        if let Some(plane) = &mut self.plane
+            && let Err(e) = plane.collect_garbage()
+        {
+            tracing::warn!(error = %e, "flow table not cleaned");
+        }
+    }
+}
+
+/// The lease of an interface.
+pub(crate) fn lease_key(container: &ContainerName, interface: &crate::model::Interface) -> LeaseKey {
+    LeaseKey { pool: interface.pool.clone(), container: container.clone(), interface: interface.name.clone() }
+}
+
+/// What a file alone does not show: the networks of the uplinks.
+async fn check_device(paths: &Paths, net: &Net, device: &Device) -> Result<(), Failure> {
+    if device.pools.is_empty() || device.uplinks.is_empty() {
+        return Ok(());
+    }
+    let links = net.links().await?;
+    let addresses = net.addresses().await?;
+    let mut networks = Vec::new();
+    for (index, address) in addresses {
+        let link = links.iter().find(|l| l.index == index);
+        let Some(uplink) = link.and_then(|l| device.uplinks.iter().find(|u| u.as_str() == l.name)) else { continue };
+        networks.push((uplink.clone(), address));
+    }
+    let errors = check_uplinks(&paths.config.display().to_string(), device, &networks);
+    if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
+}

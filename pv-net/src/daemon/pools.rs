@@ -1,0 +1,85 @@
+//! The bridges of the pools.
+
+use super::Daemon;
+use crate::failure::Failure;
+use crate::kernel::netlink::alias::{self, BorrowedAddress};
+use crate::kernel::netlink::{BridgeSpec, ensure_bridge};
+use crate::model::{Mac, Pool, PoolName};
+use crate::plan::PoolLink;
+use std::collections::BTreeSet;
+
+/// What an Ethernet link has unless it is told otherwise.
+const DEFAULT_MTU: u32 = 1500;
+
+impl Daemon {
+    /// Makes or adopts the bridge of each pool, and removes those of pools that are no more. A pool whose bridge
+    /// cannot be made is a condition, not the end of the others.
+    pub(super) async fn ensure_pools(&mut self) -> Result<(), Failure> {
+        self.pools.clear();
+        self.pool_conditions.clear();
+        self.remove_old_bridges().await?;
+        let default_mtu = self.uplink_mtu().await?;
+        let pools: Vec<Pool> = self.device.pools.values().cloned().collect();
+        for pool in pools {
+            if let Err(failure) = self.ensure_pool(&pool, default_mtu).await {
+                tracing::error!(pool = %pool.name, error = %failure, "pool not available");
+                self.pool_conditions.insert(pool.name, failure.line());
+            }
+        }
+        Ok(())
+    }
+
+    async fn ensure_pool(&mut self, pool: &Pool, default_mtu: u32) -> Result<(), Failure> {
+        // Other kinds have no link of their own; containers cannot be attached to them yet.
+        let Some(bridge) = pool.bridge() else { return Ok(()) };
+        let mtu = pool.mtu.unwrap_or(default_mtu);
+        let mac = pool
+            .v4
+            .as_ref()
+            .map(|s| Mac::from_ipv4(s.gateway))
+            .or_else(|| pool.v6.as_ref().map(|s| Mac::from_ipv6(s.gateway)))
+            .unwrap_or(Mac([2, 0, 0, 0, 0, 1]));
+        let spec = BridgeSpec {
+            name: bridge.clone(),
+            gateways: pool.gateways().collect(),
+            mtu,
+            mac,
+            alias: alias::of_bridge(&pool.name),
+        };
+        let ensured = ensure_bridge(&self.net, &spec).await?;
+        for address in ensured.borrowed {
+            let borrowed = BorrowedAddress { link: bridge.clone(), address };
+            if !self.state.borrowed.contains(&borrowed) {
+                self.state.borrowed.push(borrowed);
+            }
+        }
+        let mac = ensured.link.mac.map_or(mac, Mac);
+        let id = self.state.pool_id(&pool.name);
+        self.pools.insert(pool.name.clone(), PoolLink { index: ensured.link.index, mac, mtu, id });
+        Ok(())
+    }
+
+    /// Bridges that pv-net made for pools that are no more, or have another bridge now.
+    async fn remove_old_bridges(&mut self) -> Result<(), Failure> {
+        let used: BTreeSet<PoolName> =
+            self.state.containers.values().flat_map(|r| &r.attachments).map(|a| a.pool.clone()).collect();
+        for link in self.net.links().await? {
+            let Some(pool) = link.alias.as_deref().and_then(alias::bridge_pool) else { continue };
+            let wanted = self.device.pools.get(&pool).and_then(Pool::bridge).is_some_and(|b| b.as_str() == link.name);
+            if !wanted && !used.contains(&pool) {
+                self.net.delete_link(&link.name, link.index).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The smallest MTU of the uplinks that are there.
+    async fn uplink_mtu(&self) -> Result<u32, Failure> {
+        if self.device.uplinks.is_empty() {
+            return Ok(DEFAULT_MTU);
+        }
+        let links = self.net.links().await?;
+        let uplinks = links.iter().filter(|l| self.device.uplinks.iter().any(|u| u.as_str() == l.name));
+        Ok(uplinks.map(|l| l.mtu).min().unwrap_or(DEFAULT_MTU))
+    }
+}

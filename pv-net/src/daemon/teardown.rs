@@ -1,0 +1,45 @@
+//! `pv-net down`: the device as it was before the first start.
+
+use super::Paths;
+use crate::failure::{Failure, Message};
+use crate::ipam::store;
+use crate::kernel::bpf;
+use crate::kernel::netlink::{Net, alias};
+
+/// Removes everything that pv-net made: containers' links, pins, bridges, addresses on bridges of others, state. What
+/// fails is reported at the end; the rest is removed all the same.
+///
+/// # Errors
+/// All that could not be removed.
+pub async fn teardown(paths: &Paths) -> Result<(), Failure> {
+    let mut failures: Vec<Failure> = Vec::new();
+    let net = Net::here()?;
+    // Containers' links first: while one is there, its guard is too.
+    let mut links = net.links().await?;
+    links.retain(|l| alias::is_ours(l.alias.as_deref()));
+    links.sort_by_key(|l| l.kind.as_deref() == Some("bridge"));
+    for link in links {
+        if let Err(e) = net.delete_link(&link.name, link.index).await {
+            failures.push(e.into());
+        }
+    }
+    match store::load(&paths.state_dir) {
+        Ok((state, _)) => {
+            for borrowed in state.borrowed {
+                let name = borrowed.link.as_str();
+                let removed = match net.link(name).await {
+                    Ok(Some(link)) => net.delete_address(name, link.index, borrowed.address).await,
+                    Ok(None) => Ok(()),
+                    Err(e) => Err(e),
+                };
+                failures.extend(removed.err().map(Failure::from));
+            }
+        }
+        Err(e) => failures.push(e.into()),
+    }
+    failures.extend(bpf::remove_all(&paths.bpffs).err().map(Failure::from));
+    failures.extend(store::remove(&paths.state_dir).err().map(Failure::from));
+    let Some(kind) = failures.iter().map(|f| f.kind).max() else { return Ok(()) };
+    let messages: Vec<Message> = failures.into_iter().flat_map(|f| f.messages).collect();
+    Err(Failure { kind, messages })
+}
