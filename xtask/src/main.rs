@@ -1,3 +1,51 @@
-//! `cargo xtask`: set up, build, demonstrate and test pv-net.
+//! Build and test runner of pv-net: `cargo xtask setup`, `build`, `demo`, `test`, `ci`.
 
-fn main() {}
+mod build;
+mod ci;
+mod demo;
+mod run;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build and test runner of pv-net.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building and testing need, on Debian 12 or beside a rustup nightly. Does nothing when all is there
+    Setup(setup::Args),
+    /// Build the eBPF programs and the daemon
+    Build(build::Args),
+    /// Show pv-net at work in namespaces of its own: three containers, two pools, a killed daemon. Needs root
+    Demo,
+    /// Run all tests. Those that touch the kernel need root
+    Test(test::Args),
+    /// What CI runs: formatting, lints, docs, licences and all tests. A skipped test fails it
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().command {
+        Task::Setup(args) => setup::run(&args),
+        Task::Build(args) => build::run(&args),
+        Task::Demo => demo::run(),
+        Task::Test(args) => test::run(&args),
+        Task::Ci => ci::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! `cargo xtask demo`.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{run, setup};
+
+/// Builds the daemon and the demo as they are shipped, and runs the demo.
+pub fn run() -> Result<()> {
+    if !run::is_root() {
+        bail!("the demo makes network namespaces and loads eBPF programs: run it as root");
+    }
+    setup::ensure(false)?;
+    run::run(run::cargo().args(["build", "--release", "--package", "pv-net", "--package", "pv-net-tests", "--bins"]))?;
+    let bin = run::target_dir()?.join("release");
+    let mut demo = Command::new(bin.join("demo"));
+    demo.env("PV_NET_BIN", bin.join("pv-net")).current_dir(run::root());
+    run::run(&mut demo)
+}

@@ -1,0 +1,61 @@
+//! Running programs, and finding them and this workspace.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// The workspace's folder.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// The cargo that runs this task.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Where cargo puts what it builds, by `cargo metadata`: CARGO_TARGET_DIR and config files are heeded.
+pub fn target_dir() -> Result<PathBuf> {
+    let told = cargo().args(["metadata", "--format-version", "1", "--no-deps"]).output().context("cargo metadata")?;
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).context("cargo metadata")?;
+    let dir = told["target_directory"].as_str().context("cargo metadata names no target_directory")?;
+    Ok(PathBuf::from(dir))
+}
+
+/// Runs to the end with this terminal; a failure is an error that names the command.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("{} could not be started", show(command)))?;
+    if !status.success() {
+        bail!("{}: {status}", show(command));
+    }
+    Ok(())
+}
+
+/// The command as one would type it.
+pub fn show(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+/// The first `name` in PATH, in cargo's bin folder or where root's programs are.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let dirs = std::env::split_paths(&path).chain(cargo_bin()).chain(more);
+    dirs.map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// Where `cargo install` puts programs.
+fn cargo_bin() -> Option<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    home.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo"))).map(|h| h.join("bin"))
+}
+
+/// True for the root user.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}

@@ -1,0 +1,185 @@
+//! `cargo xtask setup`: finds what is missing, says what it will install, installs it.
+
+mod needs;
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{self, find, is_root};
+use needs::{LLVM, PROGRAMS};
+
+/// What `cargo xtask setup` takes.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Say what would be installed, and install nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Only what building needs: no programs for tests
+    #[arg(long)]
+    build_only: bool,
+}
+
+/// What is to be installed, in the order in which it must be.
+#[derive(Default)]
+struct Plan {
+    apt: Vec<&'static str>,
+    /// Arguments of `rustup`, one list for each call.
+    rustup: Vec<Vec<&'static str>>,
+    /// Arguments of `cargo install`, one list for each call.
+    cargo: Vec<Vec<&'static str>>,
+}
+
+/// Installs what is missing; with everything there it does nothing.
+pub fn run(args: &Args) -> Result<()> {
+    let plan = missing(args.build_only);
+    if plan.is_empty() {
+        println!("setup: all is there");
+        return Ok(());
+    }
+    println!("setup: to be installed:\n{}", plan.by_hand());
+    if args.dry_run {
+        return Ok(());
+    }
+    plan.install().map_err(|why| why.context(format!("setup did not finish; by hand:\n{}", plan.by_hand())))?;
+    let left = missing(args.build_only);
+    if !left.is_empty() {
+        bail!("installed, and still not found:\n{}", left.by_hand());
+    }
+    println!("setup: done");
+    Ok(())
+}
+
+/// Setup for another task: quiet when there is nothing to do.
+pub fn ensure(build_only: bool) -> Result<()> {
+    if missing(build_only).is_empty() {
+        return Ok(());
+    }
+    run(&Args { dry_run: false, build_only })
+}
+
+fn missing(build_only: bool) -> Plan {
+    let mut plan = Plan::default();
+    let debian = find("apt-get").is_some();
+    let nightly = nightly_with_source();
+    if !nightly && !debian_core() {
+        if debian {
+            plan.apt.extend(["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"]);
+        } else {
+            plan.rustup.push(vec!["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
+        }
+    }
+    if find("bpf-linker").is_none() {
+        if debian && !nightly {
+            if !Path::new(LLVM).join("llvm-config").exists() {
+                plan.apt.extend(["llvm-22-dev", "libpolly-22-dev", "zlib1g-dev", "libzstd-dev"]);
+            }
+            plan.cargo.push(vec!["bpf-linker", "--locked", "--no-default-features", "--features", "llvm-22"]);
+        } else {
+            plan.cargo.push(vec!["bpf-linker", "--locked"]);
+        }
+    }
+    if build_only {
+        return plan;
+    }
+    for need in PROGRAMS.iter().filter(|need| find(need.program).is_none()) {
+        if !plan.apt.contains(&need.package) {
+            plan.apt.push(need.package);
+        }
+    }
+    if find("cargo-deny").is_none() {
+        plan.cargo.push(vec!["cargo-deny", "--locked"]);
+    }
+    plan
+}
+
+impl Plan {
+    fn is_empty(&self) -> bool {
+        self.apt.is_empty() && self.rustup.is_empty() && self.cargo.is_empty()
+    }
+
+    fn commands(&self) -> Vec<Command> {
+        let mut all = Vec::new();
+        if !self.apt.is_empty() {
+            let mut update = Command::new("apt-get");
+            update.args(["update", "-qq"]);
+            let mut install = Command::new("apt-get");
+            install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(&self.apt);
+            all.extend([update, install]);
+        }
+        for words in &self.rustup {
+            let mut command = Command::new("rustup");
+            command.args(words);
+            all.push(command);
+        }
+        for words in &self.cargo {
+            let mut command = run::cargo();
+            command.args(["install", "--quiet"]).args(words);
+            if words.contains(&"llvm-22") {
+                // bpf-linker's build asks this LLVM's llvm-config.
+                let path = std::env::var("PATH").unwrap_or_default();
+                command.env("PATH", format!("{LLVM}:{path}"));
+            }
+            all.push(command);
+        }
+        all
+    }
+
+    fn by_hand(&self) -> String {
+        let line = |command: &Command| match command.get_envs().any(|(key, _)| key == "PATH") {
+            true => format!("    PATH={LLVM}:$PATH {}", plain(command)),
+            false => format!("    {}", plain(command)),
+        };
+        let mut lines: Vec<String> = self.commands().iter().map(line).collect();
+        for need in PROGRAMS.iter().filter(|need| self.apt.contains(&need.package)) {
+            lines.push(format!("    # {}: {}", need.package, need.why));
+        }
+        lines.join("\n")
+    }
+
+    fn install(&self) -> Result<()> {
+        if !self.apt.is_empty() {
+            if find("apt-get").is_none() {
+                bail!("this machine has no apt-get: install the named packages its own way");
+            }
+            if !is_root() {
+                bail!("installing packages needs root");
+            }
+        }
+        for mut command in self.commands() {
+            command.env("DEBIAN_FRONTEND", "noninteractive");
+            println!("setup: {}", plain(&command));
+            run::run(&mut command).context("no network, or a package that this machine's sources do not have")?;
+        }
+        Ok(())
+    }
+}
+
+/// The command without the path of its program.
+fn plain(command: &Command) -> String {
+    let shown = run::show(command);
+    match shown.split_once(' ') {
+        Some((program, rest)) => format!("{} {rest}", program.rsplit('/').next().unwrap_or(program)),
+        None => shown,
+    }
+}
+
+/// rustup's nightly with the sources of `core`.
+fn nightly_with_source() -> bool {
+    sysroot(Command::new("rustup").args(["run", "nightly", "rustc"])).is_some_and(|root| {
+        Path::new(&root).join("lib/rustlib/src/rust/library/core").exists()
+    })
+}
+
+/// Debian's compiler with a ready-built `core` for the BPF target.
+fn debian_core() -> bool {
+    Path::new("/usr/bin/cargo").exists()
+        && sysroot(&mut Command::new("/usr/bin/rustc"))
+            .is_some_and(|root| Path::new(&root).join("lib/rustlib/bpfel-unknown-none").exists())
+}
+
+fn sysroot(rustc: &mut Command) -> Option<String> {
+    let told = rustc.args(["--print", "sysroot"]).output().ok()?;
+    told.status.success().then(|| String::from_utf8_lossy(&told.stdout).trim().to_owned())
+}
