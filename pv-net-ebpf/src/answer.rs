@@ -4,10 +4,15 @@
 
 use crate::{
     maps::{FRAME_BYTES, Scratch, interface, scratch},
-    packet::{ETH_LEN, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, load},
+    packet::{
+        ETH_LEN, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, Packet, TCP_ACK, TCP_FIN, TCP_RST,
+        TCP_SYN, load,
+    },
     verdict::{self, ACT_SHOT, count},
 };
-use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_diff, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+};
 use pv_net_common::{DropReason, InterfaceInfo, Stat, csum};
 
 /// A frame under construction; the answer is its first bytes.
@@ -55,7 +60,11 @@ pub fn ttl_expired(packet: &Packet) -> i32 {
 pub fn too_big(packet: &Packet, mtu: u32) -> i32 {
     verdict::note_drop(packet, DropReason::TooBig);
     let Some(me) = interface(packet.key.ifindex) else { return ACT_SHOT };
-    icmp(packet, me, if packet.v4 { Error { kind: 3, code: 4, rest: mtu } } else { Error { kind: 2, code: 0, rest: mtu } })
+    icmp(
+        packet,
+        me,
+        if packet.v4 { Error { kind: 3, code: 4, rest: mtu } } else { Error { kind: 2, code: 0, rest: mtu } },
+    )
 }
 
 /// No error answers an error, a later fragment, or a packet that is too short to be quoted (RFC 1122 section 3.2.2).
@@ -248,7 +257,8 @@ fn send_back<const N: usize>(packet: &Packet, frame: &Frame) -> i32 {
     let skb = packet.skb.cast();
     // SAFETY: the helpers check offsets and lengths themselves.
     unsafe {
-        if bpf_skb_change_tail(skb, N as u32, 0) != 0 || bpf_skb_store_bytes(skb, 0, frame.as_ptr().cast(), N as u32, 0) != 0
+        if bpf_skb_change_tail(skb, N as u32, 0) != 0
+            || bpf_skb_store_bytes(skb, 0, frame.as_ptr().cast(), N as u32, 0) != 0
         {
             return ACT_SHOT;
         }
@@ -256,4 +266,3 @@ fn send_back<const N: usize>(packet: &Packet, frame: &Frame) -> i32 {
         bpf_redirect(packet.key.ifindex, 0) as i32
     }
 }
-

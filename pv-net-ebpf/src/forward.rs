@@ -119,13 +119,15 @@ fn decide(packet: &mut Packet, epoch: u32) -> i32 {
     let Some(me) = interface(packet.key.ifindex) else {
         return verdict::drop(packet, DropReason::UnknownInterface);
     };
-    let guarded = guard::mac(packet, me).and_then(|()| {
-        if packet.v4 { guard::ipv4(packet, me) } else { guard::ipv6(packet, me) }
-    });
+    let guarded =
+        guard::mac(packet, me).and_then(|()| if packet.v4 { guard::ipv4(packet, me) } else { guard::ipv6(packet, me) });
     if let Err(reason) = guarded {
         return verdict::drop(packet, reason);
     }
-    if packet.tracked && !packet.opens_tcp() && let Some(open) = TRANSIENT.get_ptr_mut(&packet.key) {
+    if packet.tracked
+        && !packet.opens_tcp()
+        && let Some(open) = TRANSIENT.get_ptr_mut(&packet.key)
+    {
         // SAFETY: as above.
         let open = unsafe { &mut *open };
         if open.reply.epoch == epoch {

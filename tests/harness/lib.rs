@@ -1,1 +1,49 @@
-//! Namespaces, links and daemons for end-to-end tests, made and removed by RAII.
+//! What the end-to-end tests, the demo and the benchmarks are made of: a device, containers and hosts as network
+//! namespaces, that go away with the value that made them.
+
+mod container;
+mod device;
+mod netns;
+mod process;
+mod snapshot;
+
+pub mod configs;
+pub mod echo;
+pub mod frame;
+pub mod raw;
+
+pub use container::Container;
+pub use device::{Device, Reply};
+pub use netns::Namespace;
+pub use process::{Process, output};
+pub use snapshot::Snapshot;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// Notes that a test could not run here; the test returns after it. `cargo xtask test` counts and prints these.
+///
+/// # Panics
+/// When the note cannot be written: a skip that nobody sees would look like a pass.
+pub fn skip(test: &str, reason: &str) {
+    eprintln!("SKIP {test}: {reason}");
+    if let Some(path) = std::env::var_os("PV_NET_SKIPS") {
+        let file = std::fs::OpenOptions::new().append(true).open(path);
+        file.and_then(|mut f| writeln!(f, "{test}: {reason}")).expect("the list of skipped tests");
+    }
+}
+
+/// Asks again and again until `check` gives a value; its last error when `patience` is over.
+///
+/// # Errors
+/// The last answer's.
+pub fn eventually<T>(patience: Duration, mut check: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let start = Instant::now();
+    loop {
+        match check() {
+            Ok(value) => return Ok(value),
+            Err(why) if start.elapsed() > patience => return Err(why),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}

@@ -67,7 +67,15 @@ fn missing(build_only: bool) -> Plan {
         if debian {
             plan.apt.extend(["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"]);
         } else {
-            plan.rustup.push(vec!["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"]);
+            plan.rustup.push(vec![
+                "toolchain",
+                "install",
+                "nightly",
+                "--profile",
+                "minimal",
+                "--component",
+                "rust-src",
+            ]);
         }
     }
     if find("bpf-linker").is_none() {
@@ -167,9 +175,8 @@ fn plain(command: &Command) -> String {
 
 /// rustup's nightly with the sources of `core`.
 fn nightly_with_source() -> bool {
-    sysroot(Command::new("rustup").args(["run", "nightly", "rustc"])).is_some_and(|root| {
-        Path::new(&root).join("lib/rustlib/src/rust/library/core").exists()
-    })
+    sysroot(Command::new("rustup").args(["run", "nightly", "rustc"]))
+        .is_some_and(|root| Path::new(&root).join("lib/rustlib/src/rust/library/core").exists())
 }
 
 /// Debian's compiler with a ready-built `core` for the BPF target.

@@ -1,0 +1,300 @@
+//! The device: a namespace with the daemon in it.
+
+use crate::{Container, Namespace, Process, eventually, output};
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// How long the daemon may take to start or stop; generous, since tests run beside each other.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A device with its own files, BPF file system and daemon.
+pub struct Device {
+    // Dropped in this order: the daemon, the namespace, the mount, the files.
+    daemon: Option<Process>,
+    /// The device's namespace.
+    pub ns: Namespace,
+    bpffs: BpfFs,
+    dir: tempfile::TempDir,
+}
+
+/// What a command answered.
+#[derive(Debug)]
+pub struct Reply {
+    /// Exit status; none after a signal.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+struct BpfFs(PathBuf);
+
+impl BpfFs {
+    fn mount(dir: PathBuf) -> Result<Self> {
+        std::fs::create_dir(&dir)?;
+        mount(Some("bpf"), &dir, Some("bpf"), MsFlags::empty(), None::<&str>).context("mount bpffs")?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        if let Err(why) = umount2(&self.0, MntFlags::MNT_DETACH) {
+            eprintln!("{} stays mounted: {why}", self.0.display());
+        }
+    }
+}
+
+/// The daemon's program: PV_NET_BIN, else the one that was built beside this test.
+///
+/// # Errors
+/// When there is none.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("PV_NET_BIN") {
+        return Ok(path.into());
+    }
+    let me = std::env::current_exe()?;
+    let beside = me.ancestors().skip(1).take(2).map(|dir| dir.join("pv-net")).find(|file| file.is_file());
+    beside.context("no pv-net was built: run the tests with `cargo xtask test`")
+}
+
+impl Device {
+    /// A device that is configured, with no daemon yet.
+    ///
+    /// # Errors
+    /// When a namespace or file cannot be made.
+    pub fn new(config: &Value) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("pv-net-test-").tempdir()?;
+        std::fs::create_dir(dir.path().join("containers"))?;
+        let bpffs = BpfFs::mount(dir.path().join("bpf"))?;
+        let device = Self { daemon: None, ns: Namespace::new("dev")?, bpffs, dir };
+        device.configure(config)?;
+        Ok(device)
+    }
+
+    /// A device with its daemon running.
+    ///
+    /// # Errors
+    /// When the daemon does not start.
+    pub fn started(config: &Value) -> Result<Self> {
+        let mut device = Self::new(config)?;
+        device.start()?;
+        Ok(device)
+    }
+
+    /// Writes `device.json`.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn configure(&self, config: &Value) -> Result<()> {
+        Ok(std::fs::write(self.config(), config.to_string())?)
+    }
+
+    /// `device.json`.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("device.json")
+    }
+
+    /// A file or folder of this device: `state`, `run`, `containers`, `log`.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Where the pins are.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.bpffs.0.join("pv-net")
+    }
+
+    /// Starts the daemon and waits until it answers.
+    ///
+    /// # Errors
+    /// When it ends instead, with what it logged.
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.daemon.is_none(), "a daemon is running");
+        let log = File::options().create(true).append(true).open(self.file("log"))?;
+        let mut command = self.command();
+        command.arg("run").stderr(log.try_clone()?).stdout(log);
+        let mut daemon = Process::start(&mut command)?;
+        let ready = eventually(PATIENCE, || {
+            if daemon.has_ended()? {
+                return Ok(false);
+            }
+            self.json(&["status"]).map(|_| true)
+        })?;
+        if !ready {
+            bail!("the daemon ended: {}", self.log());
+        }
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// What the daemons of this device have logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.file("log")).unwrap_or_default()
+    }
+
+    /// The running daemon.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn daemon(&self) -> Result<&Process> {
+        self.daemon.as_ref().context("no daemon is running")
+    }
+
+    /// Ends the daemon by a signal and waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop(&mut self, signal: Signal) -> Result<()> {
+        let mut daemon = self.daemon.take().context("no daemon is running")?;
+        daemon.signal(signal)?;
+        eventually(PATIENCE, || {
+            ensure!(daemon.has_ended()?, "the daemon did not end by {signal}");
+            Ok(())
+        })
+    }
+
+    /// `pv-net down`, and the daemon's end.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn down(&mut self) -> Result<()> {
+        self.cli(&["down"]).ok()?;
+        if let Some(mut daemon) = self.daemon.take() {
+            eventually(PATIENCE, || {
+                ensure!(daemon.has_ended()?, "the daemon goes on after `down`");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// `pv-net` with this device's files, in its namespace.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let program = binary().unwrap_or_else(|_| "pv-net".into());
+        let mut command = self.ns.command(&program.display().to_string());
+        command.arg("--config").arg(self.config());
+        for (flag, dir) in [("--containers", "containers"), ("--state-dir", "state"), ("--run-dir", "run")] {
+            command.arg(flag).arg(self.file(dir));
+        }
+        command.arg("--bpffs").arg(self.pins()).env("RUST_BACKTRACE", "1");
+        command
+    }
+
+    /// Runs a `pv-net` command.
+    #[must_use]
+    pub fn cli(&self, words: &[&str]) -> Reply {
+        let done = self.command().args(words).stdin(Stdio::null()).output();
+        match done {
+            Ok(done) => Reply {
+                code: done.status.code(),
+                stdout: String::from_utf8_lossy(&done.stdout).into_owned(),
+                stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
+            },
+            Err(why) => Reply { code: None, stdout: String::new(), stderr: why.to_string() },
+        }
+    }
+
+    /// Runs a `pv-net` command with `--json` and gives its answer.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn json(&self, words: &[&str]) -> Result<Value> {
+        let words: Vec<&str> = ["--json"].iter().chain(words).copied().collect();
+        let said = self.cli(&words).ok()?;
+        serde_json::from_str(&said).with_context(|| format!("{words:?}: {said}"))
+    }
+
+    /// Makes a namespace and attaches it as a container with `eth0` in `pool`.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn attach(&self, name: &str, pool: &str) -> Result<Container> {
+        let ns = Namespace::new(name)?;
+        let path = ns.path().display().to_string();
+        let view = self.json(&["attach", name, "--netns", &path, "--pool", pool])?;
+        Container::new(ns, view)
+    }
+
+    /// Makes a namespace and attaches it with this `run.json`.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn attach_run(&self, run: &Value) -> Result<Container> {
+        let name = run["name"].as_str().context("run.json without a name")?;
+        let ns = Namespace::new(name)?;
+        let file = self.file(&format!("run-{name}.json"));
+        std::fs::write(&file, run.to_string())?;
+        let (path, file) = (ns.path().display().to_string(), file.display().to_string());
+        let view = self.json(&["attach", name, "--netns", &path, "--run", &file])?;
+        Container::new(ns, view)
+    }
+
+    /// A host beyond an uplink: `link` in the device, `eth0` in the host.
+    ///
+    /// # Errors
+    /// When a link cannot be made.
+    pub fn outside(&self, link: &str, device: &[&str], host: &[&str]) -> Result<Namespace> {
+        let outside = Namespace::new("out")?;
+        self.ns.connect((link, device), &outside, ("eth0", host))?;
+        Ok(outside)
+    }
+
+    /// Packet counters by path, and drops by reason, in one map.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
+        let status = self.json(&["status"])?;
+        let part = |key: &str| status["data_plane"][key].as_object().cloned().unwrap_or_default();
+        let all = part("stats").into_iter().chain(part("drops"));
+        Ok(all.map(|(name, n)| (name, n.as_u64().unwrap_or_default())).collect())
+    }
+
+    /// How much each counter grew while `work` ran.
+    ///
+    /// # Errors
+    /// The work's.
+    pub fn counted(&self, work: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, u64>> {
+        let before = self.counters()?;
+        work()?;
+        let after = self.counters()?;
+        Ok(after.into_iter().map(|(name, n)| (name.clone(), n - before.get(&name).copied().unwrap_or(0))).collect())
+    }
+
+    /// Names under the pins, for comparing.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn pinned(&self) -> Result<String> {
+        pinned(&self.bpffs.0)
+    }
+}
+
+fn pinned(bpffs: &Path) -> Result<String> {
+    output(Command::new("find").arg(bpffs).args(["-mindepth", "1", "-not", "-name", "*.debug"]))
+}
+
+impl Reply {
+    /// The standard output of a command that succeeded.
+    ///
+    /// # Errors
+    /// When it did not.
+    pub fn ok(self) -> Result<String> {
+        ensure!(self.code == Some(0), "exit status {:?}: {}{}", self.code, self.stdout, self.stderr);
+        Ok(self.stdout)
+    }
+}

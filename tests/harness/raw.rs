@@ -1,0 +1,75 @@
+//! Frames as they are, through a packet socket.
+
+use crate::Namespace;
+use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// A packet socket on one link (packet(7)).
+pub struct RawSocket {
+    fd: OwnedFd,
+}
+
+impl RawSocket {
+    /// Opens one on `link` inside `ns`.
+    ///
+    /// # Errors
+    /// When the link is not there.
+    pub fn open(ns: &Namespace, link: &str) -> Result<Self> {
+        ns.run(|| {
+            let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
+            let index = nix::net::if_::if_nametoindex(link).with_context(|| link.to_owned())?;
+            let mut address: libc::sockaddr_ll = unsafe_zeroed();
+            address.sll_family = u16::try_from(libc::AF_PACKET)?;
+            address.sll_protocol = u16::try_from(libc::ETH_P_ALL)?.to_be();
+            address.sll_ifindex = i32::try_from(index)?;
+            bind(fd.as_raw_fd(), &link_address(&address))?;
+            Ok(Self { fd })
+        })
+    }
+
+    /// Sends one frame.
+    ///
+    /// # Errors
+    /// When the link refuses it.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        let sent = send(self.fd.as_raw_fd(), frame, MsgFlags::empty())?;
+        ensure!(sent == frame.len(), "{sent} of {} bytes sent", frame.len());
+        Ok(())
+    }
+
+    /// The first frame that `wanted` accepts within `patience`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn receive(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> Result<Option<Vec<u8>>> {
+        let start = Instant::now();
+        setsockopt(&self.fd, sockopt::ReceiveTimeout, &TimeVal::new(0, 20_000))?;
+        let mut buffer = vec![0u8; 65_536];
+        while start.elapsed() < patience {
+            match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(n) if wanted(&buffer[..n]) => return Ok(Some(buffer[..n].to_vec())),
+                Ok(_) | Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn unsafe_zeroed() -> libc::sockaddr_ll {
+    // SAFETY: a plain C struct of integers; all zero is a value of it.
+    unsafe { std::mem::zeroed() }
+}
+
+fn link_address(address: &libc::sockaddr_ll) -> nix::sys::socket::LinkAddr {
+    use nix::sys::socket::SockaddrLike;
+    let len = u32::try_from(size_of::<libc::sockaddr_ll>()).ok();
+    // SAFETY: points to a whole sockaddr_ll, and the length says so.
+    let made = unsafe { nix::sys::socket::LinkAddr::from_raw(std::ptr::from_ref(address).cast(), len) };
+    made.expect("AF_PACKET")
+}
