@@ -57,6 +57,28 @@ reasons! {
     TtlExpired = 13, "ttl-expired";
     /// Larger than the next link takes.
     TooBig = 14, "too-big";
+    /// No route leads to the destination.
+    NoRoute = 15, "no-route";
+    /// Every port that masquerade tried for the destination is taken.
+    NatExhausted = 16, "nat-exhausted";
+    /// The pool's `host_access` does not allow it.
+    HostAccess = 17, "host-access";
+    /// From outside to a container's port that is not published.
+    Unpublished = 18, "unpublished";
+    /// A later fragment whose first one was not seen, on a way that needs its ports.
+    FragmentLost = 19, "fragment-lost";
+    /// Late or made up: about no flow that is known.
+    NoFlow = 20, "no-flow";
+    /// A rule denies it.
+    PolicyDenied = 21, "policy-denied";
+    /// A protocol that masquerade has no way to tell apart.
+    Unsupported = 22, "unsupported-protocol";
+    /// XDP: the source is on the deny list.
+    DenyListed = 23, "deny-listed";
+    /// XDP: from outside with a source address of a pool.
+    SpoofedPool = 24, "spoofed-pool";
+    /// XDP: above the source's rate.
+    RateLimited = 25, "rate-limited";
 }
 
 /// Slots of the `drops` map; room to grow without a new layout.

@@ -36,6 +36,12 @@ const _: () = assert!(size_of::<EndpointInfo>() == 32);
 
 /// Set in `pool_flags`: the pool is open (`isolated: false`).
 pub const POOL_OPEN: u32 = 1;
+/// Set in `pool_flags`: what leaves by an uplink is masqueraded.
+pub const POOL_NAT: u32 = 2;
+/// Set in `pool_flags`: containers reach the device's services (`host_access: services`).
+pub const POOL_HOST_SERVICES: u32 = 4;
+/// Set in `pool_flags`: containers reach all of the device (`host_access: all`).
+pub const POOL_HOST_ALL: u32 = 8;
 
 /// Value of the `interfaces` map, keyed by the host-side link's index: what its container may send.
 #[repr(C)]
@@ -51,6 +57,8 @@ pub struct InterfaceInfo {
     pub net4: Ip,
     /// The pool's IPv6 network, or all zero.
     pub net6: Ip,
+    /// Mask of `net6`.
+    pub mask6: Ip,
     /// The pool's IPv4 gateway, or all zero: the source of ICMP errors.
     pub gateway4: Ip,
     /// The pool's IPv6 gateway, or all zero: the source of ICMPv6 errors.
@@ -63,10 +71,106 @@ pub struct InterfaceInfo {
     pub identity: u32,
     /// Largest IP packet that the interface takes, bytes.
     pub mtu: u32,
+    /// Mask of `net4`, network byte order.
+    pub mask4_be: u32,
+    /// Index of the pool's bridge: routes are looked up as if the packet came in there.
+    pub bridge: u32,
     /// The container's MAC.
     pub mac: [u8; 6],
     /// MAC of the pool's bridge.
     pub gateway_mac: [u8; 6],
 }
 
-const _: () = assert!(size_of::<InterfaceInfo>() == 140);
+const _: () = assert!(size_of::<InterfaceInfo>() == 164);
+
+/// Value of the `uplinks` map, keyed by the link's index: where traffic leaves the device.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UplinkInfo {
+    /// Its IPv4 address that masquerade uses, or all zero.
+    pub addr4: Ip,
+    /// Its IPv6 address that masquerade uses, or all zero.
+    pub addr6: Ip,
+    /// MTU, bytes.
+    pub mtu: u32,
+    /// Its MAC.
+    pub mac: [u8; 6],
+    /// [`UPLINK_POOL`].
+    pub flags: u16,
+}
+
+const _: () = assert!(size_of::<UplinkInfo>() == 44);
+
+/// Set in the flags of a link that is the bridge of a pool, no uplink.
+pub const UPLINK_POOL: u16 = 1;
+
+/// Key of the `services` map: a published port or a part of a published range. An LPM key: address and protocol are
+/// always whole, the prefix ends in the port. The unspecified address of a family stands for all of the device's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ServiceKey {
+    /// The device's address.
+    pub addr: Ip,
+    /// IP protocol number.
+    pub proto_be: u16,
+    /// Port, network byte order.
+    pub port_be: u16,
+}
+
+const _: () = assert!(size_of::<ServiceKey>() == 20);
+
+/// Bits of a [`ServiceKey`] before the port.
+pub const SERVICE_PREFIX: u32 = 144;
+
+/// Value of the `services` map: the container's side.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// The container's address.
+    pub addr: Ip,
+    /// First port of the published range.
+    pub first_port: u16,
+    /// The container's port that it leads to; the others follow one by one.
+    pub target_port: u16,
+    /// The container's identity.
+    pub identity: u32,
+}
+
+const _: () = assert!(size_of::<Service>() == 24);
+
+/// Key of the `sock_origins` map: a socket of the device and what it was led to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SockKey {
+    /// `bpf_get_socket_cookie`.
+    pub cookie: u64,
+    /// The container's address.
+    pub addr: Ip,
+    /// The container's port, network byte order.
+    pub port_be: u32,
+    /// IP protocol number.
+    pub proto: u32,
+}
+
+const _: () = assert!(size_of::<SockKey>() == 32);
+
+/// Value of the `sock_origins` map: what the program on the device asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SockOrigin {
+    /// The address that it named.
+    pub addr: Ip,
+    /// The port that it named, network byte order.
+    pub port_be: u32,
+}
+
+const _: () = assert!(size_of::<SockOrigin>() == 20);
+
+/// Entries of the `services` map.
+pub const MAX_SERVICES: u32 = 4_096;
+/// Entries of the `locals` map: the device's own addresses.
+pub const MAX_LOCALS: u32 = 512;
+/// Entries of the `uplinks` map.
+pub const MAX_UPLINKS: u32 = 64;
+/// Entries of the `sock_origins` map, an LRU.
+pub const MAX_SOCKETS: u32 = 2_048;

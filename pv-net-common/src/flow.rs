@@ -4,7 +4,8 @@ use crate::Ip;
 
 /// A packet's 5-tuple as seen at a hook, and the link it was seen on.
 ///
-/// ICMP and ICMPv6 echo carry their identifier in both ports; protocols without ports have zero in both.
+/// ICMP and ICMPv6 echo carry their identifier in both ports; protocols without ports have zero in both. What comes from
+/// outside has link 0, whatever uplink it came in on: the device's addresses are its own on all of them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -40,10 +41,18 @@ impl FlowKey {
     }
 }
 
-/// The packet is routed: MACs are rewritten and TTL or hop limit decreases.
+/// The packet is routed: TTL or hop limit decreases.
 pub const FLOW_ROUTED: u8 = 1;
 /// This entry is for the replies.
 pub const FLOW_REPLY: u8 = 2;
+/// Addresses or ports are rewritten.
+pub const FLOW_NAT: u8 = 4;
+/// The packet leaves by an uplink, to a neighbour that the kernel resolves (`bpf_redirect_neigh`).
+pub const FLOW_NEIGHBOUR: u8 = 8;
+/// The packet leaves by an uplink, to the MAC in the entry: that of the host that the flow came from.
+pub const FLOW_UPLINK: u8 = 16;
+/// The packet is for the host's stack.
+pub const FLOW_STACK: u8 = 32;
 
 /// TCP: this direction has sent a FIN.
 pub const TCP_FIN_SEEN: u8 = 1;
@@ -58,25 +67,57 @@ pub struct FlowEntry {
     pub bytes: u64,
     /// Ticks (`bpf_jiffies64`) at the last packet.
     pub last_used: u64,
+    /// Source address of the packet when it leaves.
+    pub src: Ip,
+    /// Destination address of the packet when it leaves.
+    pub dst: Ip,
+    /// Next hop, with [`FLOW_NEIGHBOUR`].
+    pub next_hop: Ip,
+    /// Source port of the packet when it leaves, network byte order.
+    pub sport_be: u16,
+    /// Destination port of the packet when it leaves, network byte order.
+    pub dport_be: u16,
+    /// What the new addresses change in a checksum (RFC 1624), with [`FLOW_NAT`].
+    pub addr_diff: u32,
+    /// What the new ports change in a checksum, with [`FLOW_NAT`].
+    pub port_diff: u32,
     /// Link to hand the packet to.
     pub ifindex: u32,
+    /// Link index of the key of the opposite direction: 0 for the outside.
+    pub reply_ifindex: u32,
     /// Policy generation that decided.
     pub epoch: u32,
+    /// Largest IP packet that the target takes, bytes.
+    pub mtu: u32,
     /// Source MAC that the sender must use.
     pub from_mac: [u8; 6],
-    /// Source MAC to write when [`FLOW_ROUTED`].
+    /// Source MAC to write when routed.
     pub src_mac: [u8; 6],
-    /// Destination MAC to write when [`FLOW_ROUTED`].
+    /// Destination MAC to write when routed.
     pub dst_mac: [u8; 6],
-    /// [`FLOW_ROUTED`], [`FLOW_REPLY`].
+    /// [`FLOW_ROUTED`] and its like.
     pub flags: u8,
     /// [`TCP_FIN_SEEN`].
     pub tcp: u8,
-    /// Largest IP packet that the target takes, bytes.
-    pub mtu: u32,
 }
 
-const _: () = assert!(size_of::<FlowEntry>() == 56);
+const _: () = assert!(size_of::<FlowEntry>() == 120);
+
+impl FlowEntry {
+    /// The key of the opposite direction's packets, for a flow of protocol `proto`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opposite_key(&self, proto: u32) -> FlowKey {
+        FlowKey {
+            src: self.dst,
+            dst: self.src,
+            sport_be: self.dport_be,
+            dport_be: self.sport_be,
+            ifindex: self.reply_ifindex,
+            proto,
+        }
+    }
+}
 
 /// A flow that is opening (no reply yet) or closing: one entry a flow, keyed by its replies, so that half of one
 /// cannot be evicted.
@@ -87,13 +128,13 @@ pub struct TransientFlow {
     pub forward: FlowEntry,
     /// Entry for the replies.
     pub reply: FlowEntry,
-    /// Link that the flow's first packet came in on.
-    pub origin_ifindex: u32,
+    /// Key of the direction that opened the flow: who holds this entry's NAT port.
+    pub origin: FlowKey,
     /// [`FLOW_OPENING`] or [`FLOW_CLOSING`].
     pub phase: u32,
 }
 
-const _: () = assert!(size_of::<TransientFlow>() == 120);
+const _: () = assert!(size_of::<TransientFlow>() == 288);
 
 /// No reply seen yet.
 pub const FLOW_OPENING: u32 = 0;
@@ -108,6 +149,41 @@ pub const DEFAULT_TRANSIENT: u32 = 8_192;
 pub const MAX_ENDPOINTS: u32 = 8_192;
 /// Bytes of the ring buffer for events.
 pub const EVENT_BYTES: u32 = 64 * 1024;
+
+/// Key of the `fragments` map: what the fragments of one packet share (RFC 791, RFC 8200 section 4.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: Ip,
+    /// Destination address.
+    pub dst: Ip,
+    /// Identification, as it stands in the packet.
+    pub id_be: u32,
+    /// IP protocol number.
+    pub proto: u32,
+    /// Link that the fragments come in on.
+    pub ifindex: u32,
+}
+
+const _: () = assert!(size_of::<FragmentKey>() == 44);
+
+/// Value of the `fragments` map: what only the first fragment carries.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentPorts {
+    /// Source port, network byte order.
+    pub sport_be: u16,
+    /// Destination port, network byte order.
+    pub dport_be: u16,
+}
+
+/// Entries of the `fragments` map, an LRU.
+pub const MAX_FRAGMENTS: u32 = 1_024;
+/// First port of the range that masquerade takes ports from: behind Linux's default `ip_local_port_range`.
+pub const NAT_FIRST_PORT: u16 = 61_000;
+/// Ports in that range.
+pub const NAT_PORTS: u16 = 4_536;
 
 #[cfg(test)]
 mod tests {

@@ -17,13 +17,33 @@ pub mod stats;
 
 pub use addr::Ip;
 pub use drop_reason::DropReason;
-pub use endpoint::{EndpointInfo, EndpointKey, InterfaceInfo};
+pub use endpoint::{
+    EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, UplinkInfo,
+};
 pub use event::DropEvent;
-pub use flow::{FlowEntry, FlowKey, TransientFlow};
+pub use flow::{FlowEntry, FlowKey, FragmentKey, FragmentPorts, TransientFlow};
 pub use stats::Stat;
 
 /// Layout version of every pinned map; kept in the `config` map.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
+
+/// Index in the `stages` map: what decides about packets that the flow table knows nothing of.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// From a container: guard, flows that open, containers and the device.
+    Container = 0,
+    /// From a container to where routes lead.
+    Outside = 1,
+    /// From an uplink.
+    Uplink = 2,
+    /// ICMP errors.
+    Icmp = 3,
+    /// Answers to packets that go nowhere.
+    Answer = 4,
+    /// First packets of flows that may be.
+    Open = 5,
+}
 
 /// The one entry of the `config` map: what the programs must know of the device as a whole.
 #[repr(C)]
@@ -35,9 +55,11 @@ pub struct GlobalConfig {
     pub epoch: u32,
     /// Timer ticks now, written by `pv_clock` for the daemon (`bpf_jiffies64`).
     pub jiffies: u64,
+    /// Cookie of the device's network namespace (`SO_NETNS_COOKIE`): whose sockets the socket hooks act on.
+    pub netns_cookie: u64,
 }
 
-const _: () = assert!(size_of::<GlobalConfig>() == 16);
+const _: () = assert!(size_of::<GlobalConfig>() == 24);
 
 #[cfg(feature = "user")]
 mod pod {
@@ -56,4 +78,18 @@ mod pod {
     unsafe impl aya::Pod for crate::EndpointInfo {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::InterfaceInfo {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::SockOrigin {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::SockKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Service {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::ServiceKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::UplinkInfo {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::FragmentPorts {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::FragmentKey {}
 }

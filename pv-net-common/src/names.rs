@@ -2,6 +2,30 @@
 
 /// Program on ingress of a container's host-side link.
 pub const PROG_FROM_CONTAINER: &str = "pv_from_container";
+/// Program on egress of the same link: what the bridge or the host's stack delivers.
+pub const PROG_TO_CONTAINER: &str = "pv_to_container";
+/// Program on ingress of an uplink.
+pub const PROG_FROM_UPLINK: &str = "pv_from_uplink";
+/// Socket hooks on the device's cgroup, by the hook's name.
+pub const PROG_SOCK: [&str; 8] = [
+    "pv_sock_connect4",
+    "pv_sock_connect6",
+    "pv_sock_sendmsg4",
+    "pv_sock_sendmsg6",
+    "pv_sock_recvmsg4",
+    "pv_sock_recvmsg6",
+    "pv_sock_peer4",
+    "pv_sock_peer6",
+];
+/// Stages that the programs above hand a packet on to, in the order of [`crate::Stage`].
+pub const PROG_STAGES: [&str; 6] = [
+    "pv_stage_container",
+    "pv_stage_outside",
+    "pv_stage_uplink",
+    "pv_stage_icmp",
+    "pv_stage_answer",
+    "pv_stage_open",
+];
 /// Program that writes the kernel's tick counter into [`MAP_CONFIG`] when it is test-run.
 pub const PROG_CLOCK: &str = "pv_clock";
 
@@ -22,6 +46,34 @@ pub const MAP_STATS: &str = "stats";
 /// Ring buffer of [`crate::DropEvent`].
 pub const MAP_EVENTS: &str = "events";
 
+/// [`crate::FragmentKey`] to [`crate::FragmentPorts`], LRU.
+pub const MAP_FRAGMENTS: &str = "fragments";
+/// [`crate::EndpointKey`]: the device's own addresses.
+pub const MAP_LOCALS: &str = "locals";
+/// Link index to [`crate::UplinkInfo`].
+pub const MAP_UPLINKS: &str = "uplinks";
+/// [`crate::ServiceKey`] to [`crate::Service`], LPM: published ports.
+pub const MAP_SERVICES: &str = "services";
+/// [`crate::SockKey`] to [`crate::SockOrigin`], LRU.
+pub const MAP_SOCK_ORIGINS: &str = "sock_origins";
+
+/// [`crate::Stage`] to program.
+pub const MAP_STAGES: &str = "stages";
+
 /// Every map that is pinned.
-pub const MAPS: [&str; 8] =
-    [MAP_CONFIG, MAP_FLOWS, MAP_TRANSIENT, MAP_ENDPOINTS, MAP_INTERFACES, MAP_DROPS, MAP_STATS, MAP_EVENTS];
+pub const MAPS: [&str; 14] = [
+    MAP_STAGES,
+    MAP_CONFIG,
+    MAP_FLOWS,
+    MAP_TRANSIENT,
+    MAP_ENDPOINTS,
+    MAP_INTERFACES,
+    MAP_DROPS,
+    MAP_STATS,
+    MAP_EVENTS,
+    MAP_FRAGMENTS,
+    MAP_LOCALS,
+    MAP_UPLINKS,
+    MAP_SERVICES,
+    MAP_SOCK_ORIGINS,
+];

@@ -3,7 +3,7 @@
 //! The packet itself becomes the answer and goes back out of the link that it came in on.
 
 use crate::{
-    maps::{FRAME_BYTES, Scratch, interface, scratch},
+    maps::{Answer, FRAME_BYTES, Scratch, hand_on, interface, scratch, uplink},
     packet::{
         ETH_LEN, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, Packet, TCP_ACK, TCP_FIN, TCP_RST,
         TCP_SYN, load,
@@ -13,7 +13,7 @@ use crate::{
 use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
-use pv_net_common::{DropReason, InterfaceInfo, Stat, csum};
+use pv_net_common::{DropReason, Ip, Stage, Stat, csum};
 
 /// A frame under construction; the answer is its first bytes.
 type Frame = [u8; FRAME_BYTES];
@@ -28,58 +28,96 @@ const V6_ERROR: usize = 14 + 40 + 8 + QUOTE6;
 const V4_RESET: usize = 14 + 20 + 20;
 const V6_RESET: usize = 14 + 40 + 20;
 
-/// An ICMP or ICMPv6 error.
-#[derive(Clone, Copy)]
-struct Error {
-    kind: u8,
-    code: u8,
-    /// The header's last word: an MTU where the type has one.
-    rest: u32,
+/// A TCP reset.
+const RESET: Answer = error(0, 0, 0);
+
+const fn error(kind: u8, code: u8, rest: u32) -> Answer {
+    Answer { kind, code, pad: [0; 2], rest }
+}
+
+/// Has the packet answered by the last stage.
+#[inline(always)]
+fn say(packet: &Packet, v4: Answer, v6: Answer) -> i32 {
+    let Some(scratch) = scratch() else { return ACT_SHOT };
+    scratch.answer = if packet.v4 { v4 } else { v6 };
+    hand_on(packet.skb, Stage::Answer)
 }
 
 /// Policy refuses the packet: RST to TCP, "administratively prohibited" to the rest.
 #[inline(always)]
-pub fn refused(packet: &Packet, me: &InterfaceInfo) -> i32 {
-    if packet.proto == IPPROTO_TCP && packet.tracked {
-        return if packet.v4 { reset::<V4_RESET>(packet) } else { reset::<V6_RESET>(packet) };
+pub fn refused(packet: &Packet) -> i32 {
+    if packet.proto == IPPROTO_TCP && packet.tracked && !packet.later {
+        return say(packet, RESET, RESET);
     }
-    let error = if packet.v4 { Error { kind: 3, code: 13, rest: 0 } } else { Error { kind: 1, code: 1, rest: 0 } };
-    icmp(packet, me, error)
+    say(packet, error(3, 13, 0), error(1, 1, 0))
 }
 
 /// TTL or hop limit ran out (RFC 792, RFC 4443 section 3.3).
 #[inline(always)]
 pub fn ttl_expired(packet: &Packet) -> i32 {
     verdict::note_drop(packet, DropReason::TtlExpired);
-    let Some(me) = interface(packet.key.ifindex) else { return ACT_SHOT };
-    icmp(packet, me, if packet.v4 { Error { kind: 11, code: 0, rest: 0 } } else { Error { kind: 3, code: 0, rest: 0 } })
+    say(packet, error(11, 0, 0), error(3, 0, 0))
 }
 
 /// The next link takes at most `mtu` bytes (RFC 1191, RFC 4443 section 3.2).
 #[inline(always)]
 pub fn too_big(packet: &Packet, mtu: u32) -> i32 {
     verdict::note_drop(packet, DropReason::TooBig);
-    let Some(me) = interface(packet.key.ifindex) else { return ACT_SHOT };
-    icmp(
-        packet,
-        me,
-        if packet.v4 { Error { kind: 3, code: 4, rest: mtu } } else { Error { kind: 2, code: 0, rest: mtu } },
-    )
+    say(packet, error(3, 4, mtu), error(2, 0, mtu))
+}
+
+/// No route leads there (RFC 792 code 0, RFC 4443 section 3.1 code 0).
+#[inline(always)]
+pub fn no_route(packet: &Packet) -> i32 {
+    verdict::note_drop(packet, DropReason::NoRoute);
+    say(packet, error(3, 0, 0), error(1, 0, 0))
+}
+
+/// A TCP segment of no known connection (RFC 9293 section 3.5.2).
+#[inline(always)]
+pub fn unknown_tcp(packet: &Packet) -> i32 {
+    verdict::note_drop(packet, DropReason::NoFlow);
+    say(packet, RESET, RESET)
+}
+
+/// The stage: turns the packet into its answer.
+#[inline(always)]
+pub fn answer(packet: &Packet) -> i32 {
+    let Some(scratch) = scratch() else { return ACT_SHOT };
+    let error = scratch.answer;
+    if error.kind == 0 {
+        return if packet.v4 { reset::<V4_RESET>(packet) } else { reset::<V6_RESET>(packet) };
+    }
+    icmp(packet, error)
 }
 
 /// No error answers an error, a later fragment, or a packet that is too short to be quoted (RFC 1122 section 3.2.2).
 #[inline(always)]
-fn icmp(packet: &Packet, me: &InterfaceInfo, error: Error) -> i32 {
+fn icmp(packet: &Packet, error: Answer) -> i32 {
     let is_error = match packet.proto {
         IPPROTO_ICMP => !matches!(packet.l4_info, 0 | 8 | 13 | 14),
         IPPROTO_ICMPV6 => packet.l4_info < 128,
         _ => false,
     };
-    if is_error || (packet.fragment && !packet.tracked) {
+    if is_error || packet.later {
         return ACT_SHOT;
     }
-    let sent = if packet.v4 { icmp4(packet, me, error) } else { icmp6(packet, me, error) };
+    let Some(from) = own_address(packet) else { return ACT_SHOT };
+    let sent = if packet.v4 { icmp4(packet, from, error) } else { icmp6(packet, from, error) };
     sent.unwrap_or(ACT_SHOT)
+}
+
+/// The device's address that speaks to the packet's sender: the pool's gateway, or the uplink's own.
+#[inline(always)]
+fn own_address(packet: &Packet) -> Option<Ip> {
+    let (v4, v6) = if interface(packet.link).is_none() {
+        let up = uplink(packet.link)?;
+        (up.addr4, up.addr6)
+    } else {
+        let me = interface(packet.link)?;
+        (me.gateway4, me.gateway6)
+    };
+    Some(if packet.v4 { v4 } else { v6 })
 }
 
 #[inline(always)]
@@ -181,11 +219,11 @@ fn quote<const N: usize>(packet: &Packet, frame: &mut Frame, at: usize) -> Resul
 const _: () = assert!(V4_ERROR <= FRAME_BYTES && V6_ERROR <= FRAME_BYTES);
 
 #[inline(always)]
-fn icmp4(packet: &Packet, me: &InterfaceInfo, error: Error) -> Result<i32, DropReason> {
+fn icmp4(packet: &Packet, from: Ip, error: Answer) -> Result<i32, DropReason> {
     let frame = clean_frame()?;
     quote::<QUOTE4>(packet, frame, 42)?;
     eth(packet, frame, ETH_P_IP);
-    header4::<V4_ERROR>(frame, IPPROTO_ICMP, me.gateway4.words_be[3], packet.key.src.words_be[3]);
+    header4::<V4_ERROR>(frame, IPPROTO_ICMP, from.words_be[3], packet.key.src.words_be[3]);
     frame[34] = error.kind;
     frame[35] = error.code;
     put_word(frame, 38, error.rest.to_be());
@@ -195,10 +233,10 @@ fn icmp4(packet: &Packet, me: &InterfaceInfo, error: Error) -> Result<i32, DropR
 }
 
 #[inline(always)]
-fn icmp6(packet: &Packet, me: &InterfaceInfo, error: Error) -> Result<i32, DropReason> {
+fn icmp6(packet: &Packet, from: Ip, error: Answer) -> Result<i32, DropReason> {
     let frame = clean_frame()?;
     quote::<QUOTE6>(packet, frame, 62)?;
-    let (src, dst) = (me.gateway6.words_be, packet.key.src.words_be);
+    let (src, dst) = (from.words_be, packet.key.src.words_be);
     eth(packet, frame, ETH_P_IPV6);
     header6::<V6_ERROR>(frame, IPPROTO_ICMPV6, src, dst);
     frame[54] = error.kind;
@@ -263,6 +301,6 @@ fn send_back<const N: usize>(packet: &Packet, frame: &Frame) -> i32 {
             return ACT_SHOT;
         }
         count(Stat::Answered);
-        bpf_redirect(packet.key.ifindex, 0) as i32
+        bpf_redirect(packet.link, 0) as i32
     }
 }

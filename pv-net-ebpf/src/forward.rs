@@ -1,33 +1,55 @@
-//! Forwarding between containers: the flow table, and the whole decision when a flow is not in it.
+//! What a container sends: by the flow table, else by the whole decision.
 
 use crate::{
     answer,
+    decide::Ask,
+    deliver::{AF_INET, AF_INET6, deliver},
+    flow,
     guard::{self, same_mac},
-    maps::{CONFIG, ENDPOINTS, FLOWS, Scratch, TRANSIENT, interface, scratch},
-    packet::{ETH_LEN, Packet, TCP_FIN, TCP_RST},
+    icmp,
+    maps::{FLOWS, Plan, Scratch, TRANSIENT, endpoint, epoch, hand_on, interface, is_local, scratch, uplink},
+    packet::{IPPROTO_TCP, Packet, TCP_FIN, TCP_RST},
+    service::{self, Target},
     verdict::{self, ACT_OK, ACT_SHOT, count},
 };
-use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    helpers::generated::{
-        bpf_jiffies64, bpf_l3_csum_replace, bpf_redirect_peer, bpf_skb_change_type, bpf_skb_store_bytes,
-    },
-};
+use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated::bpf_fib_lookup as fib_lookup};
 use pv_net_common::{
-    DropReason, EndpointInfo, EndpointKey, FlowEntry, FlowKey, InterfaceInfo, Stat, TransientFlow,
-    endpoint::POOL_OPEN,
-    flow::{FLOW_CLOSING, FLOW_OPENING, FLOW_REPLY, FLOW_ROUTED, TCP_FIN_SEEN},
+    DropReason, EndpointInfo, FlowEntry, InterfaceInfo, Ip, Stage, Stat, TransientFlow, UplinkInfo,
+    endpoint::{POOL_NAT, UPLINK_POOL},
+    flow::{FLOW_CLOSING, FLOW_NEIGHBOUR, FLOW_OPENING, FLOW_ROUTED, FLOW_STACK},
 };
 
-/// The policy generation in force.
+/// A packet of a known flow, whose policy epoch may have passed.
 #[inline(always)]
-fn epoch() -> u32 {
-    CONFIG.get(0).map_or(0, |c| c.epoch)
+pub fn known(packet: &Packet, entry: &mut FlowEntry, epoch: u32) -> i32 {
+    if entry.epoch != epoch {
+        if let Err(reason) = Ask::of_entry(&packet.key, entry).allowed() {
+            flow::forget(&packet.key);
+            return denied(packet, reason);
+        }
+        entry.epoch = epoch;
+    }
+    if packet.tcp_has(TCP_FIN | TCP_RST) {
+        flow::close(packet, entry);
+    }
+    count(Stat::FastPath);
+    deliver(packet, entry)
 }
 
-/// A packet from a container: by the flow table when it can be, else by the whole decision.
+/// A refused packet: a container learns at once, outside is left in silence.
+#[inline(always)]
+pub fn denied(packet: &Packet, reason: DropReason) -> i32 {
+    if packet.key.ifindex == 0 {
+        return verdict::drop(packet, reason);
+    }
+    verdict::note_drop(packet, reason);
+    answer::refused(packet)
+}
+
+/// A packet from a container.
 #[inline(always)]
 pub fn from_container(packet: &mut Packet) -> i32 {
+    packet.settle_fragment();
     let epoch = epoch();
     if packet.tracked
         && let Some(entry) = FLOWS.get_ptr_mut(&packet.key)
@@ -35,88 +57,19 @@ pub fn from_container(packet: &mut Packet) -> i32 {
         // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
         let entry = unsafe { &mut *entry };
         // The addresses were checked when the entry was made and are part of its key: the MAC is what is left.
-        if entry.epoch == epoch && same_mac(entry.from_mac, packet.eth.src) {
-            if packet.tcp_has(TCP_FIN | TCP_RST) {
-                close(packet, entry);
-            }
-            count(Stat::FastPath);
-            return deliver(packet, entry);
+        if same_mac(entry.from_mac, packet.eth.src) {
+            return known(packet, entry, epoch);
         }
     }
-    decide(packet, epoch)
+    hand_on(packet.skb, Stage::Container)
 }
 
-/// Hands the packet to the container behind `entry.ifindex`.
+/// The stage for what the flow table does not know.
 #[inline(always)]
-fn deliver(packet: &Packet, entry: &mut FlowEntry) -> i32 {
-    if entry.flags & FLOW_ROUTED != 0 {
-        if packet.ttl <= 1 {
-            return answer::ttl_expired(packet);
-        }
-        if !packet.may_cut && too_big(packet, entry.mtu) {
-            return answer::too_big(packet, entry.mtu);
-        }
-        if route(packet, entry).is_err() {
-            return verdict::drop(packet, DropReason::Rewrite);
-        }
-    }
-    entry.packets += 1;
-    entry.bytes += packet.len() as u64;
-    // SAFETY: the helpers have no preconditions; `skb` is the context.
-    unsafe {
-        entry.last_used = bpf_jiffies64();
-        // The MAC was the bridge's or the peer's, so the host-side link saw "other host"; kernels before 6.15 keep
-        // that over the redirect and the receiver would discard the packet.
-        if (*packet.skb).pkt_type != 0 {
-            bpf_skb_change_type(packet.skb.cast(), 0);
-        }
-        bpf_redirect_peer(entry.ifindex, 0) as i32
-    }
-}
-
-/// Whether a routed packet, or a segment of it, is larger than the target takes and may not be cut.
-#[inline(always)]
-fn too_big(packet: &Packet, mtu: u32) -> bool {
-    let gso = packet.gso_size();
-    if gso > 0 {
-        // Segments carry the same headers; TCP's are at most 60 bytes and 20 at least.
-        return packet.l4 - ETH_LEN + 20 + gso > mtu;
-    }
-    packet.len() - ETH_LEN > mtu
-}
-
-/// Rewrites MACs and decreases TTL or hop limit (RFC 1812 section 5.3.1).
-#[inline(always)]
-fn route(packet: &Packet, entry: &FlowEntry) -> Result<(), ()> {
-    let mut macs = [0u8; 12];
-    macs[..6].copy_from_slice(&entry.dst_mac);
-    macs[6..].copy_from_slice(&entry.src_mac);
-    let ttl = packet.ttl - 1;
-    let ttl_at = if packet.v4 { ETH_LEN + 8 } else { ETH_LEN + 7 };
-    let skb = packet.skb.cast();
-    // SAFETY: the helpers check offsets and lengths themselves.
-    unsafe {
-        if bpf_skb_store_bytes(skb, 0, macs.as_ptr().cast(), 12, 0) != 0
-            || bpf_skb_store_bytes(skb, ttl_at, (&raw const ttl).cast(), 1, 0) != 0
-        {
-            return Err(());
-        }
-        // TTL and protocol share a 16-bit word of the header; IPv6 has no header checksum.
-        if packet.v4 {
-            let old = u16::from_ne_bytes([packet.ttl, packet.proto]);
-            let new = u16::from_ne_bytes([ttl, packet.proto]);
-            if bpf_l3_csum_replace(skb, ETH_LEN + 10, old as u64, new as u64, 2) != 0 {
-                return Err(());
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The whole decision: guard, open flows, policy, route.
-#[inline(always)]
-fn decide(packet: &mut Packet, epoch: u32) -> i32 {
-    let Some(me) = interface(packet.key.ifindex) else {
+pub fn slow(packet: &mut Packet) -> i32 {
+    packet.settle_fragment();
+    let epoch = epoch();
+    let Some(me) = interface(packet.link) else {
         return verdict::drop(packet, DropReason::UnknownInterface);
     };
     let guarded =
@@ -124,158 +77,270 @@ fn decide(packet: &mut Packet, epoch: u32) -> i32 {
     if let Err(reason) = guarded {
         return verdict::drop(packet, reason);
     }
-    if packet.tracked
-        && !packet.opens_tcp()
-        && let Some(open) = TRANSIENT.get_ptr_mut(&packet.key)
-    {
-        // SAFETY: as above.
-        let open = unsafe { &mut *open };
-        if open.reply.epoch == epoch {
-            return reply(packet, open);
+    if packet.is_icmp_error() && !icmp::was_here(packet) {
+        return hand_on(packet.skb, Stage::Icmp);
+    }
+    if let Some(done) = transient_reply(packet, epoch) {
+        return done;
+    }
+    let dst = packet.key.dst;
+    if let Some(target) = endpoint(dst) {
+        if target.ifindex == packet.link {
+            return to_stack();
         }
+        let to = Target { addr: dst, port_be: packet.key.dport_be };
+        return to_container(packet, me, target, &to, epoch);
     }
-    let Some(target) = ENDPOINTS.get_ptr(&EndpointKey { addr: packet.key.dst }) else {
-        count(Stat::ToStack);
-        return ACT_OK;
-    };
-    // SAFETY: as above.
-    let target = unsafe { &*target };
-    if target.ifindex == packet.key.ifindex {
-        count(Stat::ToStack);
-        return ACT_OK;
+    if is_local(dst) {
+        return to_device(packet, me, epoch);
     }
-    let routed = target.pool_id != me.pool_id;
-    if routed && me.pool_flags & target.pool_flags & POOL_OPEN == 0 {
-        forget(&packet.key, target.ifindex);
-        verdict::note_drop(packet, DropReason::PoolIsolated);
-        return answer::refused(packet, me);
-    }
-    first(packet, me, target, routed, epoch)
+    if is_unicast(dst) { hand_on(packet.skb, Stage::Outside) } else { to_stack() }
 }
 
-/// A packet that policy allows: enters the flow as opening, or into the flow table when it goes on without an answer.
 #[inline(always)]
-fn first(packet: &mut Packet, me: &InterfaceInfo, target: &EndpointInfo, routed: bool, epoch: u32) -> i32 {
-    let Some(Scratch { flow, .. }) = scratch() else { return ACT_OK };
-    *flow = TransientFlow {
-        forward: FlowEntry {
-            ifindex: target.ifindex,
-            epoch,
-            from_mac: me.mac,
-            src_mac: target.gateway_mac,
-            dst_mac: target.mac,
-            flags: if routed { FLOW_ROUTED } else { 0 },
-            mtu: target.mtu,
-            ..FlowEntry::default()
-        },
-        reply: FlowEntry {
-            ifindex: packet.key.ifindex,
-            epoch,
-            from_mac: target.mac,
-            src_mac: me.gateway_mac,
-            dst_mac: me.mac,
-            flags: if routed { FLOW_ROUTED | FLOW_REPLY } else { FLOW_REPLY },
-            mtu: me.mtu,
-            ..FlowEntry::default()
-        },
-        origin_ifindex: packet.key.ifindex,
-        phase: FLOW_OPENING,
-    };
-    count(Stat::SlowPath);
-    if !packet.tracked {
-        return deliver(packet, &mut flow.forward);
+fn to_stack() -> i32 {
+    count(Stat::ToStack);
+    ACT_OK
+}
+
+/// Neither multicast, broadcast nor link-local: what may be routed.
+#[inline(always)]
+fn is_unicast(addr: Ip) -> bool {
+    let first = u32::from_be(addr.words_be[0]);
+    if addr.is_v4() {
+        let v4 = u32::from_be(addr.words_be[3]);
+        return v4 >> 28 != 0xe && v4 != u32::MAX && v4 >> 16 != 0xa9fe && v4 != 0;
     }
-    let reply_key = packet.key.reversed(target.ifindex);
-    if !packet.opens_tcp()
-        && let Some(open) = TRANSIENT.get_ptr_mut(&reply_key)
-    {
-        // SAFETY: a map value stays readable for the program's run.
-        let open = unsafe { &mut *open };
-        if open.forward.epoch == epoch {
-            let entry = &mut open.forward;
-            entry.packets += 1;
-            if open.phase == FLOW_OPENING && !packet.tcp_has(TCP_FIN | TCP_RST) {
-                establish(&packet.key, &reply_key, open);
-            }
-            return deliver(packet, &mut flow.forward);
-        }
-    }
-    let verdict = deliver(packet, &mut flow.forward);
-    if verdict != ACT_SHOT && !packet.tcp_has(TCP_RST) {
-        let _ = TRANSIENT.insert(&reply_key, &*flow, 0);
-    }
-    verdict
+    first >> 24 != 0xff && first >> 22 != 0xfe80 >> 6 && !addr.is_unspecified()
 }
 
 /// A packet that answers an opening or closing flow: the flow is established by it.
 #[inline(always)]
-fn reply(packet: &Packet, open: &mut TransientFlow) -> i32 {
-    count(Stat::SlowPath);
-    if open.phase == FLOW_OPENING && !packet.tcp_has(TCP_FIN | TCP_RST) {
-        establish(&packet.key.reversed(open.origin_ifindex), &packet.key, open);
+pub fn transient_reply(packet: &Packet, epoch: u32) -> Option<i32> {
+    if !packet.tracked || packet.opens_tcp() {
+        return None;
     }
-    deliver(packet, &mut open.reply)
-}
-
-/// Enters both directions into the flow table, or neither. A full table is no fault: the flow goes on as transient.
-#[inline(always)]
-fn establish(forward: &FlowKey, reply: &FlowKey, open: &TransientFlow) {
-    if FLOWS.insert(forward, &open.forward, BPF_NOEXIST as u64).is_err() {
-        // There already (the other direction's packet was quicker on another CPU), or no room.
-        if FLOWS.get_ptr(forward).is_none() {
-            count(Stat::FlowTableFull);
-            return;
-        }
-        let _ = FLOWS.insert(forward, &open.forward, 0);
-        let _ = FLOWS.insert(reply, &open.reply, 0);
-        return;
-    }
-    if FLOWS.insert(reply, &open.reply, 0).is_err() {
-        let _ = FLOWS.remove(forward);
-        count(Stat::FlowTableFull);
-        return;
-    }
-    count(Stat::FlowsCreated);
-}
-
-/// A FIN or RST on an established flow: when both sides are done it leaves the flow table and lives on as closing, so
-/// that the table holds only what is alive.
-#[inline(always)]
-fn close(packet: &Packet, entry: &mut FlowEntry) {
-    let reverse_key = packet.key.reversed(entry.ifindex);
-    let Some(reverse) = FLOWS.get_ptr_mut(&reverse_key) else { return };
     // SAFETY: a map value stays readable for the program's run.
-    let reverse = unsafe { &mut *reverse };
-    if packet.l4_info & TCP_RST == 0 {
-        entry.tcp |= TCP_FIN_SEEN;
-        if reverse.tcp & TCP_FIN_SEEN == 0 {
-            return;
+    let open = TRANSIENT.get_ptr_mut(&packet.key).map(|p| unsafe { &mut *p })?;
+    if open.reply.flags & FLOW_STACK != 0 {
+        return Some(to_stack());
+    }
+    if open.reply.epoch != epoch {
+        if let Err(reason) = Ask::of_entry(&packet.key, &open.reply).allowed() {
+            flow::forget(&packet.key);
+            return Some(denied(packet, reason));
         }
+        open.reply.epoch = epoch;
+        open.forward.epoch = epoch;
     }
-    let is_reply = entry.flags & FLOW_REPLY != 0;
-    let Some(Scratch { flow, .. }) = scratch() else { return };
-    flow.phase = FLOW_CLOSING;
-    if is_reply {
-        flow.forward = *reverse;
-        flow.reply = *entry;
-        flow.origin_ifindex = entry.ifindex;
-        let _ = TRANSIENT.insert(&packet.key, &*flow, 0);
-    } else {
-        flow.forward = *entry;
-        flow.reply = *reverse;
-        flow.origin_ifindex = packet.key.ifindex;
-        let _ = TRANSIENT.insert(&reverse_key, &*flow, 0);
+    count(Stat::SlowPath);
+    if packet.tcp_has(TCP_RST) {
+        open.phase = FLOW_CLOSING;
+    } else if open.phase == FLOW_OPENING && !packet.tcp_has(TCP_FIN) {
+        flow::establish(open);
     }
-    let _ = FLOWS.remove(&packet.key);
-    let _ = FLOWS.remove(&reverse_key);
+    Some(deliver(packet, &mut open.reply))
 }
 
-/// Ends a flow that policy does not allow any more.
+/// A plan with these addresses and the packet's own port.
 #[inline(always)]
-fn forget(key: &FlowKey, target_ifindex: u32) {
-    let reverse = key.reversed(target_ifindex);
-    let _ = FLOWS.remove(key);
-    let _ = FLOWS.remove(&reverse);
-    let _ = TRANSIENT.remove(key);
-    let _ = TRANSIENT.remove(&reverse);
+pub fn plan_of(packet: &Packet, src: Ip, dst: Ip, reply_link: u32) -> Plan {
+    let Packet { key, .. } = packet;
+    Plan { src, dst, reply_link, device_port: 0, link: key.ifindex, dport_be: key.dport_be, pad: 0 }
+}
+
+/// To another container, or back to the sender by a published port of its own.
+#[inline(always)]
+fn to_container(packet: &mut Packet, me: &InterfaceInfo, target: &EndpointInfo, to: &Target, epoch: u32) -> i32 {
+    let key = packet.key;
+    let service = to.addr != key.dst;
+    let ask = Ask { src: key.src, dst: to.addr, proto: key.proto, dport_be: to.port_be, service };
+    if let Err(reason) = ask.allowed() {
+        flow::forget(&key);
+        return denied(packet, reason);
+    }
+    let Some(Scratch { flow, plan, .. }) = scratch() else { return ACT_SHOT };
+    let routed = if service || target.pool_id != me.pool_id { FLOW_ROUTED } else { 0 };
+    *flow = TransientFlow::default();
+    flow.forward = FlowEntry {
+        ifindex: target.ifindex,
+        epoch,
+        from_mac: me.mac,
+        src_mac: target.gateway_mac,
+        dst_mac: target.mac,
+        flags: routed,
+        mtu: target.mtu,
+        ..FlowEntry::default()
+    };
+    flow.reply = FlowEntry {
+        ifindex: packet.link,
+        epoch,
+        from_mac: target.mac,
+        src_mac: me.gateway_mac,
+        dst_mac: me.mac,
+        flags: routed,
+        mtu: me.mtu,
+        ..FlowEntry::default()
+    };
+    // A container that reaches itself would take its own address for a forgery: it meets the gateway's.
+    let src = match target.ifindex == packet.link {
+        true if packet.v4 => me.gateway4,
+        true => me.gateway6,
+        false => key.src,
+    };
+    *plan = Plan { dport_be: to.port_be, ..plan_of(packet, src, to.addr, target.ifindex) };
+    hand_on(packet.skb, Stage::Open)
+}
+
+/// The stage for first packets: claims the flow and sends its packet on.
+#[inline(always)]
+pub fn open(packet: &mut Packet) -> i32 {
+    let Some(Scratch { flow, plan, .. }) = scratch() else { return ACT_SHOT };
+    packet.key.ifindex = plan.link;
+    packet.settle_fragment();
+    count(Stat::SlowPath);
+    if !packet.tracked {
+        // Without ports there is nothing to tell flows apart by, but addresses that stay need no flow.
+        if plan.src != packet.key.src || plan.dst != packet.key.dst {
+            let reason = if packet.later { DropReason::FragmentLost } else { DropReason::Unsupported };
+            return verdict::drop(packet, reason);
+        }
+        return deliver(packet, &mut flow.forward);
+    }
+    match flow::claim(packet, flow, plan) {
+        Ok(Some(open)) => flow::again(packet, open),
+        Ok(None) => {}
+        Err(reason) => return verdict::drop(packet, reason),
+    }
+    deliver(packet, &mut flow.forward)
+}
+
+/// To an address of the device: a published port, or the device itself.
+#[inline(always)]
+fn to_device(packet: &mut Packet, me: &InterfaceInfo, epoch: u32) -> i32 {
+    let key = packet.key;
+    if packet.tracked
+        && let Some(to) = service::of(&key)
+        && let Some(target) = endpoint(to.addr)
+    {
+        return to_container(packet, me, target, &to, epoch);
+    }
+    // A segment that opens nothing is the stack's to answer; neighbour discovery is part of having a link.
+    let opens = packet.proto != IPPROTO_TCP || packet.opens_tcp();
+    let discovery = !packet.v4 && guard::is_discovery(packet);
+    if opens && !discovery {
+        let ask = Ask { src: key.src, dst: key.dst, proto: key.proto, dport_be: key.dport_be, service: false };
+        if let Err(reason) = ask.allowed() {
+            return denied(packet, reason);
+        }
+    }
+    to_stack()
+}
+
+/// Remembers that the container spoke first, so that `pv_to_container` knows the answer.
+#[inline(always)]
+fn by_stack(packet: &Packet, epoch: u32) -> i32 {
+    if packet.tracked
+        && let Some(Scratch { flow, .. }) = scratch()
+    {
+        *flow = TransientFlow::default();
+        flow.origin = packet.key;
+        flow.reply.epoch = epoch;
+        flow.reply.flags = FLOW_STACK;
+        let _ = TRANSIENT.insert(&packet.key.reversed(0), &*flow, 0);
+    }
+    to_stack()
+}
+
+/// To where routes lead.
+#[inline(always)]
+pub fn to_outside(packet: &mut Packet) -> i32 {
+    packet.settle_fragment();
+    let epoch = epoch();
+    let Some(me) = interface(packet.link) else { return ACT_SHOT };
+    let Some(Scratch { flow, fib, plan, .. }) = scratch() else { return ACT_SHOT };
+    let next_hop = match look_up_route(packet, me, fib) {
+        Route::To(hop) => hop,
+        Route::Local => return to_stack(),
+        Route::None => return answer::no_route(packet),
+    };
+    let Some(up) = uplink(fib.ifindex) else { return by_stack(packet, epoch) };
+    if up.flags & UPLINK_POOL != 0 {
+        // An address of a pool that no container has: on its own link the bridge knows who it is.
+        return if fib.ifindex == me.bridge { to_stack() } else { denied(packet, DropReason::PoolIsolated) };
+    }
+    let key = packet.key;
+    let ask = Ask { src: key.src, dst: key.dst, proto: key.proto, dport_be: key.dport_be, service: false };
+    if let Err(reason) = ask.allowed() {
+        flow::forget(&key);
+        return denied(packet, reason);
+    }
+    let Some(src) = source(packet, me, up) else { return answer::no_route(packet) };
+    *flow = TransientFlow::default();
+    flow.forward = FlowEntry {
+        ifindex: fib.ifindex,
+        epoch,
+        from_mac: me.mac,
+        next_hop,
+        flags: FLOW_ROUTED | FLOW_NEIGHBOUR,
+        mtu: up.mtu,
+        ..FlowEntry::default()
+    };
+    flow.reply = FlowEntry {
+        ifindex: packet.link,
+        epoch,
+        src_mac: me.gateway_mac,
+        dst_mac: me.mac,
+        flags: FLOW_ROUTED,
+        mtu: me.mtu,
+        ..FlowEntry::default()
+    };
+    *plan = Plan { device_port: u32::from(src != key.src), ..plan_of(packet, src, key.dst, 0) };
+    hand_on(packet.skb, Stage::Open)
+}
+
+/// The address that the packet leaves with; none when the uplink has none of its family.
+#[inline(always)]
+fn source(packet: &Packet, me: &InterfaceInfo, up: &UplinkInfo) -> Option<Ip> {
+    if me.pool_flags & POOL_NAT == 0 {
+        return Some(packet.key.src);
+    }
+    let addr = if packet.v4 { up.addr4 } else { up.addr6 };
+    if addr.is_unspecified() { None } else { Some(addr) }
+}
+
+enum Route {
+    To(Ip),
+    Local,
+    None,
+}
+
+/// `bpf_fib_lookup` as if the packet had come in on the pool's bridge, which has forwarding on for it.
+#[inline(always)]
+fn look_up_route(packet: &Packet, me: &InterfaceInfo, fib: &mut bpf_fib_lookup) -> Route {
+    let (src, dst) = (packet.key.src.words_be, packet.key.dst.words_be);
+    // SAFETY: a C structure of integers and unions of them; all zero is a value of it.
+    *fib = unsafe { core::mem::zeroed() };
+    fib.family = if packet.v4 { AF_INET as u8 } else { AF_INET6 as u8 };
+    fib.l4_protocol = packet.proto;
+    fib.ifindex = me.bridge;
+    if packet.v4 {
+        fib.__bindgen_anon_3.ipv4_src = src[3];
+        fib.__bindgen_anon_4.ipv4_dst = dst[3];
+    } else {
+        fib.__bindgen_anon_3.ipv6_src = src;
+        fib.__bindgen_anon_4.ipv6_dst = dst;
+    }
+    // SAFETY: `fib` is a whole structure, and its size is told; unions are read as the family says.
+    unsafe {
+        let found = fib_lookup(packet.skb.cast(), fib, size_of::<bpf_fib_lookup>() as i32, 0);
+        match found {
+            // `BPF_FIB_LKUP_RET_SUCCESS`, `_NO_NEIGH`: the helper that sends it asks for the neighbour.
+            0 | 7 if fib.family == AF_INET as u8 => Route::To(Ip::from_v4_be(fib.__bindgen_anon_4.ipv4_dst)),
+            0 | 7 => Route::To(Ip { words_be: fib.__bindgen_anon_4.ipv6_dst }),
+            // `_NOT_FWDED`: broadcast or the device's own. `_FWD_DISABLED`: the stack says the same.
+            4 | 5 => Route::Local,
+            _ => Route::None,
+        }
+    }
 }

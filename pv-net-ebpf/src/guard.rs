@@ -104,6 +104,12 @@ pub fn ipv6(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     Err(DropReason::SpoofedIpv6)
 }
 
+/// Router and neighbour discovery (RFC 4861 section 4).
+#[inline(always)]
+pub fn is_discovery(packet: &Packet) -> bool {
+    packet.proto == IPPROTO_ICMPV6 && matches!(packet.l4_info, ND_ROUTER_SOLICITATION..=ND_REDIRECT)
+}
+
 /// Neighbour messages (RFC 4861 sections 4.3 and 4.4): what is advertised is the container's, and so is every
 /// link-layer address in an option.
 #[inline(always)]

@@ -3,10 +3,19 @@
 #![no_main]
 
 mod answer;
+mod decide;
+mod deliver;
+mod flow;
 mod forward;
 mod guard;
+mod icmp;
+mod inbound;
 mod maps;
+mod nat;
 mod packet;
+mod service;
+mod sock;
+mod uplink;
 mod verdict;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_jiffies64, macros::classifier, programs::TcContext};
@@ -54,6 +63,86 @@ fn arp(packet: &Packet) -> i32 {
         }
         Err(reason) => verdict::drop(packet, reason),
     }
+}
+
+/// From a container, not in the flow table.
+#[classifier]
+pub fn pv_stage_container(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, forward::slow)
+}
+
+/// From a container to where routes lead.
+#[classifier]
+pub fn pv_stage_outside(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, forward::to_outside)
+}
+
+/// From an uplink, not in the flow table.
+#[classifier]
+pub fn pv_stage_uplink(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, uplink::slow)
+}
+
+/// ICMP and ICMPv6 errors.
+#[classifier]
+pub fn pv_stage_icmp(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, icmp::stage)
+}
+
+/// Packets that are answered.
+#[classifier]
+pub fn pv_stage_answer(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, |packet| answer::answer(packet))
+}
+
+/// First packets of flows that may be.
+#[classifier]
+pub fn pv_stage_open(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, forward::open)
+}
+
+/// Each stage reads the packet again: nothing but the frame crosses a tail call.
+#[inline(always)]
+fn stage(skb: *mut __sk_buff, work: impl FnOnce(&mut Packet) -> i32) -> i32 {
+    match ip_packet(skb) {
+        Some(mut packet) => work(&mut packet),
+        None => ACT_SHOT,
+    }
+}
+
+/// Egress of a container's host-side link: what the bridge or the host's stack delivers.
+#[classifier]
+pub fn pv_to_container(ctx: TcContext) -> i32 {
+    match ip_packet(ctx.skb.skb) {
+        Some(mut packet) => inbound::to_container(&mut packet),
+        None => ACT_OK,
+    }
+}
+
+/// Ingress of an uplink.
+#[classifier]
+pub fn pv_from_uplink(ctx: TcContext) -> i32 {
+    match ip_packet(ctx.skb.skb) {
+        Some(mut packet) => uplink::from_uplink(&mut packet),
+        None => ACT_OK,
+    }
+}
+
+/// A packet of the device's own side; what cannot be read is the stack's to judge.
+#[inline(always)]
+fn ip_packet(skb: *mut __sk_buff) -> Option<Packet> {
+    let eth = read::<Eth>(skb, 0).ok()?;
+    let mut packet = Packet::new(skb, eth);
+    // SAFETY: a context field.
+    if unsafe { (*skb).vlan_present } != 0 {
+        return None;
+    }
+    let parsed = match u16::from_be(eth.proto_be) {
+        ETH_P_IP => packet.parse_v4(),
+        ETH_P_IPV6 => packet.parse_v6(),
+        _ => return None,
+    };
+    parsed.ok().map(|()| packet)
 }
 
 /// Not attached anywhere: the daemon test-runs it to learn the kernel's tick count.

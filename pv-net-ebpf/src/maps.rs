@@ -1,14 +1,19 @@
 //! Every map of the data plane. Key and value types are those of `pv-net-common`; the daemon sets the sizes.
 
+use crate::verdict::ACT_SHOT;
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    bindings::{__sk_buff, BPF_F_NO_PREALLOC, bpf_fib_lookup},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
+    programs::TcContext,
 };
 use pv_net_common::{
-    EndpointInfo, EndpointKey, FlowEntry, FlowKey, GlobalConfig, InterfaceInfo, TransientFlow,
+    EndpointInfo, EndpointKey, FlowEntry, FlowKey, FragmentKey, FragmentPorts, GlobalConfig, InterfaceInfo, Ip, Service,
+    ServiceKey, SockKey, SockOrigin, Stage, TransientFlow, UplinkInfo,
     drop_reason::DROP_SLOTS,
-    flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS},
+    endpoint::{MAX_LOCALS, MAX_SERVICES, MAX_SOCKETS, MAX_UPLINKS},
+    names,
+    flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS},
     stats::STAT_SLOTS,
 };
 
@@ -35,6 +40,31 @@ pub static ENDPOINTS: HashMap<EndpointKey, EndpointInfo, { MAX_ENDPOINTS as usiz
 pub static INTERFACES: HashMap<u32, InterfaceInfo, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
+/// The programs of the stages, by `Stage`; written by the daemon.
+#[btf_map(name = "stages")]
+pub static STAGES: ProgramArray<{ names::PROG_STAGES.len() }> = ProgramArray::new();
+
+/// Ports of fragmented packets, learned from their first fragment.
+#[btf_map(name = "fragments")]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
+
+/// The device's own addresses; written by the daemon.
+#[btf_map(name = "locals")]
+pub static LOCALS: HashMap<EndpointKey, u32, { MAX_LOCALS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Uplinks and the pools' bridges; written by the daemon.
+#[btf_map(name = "uplinks")]
+pub static UPLINKS: HashMap<u32, UplinkInfo, { MAX_UPLINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// Published ports; written by the daemon.
+#[btf_map(name = "services")]
+pub static SERVICES: LpmTrie<ServiceKey, Service, { MAX_SERVICES as usize }> = LpmTrie::new();
+
+/// Sockets of the device that were led to a container.
+#[btf_map(name = "sock_origins")]
+pub static SOCK_ORIGINS: LruHashMap<SockKey, SockOrigin, { MAX_SOCKETS as usize }> = LruHashMap::new();
+
 /// Dropped packets by `DropReason`.
 #[btf_map(name = "drops")]
 pub static DROPS: PerCpuArray<u64, { DROP_SLOTS as usize }> = PerCpuArray::new();
@@ -51,8 +81,42 @@ pub static STATS: PerCpuArray<u64, { STAT_SLOTS as usize }> = PerCpuArray::new()
 #[repr(C)]
 pub struct Scratch {
     pub flow: TransientFlow,
+    pub fib: bpf_fib_lookup,
+    /// What the opening stage is to do, with `flow`.
+    pub plan: Plan,
+    /// What the answering stage is to say.
+    pub answer: Answer,
     /// A frame under construction.
     pub frame: [u8; FRAME_BYTES],
+}
+
+/// What the decision about a new flow says, beside its two entries and but for the source port.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Plan {
+    /// Addresses of the packet when it leaves.
+    pub src: Ip,
+    pub dst: Ip,
+    /// Link of the replies' key: 0 when they come from outside.
+    pub reply_link: u32,
+    /// Not 0: the source address is the device's, and its port must not be one that a socket of the device uses.
+    pub device_port: u32,
+    /// Link of the packet's own key.
+    pub link: u32,
+    pub dport_be: u16,
+    pub pad: u16,
+}
+
+/// An ICMP or ICMPv6 error, or a TCP reset.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Answer {
+    /// The error's type; 0 for a reset.
+    pub kind: u8,
+    pub code: u8,
+    pub pad: [u8; 2],
+    /// The header's last word: an MTU where the type has one.
+    pub rest: u32,
 }
 
 /// Room for the longest answer.
@@ -78,4 +142,38 @@ pub fn interface(ifindex: u32) -> Option<&'static InterfaceInfo> {
 pub fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: nothing preempts a TC program on its CPU but another packet's, which runs after this one returns.
     SCRATCH.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+}
+
+/// Whether `addr` is one of the device's own.
+#[inline(always)]
+pub fn is_local(addr: Ip) -> bool {
+    LOCALS.get_ptr(&EndpointKey { addr }).is_some()
+}
+
+/// The container that has `addr`.
+#[inline(always)]
+pub fn endpoint(addr: Ip) -> Option<&'static EndpointInfo> {
+    // SAFETY: an entry is replaced whole by the daemon, and stays readable for the program's run.
+    ENDPOINTS.get_ptr(&EndpointKey { addr }).map(|p| unsafe { &*p })
+}
+
+/// The uplink or bridge with this index.
+#[inline(always)]
+pub fn uplink(ifindex: u32) -> Option<&'static UplinkInfo> {
+    // SAFETY: as above.
+    UPLINKS.get_ptr(&ifindex).map(|p| unsafe { &*p })
+}
+
+/// The policy generation in force.
+#[inline(always)]
+pub fn epoch() -> u32 {
+    CONFIG.get(0).map_or(0, |c| c.epoch)
+}
+
+/// Hands the packet on to a stage. It comes back only when the stage is not there, and is lost then.
+#[inline(always)]
+pub fn hand_on(skb: *mut __sk_buff, stage: Stage) -> i32 {
+    // SAFETY: the map holds programs of this type only.
+    unsafe { STAGES.tail_call(&TcContext::new(skb), stage as u32) };
+    ACT_SHOT
 }

@@ -2,7 +2,8 @@
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use core::mem::MaybeUninit;
-use pv_net_common::{DropReason, FlowKey, Ip};
+use crate::maps::FRAGMENTS;
+use pv_net_common::{DropReason, FlowKey, FragmentKey, FragmentPorts, Ip};
 
 pub const ETH_LEN: u32 = 14;
 pub const ETH_P_IP: u16 = 0x0800;
@@ -66,9 +67,19 @@ pub struct Packet {
     pub eth: Eth,
     /// Addresses, ports and protocol; ports are zero unless `tracked`.
     pub key: FlowKey,
-    /// Whether the key names a flow: TCP, UDP or echo, and not a later fragment.
+    /// Whether the key names a flow: TCP, UDP or echo; a later fragment when its first one was seen.
     pub tracked: bool,
     pub fragment: bool,
+    /// A fragment without the upper layer's header.
+    pub later: bool,
+    /// The key's ports are the packet's.
+    ports: bool,
+    /// Identification of a fragmented packet, as it stands in the packet.
+    pub id_be: u32,
+    /// The IPv4 header's checksum, as it stands in the packet.
+    pub check: u16,
+    /// Link that the packet came in on.
+    pub link: u32,
     /// IPv4 without "don't fragment".
     pub may_cut: bool,
     pub v4: bool,
@@ -119,12 +130,30 @@ impl Packet {
             key: FlowKey { ifindex, ..FlowKey::default() },
             tracked: false,
             fragment: false,
+            later: false,
+            ports: false,
+            id_be: 0,
+            check: 0,
+            link: ifindex,
             may_cut: false,
             v4: false,
             proto: 0,
             ttl: 0,
             l4_info: 0,
             l4: 0,
+        }
+    }
+
+    /// An ICMP or ICMPv6 error (RFC 1122 section 3.2.2, RFC 4443 section 2.1).
+    #[inline(always)]
+    pub fn is_icmp_error(&self) -> bool {
+        if self.later {
+            return false;
+        }
+        match self.proto {
+            IPPROTO_ICMP if self.v4 => matches!(self.l4_info, 3 | 4 | 11 | 12),
+            IPPROTO_ICMPV6 if !self.v4 => matches!(self.l4_info, 1..=4),
+            _ => false,
         }
     }
 
@@ -163,9 +192,12 @@ impl Packet {
         self.key.dst = Ip::from_v4_be(ip.dst);
         let fragment = u16::from_be(ip.fragment_be);
         self.fragment = fragment & 0x3fff != 0;
+        self.id_be = ip.id_be as u32;
+        self.check = ip.check;
         self.may_cut = fragment & 0x4000 == 0;
         self.l4 = ETH_LEN + header;
         if fragment & 0x1fff != 0 {
+            self.later = true;
             return Ok(());
         }
         if header == 20 { self.parse_l4::<true>(ETH_LEN + 20) } else { self.parse_l4::<false>(self.l4) }
@@ -209,11 +241,13 @@ impl Packet {
                 }
                 // Fragment (RFC 8200 section 4.5).
                 44 => {
-                    let h: [u8; 4] = load(self.skb, at)?;
+                    let h: [u8; 8] = load(self.skb, at)?;
                     next = h[0];
                     at += 8;
                     self.fragment = true;
+                    self.id_be = u32::from_ne_bytes([h[4], h[5], h[6], h[7]]);
                     if u16::from_be_bytes([h[2], h[3]]) & 0xfff8 != 0 {
+                        self.later = true;
                         self.proto = next;
                         self.key.proto = next as u32;
                         self.l4 = at;
@@ -248,12 +282,14 @@ impl Packet {
                     return Err(DropReason::Malformed);
                 }
                 self.l4_info = offset_flags[1];
+                self.ports = true;
                 self.tracked = !self.fragment;
             }
             IPPROTO_UDP => {
                 let h: [u16; 4] = if CONSTANT { read(self.skb, at)? } else { load(self.skb, at)? };
                 self.key.sport_be = h[0];
                 self.key.dport_be = h[1];
+                self.ports = true;
                 self.tracked = !self.fragment;
             }
             IPPROTO_ICMP | IPPROTO_ICMPV6 => {
@@ -264,7 +300,8 @@ impl Packet {
                 if echo && (self.proto == IPPROTO_ICMP) == self.v4 {
                     self.key.sport_be = h[2];
                     self.key.dport_be = h[2];
-                    self.tracked = !self.fragment;
+                    self.ports = true;
+                self.tracked = !self.fragment;
                 }
             }
             _ => {}
@@ -272,15 +309,49 @@ impl Packet {
         Ok(())
     }
 
+    /// A TCP segment that opens nothing: it is nobody's business but its connection's.
+    #[inline(always)]
+    pub fn continues_tcp(&self) -> bool {
+        self.proto == IPPROTO_TCP && !self.opens_tcp()
+    }
+
+    /// Gives a later fragment the ports of its first one, and remembers those of a first one. Without them it stays
+    /// untracked.
+    #[inline(always)]
+    pub fn settle_fragment(&mut self) {
+        if !self.fragment || !(self.ports || self.later) {
+            return;
+        }
+        let key = FragmentKey {
+            src: self.key.src,
+            dst: self.key.dst,
+            id_be: self.id_be,
+            proto: self.key.proto,
+            ifindex: self.link,
+        };
+        if self.later {
+            let Some(ports) = FRAGMENTS.get_ptr(&key) else { return };
+            // SAFETY: a map value stays readable for the program's run.
+            let ports = unsafe { &*ports };
+            self.key.sport_be = ports.sport_be;
+            self.key.dport_be = ports.dport_be;
+        } else {
+            let ports = FragmentPorts { sport_be: self.key.sport_be, dport_be: self.key.dport_be };
+            // A full LRU makes room; any other failure leaves the later fragments untracked.
+            let _ = FRAGMENTS.insert(&key, &ports, 0);
+        }
+        self.tracked = true;
+    }
+
     /// Whether this is a TCP segment with any of `flags`.
     #[inline(always)]
     pub fn tcp_has(&self, flags: u8) -> bool {
-        self.proto == IPPROTO_TCP && self.tracked && self.l4_info & flags != 0
+        self.proto == IPPROTO_TCP && self.tracked && !self.later && self.l4_info & flags != 0
     }
 
     /// Whether this is the first segment of a TCP connection.
     #[inline(always)]
     pub fn opens_tcp(&self) -> bool {
-        self.proto == IPPROTO_TCP && self.l4_info & (TCP_SYN | TCP_ACK) == TCP_SYN
+        self.proto == IPPROTO_TCP && !self.later && self.l4_info & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 }

@@ -1,0 +1,243 @@
+//! Carrying out an entry of the flow table: rewrite, count, hand over.
+
+use crate::{
+    answer,
+    packet::{ETH_LEN, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Packet},
+    verdict::{self, ACT_OK},
+};
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
+    helpers::generated::{
+        bpf_jiffies64, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type,
+        bpf_skb_store_bytes,
+    },
+};
+use pv_net_common::{
+    DropReason, FlowEntry, Ip, csum,
+    flow::{FLOW_NAT, FLOW_NEIGHBOUR, FLOW_ROUTED, FLOW_STACK, FLOW_UPLINK},
+};
+
+pub const AF_INET: u32 = 2;
+pub const AF_INET6: u32 = 10;
+
+/// What became of a rewrite.
+type Done = Result<(), ()>;
+
+/// Rewrites the packet and hands it to where `entry` says.
+#[inline(always)]
+pub fn deliver(packet: &Packet, entry: &mut FlowEntry) -> i32 {
+    if entry.flags & FLOW_STACK != 0 {
+        return ACT_OK;
+    }
+    if let Err(answered) = may_route(packet, entry) {
+        return answered;
+    }
+    let done = if entry.flags & FLOW_NAT != 0 { translate(packet, entry) } else { Ok(()) };
+    if done.and_then(|()| route(packet, entry, entry.flags & FLOW_NAT != 0)).is_err() {
+        return verdict::drop(packet, DropReason::Rewrite);
+    }
+    hand_over(packet, entry)
+}
+
+/// As [`deliver`], for an ICMP error about the entry's flow; with NAT its IP header is written already.
+#[inline(always)]
+pub fn deliver_error(packet: &Packet, entry: &mut FlowEntry) -> i32 {
+    if packet.ttl <= 1 {
+        return verdict::drop(packet, DropReason::TtlExpired);
+    }
+    if route(packet, entry, entry.flags & FLOW_NAT != 0).is_err() {
+        return verdict::drop(packet, DropReason::Rewrite);
+    }
+    hand_over(packet, entry)
+}
+
+/// A routed packet needs a hop to spare, and must fit the next link.
+#[inline(always)]
+fn may_route(packet: &Packet, entry: &FlowEntry) -> Result<(), i32> {
+    if entry.flags & FLOW_ROUTED == 0 {
+        return Ok(());
+    }
+    if packet.ttl <= 1 {
+        return Err(answer::ttl_expired(packet));
+    }
+    // A container takes what is larger than its MTU: nothing is cut on the way to it. On a wire nobody else would
+    // cut it, whatever its "don't fragment" says.
+    let leaves = entry.flags & (FLOW_NEIGHBOUR | FLOW_UPLINK) != 0;
+    if (leaves || !packet.may_cut) && too_big(packet, entry.mtu) {
+        return Err(answer::too_big(packet, entry.mtu));
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn hand_over(packet: &Packet, entry: &mut FlowEntry) -> i32 {
+    entry.packets += 1;
+    entry.bytes += packet.len() as u64;
+    // SAFETY: the helpers have no preconditions; `skb` is the context.
+    unsafe {
+        entry.last_used = bpf_jiffies64();
+        if entry.flags & FLOW_NEIGHBOUR != 0 {
+            return to_neighbour(entry);
+        }
+        if entry.flags & FLOW_UPLINK != 0 {
+            return bpf_redirect(entry.ifindex, 0) as i32;
+        }
+        // The MAC was the bridge's or the peer's, so the host-side link saw "other host"; kernels before 6.15 keep
+        // that over the redirect and the receiver would discard the packet.
+        if (*packet.skb).pkt_type != 0 {
+            bpf_skb_change_type(packet.skb.cast(), 0);
+        }
+        bpf_redirect_peer(entry.ifindex, 0) as i32
+    }
+}
+
+#[inline(always)]
+fn to_neighbour(entry: &FlowEntry) -> i32 {
+    let hop = entry.next_hop.words_be;
+    let mut params = if entry.next_hop.is_v4() {
+        bpf_redir_neigh {
+            nh_family: AF_INET,
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [hop[3], 0, 0, 0] },
+        }
+    } else {
+        bpf_redir_neigh { nh_family: AF_INET6, __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: hop } }
+    };
+    // SAFETY: `params` is a whole structure, and its size is told.
+    unsafe { bpf_redirect_neigh(entry.ifindex, &raw mut params, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+}
+
+/// Whether a routed packet, or a segment of it, is larger than the target takes.
+#[inline(always)]
+fn too_big(packet: &Packet, mtu: u32) -> bool {
+    let gso = packet.gso_size();
+    if gso > 0 {
+        // Segments carry the same headers; TCP's are at most 60 bytes and 20 at least.
+        return packet.l4 - ETH_LEN + 20 + gso > mtu;
+    }
+    packet.len() - ETH_LEN > mtu
+}
+
+/// What replacing `old` by `new` adds to a sum that is later complemented (RFC 1624, equation 3).
+#[inline(always)]
+fn replaced16(old: u16, new: u16) -> u32 {
+    (!old) as u32 + new as u32
+}
+
+/// Rewrites MACs and decreases TTL or hop limit (RFC 1812 section 5.3.1). The IP header of a translated packet is
+/// written already.
+#[inline(always)]
+fn route(packet: &Packet, entry: &FlowEntry, translated: bool) -> Done {
+    if entry.flags & FLOW_ROUTED == 0 {
+        return Ok(());
+    }
+    let skb = packet.skb.cast();
+    // The kernel writes a neighbour's MACs itself.
+    if entry.flags & FLOW_NEIGHBOUR == 0 {
+        let mut macs = [0u8; 12];
+        macs[..6].copy_from_slice(&entry.dst_mac);
+        macs[6..].copy_from_slice(&entry.src_mac);
+        // SAFETY: the helper checks offset and length.
+        if unsafe { bpf_skb_store_bytes(skb, 0, macs.as_ptr().cast(), 12, 0) } != 0 {
+            return Err(());
+        }
+    }
+    if translated {
+        return Ok(());
+    }
+    if packet.v4 {
+        let word = ttl_word(packet, packet.ttl - 1);
+        let check = !csum::fold((!packet.check) as u32 + replaced16(ttl_word(packet, packet.ttl), word));
+        let bytes = [word.to_ne_bytes(), check.to_ne_bytes()];
+        // SAFETY: as above.
+        let failed = unsafe { bpf_skb_store_bytes(skb, ETH_LEN + 8, bytes.as_ptr().cast(), 4, 0) };
+        return if failed != 0 { Err(()) } else { Ok(()) };
+    }
+    let hops = packet.ttl - 1;
+    // SAFETY: as above.
+    let failed = unsafe { bpf_skb_store_bytes(skb, ETH_LEN + 7, (&raw const hops).cast(), 1, 0) };
+    if failed != 0 { Err(()) } else { Ok(()) }
+}
+
+/// TTL and protocol, as they stand in the IPv4 header.
+#[inline(always)]
+fn ttl_word(packet: &Packet, ttl: u8) -> u16 {
+    u16::from_ne_bytes([ttl, packet.proto])
+}
+
+/// The IPv4 header from its TTL on.
+#[repr(C)]
+struct Rest4 {
+    ttl_proto: u16,
+    check: u16,
+    src: u32,
+    dst: u32,
+}
+
+/// The IPv6 header from its hop limit on; three bytes before it are not written.
+#[repr(C)]
+struct Rest6 {
+    before: [u8; 3],
+    hops: u8,
+    src: [u32; 4],
+    dst: [u32; 4],
+}
+
+/// Writes the entry's addresses and ports, and one hop less when routed.
+#[inline(always)]
+fn translate(packet: &Packet, entry: &FlowEntry) -> Done {
+    let hops = packet.ttl - u8::from(entry.flags & FLOW_ROUTED != 0);
+    write_addresses(packet, entry.src, entry.dst, entry.addr_diff, hops)?;
+    if packet.later {
+        return Ok(());
+    }
+    let skb = packet.skb.cast();
+    let (check_at, mangled) = match packet.proto {
+        IPPROTO_TCP => (16, 0),
+        IPPROTO_UDP => (6, BPF_F_MARK_MANGLED_0 as u64),
+        _ => (2, 0),
+    };
+    let check_at = packet.l4 + check_at;
+    // SAFETY: the helpers check offsets themselves.
+    unsafe {
+        // ICMP has no pseudo-header (RFC 792), ICMPv6 does (RFC 4443 section 2.3).
+        if packet.proto != IPPROTO_ICMP
+            && bpf_l4_csum_replace(skb, check_at, 0, entry.addr_diff as u64, BPF_F_PSEUDO_HDR as u64 | mangled) != 0
+        {
+            return Err(());
+        }
+        if entry.port_diff == 0 {
+            return Ok(());
+        }
+        if bpf_l4_csum_replace(skb, check_at, 0, entry.port_diff as u64, mangled) != 0 {
+            return Err(());
+        }
+        let failed = if packet.proto == IPPROTO_ICMP || packet.proto == IPPROTO_ICMPV6 {
+            bpf_skb_store_bytes(skb, packet.l4 + 4, (&raw const entry.sport_be).cast(), 2, 0)
+        } else {
+            let ports = [entry.sport_be, entry.dport_be];
+            bpf_skb_store_bytes(skb, packet.l4, ports.as_ptr().cast(), 4, 0)
+        };
+        if failed != 0 { Err(()) } else { Ok(()) }
+    }
+}
+
+/// Writes addresses and hop count, with the IPv4 header's checksum.
+#[inline(always)]
+pub fn write_addresses(packet: &Packet, src: Ip, dst: Ip, addr_diff: u32, hops: u8) -> Done {
+    let skb = packet.skb.cast();
+    let failed = if packet.v4 {
+        let word = ttl_word(packet, hops);
+        let sum = (!packet.check) as u32
+            + replaced16(ttl_word(packet, packet.ttl), word)
+            + csum::fold(addr_diff) as u32;
+        let rest =
+            Rest4 { ttl_proto: word, check: !csum::fold(sum), src: src.words_be[3], dst: dst.words_be[3] };
+        // SAFETY: the helper checks offset and length; `rest` has no padding.
+        unsafe { bpf_skb_store_bytes(skb, ETH_LEN + 8, (&raw const rest).cast(), 12, 0) }
+    } else {
+        let rest = Rest6 { before: [0; 3], hops, src: src.words_be, dst: dst.words_be };
+        // SAFETY: as above; 33 bytes from `hops` on.
+        unsafe { bpf_skb_store_bytes(skb, ETH_LEN + 7, (&raw const rest.hops).cast(), 33, 0) }
+    };
+    if failed != 0 { Err(()) } else { Ok(()) }
+}

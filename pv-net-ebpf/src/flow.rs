@@ -1,0 +1,241 @@
+//! A flow's life: claimed as opening, established by its second packet or first reply, closing, gone.
+
+use crate::{
+    maps::{FLOWS, Plan, Scratch, TRANSIENT, scratch},
+    nat,
+    packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, Packet, TCP_FIN, TCP_RST},
+    service::Target,
+    verdict::count,
+};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_csum_diff};
+use pv_net_common::{
+    DropReason, EndpointInfo, FlowEntry, FlowKey, Ip, Stat, TransientFlow,
+    flow::{FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, TCP_FIN_SEEN},
+};
+
+/// Fills in addresses, keys and checksum differences of the flow in `flow` and claims its reply key. `flow` has the
+/// rest of both entries. What comes back is the flow's place in the transient map when this packet is not its first.
+#[inline(always)]
+pub fn claim(
+    packet: &Packet,
+    flow: &mut TransientFlow,
+    plan: &Plan,
+) -> Result<Option<&'static mut TransientFlow>, DropReason> {
+    let key = packet.key;
+    flow.origin = key;
+    flow.phase = FLOW_OPENING;
+    flow.forward.src = plan.src;
+    flow.forward.dst = plan.dst;
+    flow.forward.reply_ifindex = plan.reply_link;
+    flow.reply.src = key.dst;
+    flow.reply.dst = key.src;
+    flow.reply.sport_be = key.dport_be;
+    flow.reply.dport_be = key.sport_be;
+    flow.reply.reply_ifindex = key.ifindex;
+    flow.reply.flags |= FLOW_REPLY;
+    let echo = packet.proto == IPPROTO_ICMP || packet.proto == IPPROTO_ICMPV6;
+    let mut attempt = 0;
+    while attempt < nat::ATTEMPTS {
+        let sport_be = nat::candidate(&key, attempt);
+        // Echo has one identifier, not two ports.
+        let dport_be = if echo { sport_be } else { plan.dport_be };
+        flow.forward.sport_be = sport_be;
+        flow.forward.dport_be = dport_be;
+        let reply_key = FlowKey {
+            src: plan.dst,
+            dst: plan.src,
+            sport_be: dport_be,
+            dport_be: sport_be,
+            ifindex: plan.reply_link,
+            proto: key.proto,
+        };
+        match holder(&reply_key, &key) {
+            Holder::Other => {}
+            Holder::Me(found) => {
+                finish(flow, &reply_key);
+                // A new connection with the ports of the last one.
+                if packet.opens_tcp() || found.forward.epoch != flow.forward.epoch {
+                    *found = *flow;
+                }
+                return Ok(Some(found));
+            }
+            Holder::MeEstablished => {
+                finish(flow, &reply_key);
+                // An entry of an older epoch, or of another MAC: replaced below by the packet that follows.
+                let _ = TRANSIENT.insert(&reply_key, &*flow, 0);
+                forget_pair(&key, &reply_key);
+                return Ok(None);
+            }
+            Holder::Nobody if attempt == 0 && plan.device_port != 0 && nat::device_uses(packet, &reply_key) => {}
+            Holder::Nobody => {
+                finish(flow, &reply_key);
+                if TRANSIENT.insert(&reply_key, &*flow, BPF_NOEXIST as u64).is_ok() {
+                    return Ok(None);
+                }
+            }
+        }
+        attempt += 1;
+    }
+    Err(DropReason::NatExhausted)
+}
+
+enum Holder {
+    Nobody,
+    Other,
+    Me(&'static mut TransientFlow),
+    MeEstablished,
+}
+
+/// Who has `reply_key`, seen from the flow that `key` opens.
+#[inline(always)]
+fn holder(reply_key: &FlowKey, key: &FlowKey) -> Holder {
+    if let Some(entry) = FLOWS.get_ptr(reply_key) {
+        // SAFETY: a map value stays readable for the program's run.
+        let entry = unsafe { &*entry };
+        return if entry.opposite_key(key.proto) == *key { Holder::MeEstablished } else { Holder::Other };
+    }
+    let Some(found) = TRANSIENT.get_ptr_mut(reply_key) else { return Holder::Nobody };
+    // SAFETY: as above.
+    let found = unsafe { &mut *found };
+    if found.origin == *key { Holder::Me(found) } else { Holder::Other }
+}
+
+/// Whether `key` is the opener of an opening or closing flow to `to`, whose ports were not changed.
+#[inline(always)]
+pub fn is_claimed(key: &FlowKey, target: &EndpointInfo, to: &Target) -> bool {
+    let reply_key = FlowKey {
+        src: to.addr,
+        dst: key.src,
+        sport_be: to.port_be,
+        dport_be: key.sport_be,
+        ifindex: target.ifindex,
+        proto: key.proto,
+    };
+    // SAFETY: a map value stays readable for the program's run.
+    TRANSIENT.get_ptr(&reply_key).is_some_and(|open| unsafe { (*open).origin == *key })
+}
+
+/// Sets what follows from the addresses and ports that were chosen.
+#[inline(always)]
+fn finish(flow: &mut TransientFlow, reply_key: &FlowKey) {
+    let key = flow.origin;
+    let forward = &flow.forward;
+    let same = forward.src == key.src
+        && forward.dst == key.dst
+        && forward.sport_be == key.sport_be
+        && forward.dport_be == key.dport_be;
+    if same {
+        return;
+    }
+    let echo = key.proto == IPPROTO_ICMP as u32 || key.proto == IPPROTO_ICMPV6 as u32;
+    set_diffs(&mut flow.forward, &key, echo);
+    set_diffs(&mut flow.reply, reply_key, echo);
+}
+
+#[inline(always)]
+fn set_diffs(entry: &mut FlowEntry, key: &FlowKey, echo: bool) {
+    entry.flags |= FLOW_NAT;
+    entry.addr_diff = addr_diff(key.src, key.dst, entry.src, entry.dst);
+    entry.port_diff = if echo {
+        port_diff([key.sport_be, 0], [entry.sport_be, 0])
+    } else {
+        port_diff([key.sport_be, key.dport_be], [entry.sport_be, entry.dport_be])
+    };
+}
+
+/// What two new addresses add to a checksum's sum.
+#[inline(always)]
+pub fn addr_diff(src: Ip, dst: Ip, new_src: Ip, new_dst: Ip) -> u32 {
+    let mut old = [src, dst];
+    let mut new = [new_src, new_dst];
+    // The words before an IPv4-mapped address are the same in both and add nothing.
+    // SAFETY: both arrays are 32 bytes.
+    unsafe { bpf_csum_diff(old.as_mut_ptr().cast(), 32, new.as_mut_ptr().cast(), 32, 0) as u32 }
+}
+
+/// What two new ports add to a checksum's sum.
+#[inline(always)]
+pub fn port_diff(old: [u16; 2], new: [u16; 2]) -> u32 {
+    (!old[0]) as u32 + (!old[1]) as u32 + new[0] as u32 + new[1] as u32
+}
+
+/// A packet of the opener whose flow is in the transient map already: without an answer so far it is established by it.
+#[inline(always)]
+pub fn again(packet: &Packet, open: &mut TransientFlow) {
+    open.forward.packets += 1;
+    if open.phase == FLOW_OPENING && !packet.opens_tcp() && !packet.tcp_has(TCP_FIN | TCP_RST) {
+        establish(open);
+    }
+}
+
+/// Enters both directions into the flow table, or neither. A full table is no fault: the flow goes on as transient.
+#[inline(always)]
+pub fn establish(open: &TransientFlow) {
+    let forward = open.origin;
+    let reply = open.forward.opposite_key(forward.proto);
+    if FLOWS.insert(&forward, &open.forward, BPF_NOEXIST as u64).is_err() {
+        // There already (the other direction's packet was quicker on another CPU), or no room.
+        if FLOWS.get_ptr(&forward).is_none() {
+            count(Stat::FlowTableFull);
+            return;
+        }
+        let _ = FLOWS.insert(&forward, &open.forward, 0);
+        let _ = FLOWS.insert(&reply, &open.reply, 0);
+        return;
+    }
+    if FLOWS.insert(&reply, &open.reply, 0).is_err() {
+        let _ = FLOWS.remove(&forward);
+        count(Stat::FlowTableFull);
+        return;
+    }
+    count(Stat::FlowsCreated);
+}
+
+/// A FIN or RST on an established flow: when both sides are done it leaves the flow table and lives on as closing, so
+/// that the table holds only what is alive.
+#[inline(always)]
+pub fn close(packet: &Packet, entry: &mut FlowEntry) {
+    let opposite_key = entry.opposite_key(packet.key.proto);
+    let Some(opposite) = FLOWS.get_ptr_mut(&opposite_key) else { return };
+    // SAFETY: a map value stays readable for the program's run.
+    let opposite = unsafe { &mut *opposite };
+    if packet.l4_info & TCP_RST == 0 {
+        entry.tcp |= TCP_FIN_SEEN;
+        if opposite.tcp & TCP_FIN_SEEN == 0 {
+            return;
+        }
+    }
+    let is_reply = entry.flags & FLOW_REPLY != 0;
+    let Some(Scratch { flow, .. }) = scratch() else { return };
+    flow.phase = FLOW_CLOSING;
+    if is_reply {
+        flow.forward = *opposite;
+        flow.reply = *entry;
+        flow.origin = opposite_key;
+        let _ = TRANSIENT.insert(&packet.key, &*flow, 0);
+    } else {
+        flow.forward = *entry;
+        flow.reply = *opposite;
+        flow.origin = packet.key;
+        let _ = TRANSIENT.insert(&opposite_key, &*flow, 0);
+    }
+    forget_pair(&packet.key, &opposite_key);
+}
+
+#[inline(always)]
+fn forget_pair(a: &FlowKey, b: &FlowKey) {
+    let _ = FLOWS.remove(a);
+    let _ = FLOWS.remove(b);
+}
+
+/// Ends a flow that policy does not allow any more.
+#[inline(always)]
+pub fn forget(key: &FlowKey) {
+    if let Some(entry) = FLOWS.get_ptr(key) {
+        // SAFETY: a map value stays readable for the program's run.
+        let opposite = unsafe { (*entry).opposite_key(key.proto) };
+        forget_pair(key, &opposite);
+        let _ = TRANSIENT.remove(&opposite);
+    }
+    let _ = TRANSIENT.remove(key);
+}

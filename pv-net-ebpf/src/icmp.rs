@@ -1,0 +1,221 @@
+//! ICMP and ICMPv6 errors about translated flows: rewritten outside and inside (RFC 5508, RFC 6146 section 3.5).
+
+use crate::{
+    deliver::{deliver_error, write_addresses},
+    flow::{addr_diff, port_diff},
+    maps::{FLOWS, TRANSIENT, epoch, hand_on, interface},
+    packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Packet, load},
+    verdict::{self, count},
+};
+use aya_ebpf::{
+    bindings::BPF_F_PSEUDO_HDR,
+    helpers::generated::{bpf_l4_csum_replace, bpf_skb_store_bytes},
+};
+use pv_net_common::{
+    DropReason, FlowEntry, FlowKey, Ip, Stage, Stat, csum,
+    flow::{FLOW_NAT, FLOW_ROUTED, FLOW_STACK},
+};
+
+/// The packet that an error quotes.
+struct Quoted {
+    /// As it is quoted.
+    src: Ip,
+    dst: Ip,
+    sport_be: u16,
+    dport_be: u16,
+    proto: u8,
+    /// The IPv4 header's checksum.
+    check: u16,
+    /// Offset of its header, bytes from the frame's start.
+    at: u32,
+    /// Offset of its upper-layer header.
+    l4: u32,
+}
+
+impl Quoted {
+    #[inline(always)]
+    fn read(packet: &Packet) -> Result<Self, DropReason> {
+        let at = packet.l4 + 8;
+        let mut quoted = if packet.v4 {
+            let ip: [u32; 5] = load(packet.skb, at)?;
+            let head = ip[0].to_ne_bytes();
+            let fragment = ip[1].to_ne_bytes();
+            // A later fragment quotes no ports.
+            if head[0] >> 4 != 4 || head[0] & 0xf < 5 || fragment[2] & 0x1f != 0 || fragment[3] != 0 {
+                return Err(DropReason::Malformed);
+            }
+            let rest = ip[2].to_ne_bytes();
+            Self {
+                src: Ip::from_v4_be(ip[3]),
+                dst: Ip::from_v4_be(ip[4]),
+                sport_be: 0,
+                dport_be: 0,
+                proto: rest[1],
+                check: u16::from_ne_bytes([rest[2], rest[3]]),
+                at,
+                l4: at + (head[0] & 0xf) as u32 * 4,
+            }
+        } else {
+            let ip: [u32; 10] = load(packet.skb, at)?;
+            let next = ip[1].to_ne_bytes()[2];
+            Self {
+                src: Ip { words_be: [ip[2], ip[3], ip[4], ip[5]] },
+                dst: Ip { words_be: [ip[6], ip[7], ip[8], ip[9]] },
+                sport_be: 0,
+                dport_be: 0,
+                proto: next,
+                check: 0,
+                at,
+                l4: at + 40,
+            }
+        };
+        let ports: [u16; 4] = load(packet.skb, quoted.l4)?;
+        match quoted.proto {
+            IPPROTO_TCP | IPPROTO_UDP => {
+                quoted.sport_be = ports[0];
+                quoted.dport_be = ports[1];
+            }
+            // Echo: the identifier stands for both.
+            IPPROTO_ICMP | IPPROTO_ICMPV6 => {
+                quoted.sport_be = ports[2];
+                quoted.dport_be = ports[2];
+            }
+            _ => return Err(DropReason::Unsupported),
+        }
+        Ok(quoted)
+    }
+}
+
+/// Set in the packet's control block when this stage had nothing to say: the stages before go on with it.
+const WAS_HERE: u32 = 0x7076_6963;
+
+/// Whether the packet comes back from this stage.
+#[inline(always)]
+pub fn was_here(packet: &Packet) -> bool {
+    // SAFETY: a context field.
+    unsafe { (*packet.skb).cb[0] == WAS_HERE }
+}
+
+/// The stage: errors about known flows are translated and delivered, others go back to where they came from.
+#[inline(always)]
+pub fn stage(packet: &mut Packet) -> i32 {
+    let back = if interface(packet.link).is_some() {
+        Stage::Container
+    } else {
+        packet.key.ifindex = 0;
+        Stage::Uplink
+    };
+    if let Some(done) = error(packet, epoch()) {
+        return done;
+    }
+    // SAFETY: a context field that the program may write.
+    unsafe { (*packet.skb).cb[0] = WAS_HERE };
+    hand_on(packet.skb, back)
+}
+
+/// Translates and delivers an error about a flow that is known; `None` when it is about none, or needs no translation.
+#[inline(always)]
+fn error(packet: &Packet, epoch: u32) -> Option<i32> {
+    let quoted = Quoted::read(packet).ok()?;
+    // The error goes where the quoted packet's replies go.
+    let key = FlowKey {
+        src: quoted.dst,
+        dst: quoted.src,
+        sport_be: quoted.dport_be,
+        dport_be: quoted.sport_be,
+        ifindex: packet.key.ifindex,
+        proto: quoted.proto as u32,
+    };
+    let entry = if let Some(entry) = FLOWS.get_ptr_mut(&key) {
+        // SAFETY: a map value stays readable for the program's run.
+        unsafe { &mut *entry }
+    } else {
+        // SAFETY: as above.
+        unsafe { &mut (*TRANSIENT.get_ptr_mut(&key)?).reply }
+    };
+    if entry.epoch != epoch || entry.flags & FLOW_STACK != 0 || entry.flags & FLOW_ROUTED == 0 {
+        return None;
+    }
+    count(Stat::SlowPath);
+    if entry.flags & FLOW_NAT != 0 && translate(packet, &quoted, &key, entry).is_err() {
+        return Some(verdict::drop(packet, DropReason::Rewrite));
+    }
+    Some(deliver_error(packet, entry))
+}
+
+#[inline(always)]
+fn translate(packet: &Packet, quoted: &Quoted, key: &FlowKey, entry: &FlowEntry) -> Result<(), ()> {
+    if packet.ttl <= 1 {
+        return Err(());
+    }
+    let skb = packet.skb.cast();
+    // The flow's own end is seen by its translated address, a router in between by its own.
+    let src = if packet.key.src == key.src { entry.src } else { packet.key.src };
+    let outer = addr_diff(packet.key.src, packet.key.dst, src, entry.dst);
+    write_addresses(packet, src, entry.dst, outer, packet.ttl - 1)?;
+    // Inside stands a packet of the other direction.
+    let inner = addr_diff(quoted.src, quoted.dst, entry.dst, entry.src);
+    let mut diff = 0;
+    // SAFETY: the helpers check offsets and lengths themselves.
+    unsafe {
+        let failed = if packet.v4 {
+            let check = !csum::fold((!quoted.check) as u32 + csum::fold(inner) as u32);
+            let addresses = [entry.dst.words_be[3], entry.src.words_be[3]];
+            bpf_skb_store_bytes(skb, quoted.at + 10, (&raw const check).cast(), 2, 0)
+                | bpf_skb_store_bytes(skb, quoted.at + 12, addresses.as_ptr().cast(), 8, 0)
+        } else {
+            diff += csum::fold(inner) as u32;
+            let addresses = [entry.dst, entry.src];
+            bpf_skb_store_bytes(skb, quoted.at + 8, addresses.as_ptr().cast(), 32, 0)
+        };
+        if failed != 0 {
+            return Err(());
+        }
+        diff += inner_ports(packet, quoted, entry, inner)?;
+        let check_at = packet.l4 + 2;
+        if bpf_l4_csum_replace(skb, check_at, 0, diff as u64, 0) != 0 {
+            return Err(());
+        }
+        if !packet.v4 && bpf_l4_csum_replace(skb, check_at, 0, outer as u64, BPF_F_PSEUDO_HDR as u64) != 0 {
+            return Err(());
+        }
+    }
+    Ok(())
+}
+
+/// Writes the quoted ports, and the quoted checksum where it is quoted; what both add to the outer checksum's sum.
+#[inline(always)]
+fn inner_ports(packet: &Packet, quoted: &Quoted, entry: &FlowEntry, inner: u32) -> Result<u32, ()> {
+    let skb = packet.skb.cast();
+    let echo = quoted.proto == IPPROTO_ICMP || quoted.proto == IPPROTO_ICMPV6;
+    let (old, new) = if echo {
+        ([quoted.sport_be, 0], [entry.dport_be, 0])
+    } else {
+        ([quoted.sport_be, quoted.dport_be], [entry.dport_be, entry.sport_be])
+    };
+    let ports = port_diff(old, new);
+    let (at, size, check_at) = match quoted.proto {
+        IPPROTO_TCP => (quoted.l4, 4, quoted.l4 + 16),
+        IPPROTO_UDP => (quoted.l4, 4, quoted.l4 + 6),
+        _ => (quoted.l4 + 4, 2, quoted.l4 + 2),
+    };
+    // SAFETY: the helper checks offset and length; `new` has four bytes.
+    if unsafe { bpf_skb_store_bytes(skb, at, new.as_ptr().cast(), size, 0) } != 0 {
+        return Err(());
+    }
+    let mut diff = ports;
+    // TCP's may be beyond the quote's end; a UDP checksum of zero is none.
+    if let Ok(check) = load::<u16>(packet.skb, check_at)
+        && (quoted.proto != IPPROTO_UDP || check != 0)
+    {
+        let pseudo = if quoted.proto == IPPROTO_ICMP { 0 } else { csum::fold(inner) as u32 };
+        let sum = (!check) as u32 + pseudo + csum::fold(ports) as u32;
+        let new_check = !csum::fold(sum);
+        // SAFETY: as above.
+        if unsafe { bpf_skb_store_bytes(skb, check_at, (&raw const new_check).cast(), 2, 0) } != 0 {
+            return Err(());
+        }
+        diff += (!check) as u32 + new_check as u32;
+    }
+    Ok(diff)
+}

@@ -1,0 +1,168 @@
+//! Sockets of the device: a program that connects to a published port reaches the container, without a proxy and
+//! without NAT.
+//!
+//! The hooks see the sockets of every process under the cgroup; they act on those of the device's own namespace.
+
+use crate::{
+    maps::{CONFIG, SOCK_ORIGINS, is_local},
+    service,
+};
+use aya_ebpf::{
+    bindings::bpf_sock_addr,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use pv_net_common::{Ip, SockKey, SockOrigin};
+
+/// The system call goes on.
+const GO_ON: i32 = 1;
+
+type Address = *mut bpf_sock_addr;
+
+/// An address that the hook sees, and how to write it back.
+#[derive(Clone, Copy)]
+struct Family {
+    v6: bool,
+}
+
+const V4: Family = Family { v6: false };
+const V6: Family = Family { v6: true };
+
+impl Family {
+    #[inline(always)]
+    fn addr(self, a: Address) -> Ip {
+        // SAFETY: context fields, each read as the verifier wants it: by whole words.
+        unsafe {
+            if self.v6 {
+                Ip { words_be: [(*a).user_ip6[0], (*a).user_ip6[1], (*a).user_ip6[2], (*a).user_ip6[3]] }
+            } else {
+                Ip::from_v4_be((*a).user_ip4)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn set(self, a: Address, addr: Ip, port_be: u32) {
+        // SAFETY: as above.
+        unsafe {
+            if self.v6 {
+                (*a).user_ip6[0] = addr.words_be[0];
+                (*a).user_ip6[1] = addr.words_be[1];
+                (*a).user_ip6[2] = addr.words_be[2];
+                (*a).user_ip6[3] = addr.words_be[3];
+            } else {
+                (*a).user_ip4 = addr.words_be[3];
+            }
+            (*a).user_port = port_be;
+        }
+    }
+}
+
+/// Whether the socket is one of the device's own namespace.
+#[inline(always)]
+fn is_ours(a: Address) -> bool {
+    // SAFETY: the helper takes the context.
+    let cookie = unsafe { bpf_get_netns_cookie(a.cast()) };
+    CONFIG.get(0).is_some_and(|c| c.netns_cookie != 0 && c.netns_cookie == cookie)
+}
+
+/// 127.0.0.0/8 and `::1` are on every device.
+#[inline(always)]
+fn is_loopback(addr: Ip) -> bool {
+    if addr.is_v4() {
+        return u32::from_be(addr.words_be[3]) >> 24 == 127;
+    }
+    addr.words_be == [0, 0, 0, 1_u32.to_be()]
+}
+
+#[inline(always)]
+fn key_of(a: Address, addr: Ip, port_be: u32) -> SockKey {
+    // SAFETY: the helper takes the context; a context field.
+    unsafe { SockKey { cookie: bpf_get_socket_cookie(a.cast()), addr, port_be, proto: (*a).protocol } }
+}
+
+/// A destination that is a published port becomes the container's.
+#[inline(always)]
+fn lead(a: Address, family: Family) -> i32 {
+    if !is_ours(a) {
+        return GO_ON;
+    }
+    let named = family.addr(a);
+    // SAFETY: context fields.
+    let (port_be, proto) = unsafe { ((*a).user_port, (*a).protocol) };
+    if !is_loopback(named) && !is_local(named) {
+        return GO_ON;
+    }
+    let Some(to) = service::target(named, proto, port_be as u16) else { return GO_ON };
+    let key = key_of(a, to.addr, to.port_be as u32);
+    // Lost origins cost the program the name it used, not its connection.
+    let _ = SOCK_ORIGINS.insert(&key, &SockOrigin { addr: named, port_be }, 0);
+    family.set(a, to.addr, to.port_be as u32);
+    GO_ON
+}
+
+/// A peer that is a container becomes what the program had named.
+#[inline(always)]
+fn show_origin(a: Address, family: Family) -> i32 {
+    if !is_ours(a) {
+        return GO_ON;
+    }
+    // SAFETY: a context field.
+    let port_be = unsafe { (*a).user_port };
+    let key = key_of(a, family.addr(a), port_be);
+    if let Some(origin) = SOCK_ORIGINS.get_ptr(&key) {
+        // SAFETY: a map value stays readable for the program's run.
+        let origin = unsafe { *origin };
+        family.set(a, origin.addr, origin.port_be);
+    }
+    GO_ON
+}
+
+/// `connect` over IPv4.
+#[cgroup_sock_addr(connect4)]
+pub fn pv_sock_connect4(ctx: SockAddrContext) -> i32 {
+    lead(ctx.sock_addr, V4)
+}
+
+/// `connect` over IPv6.
+#[cgroup_sock_addr(connect6)]
+pub fn pv_sock_connect6(ctx: SockAddrContext) -> i32 {
+    lead(ctx.sock_addr, V6)
+}
+
+/// `sendmsg` of an unconnected IPv4 socket.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn pv_sock_sendmsg4(ctx: SockAddrContext) -> i32 {
+    lead(ctx.sock_addr, V4)
+}
+
+/// `sendmsg` of an unconnected IPv6 socket.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn pv_sock_sendmsg6(ctx: SockAddrContext) -> i32 {
+    lead(ctx.sock_addr, V6)
+}
+
+/// Source of a datagram, IPv4.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn pv_sock_recvmsg4(ctx: SockAddrContext) -> i32 {
+    show_origin(ctx.sock_addr, V4)
+}
+
+/// Source of a datagram, IPv6.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn pv_sock_recvmsg6(ctx: SockAddrContext) -> i32 {
+    show_origin(ctx.sock_addr, V6)
+}
+
+/// `getpeername`, IPv4.
+#[cgroup_sock_addr(getpeername4)]
+pub fn pv_sock_peer4(ctx: SockAddrContext) -> i32 {
+    show_origin(ctx.sock_addr, V4)
+}
+
+/// `getpeername`, IPv6.
+#[cgroup_sock_addr(getpeername6)]
+pub fn pv_sock_peer6(ctx: SockAddrContext) -> i32 {
+    show_origin(ctx.sock_addr, V6)
+}

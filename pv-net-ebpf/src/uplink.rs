@@ -1,0 +1,118 @@
+//! What comes in by an uplink: replies to masqueraded flows, published ports, and what is routed.
+
+use crate::{
+    answer,
+    decide::Ask,
+    flow,
+    forward::{denied, known, plan_of, transient_reply},
+    guard::same_mac,
+    icmp,
+    maps::{FLOWS, Plan, Scratch, endpoint, epoch, hand_on, is_local, scratch, uplink},
+    packet::{IPPROTO_TCP, Packet},
+    service::{self, Target},
+    verdict::{ACT_OK, ACT_SHOT},
+};
+use pv_net_common::{
+    EndpointInfo, FlowEntry, Stage, TransientFlow,
+    flow::{FLOW_ROUTED, FLOW_UPLINK},
+};
+
+/// A packet from an uplink. What is not for a container goes on to the stack untouched.
+#[inline(always)]
+pub fn from_uplink(packet: &mut Packet) -> i32 {
+    packet.key.ifindex = 0;
+    packet.settle_fragment();
+    let epoch = epoch();
+    if packet.tracked
+        && let Some(entry) = FLOWS.get_ptr_mut(&packet.key)
+    {
+        // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
+        let entry = unsafe { &mut *entry };
+        follow_router(packet, entry);
+        return known(packet, entry, epoch);
+    }
+    if endpoint(packet.key.dst).is_none() && !is_local(packet.key.dst) {
+        return ACT_OK;
+    }
+    hand_on(packet.skb, Stage::Uplink)
+}
+
+/// The stage for what the flow table does not know.
+#[inline(always)]
+pub fn slow(packet: &mut Packet) -> i32 {
+    packet.key.ifindex = 0;
+    packet.settle_fragment();
+    let epoch = epoch();
+    if packet.is_icmp_error() && !icmp::was_here(packet) {
+        return hand_on(packet.skb, Stage::Icmp);
+    }
+    if let Some(done) = transient_reply(packet, epoch) {
+        return done;
+    }
+    let key = packet.key;
+    if let Some(target) = endpoint(key.dst) {
+        let to = Target { addr: key.dst, port_be: key.dport_be };
+        return inwards(packet, target, &to, epoch);
+    }
+    if packet.tracked
+        && is_local(key.dst)
+        && let Some(to) = service::of(&key)
+        && let Some(target) = endpoint(to.addr)
+    {
+        if packet.proto == IPPROTO_TCP && !packet.later && !packet.opens_tcp() && !flow::is_claimed(&key, target, &to) {
+            return answer::unknown_tcp(packet);
+        }
+        return inwards(packet, target, &to, epoch);
+    }
+    ACT_OK
+}
+
+/// Replies go to the MAC that the flow's packets come from: a router that takes over has another one.
+#[inline(always)]
+fn follow_router(packet: &Packet, entry: &mut FlowEntry) {
+    if same_mac(entry.from_mac, packet.eth.src) || entry.from_mac == [0; 6] {
+        return;
+    }
+    if let Some(opposite) = FLOWS.get_ptr_mut(&entry.opposite_key(packet.key.proto)) {
+        // SAFETY: as above.
+        unsafe { (*opposite).dst_mac = packet.eth.src };
+    }
+    entry.from_mac = packet.eth.src;
+}
+
+/// Into a container.
+#[inline(always)]
+fn inwards(packet: &mut Packet, target: &EndpointInfo, to: &Target, epoch: u32) -> i32 {
+    let key = packet.key;
+    let service = to.addr != key.dst;
+    let ask = Ask { src: key.src, dst: to.addr, proto: key.proto, dport_be: to.port_be, service };
+    if let Err(reason) = ask.allowed() {
+        return denied(packet, reason);
+    }
+    let Some(up) = uplink(packet.link) else { return ACT_OK };
+    let Some(Scratch { flow, plan, .. }) = scratch() else { return ACT_SHOT };
+    *flow = TransientFlow::default();
+    flow.forward = FlowEntry {
+        ifindex: target.ifindex,
+        epoch,
+        from_mac: packet.eth.src,
+        src_mac: target.gateway_mac,
+        dst_mac: target.mac,
+        flags: FLOW_ROUTED,
+        mtu: target.mtu,
+        ..FlowEntry::default()
+    };
+    // A reply leaves by the uplink that its flow came in on.
+    flow.reply = FlowEntry {
+        ifindex: packet.link,
+        epoch,
+        from_mac: target.mac,
+        src_mac: up.mac,
+        dst_mac: packet.eth.src,
+        flags: FLOW_ROUTED | FLOW_UPLINK,
+        mtu: up.mtu,
+        ..FlowEntry::default()
+    };
+    *plan = Plan { dport_be: to.port_be, ..plan_of(packet, key.src, to.addr, target.ifindex) };
+    hand_on(packet.skb, Stage::Open)
+}
