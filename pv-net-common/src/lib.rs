@@ -17,9 +17,7 @@ pub mod stats;
 
 pub use addr::Ip;
 pub use drop_reason::DropReason;
-pub use endpoint::{
-    EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, UplinkInfo,
-};
+pub use endpoint::{EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, UplinkInfo};
 pub use event::DropEvent;
 pub use flow::{FlowEntry, FlowKey, FragmentKey, FragmentPorts, TransientFlow};
 pub use stats::Stat;

@@ -18,14 +18,8 @@ pub const PROG_SOCK: [&str; 8] = [
     "pv_sock_peer6",
 ];
 /// Stages that the programs above hand a packet on to, in the order of [`crate::Stage`].
-pub const PROG_STAGES: [&str; 6] = [
-    "pv_stage_container",
-    "pv_stage_outside",
-    "pv_stage_uplink",
-    "pv_stage_icmp",
-    "pv_stage_answer",
-    "pv_stage_open",
-];
+pub const PROG_STAGES: [&str; 6] =
+    ["pv_stage_container", "pv_stage_outside", "pv_stage_uplink", "pv_stage_icmp", "pv_stage_answer", "pv_stage_open"];
 /// Program that writes the kernel's tick counter into [`MAP_CONFIG`] when it is test-run.
 pub const PROG_CLOCK: &str = "pv_clock";
 

@@ -227,11 +227,9 @@ pub fn write_addresses(packet: &Packet, src: Ip, dst: Ip, addr_diff: u32, hops: 
     let skb = packet.skb.cast();
     let failed = if packet.v4 {
         let word = ttl_word(packet, hops);
-        let sum = (!packet.check) as u32
-            + replaced16(ttl_word(packet, packet.ttl), word)
-            + csum::fold(addr_diff) as u32;
-        let rest =
-            Rest4 { ttl_proto: word, check: !csum::fold(sum), src: src.words_be[3], dst: dst.words_be[3] };
+        let sum =
+            (!packet.check) as u32 + replaced16(ttl_word(packet, packet.ttl), word) + csum::fold(addr_diff) as u32;
+        let rest = Rest4 { ttl_proto: word, check: !csum::fold(sum), src: src.words_be[3], dst: dst.words_be[3] };
         // SAFETY: the helper checks offset and length; `rest` has no padding.
         unsafe { bpf_skb_store_bytes(skb, ETH_LEN + 8, (&raw const rest).cast(), 12, 0) }
     } else {

@@ -8,12 +8,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use pv_net_common::{
-    EndpointInfo, EndpointKey, FlowEntry, FlowKey, FragmentKey, FragmentPorts, GlobalConfig, InterfaceInfo, Ip, Service,
-    ServiceKey, SockKey, SockOrigin, Stage, TransientFlow, UplinkInfo,
+    EndpointInfo, EndpointKey, FlowEntry, FlowKey, FragmentKey, FragmentPorts, GlobalConfig, InterfaceInfo, Ip,
+    Service, ServiceKey, SockKey, SockOrigin, Stage, TransientFlow, UplinkInfo,
     drop_reason::DROP_SLOTS,
     endpoint::{MAX_LOCALS, MAX_SERVICES, MAX_SOCKETS, MAX_UPLINKS},
-    names,
     flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS},
+    names,
     stats::STAT_SLOTS,
 };
 
@@ -54,8 +54,7 @@ pub static LOCALS: HashMap<EndpointKey, u32, { MAX_LOCALS as usize }, { BPF_F_NO
 
 /// Uplinks and the pools' bridges; written by the daemon.
 #[btf_map(name = "uplinks")]
-pub static UPLINKS: HashMap<u32, UplinkInfo, { MAX_UPLINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
-    HashMap::new();
+pub static UPLINKS: HashMap<u32, UplinkInfo, { MAX_UPLINKS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// Published ports; written by the daemon.
 #[btf_map(name = "services")]

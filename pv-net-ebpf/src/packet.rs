@@ -1,8 +1,8 @@
 //! Reading a frame: the only place that checks bounds.
 
+use crate::maps::FRAGMENTS;
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use core::mem::MaybeUninit;
-use crate::maps::FRAGMENTS;
 use pv_net_common::{DropReason, FlowKey, FragmentKey, FragmentPorts, Ip};
 
 pub const ETH_LEN: u32 = 14;
@@ -301,7 +301,7 @@ impl Packet {
                     self.key.sport_be = h[2];
                     self.key.dport_be = h[2];
                     self.ports = true;
-                self.tracked = !self.fragment;
+                    self.tracked = !self.fragment;
                 }
             }
             _ => {}

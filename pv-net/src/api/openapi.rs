@@ -2,7 +2,7 @@
 
 use super::DropEventView;
 use super::routes::ErrorView;
-use crate::daemon::{AttachRequest, ContainerView, FlowView, LeaseView, PoolView, StatusView};
+use crate::daemon::{AttachRequest, ContainerView, FlowView, LeaseView, PoolView, PortView, StatusView};
 use axum::response::Json;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -31,6 +31,7 @@ pub fn openapi() -> Value {
             "delete": operation("Detach a container and release its leases", "204", Value::Null, &mut g),
         },
         "/pools": {"get": operation("All pools", "200", json_body(list::<PoolView>(&mut g)), &mut g)},
+        "/ports": {"get": operation("Published ports", "200", json_body(list::<PortView>(&mut g)), &mut g)},
         "/leases": {"get": operation("All leases", "200", json_body(list::<LeaseView>(&mut g)), &mut g)},
         "/flows": {"get": operation("The flow table", "200", json_body(list::<FlowView>(&mut g)), &mut g)},
         "/status": {"get": operation("The daemon", "200", json_body(reference::<StatusView>(&mut g)), &mut g)},

@@ -1,7 +1,7 @@
 //! Paths and their handlers.
 
 use super::{Shared, events, metrics, openapi};
-use crate::daemon::{AttachRequest, ContainerView, FlowView, LeaseView, PoolView, StatusView};
+use crate::daemon::{AttachRequest, ContainerView, FlowView, LeaseView, PoolView, PortView, StatusView};
 use crate::failure::{Failure, Kind, Message};
 use crate::model::ContainerName;
 use axum::Router;
@@ -22,6 +22,7 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/containers/{name}", get(container).put(attach).delete(detach))
         .route("/pools", get(pools))
         .route("/leases", get(leases))
+        .route("/ports", get(ports))
         .route("/flows", get(flows))
         .route("/status", get(status))
         .route("/health", get(health))
@@ -120,6 +121,10 @@ async fn pools(State(shared): State<Shared>) -> Json<Vec<PoolView>> {
 
 async fn leases(State(shared): State<Shared>) -> Json<Vec<LeaseView>> {
     Json(shared.daemon().await.leases())
+}
+
+async fn ports(State(shared): State<Shared>) -> Json<Vec<PortView>> {
+    Json(shared.daemon().await.ports())
 }
 
 async fn flows(State(shared): State<Shared>) -> Result<Json<Vec<FlowView>>, Failure> {

@@ -95,6 +95,8 @@ pub enum Command {
     Containers,
     /// Leases
     Leases,
+    /// Published ports
+    Ports,
     /// The flow table
     Flows {
         /// Print it again every second

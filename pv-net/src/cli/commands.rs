@@ -32,6 +32,7 @@ pub async fn run(args: Args) -> Result<ExitCode, Ended> {
         Command::Pools => list(&paths, "/pools", table::POOLS, json).await?,
         Command::Containers => containers(&paths, json).await?,
         Command::Leases => list(&paths, "/leases", table::LEASES, json).await?,
+        Command::Ports => list(&paths, "/ports", table::PORTS, json).await?,
         Command::Flows { follow } => loop {
             list(&paths, "/flows", table::FLOWS, json).await?;
             if !follow {

@@ -38,6 +38,16 @@ pub const LEASES: &[Column] = &[
     ("STATIC", "static"),
 ];
 
+pub const PORTS: &[Column] = &[
+    ("CONTAINER", "container"),
+    ("PROTO", "proto"),
+    ("DEVICE ADDRESS", "host_address"),
+    ("PORT", "host_port"),
+    ("TO", "host_port_end"),
+    ("CONTAINER ADDRESS", "container_address"),
+    ("PORT", "container_port"),
+];
+
 pub const FLOWS: &[Column] = &[
     ("PROTO", "proto"),
     ("SOURCE", "src"),

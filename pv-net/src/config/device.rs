@@ -140,8 +140,6 @@ fn pool(
     for (used, key) in [
         (raw.dns.is_some(), "dns"),
         (raw.dhcp.is_some(), "dhcp"),
-        (nat, "nat"),
-        (raw.host_access.is_some(), "host_access"),
         (!matches!(kind, Some(PoolKind::Bridge { .. }) | None), "type"),
     ] {
         if used {

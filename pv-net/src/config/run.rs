@@ -48,9 +48,6 @@ fn check(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> O
     let hostname = network.and_then(|n| c.text_with("network.hostname", &n.hostname, hostname));
     let interfaces = interfaces(c, network, mode);
     let ports = ports(c, network, mode);
-    if !ports.is_empty() {
-        inactive.push("network.ports".to_owned());
-    }
     let name = name?;
     let hostname = hostname.unwrap_or_else(|| name.to_string());
     Some(Container { name, kind, mode, hostname, interfaces, ports, inactive })

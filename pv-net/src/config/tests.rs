@@ -310,9 +310,9 @@ fn the_default_route_is_the_first_interfaces_unless_said() {
 fn what_is_accepted_but_not_acted_on_is_said() {
     let d =
         device(json!({"network": {"pools": {"p": {"subnet": "10.0.3.0/24", "nat": true, "dns": {}}}, "policies": []}}));
-    assert_eq!(d.inactive, ["network.pools.p.dns", "network.pools.p.nat"]);
+    assert_eq!(d.inactive, ["network.pools.p.dns"]);
     let c = container(json!({"name": "web", "network": {"pool": "p", "ports": ["80"]}, "health_check": {}}));
-    assert_eq!(c.inactive, ["health_check", "network.ports"]);
+    assert_eq!(c.inactive, ["health_check"]);
 }
 
 #[test]

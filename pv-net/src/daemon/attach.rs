@@ -48,6 +48,7 @@ impl Daemon {
         if self.is_same(name, &run, &reference)? {
             return Ok(());
         }
+        self.check_ports(&container)?;
         self.open_plane()?;
         let before = self.state.clone();
         match self.try_attach(&container, run, reference, &netns).await {
@@ -139,6 +140,12 @@ impl Daemon {
                     return Err(failure);
                 }
             }
+        }
+        if let Err(failure) = self.refresh_ports() {
+            for (index, attachment) in made {
+                self.disconnect(index, attachment).await?;
+            }
+            return Err(failure);
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ impl Daemon {
         self.state.containers.remove(name);
         self.state.identities.remove(name);
         self.container_conditions.remove(name);
+        self.refresh_ports()?;
         store::save(&self.paths.state_dir, &self.state)?;
         Ok(())
     }

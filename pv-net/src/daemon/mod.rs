@@ -4,8 +4,10 @@
 
 mod attach;
 mod detach;
+mod outside;
 mod paths;
 mod pools;
+mod ports;
 mod reconcile;
 mod serve;
 mod teardown;
@@ -13,6 +15,7 @@ mod view;
 
 pub use attach::AttachRequest;
 pub use paths::{Paths, RunLock};
+pub use ports::PortView;
 pub use serve::run;
 pub use teardown::teardown;
 pub use view::{
@@ -58,6 +61,10 @@ pub struct Daemon {
     container_conditions: BTreeMap<ContainerName, Vec<String>>,
     /// Host-side links that are there, by index.
     links: BTreeMap<u32, (ContainerName, IfName)>,
+    /// Uplinks that are there, with their index.
+    uplinks: BTreeMap<IfName, u32>,
+    /// Whether the kernel said that addresses, links or routes changed.
+    outside_changed: bool,
 }
 
 impl Daemon {
@@ -86,6 +93,8 @@ impl Daemon {
             start_conditions,
             container_conditions: BTreeMap::new(),
             links: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            outside_changed: false,
         };
         daemon.learn_leases().await?;
         daemon.read_declarations();
@@ -110,6 +119,7 @@ impl Daemon {
         self.start_conditions.extend(adopted.conditions.iter().cloned());
         self.adopted = adopted;
         self.plane = Some(plane);
+        self.hook_sockets();
         Ok(())
     }
 

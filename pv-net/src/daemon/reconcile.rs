@@ -4,7 +4,7 @@ use super::Daemon;
 use crate::failure::Failure;
 use crate::ipam::store::{self, ContainerRecord};
 use crate::ipam::{Lease, LeaseKey};
-use crate::kernel::netlink::{LinkEvent, LinkInfo, alias};
+use crate::kernel::netlink::{LinkInfo, NetEvent, alias};
 use crate::model::{Attachment, ContainerName, IfName};
 use crate::plan::{Desired, Observed, ObservedLink, Op, diff, endpoint};
 use pv_net_common::Ip;
@@ -17,6 +17,7 @@ impl Daemon {
             return Ok(());
         }
         self.ensure_pools().await?;
+        self.refresh_outside().await?;
         let links = self.net.links().await?;
         self.note_links(&links);
         self.container_conditions.clear();
@@ -26,6 +27,7 @@ impl Daemon {
             tracing::debug!(%op, "apply");
             self.apply(&op).await?;
         }
+        self.refresh_ports()?;
         store::save(&self.paths.state_dir, &self.state)?;
         Ok(())
     }
@@ -145,16 +147,25 @@ impl Daemon {
         record.attachments.push(attachment);
     }
 
-    /// A link came or went. A container's that goes takes its map entries along; its lease stays.
-    pub async fn on_link(&mut self, event: &LinkEvent) {
-        if !event.gone {
-            return;
-        }
-        if let Some((container, host_if)) = self.links.remove(&event.index) {
+    /// A link, address or route changed. A container's link that goes takes its map entries along; its lease stays.
+    pub async fn on_event(&mut self, event: &NetEvent) {
+        if let NetEvent::LinkGone { index, .. } = event
+            && let Some((container, host_if)) = self.links.remove(index)
+        {
             tracing::info!(%container, %host_if, "link gone");
-            if let Err(e) = self.forget_link(event.index, &container, &host_if) {
+            if let Err(e) = self.forget_link(*index, &container, &host_if) {
                 tracing::warn!(%container, error = %e, "link not forgotten");
             }
+        }
+        self.outside_changed = true;
+    }
+
+    /// Reads addresses and routes again when something changed since the last time.
+    pub async fn settle(&mut self) {
+        if std::mem::take(&mut self.outside_changed)
+            && let Err(e) = self.refresh_outside().await
+        {
+            tracing::warn!(error = %e, "uplinks not refreshed");
         }
     }
 

@@ -40,7 +40,15 @@ pub async fn run(paths: Paths) -> Result<(), Failure> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => reload(&shared).await,
-            Some(event) = links.recv() => shared.daemon().await.on_link(&event).await,
+            Some(event) = links.recv() => {
+                let mut daemon = shared.daemon().await;
+                daemon.on_event(&event).await;
+                // What came together is handled together.
+                while let Ok(event) = links.try_recv() {
+                    daemon.on_event(&event).await;
+                }
+                daemon.settle().await;
+            }
             _ = tick.tick() => shared.daemon().await.tick(),
             Some(answer) = down.recv() => {
                 let daemon = shared.daemon().await;

@@ -1,6 +1,8 @@
 //! Everything that reads or changes the kernel: netlink, namespaces, sysctls and BPF.
 
 pub mod bpf;
+pub mod cgroup;
+pub mod listeners;
 pub mod netlink;
 pub mod netns;
 pub mod sysctl;

@@ -95,6 +95,28 @@ fn own_inode() -> Result<u64, NetnsError> {
     Ok(meta.ino())
 }
 
+/// `SO_NETNS_COOKIE` (`asm-generic/socket.h`).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// The cookie by which the programs know the calling thread's namespace; kernel 5.14.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn own_cookie() -> io::Result<u64> {
+    use std::os::fd::AsRawFd;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).or_else(|_| {
+        // Without a loopback address, a socket that is not bound to one.
+        std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))
+    })?;
+    let mut cookie = 0u64;
+    let mut size = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the option writes a u64, and the buffer's size is told.
+    let failed = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut size)
+    };
+    if failed != 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
 impl Netns {
     /// The file, for netlink attributes that take one.
     #[must_use]

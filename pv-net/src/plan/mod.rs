@@ -4,9 +4,13 @@
 
 mod desired;
 mod op;
+mod outside;
+mod services;
 
 pub use desired::{Desired, Endpoint, PoolLink, endpoint};
 pub use op::{Observed, ObservedLink, Op, diff, endpoint_ops};
+pub use outside::{LinkState, locals, uplink_infos};
+pub use services::{Published, prefixes, range_of};
 
 #[cfg(test)]
 mod tests;

@@ -76,7 +76,7 @@ pub(super) fn expired(entries: &[(FlowKey, FlowEntry)], ticks: Ticks) -> Vec<Flo
         .iter()
         .filter(|(key, entry)| {
             let idle = ticks.since(entry.last_used);
-            match by_key.get(&key.reversed(entry.ifindex)) {
+            match by_key.get(&entry.opposite_key(key.proto)) {
                 Some(other) => idle.min(ticks.since(other.last_used)) > timeout(key.proto, entry.tcp | other.tcp),
                 None => idle > ORPHAN,
             }
@@ -95,13 +95,17 @@ mod tests {
     fn pair(proto: u32, idle: [u64; 2], tcp: [u8; 2]) -> Vec<(FlowKey, FlowEntry)> {
         let key =
             FlowKey { src: Ip::from_v4_be(1), dst: Ip::from_v4_be(2), sport_be: 3, dport_be: 4, ifindex: 7, proto };
-        let entry = |ifindex, i: usize| FlowEntry {
-            ifindex,
+        let entry = |key: FlowKey, reply_ifindex, i: usize| FlowEntry {
+            src: key.src,
+            dst: key.dst,
+            sport_be: key.sport_be,
+            dport_be: key.dport_be,
+            reply_ifindex,
             last_used: TICKS.now - idle[i] * TICKS.hz,
             tcp: tcp[i],
             ..FlowEntry::default()
         };
-        vec![(key, entry(8, 0)), (key.reversed(8), entry(7, 1))]
+        vec![(key, entry(key, 8, 0)), (key.reversed(8), entry(key.reversed(8), 7, 1))]
     }
 
     #[test]

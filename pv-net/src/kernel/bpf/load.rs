@@ -3,16 +3,14 @@
 use super::BpfError;
 use super::flows::{FlowRecord, Ticks, expired};
 use super::pin;
-use super::table::{Counters, Single, Table, map_error, take};
-use crate::model::IfName;
+use super::stages::set_stages;
+use super::table::{Counters, Services, Single, Table, map_error, take};
 use aya::maps::{MapData, RingBuf};
-use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
-use aya::programs::{SchedClassifier, TcAttachType, TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use pv_net_common::{
     ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FlowEntry, FlowKey, GlobalConfig, InterfaceInfo, Ip, Stat,
-    TransientFlow, names,
+    TransientFlow, UplinkInfo, names,
 };
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -62,14 +60,17 @@ pub struct Adopted {
 
 /// The loaded programs and their maps.
 pub struct DataPlane {
-    pin_dir: PathBuf,
+    pub(super) pin_dir: PathBuf,
     hook: Hook,
-    ebpf: Ebpf,
-    config: Single<GlobalConfig>,
+    pub(super) ebpf: Ebpf,
+    pub(super) config: Single<GlobalConfig>,
     flows: Table<FlowKey, FlowEntry>,
     transient: Table<FlowKey, TransientFlow>,
     endpoints: Table<EndpointKey, EndpointInfo>,
     interfaces: Table<u32, InterfaceInfo>,
+    pub(super) locals: Table<EndpointKey, u32>,
+    pub(super) uplinks: Table<u32, UplinkInfo>,
+    pub(super) services: Services,
     drops: Counters,
     stats: Counters,
     first_tick: (Instant, u64),
@@ -98,9 +99,12 @@ impl DataPlane {
         }
         let mut ebpf = load_object(options, &maps)?;
         let hook = hook_of_kernel();
-        for name in [names::PROG_FROM_CONTAINER, names::PROG_CLOCK] {
+        let entries = [names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK];
+        for name in names::PROG_STAGES.into_iter().chain(entries).chain([names::PROG_CLOCK]) {
             program(&mut ebpf, name)?.load().map_err(|e| BpfError::Load(format!("{name}: {}", BpfError::chain(&e))))?;
         }
+        // Before any program hands a packet on.
+        set_stages(&mut ebpf)?;
         let mut plane = Self {
             pin_dir: options.pin_dir.clone(),
             hook,
@@ -109,6 +113,9 @@ impl DataPlane {
             transient: Table::take(&mut ebpf, names::MAP_TRANSIENT)?,
             endpoints: Table::take(&mut ebpf, names::MAP_ENDPOINTS)?,
             interfaces: Table::take(&mut ebpf, names::MAP_INTERFACES)?,
+            locals: Table::take(&mut ebpf, names::MAP_LOCALS)?,
+            uplinks: Table::take(&mut ebpf, names::MAP_UPLINKS)?,
+            services: Services::take(&mut ebpf, names::MAP_SERVICES)?,
             drops: Counters::take(&mut ebpf, names::MAP_DROPS)?,
             stats: Counters::take(&mut ebpf, names::MAP_STATS)?,
             ebpf,
@@ -119,44 +126,14 @@ impl DataPlane {
         config.epoch = config.epoch.max(1);
         plane.config.set(config)?;
         plane.first_tick = (Instant::now(), plane.read_tick()?);
-        plane.adopt_links(&mut adopted)?;
+        let (links, conditions) = plane.adopt_links()?;
+        adopted.links = links;
+        adopted.conditions.extend(conditions);
         Ok((plane, adopted))
     }
 
-    fn adopt_links(&mut self, adopted: &mut Adopted) -> Result<(), BpfError> {
-        let dir = pin::links_dir(&self.pin_dir);
-        for name in pin::list(&dir)? {
-            let path = dir.join(&name);
-            match self.replace_program(&path) {
-                Ok(()) => adopted.links.push(name),
-                Err(e) => {
-                    // The link's device is gone, or it is no link: the daemon attaches anew what should be attached.
-                    pin::remove(&path)?;
-                    adopted.conditions.push(format!("{e}; pin removed"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// `BPF_LINK_UPDATE`: no packet runs without a program.
-    fn replace_program(&mut self, path: &Path) -> Result<(), BpfError> {
-        let failed = |why: String| BpfError::Link { path: path.to_owned(), why };
-        let pinned = PinnedLink::from_pin(path).map_err(|e| failed(BpfError::chain(&e)))?;
-        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(|e| failed(BpfError::chain(&e)))?;
-        let program = program(&mut self.ebpf, names::PROG_FROM_CONTAINER)?;
-        let id = program.attach_to_link(link).map_err(|e| failed(BpfError::chain(&e)))?;
-        // Dropping the handle closes it; the pin keeps the link.
-        drop(program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?);
-        Ok(())
-    }
-
-    /// Links that have the program. None without tcx: a filter goes with its link, and attaching replaces it.
-    ///
-    /// # Errors
-    /// When the pins cannot be listed.
-    pub fn hooked(&self) -> Result<Vec<String>, BpfError> {
-        pin::list(&pin::links_dir(&self.pin_dir))
+    pub(super) fn pin_dir(&self) -> &Path {
+        &self.pin_dir
     }
 
     /// How programs are attached on this kernel.
@@ -207,49 +184,6 @@ impl DataPlane {
     #[must_use]
     pub fn endpoints(&self) -> Vec<(Ip, EndpointInfo)> {
         self.endpoints.entries().into_iter().map(|(k, v)| (k.addr, v)).collect()
-    }
-
-    /// Puts `pv_from_container` on ingress of link `host_if`; one that is there already stays.
-    ///
-    /// # Errors
-    /// When the kernel refuses, or the link cannot be pinned.
-    pub fn attach(&mut self, host_if: &IfName) -> Result<(), BpfError> {
-        let failed =
-            |why: String| BpfError::Attach { program: names::PROG_FROM_CONTAINER, link: host_if.to_string(), why };
-        let pin = pin::links_dir(&self.pin_dir).join(host_if.as_str());
-        let program = program(&mut self.ebpf, names::PROG_FROM_CONTAINER)?;
-        let options = match self.hook {
-            Hook::Tcx if pin.exists() => return Ok(()),
-            Hook::Tcx => TcAttachOptions::TcxOrder(LinkOrder::default()),
-            Hook::Clsact => {
-                // "Already there" is the only failure that does not show again at the attach below.
-                if let Err(e) = qdisc_add_clsact(host_if.as_str()) {
-                    tracing::debug!(link = %host_if, error = %e, "clsact");
-                }
-                TcAttachOptions::Netlink(NlOptions { priority: 1, handle: TcHandle::new(0, 1), ..Default::default() })
-            }
-        };
-        let id = program
-            .attach_with_options(host_if.as_str(), TcAttachType::Ingress, options)
-            .map_err(|e| failed(BpfError::chain(&e)))?;
-        let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
-        match self.hook {
-            Hook::Tcx => {
-                let link = FdLink::try_from(link).map_err(|e| failed(BpfError::chain(&e)))?;
-                link.pin(&pin).map_err(|e| failed(format!("pin {}: {}", pin.display(), BpfError::chain(&e))))?;
-            }
-            // A filter belongs to its link; dropping the handle would remove it.
-            Hook::Clsact => std::mem::forget(link),
-        }
-        Ok(())
-    }
-
-    /// Removes the pin of `host_if`; the program goes with it, or with the link.
-    ///
-    /// # Errors
-    /// When the pin cannot be removed.
-    pub fn detach(&mut self, host_if: &str) -> Result<(), BpfError> {
-        pin::remove(&pin::links_dir(&self.pin_dir).join(host_if))
     }
 
     /// The policy generation in force.
@@ -310,8 +244,8 @@ impl DataPlane {
         };
         let mut records: Vec<_> =
             self.flows.entries().into_iter().map(|(key, entry)| record(key, entry, false)).collect();
-        for (reply_key, flow) in self.transient.entries() {
-            let key = reply_key.reversed(flow.origin_ifindex);
+        for (_, flow) in self.transient.entries() {
+            let key = flow.origin;
             // The transient entry of an established flow stays behind until the LRU needs its room.
             if self.flows.get(&key)?.is_none() {
                 records.push(record(key, flow.forward, true));
@@ -333,19 +267,29 @@ impl DataPlane {
         Ok(gone.len())
     }
 
-    /// Ends every flow from or to one of `addrs`.
+    /// Ends every flow that has to do with one of `addrs`, before or after translation.
     ///
     /// # Errors
     /// The kernel's.
     pub fn end_flows(&mut self, addrs: &[Ip]) -> Result<(), BpfError> {
-        let hit = |key: &FlowKey| addrs.contains(&key.src) || addrs.contains(&key.dst);
-        for (key, _) in self.flows.entries() {
-            if hit(&key) {
+        self.end_flows_where(|key, entry| {
+            [key.src, key.dst, entry.src, entry.dst].iter().any(|addr| addrs.contains(addr))
+        })
+    }
+
+    /// Ends every flow of which `hit` is true for a direction: both go.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn end_flows_where(&mut self, hit: impl Fn(&FlowKey, &FlowEntry) -> bool) -> Result<(), BpfError> {
+        for (key, entry) in self.flows.entries() {
+            if hit(&key, &entry) {
                 self.flows.remove(&key)?;
+                self.flows.remove(&entry.opposite_key(key.proto))?;
             }
         }
-        for (key, _) in self.transient.entries() {
-            if hit(&key) {
+        for (key, flow) in self.transient.entries() {
+            if hit(&key, &flow.reply) || hit(&flow.origin, &flow.forward) {
                 self.transient.remove(&key)?;
             }
         }
@@ -377,7 +321,7 @@ impl DataPlane {
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, BpfError> {
+pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, BpfError> {
     ebpf.program_mut(name)
         .ok_or_else(|| BpfError::Load(format!("{name}: not in the object")))?
         .try_into()

@@ -5,9 +5,11 @@
 
 mod error;
 mod flows;
+mod hooks;
 mod load;
 mod pin;
 mod probe;
+mod stages;
 mod table;
 
 pub use error::BpfError;
@@ -15,3 +17,4 @@ pub use flows::{FlowRecord, Ticks};
 pub use load::{Adopted, DataPlane, Hook, Options};
 pub use pin::remove_all;
 pub use probe::{Probe, probe};
+pub use table::ServicePrefix;

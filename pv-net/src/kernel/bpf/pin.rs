@@ -1,6 +1,7 @@
-//! Where the pins are: `<bpffs>/maps/NAME` and `<bpffs>/links/HOST_IF`.
+//! Where the pins are: `<bpffs>/maps/NAME`, `<bpffs>/links/PROGRAM/LINK` and `<bpffs>/links/sockets/PROGRAM`.
 
 use super::BpfError;
+use super::hooks::Place;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use pv_net_common::names;
 use std::fs;
@@ -15,6 +16,16 @@ pub(super) fn links_dir(root: &Path) -> PathBuf {
     root.join("links")
 }
 
+pub(super) fn sockets_dir(root: &Path) -> PathBuf {
+    links_dir(root).join("sockets")
+}
+
+/// Every directory below `root`, the deeper ones first.
+fn dirs(root: &Path) -> Vec<PathBuf> {
+    let places = Place::ALL.into_iter().map(|place| place.dir(root));
+    places.chain([sockets_dir(root), links_dir(root), maps_dir(root), root.to_owned()]).collect()
+}
+
 fn pin_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpfError {
     let path = path.to_owned();
     move |source| BpfError::Pin { op, path, source }
@@ -27,7 +38,7 @@ pub(super) fn make_dirs(root: &Path) -> Result<(), BpfError> {
     if kind != BPF_FS_MAGIC {
         return Err(BpfError::NotBpffs { path: root.to_owned() });
     }
-    for dir in [maps_dir(root), links_dir(root)] {
+    for dir in dirs(root) {
         fs::create_dir_all(&dir).map_err(pin_error("create directory", &dir))?;
     }
     Ok(())
@@ -69,15 +80,16 @@ pub fn remove_all(root: &Path) -> Result<(), BpfError> {
             first = result;
         }
     };
-    let links = links_dir(root);
-    match list(&links) {
-        Ok(names) => names.iter().for_each(|name| note(remove(&links.join(name)))),
-        Err(e) => note(Err(e)),
+    for dir in Place::ALL.into_iter().map(|place| place.dir(root)).chain([sockets_dir(root)]) {
+        match list(&dir) {
+            Ok(names) => names.iter().for_each(|name| note(remove(&dir.join(name)))),
+            Err(e) => note(Err(e)),
+        }
     }
     for name in names::MAPS {
         note(remove(&maps_dir(root).join(name)));
     }
-    for dir in [links, maps_dir(root), root.to_owned()] {
+    for dir in dirs(root) {
         match fs::remove_dir(&dir) {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTEMPTY | libc::EBUSY)) => {}
             other => note(other.map_err(pin_error("remove directory", &dir))),

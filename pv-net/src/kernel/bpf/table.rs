@@ -2,7 +2,9 @@
 
 use super::BpfError;
 use aya::Pod;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use pv_net_common::{Service, ServiceKey};
 
 /// A hash map that knows its name.
 pub(super) struct Table<K: Pod, V: Pod> {
@@ -90,5 +92,37 @@ impl Counters {
     pub(super) fn sum(&self, index: u32) -> Result<u64, BpfError> {
         let values = self.map.get(&index, 0).map_err(map_error("read", self.name))?;
         Ok(values.iter().sum())
+    }
+}
+
+/// Published ports: an LPM trie.
+pub(super) struct Services {
+    name: &'static str,
+    map: LpmTrie<MapData, ServiceKey, Service>,
+}
+
+/// A key of the trie: how many of its bits count, and the bits.
+pub type ServicePrefix = (u32, ServiceKey);
+
+impl Services {
+    pub(super) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<Self, BpfError> {
+        let map = LpmTrie::try_from(take(ebpf, name)?).map_err(map_error("open", name))?;
+        Ok(Self { name, map })
+    }
+
+    pub(super) fn set(&mut self, (bits, key): ServicePrefix, service: Service) -> Result<(), BpfError> {
+        self.map.insert(&Key::new(bits, key), service, 0).map_err(map_error("write", self.name))
+    }
+
+    pub(super) fn remove(&mut self, (bits, key): ServicePrefix) -> Result<(), BpfError> {
+        match self.map.remove(&Key::new(bits, key)) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            Err(e) => Err(map_error("remove from", self.name)(e)),
+        }
+    }
+
+    pub(super) fn entries(&self) -> Vec<(ServicePrefix, Service)> {
+        self.map.iter().filter_map(Result::ok).map(|(k, v)| ((k.prefix_len(), k.data()), v)).collect()
     }
 }

@@ -98,6 +98,9 @@ async fn complete(net: &Net, spec: &BridgeSpec, link: &LinkInfo, ours: bool) -> 
             sysctl::set_ipv6(&spec.name, "disable_ipv6", "0")?;
         }
     }
+    // Routes for containers are looked up as if their packets came in here.
+    sysctl::set("ipv4", &spec.name, "forwarding", "1")?;
+    sysctl::set_ipv6(&spec.name, "forwarding", "1")?;
     let present = net.addresses().await?;
     let mut added = Vec::new();
     for gateway in &spec.gateways {

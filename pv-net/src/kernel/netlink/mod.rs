@@ -3,13 +3,14 @@
 pub mod alias;
 mod bridge;
 mod error;
+mod route;
 mod veth;
 mod watch;
 
 pub use bridge::{BridgeSpec, Ensured, ensure_bridge};
 pub use error::NetError;
 pub use veth::{VethSpec, attach_veth, host_if_name};
-pub use watch::{LinkEvent, watch};
+pub use watch::{NetEvent, watch};
 
 use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;

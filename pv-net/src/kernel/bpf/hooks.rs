@@ -1,0 +1,206 @@
+//! Where the programs sit: links of containers, uplinks, and the sockets of the device.
+
+use super::load::program;
+use super::{BpfError, DataPlane, Hook, pin};
+use crate::model::IfName;
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, TcAttachType};
+use pv_net_common::names;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// A program's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Ingress of a container's host-side link.
+    FromContainer,
+    /// Egress of the same.
+    ToContainer,
+    /// Ingress of an uplink.
+    FromUplink,
+}
+
+impl Place {
+    pub(super) const ALL: [Self; 3] = [Self::FromContainer, Self::ToContainer, Self::FromUplink];
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::FromContainer => names::PROG_FROM_CONTAINER,
+            Self::ToContainer => names::PROG_TO_CONTAINER,
+            Self::FromUplink => names::PROG_FROM_UPLINK,
+        }
+    }
+
+    const fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::FromContainer | Self::FromUplink => TcAttachType::Ingress,
+            Self::ToContainer => TcAttachType::Egress,
+        }
+    }
+
+    /// Directory of its pins.
+    pub(super) fn dir(self, root: &Path) -> PathBuf {
+        pin::links_dir(root).join(self.program())
+    }
+}
+
+/// A filter of ours on a clsact qdisc: always the same place, so that a new one replaces the old.
+const FILTER_PRIORITY: u16 = 1;
+
+fn filter_handle() -> TcHandle {
+    TcHandle::new(0, 1)
+}
+
+impl DataPlane {
+    /// Links that have all programs of a container. None without tcx: a filter goes with its link, and attaching
+    /// replaces it.
+    ///
+    /// # Errors
+    /// When the pins cannot be listed.
+    pub fn hooked(&self) -> Result<Vec<String>, BpfError> {
+        let outwards = pin::list(&Place::FromContainer.dir(self.pin_dir()))?;
+        let mut inwards = pin::list(&Place::ToContainer.dir(self.pin_dir()))?;
+        inwards.retain(|name| outwards.contains(name));
+        Ok(inwards)
+    }
+
+    /// Uplinks that have the program; none without tcx.
+    ///
+    /// # Errors
+    /// When the pins cannot be listed.
+    pub fn hooked_uplinks(&self) -> Result<Vec<String>, BpfError> {
+        pin::list(&Place::FromUplink.dir(self.pin_dir()))
+    }
+
+    /// Puts the programs on a container's host-side link; those that are there already stay.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or a link cannot be pinned.
+    pub fn attach(&mut self, host_if: &IfName) -> Result<(), BpfError> {
+        self.attach_at(Place::ToContainer, host_if)?;
+        self.attach_at(Place::FromContainer, host_if)
+    }
+
+    /// Removes the pins of `host_if`; the programs go with them, or with the link.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn detach(&mut self, host_if: &str) -> Result<(), BpfError> {
+        for place in [Place::FromContainer, Place::ToContainer] {
+            pin::remove(&place.dir(self.pin_dir()).join(host_if))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the program on an uplink; one that is there already stays.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the link cannot be pinned.
+    pub fn attach_uplink(&mut self, uplink: &IfName) -> Result<(), BpfError> {
+        self.attach_at(Place::FromUplink, uplink)
+    }
+
+    /// Takes the program off an uplink.
+    ///
+    /// # Errors
+    /// When the pin cannot be removed.
+    pub fn detach_uplink(&mut self, uplink: &str) -> Result<(), BpfError> {
+        pin::remove(&Place::FromUplink.dir(self.pin_dir()).join(uplink))
+    }
+
+    fn attach_at(&mut self, place: Place, link_name: &IfName) -> Result<(), BpfError> {
+        let failed = |why: String| BpfError::Attach { program: place.program(), link: link_name.to_string(), why };
+        let pin = place.dir(self.pin_dir()).join(link_name.as_str());
+        let hook = self.hook();
+        let program = program(&mut self.ebpf, place.program())?;
+        let options = match hook {
+            Hook::Tcx if pin.exists() => return Ok(()),
+            Hook::Tcx => TcAttachOptions::TcxOrder(LinkOrder::default()),
+            Hook::Clsact => {
+                // "Already there" is the only failure that does not show again at the attach below.
+                if let Err(e) = qdisc_add_clsact(link_name.as_str()) {
+                    tracing::debug!(link = %link_name, error = %e, "clsact");
+                }
+                let options = NlOptions { priority: FILTER_PRIORITY, handle: filter_handle(), ..Default::default() };
+                TcAttachOptions::Netlink(options)
+            }
+        };
+        let id = program
+            .attach_with_options(link_name.as_str(), place.attach_type(), options)
+            .map_err(|e| failed(BpfError::chain(&e)))?;
+        let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
+        match hook {
+            Hook::Tcx => {
+                let link = FdLink::try_from(link).map_err(|e| failed(BpfError::chain(&e)))?;
+                link.pin(&pin).map_err(|e| failed(format!("pin {}: {}", pin.display(), BpfError::chain(&e))))?;
+            }
+            // A filter belongs to its link; dropping the handle would remove it.
+            Hook::Clsact => std::mem::forget(link),
+        }
+        Ok(())
+    }
+
+    /// Puts the new programs behind the pinned links; names of the links that have them now, and what went wrong.
+    pub(super) fn adopt_links(&mut self) -> Result<(Vec<String>, Vec<String>), BpfError> {
+        let (mut adopted, mut conditions) = (Vec::new(), Vec::new());
+        for place in Place::ALL {
+            let dir = place.dir(self.pin_dir());
+            for name in pin::list(&dir)? {
+                let path = dir.join(&name);
+                match self.replace_program(place, &path) {
+                    Ok(()) if place == Place::FromContainer => adopted.push(name),
+                    Ok(()) => {}
+                    Err(e) => {
+                        // The link's device is gone, or it is no link: the daemon attaches anew what should be attached.
+                        pin::remove(&path)?;
+                        conditions.push(format!("{e}; pin removed"));
+                    }
+                }
+            }
+        }
+        Ok((adopted, conditions))
+    }
+
+    /// `BPF_LINK_UPDATE`: no packet runs without a program.
+    fn replace_program(&mut self, place: Place, path: &Path) -> Result<(), BpfError> {
+        let failed = |why: String| BpfError::Link { path: path.to_owned(), why };
+        let pinned = PinnedLink::from_pin(path).map_err(|e| failed(BpfError::chain(&e)))?;
+        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(|e| failed(BpfError::chain(&e)))?;
+        let program = program(&mut self.ebpf, place.program())?;
+        let id = program.attach_to_link(link).map_err(|e| failed(BpfError::chain(&e)))?;
+        // Dropping the handle closes it; the pin keeps the link.
+        drop(program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?);
+        Ok(())
+    }
+
+    /// Puts the socket hooks on `cgroup`. Those of an earlier daemon go when the new ones are there: a connection
+    /// that meets both is led by the first and left alone by the second.
+    ///
+    /// # Errors
+    /// When the kernel refuses one, or `cgroup` is none.
+    pub fn attach_sockets(&mut self, cgroup: &Path) -> Result<(), BpfError> {
+        let attach_error =
+            |program: &'static str, why: String| BpfError::Attach { program, link: cgroup.display().to_string(), why };
+        let file = File::open(cgroup).map_err(|e| attach_error(names::PROG_SOCK[0], e.to_string()))?;
+        for name in names::PROG_SOCK {
+            let failed = |why: String| attach_error(name, why);
+            let program: &mut CgroupSockAddr = self
+                .ebpf
+                .program_mut(name)
+                .ok_or_else(|| BpfError::Load(format!("{name}: not in the object")))?
+                .try_into()
+                .map_err(|e: aya::programs::ProgramError| failed(BpfError::chain(&e)))?;
+            if program.fd().is_err() {
+                program.load().map_err(|e| BpfError::Load(format!("{name}: {}", BpfError::chain(&e))))?;
+            }
+            let id = program.attach(&file, CgroupAttachMode::AllowMultiple).map_err(|e| failed(BpfError::chain(&e)))?;
+            let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
+            let link = FdLink::try_from(link).map_err(|e| failed(BpfError::chain(&e)))?;
+            let pin = pin::sockets_dir(&self.pin_dir).join(name);
+            pin::remove(&pin)?;
+            link.pin(&pin).map_err(|e| failed(format!("pin {}: {}", pin.display(), BpfError::chain(&e))))?;
+        }
+        Ok(())
+    }
+}

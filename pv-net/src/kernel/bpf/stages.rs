@@ -1,0 +1,113 @@
+//! What the programs must know beside containers: each other, the device's addresses, uplinks and published ports.
+
+use super::table::{ServicePrefix, map_error, take};
+use super::{BpfError, DataPlane};
+use aya::Ebpf;
+use aya::maps::ProgramArray;
+use aya::programs::SchedClassifier;
+use pv_net_common::{EndpointKey, Ip, Service, ServiceKey, UplinkInfo, names};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Enters the stages' programs into the map that the others find them by. An entry of an earlier daemon is replaced.
+pub(super) fn set_stages(ebpf: &mut Ebpf) -> Result<(), BpfError> {
+    let mut stages =
+        ProgramArray::try_from(take(ebpf, names::MAP_STAGES)?).map_err(map_error("open", names::MAP_STAGES))?;
+    for (index, name) in (0u32..).zip(names::PROG_STAGES) {
+        let program: &SchedClassifier = ebpf
+            .program(name)
+            .ok_or_else(|| BpfError::Load(format!("{name}: not in the object")))?
+            .try_into()
+            .map_err(|e: aya::programs::ProgramError| BpfError::Load(format!("{name}: {e}")))?;
+        let fd = program.fd().map_err(|e| BpfError::Load(format!("{name}: {e}")))?;
+        stages.set(index, fd, 0).map_err(map_error("write", names::MAP_STAGES))?;
+    }
+    Ok(())
+}
+
+/// One more or less prefix of published ports.
+type Prefixes = BTreeMap<(u32, [u8; 16], u16, u16), (ServicePrefix, Service)>;
+
+fn ordered(prefix: &ServicePrefix) -> (u32, [u8; 16], u16, u16) {
+    let (bits, ServiceKey { addr, proto_be, port_be }) = *prefix;
+    (bits, addr.octets(), proto_be, port_be)
+}
+
+impl DataPlane {
+    /// Makes `addresses` all that the programs take for the device's own.
+    ///
+    /// # Errors
+    /// The kernel's, such as a full map.
+    pub fn set_locals(&mut self, addresses: &BTreeSet<Ip>) -> Result<(), BpfError> {
+        for addr in addresses {
+            self.locals.set(&EndpointKey { addr: *addr }, &1)?;
+        }
+        for (key, _) in self.locals.entries() {
+            if !addresses.contains(&key.addr) {
+                self.locals.remove(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `uplinks` all uplinks and bridges that the programs know, by index.
+    ///
+    /// # Errors
+    /// The kernel's, such as a full map.
+    pub fn set_uplinks(&mut self, uplinks: &BTreeMap<u32, UplinkInfo>) -> Result<(), BpfError> {
+        for (index, info) in uplinks {
+            self.uplinks.set(index, info)?;
+        }
+        for (index, _) in self.uplinks.entries() {
+            if !uplinks.contains_key(&index) {
+                self.uplinks.remove(&index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Uplinks and bridges as the programs know them.
+    #[must_use]
+    pub fn uplinks(&self) -> BTreeMap<u32, UplinkInfo> {
+        self.uplinks.entries().into_iter().collect()
+    }
+
+    /// Makes `services` all published ports: prefixes of an LPM trie. What comes back are those that are
+    /// no more.
+    ///
+    /// # Errors
+    /// The kernel's, such as a full map.
+    pub fn set_services(
+        &mut self,
+        services: &[(ServicePrefix, Service)],
+    ) -> Result<Vec<(ServicePrefix, Service)>, BpfError> {
+        let old: Prefixes = self.services.entries().into_iter().map(|e| (ordered(&e.0), e)).collect();
+        let new: Prefixes = services.iter().map(|e| (ordered(&e.0), *e)).collect();
+        for (key, (prefix, service)) in &new {
+            if old.get(key).is_none_or(|(_, before)| before != service) {
+                self.services.set(*prefix, *service)?;
+            }
+        }
+        let mut gone = Vec::new();
+        for (key, (prefix, service)) in old {
+            match new.get(&key) {
+                Some((_, now)) if *now == service => {}
+                Some(_) => gone.push((prefix, service)),
+                None => {
+                    self.services.remove(prefix)?;
+                    gone.push((prefix, service));
+                }
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Says whose sockets the socket hooks act on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_netns_cookie(&mut self, cookie: u64) -> Result<(), BpfError> {
+        let mut config = self.config.get()?;
+        config.netns_cookie = cookie;
+        self.config.set(config)
+    }
+}

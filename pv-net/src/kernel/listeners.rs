@@ -1,0 +1,95 @@
+//! Sockets of the device that listen: who has a port.
+
+use crate::model::Transport;
+use procfs::net::{TcpState, UdpNetEntry};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+
+/// A socket that would take what comes to its port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// TCP or UDP.
+    pub transport: Transport,
+    /// Where it is bound.
+    pub addr: SocketAddr,
+    /// Its inode: what leads to its owner.
+    inode: u64,
+}
+
+/// All listening TCP and all bound, unconnected UDP sockets of the daemon's namespace. A table that cannot be read
+/// (no IPv6) has none.
+#[must_use]
+pub fn all() -> Vec<Listener> {
+    let tcp = [procfs::net::tcp(), procfs::net::tcp6()].into_iter().flatten().flatten();
+    let udp = [procfs::net::udp(), procfs::net::udp6()].into_iter().flatten().flatten();
+    let unconnected = |e: &UdpNetEntry| e.remote_address.port() == 0;
+    let tcp = tcp.filter(|e| e.state == TcpState::Listen).map(|e| Listener {
+        transport: Transport::Tcp,
+        addr: e.local_address,
+        inode: e.inode,
+    });
+    let udp =
+        udp.filter(unconnected).map(|e| Listener { transport: Transport::Udp, addr: e.local_address, inode: e.inode });
+    tcp.chain(udp).collect()
+}
+
+/// The listener that stands in the way of publishing `ports` on `host` (`None`: every address of both families).
+#[must_use]
+pub fn conflict<'a>(
+    listeners: &'a [Listener],
+    transport: Transport,
+    host: Option<IpAddr>,
+    ports: &RangeInclusive<u16>,
+) -> Option<&'a Listener> {
+    let same_address = |bound: IpAddr| match host {
+        None => true,
+        Some(host) => {
+            // A socket on `::` has IPv4 too, unless it asked not to.
+            let any = bound.is_unspecified() && (bound.is_ipv6() || host.is_ipv4());
+            any || bound.to_canonical() == host || (host.is_unspecified() && bound.is_ipv4() == host.is_ipv4())
+        }
+    };
+    listeners.iter().find(|l| l.transport == transport && ports.contains(&l.addr.port()) && same_address(l.addr.ip()))
+}
+
+impl Listener {
+    /// Its owner, as `NAME (PID)`, when the daemon may see it.
+    #[must_use]
+    pub fn owner(&self) -> Option<String> {
+        let holds = |process: &procfs::process::Process| {
+            process.fd().is_ok_and(|fds| {
+                fds.flatten()
+                    .any(|fd| matches!(fd.target, procfs::process::FDTarget::Socket(inode) if inode == self.inode))
+            })
+        };
+        let process = procfs::process::all_processes().ok()?.flatten().find(holds)?;
+        Some(format!("{} ({})", process.stat().ok()?.comm, process.pid()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener(addr: &str) -> Listener {
+        Listener { transport: Transport::Tcp, addr: addr.parse().expect("address"), inode: 0 }
+    }
+
+    #[test]
+    fn a_listener_is_in_the_way_where_it_would_take_the_packets() {
+        let at = |text: &str| Some(text.parse::<IpAddr>().expect("address"));
+        for (bound, host, ports, want) in [
+            ("0.0.0.0:80", None, 80..=80, true),
+            ("0.0.0.0:80", at("192.0.2.1"), 70..=90, true),
+            ("0.0.0.0:80", at("2001:db8::1"), 80..=80, false),
+            ("[::]:80", at("192.0.2.1"), 80..=80, true),
+            ("127.0.0.1:80", at("192.0.2.1"), 80..=80, false),
+            ("127.0.0.1:80", at("0.0.0.0"), 80..=80, true),
+            ("192.0.2.1:80", at("192.0.2.1"), 81..=90, false),
+        ] {
+            let all = [listener(bound)];
+            assert_eq!(conflict(&all, Transport::Tcp, host, &ports).is_some(), want, "{bound} {host:?} {ports:?}");
+            assert!(conflict(&all, Transport::Udp, host, &ports).is_none());
+        }
+    }
+}

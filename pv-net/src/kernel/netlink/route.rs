@@ -1,0 +1,49 @@
+//! Routes, as far as pv-net asks for them.
+
+use super::{Net, NetError};
+use futures_util::TryStreamExt;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+impl Net {
+    /// Indices of the links that default routes of the main table lead to, both families.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn default_route_links(&self) -> Result<BTreeSet<u32>, NetError> {
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        let mut links = BTreeSet::new();
+        for family in [v4, v6] {
+            let routes: Vec<RouteMessage> = self
+                .handle
+                .route()
+                .get(family)
+                .execute()
+                .try_collect()
+                .await
+                .map_err(NetError::nl("list", "routes"))?;
+            links.extend(routes.iter().filter(|r| is_default(r)).flat_map(outputs));
+        }
+        Ok(links)
+    }
+}
+
+fn is_default(route: &RouteMessage) -> bool {
+    route.header.destination_prefix_length == 0 && route.header.table == RouteHeader::RT_TABLE_MAIN
+}
+
+/// The link of a route, or those of its several next hops.
+fn outputs(route: &RouteMessage) -> Vec<u32> {
+    let mut links = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => links.push(*index),
+            RouteAttribute::MultiPath(hops) => links.extend(hops.iter().map(|h| h.interface_index)),
+            _ => {}
+        }
+    }
+    links
+}

@@ -1,0 +1,132 @@
+//! Published ports as entries of the `services` map.
+
+use crate::kernel::bpf::ServicePrefix;
+use crate::model::{PortMapping, Transport};
+use pv_net_common::endpoint::SERVICE_PREFIX;
+use pv_net_common::{Ip, Service, ServiceKey};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+/// A mapping and the container that it leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The mapping.
+    pub mapping: PortMapping,
+    /// The container's identity.
+    pub identity: u32,
+    /// The container's IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The container's IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl Published {
+    /// The device's addresses that it is for, each with the container's of the same family. The unspecified address
+    /// of a family stands for all of the device's.
+    pub fn pairs(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+        let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+        let hosts = self.mapping.host.map_or(any.to_vec(), |host| vec![host]);
+        let target = |host: &IpAddr| match host {
+            IpAddr::V4(_) => self.ipv4.map(IpAddr::from),
+            IpAddr::V6(_) => self.ipv6.map(IpAddr::from),
+        };
+        hosts.into_iter().filter_map(move |host| Some((host, target(&host)?))).collect::<Vec<_>>().into_iter()
+    }
+}
+
+/// IP protocol number.
+const fn proto(transport: Transport) -> u16 {
+    match transport {
+        Transport::Tcp => 6,
+        Transport::Udp => 17,
+    }
+}
+
+/// The fewest prefixes that cover `ports`: first port and number of its bits that count, at most 30 of them.
+fn cover(ports: &RangeInclusive<u16>) -> Vec<(u16, u32)> {
+    let (mut first, last) = (u32::from(*ports.start()), u32::from(*ports.end()));
+    let mut all = Vec::new();
+    while first <= last {
+        let aligned = if first == 0 { 16 } else { first.trailing_zeros().min(16) };
+        let fits = (last - first + 1).ilog2();
+        let free = aligned.min(fits);
+        all.push((first as u16, 16 - free));
+        first += 1 << free;
+    }
+    all
+}
+
+/// The entries of one mapping.
+#[must_use]
+pub fn prefixes(published: &Published) -> Vec<(ServicePrefix, Service)> {
+    let mapping = &published.mapping;
+    let mut entries = Vec::new();
+    for (host, target) in published.pairs() {
+        for (port, bits) in cover(&mapping.host_ports) {
+            let key =
+                ServiceKey { addr: Ip::from(host), proto_be: proto(mapping.transport).to_be(), port_be: port.to_be() };
+            let service = Service {
+                addr: Ip::from(target),
+                first_port: *mapping.host_ports.start(),
+                target_port: mapping.container_port,
+                identity: published.identity,
+            };
+            entries.push(((SERVICE_PREFIX + bits, key), service));
+        }
+    }
+    entries
+}
+
+/// The device's ports that an entry is for.
+#[must_use]
+pub fn range_of((bits, key): &ServicePrefix) -> RangeInclusive<u16> {
+    let first = u16::from_be(key.port_be);
+    let free = 16 - bits.saturating_sub(SERVICE_PREFIX).min(16);
+    first..=first | ((1u32 << free) - 1) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn published(text: &str) -> Published {
+        Published {
+            mapping: text.parse().expect("mapping"),
+            identity: 7,
+            ipv4: Some([10, 0, 3, 2].into()),
+            ipv6: Some("fd00::2".parse().expect("address")),
+        }
+    }
+
+    #[test]
+    fn a_port_on_all_addresses_is_an_entry_a_family() {
+        let entries = prefixes(&published("8080:80/tcp"));
+        assert_eq!(entries.len(), 2);
+        assert!(entries.iter().all(|((bits, _), s)| *bits == 160 && s.first_port == 8080 && s.target_port == 80));
+    }
+
+    #[test]
+    fn a_family_that_the_container_lacks_has_no_entry() {
+        let mut v4_only = published("8080:80/tcp");
+        v4_only.ipv6 = None;
+        assert_eq!(prefixes(&v4_only).len(), 1);
+        assert_eq!(prefixes(&published("127.0.0.1:8080:80")).len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn prefixes_cover_a_range_exactly(a: u16, b: u16) {
+            let range = a.min(b).max(1)..=a.max(b).max(1);
+            let text = format!("127.0.0.1:{}-{}:{}-{}/udp", range.start(), range.end(), range.start(), range.end());
+            let entries = prefixes(&published(&text));
+            prop_assert!(entries.len() <= 30);
+            let mut covered: Vec<u32> = Vec::new();
+            for (prefix, _) in &entries {
+                covered.extend(range_of(prefix).map(u32::from));
+            }
+            let wanted: Vec<u32> = range.map(u32::from).collect();
+            prop_assert_eq!(covered, wanted);
+        }
+    }
+}
