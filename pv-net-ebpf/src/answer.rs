@@ -23,8 +23,11 @@ const HOP_LIMIT: u8 = 64;
 const QUOTE4: usize = 28;
 /// Bytes of an IPv6 packet that an error quotes: what Linux needs to find the socket.
 const QUOTE6: usize = 48;
+/// The same of a longer packet: room for extension headers before the ports, and for a whole TCP header.
+const LONG_QUOTE6: usize = 88;
 const V4_ERROR: usize = 14 + 20 + 8 + QUOTE4;
 const V6_ERROR: usize = 14 + 40 + 8 + QUOTE6;
+const V6_LONG_ERROR: usize = 14 + 40 + 8 + LONG_QUOTE6;
 const V4_RESET: usize = 14 + 20 + 20;
 const V6_RESET: usize = 14 + 40 + 20;
 
@@ -103,7 +106,7 @@ fn icmp(packet: &Packet, error: Answer) -> i32 {
         return ACT_SHOT;
     }
     let Some(from) = own_address(packet) else { return ACT_SHOT };
-    let sent = if packet.v4 { icmp4(packet, from, error) } else { icmp6(packet, from, error) };
+    let sent = if packet.v4 { icmp4(packet, from, error) } else { icmp6_fitting(packet, from, error) };
     sent.unwrap_or(ACT_SHOT)
 }
 
@@ -181,7 +184,9 @@ fn checksum<const N: usize>(frame: &mut Frame, from: usize, seed: u32) -> [u8; 2
     (!csum::fold(sum as u32)).to_ne_bytes()
 }
 
-const _: () = assert!((V4_ERROR - 34).is_multiple_of(4) && (V6_ERROR - 54).is_multiple_of(4));
+const _: () = assert!(
+    (V4_ERROR - 34).is_multiple_of(4) && (V6_ERROR - 54).is_multiple_of(4) && (V6_LONG_ERROR - 54).is_multiple_of(4)
+);
 
 /// Pseudo-header sum of a 32-bit length and protocol, in network order.
 #[inline(always)]
@@ -216,7 +221,7 @@ fn quote<const N: usize>(packet: &Packet, frame: &mut Frame, at: usize) -> Resul
     if failed != 0 { Err(DropReason::Malformed) } else { Ok(()) }
 }
 
-const _: () = assert!(V4_ERROR <= FRAME_BYTES && V6_ERROR <= FRAME_BYTES);
+const _: () = assert!(V4_ERROR <= FRAME_BYTES && V6_LONG_ERROR <= FRAME_BYTES && V6_ERROR < V6_LONG_ERROR);
 
 #[inline(always)]
 fn icmp4(packet: &Packet, from: Ip, error: Answer) -> Result<i32, DropReason> {
@@ -233,19 +238,27 @@ fn icmp4(packet: &Packet, from: Ip, error: Answer) -> Result<i32, DropReason> {
 }
 
 #[inline(always)]
-fn icmp6(packet: &Packet, from: Ip, error: Answer) -> Result<i32, DropReason> {
+fn icmp6_fitting(packet: &Packet, from: Ip, error: Answer) -> Result<i32, DropReason> {
+    if packet.len() as usize >= 14 + LONG_QUOTE6 {
+        return icmp6::<LONG_QUOTE6, V6_LONG_ERROR>(packet, from, error);
+    }
+    icmp6::<QUOTE6, V6_ERROR>(packet, from, error)
+}
+
+#[inline(always)]
+fn icmp6<const QUOTE: usize, const N: usize>(packet: &Packet, from: Ip, error: Answer) -> Result<i32, DropReason> {
     let frame = clean_frame()?;
-    quote::<QUOTE6>(packet, frame, 62)?;
+    quote::<QUOTE>(packet, frame, 62)?;
     let (src, dst) = (from.words_be, packet.key.src.words_be);
     eth(packet, frame, ETH_P_IPV6);
-    header6::<V6_ERROR>(frame, IPPROTO_ICMPV6, src, dst);
+    header6::<N>(frame, IPPROTO_ICMPV6, src, dst);
     frame[54] = error.kind;
     frame[55] = error.code;
     put_word(frame, 58, error.rest.to_be());
-    let seed = pseudo(V6_ERROR - 54, IPPROTO_ICMPV6) + sum_ip(src) + sum_ip(dst);
-    let check = checksum::<V6_ERROR>(frame, 54, seed);
+    let seed = pseudo(N - 54, IPPROTO_ICMPV6) + sum_ip(src) + sum_ip(dst);
+    let check = checksum::<N>(frame, 54, seed);
     frame[56..58].copy_from_slice(&check);
-    Ok(send_back::<V6_ERROR>(packet, frame))
+    Ok(send_back::<N>(packet, frame))
 }
 
 /// RST that the sender accepts (RFC 9293 section 3.5.2, group 1).

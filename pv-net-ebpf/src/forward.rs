@@ -335,9 +335,10 @@ fn look_up_route(packet: &Packet, me: &InterfaceInfo, fib: &mut bpf_fib_lookup) 
     unsafe {
         let found = fib_lookup(packet.skb.cast(), fib, size_of::<bpf_fib_lookup>() as i32, 0);
         match found {
-            // `BPF_FIB_LKUP_RET_SUCCESS`, `_NO_NEIGH`: the helper that sends it asks for the neighbour.
-            0 | 7 if fib.family == AF_INET as u8 => Route::To(Ip::from_v4_be(fib.__bindgen_anon_4.ipv4_dst)),
-            0 | 7 => Route::To(Ip { words_be: fib.__bindgen_anon_4.ipv6_dst }),
+            // `BPF_FIB_LKUP_RET_SUCCESS`; `_NO_NEIGH`: the helper that sends it asks for the neighbour;
+            // `_FRAG_NEEDED`: answered with the uplink's MTU when it is sent.
+            0 | 7 | 8 if fib.family == AF_INET as u8 => Route::To(Ip::from_v4_be(fib.__bindgen_anon_4.ipv4_dst)),
+            0 | 7 | 8 => Route::To(Ip { words_be: fib.__bindgen_anon_4.ipv6_dst }),
             // `_NOT_FWDED`: broadcast or the device's own. `_FWD_DISABLED`: the stack says the same.
             4 | 5 => Route::Local,
             _ => Route::None,

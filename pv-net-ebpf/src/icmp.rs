@@ -16,6 +16,9 @@ use pv_net_common::{
     flow::{FLOW_NAT, FLOW_ROUTED, FLOW_STACK},
 };
 
+/// The IPv6 fragment header (RFC 8200 section 4.5).
+const IPPROTO_FRAGMENT: u8 = 44;
+
 /// The packet that an error quotes.
 struct Quoted {
     /// As it is quoted.
@@ -57,16 +60,25 @@ impl Quoted {
             }
         } else {
             let ip: [u32; 10] = load(packet.skb, at)?;
-            let next = ip[1].to_ne_bytes()[2];
+            let mut proto = ip[1].to_ne_bytes()[2];
+            let mut l4 = at + 40;
+            if proto == IPPROTO_FRAGMENT {
+                let header: [u8; 4] = load(packet.skb, l4)?;
+                if u16::from_be_bytes([header[2], header[3]]) & 0xfff8 != 0 {
+                    return Err(DropReason::Malformed);
+                }
+                proto = header[0];
+                l4 += 8;
+            }
             Self {
                 src: Ip { words_be: [ip[2], ip[3], ip[4], ip[5]] },
                 dst: Ip { words_be: [ip[6], ip[7], ip[8], ip[9]] },
                 sport_be: 0,
                 dport_be: 0,
-                proto: next,
+                proto,
                 check: 0,
                 at,
-                l4: at + 40,
+                l4,
             }
         };
         let ports: [u16; 4] = load(packet.skb, quoted.l4)?;

@@ -11,6 +11,7 @@ use pv_net_common::{InterfaceInfo, Ip, TransientFlow, flow::FLOW_STACK};
 /// A packet on its way into a container. What the device itself sends is remembered, so that the answer is let back.
 #[inline(always)]
 pub fn to_container(packet: &mut Packet) -> i32 {
+    packet.settle_fragment();
     let Some(me) = interface(packet.link) else { return ACT_OK };
     let key = packet.key;
     if key.src == me.gateway4 || key.src == me.gateway6 || is_local(key.src) {

@@ -119,7 +119,7 @@ pub struct Answer {
 }
 
 /// Room for the longest answer.
-pub const FRAME_BYTES: usize = 112;
+pub const FRAME_BYTES: usize = 152;
 
 /// One [`Scratch`] a CPU.
 #[btf_map(name = "scratch")]

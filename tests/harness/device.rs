@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// How long the daemon may take to start or stop; generous, since tests run beside each other.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A device with its own files, BPF file system and daemon.
 pub struct Device {

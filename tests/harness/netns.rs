@@ -89,6 +89,9 @@ impl Namespace {
     pub fn connect(&self, here: (&str, &[&str]), other: &Self, there: (&str, &[&str])) -> Result<()> {
         self.ip(&format!("link add {} type veth peer name {} netns {}", here.0, there.0, other.name))?;
         for (namespace, (link, addresses)) in [(self, here), (other, there)] {
+            // Link-local addresses are usable at once: neighbour discovery needs them.
+            let path = format!("/proc/sys/net/ipv6/conf/{link}/accept_dad");
+            namespace.run(|| std::fs::write(&path, "0").with_context(|| path.clone()))?;
             for address in addresses {
                 let nodad = if address.contains(':') { "nodad" } else { "" };
                 namespace.ip(&format!("addr add {address} dev {link} {nodad}"))?;

@@ -194,7 +194,7 @@ impl DataPlane {
             if program.fd().is_err() {
                 program.load().map_err(|e| BpfError::Load(format!("{name}: {}", BpfError::chain(&e))))?;
             }
-            let id = program.attach(&file, CgroupAttachMode::AllowMultiple).map_err(|e| failed(BpfError::chain(&e)))?;
+            let id = program.attach(&file, CgroupAttachMode::Single).map_err(|e| failed(BpfError::chain(&e)))?;
             let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
             let link = FdLink::try_from(link).map_err(|e| failed(BpfError::chain(&e)))?;
             let pin = pin::sockets_dir(&self.pin_dir).join(name);
