@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod event;
 pub mod flow;
 pub mod names;
+pub mod policy;
 pub mod stats;
 
 pub use addr::Ip;
@@ -20,6 +21,7 @@ pub use drop_reason::DropReason;
 pub use endpoint::{EndpointInfo, EndpointKey, InterfaceInfo};
 pub use event::DropEvent;
 pub use flow::{FlowEntry, FlowKey, TransientFlow};
+pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
 pub use stats::Stat;
 
 /// Layout version of every pinned map; kept in the `config` map.
@@ -56,4 +58,14 @@ mod pod {
     unsafe impl aya::Pod for crate::EndpointInfo {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::InterfaceInfo {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::PolicyId {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::PolicyAddr {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::PolicyClass {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::PolicyPair {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::PolicyVerdict {}
 }

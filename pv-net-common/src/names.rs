@@ -4,6 +4,8 @@
 pub const PROG_FROM_CONTAINER: &str = "pv_from_container";
 /// Program that writes the kernel's tick counter into [`MAP_CONFIG`] when it is test-run.
 pub const PROG_CLOCK: &str = "pv_clock";
+/// Program that answers a [`crate::PolicyQuery`] from the policy maps when it is test-run.
+pub const PROG_POLICY_PROBE: &str = "pv_policy_probe";
 
 /// [`crate::GlobalConfig`], one entry.
 pub const MAP_CONFIG: &str = "config";
@@ -21,7 +23,24 @@ pub const MAP_DROPS: &str = "drops";
 pub const MAP_STATS: &str = "stats";
 /// Ring buffer of [`crate::DropEvent`].
 pub const MAP_EVENTS: &str = "events";
+/// [`crate::PolicyId`] to [`crate::PolicyClass`]: containers, by identity.
+pub const MAP_POLICY_IDS: &str = "policy_ids";
+/// [`crate::PolicyAddr`] to [`crate::PolicyClass`], longest prefix: everybody else, by address.
+pub const MAP_POLICY_CIDRS: &str = "policy_cidrs";
+/// [`crate::PolicyPair`] to [`crate::PolicyVerdict`], longest prefix: what the rules say.
+pub const MAP_POLICY_PAIRS: &str = "policy_pairs";
 
 /// Every map that is pinned.
-pub const MAPS: [&str; 8] =
-    [MAP_CONFIG, MAP_FLOWS, MAP_TRANSIENT, MAP_ENDPOINTS, MAP_INTERFACES, MAP_DROPS, MAP_STATS, MAP_EVENTS];
+pub const MAPS: [&str; 11] = [
+    MAP_CONFIG,
+    MAP_FLOWS,
+    MAP_TRANSIENT,
+    MAP_ENDPOINTS,
+    MAP_INTERFACES,
+    MAP_DROPS,
+    MAP_STATS,
+    MAP_EVENTS,
+    MAP_POLICY_IDS,
+    MAP_POLICY_CIDRS,
+    MAP_POLICY_PAIRS,
+];

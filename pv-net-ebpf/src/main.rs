@@ -7,6 +7,7 @@ mod forward;
 mod guard;
 mod maps;
 mod packet;
+mod policy;
 mod verdict;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_jiffies64, macros::classifier, programs::TcContext};
@@ -64,6 +65,12 @@ pub fn pv_clock(_ctx: TcContext) -> i32 {
         unsafe { (*config).jiffies = bpf_jiffies64() };
     }
     ACT_OK
+}
+
+/// Not attached anywhere: the daemon test-runs it to ask what the rules say (`pv-net policy explain`).
+#[classifier]
+pub fn pv_policy_probe(ctx: TcContext) -> i32 {
+    policy::answer(ctx.skb.skb)
 }
 
 #[cfg(not(test))]
