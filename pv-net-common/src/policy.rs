@@ -137,7 +137,7 @@ pub struct PolicySide {
 const _: () = assert!(size_of::<PolicySide>() == 20);
 
 /// What `pv_policy_probe` finds in the frame that it is test-run with, [`POLICY_QUERY_AT`] bytes from its start. It
-/// writes the [`PolicyVerdict`] over the query's beginning.
+/// writes the [`PolicyVerdict`] behind it, at [`POLICY_ANSWER_AT`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PolicyQuery {
@@ -159,6 +159,29 @@ const _: () = assert!(size_of::<PolicyQuery>() == 48);
 
 /// Offset of the [`PolicyQuery`]: behind an Ethernet header.
 pub const POLICY_QUERY_AT: usize = 14;
+/// Offset of the [`PolicyVerdict`], the frame's last bytes.
+pub const POLICY_ANSWER_AT: usize = POLICY_QUERY_AT + size_of::<PolicyQuery>();
+
+impl PolicyQuery {
+    /// The query as the probe reads it.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; size_of::<Self>()] {
+        let mut bytes = [0; size_of::<Self>()];
+        let mut at = 0;
+        let mut put = |part: &[u8]| {
+            bytes[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        };
+        put(&self.generation.to_ne_bytes());
+        for side in [&self.src, &self.dst] {
+            put(&side.identity.to_ne_bytes());
+            put(&side.addr.octets());
+        }
+        put(&self.port_be.to_ne_bytes());
+        put(&[self.proto, self.reserved]);
+        bytes
+    }
+}
 
 /// Addresses of containers that a policy can hold.
 pub const MAX_POLICY_IDS: u32 = 8_192;

@@ -14,8 +14,8 @@ use aya_ebpf::{
 use pv_net_common::{
     Ip, PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict,
     policy::{
-        MAX_POLICY_CIDRS, MAX_POLICY_IDS, MAX_POLICY_PAIRS, POLICY_ADDR_HEAD_BITS, POLICY_PORT_BITS, POLICY_QUERY_AT,
-        POLICY_TCP, POLICY_UDP, policy_proto,
+        MAX_POLICY_CIDRS, MAX_POLICY_IDS, MAX_POLICY_PAIRS, POLICY_ADDR_HEAD_BITS, POLICY_ANSWER_AT, POLICY_PORT_BITS,
+        POLICY_QUERY_AT, POLICY_TCP, POLICY_UDP, policy_proto,
     },
 };
 
@@ -83,20 +83,14 @@ fn by_addr(generation: u32, addr: Ip) -> Option<PolicyClass> {
     POLICY_CIDRS.get(&Key::new(POLICY_ADDR_HEAD_BITS + 128, PolicyAddr { generation, addr })).copied()
 }
 
-/// Answers the query in the frame, in its place.
+/// Answers the query in the frame, behind it.
 #[inline(always)]
 pub fn answer(skb: *mut __sk_buff) -> i32 {
     let Ok(query) = read::<PolicyQuery>(skb, POLICY_QUERY_AT as u32) else { return ACT_SHOT };
     let said = verdict(query.generation, &query.src, &query.dst, query.proto, query.port_be);
+    let len = size_of::<PolicyVerdict>() as u32;
     // SAFETY: the helper checks offset and length.
-    let stored = unsafe {
-        bpf_skb_store_bytes(
-            skb.cast(),
-            POLICY_QUERY_AT as u32,
-            (&raw const said).cast(),
-            size_of::<PolicyVerdict>() as u32,
-            0,
-        )
-    };
+    let stored =
+        unsafe { bpf_skb_store_bytes(skb.cast(), POLICY_ANSWER_AT as u32, (&raw const said).cast(), len, 0) };
     if stored == 0 { ACT_OK } else { ACT_SHOT }
 }
