@@ -7,6 +7,7 @@ mod error;
 mod flows;
 mod load;
 mod pin;
+mod policy;
 mod probe;
 mod table;
 
@@ -14,4 +15,5 @@ pub use error::BpfError;
 pub use flows::{FlowRecord, Ticks};
 pub use load::{Adopted, DataPlane, Hook, Options};
 pub use pin::remove_all;
+pub use policy::{PolicyProbe, PolicyTables};
 pub use probe::{Probe, probe};
