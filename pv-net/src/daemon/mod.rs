@@ -5,6 +5,8 @@
 mod attach;
 mod detach;
 mod paths;
+mod policy;
+mod policy_view;
 mod pools;
 mod reconcile;
 mod serve;
@@ -13,6 +15,7 @@ mod view;
 
 pub use attach::AttachRequest;
 pub use paths::{Paths, RunLock};
+pub use policy_view::{DecidedBy, PartyView, RuleView, VerdictQuery, VerdictView};
 pub use serve::run;
 pub use teardown::teardown;
 pub use view::{
@@ -58,6 +61,7 @@ pub struct Daemon {
     container_conditions: BTreeMap<ContainerName, Vec<String>>,
     /// Host-side links that are there, by index.
     links: BTreeMap<u32, (ContainerName, IfName)>,
+    policy: policy::InForce,
 }
 
 impl Daemon {
@@ -86,10 +90,12 @@ impl Daemon {
             start_conditions,
             container_conditions: BTreeMap::new(),
             links: BTreeMap::new(),
+            policy: policy::InForce::default(),
         };
         daemon.learn_leases().await?;
         daemon.read_declarations();
         daemon.open_plane()?;
+        daemon.start_policy().await?;
         daemon.reconcile().await?;
         daemon.adopted_containers =
             daemon.links.values().map(|(container, _)| container).collect::<BTreeSet<_>>().len();
@@ -166,14 +172,12 @@ impl Daemon {
         let device = load::device(&self.paths.config)?;
         check_device(&self.paths, &self.net, &device).await?;
         self.check_attached(&device)?;
+        self.check_policy(&device).await?;
         self.device = device;
         self.read_declarations();
         self.open_plane()?;
         self.reconcile().await?;
-        if let Some(plane) = &mut self.plane {
-            plane.bump_epoch()?;
-        }
-        Ok(())
+        self.enforce_policy(true).await
     }
 
     /// What the attached containers stand on cannot be changed under them.

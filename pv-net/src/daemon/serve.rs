@@ -41,7 +41,11 @@ pub async fn run(paths: Paths) -> Result<(), Failure> {
             _ = interrupt.recv() => break,
             _ = hangup.recv() => reload(&shared).await,
             Some(event) = links.recv() => shared.daemon().await.on_link(&event).await,
-            _ = tick.tick() => shared.daemon().await.tick(),
+            _ = tick.tick() => {
+                let mut daemon = shared.daemon().await;
+                daemon.tick();
+                daemon.refresh_policy().await;
+            }
             Some(answer) = down.recv() => {
                 let daemon = shared.daemon().await;
                 let result = teardown(&paths).await;

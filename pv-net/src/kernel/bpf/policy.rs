@@ -6,7 +6,7 @@
 use super::load::OBJECT;
 use super::table::map_error;
 use super::{BpfError, pin};
-use crate::policy::Compiled;
+use crate::policy::{Compiled, PairKey};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
@@ -14,7 +14,8 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use pv_net_common::policy::{
     MAX_POLICY_CIDRS, MAX_POLICY_IDS, MAX_POLICY_PAIRS, POLICY_ADDR_HEAD_BITS, POLICY_ANSWER_AT, POLICY_QUERY_AT,
 };
-use pv_net_common::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicyVerdict, names};
+use pv_net_common::{Ip, PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicyVerdict, names};
+use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -66,18 +67,11 @@ impl PolicyTables {
             self.ids.insert(key, class, 0).map_err(map_error("write", names::MAP_POLICY_IDS))?;
         }
         for (pair, verdict) in &policy.pairs {
-            let data = PolicyPair {
-                generation,
-                src_class: pair.src_class,
-                dst_class: pair.dst_class,
-                proto: pair.proto,
-                port_be: pair.port.to_be(),
-            };
-            let written = self.pairs.insert(&Key::new(pair.bits, data), verdict, 0);
+            let written = self.pairs.insert(&pair_key(generation, pair), verdict, 0);
             written.map_err(map_error("write", names::MAP_POLICY_PAIRS))?;
         }
         for (addr, bits, class) in &policy.cidrs {
-            let key = Key::new(POLICY_ADDR_HEAD_BITS + bits, PolicyAddr { generation, addr: *addr });
+            let key = addr_key(generation, *addr, *bits);
             self.cidrs.insert(&key, class, 0).map_err(map_error("write", names::MAP_POLICY_CIDRS))?;
         }
         Ok(())
@@ -116,6 +110,32 @@ impl PolicyTables {
         ])
     }
 
+    /// Whether `generation` is exactly `policy`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn holds(&self, policy: &Compiled, generation: u32) -> Result<bool, BpfError> {
+        if self.entries(generation)? != [policy.ids.len(), policy.cidrs.len(), policy.pairs.len()] {
+            return Ok(false);
+        }
+        // A look-up in a trie also finds what only contains the key: everything is read instead.
+        let ids: std::collections::HashMap<_, _> = self.ids.iter().filter_map(Result::ok).collect();
+        let cidrs = in_trie(self.cidrs.iter());
+        let pairs = in_trie(self.pairs.iter());
+        let id = |(identity, addr, class): &(u32, Ip, PolicyClass)| {
+            ids.get(&PolicyId { generation, identity: *identity, addr: *addr }) == Some(class)
+        };
+        let cidr = |(addr, bits, class): &(Ip, u32, PolicyClass)| {
+            let key = addr_key(generation, *addr, *bits);
+            cidrs.get(&(key.prefix_len(), key.data())) == Some(class)
+        };
+        let pair = |(pair, verdict): &(PairKey, PolicyVerdict)| {
+            let key = pair_key(generation, pair);
+            pairs.get(&(key.prefix_len(), key.data())) == Some(verdict)
+        };
+        Ok(policy.ids.iter().all(id) && policy.cidrs.iter().all(cidr) && policy.pairs.iter().all(pair))
+    }
+
     fn remove(&mut self, which: impl Fn(u32) -> bool) -> Result<(), BpfError> {
         for key in keys(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)? {
             if which(key.generation) {
@@ -134,6 +154,27 @@ impl PolicyTables {
         }
         Ok(())
     }
+}
+
+fn addr_key(generation: u32, addr: Ip, bits: u32) -> Key<PolicyAddr> {
+    Key::new(POLICY_ADDR_HEAD_BITS + bits, PolicyAddr { generation, addr })
+}
+
+fn pair_key(generation: u32, pair: &PairKey) -> Key<PolicyPair> {
+    let data = PolicyPair {
+        generation,
+        src_class: pair.src_class,
+        dst_class: pair.dst_class,
+        proto: pair.proto,
+        port_be: pair.port.to_be(),
+    };
+    Key::new(pair.bits, data)
+}
+
+fn in_trie<K: Pod + Eq + Hash, V>(
+    all: impl Iterator<Item = Result<(Key<K>, V), MapError>>,
+) -> std::collections::HashMap<(u32, K), V> {
+    all.filter_map(Result::ok).map(|(key, value)| ((key.prefix_len(), key.data()), value)).collect()
 }
 
 /// All keys, before anything is removed: a key that is gone makes the kernel begin anew. No more than two generations
