@@ -90,7 +90,6 @@ pub fn answer(skb: *mut __sk_buff) -> i32 {
     let said = verdict(query.generation, &query.src, &query.dst, query.proto, query.port_be);
     let len = size_of::<PolicyVerdict>() as u32;
     // SAFETY: the helper checks offset and length.
-    let stored =
-        unsafe { bpf_skb_store_bytes(skb.cast(), POLICY_ANSWER_AT as u32, (&raw const said).cast(), len, 0) };
+    let stored = unsafe { bpf_skb_store_bytes(skb.cast(), POLICY_ANSWER_AT as u32, (&raw const said).cast(), len, 0) };
     if stored == 0 { ACT_OK } else { ACT_SHOT }
 }

@@ -177,7 +177,7 @@ impl Daemon {
         self.read_declarations();
         self.open_plane()?;
         self.reconcile().await?;
-        self.enforce_policy(true).await
+        self.enforce_or_say(true).await
     }
 
     /// What the attached containers stand on cannot be changed under them.

@@ -17,7 +17,7 @@ pub(super) struct InForce {
     source: Option<(Vec<Rule>, Topology)>,
     /// Its rules by number.
     pub refs: Vec<RuleRef>,
-    /// Why the configured rules are not in force.
+    /// Why what is configured, or the device as it is, is not in force.
     pub condition: Option<String>,
 }
 
@@ -90,22 +90,21 @@ impl Daemon {
         if !anew && self.policy.source.as_ref() == Some(&source) {
             return Ok(());
         }
-        let done = compile(&source.0, &source.1).map_err(Failure::from).and_then(|compiled| {
-            self.swap(&compiled, anew)?;
-            Ok(compiled)
-        });
-        match done {
-            Ok(compiled) => {
-                self.policy.refs = compiled.rules;
-                self.policy.source = Some(source);
-                self.policy.condition = None;
-                Ok(())
-            }
-            Err(failure) => {
-                self.policy.condition = Some(format!("the configured rules are not in force: {failure}"));
-                Err(failure)
-            }
+        let compiled = compile(&source.0, &source.1)?;
+        self.swap(&compiled, anew)?;
+        self.policy.refs = compiled.rules;
+        self.policy.source = Some(source);
+        self.policy.condition = None;
+        Ok(())
+    }
+
+    /// The same, and what goes wrong stays to be seen in `status`.
+    pub(super) async fn enforce_or_say(&mut self, anew: bool) -> Result<(), Failure> {
+        let result = self.enforce_policy(anew).await;
+        if let Err(failure) = &result {
+            self.policy.condition = Some(format!("the policy in force is an older one: {failure}"));
         }
+        result
     }
 
     /// Writes the new generation, puts it in force by one write, and removes the others.
@@ -133,7 +132,7 @@ impl Daemon {
             // The rules about the device are about the pools' gateways too.
             self.ensure_pools().await?;
         }
-        let Err(failure) = self.enforce_policy(false).await else { return Ok(()) };
+        let Err(failure) = self.enforce_or_say(false).await else { return Ok(()) };
         let Some(plane) = &self.plane else { return Err(failure) };
         let earlier = PolicyTables::open(&self.paths.bpffs)?.entries(plane.epoch()?)?;
         if earlier.iter().all(|n| *n == 0) { Err(failure) } else { Ok(()) }
@@ -149,7 +148,7 @@ impl Daemon {
         let changed = self.host_addresses().await.map(|now| now != known);
         let result = match changed {
             Ok(false) => return,
-            Ok(true) => self.enforce_policy(false).await,
+            Ok(true) => self.enforce_or_say(false).await,
             Err(e) => Err(e),
         };
         if let Err(e) = result {

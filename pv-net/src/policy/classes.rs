@@ -50,10 +50,6 @@ impl Prefix {
         [v4, Self { bits: 0, v4: false, addr: 0 }]
     }
 
-    fn is_root(self) -> bool {
-        Self::roots().contains(&self)
-    }
-
     pub fn ip(self) -> Ip {
         Ip::from_octets(self.addr.to_be_bytes())
     }
@@ -204,7 +200,8 @@ impl Classes {
             });
             let class = self.class(sets);
             let parent = shorter().skip(1).find_map(|bits| kept.get(&edge.cut(*bits)));
-            if edge.is_root() || parent != Some(&class) {
+            // The roots have none.
+            if parent != Some(&class) {
                 kept.insert(edge, class);
             }
         }
