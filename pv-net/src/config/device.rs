@@ -71,9 +71,6 @@ fn check(c: &mut Checker, raw: &raw::Device) -> Device {
     if let Some(policies) = c.plain("network.policies", &network.policies) {
         let declared = network.pools.as_ref().and_then(|p| p.parsed.as_ref().ok()).cloned().unwrap_or_default();
         device.policies = policy::rules(c, policies, &declared, &device.pools);
-        if !policies.is_empty() {
-            device.inactive.push("network.policies".to_owned());
-        }
     }
     device
 }
