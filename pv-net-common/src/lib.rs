@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod event;
 pub mod flow;
 pub mod names;
+pub mod policy;
 pub mod stats;
 
 pub use addr::Ip;
@@ -20,6 +21,7 @@ pub use drop_reason::DropReason;
 pub use endpoint::{EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, UplinkInfo};
 pub use event::DropEvent;
 pub use flow::{FlowEntry, FlowKey, FragmentKey, FragmentPorts, TransientFlow};
+pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
 pub use stats::Stat;
 
 /// Layout version of every pinned map; kept in the `config` map.
@@ -29,7 +31,7 @@ pub const ABI_VERSION: u32 = 2;
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// From a container: guard, flows that open, containers and the device.
+    /// From a container: the guard, and which stage goes on.
     Container = 0,
     /// From a container to where routes lead.
     Outside = 1,
@@ -41,6 +43,10 @@ pub enum Stage {
     Answer = 4,
     /// First packets of flows that may be.
     Open = 5,
+    /// Packets of flows that are known, but open, close or were decided under another policy.
+    Again = 6,
+    /// From a container to another one, or to the device.
+    Inside = 7,
 }
 
 /// The one entry of the `config` map: what the programs must know of the device as a whole.
@@ -49,15 +55,19 @@ pub enum Stage {
 pub struct GlobalConfig {
     /// [`ABI_VERSION`] of the daemon that made the maps.
     pub abi: u32,
+    /// Written padding.
+    pub pad: u32,
     /// Policy generation: flows decided under another one are decided again.
     pub epoch: u32,
+    /// Not 0: the generation has rules. In one word with it, so that both change at once.
+    pub rules: u32,
     /// Timer ticks now, written by `pv_clock` for the daemon (`bpf_jiffies64`).
     pub jiffies: u64,
     /// Cookie of the device's network namespace (`SO_NETNS_COOKIE`): whose sockets the socket hooks act on.
     pub netns_cookie: u64,
 }
 
-const _: () = assert!(size_of::<GlobalConfig>() == 24);
+const _: () = assert!(size_of::<GlobalConfig>() == 32);
 
 #[cfg(feature = "user")]
 mod pod {
@@ -90,4 +100,14 @@ mod pod {
     unsafe impl aya::Pod for crate::FragmentPorts {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::FragmentKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::PolicyId {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::PolicyAddr {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::PolicyClass {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::PolicyPair {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::PolicyVerdict {}
 }

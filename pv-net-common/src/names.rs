@@ -18,10 +18,20 @@ pub const PROG_SOCK: [&str; 8] = [
     "pv_sock_peer6",
 ];
 /// Stages that the programs above hand a packet on to, in the order of [`crate::Stage`].
-pub const PROG_STAGES: [&str; 6] =
-    ["pv_stage_container", "pv_stage_outside", "pv_stage_uplink", "pv_stage_icmp", "pv_stage_answer", "pv_stage_open"];
+pub const PROG_STAGES: [&str; 8] = [
+    "pv_stage_container",
+    "pv_stage_outside",
+    "pv_stage_uplink",
+    "pv_stage_icmp",
+    "pv_stage_answer",
+    "pv_stage_open",
+    "pv_stage_again",
+    "pv_stage_inside",
+];
 /// Program that writes the kernel's tick counter into [`MAP_CONFIG`] when it is test-run.
 pub const PROG_CLOCK: &str = "pv_clock";
+/// Program that answers a [`crate::PolicyQuery`] from the policy maps when it is test-run.
+pub const PROG_POLICY_PROBE: &str = "pv_policy_probe";
 
 /// [`crate::GlobalConfig`], one entry.
 pub const MAP_CONFIG: &str = "config";
@@ -39,6 +49,12 @@ pub const MAP_DROPS: &str = "drops";
 pub const MAP_STATS: &str = "stats";
 /// Ring buffer of [`crate::DropEvent`].
 pub const MAP_EVENTS: &str = "events";
+/// [`crate::PolicyId`] to [`crate::PolicyClass`]: containers, by identity.
+pub const MAP_POLICY_IDS: &str = "policy_ids";
+/// [`crate::PolicyAddr`] to [`crate::PolicyClass`], longest prefix: everybody else, by address.
+pub const MAP_POLICY_CIDRS: &str = "policy_cidrs";
+/// [`crate::PolicyPair`] to [`crate::PolicyVerdict`], longest prefix: what the rules say.
+pub const MAP_POLICY_PAIRS: &str = "policy_pairs";
 
 /// [`crate::FragmentKey`] to [`crate::FragmentPorts`], LRU.
 pub const MAP_FRAGMENTS: &str = "fragments";
@@ -55,7 +71,7 @@ pub const MAP_SOCK_ORIGINS: &str = "sock_origins";
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map that is pinned.
-pub const MAPS: [&str; 14] = [
+pub const MAPS: [&str; 17] = [
     MAP_STAGES,
     MAP_CONFIG,
     MAP_FLOWS,
@@ -70,4 +86,7 @@ pub const MAPS: [&str; 14] = [
     MAP_UPLINKS,
     MAP_SERVICES,
     MAP_SOCK_ORIGINS,
+    MAP_POLICY_IDS,
+    MAP_POLICY_CIDRS,
+    MAP_POLICY_PAIRS,
 ];

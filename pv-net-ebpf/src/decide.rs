@@ -1,13 +1,15 @@
 //! Whether a flow may be: the rules, then the defaults.
 
 use crate::{
-    maps::{endpoint, is_local},
+    maps::{CONFIG, endpoint, is_local, scratch},
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP},
+    policy,
 };
 use pv_net_common::{
-    DropReason, EndpointInfo, FlowEntry, FlowKey, Ip,
+    DropReason, EndpointInfo, FlowEntry, FlowKey, Ip, PolicySide,
     endpoint::{POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_OPEN},
     flow::FLOW_REPLY,
+    policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NOTHING},
 };
 
 const DNS_BE: u16 = 53_u16.to_be();
@@ -15,6 +17,8 @@ const DHCP_BE: u16 = 67_u16.to_be();
 const DHCPV6_BE: u16 = 547_u16.to_be();
 
 /// A flow as policy sees it: by who opens it and where it really ends.
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Ask {
     pub src: Ip,
     pub dst: Ip,
@@ -40,10 +44,22 @@ impl Ask {
         Self { src: key.src, dst: entry.dst, proto: key.proto, dport_be: entry.dport_be, service: entry.dst != key.dst }
     }
 
+    /// What a container with `key` asks for when it is what the packet says.
+    #[inline(always)]
+    pub fn of_key(key: &FlowKey) -> Self {
+        Self { src: key.src, dst: key.dst, proto: key.proto, dport_be: key.dport_be, service: false }
+    }
+
     /// Whether the flow may be.
     #[inline(always)]
     pub fn allowed(&self) -> Result<(), DropReason> {
-        match (endpoint(self.src), endpoint(self.dst)) {
+        let (from, to) = (endpoint(self.src), endpoint(self.dst));
+        match self.rules(from, to) {
+            POLICY_DENY => return Err(DropReason::PolicyDenied),
+            POLICY_ALLOW => return Ok(()),
+            _ => {}
+        }
+        match (from, to) {
             (Some(from), Some(to)) => self.between(from, to),
             (Some(from), None) if is_local(self.dst) => self.to_device(from),
             (None, Some(_)) if !self.service && !is_local(self.src) => Err(DropReason::Unpublished),
@@ -51,9 +67,34 @@ impl Ask {
         }
     }
 
+    /// Whether no rule forbids it, whatever the defaults say: for what goes on.
+    #[inline(always)]
+    pub fn not_denied(&self) -> Result<(), DropReason> {
+        match self.rules(endpoint(self.src), endpoint(self.dst)) {
+            POLICY_DENY => Err(DropReason::PolicyDenied),
+            _ => Ok(()),
+        }
+    }
+
+    #[inline(always)]
+    fn rules(&self, from: Option<&EndpointInfo>, to: Option<&EndpointInfo>) -> u32 {
+        let Some(config) = CONFIG.get(0) else { return POLICY_DENY };
+        if config.rules == 0 {
+            return POLICY_NOTHING;
+        }
+        let Some(scratch) = scratch() else { return POLICY_DENY };
+        scratch.ask = *self;
+        said(config.epoch, from.map_or(0, |e| e.identity), to.map_or(0, |e| e.identity))
+    }
+
     #[inline(always)]
     fn between(&self, from: &EndpointInfo, to: &EndpointInfo) -> Result<(), DropReason> {
-        if from.pool_id == to.pool_id || self.service || from.pool_flags & to.pool_flags & POOL_OPEN != 0 {
+        if self.service {
+            // By an address of the device.
+            let may = from.pool_flags & (POOL_HOST_ALL | POOL_HOST_SERVICES) != 0;
+            return if may { Ok(()) } else { Err(DropReason::HostAccess) };
+        }
+        if from.pool_id == to.pool_id || from.pool_flags & to.pool_flags & POOL_OPEN != 0 {
             return Ok(());
         }
         Err(DropReason::PoolIsolated)
@@ -74,4 +115,14 @@ impl Ask {
         }
         Err(DropReason::HostAccess)
     }
+}
+
+/// What the rules say of the question in the scratch memory: a function of its own, for the callers have little stack
+/// left.
+#[inline(never)]
+fn said(generation: u32, from: u32, to: u32) -> u32 {
+    let Some(scratch) = scratch() else { return POLICY_DENY };
+    let ask = scratch.ask;
+    let (src, dst) = (PolicySide { identity: from, addr: ask.src }, PolicySide { identity: to, addr: ask.dst });
+    policy::verdict(generation, &src, &dst, ask.proto as u8, ask.dport_be).action
 }

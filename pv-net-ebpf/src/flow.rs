@@ -10,7 +10,7 @@ use crate::{
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_csum_diff};
 use pv_net_common::{
     DropReason, EndpointInfo, FlowEntry, FlowKey, Ip, Stat, TransientFlow,
-    flow::{FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, TCP_FIN_SEEN},
+    flow::{FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN},
 };
 
 /// Fills in addresses, keys and checksum differences of the flow in `flow` and claims its reply key. `flow` has the
@@ -98,6 +98,13 @@ fn holder(reply_key: &FlowKey, key: &FlowKey) -> Holder {
     // SAFETY: as above.
     let found = unsafe { &mut *found };
     if found.origin == *key { Holder::Me(found) } else { Holder::Other }
+}
+
+/// Whether the packet is of a flow in the table, or answers one that opens or closes.
+#[inline(always)]
+pub fn is_known(packet: &Packet) -> bool {
+    packet.tracked
+        && (FLOWS.get_ptr(&packet.key).is_some() || (!packet.opens_tcp() && TRANSIENT.get_ptr(&packet.key).is_some()))
 }
 
 /// Whether `key` is the opener of an opening or closing flow to `to`, whose ports were not changed.
@@ -226,6 +233,18 @@ pub fn close(packet: &Packet, entry: &mut FlowEntry) {
 fn forget_pair(a: &FlowKey, b: &FlowKey) {
     let _ = FLOWS.remove(a);
     let _ = FLOWS.remove(b);
+}
+
+/// Notes a flow with the host's stack at its other end, by the key of its replies: those are let back.
+#[inline(always)]
+pub fn note_stack(origin: &FlowKey, reply_key: &FlowKey, epoch: u32) {
+    let Some(Scratch { flow, .. }) = scratch() else { return };
+    *flow = TransientFlow::default();
+    flow.origin = *origin;
+    flow.reply.epoch = epoch;
+    flow.reply.flags = FLOW_STACK;
+    // A full LRU makes room.
+    let _ = TRANSIENT.insert(reply_key, &*flow, 0);
 }
 
 /// Ends a flow that policy does not allow any more.

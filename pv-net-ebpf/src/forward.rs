@@ -8,7 +8,7 @@ use crate::{
     guard::{self, same_mac},
     icmp,
     maps::{FLOWS, Plan, Scratch, TRANSIENT, endpoint, epoch, hand_on, interface, is_local, scratch, uplink},
-    packet::{IPPROTO_TCP, Packet, TCP_FIN, TCP_RST},
+    packet::{Packet, TCP_FIN, TCP_RST},
     service::{self, Target},
     verdict::{self, ACT_OK, ACT_SHOT, count},
 };
@@ -19,20 +19,44 @@ use pv_net_common::{
     flow::{FLOW_CLOSING, FLOW_NEIGHBOUR, FLOW_OPENING, FLOW_ROUTED, FLOW_STACK},
 };
 
-/// A packet of a known flow, whose policy epoch may have passed.
+/// A packet of a known flow, decided under the policy in force.
 #[inline(always)]
-pub fn known(packet: &Packet, entry: &mut FlowEntry, epoch: u32) -> i32 {
-    if entry.epoch != epoch {
-        if let Err(reason) = Ask::of_entry(&packet.key, entry).allowed() {
-            flow::forget(&packet.key);
-            return denied(packet, reason);
-        }
-        entry.epoch = epoch;
-    }
+pub fn known(packet: &Packet, entry: &mut FlowEntry) -> i32 {
     if packet.tcp_has(TCP_FIN | TCP_RST) {
         flow::close(packet, entry);
     }
     count(Stat::FastPath);
+    deliver(packet, entry)
+}
+
+/// The stage for flows that are known, but not to the fast path.
+#[inline(always)]
+pub fn again(packet: &mut Packet) -> i32 {
+    if interface(packet.link).is_none() {
+        packet.key.ifindex = 0;
+    }
+    packet.settle_fragment();
+    let epoch = epoch();
+    if let Some(entry) = FLOWS.get_ptr_mut(&packet.key) {
+        // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
+        return ask_again(packet, unsafe { &mut *entry }, epoch);
+    }
+    // A flow that ended a moment ago: its next packet is decided anew.
+    transient_reply(packet, epoch).unwrap_or(ACT_SHOT)
+}
+
+/// A packet of a flow that was decided under another policy: asked again, for both directions.
+#[inline(always)]
+fn ask_again(packet: &Packet, entry: &mut FlowEntry, epoch: u32) -> i32 {
+    if let Err(reason) = Ask::of_entry(&packet.key, entry).allowed() {
+        flow::forget(&packet.key);
+        return denied(packet, reason);
+    }
+    entry.epoch = epoch;
+    if packet.tcp_has(TCP_FIN | TCP_RST) {
+        flow::close(packet, entry);
+    }
+    count(Stat::SlowPath);
     deliver(packet, entry)
 }
 
@@ -57,8 +81,8 @@ pub fn from_container(packet: &mut Packet) -> i32 {
         // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
         let entry = unsafe { &mut *entry };
         // The addresses were checked when the entry was made and are part of its key: the MAC is what is left.
-        if same_mac(entry.from_mac, packet.eth.src) {
-            return known(packet, entry, epoch);
+        if entry.epoch == epoch && same_mac(entry.from_mac, packet.eth.src) {
+            return known(packet, entry);
         }
     }
     hand_on(packet.skb, Stage::Container)
@@ -68,7 +92,6 @@ pub fn from_container(packet: &mut Packet) -> i32 {
 #[inline(always)]
 pub fn slow(packet: &mut Packet) -> i32 {
     packet.settle_fragment();
-    let epoch = epoch();
     let Some(me) = interface(packet.link) else {
         return verdict::drop(packet, DropReason::UnknownInterface);
     };
@@ -77,24 +100,32 @@ pub fn slow(packet: &mut Packet) -> i32 {
     if let Err(reason) = guarded {
         return verdict::drop(packet, reason);
     }
+    if flow::is_known(packet) {
+        return hand_on(packet.skb, Stage::Again);
+    }
     if packet.is_icmp_error() && !icmp::was_here(packet) {
         return hand_on(packet.skb, Stage::Icmp);
     }
-    if let Some(done) = transient_reply(packet, epoch) {
-        return done;
-    }
     let dst = packet.key.dst;
-    if let Some(target) = endpoint(dst) {
-        if target.ifindex == packet.link {
-            return to_stack();
-        }
-        let to = Target { addr: dst, port_be: packet.key.dport_be };
-        return to_container(packet, me, target, &to, epoch);
-    }
-    if is_local(dst) {
-        return to_device(packet, me, epoch);
+    if endpoint(dst).is_some() || is_local(dst) {
+        return hand_on(packet.skb, Stage::Inside);
     }
     if is_unicast(dst) { hand_on(packet.skb, Stage::Outside) } else { to_stack() }
+}
+
+/// The stage for what stays on the device.
+#[inline(always)]
+pub fn inside(packet: &mut Packet) -> i32 {
+    packet.settle_fragment();
+    let epoch = epoch();
+    let Some(me) = interface(packet.link) else { return ACT_SHOT };
+    let dst = packet.key.dst;
+    let Some(target) = endpoint(dst) else { return to_device(packet, me, epoch) };
+    if target.ifindex == packet.link {
+        return to_stack();
+    }
+    let to = Target { addr: dst, port_be: packet.key.dport_be };
+    to_container(packet, me, target, &to, epoch)
 }
 
 #[inline(always)]
@@ -116,22 +147,21 @@ fn is_unicast(addr: Ip) -> bool {
 
 /// A packet that answers an opening or closing flow: the flow is established by it.
 #[inline(always)]
-pub fn transient_reply(packet: &Packet, epoch: u32) -> Option<i32> {
-    if !packet.tracked || packet.opens_tcp() {
-        return None;
-    }
+fn transient_reply(packet: &Packet, epoch: u32) -> Option<i32> {
     // SAFETY: a map value stays readable for the program's run.
     let open = TRANSIENT.get_ptr_mut(&packet.key).map(|p| unsafe { &mut *p })?;
-    if open.reply.flags & FLOW_STACK != 0 {
-        return Some(to_stack());
-    }
+    let stack = open.reply.flags & FLOW_STACK != 0;
     if open.reply.epoch != epoch {
-        if let Err(reason) = Ask::of_entry(&packet.key, &open.reply).allowed() {
+        let ask = if stack { Ask::of_key(&open.origin) } else { Ask::of_entry(&packet.key, &open.reply) };
+        if let Err(reason) = ask.allowed() {
             flow::forget(&packet.key);
             return Some(denied(packet, reason));
         }
         open.reply.epoch = epoch;
         open.forward.epoch = epoch;
+    }
+    if stack {
+        return Some(to_stack());
     }
     count(Stat::SlowPath);
     if packet.tcp_has(TCP_RST) {
@@ -225,29 +255,24 @@ fn to_device(packet: &mut Packet, me: &InterfaceInfo, epoch: u32) -> i32 {
     {
         return to_container(packet, me, target, &to, epoch);
     }
-    // A segment that opens nothing is the stack's to answer; neighbour discovery is part of having a link.
-    let opens = packet.proto != IPPROTO_TCP || packet.opens_tcp();
-    let discovery = !packet.v4 && guard::is_discovery(packet);
-    if opens && !discovery {
-        let ask = Ask { src: key.src, dst: key.dst, proto: key.proto, dport_be: key.dport_be, service: false };
-        if let Err(reason) = ask.allowed() {
-            return denied(packet, reason);
-        }
+    // Neighbour discovery is part of having a link.
+    if !packet.v4 && guard::is_discovery(packet) {
+        return to_stack();
     }
-    to_stack()
+    // A segment that opens nothing is the stack's to answer.
+    let ask = Ask::of_key(&key);
+    let asked = if packet.continues_tcp() { ask.not_denied() } else { ask.allowed() };
+    match asked {
+        Ok(()) => by_stack(packet, epoch),
+        Err(reason) => denied(packet, reason),
+    }
 }
 
 /// Remembers that the container spoke first, so that `pv_to_container` knows the answer.
 #[inline(always)]
 fn by_stack(packet: &Packet, epoch: u32) -> i32 {
-    if packet.tracked
-        && let Some(Scratch { flow, .. }) = scratch()
-    {
-        *flow = TransientFlow::default();
-        flow.origin = packet.key;
-        flow.reply.epoch = epoch;
-        flow.reply.flags = FLOW_STACK;
-        let _ = TRANSIENT.insert(&packet.key.reversed(0), &*flow, 0);
+    if packet.tracked && !packet.continues_tcp() {
+        flow::note_stack(&packet.key, &packet.key.reversed(0), epoch);
     }
     to_stack()
 }
@@ -270,8 +295,7 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
         return if fib.ifindex == me.bridge { to_stack() } else { denied(packet, DropReason::PoolIsolated) };
     }
     let key = packet.key;
-    let ask = Ask { src: key.src, dst: key.dst, proto: key.proto, dport_be: key.dport_be, service: false };
-    if let Err(reason) = ask.allowed() {
+    if let Err(reason) = Ask::of_key(&key).allowed() {
         flow::forget(&key);
         return denied(packet, reason);
     }

@@ -2,11 +2,12 @@
 
 use crate::{
     decide::Ask,
-    maps::{Scratch, TRANSIENT, interface, is_local, scratch},
+    flow,
+    maps::{TRANSIENT, epoch, interface, is_local},
     packet::Packet,
     verdict::{self, ACT_OK},
 };
-use pv_net_common::{InterfaceInfo, Ip, TransientFlow, flow::FLOW_STACK};
+use pv_net_common::{InterfaceInfo, Ip};
 
 /// A packet on its way into a container. What the device itself sends is remembered, so that the answer is let back.
 #[inline(always)]
@@ -21,45 +22,41 @@ pub fn to_container(packet: &mut Packet) -> i32 {
     if in_pool(key.src, me) || (key.dst != me.addr4 && key.dst != me.addr6) || key.src.is_unspecified() {
         return ACT_OK;
     }
-    if !packet.tracked || packet.is_icmp_error() {
+    if !packet.tracked || packet.is_icmp_error() || answers_container(packet) {
         return ACT_OK;
     }
-    let mut reply = key;
-    reply.ifindex = 0;
-    if TRANSIENT.get_ptr(&reply).is_some() {
-        return ACT_OK;
-    }
-    let ask = Ask { src: key.src, dst: key.dst, proto: key.proto, dport_be: key.dport_be, service: false };
-    match ask.allowed() {
+    let ask = Ask::of_key(&key);
+    match if packet.continues_tcp() { ask.not_denied() } else { ask.allowed() } {
         Ok(()) => ACT_OK,
-        Err(_) if packet.continues_tcp() => ACT_OK,
         Err(reason) => verdict::drop(packet, reason),
     }
 }
 
+/// Whether the container spoke first.
+#[inline(always)]
+fn answers_container(packet: &Packet) -> bool {
+    let mut key = packet.key;
+    key.ifindex = 0;
+    TRANSIENT.get_ptr(&key).is_some()
+}
+
 #[inline(always)]
 fn from_device(packet: &Packet) -> i32 {
-    if !packet.tracked {
+    if !packet.tracked || answers_container(packet) {
         return ACT_OK;
     }
-    let key = packet.key;
-    let ask = Ask { src: key.src, dst: key.dst, proto: key.proto, dport_be: key.dport_be, service: false };
-    let reply = key.reversed(packet.link);
-    if TRANSIENT.get_ptr(&reply).is_some() {
-        return ACT_OK;
+    let epoch = epoch();
+    let reply = packet.key.reversed(packet.link);
+    if let Some(open) = TRANSIENT.get_ptr(&reply) {
+        // SAFETY: a map value stays readable for the program's run.
+        if unsafe { (*open).reply.epoch } == epoch {
+            return ACT_OK;
+        }
     }
-    if let Err(reason) = ask.allowed()
-        && !packet.continues_tcp()
-    {
+    if let Err(reason) = Ask::of_key(&packet.key).allowed() {
         return verdict::drop(packet, reason);
     }
-    if let Some(Scratch { flow, .. }) = scratch() {
-        *flow = TransientFlow::default();
-        flow.origin = key;
-        flow.reply.flags = FLOW_STACK;
-        // A full LRU makes room.
-        let _ = TRANSIENT.insert(&reply, &*flow, 0);
-    }
+    flow::note_stack(&packet.key, &reply, epoch);
     ACT_OK
 }
 

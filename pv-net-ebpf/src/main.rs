@@ -13,6 +13,7 @@ mod inbound;
 mod maps;
 mod nat;
 mod packet;
+mod policy;
 mod service;
 mod sock;
 mod uplink;
@@ -71,6 +72,12 @@ pub fn pv_stage_container(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, forward::slow)
 }
 
+/// From a container to what is on the device.
+#[classifier]
+pub fn pv_stage_inside(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, forward::inside)
+}
+
 /// From a container to where routes lead.
 #[classifier]
 pub fn pv_stage_outside(ctx: TcContext) -> i32 {
@@ -99,6 +106,12 @@ pub fn pv_stage_answer(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn pv_stage_open(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, forward::open)
+}
+
+/// Known flows that open, close or were decided under another policy.
+#[classifier]
+pub fn pv_stage_again(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, forward::again)
 }
 
 /// Each stage reads the packet again: nothing but the frame crosses a tail call.
@@ -153,6 +166,12 @@ pub fn pv_clock(_ctx: TcContext) -> i32 {
         unsafe { (*config).jiffies = bpf_jiffies64() };
     }
     ACT_OK
+}
+
+/// Not attached anywhere: the daemon test-runs it to ask what the rules say (`pv-net policy explain`).
+#[classifier]
+pub fn pv_policy_probe(ctx: TcContext) -> i32 {
+    policy::answer(ctx.skb.skb)
 }
 
 #[cfg(not(test))]

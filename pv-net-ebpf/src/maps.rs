@@ -1,6 +1,6 @@
 //! Every map of the data plane. Key and value types are those of `pv-net-common`; the daemon sets the sizes.
 
-use crate::verdict::ACT_SHOT;
+use crate::{decide::Ask, policy::PolicyKeys, verdict::ACT_SHOT};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_NO_PREALLOC, bpf_fib_lookup},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
@@ -83,6 +83,9 @@ pub struct Scratch {
     pub fib: bpf_fib_lookup,
     /// What the opening stage is to do, with `flow`.
     pub plan: Plan,
+    pub policy: PolicyKeys,
+    /// What the rules are asked about.
+    pub ask: Ask,
     /// What the answering stage is to say.
     pub answer: Answer,
     /// A frame under construction.

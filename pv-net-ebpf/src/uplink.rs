@@ -4,7 +4,7 @@ use crate::{
     answer,
     decide::Ask,
     flow,
-    forward::{denied, known, plan_of, transient_reply},
+    forward::{denied, known, plan_of},
     guard::same_mac,
     icmp,
     maps::{FLOWS, Plan, Scratch, endpoint, epoch, hand_on, is_local, scratch, uplink},
@@ -28,8 +28,10 @@ pub fn from_uplink(packet: &mut Packet) -> i32 {
     {
         // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
         let entry = unsafe { &mut *entry };
-        follow_router(packet, entry);
-        return known(packet, entry, epoch);
+        if entry.epoch == epoch {
+            follow_router(packet, entry);
+            return known(packet, entry);
+        }
     }
     if endpoint(packet.key.dst).is_none() && !is_local(packet.key.dst) {
         return ACT_OK;
@@ -43,11 +45,11 @@ pub fn slow(packet: &mut Packet) -> i32 {
     packet.key.ifindex = 0;
     packet.settle_fragment();
     let epoch = epoch();
+    if flow::is_known(packet) {
+        return hand_on(packet.skb, Stage::Again);
+    }
     if packet.is_icmp_error() && !icmp::was_here(packet) {
         return hand_on(packet.skb, Stage::Icmp);
-    }
-    if let Some(done) = transient_reply(packet, epoch) {
-        return done;
     }
     let key = packet.key;
     if let Some(target) = endpoint(key.dst) {

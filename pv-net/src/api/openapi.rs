@@ -2,7 +2,9 @@
 
 use super::DropEventView;
 use super::routes::ErrorView;
-use crate::daemon::{AttachRequest, ContainerView, FlowView, LeaseView, PoolView, PortView, StatusView};
+use crate::daemon::{
+    AttachRequest, ContainerView, FlowView, LeaseView, PoolView, PortView, RuleView, StatusView, VerdictView,
+};
 use axum::response::Json;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -21,6 +23,15 @@ pub fn openapi() -> Value {
     let container = reference::<ContainerView>(&mut g);
     let mut attach = operation("Attach a container", "200", json_body(container.clone()), &mut g);
     attach["requestBody"] = json!({"required": true, "content": content(reference::<AttachRequest>(&mut g))});
+    let verdict = json_body(reference::<VerdictView>(&mut g));
+    let mut verdict = operation("What happens to a flow, and why", "200", verdict, &mut g);
+    let parameter = |name: &str, required: bool, kind: &str| json!({"name": name, "in": "query", "required": required, "schema": {"type": kind}});
+    verdict["parameters"] = json!([
+        parameter("from", true, "string"),
+        parameter("to", true, "string"),
+        parameter("proto", true, "string"),
+        parameter("port", false, "integer"),
+    ]);
     let events = reference::<DropEventView>(&mut g);
     let paths = json!({
         "/containers": {"get": operation("All containers", "200", json_body(list::<ContainerView>(&mut g)), &mut g)},
@@ -34,6 +45,8 @@ pub fn openapi() -> Value {
         "/ports": {"get": operation("Published ports", "200", json_body(list::<PortView>(&mut g)), &mut g)},
         "/leases": {"get": operation("All leases", "200", json_body(list::<LeaseView>(&mut g)), &mut g)},
         "/flows": {"get": operation("The flow table", "200", json_body(list::<FlowView>(&mut g)), &mut g)},
+        "/policies": {"get": operation("All rules", "200", json_body(list::<RuleView>(&mut g)), &mut g)},
+        "/policy/verdict": {"get": verdict},
         "/status": {"get": operation("The daemon", "200", json_body(reference::<StatusView>(&mut g)), &mut g)},
         "/health": {"get": operation("Whether the daemon works", "200", json_body(json!({"type": "object"})), &mut g)},
         "/metrics": {"get": operation("OpenMetrics text", "200", json!({"application/openmetrics-text": {}}), &mut g)},

@@ -1,12 +1,16 @@
 //! Paths and their handlers.
 
 use super::{Shared, events, metrics, openapi};
-use crate::daemon::{AttachRequest, ContainerView, FlowView, LeaseView, PoolView, PortView, StatusView};
+use crate::daemon::{
+    AttachRequest, ContainerView, FlowView, LeaseView, PoolView, PortView, RuleView, StatusView, VerdictQuery,
+    VerdictView,
+};
 use crate::failure::{Failure, Kind, Message};
 use crate::model::ContainerName;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
@@ -24,6 +28,8 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/leases", get(leases))
         .route("/ports", get(ports))
         .route("/flows", get(flows))
+        .route("/policies", get(policies))
+        .route("/policy/verdict", get(verdict))
         .route("/status", get(status))
         .route("/health", get(health))
         .route("/metrics", get(metrics::metrics))
@@ -129,6 +135,22 @@ async fn ports(State(shared): State<Shared>) -> Json<Vec<PortView>> {
 
 async fn flows(State(shared): State<Shared>) -> Result<Json<Vec<FlowView>>, Failure> {
     Ok(Json(shared.daemon().await.flows()?))
+}
+
+async fn policies(State(shared): State<Shared>) -> Result<Json<Vec<RuleView>>, Failure> {
+    Ok(Json(shared.daemon().await.policies()?))
+}
+
+async fn verdict(
+    State(shared): State<Shared>,
+    query: Result<Query<VerdictQuery>, QueryRejection>,
+) -> Result<Json<VerdictView>, Failure> {
+    let wrong = |e: QueryRejection| {
+        let help = "GET /policy/verdict?from=web&to=db&proto=tcp&port=5432";
+        Failure::new(Kind::Usage, format!("query of /policy/verdict: {}", e.body_text())).help(help)
+    };
+    let Query(query) = query.map_err(wrong)?;
+    Ok(Json(shared.daemon().await.policy_verdict(&query).await?))
 }
 
 async fn status(State(shared): State<Shared>) -> Result<Json<StatusView>, Failure> {

@@ -103,6 +103,11 @@ pub enum Command {
         #[arg(long)]
         follow: bool,
     },
+    /// Rules, and why a packet would pass or not
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
     /// Dropped packets as they happen
     Monitor,
     /// Read the configuration again
@@ -115,6 +120,22 @@ pub enum Command {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// The rules, and whether they are in force
+    List,
+    /// Whether a flow passes, and what decides that
+    Explain {
+        /// Who sends: a container, an address, host or world
+        from: String,
+        /// Who receives
+        to: String,
+        /// tcp/PORT, udp/PORT or icmp
+        #[arg(value_name = "PROTO/PORT")]
+        traffic: String,
     },
 }
 

@@ -1,9 +1,9 @@
 //! One function a command.
 
-use super::args::{Args, Command, NetnsArg};
+use super::args::{Args, Command, NetnsArg, PolicyCommand};
 use super::client::{call, send};
 use super::table::{self, Column};
-use super::{Ended, doctor, start_tracing};
+use super::{Ended, doctor, policy, start_tracing};
 use crate::config::{load, parse_device, parse_run};
 use crate::daemon::{self, Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
@@ -40,6 +40,10 @@ pub async fn run(args: Args) -> Result<ExitCode, Ended> {
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         },
+        Command::Policy { command: PolicyCommand::List } => policy::list(&paths, json).await?,
+        Command::Policy { command: PolicyCommand::Explain { from, to, traffic } } => {
+            policy::explain(&paths, &from, &to, &traffic, json).await?;
+        }
         Command::Monitor => monitor(&paths, json).await?,
         Command::Reload => {
             call(&paths, Method::POST, "/reload", None).await?;
@@ -55,7 +59,7 @@ pub async fn run(args: Args) -> Result<ExitCode, Ended> {
 }
 
 /// Prints a line; a reader that hung up (`| head`) ends the command in silence.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     if writeln!(std::io::stdout(), "{text}").is_err() {
         std::process::exit(0);
     }
@@ -65,12 +69,12 @@ fn done(json: bool, text: &str) {
     say(&if json { json!({"done": text}).to_string() } else { text.to_owned() });
 }
 
-fn pretty(value: &Value) -> String {
+pub(super) fn pretty(value: &Value) -> String {
     format!("{value:#}")
 }
 
 /// A name as one segment of a path, whatever is in it: the daemon says what is wrong with it.
-fn escaped(name: &str) -> String {
+pub(super) fn escaped(name: &str) -> String {
     name.bytes()
         .map(|b| match b {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(b).to_string(),

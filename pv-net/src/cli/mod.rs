@@ -4,6 +4,7 @@ mod args;
 mod client;
 mod commands;
 mod doctor;
+mod policy;
 mod table;
 
 use crate::failure::{Failure, Kind};

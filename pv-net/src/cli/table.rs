@@ -62,6 +62,16 @@ pub const FLOWS: &[Column] = &[
     ("AGE", "age"),
 ];
 
+pub const POLICIES: &[Column] = &[
+    ("RULE", "rule"),
+    ("FROM", "from"),
+    ("TO", "to"),
+    ("PORTS", "ports"),
+    ("ACTION", "action"),
+    ("GENERATION", "generation"),
+    ("IN FORCE", "in_force"),
+];
+
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),

@@ -2,7 +2,7 @@
 
 use super::checker::{Checker, join};
 use super::field::Field;
-use super::{ConfigError, net, raw};
+use super::{ConfigError, net, policy, raw};
 use crate::model::{Device, IfName, IpvlanMode, MacvlanMode, Pool, PoolKind, PoolName, Subnet4, Subnet6};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use pv_net_common::flow::DEFAULT_FLOWS;
@@ -69,10 +69,8 @@ fn check(c: &mut Checker, raw: &raw::Device) -> Device {
     }
     conflicts(c, &device);
     if let Some(policies) = c.plain("network.policies", &network.policies) {
-        policy_list(c, policies);
-        if !policies.is_empty() {
-            device.inactive.push("network.policies".to_owned());
-        }
+        let declared = network.pools.as_ref().and_then(|p| p.parsed.as_ref().ok()).cloned().unwrap_or_default();
+        device.policies = policy::rules(c, policies, &declared, &device.pools);
     }
     device
 }
@@ -363,24 +361,6 @@ fn ingress(c: &mut Checker, list: &[Field<raw::Ingress>]) {
                 c.wrong(&path, None, format!("has no {key:?}"), None);
             }
             c.plain(&join(&path, key), field);
-        }
-    }
-}
-
-fn policy_list(c: &mut Checker, list: &[Field<raw::Policy>]) {
-    for (i, field) in list.iter().enumerate() {
-        let path = format!("network.policies[{i}]");
-        let field = Some(field.clone());
-        let Some(raw) = c.section(&path, &field) else { continue };
-        c.plain(&join(&path, "name"), &raw.name);
-        c.plain(&join(&path, "from"), &raw.from);
-        c.plain(&join(&path, "to"), &raw.to);
-        c.plain(&join(&path, "action"), &raw.action);
-        c.plain(&join(&path, "ports"), &raw.ports);
-        for (there, key) in [(raw.from.is_some(), "from"), (raw.to.is_some(), "to"), (raw.action.is_some(), "action")] {
-            if !there {
-                c.wrong(&path, None, format!("has no {key:?}"), None);
-            }
         }
     }
 }

@@ -8,6 +8,7 @@ mod device;
 mod field;
 pub mod load;
 mod net;
+mod policy;
 pub mod raw;
 mod run;
 mod uses;

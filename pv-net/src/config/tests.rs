@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// A file, and for each of its errors the path and a part of the text.
-type Case = (&'static str, Value, &'static [(&'static str, &'static str)]);
+pub(super) type Case = (&'static str, Value, &'static [(&'static str, &'static str)]);
 
-fn expect<T: std::fmt::Debug>(name: &str, got: Result<T, Vec<ConfigError>>, want: &[(&str, &str)]) {
+pub(super) fn expect<T: std::fmt::Debug>(name: &str, got: Result<T, Vec<ConfigError>>, want: &[(&str, &str)]) {
     let errors = match got {
         Ok(value) if want.is_empty() => return drop(value),
         Ok(value) => panic!("{name}: no error, but {value:?}"),
@@ -154,7 +154,7 @@ fn devices_that_are_wrong() {
         ("domain", json!({"network": {"domain": "pv..local"}}), &[("network.domain", "label")]),
         (
             "policy without action",
-            json!({"network": {"policies": [{"from": "world", "to": {"pool": "p"}}]}}),
+            json!({"network": {"policies": [{"from": "world", "to": "host"}]}}),
             &[("network.policies[0]", "\"action\"")],
         ),
         (

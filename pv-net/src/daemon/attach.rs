@@ -129,6 +129,10 @@ impl Daemon {
         self.state.identity(&container.name);
         // The lease is on disk before the link exists: after a power cut nobody else is given its address.
         store::save(&self.paths.state_dir, &self.state)?;
+        // Before its first packet the rules know the container.
+        if !self.device.policies.is_empty() {
+            self.enforce_policy(false).await?;
+        }
         let mut made = Vec::new();
         for attachment in &attachments {
             match self.connect(attachment, netns).await {

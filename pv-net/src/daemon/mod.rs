@@ -6,6 +6,8 @@ mod attach;
 mod detach;
 mod outside;
 mod paths;
+mod policy;
+mod policy_view;
 mod pools;
 mod ports;
 mod reconcile;
@@ -15,6 +17,7 @@ mod view;
 
 pub use attach::AttachRequest;
 pub use paths::{Paths, RunLock};
+pub use policy_view::{DecidedBy, PartyView, RuleView, VerdictQuery, VerdictView};
 pub use ports::PortView;
 pub use serve::run;
 pub use teardown::teardown;
@@ -65,6 +68,7 @@ pub struct Daemon {
     uplinks: BTreeMap<IfName, u32>,
     /// Whether the kernel said that addresses, links or routes changed.
     outside_changed: bool,
+    policy: policy::InForce,
 }
 
 impl Daemon {
@@ -95,10 +99,12 @@ impl Daemon {
             links: BTreeMap::new(),
             uplinks: BTreeMap::new(),
             outside_changed: false,
+            policy: policy::InForce::default(),
         };
         daemon.learn_leases().await?;
         daemon.read_declarations();
         daemon.open_plane()?;
+        daemon.start_policy().await?;
         daemon.reconcile().await?;
         daemon.adopted_containers =
             daemon.links.values().map(|(container, _)| container).collect::<BTreeSet<_>>().len();
@@ -176,14 +182,12 @@ impl Daemon {
         let device = load::device(&self.paths.config)?;
         check_device(&self.paths, &self.net, &device).await?;
         self.check_attached(&device)?;
+        self.check_policy(&device).await?;
         self.device = device;
         self.read_declarations();
         self.open_plane()?;
         self.reconcile().await?;
-        if let Some(plane) = &mut self.plane {
-            plane.bump_epoch()?;
-        }
-        Ok(())
+        self.enforce_or_say(true).await
     }
 
     /// What the attached containers stand on cannot be changed under them.

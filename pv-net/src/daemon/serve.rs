@@ -49,7 +49,11 @@ pub async fn run(paths: Paths) -> Result<(), Failure> {
                 }
                 daemon.settle().await;
             }
-            _ = tick.tick() => shared.daemon().await.tick(),
+            _ = tick.tick() => {
+                let mut daemon = shared.daemon().await;
+                daemon.tick();
+                daemon.refresh_policy().await;
+            }
             Some(answer) = down.recv() => {
                 let daemon = shared.daemon().await;
                 let result = teardown(&paths).await;

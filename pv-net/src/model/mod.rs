@@ -4,11 +4,13 @@
 
 mod container;
 mod name;
+mod policy;
 mod pool;
 mod port;
 
 pub use container::{Attachment, Container, ContainerKind, Interface, NetnsRef, NetworkMode};
-pub use name::{ContainerName, IfName, InvalidName, Mac, PoolName};
+pub use name::{ContainerName, IfName, InvalidName, Mac, PoolName, RuleName};
+pub use policy::{Action, PortMatch, Rule, Selector};
 pub use pool::{HostAccess, IpvlanMode, MacvlanMode, Pool, PoolKind, Subnet4, Subnet6};
 pub use port::{PortMapping, Transport};
 
@@ -23,6 +25,8 @@ pub struct Device {
     pub uplinks: Vec<IfName>,
     /// Pools by name.
     pub pools: BTreeMap<PoolName, Pool>,
+    /// The rules between containers, pools and networks, in the order of `network.policies`.
+    pub policies: Vec<Rule>,
     /// Entries of the flow table (two a flow).
     pub flow_table: u32,
     /// JSON paths of accepted settings that this version does not act on yet; shown as conditions.

@@ -74,6 +74,10 @@ fn check_container(s: &str) -> Result<(), InvalidName> {
     check_word(s, "container", 63)
 }
 
+fn check_rule(s: &str) -> Result<(), InvalidName> {
+    check_word(s, "rule", 63)
+}
+
 /// IFNAMSIZ less the closing zero; see `dev_valid_name` in the kernel's `net/core/dev.c`.
 const MAX_IFNAME: usize = 15;
 
@@ -106,6 +110,11 @@ name_type!(
     /// A container's name: 1 to 63 letters, digits, `-`, `_`, `.`.
     ContainerName,
     check_container
+);
+name_type!(
+    /// A rule's name: 1 to 63 letters, digits, `-`, `_`, `.`.
+    RuleName,
+    check_rule
 );
 name_type!(
     /// A network interface's name, as the kernel takes it: 1 to 15 characters.

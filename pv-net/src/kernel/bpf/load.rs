@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The programs, built from `pv-net-ebpf`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pv-net-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pv-net-ebpf"));
 
 /// Where and how large.
 #[derive(Clone, Debug)]
@@ -194,13 +194,14 @@ impl DataPlane {
         Ok(self.config.get()?.epoch)
     }
 
-    /// Starts a new policy generation: every flow is decided again on its next packet.
+    /// Starts a new policy generation: every flow is decided again on its next packet. `rules`: it has some.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn bump_epoch(&mut self) -> Result<u32, BpfError> {
+    pub fn bump_epoch(&mut self, rules: bool) -> Result<u32, BpfError> {
         let mut config = self.config.get()?;
         config.epoch = config.epoch.wrapping_add(1).max(1);
+        config.rules = u32::from(rules);
         self.config.set(config)?;
         Ok(config.epoch)
     }

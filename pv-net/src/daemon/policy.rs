@@ -1,0 +1,173 @@
+//! The policy in force: compiled from the rules and the device as it is, and swapped by generation.
+
+use super::Daemon;
+use crate::config::parse_run_named;
+use crate::failure::{Failure, Kind};
+use crate::kernel::bpf::PolicyTables;
+use crate::model::{Device, PortMapping, Rule};
+use crate::policy::{Compiled, Member, PolicyError, RuleRef, Topology, compile};
+use pv_net_common::Ip;
+use std::net::IpAddr;
+
+/// What the daemon knows of the policy in the kernel.
+#[derive(Default)]
+pub(super) struct InForce {
+    tables: Option<PolicyTables>,
+    /// What it was compiled from; none before this daemon's first.
+    source: Option<(Vec<Rule>, Topology)>,
+    /// Its rules by number.
+    pub refs: Vec<RuleRef>,
+    /// Why what is configured, or the device as it is, is not in force.
+    pub condition: Option<String>,
+}
+
+fn is_link_local(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local())
+}
+
+impl From<PolicyError> for Failure {
+    fn from(e: PolicyError) -> Self {
+        Self::new(Kind::Usage, format!("network.policies: {e}")).help(e.help())
+    }
+}
+
+impl Daemon {
+    /// The device as the rules see it.
+    pub(super) async fn topology(&mut self, device: &Device) -> Result<Topology, Failure> {
+        let host = self.host_addresses().await?;
+        let networks = device.pools.values().flat_map(crate::model::Pool::networks).collect();
+        let names: Vec<_> = self.state.containers.keys().cloned().collect();
+        let containers = names.into_iter().map(|name| {
+            let identity = self.state.identity(&name);
+            let attachments = self.state.containers.get(&name).map(|r| r.attachments.as_slice()).unwrap_or_default();
+            let addresses = attachments.iter().flat_map(|a| {
+                let link_local = IpAddr::from(Ip::link_local(a.mac.0));
+                a.ipv4.map(IpAddr::from).into_iter().chain(a.ipv6.map(IpAddr::from)).chain([link_local])
+            });
+            let pools = attachments.iter().map(|a| a.pool.clone()).collect();
+            Member { identity, pools, addresses: addresses.collect(), name }
+        });
+        Ok(Topology { containers: containers.collect(), networks, host })
+    }
+
+    /// The device's own addresses. Of the link-local ones those of the pools' bridges: containers reach no others, and
+    /// each host-side link has one that comes and goes with its container.
+    async fn host_addresses(&self) -> Result<Vec<IpAddr>, Failure> {
+        let of_bridge = |index: u32| self.pools.values().any(|p| p.index == index);
+        let all = self.net.addresses().await?.into_iter();
+        let kept = all.filter(|(index, a)| !is_link_local(a.ip()) || of_bridge(*index)).map(|(_, a)| a.ip());
+        // The kernel gives a bridge its address only with the first port.
+        let expected = self.pools.values().map(|p| IpAddr::from(Ip::link_local(p.mac.0)));
+        let mut host: Vec<IpAddr> = kept.chain(expected).collect();
+        host.sort_unstable();
+        host.dedup();
+        Ok(host)
+    }
+
+    /// Whether the rules of `device` can become a policy; changes nothing.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub(super) async fn check_policy(&mut self, device: &Device) -> Result<(), Failure> {
+        if device.policies.is_empty() {
+            return Ok(());
+        }
+        let topology = self.topology(device).await?;
+        Ok(compile(&device.policies, &topology).map(drop)?)
+    }
+
+    /// Puts the configured rules in force, for the device as it is now. The same again changes nothing, unless `anew`:
+    /// then every flow is decided again.
+    ///
+    /// # Errors
+    /// Why it cannot be done; the policy that was in force stays.
+    pub(super) async fn enforce_policy(&mut self, anew: bool) -> Result<(), Failure> {
+        if self.plane.is_none() {
+            return Ok(());
+        }
+        let device = self.device.clone();
+        let source = (device.policies.clone(), self.topology(&device).await?);
+        if !anew && self.policy.source.as_ref() == Some(&source) {
+            return Ok(());
+        }
+        let compiled = compile(&source.0, &source.1)?;
+        self.swap(&compiled, anew)?;
+        self.policy.refs = compiled.rules;
+        self.policy.source = Some(source);
+        self.policy.condition = None;
+        Ok(())
+    }
+
+    /// The same, and what goes wrong stays to be seen in `status`.
+    pub(super) async fn enforce_or_say(&mut self, anew: bool) -> Result<(), Failure> {
+        let result = self.enforce_policy(anew).await;
+        if let Err(failure) = &result {
+            self.policy.condition = Some(format!("the policy in force is an older one: {failure}"));
+        }
+        result
+    }
+
+    /// Writes the new generation, puts it in force by one write, and removes the others.
+    fn swap(&mut self, compiled: &Compiled, anew: bool) -> Result<(), Failure> {
+        let Some(plane) = &mut self.plane else { return Ok(()) };
+        let tables = match &mut self.policy.tables {
+            Some(tables) => tables,
+            none => none.insert(PolicyTables::open(&self.paths.bpffs)?),
+        };
+        let current = plane.epoch()?;
+        if !anew && tables.holds(compiled, current)? {
+            // An earlier daemon put the very same in force: its flows go on undisturbed.
+            return Ok(tables.keep_only(current)?);
+        }
+        tables.load(compiled, current.wrapping_add(1).max(1))?;
+        let generation = plane.bump_epoch(!compiled.rules.is_empty())?;
+        tracing::info!(generation, rules = compiled.rules.len(), pairs = compiled.pairs.len(), "policy in force");
+        Ok(tables.keep_only(generation)?)
+    }
+
+    /// The policy at the daemon's start. When it cannot be built, that of an earlier daemon stays in force; where there
+    /// is none, the daemon does not start: nothing may pass that the rules would refuse.
+    pub(super) async fn start_policy(&mut self) -> Result<(), Failure> {
+        if self.plane.is_some() {
+            // The rules about the device are about the pools' gateways too.
+            self.ensure_pools().await?;
+        }
+        let Err(failure) = self.enforce_or_say(false).await else { return Ok(()) };
+        let Some(plane) = &self.plane else { return Err(failure) };
+        let earlier = PolicyTables::open(&self.paths.bpffs)?.entries(plane.epoch()?)?;
+        if earlier.iter().all(|n| *n == 0) { Err(failure) } else { Ok(()) }
+    }
+
+    /// Follows the device's own addresses, that rules about `host` and `world` are about.
+    pub async fn refresh_policy(&mut self) {
+        let Some((rules, topology)) = &self.policy.source else { return };
+        if rules.is_empty() {
+            return;
+        }
+        let known = topology.host.clone();
+        let changed = self.host_addresses().await.map(|now| now != known);
+        let result = match changed {
+            Ok(false) => return,
+            Ok(true) => self.enforce_or_say(false).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = result {
+            tracing::warn!(error = %e, "policy does not follow the device's addresses");
+        }
+    }
+
+    /// Whether what is configured is what is in force.
+    pub(super) fn policy_is_in_force(&self) -> bool {
+        self.policy.source.as_ref().is_some_and(|(rules, _)| *rules == self.device.policies)
+    }
+
+    /// The published ports of attached containers, with the container's name.
+    pub(super) fn published_ports(&self) -> Vec<(String, PortMapping)> {
+        let all = self.state.containers.iter().flat_map(|(name, record)| {
+            let container = parse_run_named("run", &record.run.to_string(), Some(name));
+            let ports = container.map(|c| c.ports).unwrap_or_default();
+            ports.into_iter().map(|p| (name.to_string(), p))
+        });
+        all.collect()
+    }
+}

@@ -1,0 +1,270 @@
+//! What the API shows of the policy, and what it says of a flow.
+
+use super::Daemon;
+use crate::config::raw;
+use crate::failure::{Failure, Kind};
+use crate::kernel::bpf::PolicyProbe;
+use crate::model::{Action, Pool, Selector, Transport};
+use crate::policy::{self, Party, Place, compile, default_verdict, port_and_proto};
+use pv_net_common::policy::{POLICY_ALLOW, POLICY_DENY};
+use pv_net_common::{PolicyQuery, PolicyVerdict};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// A rule.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RuleView {
+    /// Its name, where it has one.
+    pub name: Option<String>,
+    /// Its JSON path in the device's configuration.
+    pub path: String,
+    /// Who sends.
+    pub from: raw::Selector,
+    /// Who receives.
+    pub to: raw::Selector,
+    /// What it is about; all traffic when empty.
+    pub ports: Vec<String>,
+    /// What is done.
+    pub action: Action,
+    /// Policy generation in the kernel.
+    pub generation: u32,
+    /// Whether this rule is part of it.
+    pub in_force: bool,
+}
+
+/// A flow that is asked about.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerdictQuery {
+    /// Who sends: a container, an address, `host` or `world`.
+    pub from: String,
+    /// Who receives.
+    pub to: String,
+    /// `tcp`, `udp` or `icmp`.
+    pub proto: String,
+    /// Destination port, for TCP and UDP.
+    pub port: Option<u16>,
+}
+
+/// One end of the flow.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PartyView {
+    /// Its address.
+    pub address: IpAddr,
+    /// The container that has it.
+    pub container: Option<String>,
+    /// The pool that it is in.
+    pub pool: Option<String>,
+}
+
+/// What happens to a flow, and why.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct VerdictView {
+    /// What is done.
+    pub verdict: Action,
+    /// A rule, or what is so without one.
+    pub decided_by: DecidedBy,
+    /// The rule's name, where it has one.
+    pub rule: Option<String>,
+    /// The file of the rule or setting that decided.
+    pub file: Option<String>,
+    /// Its JSON path.
+    pub path: Option<String>,
+    /// The same in words.
+    pub reason: String,
+    /// Policy generation that was asked.
+    pub generation: u32,
+    /// Who sends.
+    pub from: PartyView,
+    /// Who receives.
+    pub to: PartyView,
+    /// `tcp`, `udp`, `icmp` or `icmpv6`.
+    pub proto: String,
+    /// Destination port; zero for what has none.
+    pub port: u16,
+}
+
+/// What decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DecidedBy {
+    /// A rule.
+    Rule,
+    /// The pools' settings.
+    Default,
+}
+
+/// What decided, before it is shown.
+struct Decision {
+    action: Action,
+    by: DecidedBy,
+    rule: Option<String>,
+    path: Option<String>,
+    reason: String,
+}
+
+impl From<&Selector> for raw::Selector {
+    fn from(selector: &Selector) -> Self {
+        match selector {
+            Selector::Container(name) => Self::Container(name.to_string()),
+            Selector::Pool(name) => Self::Pool(name.to_string()),
+            Selector::Cidr(net) => Self::Cidr(net.to_string()),
+            Selector::Host => Self::Word(raw::SelectorWord::Host),
+            Selector::World => Self::Word(raw::SelectorWord::World),
+        }
+    }
+}
+
+impl Daemon {
+    fn generation(&self) -> Result<u32, Failure> {
+        Ok(self.plane.as_ref().map_or(Ok(0), crate::kernel::bpf::DataPlane::epoch)?)
+    }
+
+    /// All rules of the configuration.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn policies(&self) -> Result<Vec<RuleView>, Failure> {
+        let (generation, in_force) = (self.generation()?, self.policy_is_in_force());
+        let view = |(i, rule): (usize, &crate::model::Rule)| RuleView {
+            name: rule.name.as_ref().map(ToString::to_string),
+            path: format!("network.policies[{i}]"),
+            from: (&rule.from).into(),
+            to: (&rule.to).into(),
+            ports: rule.ports.iter().map(ToString::to_string).collect(),
+            action: rule.action,
+            generation,
+            in_force,
+        };
+        Ok(self.device.policies.iter().enumerate().map(view).collect())
+    }
+
+    /// What happens to a flow, by the program and the maps that decide about packets.
+    ///
+    /// # Errors
+    /// When the flow cannot be, or the kernel's.
+    pub async fn policy_verdict(&mut self, query: &VerdictQuery) -> Result<VerdictView, Failure> {
+        let device = self.device.clone();
+        let topology = self.topology(&device).await?;
+        let usage = |e: policy::SideError| {
+            let help = "name an attached container, an address, host or world; `pv-net containers` lists them";
+            Failure::new(Kind::Usage, e.to_string()).help(help)
+        };
+        let from = policy::side(&query.from, &topology, &device.policies).map_err(usage)?;
+        let to = policy::side(&query.to, &topology, &device.policies).map_err(usage)?;
+        let Some((from, to)) = self.meeting(&from, &to) else {
+            let why = format!("{} and {} have no address of the same family", query.from, query.to);
+            return Err(Failure::new(Kind::Usage, why));
+        };
+        let (proto, port) =
+            port_and_proto(&query.proto, query.port, from.addr.is_ipv6()).map_err(|e| Failure::new(Kind::Usage, e))?;
+        let generation = self.generation()?;
+        let asked = PolicyQuery { generation, src: from.side, dst: to.side, port_be: port.to_be(), proto, reserved: 0 };
+        let said = match &self.plane {
+            Some(_) => PolicyProbe::load(&self.paths.bpffs)?.ask(&asked)?,
+            // Nothing is loaded and no packet decided; the rules mean the same.
+            None => compile(&device.policies, &topology)?.evaluator().verdict(&from.side, &to.side, proto, port),
+        };
+        let decision = self.decision(said, &from, &to, proto, port);
+        Ok(VerdictView {
+            verdict: decision.action,
+            decided_by: decision.by,
+            rule: decision.rule,
+            file: decision.path.is_some().then(|| self.paths.config.display().to_string()),
+            path: decision.path,
+            reason: decision.reason,
+            generation,
+            from: self.party(&from),
+            to: self.party(&to),
+            proto: super::proto_name(proto.into()),
+            port,
+        })
+    }
+
+    /// The two that would speak to each other: of one family, in one pool if they can, else IPv4 first.
+    fn meeting(&self, from: &[Party], to: &[Party]) -> Option<(Party, Party)> {
+        let pairs = from.iter().flat_map(|f| to.iter().map(move |t| (f, t)));
+        let pairs = pairs.filter(|(f, t)| f.addr.is_ipv4() == t.addr.is_ipv4());
+        let apart = |(f, t): &(&Party, &Party)| {
+            let (f, t) = (self.pool_of(f), self.pool_of(t));
+            f.is_none() || f.map(|p| &p.name) != t.map(|p| &p.name)
+        };
+        pairs.min_by_key(|pair| (apart(pair), pair.0.addr.is_ipv6())).map(|(f, t)| (f.clone(), t.clone()))
+    }
+
+    /// The pool whose network has the party's address; none for the device's own.
+    fn pool_of(&self, party: &Party) -> Option<&Pool> {
+        let holds = |p: &&Pool| p.networks().any(|n| n.contains(party.addr));
+        self.device.pools.values().find(holds).filter(|_| !party.host)
+    }
+
+    fn party(&self, party: &Party) -> PartyView {
+        PartyView {
+            address: party.addr,
+            container: party.container.as_ref().map(ToString::to_string),
+            pool: self.pool_of(party).map(|p| p.name.to_string()),
+        }
+    }
+
+    fn decision(&self, said: PolicyVerdict, from: &Party, to: &Party, proto: u8, port: u16) -> Decision {
+        let action = match said.action {
+            POLICY_ALLOW => Action::Allow,
+            POLICY_DENY => Action::Deny,
+            _ => return self.default_decision(from, to, proto, port),
+        };
+        let by = DecidedBy::Rule;
+        if said == PolicyVerdict::UNKNOWN {
+            let reason = "the policy in force does not know the container yet".to_owned();
+            return Decision { action, by, rule: None, path: None, reason };
+        }
+        match self.policy.refs.get(said.rule as usize) {
+            Some(rule) => {
+                let name = rule.name.as_ref().unwrap_or(&rule.path);
+                let reason = format!("rule {name} says {}", action.label());
+                Decision { action, by, rule: rule.name.clone(), path: Some(rule.path.clone()), reason }
+            }
+            None => {
+                let reason = format!("rule number {} of an earlier configuration says {}", said.rule, action.label());
+                Decision { action, by, rule: None, path: None, reason }
+            }
+        }
+    }
+
+    fn default_decision(&self, from: &Party, to: &Party, proto: u8, port: u16) -> Decision {
+        let place = |party: &Party| match self.pool_of(party) {
+            Some(pool) => Place::Pool(pool),
+            None if party.host => Place::Host,
+            None => Place::World,
+        };
+        let published = self.is_published(to, proto, port);
+        let (action, reason) = default_verdict(place(from), place(to), proto, port, published);
+        Decision {
+            action,
+            by: DecidedBy::Default,
+            rule: None,
+            path: reason.path(),
+            reason: format!("no rule applies: {reason}"),
+        }
+    }
+
+    /// Whether the port of a container, or of the device, is published to others than the device itself.
+    fn is_published(&self, to: &Party, proto: u8, port: u16) -> bool {
+        let transport = match proto {
+            6 => Transport::Tcp,
+            17 => Transport::Udp,
+            _ => return false,
+        };
+        let container = to.container.as_ref().map(ToString::to_string);
+        self.published_ports().iter().any(|(name, mapping)| {
+            let width = mapping.host_ports.end() - mapping.host_ports.start();
+            let theirs = mapping.container_port..=mapping.container_port.saturating_add(width);
+            let leads_there = match &container {
+                Some(container) => name == container && theirs.contains(&port),
+                None => to.host && mapping.host_ports.contains(&port),
+            };
+            let here = mapping.host.is_none_or(|h| !h.is_loopback() && (!to.host || h == to.addr));
+            leads_there && here && mapping.transport == transport
+        })
+    }
+}

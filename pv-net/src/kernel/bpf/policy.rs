@@ -1,0 +1,274 @@
+//! The policy maps: a compiled policy is written beside the one in force, and removed when another took its place.
+//!
+//! Nothing here says which generation is in force: that is one write elsewhere. The order is [`PolicyTables::load`],
+//! that write, [`PolicyTables::forget`].
+
+use super::load::OBJECT;
+use super::table::map_error;
+use super::{BpfError, pin};
+use crate::policy::{Compiled, PairKey};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader, Pod};
+use pv_net_common::policy::{
+    MAX_POLICY_CIDRS, MAX_POLICY_IDS, MAX_POLICY_PAIRS, POLICY_ADDR_HEAD_BITS, POLICY_ANSWER_AT, POLICY_QUERY_AT,
+};
+use pv_net_common::{Ip, PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicyVerdict, names};
+use std::hash::Hash;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The daemon's hold on the policy maps.
+pub struct PolicyTables {
+    ids: HashMap<MapData, PolicyId, PolicyClass>,
+    cidrs: LpmTrie<MapData, PolicyAddr, PolicyClass>,
+    pairs: LpmTrie<MapData, PolicyPair, PolicyVerdict>,
+}
+
+impl PolicyTables {
+    /// The maps that are pinned under `pin_dir`.
+    ///
+    /// # Errors
+    /// When they are not there, or are of another layout.
+    pub fn open(pin_dir: &Path) -> Result<Self, BpfError> {
+        let dir = pin::maps_dir(pin_dir);
+        let open = |name: &'static str| -> Result<MapData, BpfError> {
+            MapData::from_pin(dir.join(name)).map_err(map_error("open", name))
+        };
+        let trie = |name| -> Result<Map, BpfError> { Map::from_map_data(open(name)?).map_err(map_error("open", name)) };
+        let ids = Map::from_map_data(open(names::MAP_POLICY_IDS)?).map_err(map_error("open", names::MAP_POLICY_IDS))?;
+        Ok(Self {
+            ids: HashMap::try_from(ids).map_err(map_error("open", names::MAP_POLICY_IDS))?,
+            cidrs: LpmTrie::try_from(trie(names::MAP_POLICY_CIDRS)?)
+                .map_err(map_error("open", names::MAP_POLICY_CIDRS))?,
+            pairs: LpmTrie::try_from(trie(names::MAP_POLICY_PAIRS)?)
+                .map_err(map_error("open", names::MAP_POLICY_PAIRS))?,
+        })
+    }
+
+    /// Writes `policy` as `generation`, that must not be in force. What an earlier attempt left of it is removed first.
+    ///
+    /// # Errors
+    /// The kernel's. Nothing of the generation is left then, and the others are as they were.
+    pub fn load(&mut self, policy: &Compiled, generation: u32) -> Result<(), BpfError> {
+        self.remove(|g| g == generation)?;
+        self.write(policy, generation).inspect_err(|_| {
+            // The write's error is the one to report; what stays here is removed by the next load.
+            if let Err(e) = self.remove(|g| g == generation) {
+                tracing::warn!(generation, error = %e, "half of a policy is left, not in force");
+            }
+        })
+    }
+
+    fn write(&mut self, policy: &Compiled, generation: u32) -> Result<(), BpfError> {
+        for (identity, addr, class) in &policy.ids {
+            let key = PolicyId { generation, identity: *identity, addr: *addr };
+            self.ids.insert(key, class, 0).map_err(map_error("write", names::MAP_POLICY_IDS))?;
+        }
+        for (pair, verdict) in &policy.pairs {
+            let written = self.pairs.insert(&pair_key(generation, pair), verdict, 0);
+            written.map_err(map_error("write", names::MAP_POLICY_PAIRS))?;
+        }
+        for (addr, bits, class) in &policy.cidrs {
+            let key = addr_key(generation, *addr, *bits);
+            self.cidrs.insert(&key, class, 0).map_err(map_error("write", names::MAP_POLICY_CIDRS))?;
+        }
+        Ok(())
+    }
+
+    /// Removes `generation`, that is not in force any more. Programs that began under it are waited for.
+    ///
+    /// # Errors
+    /// The kernel's; the rest can be removed by another call.
+    pub fn forget(&mut self, generation: u32) -> Result<(), BpfError> {
+        wait_for_programs();
+        self.remove(|g| g == generation)
+    }
+
+    /// Removes every generation but `generation`: what a daemon that died left behind.
+    ///
+    /// # Errors
+    /// The kernel's; the rest can be removed by another call.
+    pub fn keep_only(&mut self, generation: u32) -> Result<(), BpfError> {
+        wait_for_programs();
+        self.remove(|g| g != generation)
+    }
+
+    /// Entries of `generation`: containers, networks, verdicts.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn entries(&self, generation: u32) -> Result<[usize; 3], BpfError> {
+        let ids = keys(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?;
+        let cidrs = keys(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?;
+        let pairs = keys(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?;
+        Ok([
+            ids.iter().filter(|k| k.generation == generation).count(),
+            cidrs.iter().filter(|k| k.data().generation == generation).count(),
+            pairs.iter().filter(|k| k.data().generation == generation).count(),
+        ])
+    }
+
+    /// Whether `generation` is exactly `policy`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn holds(&self, policy: &Compiled, generation: u32) -> Result<bool, BpfError> {
+        if self.entries(generation)? != [policy.ids.len(), policy.cidrs.len(), policy.pairs.len()] {
+            return Ok(false);
+        }
+        // A look-up in a trie also finds what only contains the key: everything is read instead.
+        let ids: std::collections::HashMap<_, _> = self.ids.iter().filter_map(Result::ok).collect();
+        let cidrs = in_trie(self.cidrs.iter());
+        let pairs = in_trie(self.pairs.iter());
+        let id = |(identity, addr, class): &(u32, Ip, PolicyClass)| {
+            ids.get(&PolicyId { generation, identity: *identity, addr: *addr }) == Some(class)
+        };
+        let cidr = |(addr, bits, class): &(Ip, u32, PolicyClass)| {
+            let key = addr_key(generation, *addr, *bits);
+            cidrs.get(&(key.prefix_len(), key.data())) == Some(class)
+        };
+        let pair = |(pair, verdict): &(PairKey, PolicyVerdict)| {
+            let key = pair_key(generation, pair);
+            pairs.get(&(key.prefix_len(), key.data())) == Some(verdict)
+        };
+        Ok(policy.ids.iter().all(id) && policy.cidrs.iter().all(cidr) && policy.pairs.iter().all(pair))
+    }
+
+    fn remove(&mut self, which: impl Fn(u32) -> bool) -> Result<(), BpfError> {
+        for key in keys(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)? {
+            if which(key.generation) {
+                gone(self.ids.remove(&key), names::MAP_POLICY_IDS)?;
+            }
+        }
+        for key in keys(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)? {
+            if which(key.data().generation) {
+                gone(self.pairs.remove(&key), names::MAP_POLICY_PAIRS)?;
+            }
+        }
+        for key in keys(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)? {
+            if which(key.data().generation) {
+                gone(self.cidrs.remove(&key), names::MAP_POLICY_CIDRS)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn addr_key(generation: u32, addr: Ip, bits: u32) -> Key<PolicyAddr> {
+    Key::new(POLICY_ADDR_HEAD_BITS + bits, PolicyAddr { generation, addr })
+}
+
+fn pair_key(generation: u32, pair: &PairKey) -> Key<PolicyPair> {
+    let data = PolicyPair {
+        generation,
+        src_class: pair.src_class,
+        dst_class: pair.dst_class,
+        proto: pair.proto,
+        port_be: pair.port.to_be(),
+    };
+    Key::new(pair.bits, data)
+}
+
+fn in_trie<K: Pod + Eq + Hash, V>(
+    all: impl Iterator<Item = Result<(Key<K>, V), MapError>>,
+) -> std::collections::HashMap<(u32, K), V> {
+    all.filter_map(Result::ok).map(|(key, value)| ((key.prefix_len(), key.data()), value)).collect()
+}
+
+/// All keys, before anything is removed: a key that is gone makes the kernel begin anew. No more than two generations
+/// have, so that nothing can make this endless.
+fn keys<K: Pod>(
+    all: impl Iterator<Item = Result<K, MapError>>,
+    of_one_generation: u32,
+    map: &'static str,
+) -> Result<Vec<K>, BpfError> {
+    all.take(2 * of_one_generation as usize).collect::<Result<_, _>>().map_err(map_error("list", map))
+}
+
+/// One that is not there is fine.
+fn gone(removed: Result<(), MapError>, map: &'static str) -> Result<(), BpfError> {
+    match removed {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(e) => Err(map_error("remove from", map)(e)),
+    }
+}
+
+/// Returns when every program that was running has ended: a program that read the old generation must find it whole.
+fn wait_for_programs() {
+    // SAFETY: the call takes two integers and touches no memory of the caller.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if done != 0 {
+        // Refused with `nohz_full` CPUs. Programs run for microseconds.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The program that answers from the maps as the data plane would, for `policy explain`.
+pub struct PolicyProbe {
+    ebpf: Ebpf,
+}
+
+impl PolicyProbe {
+    /// Loads it over the maps that are pinned under `pin_dir`.
+    ///
+    /// # Errors
+    /// When the kernel refuses it, or there are no such maps.
+    pub fn load(pin_dir: &Path) -> Result<Self, BpfError> {
+        let dir = pin::maps_dir(pin_dir);
+        let mut loader = EbpfLoader::new();
+        for name in names::MAPS {
+            let pinned: PathBuf = dir.join(name);
+            if !pinned.exists() {
+                return Err(BpfError::Map { op: "open", map: name, why: "it is not pinned".to_owned() });
+            }
+            loader.map_pin_path(name, pinned);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|e| BpfError::Load(BpfError::chain(&e)))?;
+        program(&mut ebpf)?.load().map_err(|e| failed(&e))?;
+        Ok(Self { ebpf })
+    }
+
+    /// What the rules of a generation say.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ask(&mut self, query: &PolicyQuery) -> Result<PolicyVerdict, BpfError> {
+        self.ask_often(query, 1).map(|(verdict, _)| verdict)
+    }
+
+    /// The same `times` over, and how long one took.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ask_often(&mut self, query: &PolicyQuery, times: u32) -> Result<(PolicyVerdict, Duration), BpfError> {
+        let mut frame = [0u8; POLICY_ANSWER_AT + size_of::<PolicyVerdict>()];
+        frame[POLICY_QUERY_AT..POLICY_ANSWER_AT].copy_from_slice(&query.bytes());
+        let mut answer = frame;
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            data_out: Some(&mut answer),
+            repeat: times,
+            ..TestRunOptions::default()
+        };
+        let done = program(&mut self.ebpf)?.test_run(options).map_err(|e| failed(&e))?;
+        if done.return_value != 0 {
+            return Err(BpfError::Load(format!("{}: it could not answer", names::PROG_POLICY_PROBE)));
+        }
+        let word = |at: usize| u32::from_ne_bytes([answer[at], answer[at + 1], answer[at + 2], answer[at + 3]]);
+        let verdict = PolicyVerdict { rule: word(POLICY_ANSWER_AT), action: word(POLICY_ANSWER_AT + 4) };
+        Ok((verdict, done.duration))
+    }
+}
+
+fn failed(e: &aya::programs::ProgramError) -> BpfError {
+    BpfError::Load(format!("{}: {}", names::PROG_POLICY_PROBE, BpfError::chain(e)))
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, BpfError> {
+    let found = ebpf.program_mut(names::PROG_POLICY_PROBE);
+    let program = found.ok_or_else(|| BpfError::Load(format!("{}: not in the object", names::PROG_POLICY_PROBE)))?;
+    program.try_into().map_err(|e: aya::programs::ProgramError| failed(&e))
+}

@@ -1,0 +1,210 @@
+//! Who is the same for the rules: each address and container gets the set of selectors that match it, and each set a
+//! number.
+
+use super::{Member, Topology};
+use crate::model::{Rule, Selector};
+use ipnetwork::IpNetwork;
+use pv_net_common::{Ip, PolicyClass};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+
+/// Bits before the IPv4 address in an IPv4-mapped one.
+const V4_HEAD: u8 = 96;
+
+/// A network in the address space of the maps. The families are apart, although one lies inside the other there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Prefix {
+    /// Shorter first: what contains comes before what is contained.
+    pub bits: u8,
+    v4: bool,
+    addr: u128,
+}
+
+fn mask(bits: u8) -> u128 {
+    u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0)
+}
+
+impl Prefix {
+    fn of(net: IpNetwork) -> Self {
+        match net {
+            IpNetwork::V4(net) => Self::of_addr(net.network().into()).cut(net.prefix() + V4_HEAD),
+            IpNetwork::V6(net) => Self::of_addr(net.network().into()).cut(net.prefix()),
+        }
+    }
+
+    fn of_addr(addr: IpAddr) -> Self {
+        let v6 = match addr {
+            IpAddr::V4(a) => a.to_ipv6_mapped(),
+            IpAddr::V6(a) => a,
+        };
+        Self { bits: 128, v4: addr.is_ipv4(), addr: v6.to_bits() }
+    }
+
+    fn cut(self, bits: u8) -> Self {
+        Self { bits, addr: self.addr & mask(bits), ..self }
+    }
+
+    /// All IPv4, and all of the address space.
+    fn roots() -> [Self; 2] {
+        let v4 = Self::of_addr(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)).cut(V4_HEAD);
+        [v4, Self { bits: 0, v4: false, addr: 0 }]
+    }
+
+    pub fn ip(self) -> Ip {
+        Ip::from_octets(self.addr.to_be_bytes())
+    }
+}
+
+/// Sets of selectors and their numbers, for one role.
+#[derive(Default)]
+struct Role {
+    selectors: Vec<Selector>,
+    numbers: HashMap<Selector, u32>,
+    /// CIDR selectors by their network.
+    nets: HashMap<Prefix, u32>,
+    /// Prefix lengths that CIDR selectors have.
+    lengths: BTreeSet<u8>,
+    sets: HashMap<Vec<u32>, u32>,
+    /// For each selector, the classes that it matches.
+    members: Vec<Vec<u32>>,
+}
+
+impl Role {
+    fn selector(&mut self, selector: &Selector) -> u32 {
+        if let Some(number) = self.numbers.get(selector) {
+            return *number;
+        }
+        let number = u32::try_from(self.selectors.len()).unwrap_or(u32::MAX);
+        if let Selector::Cidr(net) = selector {
+            let prefix = Prefix::of(*net);
+            self.nets.insert(prefix, number);
+            self.lengths.insert(prefix.bits);
+        }
+        self.selectors.push(selector.clone());
+        self.numbers.insert(selector.clone(), number);
+        self.members.push(Vec::new());
+        number
+    }
+
+    fn add(&self, selector: &Selector, set: &mut Vec<u32>) {
+        set.extend(self.numbers.get(selector));
+    }
+
+    /// The CIDR selectors that contain all of `prefix`.
+    fn add_nets(&self, prefix: Prefix, set: &mut Vec<u32>) {
+        let shorter = self.lengths.range(..=prefix.bits);
+        set.extend(shorter.filter_map(|bits| self.nets.get(&prefix.cut(*bits))));
+    }
+
+    /// The number of a set; zero for the empty one, that no rule can apply to.
+    fn class(&mut self, mut set: Vec<u32>) -> u32 {
+        if set.is_empty() {
+            return 0;
+        }
+        set.sort_unstable();
+        if let Some(number) = self.sets.get(&set) {
+            return *number;
+        }
+        let number = u32::try_from(self.sets.len()).unwrap_or(u32::MAX - 2) + 1;
+        for selector in &set {
+            self.members[*selector as usize].push(number);
+        }
+        self.sets.insert(set, number);
+        number
+    }
+}
+
+/// Everybody's class, and which classes the selectors of each rule match.
+pub(super) struct Classes {
+    from: Role,
+    to: Role,
+    /// For each rule, the numbers of its selectors.
+    rules: Vec<(u32, u32)>,
+    pub ids: Vec<(u32, Ip, PolicyClass)>,
+    pub addrs: Vec<(Prefix, PolicyClass)>,
+}
+
+impl Classes {
+    pub fn new(rules: &[Rule], topology: &Topology) -> Self {
+        let (mut from, mut to) = (Role::default(), Role::default());
+        let rules = rules.iter().map(|r| (from.selector(&r.from), to.selector(&r.to))).collect();
+        let mut classes = Self { from, to, rules, ids: Vec::new(), addrs: Vec::new() };
+        for member in &topology.containers {
+            classes.container(member);
+        }
+        classes.others(topology);
+        classes
+    }
+
+    /// Classes that a rule's sender and receiver can have.
+    pub fn of_rule(&self, rule: usize) -> (&[u32], &[u32]) {
+        let (from, to) = self.rules[rule];
+        (&self.from.members[from as usize], &self.to.members[to as usize])
+    }
+
+    fn class(&mut self, sets: [Vec<u32>; 2]) -> PolicyClass {
+        let [from, to] = sets;
+        PolicyClass { src: self.from.class(from), dst: self.to.class(to) }
+    }
+
+    fn sets(&self, add: impl Fn(&Role, &mut Vec<u32>)) -> [Vec<u32>; 2] {
+        [&self.from, &self.to].map(|role| {
+            let mut set = Vec::new();
+            add(role, &mut set);
+            set
+        })
+    }
+
+    /// One entry for the container, and one for each of its addresses that a network selector sets apart.
+    fn container(&mut self, member: &Member) {
+        let own = |role: &Role, set: &mut Vec<u32>| {
+            role.add(&Selector::Container(member.name.clone()), set);
+            for pool in &member.pools {
+                role.add(&Selector::Pool(pool.clone()), set);
+            }
+        };
+        let sets = self.sets(own);
+        let usual = self.class(sets);
+        self.ids.push((member.identity, Ip::UNSPECIFIED, usual));
+        for addr in &member.addresses {
+            let sets = self.sets(|role, set| {
+                own(role, set);
+                role.add_nets(Prefix::of_addr(*addr), set);
+            });
+            let class = self.class(sets);
+            if class != usual {
+                self.ids.push((member.identity, (*addr).into(), class));
+            }
+        }
+    }
+
+    /// Every network at whose edge the set of selectors can change. One with its parent's class is left out.
+    fn others(&mut self, topology: &Topology) {
+        let networks: HashSet<Prefix> = topology.networks.iter().map(|n| Prefix::of(*n)).collect();
+        let host: HashSet<Prefix> = topology.host.iter().map(|a| Prefix::of_addr(*a)).collect();
+        let nets = self.from.nets.keys().chain(self.to.nets.keys());
+        let edges: BTreeSet<Prefix> =
+            Prefix::roots().into_iter().chain(nets.copied()).chain(networks.iter().chain(&host).copied()).collect();
+        let lengths: BTreeSet<u8> = edges.iter().map(|p| p.bits).collect();
+        let mut kept: BTreeMap<Prefix, PolicyClass> = BTreeMap::new();
+        for edge in edges {
+            let shorter = || lengths.range(..=edge.bits).rev();
+            let in_pool = shorter().any(|bits| networks.contains(&edge.cut(*bits)));
+            let sets = self.sets(|role, set| {
+                role.add_nets(edge, set);
+                if host.contains(&edge) {
+                    role.add(&Selector::Host, set);
+                } else if !in_pool {
+                    role.add(&Selector::World, set);
+                }
+            });
+            let class = self.class(sets);
+            let parent = shorter().skip(1).find_map(|bits| kept.get(&edge.cut(*bits)));
+            // The roots have none.
+            if parent != Some(&class) {
+                kept.insert(edge, class);
+            }
+        }
+        self.addrs = kept.into_iter().collect();
+    }
+}

@@ -1,0 +1,176 @@
+//! What decides where no rule says anything: the settings of the pools.
+
+use crate::model::{Action, HostAccess, Pool};
+use std::fmt;
+
+/// Where somebody is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// In a pool: a container, or another address of its networks.
+    Pool(&'a Pool),
+    /// On the device itself.
+    Host,
+    /// Outside.
+    World,
+}
+
+/// What decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Both are in this pool.
+    SamePool(String),
+    /// Neither pool is isolated.
+    OpenPools(String, String),
+    /// This pool is isolated.
+    Isolated(String),
+    /// The pool masquerades.
+    Nat(String),
+    /// The pool does not masquerade: it needs a route, and the outside one back.
+    Routed(String),
+    /// The port is published.
+    Published,
+    /// The port is not published.
+    NotPublished,
+    /// The pool's setting of what its containers may reach on the device.
+    HostAccess(String, HostAccess),
+    /// The device reaches its containers.
+    FromHost,
+    /// Neither is in a pool.
+    NoPool,
+}
+
+impl Reason {
+    /// JSON path of the setting that decided, where there is one.
+    #[must_use]
+    pub fn path(&self) -> Option<String> {
+        let (pool, key) = match self {
+            Self::Isolated(pool) | Self::OpenPools(pool, _) => (pool, "isolated"),
+            Self::Nat(pool) | Self::Routed(pool) => (pool, "nat"),
+            Self::HostAccess(pool, _) => (pool, "host_access"),
+            _ => return None,
+        };
+        Some(format!("network.pools.{pool}.{key}"))
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SamePool(pool) => write!(f, "both are in pool {pool}"),
+            Self::OpenPools(a, b) => write!(f, "pools {a} and {b} are open"),
+            Self::Isolated(pool) => write!(f, "pool {pool} is isolated"),
+            Self::Nat(pool) => write!(f, "pool {pool} has nat"),
+            Self::Routed(pool) => write!(f, "pool {pool} has no nat: it passes where there is a route, both ways"),
+            Self::Published => f.write_str("the port is published"),
+            Self::NotPublished => f.write_str("from outside only published ports are reached"),
+            Self::HostAccess(pool, access) => {
+                let access = match access {
+                    HostAccess::None => "none",
+                    HostAccess::Services => "services: DNS, DHCP, ping and published ports",
+                    HostAccess::All => "all",
+                };
+                write!(f, "pool {pool} has host_access {access}")
+            }
+            Self::FromHost => f.write_str("the device reaches its containers"),
+            Self::NoPool => f.write_str("neither is in a pool: pv-net leaves it to the device"),
+        }
+    }
+}
+
+/// What happens to a flow of which no rule says anything. `published`: the port is one of the receiver's, or on the
+/// device one of a container's, that is published to the sender.
+#[must_use]
+pub fn default_verdict(from: Place<'_>, to: Place<'_>, proto: u8, port: u16, published: bool) -> (Action, Reason) {
+    match (from, to) {
+        (Place::Pool(a), Place::Pool(b)) => between(a, b),
+        (Place::Pool(pool), Place::World) => {
+            let name = pool.name.to_string();
+            (Action::Allow, if pool.nat { Reason::Nat(name) } else { Reason::Routed(name) })
+        }
+        (Place::Pool(pool), Place::Host) => {
+            let allowed = match pool.host_access {
+                HostAccess::All => true,
+                HostAccess::Services => published || is_service(proto, port),
+                HostAccess::None => false,
+            };
+            (action(allowed), Reason::HostAccess(pool.name.to_string(), pool.host_access))
+        }
+        (Place::World, Place::Pool(_)) if published => (Action::Allow, Reason::Published),
+        (Place::World, Place::Pool(_)) => (Action::Deny, Reason::NotPublished),
+        (Place::Host, Place::Pool(_)) => (Action::Allow, Reason::FromHost),
+        (Place::Host | Place::World, Place::Host | Place::World) => (Action::Allow, Reason::NoPool),
+    }
+}
+
+fn action(allowed: bool) -> Action {
+    if allowed { Action::Allow } else { Action::Deny }
+}
+
+fn between(a: &Pool, b: &Pool) -> (Action, Reason) {
+    if a.name == b.name {
+        return (Action::Allow, Reason::SamePool(a.name.to_string()));
+    }
+    match [a, b].into_iter().find(|p| p.isolated) {
+        Some(isolated) => (Action::Deny, Reason::Isolated(isolated.name.to_string())),
+        None => (Action::Allow, Reason::OpenPools(a.name.to_string(), b.name.to_string())),
+    }
+}
+
+/// DNS, DHCP, DHCPv6 and ping, that each pool's gateway offers.
+fn is_service(proto: u8, port: u16) -> bool {
+    matches!((proto, port), (6 | 17, 53) | (17, 67 | 547) | (1 | 58, _))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::PoolKind;
+
+    fn pool(name: &str, isolated: bool, nat: bool, host_access: HostAccess) -> Pool {
+        Pool {
+            name: name.parse().expect("name"),
+            kind: PoolKind::Bridge { bridge: "br0".parse().expect("name") },
+            v4: None,
+            v6: None,
+            nat,
+            mtu: None,
+            isolated,
+            host_access,
+        }
+    }
+
+    #[test]
+    fn the_pools_settings_decide() {
+        let closed = pool("closed", true, true, HostAccess::Services);
+        let open = pool("open", false, false, HostAccess::All);
+        let other = pool("other", false, false, HostAccess::None);
+        let (closed, open, other) = (Place::Pool(&closed), Place::Pool(&open), Place::Pool(&other));
+        let (host, world) = (Place::Host, Place::World);
+        let (allow, deny) = (Action::Allow, Action::Deny);
+        for (name, from, to, proto, port, published, want, reason) in [
+            ("within a pool", closed, closed, 6, 80, false, allow, "both are in pool closed"),
+            ("from an isolated pool", closed, open, 6, 80, false, deny, "closed is isolated"),
+            ("to an isolated pool", open, closed, 6, 80, true, deny, "closed is isolated"),
+            ("between open pools", open, other, 6, 80, false, allow, "open and other are open"),
+            ("outside with nat", closed, world, 6, 80, false, allow, "has nat"),
+            ("outside without nat", open, world, 6, 80, false, allow, "no nat"),
+            ("from outside", world, open, 6, 80, false, deny, "only published"),
+            ("from outside, published", world, closed, 6, 80, true, allow, "is published"),
+            ("DNS", closed, host, 17, 53, false, allow, "services"),
+            ("DNS over TCP", closed, host, 6, 53, false, allow, "services"),
+            ("DHCP", closed, host, 17, 67, false, allow, "services"),
+            ("DHCP is not TCP", closed, host, 6, 67, false, deny, "services"),
+            ("ping", closed, host, 58, 0, false, allow, "services"),
+            ("ssh", closed, host, 6, 22, false, deny, "services"),
+            ("published on the device", closed, host, 6, 8080, true, allow, "services"),
+            ("all of the device", open, host, 6, 22, false, allow, "all"),
+            ("none of the device", other, host, 17, 53, true, deny, "none"),
+            ("from the device", host, closed, 6, 22, false, allow, "reaches its containers"),
+            ("not ours", world, host, 6, 22, false, allow, "neither"),
+        ] {
+            let (got, why) = default_verdict(from, to, proto, port, published);
+            assert_eq!(got, want, "{name}");
+            assert!(why.to_string().contains(reason), "{name}: {why}");
+        }
+    }
+}

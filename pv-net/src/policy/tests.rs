@@ -1,0 +1,163 @@
+//! The compiled policy against the rules' meaning.
+
+mod random;
+mod reference;
+
+use super::*;
+use crate::model::{Action, PortMatch, Rule, Selector};
+use proptest::prelude::*;
+use pv_net_common::policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NO_RULE, POLICY_NOTHING};
+use pv_net_common::{PolicySide, PolicyVerdict};
+use random::{name, packet, rules, topology};
+use reference::Packet;
+use std::time::{Duration, Instant};
+
+fn expected(said: Option<(usize, Action)>) -> PolicyVerdict {
+    match said {
+        None => PolicyVerdict::NOTHING,
+        Some((rule, action)) => PolicyVerdict {
+            rule: u32::try_from(rule).expect("few"),
+            action: if action == Action::Allow { POLICY_ALLOW } else { POLICY_DENY },
+        },
+    }
+}
+
+fn sides(p: &Packet) -> (PolicySide, PolicySide) {
+    let side = |identity, addr: IpAddr| PolicySide { identity, addr: addr.into() };
+    (side(p.src_identity, p.src), side(p.dst_identity, p.dst))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn the_maps_say_what_the_rules_mean(rules in rules(), packets in prop::collection::vec(packet(), 60)) {
+        let topology = topology();
+        let evaluator = compile(&rules, &topology).expect("small").evaluator();
+        for p in &packets {
+            let (src, dst) = sides(p);
+            let want = expected(reference::verdict(&rules, &topology, p));
+            prop_assert_eq!(evaluator.verdict(&src, &dst, p.proto, p.port), want, "{:?}\n{:#?}", p, rules);
+        }
+    }
+
+    #[test]
+    fn the_order_of_rules_changes_no_action(rules in rules(), packets in prop::collection::vec(packet(), 20)) {
+        let topology = topology();
+        let mut turned = rules.clone();
+        turned.reverse();
+        let [one, other] = [&rules, &turned].map(|r| compile(r, &topology).expect("small").evaluator());
+        for p in &packets {
+            let (src, dst) = sides(p);
+            let [a, b] = [&one, &other].map(|e| e.verdict(&src, &dst, p.proto, p.port).action);
+            prop_assert_eq!(a, b);
+        }
+    }
+}
+
+fn rule(from: &str, to: &str, ports: &[&str], action: Action) -> Rule {
+    let selector = |text: &str| match text.split_once(' ') {
+        Some(("container", n)) => Selector::Container(name(n)),
+        Some(("pool", n)) => Selector::Pool(name(n)),
+        _ if text == "host" => Selector::Host,
+        _ if text == "world" => Selector::World,
+        _ => Selector::Cidr(name(text)),
+    };
+    let ports = ports.iter().map(|p| p.parse().expect("ports")).collect();
+    Rule { name: None, from: selector(from), to: selector(to), ports, action }
+}
+
+#[test]
+fn without_rules_there_is_nothing() {
+    let compiled = compile(&[], &topology()).expect("empty");
+    assert_eq!(compiled, Compiled::default());
+    let side = PolicySide { identity: 99, addr: name::<IpAddr>("10.0.1.9").into() };
+    assert_eq!(compiled.evaluator().verdict(&side, &side, 6, 80).action, POLICY_NOTHING);
+}
+
+#[test]
+fn a_container_that_came_later_waits() {
+    let rules = [rule("container c1", "world", &[], Action::Deny)];
+    let evaluator = compile(&rules, &topology()).expect("small").evaluator();
+    let side = |identity, a: &str| PolicySide { identity, addr: name::<IpAddr>(a).into() };
+    let world = side(0, "8.8.8.8");
+    for (src, dst, want) in [
+        (side(99, "10.0.1.2"), world, PolicyVerdict::UNKNOWN),
+        (world, side(99, "10.0.1.2"), PolicyVerdict::UNKNOWN),
+        (side(12, "10.0.1.3"), world, PolicyVerdict::NOTHING),
+        (side(11, "10.0.1.2"), world, PolicyVerdict { rule: 0, action: POLICY_DENY }),
+        // The address is reused: the rights are not.
+        (side(12, "10.0.1.2"), world, PolicyVerdict::NOTHING),
+    ] {
+        assert_eq!(evaluator.verdict(&src, &dst, 17, 53), want, "{src:?} {dst:?}");
+    }
+    assert_eq!(PolicyVerdict::UNKNOWN.rule, POLICY_NO_RULE);
+}
+
+#[test]
+fn what_is_the_same_is_one_class() {
+    let members = (1..=100u32).map(|i| Member {
+        name: name(&format!("c{i}")),
+        identity: i,
+        pools: std::iter::once(name("a")).collect(),
+        addresses: vec![IpAddr::from([10, 0, 1, u8::try_from(i).expect("small")])],
+    });
+    let topology = Topology { containers: members.collect(), ..topology() };
+    let rules = [rule("pool a", "192.0.2.0/24", &[], Action::Deny)];
+    let compiled = compile(&rules, &topology).expect("small");
+    assert_eq!((compiled.ids.len(), compiled.pairs.len()), (100, 1));
+    // Both roots and the network; the pools and the device itself are like the rest.
+    assert_eq!(compiled.cidrs.len(), 3, "{:?}", compiled.cidrs);
+}
+
+/// Each shape of ten thousand rules: what it needs, and within which time.
+#[test]
+fn ten_thousand_rules_compile_at_once() {
+    let cidrs: Vec<Rule> = (0..10_000u32)
+        .map(|i| rule("container c1", &format!("172.{}.{}.0/24", 16 + i / 256, i % 256), &["tcp/443"], Action::Deny))
+        .collect();
+    let two_hundred = Topology {
+        containers: (1..=200u32)
+            .map(|i| Member {
+                name: name(&format!("c{i}")),
+                identity: i,
+                pools: std::iter::once(name("a")).collect(),
+                addresses: vec![IpAddr::from([10, 0, 1, u8::try_from(i).expect("small")])],
+            })
+            .collect(),
+        ..topology()
+    };
+    let hundred_by_hundred: Vec<Rule> = (0..10_000)
+        .map(|i| {
+            let (from, to, port) = (i / 100 + 1, i / 100 + 101, format!("tcp/{}", 1000 + 2 * (i % 100)));
+            rule(&format!("container c{from}"), &format!("container c{to}"), &[&port], Action::Allow)
+        })
+        .collect();
+    let one_pair: Vec<Rule> =
+        (0..10_000).map(|i| rule("world", "pool a", &[&format!("udp/{}", i + 1)], Action::Deny)).collect();
+    for (shape, rules, pairs) in [
+        ("networks", cidrs, 10_000),
+        ("containers and ports", hundred_by_hundred, 10_000),
+        ("one pair", one_pair, 10_000),
+    ] {
+        let start = Instant::now();
+        let compiled = compile(&rules, &two_hundred).expect("fits");
+        let took = start.elapsed();
+        println!("{shape}: {took:?}, {} cidrs, {} pairs", compiled.cidrs.len(), compiled.pairs.len());
+        assert_eq!(compiled.pairs.len(), pairs, "{shape}");
+        assert!(took < Duration::from_secs(5), "{shape}: {took:?}, and this is an unoptimised build");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let nets = |n: u32, first: u32| (0..n).map(move |i| format!("{}/32", std::net::Ipv4Addr::from(first + i)));
+    let many: Vec<Rule> = nets(40_000, 0xac10_0000).map(|net| rule("host", &net, &[], Action::Deny)).collect();
+    let error = compile(&many, &topology()).expect_err("too many networks");
+    assert!(matches!(error, PolicyError::TooLarge { limit: 32_768, .. }), "{error}");
+    let mut square: Vec<Rule> = nets(1100, 0xac10_0000).map(|net| rule(&net, "host", &[], Action::Allow)).collect();
+    square.extend(nets(1100, 0xac20_0000).map(|net| rule("host", &net, &[], Action::Allow)));
+    square.push(rule("0.0.0.0/0", "0.0.0.0/0", &["icmp"], Action::Deny));
+    let error = compile(&square, &topology()).expect_err("each with each");
+    assert_eq!(error, PolicyError::TooManyPairs { limit: 1 << 20 });
+}

@@ -1,0 +1,69 @@
+//! The rules' meaning, rule by rule over the packet: slow, plain, and written without a look at the compiler. Tests
+//! compare the compiled policy, the programs in the kernel and nftables with it.
+
+use super::{Action, Member, PortMatch, Rule, Selector, Topology};
+use std::net::IpAddr;
+
+/// A packet that opens a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// The sending container's identity, or zero.
+    pub src_identity: u32,
+    /// Its source address.
+    pub src: IpAddr,
+    /// The receiving container's identity, or zero.
+    pub dst_identity: u32,
+    /// Its destination address.
+    pub dst: IpAddr,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Destination port.
+    pub port: u16,
+}
+
+/// What the rules say: the number of the rule that decides and what it does.
+pub fn verdict(rules: &[Rule], topology: &Topology, packet: &Packet) -> Option<(usize, Action)> {
+    let mut first_allow = None;
+    for (number, rule) in rules.iter().enumerate() {
+        if !matches(&rule.from, topology, packet.src_identity, packet.src) {
+            continue;
+        }
+        if !matches(&rule.to, topology, packet.dst_identity, packet.dst) {
+            continue;
+        }
+        if !rule.ports.is_empty() && !rule.ports.iter().any(|p| is_about(p, packet)) {
+            continue;
+        }
+        if rule.action == Action::Deny {
+            return Some((number, Action::Deny));
+        }
+        if first_allow.is_none() {
+            first_allow = Some((number, Action::Allow));
+        }
+    }
+    first_allow
+}
+
+fn is_about(ports: &PortMatch, packet: &Packet) -> bool {
+    match ports {
+        PortMatch::Icmp => packet.proto == 1 || packet.proto == 58,
+        PortMatch::Tcp(None) => packet.proto == 6,
+        PortMatch::Udp(None) => packet.proto == 17,
+        PortMatch::Tcp(Some(range)) => packet.proto == 6 && range.contains(&packet.port),
+        PortMatch::Udp(Some(range)) => packet.proto == 17 && range.contains(&packet.port),
+    }
+}
+
+fn matches(selector: &Selector, topology: &Topology, identity: u32, addr: IpAddr) -> bool {
+    let container: Option<&Member> = topology.containers.iter().find(|c| c.identity == identity);
+    let is_host = identity == 0 && topology.host.contains(&addr);
+    let in_a_pool = topology.networks.iter().any(|n| n.contains(addr));
+    match selector {
+        Selector::Container(name) => container.is_some_and(|c| c.name == *name),
+        Selector::Pool(name) => container.is_some_and(|c| c.pools.contains(name)),
+        // A container counts where it is: at an address that it sends from without having it, it is nowhere.
+        Selector::Cidr(net) => net.contains(addr) && container.is_none_or(|c| c.addresses.contains(&addr)),
+        Selector::Host => is_host,
+        Selector::World => identity == 0 && !is_host && !in_a_pool,
+    }
+}
