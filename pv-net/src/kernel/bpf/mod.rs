@@ -5,13 +5,15 @@
 
 mod error;
 mod flows;
+mod frame;
 mod load;
 mod pin;
 mod probe;
 mod table;
 
 pub use error::BpfError;
-pub use flows::{FlowRecord, Ticks};
+pub use flows::{FlowRecord, FlowState, Ticks};
+pub use frame::Ran;
 pub use load::{Adopted, DataPlane, Hook, Options};
 pub use pin::remove_all;
 pub use probe::{Probe, probe};
