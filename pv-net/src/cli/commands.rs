@@ -79,19 +79,29 @@ fn escaped(name: &str) -> String {
 }
 
 fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {
-    let mut errors = Vec::new();
+    let (mut errors, mut conditions) = (Vec::new(), Vec::new());
     for file in files {
-        errors.extend(check_file(file).err().into_iter().flatten());
+        match check_file(file) {
+            Ok(inactive) => conditions
+                .extend(inactive.iter().map(|path| format!("{}: {path}: accepted, not acted on yet", file.display()))),
+            Err(wrong) => errors.extend(wrong),
+        }
     }
-    if errors.is_empty() {
-        done(json, &format!("{} checked: all right", table::count(files.len(), "file")));
-        return Ok(());
+    if !errors.is_empty() {
+        return Err(Failure::from(errors).into());
     }
-    Err(Failure::from(errors).into())
+    let text = format!("{} checked: all right", table::count(files.len(), "file"));
+    if json {
+        say(&json!({"done": text, "conditions": conditions}).to_string());
+    } else {
+        conditions.iter().for_each(|line| say(line));
+        say(&text);
+    }
+    Ok(())
 }
 
-/// A `run.json` has what a `device.json` cannot have.
-fn check_file(file: &Path) -> Result<(), Vec<crate::config::ConfigError>> {
+/// What the file has that this version does not act on. A `run.json` has what a `device.json` cannot have.
+fn check_file(file: &Path) -> Result<Vec<String>, Vec<crate::config::ConfigError>> {
     let text = load::text(file)?;
     let name = file.display().to_string();
     let keys = serde_json::from_str::<serde_json::Map<String, Value>>(&text).unwrap_or_default();
@@ -100,7 +110,7 @@ fn check_file(file: &Path) -> Result<(), Vec<crate::config::ConfigError>> {
     let of_run_network = ["pool", "interfaces", "mode", "hostname", "ports"];
     let is_run = of_run.iter().any(|k| keys.contains_key(*k))
         || network.is_some_and(|n| of_run_network.iter().any(|k| n.contains_key(*k)));
-    if is_run { parse_run(&name, &text).map(drop) } else { parse_device(&name, &text).map(drop) }
+    if is_run { parse_run(&name, &text).map(|c| c.inactive) } else { parse_device(&name, &text).map(|d| d.inactive) }
 }
 
 async fn attach(
@@ -225,14 +235,22 @@ async fn wait_for_lock(paths: &Paths) -> Result<(), Ended> {
     while paths.run_dir.exists() {
         match RunLock::take(paths) {
             Ok(_lock) => {
-                let path = paths.run_dir.join("lock");
-                return std::fs::remove_file(&path).map_err(|e| {
-                    Ended::Failed(Failure::new(Kind::Internal, format!("remove {}: {e}", path.display())))
-                });
+                // A daemon that was killed has left its socket.
+                remove(&paths.socket())?;
+                return remove(&paths.run_dir.join("lock"));
             }
             Err(failure) if start.elapsed() > PATIENCE => return Err(failure.into()),
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
     Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), Ended> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::new(Kind::Internal, format!("remove {}: {e}", path.display())).into())
+        }
+        _ => Ok(()),
+    }
 }
