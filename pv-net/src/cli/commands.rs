@@ -4,7 +4,7 @@ use super::args::{Args, Command, NetnsArg};
 use super::client::{call, send};
 use super::table::{self, Column};
 use super::{Ended, doctor, start_tracing};
-use crate::config::{load, parse_device, parse_run};
+use crate::config::{load, parse_device, parse_run, parse_run_named};
 use crate::daemon::{self, Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
 use clap::CommandFactory;
@@ -136,6 +136,10 @@ async fn attach(
     }
     if let Some(file) = run {
         let text = load::text(&file).map_err(Failure::from)?;
+        // Here, where the file's name is known; a bad container name is the daemon's to refuse.
+        if let Ok(name) = name.parse() {
+            parse_run_named(&file.display().to_string(), &text, Some(&name)).map_err(Failure::from)?;
+        }
         let run: Value =
             serde_json::from_str(&text).map_err(|e| Failure::new(Kind::Usage, format!("{}: {e}", file.display())))?;
         body.insert("run".to_owned(), run);
