@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use harness::{Device, Namespace, frame};
-use pv_net::kernel::bpf::{DataPlane, Options, Ran};
+use pv_net::kernel::bpf::{DataPlane, FlowState, Options, Ran};
 use pv_net_common::{EndpointInfo, InterfaceInfo, Ip, endpoint::POOL_OPEN};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -175,6 +175,14 @@ impl Lab {
         ensure!(!grown.is_empty() && grown.iter().all(path), "{what}: {grown:?}");
         ensure!(ran.frame == frame, "{what}: changed to {:02x?}", ran.frame);
         Ok(())
+    }
+
+    /// How far the flow from `from` and its address `ip` is, and whether it has an age.
+    pub fn flow_state(&mut self, from: &Host, ip: IpAddr) -> Result<Option<(FlowState, bool)>> {
+        let mut flows = self.plane.flows()?;
+        flows.retain(|f| f.key.ifindex == from.ifindex && f.key.src == ip.into());
+        ensure!(flows.len() <= 1, "more than one flow: {flows:?}");
+        Ok(flows.first().map(|f| (f.state, f.age_secs.is_some())))
     }
 
     /// Ports of the flows that the kernel holds from `from`.

@@ -7,8 +7,10 @@ mod malformed;
 use anyhow::{Result, ensure};
 use harness::frame;
 use lab::{FAMILIES, Family, Lab, PASS, REDIRECT, SHOT, UDP, between, fix_ipv4, lab};
+use pv_net::kernel::bpf::FlowState;
 use pv_net_common::DropReason;
 
+const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
@@ -34,6 +36,34 @@ fn a_flow_begins_on_the_slow_path_and_goes_on_on_the_fast_one() -> Result<()> {
             let mut forged = there(ACK);
             forged[11] ^= 1;
             lab.drops("another MAC on a known flow", &a, &forged, "spoofed-mac")?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_flow_says_how_far_it_is_and_when_it_was_used() -> Result<()> {
+    use FlowState::{Closing, Established, Opening};
+    lab(|lab| {
+        let (a, b) = (lab.a, lab.b);
+        for family in FAMILIES {
+            let (client, server) = ((a.ip(family), 4001), (b.ip(family), 80));
+            let there = |flags| between(&a, b.mac, &frame::tcp(client, server, flags, b""));
+            let back = |flags| between(&b, a.mac, &frame::tcp(server, client, flags, b""));
+            for (what, from, frame, original, reply) in [
+                ("SYN", &a, there(SYN), Some((Opening, true)), None),
+                // The answer itself went before there was an entry for it.
+                ("SYN and ACK", &b, back(SYN | ACK), Some((Established, true)), Some((Established, false))),
+                ("data back", &b, back(ACK), Some((Established, true)), Some((Established, true))),
+                ("FIN", &a, there(FIN | ACK), Some((Established, true)), Some((Established, true))),
+                ("FIN back", &b, back(FIN | ACK), Some((Closing, true)), None),
+            ] {
+                lab.run(from, &frame)?;
+                let seen = [&a, &b].map(|from| lab.flow_state(from, from.ip(family)));
+                let [seen_original, seen_reply] = seen;
+                let seen = (seen_original?, seen_reply?);
+                ensure!(seen == (original, reply), "{family:?} {what}: {seen:?}");
+            }
         }
         Ok(())
     })
