@@ -248,3 +248,32 @@ fn a_reload_opens_and_closes_pools_for_flows_that_exist() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_bridge_of_others_is_given_back_with_its_pool() -> Result<()> {
+    let mut device = Device::new(&configs::two_pools())?;
+    let _outside = administrators_own(&device)?;
+    device.start()?;
+    let before = settled(&device)?;
+    let mut four = configs::two_pools();
+    for (name, n, bridge) in [("idle", 5, "br-idle"), ("shared", 6, "br-own")] {
+        four["network"]["pools"][name] = configs::pool(n);
+        four["network"]["pools"][name]["bridge"] = bridge.into();
+    }
+    device.configure(&four)?;
+    device.cli(&["reload"]).ok()?;
+    let c = device.attach("c", "idle")?;
+    c.ns.ping("10.0.5.1", 1)?;
+
+    // Not while a container is there, even if the file that a restart reads no longer has the pool.
+    device.configure(&configs::two_pools())?;
+    device.stop(Signal::SIGTERM)?;
+    device.start()?;
+    let conditions = device.json(&["containers"])?[0]["conditions"].to_string();
+    ensure!(conditions.contains("pool idle is not available"), "{conditions}");
+    c.ns.ping("10.0.5.1", 1)?;
+
+    device.cli(&["detach", "c"]).ok()?;
+    device.cli(&["reload"]).ok()?;
+    same(&device, &before, "without the pools")
+}

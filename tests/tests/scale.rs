@@ -106,13 +106,13 @@ impl Footprint {
         })
     }
 
-    /// Fails with what differs from `before`, when that does not go away.
-    fn same_as(before: &Self, device: &Device) -> Result<()> {
+    /// Fails with what differs now, when that does not go away.
+    fn is_again(&self, device: &Device) -> Result<()> {
         eventually(PATIENCE, || {
             let now = Self::of(device)?;
-            let changed = before.kernel.diff(&now.kernel);
+            let changed = self.kernel.diff(&now.kernel);
             ensure!(changed.is_empty(), "left behind:\n{changed}");
-            ensure!(*before == now, "left behind: {:?} became {:?}", before.without_kernel(), now.without_kernel());
+            ensure!(*self == now, "left behind: {:?} became {:?}", self.without_kernel(), now.without_kernel());
             Ok(())
         })
     }
@@ -151,7 +151,7 @@ fn a_thousand_cycles_leave_nothing_behind() -> Result<()> {
         round(n).with_context(|| format!("round {n}"))?;
     }
     println!("{} cycles in {:.1?}", ROUNDS * 2, start.elapsed());
-    Footprint::same_as(&before, &device)?;
+    before.is_again(&device)?;
     let grown = resident_kib(&device)?.saturating_sub(resident);
     ensure!(grown < 2048, "the daemon grew by {grown} KiB");
     Ok(())

@@ -81,6 +81,10 @@ impl Daemon {
                 self.net.delete_link(&link.name, link.index).await?;
             }
         }
+        if used.iter().any(|pool| !self.device.pools.contains_key(pool)) {
+            // Containers are on a bridge that the configuration no longer names: it could be any of these.
+            return Ok(());
+        }
         let pools: Vec<&Pool> = self.device.pools.values().collect();
         let kept: BTreeSet<BorrowedAddress> = pools.iter().flat_map(|p| gateways(p)).collect();
         let mut unused = Borrowed::of(&self.state);
