@@ -143,6 +143,12 @@ fn a_thousand_cycles_leave_nothing_behind() -> Result<()> {
     // What the first round makes and keeps, such as a directory of pins, is no leak.
     round(0)?;
     round(1)?;
+    // The bridges lose their carrier a moment after their last port.
+    eventually(PATIENCE, || {
+        let links = device.ns.ip("-o link")?;
+        ensure!(links.matches("NO-CARRIER").count() == 2, "{links}");
+        Ok(())
+    })?;
     let before = Footprint::of(&device)?;
     ensure!(before.maps.values().all(|n| *n == 0), "{before:?}");
     let resident = resident_kib(&device)?;
