@@ -67,7 +67,12 @@ fn iperf3_streams_in_both_directions() -> Result<()> {
         for how in ["", "-R", "-u -b 50M"] {
             let server = harness::Process::start(b.ns.command("iperf3").args(["-s"]).stdout(Stdio::null()))?;
             let grown = device.counted(|| {
-                eventually(Duration::from_secs(10), || a.ns.sh(&format!("iperf3 -J -c {to} -t 1 {how}"))).map(drop)
+                // The server may not listen yet. With -J the exit status is 0 all the same.
+                eventually(Duration::from_secs(10), || {
+                    let said = a.ns.sh(&format!("iperf3 -J -c {to} -t 1 {how}"))?;
+                    ensure!(!said.contains("\"error\""), "{said}");
+                    Ok(())
+                })
             })?;
             drop(server);
             ensure!(grown["fast-path"] > 1000, "{to} {how}: {grown:?}");

@@ -139,11 +139,13 @@ fn streams(device: &Device, from: &Container, to: &Container) -> Result<()> {
     let server = Process::start(to.ns.command("iperf3").arg("-s").stdout(Stdio::null()).stderr(Stdio::null()))?;
     for address in to.addresses {
         let before = device.counters()?;
-        // The server may not listen yet.
-        let said = eventually(PATIENCE, || from.ns.sh(&format!("iperf3 -J -t 2 -c {address}")))?;
+        // The server may not listen yet; with -J the exit status does not say so.
+        let rate = eventually(PATIENCE, || {
+            let said = from.ns.sh(&format!("iperf3 -J -t 2 -c {address}"))?;
+            let said: Value = serde_json::from_str(&said).context("iperf3")?;
+            said["end"]["sum_received"]["bits_per_second"].as_f64().with_context(|| said["error"].to_string())
+        })?;
         let after = device.counters()?;
-        let said: Value = serde_json::from_str(&said).context("iperf3")?;
-        let rate = said["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3's rate")?;
         println!("\n{} to {} at {address} by iperf3: {:.2} Gbit/s", from.name, to.name, rate / 1e9);
         for path in ["fast-path", "slow-path", "to-stack"] {
             println!("  {path:<10} {:>8} → {:>8} packets", before[path], after[path]);
