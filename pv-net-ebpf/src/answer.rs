@@ -6,7 +6,7 @@ use crate::{
     maps::{Answer, FRAME_BYTES, Scratch, hand_on, interface, scratch, uplink},
     packet::{
         ETH_LEN, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, Packet, TCP_ACK, TCP_FIN, TCP_RST,
-        TCP_SYN, load,
+        TCP_SYN, load, read,
     },
     verdict::{self, ACT_SHOT, count},
 };
@@ -286,8 +286,8 @@ fn reset<const N: usize>(packet: &Packet) -> i32 {
         frame[at + 13] = TCP_RST;
     } else {
         let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
-        let data = packet.len() - packet.l4 - ((tcp[12] >> 4) as u32) * 4;
-        let ack = seq + data + u32::from(flags & TCP_SYN != 0) + u32::from(flags & TCP_FIN != 0);
+        let data = (end(packet).wrapping_sub(packet.l4)).wrapping_sub((tcp[12] >> 4) as u32 * 4);
+        let ack = seq.wrapping_add(data) + u32::from(flags & TCP_SYN != 0) + u32::from(flags & TCP_FIN != 0);
         frame[at + 8..at + 12].copy_from_slice(&ack.to_be_bytes());
         frame[at + 13] = TCP_RST | TCP_ACK;
     }
@@ -300,6 +300,17 @@ fn reset<const N: usize>(packet: &Packet) -> i32 {
     let check = checksum::<N>(frame, at, pseudo(20, IPPROTO_TCP) + addresses);
     frame[at + 16..at + 18].copy_from_slice(&check);
     send_back::<N>(packet, frame)
+}
+
+/// Offset of the IP packet's end; what is behind it in the frame is padding.
+#[inline(always)]
+fn end(packet: &Packet) -> u32 {
+    let (at, header) = if packet.v4 { (ETH_LEN + 2, 0) } else { (ETH_LEN + 4, 40) };
+    match read::<u16>(packet.skb, at).map(u16::from_be) {
+        Ok(length) if length > 0 => ETH_LEN + header + length as u32,
+        // BIG TCP: the frame has no padding.
+        _ => packet.len(),
+    }
 }
 
 /// Turns the packet into the first `N` bytes of `frame` and sends it out of the link that it came in on.

@@ -58,7 +58,8 @@ pub fn arp(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
 #[inline(always)]
 pub fn ipv4(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     let key = &packet.key;
-    let udp = packet.proto == IPPROTO_UDP && packet.tracked;
+    // Later fragments have no ports here, and are nothing without the first.
+    let udp = packet.proto == IPPROTO_UDP;
     if udp && key.sport_be == DHCP_SERVER_BE {
         return Err(DropReason::RogueDhcp);
     }
@@ -76,7 +77,7 @@ pub fn ipv4(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
 #[inline(always)]
 pub fn ipv6(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     let key = &packet.key;
-    if packet.proto == IPPROTO_UDP && packet.tracked && key.sport_be == DHCPV6_SERVER_BE {
+    if packet.proto == IPPROTO_UDP && key.sport_be == DHCPV6_SERVER_BE {
         return Err(DropReason::RogueDhcp);
     }
     let icmp = packet.proto == IPPROTO_ICMPV6;

@@ -22,7 +22,7 @@ pub const TCP_SYN: u8 = 0x02;
 pub const TCP_RST: u8 = 0x04;
 pub const TCP_ACK: u8 = 0x10;
 
-/// IPv6 extension headers that are walked; a packet with more has no known upper layer.
+/// IPv6 extension headers that are walked; a packet with more is dropped.
 const MAX_EXTENSIONS: u32 = 6;
 
 /// The Ethernet header.
@@ -65,7 +65,7 @@ struct V6 {
 pub struct Packet {
     pub skb: *mut __sk_buff,
     pub eth: Eth,
-    /// Addresses, ports and protocol; ports are zero unless `tracked`.
+    /// Addresses, ports and protocol; ports are zero unless `tracked` or a first fragment's.
     pub key: FlowKey,
     /// Whether the key names a flow: TCP, UDP or echo; a later fragment when its first one was seen.
     pub tracked: bool,
@@ -262,6 +262,10 @@ impl Packet {
                 }
                 _ => break,
             }
+        }
+        // Behind a longer chain could be what no container may send (RFC 7113).
+        if matches!(next, 0 | 43 | 44 | 51 | 60) {
+            return Err(DropReason::Malformed);
         }
         self.proto = next;
         self.key.proto = next as u32;

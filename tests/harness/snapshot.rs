@@ -10,7 +10,7 @@ use std::path::Path;
 pub struct Snapshot(BTreeMap<String, String>);
 
 impl Snapshot {
-    /// Links, addresses, routes, rules, neighbours, qdiscs, filters, attached programs, pins and sysctls.
+    /// Links, addresses, routes, rules, qdiscs, nftables, attached programs, pins and sysctls.
     ///
     /// # Errors
     /// When one cannot be read.

@@ -16,7 +16,7 @@ fn pairs(a: &Container, b: &Container) -> [(IpAddr, IpAddr); 2] {
 
 /// Every kind of traffic from `a` to `b`; the server sees the client's own address.
 fn talks(a: &Container, b: &Container) -> Result<()> {
-    let blob: Vec<u8> = (0..1_000_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let blob: Vec<u8> = (0..1_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     for (from, to) in pairs(a, b) {
         echo::serve(&b.ns, to, PORT)?;
         a.ns.ping(to, 20)?;
@@ -34,7 +34,7 @@ fn fragmented_datagrams_arrive_whole() -> Result<()> {
     let device = Device::started(&configs::open_pools())?;
     let (a, b) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
     let c = device.attach("c", "management")?;
-    let blob: Vec<u8> = (0..60_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let blob: Vec<u8> = (0..60_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     for to in b.addresses().into_iter().chain(c.addresses()) {
         let server = if to == b.addresses()[0] || to == b.addresses()[1] { &b } else { &c };
         echo::serve(&server.ns, to, PORT)?;
@@ -67,7 +67,12 @@ fn iperf3_streams_in_both_directions() -> Result<()> {
         for how in ["", "-R", "-u -b 50M"] {
             let server = harness::Process::start(b.ns.command("iperf3").args(["-s"]).stdout(Stdio::null()))?;
             let grown = device.counted(|| {
-                eventually(Duration::from_secs(10), || a.ns.sh(&format!("iperf3 -J -c {to} -t 1 {how}"))).map(drop)
+                // The server may not listen yet. With -J the exit status is 0 all the same.
+                eventually(Duration::from_secs(10), || {
+                    let said = a.ns.sh(&format!("iperf3 -J -c {to} -t 1 {how}"))?;
+                    ensure!(!said.contains("\"error\""), "{said}");
+                    Ok(())
+                })
             })?;
             drop(server);
             ensure!(grown["fast-path"] > 1000, "{to} {how}: {grown:?}");

@@ -4,7 +4,7 @@ use super::args::{Args, Command, NetnsArg, PolicyCommand};
 use super::client::{call, send};
 use super::table::{self, Column};
 use super::{Ended, doctor, policy, start_tracing};
-use crate::config::{load, parse_device, parse_run};
+use crate::config::{load, parse_device, parse_run, parse_run_named};
 use crate::daemon::{self, Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
 use clap::CommandFactory;
@@ -84,19 +84,29 @@ pub(super) fn escaped(name: &str) -> String {
 }
 
 fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {
-    let mut errors = Vec::new();
+    let (mut errors, mut conditions) = (Vec::new(), Vec::new());
     for file in files {
-        errors.extend(check_file(file).err().into_iter().flatten());
+        match check_file(file) {
+            Ok(inactive) => conditions
+                .extend(inactive.iter().map(|path| format!("{}: {path}: accepted, not acted on yet", file.display()))),
+            Err(wrong) => errors.extend(wrong),
+        }
     }
-    if errors.is_empty() {
-        done(json, &format!("{} checked: all right", table::count(files.len(), "file")));
-        return Ok(());
+    if !errors.is_empty() {
+        return Err(Failure::from(errors).into());
     }
-    Err(Failure::from(errors).into())
+    let text = format!("{} checked: all right", table::count(files.len(), "file"));
+    if json {
+        say(&json!({"done": text, "conditions": conditions}).to_string());
+    } else {
+        conditions.iter().for_each(|line| say(line));
+        say(&text);
+    }
+    Ok(())
 }
 
-/// A `run.json` has what a `device.json` cannot have.
-fn check_file(file: &Path) -> Result<(), Vec<crate::config::ConfigError>> {
+/// What the file has that this version does not act on. A `run.json` has what a `device.json` cannot have.
+fn check_file(file: &Path) -> Result<Vec<String>, Vec<crate::config::ConfigError>> {
     let text = load::text(file)?;
     let name = file.display().to_string();
     let keys = serde_json::from_str::<serde_json::Map<String, Value>>(&text).unwrap_or_default();
@@ -105,7 +115,7 @@ fn check_file(file: &Path) -> Result<(), Vec<crate::config::ConfigError>> {
     let of_run_network = ["pool", "interfaces", "mode", "hostname", "ports"];
     let is_run = of_run.iter().any(|k| keys.contains_key(*k))
         || network.is_some_and(|n| of_run_network.iter().any(|k| n.contains_key(*k)));
-    if is_run { parse_run(&name, &text).map(drop) } else { parse_device(&name, &text).map(drop) }
+    if is_run { parse_run(&name, &text).map(|c| c.inactive) } else { parse_device(&name, &text).map(|d| d.inactive) }
 }
 
 async fn attach(
@@ -131,6 +141,10 @@ async fn attach(
     }
     if let Some(file) = run {
         let text = load::text(&file).map_err(Failure::from)?;
+        // Here, where the file's name is known; a bad container name is the daemon's to refuse.
+        if let Ok(name) = name.parse() {
+            parse_run_named(&file.display().to_string(), &text, Some(&name)).map_err(Failure::from)?;
+        }
         let run: Value =
             serde_json::from_str(&text).map_err(|e| Failure::new(Kind::Usage, format!("{}: {e}", file.display())))?;
         body.insert("run".to_owned(), run);
@@ -230,14 +244,22 @@ async fn wait_for_lock(paths: &Paths) -> Result<(), Ended> {
     while paths.run_dir.exists() {
         match RunLock::take(paths) {
             Ok(_lock) => {
-                let path = paths.run_dir.join("lock");
-                return std::fs::remove_file(&path).map_err(|e| {
-                    Ended::Failed(Failure::new(Kind::Internal, format!("remove {}: {e}", path.display())))
-                });
+                // A daemon that was killed has left its socket.
+                remove(&paths.socket())?;
+                return remove(&paths.run_dir.join("lock"));
             }
             Err(failure) if start.elapsed() > PATIENCE => return Err(failure.into()),
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
     Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), Ended> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::new(Kind::Internal, format!("remove {}: {e}", path.display())).into())
+        }
+        _ => Ok(()),
+    }
 }

@@ -10,6 +10,7 @@ mod table;
 use crate::failure::{Failure, Kind};
 use args::{Args, Command};
 use clap::Parser;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 /// Why a command ended.
@@ -73,5 +74,7 @@ fn start_tracing(command: &Command) {
     let default = if matches!(command, Command::Run) { "info" } else { "warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let terminal = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(terminal).with_target(false).init();
 }

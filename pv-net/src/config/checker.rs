@@ -1,6 +1,8 @@
 //! Collects every error of a file, each with its place, its value and what would be right.
 
+use super::describe::describe;
 use super::field::{Field, Section};
+use schemars::Schema;
 use serde_json::Value;
 use std::fmt;
 use std::str::FromStr;
@@ -38,6 +40,7 @@ impl std::error::Error for ConfigError {}
 /// The errors of one file so far.
 pub(super) struct Checker {
     file: String,
+    schema: Option<fn() -> Schema>,
     pub errors: Vec<ConfigError>,
 }
 
@@ -52,11 +55,13 @@ fn show(value: &Value) -> String {
 
 impl Checker {
     pub fn new(file: &str) -> Self {
-        Self { file: file.to_owned(), errors: Vec::new() }
+        Self { file: file.to_owned(), schema: None, errors: Vec::new() }
     }
 
-    /// Notes an error.
+    /// Notes an error. Without help, what the field at `path` is for is the help.
     pub fn wrong(&mut self, path: &str, value: Option<&Value>, why: impl Into<String>, help: Option<String>) {
+        let described = || Some(format!("{path} is: {}", describe(&self.schema?(), path)?));
+        let help = help.or_else(described);
         self.errors.push(ConfigError {
             file: self.file.clone(),
             path: path.to_owned(),
@@ -68,6 +73,7 @@ impl Checker {
 
     /// Reads the whole file as a `T`.
     pub fn file<T: serde::de::DeserializeOwned + Section>(&mut self, text: &str) -> Option<T> {
+        self.schema = Some(|| schemars::schema_for!(T));
         // Twice the same key: the second would win in silence.
         if let Err(e) = serde_json::from_str::<super::raw::NoDuplicates>(text) {
             let help = Some("the file is JSON (RFC 8259) with each key once in its object".to_owned());

@@ -324,7 +324,8 @@ fn conflicts(c: &mut Checker, device: &Device) {
                     let key = if y.is_ipv6() { "subnet6" } else { "subnet" };
                     let path = join(&join("network.pools", b.name.as_str()), key);
                     let why = format!("overlaps {x} of pool {}", a.name);
-                    c.wrong(&path, Some(&Value::from(y.to_string())), why, None);
+                    let help = Some("choose another subnet: pools share no address".to_owned());
+                    c.wrong(&path, Some(&Value::from(y.to_string())), why, help);
                 }
             }
             if let (Some(x), Some(y)) = (a.bridge(), b.bridge())

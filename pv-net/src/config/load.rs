@@ -24,18 +24,19 @@ fn whole(path: &Path, why: String, help: Option<&str>) -> Vec<ConfigError> {
 /// When it cannot be read, is no file, is too large, or is not UTF-8.
 pub fn text(path: &Path) -> Result<String, Vec<ConfigError>> {
     use io::Read;
-    let failed = |e: io::Error| whole(path, e.to_string(), None);
+    let failed = |e: io::Error| whole(path, e.to_string(), Some("name a file that is there and may be read"));
     let meta = std::fs::metadata(path).map_err(failed)?;
     if meta.is_dir() {
-        return Err(whole(path, "is a directory".to_owned(), None));
+        return Err(whole(path, "is a directory".to_owned(), Some("name a file in it")));
     }
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(whole(path, format!("is larger than {MAX_BYTES} bytes"), None));
+        let help = "this cannot be a configuration: is it the right file?";
+        return Err(whole(path, format!("is larger than {MAX_BYTES} bytes"), Some(help)));
     }
-    String::from_utf8(bytes).map_err(|e| whole(path, format!("is not UTF-8: {e}"), None))
+    String::from_utf8(bytes).map_err(|e| whole(path, format!("is not UTF-8: {e}"), Some("write the file in UTF-8")))
 }
 
 /// The `device.json` at `path`.

@@ -4,6 +4,7 @@
 //! [`load`], that alone reads files.
 
 mod checker;
+mod describe;
 mod device;
 mod field;
 pub mod load;

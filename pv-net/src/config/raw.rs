@@ -262,17 +262,17 @@ section! {
 section! {
     /// One interface.
     Interface {
-        /// Name inside the container; `eth0`, `eth1`, … unless set.
+        /// Name inside the container, 1 to 15 characters; `eth0`, `eth1`, … unless set.
         name: String,
         /// The pool it is in.
         pool: String,
         /// Whether the default routes go through it; the first one's do when none claims it.
         default_route: bool,
-        /// The IPv4 address it shall have.
+        /// The IPv4 address it shall have, of its pool; a free one unless set.
         ipv4_address: String,
-        /// The IPv6 address it shall have.
+        /// The IPv6 address it shall have, of its pool; a free one unless set.
         ipv6_address: String,
-        /// The MAC it shall have.
+        /// The MAC it shall have, such as `02:00:0a:00:03:07`; made from its address unless set.
         mac_address: String,
     }
 }

@@ -26,7 +26,8 @@ pub fn check_container(file: &str, container: &Container, device: &Device) -> Ve
         };
         if !matches!(pool.kind, PoolKind::Bridge { .. }) {
             let why = "is not of type bridge: this version attaches containers to bridge pools only";
-            c.wrong(&join(&path, "pool"), Some(&Value::from(interface.pool.as_str())), why, None);
+            let help = Some("choose a pool of type bridge".to_owned());
+            c.wrong(&join(&path, "pool"), Some(&Value::from(interface.pool.as_str())), why, help);
         }
         let key = LeaseKey {
             pool: interface.pool.clone(),
@@ -44,7 +45,8 @@ pub fn check_container(file: &str, container: &Container, device: &Device) -> Ve
             let key = if addr.is_ipv6() { "ipv6_address" } else { "ipv4_address" };
             let text = addr.to_string();
             let why = why.strip_prefix(&format!("{text}: ")).unwrap_or(&why).to_owned();
-            c.wrong(&join(&path, key), Some(&Value::from(text)), why, None);
+            let help = Some("choose another, or leave it out to be given one".to_owned());
+            c.wrong(&join(&path, key), Some(&Value::from(text)), why, help);
         }
     }
     c.errors

@@ -3,6 +3,7 @@
 //! One lock, one operation at a time: what an operation sees does not change under it.
 
 mod attach;
+mod borrowed;
 mod detach;
 mod outside;
 mod paths;

@@ -1,15 +1,22 @@
 //! The bridges of the pools.
 
 use super::Daemon;
+use super::borrowed::Borrowed;
 use crate::failure::Failure;
 use crate::kernel::netlink::alias::{self, BorrowedAddress};
 use crate::kernel::netlink::{BridgeSpec, ensure_bridge};
-use crate::model::{Mac, Pool, PoolName};
+use crate::model::{IfName, Mac, Pool, PoolName};
 use crate::plan::PoolLink;
 use std::collections::BTreeSet;
 
 /// What an Ethernet link has unless it is told otherwise.
 const DEFAULT_MTU: u32 = 1500;
+
+/// The addresses that a pool has on its bridge.
+fn gateways(pool: &Pool) -> Vec<BorrowedAddress> {
+    let on = |link: &IfName| pool.gateways().map(|address| BorrowedAddress { link: link.clone(), address }).collect();
+    pool.bridge().map(on).unwrap_or_default()
+}
 
 impl Daemon {
     /// Makes or adopts the bridge of each pool, and removes those of pools that are no more. A pool whose bridge
@@ -53,13 +60,17 @@ impl Daemon {
                 self.state.borrowed.push(borrowed);
             }
         }
+        if ensured.raised && !self.state.raised.contains(bridge) {
+            self.state.raised.push(bridge.clone());
+        }
         let mac = ensured.link.mac.map_or(mac, Mac);
         let id = self.state.pool_id(&pool.name);
         self.pools.insert(pool.name.clone(), PoolLink { index: ensured.link.index, mac, mtu, id });
         Ok(())
     }
 
-    /// Bridges that pv-net made for pools that are no more, or have another bridge now.
+    /// Removes the bridges that pv-net made for pools that are no more, or have another bridge now; gives back what such
+    /// pools had of bridges of others.
     async fn remove_old_bridges(&mut self) -> Result<(), Failure> {
         let used: BTreeSet<PoolName> =
             self.state.containers.values().flat_map(|r| &r.attachments).map(|a| a.pool.clone()).collect();
@@ -70,6 +81,20 @@ impl Daemon {
                 self.net.delete_link(&link.name, link.index).await?;
             }
         }
+        if used.iter().any(|pool| !self.device.pools.contains_key(pool)) {
+            // Containers are on a bridge that the configuration no longer names: it could be any of these.
+            return Ok(());
+        }
+        let pools: Vec<&Pool> = self.device.pools.values().collect();
+        let kept: BTreeSet<BorrowedAddress> = pools.iter().flat_map(|p| gateways(p)).collect();
+        let mut unused = Borrowed::of(&self.state);
+        unused.addresses.retain(|b| !kept.contains(b));
+        unused.raised.retain(|link| !pools.iter().any(|p| p.bridge() == Some(link)));
+        for failure in unused.give_back(&self.net).await {
+            tracing::warn!(error = %failure, "not given back");
+        }
+        self.state.borrowed.retain(|b| !unused.addresses.contains(b));
+        self.state.raised.retain(|link| !unused.raised.contains(link));
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! `pv-net down`: the device as it was before the first start.
 
 use super::Paths;
+use super::borrowed::Borrowed;
 use crate::failure::{Failure, Message};
 use crate::ipam::store;
 use crate::kernel::bpf;
@@ -24,17 +25,7 @@ pub async fn teardown(paths: &Paths) -> Result<(), Failure> {
         }
     }
     match store::load(&paths.state_dir) {
-        Ok((state, _)) => {
-            for borrowed in state.borrowed {
-                let name = borrowed.link.as_str();
-                let removed = match net.link(name).await {
-                    Ok(Some(link)) => net.delete_address(name, link.index, borrowed.address).await,
-                    Ok(None) => Ok(()),
-                    Err(e) => Err(e),
-                };
-                failures.extend(removed.err().map(Failure::from));
-            }
-        }
+        Ok((state, _)) => failures.extend(Borrowed::of(&state).give_back(&net).await),
         Err(e) => failures.push(e.into()),
     }
     failures.extend(bpf::remove_all(&paths.bpffs).err().map(Failure::from));

@@ -132,10 +132,10 @@ pub struct FlowView {
     pub packets: u64,
     /// Bytes forwarded by the entry.
     pub bytes: u64,
-    /// `established`, `transient` or `closing`.
+    /// `opening`, `established` or `closing`.
     pub state: String,
-    /// Seconds since the last packet.
-    pub age: f64,
+    /// Seconds since the last packet; none when there was none in this direction yet.
+    pub age: Option<f64>,
 }
 
 /// The daemon.
@@ -319,8 +319,8 @@ impl Daemon {
             direction: if record.entry.flags & FLOW_REPLY == 0 { "original" } else { "reply" }.to_owned(),
             packets: record.entry.packets,
             bytes: record.entry.bytes,
-            state: if record.transient { "transient" } else { "established" }.to_owned(),
-            age: (record.age_secs * 1000.0).round() / 1000.0,
+            state: record.state.label().to_owned(),
+            age: record.age_secs.map(|secs| (secs * 1000.0).round() / 1000.0),
         }
     }
 

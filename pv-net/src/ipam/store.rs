@@ -2,7 +2,7 @@
 
 use super::{Ipam, Lease};
 use crate::kernel::netlink::alias::BorrowedAddress;
-use crate::model::{Attachment, ContainerName, NetnsRef, PoolName};
+use crate::model::{Attachment, ContainerName, IfName, NetnsRef, PoolName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -31,6 +31,9 @@ pub struct State {
     pub next_id: u32,
     /// Addresses on bridges that somebody else made.
     pub borrowed: Vec<BorrowedAddress>,
+    /// Bridges that somebody else made, and that were down.
+    #[serde(default)]
+    pub raised: Vec<IfName>,
 }
 
 /// An attached container.

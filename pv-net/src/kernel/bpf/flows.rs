@@ -1,6 +1,9 @@
 //! The flow table as the daemon sees it: ages and time-outs. Pure; the maps are read in `load`.
 
-use pv_net_common::{FlowEntry, FlowKey, flow::TCP_FIN_SEEN};
+use pv_net_common::{
+    FlowEntry, FlowKey,
+    flow::{FLOW_CLOSING, TCP_FIN_SEEN},
+};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -25,10 +28,39 @@ pub struct FlowRecord {
     pub key: FlowKey,
     /// Decision and counters.
     pub entry: FlowEntry,
-    /// Seconds since its last packet.
-    pub age_secs: f64,
-    /// Opening or closing, not established.
-    pub transient: bool,
+    /// Seconds since its last packet; none when there was no packet in this direction yet.
+    pub age_secs: Option<f64>,
+    /// How far the flow is.
+    pub state: FlowState,
+}
+
+/// How far a flow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowState {
+    /// No reply seen yet.
+    Opening,
+    /// In the flow table.
+    Established,
+    /// Both sides are done.
+    Closing,
+}
+
+impl FlowState {
+    /// The state of a transient flow by its `phase`.
+    #[must_use]
+    pub const fn of_phase(phase: u32) -> Self {
+        if phase == FLOW_CLOSING { Self::Closing } else { Self::Opening }
+    }
+
+    /// Its name for people.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Established => "established",
+            Self::Closing => "closing",
+        }
+    }
 }
 
 /// The kernel's tick counter, and how long a tick is.
@@ -50,6 +82,12 @@ impl Ticks {
         let measured = ticks as f64 / time.as_secs_f64().max(f64::EPSILON);
         let distance = |hz: u64| (measured / hz as f64).max(f64::EPSILON).ln().abs();
         RATES.into_iter().min_by(|a, b| distance(*a).total_cmp(&distance(*b))).unwrap_or(250)
+    }
+
+    /// Seconds since `entry` was last used; none when it never was.
+    #[must_use]
+    pub fn age_secs(&self, entry: &FlowEntry) -> Option<f64> {
+        (entry.last_used != 0).then(|| self.since(entry.last_used).as_secs_f64())
     }
 
     /// Time since tick `then`.
@@ -120,6 +158,13 @@ mod tests {
         ] {
             assert_eq!(expired(&entries, TICKS).len(), gone, "{name}");
         }
+    }
+
+    #[test]
+    fn a_direction_without_a_packet_has_no_age() {
+        let used = FlowEntry { last_used: TICKS.now - 150, ..FlowEntry::default() };
+        assert_eq!(TICKS.age_secs(&used), Some(1.5));
+        assert_eq!(TICKS.age_secs(&FlowEntry::default()), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Loading, attaching and adopting: [`DataPlane`] is the daemon's hold on what runs in the kernel.
 
 use super::BpfError;
-use super::flows::{FlowRecord, Ticks, expired};
+use super::flows::{FlowRecord, FlowState, Ticks, expired};
 use super::pin;
 use super::stages::set_stages;
 use super::table::{Counters, Services, Single, Table, map_error, take};
@@ -237,19 +237,14 @@ impl DataPlane {
     /// The kernel's.
     pub fn flows(&mut self) -> Result<Vec<FlowRecord>, BpfError> {
         let ticks = self.ticks()?;
-        let record = |key, entry: FlowEntry, transient| FlowRecord {
-            key,
-            entry,
-            age_secs: ticks.since(entry.last_used).as_secs_f64(),
-            transient,
-        };
-        let mut records: Vec<_> =
-            self.flows.entries().into_iter().map(|(key, entry)| record(key, entry, false)).collect();
+        let record = |key, entry: FlowEntry, state| FlowRecord { key, entry, age_secs: ticks.age_secs(&entry), state };
+        let established = self.flows.entries().into_iter();
+        let mut records: Vec<_> = established.map(|(key, entry)| record(key, entry, FlowState::Established)).collect();
         for (_, flow) in self.transient.entries() {
             let key = flow.origin;
             // The transient entry of an established flow stays behind until the LRU needs its room.
             if self.flows.get(&key)?.is_none() {
-                records.push(record(key, flow.forward, true));
+                records.push(record(key, flow.forward, FlowState::of_phase(flow.phase)));
             }
         }
         Ok(records)

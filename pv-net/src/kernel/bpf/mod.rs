@@ -5,6 +5,7 @@
 
 mod error;
 mod flows;
+mod frame;
 mod hooks;
 mod load;
 mod pin;
@@ -14,7 +15,8 @@ mod stages;
 mod table;
 
 pub use error::BpfError;
-pub use flows::{FlowRecord, Ticks};
+pub use flows::{FlowRecord, FlowState, Ticks};
+pub use frame::Ran;
 pub use load::{Adopted, DataPlane, Hook, Options};
 pub use pin::remove_all;
 pub use policy::{PolicyProbe, PolicyTables};

@@ -64,7 +64,7 @@ fn fields(alias: &str) -> Option<BTreeMap<&str, &str>> {
 }
 
 /// An address that pv-net put on a bridge that it did not make, to take it off again.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct BorrowedAddress {
     /// The bridge.
     pub link: IfName,

@@ -28,10 +28,12 @@ pub struct Ensured {
     pub link: LinkInfo,
     /// Addresses that were added to a bridge that somebody else made.
     pub borrowed: Vec<IpNetwork>,
+    /// It is a bridge that somebody else made, and was down.
+    pub raised: bool,
 }
 
 /// Makes the bridge, or completes the one that is there. Of a bridge that pv-net did not make only addresses that are
-/// missing are added, and it is set up; its MAC and MTU stay.
+/// missing are added, it is set up, and its MAC is held as it is, as it would follow that of its ports; its MTU stays.
 ///
 /// # Errors
 /// When there is a link of that name that is no bridge, or the kernel refuses. A bridge made by this call is removed
@@ -44,13 +46,16 @@ pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<Ensured, NetE
             Err(NetError::Foreign { name: name.to_owned(), kind: link.kind.unwrap_or_else(|| "device".to_owned()) })
         }
         Some(link) => {
-            let ours = alias::is_ours(link.alias.as_deref());
+            let (ours, was_up) = (alias::is_ours(link.alias.as_deref()), link.up);
             if ours {
                 set_properties(net, spec, &link).await?;
+            } else if let Some(mac) = link.mac {
+                // Containers have the gateway's MAC in their neighbour tables when a port comes or goes.
+                net.set_link(name, link.index, |l| l.address(mac.to_vec())).await?;
             }
             let borrowed = complete(net, spec, &link, ours).await?;
             let link = find(net, name).await?;
-            Ok(Ensured { link, borrowed: if ours { Vec::new() } else { borrowed } })
+            Ok(Ensured { link, borrowed: if ours { Vec::new() } else { borrowed }, raised: !ours && !was_up })
         }
         None => {
             let message = LinkBridge::new(name).address(spec.mac.0.to_vec()).mtu(spec.mtu).build();
@@ -62,7 +67,7 @@ pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<Ensured, NetE
                 find(net, name).await
             };
             match finish.await {
-                Ok(link) => Ok(Ensured { link, borrowed: Vec::new() }),
+                Ok(link) => Ok(Ensured { link, borrowed: Vec::new(), raised: false }),
                 Err(e) => {
                     net.delete_link(name, link.index).await?;
                     Err(e)

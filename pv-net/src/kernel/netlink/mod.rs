@@ -111,6 +111,14 @@ impl Net {
         self.set_link(name, index, |l| l.up()).await
     }
 
+    /// Sets a link down.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn set_down(&self, name: &str, index: u32) -> Result<(), NetError> {
+        self.set_link(name, index, |l| l.down()).await
+    }
+
     /// Makes a link a port of bridge `bridge`.
     ///
     /// # Errors

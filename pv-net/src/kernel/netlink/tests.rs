@@ -107,9 +107,18 @@ fn a_foreign_bridge_is_used_and_what_was_added_is_said() {
         let net = Net::here().expect("netlink");
         net.handle.link().add(rtnetlink::LinkBridge::new("pvtest0").build()).execute().await.expect("made");
         let before = net.link("pvtest0").await.expect("list").expect("there");
+        net.set_down("pvtest0", before.index).await.expect("down");
         let ensured = ensure_bridge(&net, &bridge_spec()).await.expect("adopted");
         assert_eq!(ensured.borrowed, bridge_spec().gateways);
         assert_eq!((ensured.link.mac, ensured.link.alias), (before.mac, None));
+        assert!(ensured.raised && ensured.link.up, "it was down before");
+        assert!(!ensure_bridge(&net, &bridge_spec()).await.expect("adopted").raised, "it is up by now");
+        // Without ports its MAC would be theirs, and zero after the last one.
+        net.handle.link().add(LinkVeth::new("port", "other").build()).execute().await.expect("made");
+        let port = net.link("port").await.expect("list").expect("there");
+        net.enslave("port", port.index, before.index).await.expect("enslaved");
+        net.delete_link("port", port.index).await.expect("deleted");
+        assert_eq!(net.link("pvtest0").await.expect("list").expect("there").mac, before.mac);
     });
 }
 

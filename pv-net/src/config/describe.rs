@@ -1,0 +1,62 @@
+//! What a field is for, in the words of its JSON Schema: the help of an error that has no better one. Pure.
+
+use schemars::Schema;
+use serde_json::Value;
+
+/// The description of the field at `path`, such as `network.pools.internal.subnet` or `network.interfaces[0].name`.
+/// None where the schema has none; nor for a path with a dot in one of its names.
+pub(super) fn describe(schema: &Schema, path: &str) -> Option<String> {
+    let root = schema.as_value();
+    let (mut at, mut found) = (root, None);
+    for key in path.split('.') {
+        let (name, index) = key.split_once('[').map_or((key, None), |(name, rest)| (name, Some(rest)));
+        let object = resolve(root, at)?;
+        let field =
+            object.pointer("/properties").and_then(|p| p.get(name)).or_else(|| object.get("additionalProperties"));
+        // `false` where nothing else is allowed.
+        at = field.filter(|f| f.is_object())?;
+        // An element of a list is what the list is about.
+        found = at.get("description").or(found);
+        if index.is_some() {
+            at = resolve(root, at)?.get("items")?;
+        }
+    }
+    let text = found?.as_str()?;
+    Some(text.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches('.').to_owned())
+}
+
+/// The object behind references and `anyOf` with null.
+fn resolve<'a>(root: &'a Value, mut at: &'a Value) -> Option<&'a Value> {
+    loop {
+        if let Some(list) = at.get("anyOf").and_then(Value::as_array) {
+            at = list.iter().find(|v| v.get("$ref").is_some())?;
+        } else if let Some(reference) = at.get("$ref").and_then(Value::as_str) {
+            at = root.pointer(reference.strip_prefix('#')?)?;
+        } else {
+            return Some(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::raw;
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_by_its_path() {
+        let (device, run) = (schemars::schema_for!(raw::Device), schemars::schema_for!(raw::Run));
+        for (schema, path, want) in [
+            (&device, "network.pools.internal.subnet", Some("IPv4 network, such as `10.0.3.0/24`")),
+            (&device, "network.uplinks[3]", Some("Links to the outside, the preferred one first")),
+            (&device, "network.pools.p.dhcp.range[0]", Some("First and last address")),
+            (&device, "ingress[0].external", Some("`ADDRESS:PORT`, for HTTP followed by a path")),
+            (&device, "network.nonsense", None),
+            (&run, "network.interfaces[1].pool", Some("The pool it is in")),
+            (&run, "#spec", Some("`service-manifest-run@1`")),
+            (&run, "", None),
+        ] {
+            assert_eq!(describe(schema, path).as_deref(), want, "{path}");
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What pv-net has of bridges that somebody else made: addresses that it added, and that it set them up.
+
+use crate::failure::Failure;
+use crate::ipam::store::State;
+use crate::kernel::netlink::alias::BorrowedAddress;
+use crate::kernel::netlink::{LinkInfo, Net, NetError};
+use crate::model::IfName;
+
+/// What is to be given back.
+pub(super) struct Borrowed {
+    pub addresses: Vec<BorrowedAddress>,
+    pub raised: Vec<IfName>,
+}
+
+impl Borrowed {
+    /// All of it.
+    pub fn of(state: &State) -> Self {
+        Self { addresses: state.borrowed.clone(), raised: state.raised.clone() }
+    }
+
+    /// Removes the addresses and sets the bridges down; all that failed. A bridge that is gone took them along.
+    pub async fn give_back(&self, net: &Net) -> Vec<Failure> {
+        let mut failures = Vec::new();
+        for BorrowedAddress { link, address } in &self.addresses {
+            let remove = async |l: LinkInfo| net.delete_address(link.as_str(), l.index, *address).await;
+            failures.extend(on(net, link, remove).await.err());
+        }
+        for link in &self.raised {
+            let lower = async |l: LinkInfo| net.set_down(link.as_str(), l.index).await;
+            failures.extend(on(net, link, lower).await.err());
+        }
+        failures.into_iter().map(Failure::from).collect()
+    }
+}
+
+async fn on(
+    net: &Net,
+    link: &IfName,
+    work: impl AsyncFnOnce(LinkInfo) -> Result<(), NetError>,
+) -> Result<(), NetError> {
+    match net.link(link.as_str()).await? {
+        Some(found) => work(found).await,
+        None => Ok(()),
+    }
+}
