@@ -13,7 +13,7 @@ pub mod frame;
 pub mod raw;
 
 pub use container::Container;
-pub use device::{Device, Reply};
+pub use device::{Device, Reply, binary};
 pub use netns::Namespace;
 pub use process::{Process, output};
 pub use snapshot::Snapshot;
