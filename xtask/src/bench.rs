@@ -1,6 +1,6 @@
 //! `cargo xtask bench`.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -31,7 +31,7 @@ pub fn run(args: &Args) -> Result<()> {
     bench(&bin, &args.words)
 }
 
-fn bench(bin: &PathBuf, words: &[String]) -> Result<()> {
+fn bench(bin: &Path, words: &[String]) -> Result<()> {
     let mut command = Command::new(bin.join("bench"));
     command.args(words).env("PV_NET_BIN", bin.join("pv-net")).current_dir(run::root());
     let status = command.status().with_context(|| run::show(&command))?;

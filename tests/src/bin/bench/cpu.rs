@@ -38,6 +38,16 @@ pub fn allowed() -> &'static [usize] {
     })
 }
 
+/// Goes before other programs, as far as the scheduler allows; children too. It weighs the same for every path.
+///
+/// # Errors
+/// When this is not root.
+pub fn go_first() -> Result<()> {
+    // SAFETY: a system call without memory.
+    let done = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, -20) };
+    nix::errno::Errno::result(done).map(drop).context("priority -20")
+}
+
 /// Puts a thread or process on these CPUs; 0 is the caller.
 ///
 /// # Errors
@@ -50,9 +60,10 @@ pub fn pin(pid: u32, cpus: &[usize]) -> Result<()> {
     sched_setaffinity(Pid::from_raw(i32::try_from(pid)?), &set).with_context(|| format!("CPUs {cpus:?} for {pid}"))
 }
 
-/// CPU time so far.
+/// CPU time so far, on the CPUs that a load runs on.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
+    pin: Pin,
     all_secs: f64,
     own_secs: f64,
 }
@@ -71,12 +82,14 @@ impl Mark {
     ///
     /// # Errors
     /// When `/proc` cannot be read.
-    pub fn now() -> Result<Self> {
+    pub fn now(pin: Pin) -> Result<Self> {
         let usage = getrusage(UsageWho::RUSAGE_SELF)?;
         let secs = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
         let softirq: f64 = softirq_threads().iter().map(|pid| run_secs(*pid)).sum();
         let own_secs = secs(usage.user_time()) + secs(usage.system_time()) + softirq;
-        Ok(Self { all_secs: busy_secs()?, own_secs })
+        let (client, server) = pin.cpus();
+        let other = if server == client { 0.0 } else { busy_secs(server)? };
+        Ok(Self { pin, all_secs: busy_secs(client)? + other, own_secs })
     }
 
     /// What was used since then.
@@ -84,17 +97,18 @@ impl Mark {
     /// # Errors
     /// When `/proc` cannot be read.
     pub fn used(self) -> Result<Used> {
-        let now = Self::now()?;
+        let now = Self::now(self.pin)?;
         let own_secs = now.own_secs - self.own_secs;
         Ok(Used { own_secs, foreign_secs: (now.all_secs - self.all_secs - own_secs).max(0.0) })
     }
 }
 
-/// Time of all CPUs that was neither idle nor waiting for a disk; proc(5) has the columns.
-fn busy_secs() -> Result<f64> {
+/// Time of a CPU that was neither idle nor waiting for a disk; proc(5) has the columns.
+fn busy_secs(cpu: usize) -> Result<f64> {
     let text = std::fs::read_to_string("/proc/stat").context("/proc/stat")?;
-    let line = text.lines().next().context("/proc/stat is empty")?;
-    let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
+    let line = text.lines().find_map(|l| l.strip_prefix(&format!("cpu{cpu} ")));
+    let line = line.with_context(|| format!("/proc/stat has no cpu{cpu}"))?;
+    let ticks: Vec<f64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
     let busy: f64 = ticks.iter().take(8).enumerate().filter(|(i, _)| *i != 3 && *i != 4).map(|(_, n)| n).sum();
     // The kernel's USER_HZ is 100 on every architecture that Linux reports it on here.
     Ok(busy / 100.0)

@@ -51,6 +51,10 @@ fn bench(options: &Options) -> Result<()> {
         return Ok(());
     }
     interrupt::catch()?;
+    // Small runs are for tests, which run beside others.
+    if !options.small {
+        cpu::go_first()?;
+    }
     std::fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
     for case in chosen {
         let report = runner::run(case.as_ref(), options).with_context(|| case.name())?;

@@ -83,12 +83,17 @@ impl Report {
             text("congestion_control"),
             self.thrown_away,
         );
+        for (path, why) in &self.failed {
+            println!("  {path}  failed: {}", one_line(why));
+        }
         for metric in &self.metrics {
             let way = if metric.better == Better::Higher { "more" } else { "less" };
             println!("\n  {}, {} ({way} is better)", metric.name, metric.unit);
             let width = self.paths.iter().map(String::len).max().unwrap_or_default();
             for path in &self.paths {
-                println!("    {path:<width$}  {}", self.line(path, metric));
+                if let Some(line) = self.line(path, metric) {
+                    println!("    {path:<width$}  {line}");
+                }
             }
         }
         if self.rows.iter().any(|r| r.figure.disturbed) {
@@ -97,11 +102,8 @@ impl Report {
         println!();
     }
 
-    fn line(&self, path: &str, metric: &Metric) -> String {
-        let Some(row) = self.row(path, metric) else {
-            let why = self.failed.iter().find(|(name, _)| name == path).map_or("not measured", |(_, why)| why);
-            return format!("failed: {}", one_line(why));
-        };
+    fn line(&self, path: &str, metric: &Metric) -> Option<String> {
+        let row = self.row(path, metric)?;
         let f = &row.figure;
         let star = if f.disturbed { "*" } else { "" };
         let mut line = format!("{:>12}  ({} – {})", number(f.median), number(f.min), number(f.max));
@@ -111,7 +113,7 @@ impl Report {
         for (name, value) in f.extras.iter().filter(|(name, _)| **name != "witnessed") {
             let _ = write!(line, "  {name} {}", number(*value));
         }
-        line
+        Some(line)
     }
 
     /// All of it as JSON.

@@ -1,7 +1,7 @@
 //! A path that packets take from a client to a server.
 
 use crate::case::{Metric, Path, Sample};
-use crate::cpu::{self, Mark, Pin};
+use crate::cpu::{self, Mark, Pin, Used};
 use crate::interrupt;
 use crate::load::{Check, Ends, Load, Outcome, Work};
 use crate::witness::{Link, Witness};
@@ -38,9 +38,11 @@ pub struct Wire {
 
 impl Wire {
     /// Runs a load between two readings of the counters.
-    fn witnessed(&self, load: &Load, time: Duration, check: Check) -> Result<(Outcome, f64)> {
+    fn witnessed(&self, load: &Load, time: Duration, check: Check) -> Result<(Outcome, Used, f64)> {
         let before = (self.moved()?, self.witness.count(load.work)?);
+        let mark = Mark::now(load.pin)?;
         let outcome = load.run(&self.ends, time, check)?;
+        let used = mark.used()?;
         // The last packets of a connection may follow the load's end.
         std::thread::sleep(Duration::from_millis(2));
         let moved = self.moved()? - before.0;
@@ -51,7 +53,7 @@ impl Wire {
         ensure!(share >= SHARE, "{}: {what} counted {counted} of {moved} packets: they went another way", load.name());
         let seen = outcome.seen_as.context("the server saw no client")?;
         ensure!(seen == self.seen_as, "the server saw the client as {seen}, not {}", self.seen_as);
-        Ok((outcome, share))
+        Ok((outcome, used, share))
     }
 
     fn moved(&self) -> Result<u64> {
@@ -84,9 +86,7 @@ impl Path for Wire {
     fn measure(&mut self, metric: &Metric, time: Duration) -> Result<Sample> {
         let load = metric.load.context("only loads are measured on a wire")?;
         self.pin_carriers(load.pin)?;
-        let mark = Mark::now()?;
-        let (outcome, share) = self.witnessed(&load, time, Check::Marks)?;
-        let used = mark.used()?;
+        let (outcome, used, share) = self.witnessed(&load, time, Check::Marks)?;
         let mut extras = BTreeMap::from([("witnessed", share)]);
         extras.extend(outcome.p50_us.map(|v| ("p50_us", v)));
         extras.extend(outcome.p99_us.map(|v| ("p99_us", v)));
@@ -97,5 +97,51 @@ impl Path for Wire {
         }
         // What a proxy's own processes used looks like anyone's.
         Ok(Sample { value: outcome.rate, extras, foreign_secs: alone.then_some(used.foreign_secs) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nets;
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn a_path_that_the_packets_did_not_take_gives_no_figure() -> Result<()> {
+        // Two links between the ends; the witness looks at the one that carries nothing.
+        let net = nets::direct()?;
+        net.client.0.connect(("idle", &["10.9.0.1/24"]), &net.server.0, ("idle", &["10.9.0.2/24"]))?;
+        let witness = Witness::received("the idle link", vec![Link::new(&net.client.0, "idle")]);
+        let why = net.wire(witness).verify().err().context("it was taken for the path")?.to_string();
+        ensure!(why.contains("the idle link counted") && why.contains("another way"), "{why}");
+        Ok(())
+    }
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn a_server_that_sees_another_client_gives_no_figure() -> Result<()> {
+        let net = nets::direct()?;
+        let witness = Witness::received(
+            "the other end",
+            vec![Link::new(&net.server.0, "eth0"), Link::new(&net.client.0, "eth0")],
+        );
+        let mut wire = net.wire(witness);
+        wire.verify()?;
+        wire.seen_as = nets::UPLINK.into();
+        let why = wire.verify().err().context("it was taken for masqueraded")?.to_string();
+        ensure!(why.contains("saw the client as 10.0.3.2"), "{why}");
+        Ok(())
+    }
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn a_path_that_leads_nowhere_is_an_error_soon() -> Result<()> {
+        let net = nets::direct()?;
+        let witness = Witness::received("the other end", vec![Link::new(&net.server.0, "eth0")]);
+        net.server.0.ip("link set eth0 down")?;
+        let start = std::time::Instant::now();
+        ensure!(net.wire(witness).verify().is_err(), "it was taken for a path");
+        ensure!(start.elapsed() < Duration::from_secs(15), "only after {:?}", start.elapsed());
+        Ok(())
     }
 }

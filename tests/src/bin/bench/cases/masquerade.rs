@@ -74,7 +74,7 @@ const NETAVARK: &str = "table inet bench {
     chain prerouting { type nat hook prerouting priority dstnat; policy accept;
         fib daddr type local jump published
     }
-    chain output { type nat hook output priority dstnat; policy accept;
+    chain output { type nat hook output priority -100; policy accept;
         fib daddr type local jump published
     }
 }";
