@@ -189,7 +189,7 @@ pub fn number(value: f64) -> String {
         v if v >= 100.0 => return grouped(value.round() as i64),
         v if v >= 10.0 => 1,
         v if v >= 1.0 => 2,
-        v if v == 0.0 => 0,
+        0.0 => 0,
         _ => 3,
     };
     format!("{value:.digits$}")
@@ -199,7 +199,7 @@ fn grouped(value: i64) -> String {
     let digits = value.unsigned_abs().to_string();
     let mut text = if value < 0 { "-".to_owned() } else { String::new() };
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -61,7 +61,7 @@ fn mark(flow: u64, block: u64) -> [u8; MARK] {
 }
 
 fn filler(at: usize) -> u8 {
-    (at * 7 >> 3) as u8
+    ((at * 7) >> 3) as u8
 }
 
 fn send(mut out: TcpStream, flow: u64, start: Instant, time: Duration) -> Result<u64> {
