@@ -55,6 +55,7 @@ impl Report {
             "cpu": cpu_model(),
             "cpus": cpu::allowed().len(),
             "kernel": first_line("/proc/sys/kernel/osrelease"),
+            "scheduling": cpu::class(),
             "congestion_control": load::CONGESTION,
             "rounds": options.rounds,
             "seconds": options.seconds.as_secs_f64(),
@@ -73,13 +74,14 @@ impl Report {
         let text = |key: &str| self.how[key].to_string().trim_matches('"').to_owned();
         println!("\n{}: {}", self.case, self.about);
         println!(
-            "{} x {}, Linux {}, {}; {} rounds of {} s, TCP with {}; {} disturbed measurements thrown away",
+            "{} x {}, Linux {}, {}; {} rounds of {} s, {}, TCP with {}; {} disturbed measurements thrown away",
             text("cpus"),
             text("cpu"),
             text("kernel"),
             text("date"),
             text("rounds"),
             text("seconds"),
+            text("scheduling"),
             text("congestion_control"),
             self.thrown_away,
         );

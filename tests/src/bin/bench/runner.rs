@@ -12,7 +12,7 @@ use std::time::Instant;
 /// A disturbed measurement is tried again this often.
 const TRIES: u32 = 3;
 /// Share of the planned time that tries may add in all.
-const EXTRA: f64 = 0.25;
+const EXTRA: f64 = 0.2;
 
 /// A path, or why it is none.
 struct Lane {
