@@ -1,5 +1,6 @@
-//! Build and test runner of pv-net: `cargo xtask setup`, `build`, `demo`, `test`, `ci`.
+//! Build and test runner of pv-net: `cargo xtask setup`, `build`, `demo`, `test`, `bench`, `ci`.
 
+mod bench;
 mod build;
 mod ci;
 mod demo;
@@ -29,6 +30,8 @@ enum Task {
     Demo,
     /// Run all tests. Those that touch the kernel need root
     Test(test::Args),
+    /// Compare pv-net with what one would use without it, side by side. Needs root
+    Bench(bench::Args),
     /// What CI runs: formatting, lints, docs, licences and all tests. A skipped test fails it
     Ci,
 }
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Build(args) => build::run(&args),
         Task::Demo => demo::run(),
         Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Ci => ci::run(),
     };
     match done {

@@ -1,0 +1,65 @@
+//! The device's eBPF programs and maps, as `bpftool` sees them.
+
+use anyhow::{Context, Result, ensure};
+use harness::output;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Programs and maps of one device: whatever uses its pinned maps, and whatever these use.
+pub struct Loaded {
+    maps: PathBuf,
+}
+
+impl Loaded {
+    /// Those whose pins are in this folder.
+    #[must_use]
+    pub fn below(pins: &Path) -> Self {
+        Self { maps: pins.join("maps") }
+    }
+
+    /// The programs.
+    fn programs(&self) -> Result<Vec<Value>> {
+        let mut pinned = BTreeSet::new();
+        for name in pv_net_common::names::MAPS {
+            let file = self.maps.join(name);
+            let map = ask(&["map", "show", "pinned", &file.display().to_string()])?;
+            pinned.insert(map["id"].as_u64().with_context(|| format!("map {name} has no number"))?);
+        }
+        let all = ask(&["prog", "show"])?;
+        let ours = |p: &&Value| map_ids(p).any(|id| pinned.contains(&id));
+        let found: Vec<Value> = all.as_array().into_iter().flatten().filter(ours).cloned().collect();
+        ensure!(!found.is_empty(), "none of the device's programs is loaded");
+        Ok(found)
+    }
+
+    /// The sum of a number of all programs.
+    ///
+    /// # Errors
+    /// When `bpftool` fails, or no program is loaded.
+    pub fn sum(&self, field: &str) -> Result<f64> {
+        Ok(self.programs()?.iter().filter_map(|p| p[field].as_f64()).sum())
+    }
+
+    /// Memory of all maps in bytes, by the kernel's own account.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn map_bytes(&self) -> Result<f64> {
+        let ours: BTreeSet<u64> = self.programs()?.iter().flat_map(|p| map_ids(p).collect::<Vec<_>>()).collect();
+        let all = ask(&["map", "show"])?;
+        let used =
+            all.as_array().into_iter().flatten().filter(|m| m["id"].as_u64().is_some_and(|id| ours.contains(&id)));
+        Ok(used.filter_map(|m| m["bytes_memlock"].as_f64()).sum())
+    }
+}
+
+fn map_ids(program: &Value) -> impl Iterator<Item = u64> {
+    program["map_ids"].as_array().into_iter().flatten().filter_map(Value::as_u64)
+}
+
+fn ask(words: &[&str]) -> Result<Value> {
+    let said = output(Command::new("bpftool").arg("-j").args(words))?;
+    serde_json::from_str(&said).with_context(|| said)
+}

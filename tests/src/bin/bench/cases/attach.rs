@@ -1,0 +1,199 @@
+//! How long it takes until a container has its network, and until it is gone.
+
+use crate::case::{Candidate, Case, Metric, Path, Sample};
+use crate::load::in_namespace;
+use crate::options::Options;
+use crate::stats::median;
+use crate::{interrupt, unix_http};
+use anyhow::{Context, Result, bail, ensure};
+use harness::{Device, Namespace, configs};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, setsockopt, socket,
+    sockopt::ReceiveTimeout,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// The case.
+pub struct Attach;
+
+/// The pool's gateway: what is pinged.
+const GATEWAY: [u8; 4] = [10, 0, 3, 1];
+/// At least so many a measurement.
+const LEAST: usize = 3;
+
+impl Case for Attach {
+    fn name(&self) -> &'static str {
+        "attach"
+    }
+
+    fn about(&self) -> &'static str {
+        "a container gets its network, and loses it"
+    }
+
+    fn needs(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn paths(&self, _: &Options) -> Vec<Candidate> {
+        vec![Candidate::new("ip commands, bridge", Commands::new), Candidate::new("pv-net", PvNet::new)]
+    }
+
+    fn metrics(&self, _: &Options) -> Vec<Metric> {
+        vec![
+            Metric::time("attach", "ms until the answer"),
+            Metric::time("first-ping", "ms until the first ping"),
+            Metric::time("detach", "ms"),
+        ]
+    }
+}
+
+/// Who attaches and detaches.
+trait Hand {
+    fn attach(&self, ns: &Namespace) -> Result<()>;
+    fn detach(&self, ns: &Namespace) -> Result<()>;
+    /// Fails unless the network is there, by the kernel's word.
+    fn is_there(&self, ns: &Namespace) -> Result<()>;
+}
+
+impl<T: Hand> Path for T {
+    fn verify(&mut self) -> Result<()> {
+        let (ns, pinger) = fresh()?;
+        ensure!(self.is_there(&ns).is_err(), "a fresh namespace has a network");
+        self.attach(&ns)?;
+        self.is_there(&ns)?;
+        ping(&pinger)?;
+        self.detach(&ns)?;
+        ensure!(self.is_there(&ns).is_err(), "the network is still there after the detach");
+        Ok(())
+    }
+
+    fn measure(&mut self, metric: &Metric, time: Duration) -> Result<Sample> {
+        let mut times = Vec::new();
+        let begin = Instant::now();
+        while times.len() < LEAST || begin.elapsed() < time {
+            interrupt::check()?;
+            let (ns, pinger) = fresh()?;
+            let start = Instant::now();
+            self.attach(&ns)?;
+            let attached = start.elapsed();
+            ping(&pinger)?;
+            let pinged = start.elapsed();
+            let start = Instant::now();
+            self.detach(&ns)?;
+            let detached = start.elapsed();
+            let wanted = match metric.name.as_str() {
+                "attach" => attached,
+                "first-ping" => pinged,
+                _ => detached,
+            };
+            times.push(wanted.as_secs_f64() * 1000.0);
+        }
+        let worst = times.iter().copied().fold(0.0, f64::max);
+        let value = median(&times).context("no time was taken")?;
+        Ok(Sample { value, extras: BTreeMap::from([("worst", worst)]), foreign_secs: None })
+    }
+}
+
+/// A namespace, and a socket in it that can ping.
+fn fresh() -> Result<(Namespace, OwnedFd)> {
+    let ns = Namespace::new("new")?;
+    let pinger = in_namespace(&ns.path(), || {
+        let fd = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp)?;
+        setsockopt(&fd, ReceiveTimeout, &TimeVal::milliseconds(2))?;
+        Ok(fd)
+    })?;
+    Ok((ns, pinger))
+}
+
+/// Pings the gateway until it answers.
+fn ping(pinger: &OwnedFd) -> Result<()> {
+    // Echo request, identifier 7, sequence 1, and its checksum.
+    let request = [8u8, 0, 0xf7, 0xf7, 0, 7, 0, 1];
+    let to = SockaddrIn::new(GATEWAY[0], GATEWAY[1], GATEWAY[2], GATEWAY[3], 0);
+    let start = Instant::now();
+    let mut buffer = [0u8; 128];
+    while start.elapsed() < Duration::from_secs(3) {
+        // Without a route yet it fails: the loop is the wait.
+        if sendto(pinger.as_raw_fd(), &request, &to, MsgFlags::empty()).is_err() {
+            continue;
+        }
+        let answer = nix::sys::socket::recv(pinger.as_raw_fd(), &mut buffer, MsgFlags::empty());
+        if answer.is_ok_and(|n| n == 28 && buffer[12..16] == GATEWAY && buffer[20] == 0) {
+            return Ok(());
+        }
+    }
+    bail!("the gateway does not answer a ping")
+}
+
+fn has_address(ns: &Namespace) -> Result<()> {
+    let said = ns.ip("-4 addr show dev eth0")?;
+    ensure!(said.contains("10.0.3."), "{said}");
+    Ok(())
+}
+
+/// What a script does: no leases, no IPv6, no guard.
+struct Commands {
+    device: Namespace,
+}
+
+impl Commands {
+    fn new() -> Result<Self> {
+        let device = Namespace::new("dev")?;
+        device.ip("link add docker0 type bridge")?;
+        device.ip("addr add 10.0.3.1/24 dev docker0")?;
+        device.ip("link set docker0 up")?;
+        Ok(Self { device })
+    }
+}
+
+impl Hand for Commands {
+    fn attach(&self, ns: &Namespace) -> Result<()> {
+        self.device.connect(("c0", &[]), ns, ("eth0", &["10.0.3.2/24"]))?;
+        self.device.ip("link set c0 master docker0")?;
+        ns.ip("route add default via 10.0.3.1").map(drop)
+    }
+
+    fn detach(&self, _: &Namespace) -> Result<()> {
+        self.device.ip("link del c0").map(drop)
+    }
+
+    fn is_there(&self, ns: &Namespace) -> Result<()> {
+        has_address(ns)
+    }
+}
+
+/// The daemon's API, as a runtime would call it.
+struct PvNet {
+    device: Device,
+}
+
+impl PvNet {
+    fn new() -> Result<Self> {
+        Ok(Self { device: Device::started(&configs::two_pools())? })
+    }
+
+    fn ask(&self, method: &str, body: &str) -> Result<()> {
+        unix_http::ask(&self.device.file("run").join("api.sock"), method, "/containers/new", body).map(drop)
+    }
+}
+
+impl Hand for PvNet {
+    fn attach(&self, ns: &Namespace) -> Result<()> {
+        self.ask("PUT", &json!({"pool": "internal", "netns": ns.path()}).to_string())
+    }
+
+    fn detach(&self, _: &Namespace) -> Result<()> {
+        self.ask("DELETE", "")
+    }
+
+    fn is_there(&self, ns: &Namespace) -> Result<()> {
+        has_address(ns)?;
+        let state = self.device.json(&["containers"])?[0]["state"].clone();
+        ensure!(state == "attached", "the daemon says {state}");
+        Ok(())
+    }
+}

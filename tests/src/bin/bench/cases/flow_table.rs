@@ -1,0 +1,112 @@
+//! How a nearly full flow table changes the speed.
+
+use crate::case::{Candidate, Case, Metric, Path, Sample};
+use crate::load::in_namespace;
+use crate::nets::PORT;
+use crate::options::Options;
+use crate::wire::Wire;
+use crate::{interrupt, pvnet};
+use anyhow::{Context, Result, ensure};
+use harness::{Container, Device, configs};
+use std::net::{SocketAddr, UdpSocket};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// The case.
+pub struct FlowTable;
+
+/// The default size, two entries a flow.
+const ENTRIES: usize = pv_net_common::flow::DEFAULT_FLOWS as usize;
+/// Nine tenths of it.
+const FILLED: usize = ENTRIES / 10 * 9 / 2;
+/// UDP flows end when they are idle for 180 seconds; until then they are as good as new.
+const FRESH: Duration = Duration::from_secs(90);
+
+impl Case for FlowTable {
+    fn name(&self) -> &'static str {
+        "flow-table"
+    }
+
+    fn about(&self) -> &'static str {
+        "between two containers of one pool, by how full the flow table is"
+    }
+
+    fn needs(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn paths(&self, _: &Options) -> Vec<Candidate> {
+        vec![
+            Candidate::new("pv-net, empty table", || Filled::new(0)),
+            Candidate::new("pv-net, 90 % full", || Filled::new(FILLED)),
+        ]
+    }
+
+    fn metrics(&self, options: &Options) -> Vec<Metric> {
+        options.traffic(&["rr-same", "crr-same", "udp-same"])
+    }
+}
+
+struct Filled {
+    flows: usize,
+    since: Instant,
+    wire: Wire,
+    // After the wire, that only knows their paths.
+    lab: Rc<(Container, Container, Device)>,
+}
+
+impl Filled {
+    fn new(flows: usize) -> Result<Self> {
+        let device = Device::started(&configs::two_pools())?;
+        let (client, server) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
+        let mut wire = pvnet::wire(&device, &(&client).into(), &(&server).into());
+        let lab = Rc::new((client, server, device));
+        wire.keep = Box::new(Rc::clone(&lab));
+        let filled = Self { flows, since: Instant::now(), wire, lab };
+        filled.fill()?;
+        Ok(filled)
+    }
+
+    /// One datagram there and one back from each of `flows` ports.
+    fn fill(&self) -> Result<()> {
+        let (client, server, _) = &*self.lab;
+        let to = SocketAddr::new(server.v4.into(), PORT + 1);
+        let input = in_namespace(&server.ns.path(), || Ok(UdpSocket::bind(to)?))?;
+        input.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let flows = self.flows as u16;
+        in_namespace(&client.ns.path(), || {
+            let mut byte = [0u8];
+            for port in 20_000..20_000 + flows {
+                interrupt::check()?;
+                let out = UdpSocket::bind(SocketAddr::new(client.v4.into(), port))?;
+                out.set_read_timeout(Some(Duration::from_secs(2)))?;
+                out.send_to(b"x", to)?;
+                let (_, from) = input.recv_from(&mut byte).with_context(|| format!("flow from port {port}"))?;
+                input.send_to(b"y", from)?;
+                out.recv(&mut byte).with_context(|| format!("answer to port {port}"))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn entries(&self) -> Result<usize> {
+        Ok(self.lab.2.json(&["flows"])?.as_array().map_or(0, Vec::len))
+    }
+}
+
+impl Path for Filled {
+    fn verify(&mut self) -> Result<()> {
+        let before = self.entries()?;
+        let want = self.flows;
+        ensure!(before >= want && before <= want * 2 + 64, "{before} entries in the flow table, not {want} flows");
+        self.wire.verify()
+    }
+
+    fn measure(&mut self, metric: &Metric, time: Duration) -> Result<Sample> {
+        if self.flows > 0 && self.since.elapsed() > FRESH {
+            self.fill()?;
+            self.since = Instant::now();
+        }
+        self.wire.measure(metric, time)
+    }
+}

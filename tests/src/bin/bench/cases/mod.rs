@@ -1,0 +1,28 @@
+//! The cases, one a file.
+
+mod attach;
+mod east_west;
+mod flow_table;
+mod masquerade;
+mod policy;
+mod programs;
+mod published;
+mod scale;
+mod start;
+
+use crate::case::Case;
+
+/// All of them, in the order in which they run.
+pub fn all() -> Vec<Box<dyn Case>> {
+    vec![
+        Box::new(east_west::EastWest),
+        Box::new(published::Published),
+        Box::new(masquerade::Masquerade),
+        Box::new(policy::Policy),
+        Box::new(scale::Scale),
+        Box::new(flow_table::FlowTable),
+        Box::new(attach::Attach),
+        Box::new(start::Start),
+        Box::new(programs::Programs),
+    ]
+}

@@ -1,0 +1,129 @@
+//! How the number of policy rules changes the speed between two containers.
+
+use super::east_west::nft;
+use crate::case::{Candidate, Case, Metric};
+use crate::nets;
+use crate::options::Options;
+use crate::pvnet;
+use crate::wire::Wire;
+use crate::witness::Witness;
+use anyhow::Result;
+use harness::{Device, configs};
+use serde_json::json;
+use std::fmt::Write;
+
+/// The case.
+pub struct Policy;
+
+impl Case for Policy {
+    fn name(&self) -> &'static str {
+        "policy"
+    }
+
+    fn about(&self) -> &'static str {
+        "between two containers of two networks, by the number of rules"
+    }
+
+    fn needs(&self) -> &'static [&'static str] {
+        &["nft", "iptables", "iptables-restore"]
+    }
+
+    fn paths(&self, options: &Options) -> Vec<Candidate> {
+        let (few, many) = if options.small { (10, 100) } else { (10, 10_000) };
+        let mut paths = vec![Candidate::new("routing, no rules", routing)];
+        let counts = if options.small { vec![few, many] } else { vec![few, 1000, many] };
+        for n in &counts {
+            let n = *n;
+            paths.push(Candidate::new(format!("nft, {n} rules"), move || nft(&linear(n))));
+        }
+        paths.push(Candidate::new(format!("nft verdict map, {many}"), move || nft(&verdict_map(many))));
+        for n in &counts {
+            let n = *n;
+            paths.push(Candidate::new(format!("iptables, {n} rules"), move || iptables(n)));
+        }
+        for n in counts {
+            paths.push(Candidate::new(format!("pv-net, {n} rules"), move || pv_net(n)));
+        }
+        paths
+    }
+
+    fn metrics(&self, options: &Options) -> Vec<Metric> {
+        options.traffic(&["rr-same", "crr-same", "udp-same"])
+    }
+}
+
+fn routing() -> Result<Wire> {
+    let net = nets::routed()?;
+    let witness = Witness::routed(net.device()?);
+    Ok(net.wire(witness))
+}
+
+/// An address of nobody here, another one for each number.
+fn stranger(n: usize) -> String {
+    format!("198.18.{}.{}", n / 250, n % 250 + 1)
+}
+
+/// `n` rules of which the last two let the packets pass.
+fn linear(n: usize) -> String {
+    let mut rules = String::new();
+    for i in 0..n.saturating_sub(2) {
+        let _ = writeln!(rules, "ip saddr {} th dport 99 drop", stranger(i));
+    }
+    format!(
+        "table inet bench {{ chain forward {{ type filter hook forward priority filter; policy drop;
+        {rules}
+        ip saddr 10.0.3.0/24 ip daddr 10.0.4.0/24 counter accept
+        ip saddr 10.0.4.0/24 ip daddr 10.0.3.0/24 counter accept
+}}
+}}"
+    )
+}
+
+/// A map of `n` pairs of addresses to their verdicts.
+fn verdict_map(n: usize) -> String {
+    let mut pairs = String::new();
+    for i in 0..n.saturating_sub(2) {
+        let _ = write!(pairs, "{} . 10.0.4.2 : drop, ", stranger(i));
+    }
+    format!(
+        "table inet bench {{ map pairs {{ type ipv4_addr . ipv4_addr : verdict
+        elements = {{ {pairs} 10.0.3.2 . 10.0.4.2 : accept, 10.0.4.2 . 10.0.3.2 : accept }} }}
+        chain forward {{ type filter hook forward priority filter; policy drop;
+        counter
+        ip saddr . ip daddr vmap @pairs
+}}
+}}"
+    )
+}
+
+fn iptables(n: usize) -> Result<Wire> {
+    let net = nets::routed()?;
+    let device = net.device()?;
+    let mut rules = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n".to_owned();
+    for i in 0..n.saturating_sub(2) {
+        let _ = writeln!(rules, "-A FORWARD -s {}/32 -p tcp -m tcp --dport 99 -j DROP", stranger(i));
+    }
+    rules += "-A FORWARD -s 10.0.3.0/24 -d 10.0.4.0/24 -j ACCEPT\n";
+    rules += "-A FORWARD -s 10.0.4.0/24 -d 10.0.3.0/24 -j ACCEPT\nCOMMIT\n";
+    nets::feed(device, "iptables-restore", &rules)?;
+    let witness = Witness::iptables(device, "filter", "FORWARD", "ACCEPT");
+    Ok(net.wire(witness))
+}
+
+/// Pools that are closed to each other, and `n` rules: without the last one nothing would pass.
+fn pv_net(n: usize) -> Result<Wire> {
+    let mut config = configs::two_pools();
+    let deny = |i: usize| {
+        json!({"name": format!("deny-{i}"), "from": {"container": "a"}, "to": {"cidr": format!("{}/32", stranger(i))},
+               "ports": ["tcp/99"], "action": "deny"})
+    };
+    let mut rules: Vec<_> = (0..n.saturating_sub(1)).map(deny).collect();
+    rules.push(json!({"name": "allow", "from": {"container": "a"}, "to": {"container": "b"}, "action": "allow"}));
+    config["network"]["policies"] = json!(rules);
+    let device = Device::started(&config)?;
+    let (client, server) = (device.attach("a", "internal")?, device.attach("b", "management")?);
+    pvnet::all_in_force(&device)?;
+    let mut wire = pvnet::wire(&device, &(&client).into(), &(&server).into());
+    wire.keep = Box::new((client, server, device));
+    Ok(wire)
+}

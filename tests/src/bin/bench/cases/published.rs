@@ -1,0 +1,155 @@
+//! From outside to a published port of a container.
+
+use super::east_west::{USUAL, docker_rules};
+use crate::case::{Candidate, Case, Metric};
+use crate::nets::{self, CLIENT, Edge, PORT, PUBLISHED, UPLINK};
+use crate::options::Options;
+use crate::pvnet::{self, End};
+use crate::wire::Wire;
+use crate::witness::Witness;
+use anyhow::Result;
+use harness::{Device, Process, configs, eventually};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// The case.
+pub struct Published;
+
+impl Case for Published {
+    fn name(&self) -> &'static str {
+        "published"
+    }
+
+    fn about(&self) -> &'static str {
+        "from outside to a container's published port"
+    }
+
+    fn needs(&self) -> &'static [&'static str] {
+        &["nft", "iptables", "iptables-restore", "socat", "ss"]
+    }
+
+    fn paths(&self, _: &Options) -> Vec<Candidate> {
+        vec![
+            Candidate::new("plain routing", plain),
+            Candidate::new("iptables DNAT", iptables),
+            Candidate::new("Docker's rules", docker),
+            Candidate::new("nftables DNAT", nft),
+            Candidate::new("socat", socat),
+            Candidate::new("pv-net", pv_net),
+        ]
+    }
+
+    fn metrics(&self, options: &Options) -> Vec<Metric> {
+        options.traffic(&USUAL)
+    }
+}
+
+/// No NAT: the container's own address, as a router would see it.
+fn plain() -> Result<Wire> {
+    let net = Edge::new(false)?.open()?.inward();
+    let witness = Witness::routed(net.device()?);
+    Ok(net.wire(witness))
+}
+
+/// What the client connects to is the device's address and the published port.
+fn published(mut wire: Wire) -> Wire {
+    wire.ends.connect = SocketAddr::new(UPLINK.into(), PUBLISHED);
+    wire
+}
+
+fn iptables() -> Result<Wire> {
+    let net = Edge::new(false)?.inward();
+    let device = net.device()?;
+    for proto in ["tcp", "udp"] {
+        let rule =
+            format!("-A PREROUTING -i eth0 -p {proto} --dport {PUBLISHED} -j DNAT --to-destination {CLIENT}:{PORT}");
+        device.sh(&format!("iptables -w -t nat {rule}"))?;
+    }
+    let (witness, mark) = (Witness::routed(device), Witness::iptables(device, "nat", "PREROUTING", "DNAT"));
+    let mut wire = published(net.wire(witness));
+    wire.marks.push(("the DNAT rule", mark));
+    Ok(wire)
+}
+
+fn docker() -> Result<Wire> {
+    let net = Edge::new(true)?.inward();
+    let (device, ip) = (net.device()?, CLIENT.to_string());
+    nets::feed(device, "iptables-restore", &docker_rules(&[(&ip, "tcp"), (&ip, "udp")]))?;
+    let mark = Witness::iptables(device, "nat", "DOCKER", "DNAT");
+    let accepted =
+        [("FORWARD", "ACCEPT"), ("DOCKER", "ACCEPT")].map(|(c, t)| Witness::iptables(device, "filter", c, t));
+    let witness = Witness::new("Docker's ACCEPT rules", move |work| accepted.iter().map(|w| w.count(work)).sum());
+    let mut wire = published(net.wire(witness));
+    wire.marks.push(("the DNAT rule", mark));
+    Ok(wire)
+}
+
+fn nft() -> Result<Wire> {
+    let net = Edge::new(false)?.inward();
+    let device = net.device()?;
+    nets::feed(
+        device,
+        "nft -f",
+        &format!(
+            "table inet bench {{ chain nat {{ type nat hook prerouting priority dstnat;
+                 iifname \"eth0\" meta l4proto {{ tcp, udp }} th dport {PUBLISHED} counter dnat ip to {CLIENT}:{PORT}
+}}
+}}"
+        ),
+    )?;
+    let (witness, mark) = (Witness::routed(device), Witness::nft(device, "nat"));
+    let mut wire = published(net.wire(witness));
+    wire.marks.push(("the DNAT rule", mark));
+    Ok(wire)
+}
+
+/// A proxy in userspace. The container sees the device as the client.
+fn socat() -> Result<Wire> {
+    let net = Edge::new(false)?.inward();
+    let device = net.device()?;
+    nets::sysctl(device, "ipv4/ip_forward", "0")?;
+    let mut proxies = Vec::new();
+    for (from, to) in [("TCP4-LISTEN", "TCP4"), ("UDP4-LISTEN", "UDP4")] {
+        let options = "fork,reuseaddr,bind=192.0.2.1";
+        let nodelay = if to == "TCP4" { ",nodelay" } else { "" };
+        let (listen, connect) =
+            (format!("{from}:{PUBLISHED},{options}{nodelay}"), format!("{to}:{CLIENT}:{PORT}{nodelay}"));
+        let mut command = device.command("socat");
+        // A proxy that lost its server says so for each connection; the path's own check says it once.
+        // Without a time-out a UDP client's own process would stay for good.
+        command.args(["-T", "2", &listen, &connect]).stderr(std::process::Stdio::null());
+        proxies.push(Process::start(&mut command)?);
+    }
+    eventually(Duration::from_secs(5), || {
+        let said = device.sh("ss -Hltun")?;
+        anyhow::ensure!(said.matches(":8080").count() >= 2, "socat does not listen: {said}");
+        Ok(())
+    })?;
+    // Nothing is routed: what arrives came through the proxy, and from its address.
+    let sent = crate::witness::Link::new(device, "c0");
+    let witness = Witness::proxied(vec![crate::witness::Link::new(device, "eth0"), sent]);
+    let carriers = proxies.iter().map(Process::pid).collect();
+    let mut wire = published(net.wire(witness));
+    wire.seen_as = std::net::Ipv4Addr::new(10, 0, 3, 1).into();
+    wire.carriers = carriers;
+    wire.keep = Box::new((proxies, wire.keep));
+    Ok(wire)
+}
+
+fn pv_net() -> Result<Wire> {
+    let mut config = configs::two_pools();
+    config["network"]["uplinks"] = json!(["eth0"]);
+    let mut device = Device::new(&config)?;
+    let outside = device.outside("eth0", &["192.0.2.1/24"], &["192.0.2.2/24"])?;
+    device.start()?;
+    let container = device.attach_run(&json!({
+        "#spec": "service-manifest-run@1", "name": "web", "type": "netns",
+        "network": {"pool": "internal", "ports": [format!("{PUBLISHED}:{PORT}/tcp"), format!("{PUBLISHED}:{PORT}/udp")]},
+    }))?;
+    pvnet::all_in_force(&device)?;
+    let client = End { ns: &outside, address: nets::OUTSIDE };
+    let mut wire = published(pvnet::wire(&device, &client, &(&container).into()));
+    wire.keep = Box::new((container, outside, device));
+    Ok(wire)
+}

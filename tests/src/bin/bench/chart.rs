@@ -1,0 +1,63 @@
+//! A chart of a case: bars of the ratio to the baseline, for each metric. Text is SVG text: no font is needed here.
+
+use crate::report::{Report, number};
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use std::path::Path;
+
+const BAR: i32 = 16;
+const GAP: i32 = 30;
+const LEFT: i32 = 250;
+const RIGHT: i32 = 190;
+const SCALE: i32 = 420;
+const TOP: i32 = 56;
+const FONT: &str = "sans-serif";
+
+/// Draws it.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn draw(report: &Report, file: &Path) -> Result<()> {
+    let (paths, metrics) = (report.paths.len() as i32, report.metrics.len() as i32);
+    let size = ((LEFT + SCALE + RIGHT) as u32, (TOP + metrics * (paths * BAR + GAP) + 16) as u32);
+    let area = SVGBackend::new(file, size).into_drawing_area();
+    let paint = |why: DrawingAreaErrorKind<_>| -> anyhow::Error { anyhow!("chart: {why}") };
+    area.fill(&WHITE).map_err(paint)?;
+    let small = |h| TextStyle::from((FONT, 12)).pos(Pos::new(h, VPos::Center));
+    let baseline = report.paths.first().map_or("", String::as_str);
+    let title = TextStyle::from((FONT, 16));
+    area.draw(&Text::new(format!("{}: {}", report.case, report.about), (12, 12), title)).map_err(paint)?;
+    let note = format!("length: ratio to \"{baseline}\"; text: ratio, median");
+    area.draw(&Text::new(note, (12, 34), TextStyle::from((FONT, 12)))).map_err(paint)?;
+
+    let ratios = report.rows.iter().filter_map(|r| r.figure.ratio);
+    let longest = ratios.fold(1.0_f64, f64::max);
+    let mut y = TOP;
+    for metric in &report.metrics {
+        let head = format!("{}, {}", metric.name, metric.unit);
+        area.draw(&Text::new(head, (12, y + GAP - 18), TextStyle::from((FONT, 13)))).map_err(paint)?;
+        y += GAP;
+        for (i, path) in report.paths.iter().enumerate() {
+            let middle = y + BAR / 2;
+            area.draw(&Text::new(path.clone(), (LEFT - 8, middle), small(HPos::Right))).map_err(paint)?;
+            let row = report.row(path, metric);
+            let ratio = row.and_then(|r| r.figure.ratio).unwrap_or_default();
+            let end = LEFT + (f64::from(SCALE) * ratio / longest) as i32;
+            let colour = if path.contains("pv-net") { RGBColor(0, 114, 178) } else { grey(i) };
+            area.draw(&Rectangle::new([(LEFT, y + 2), (end.max(LEFT + 1), y + BAR - 2)], colour.filled()))
+                .map_err(paint)?;
+            let said = match row {
+                Some(row) => format!("{ratio:.2}   {}", number(row.figure.median)),
+                None => "failed".to_owned(),
+            };
+            area.draw(&Text::new(said, (end + 6, middle), small(HPos::Left))).map_err(paint)?;
+            y += BAR;
+        }
+    }
+    area.present().map_err(paint)
+}
+
+fn grey(i: usize) -> RGBColor {
+    if i == 0 { RGBColor(90, 90, 90) } else { RGBColor(170, 170, 170) }
+}

@@ -1,0 +1,35 @@
+//! Ctrl-C ends the run as an error does, so that all namespaces go away.
+
+use anyhow::{Result, bail};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note(_: i32) {
+    ASKED.store(true, Ordering::Relaxed);
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP are noted.
+///
+/// # Errors
+/// The system's.
+pub fn catch() -> Result<()> {
+    let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: the handler stores to an atomic and does nothing else.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
+}
+
+/// Fails once a signal has come.
+///
+/// # Errors
+/// When the user asked for the end.
+pub fn check() -> Result<()> {
+    if ASKED.load(Ordering::Relaxed) {
+        bail!("ended by a signal");
+    }
+    Ok(())
+}

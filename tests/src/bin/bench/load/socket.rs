@@ -1,0 +1,114 @@
+//! Sockets in namespaces.
+
+use anyhow::{Context, Result, anyhow};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket,
+    sockopt::{ReceiveTimeout, SendTimeout, TcpCongestion},
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use std::ffi::OsString;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+/// Every TCP socket uses it: namespaces inherit the machine's default, which may favour one path over another.
+pub const CONGESTION: &str = "reno";
+
+/// How long an end waits for the other.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Runs `work` on a thread in the namespace.
+///
+/// # Errors
+/// When it cannot be entered; or the work's.
+pub fn in_namespace<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    let inside = || {
+        setns(&file, CloneFlags::CLONE_NEWNET).context("setns")?;
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(inside).join()).map_err(|_| anyhow!("panic in {}", path.display()))?
+}
+
+/// Whether the kernel has the congestion control.
+#[must_use]
+pub fn congestion_is_known() -> bool {
+    TcpListener::bind(("127.0.0.1", 0)).is_ok_and(|l| set_congestion(&l).is_ok())
+}
+
+fn set_congestion(socket: &impl AsFd) -> Result<()> {
+    Ok(setsockopt(socket, TcpCongestion, &OsString::from(CONGESTION))?)
+}
+
+/// Waits no longer than [`PATIENCE`] in any call.
+pub fn be_patient(socket: &impl AsFd) -> Result<()> {
+    let wait = TimeVal::milliseconds(PATIENCE.as_millis() as i64);
+    setsockopt(socket, ReceiveTimeout, &wait)?;
+    Ok(setsockopt(socket, SendTimeout, &wait)?)
+}
+
+/// Listens; what it accepts has the congestion control.
+pub fn listen(at: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(at).with_context(|| format!("listen on {at}"))?;
+    set_congestion(&listener)?;
+    be_patient(&listener)?;
+    Ok(listener)
+}
+
+/// Accepts, with a patience.
+pub fn accept(listener: &TcpListener) -> Result<(TcpStream, SocketAddr)> {
+    let (stream, client) = listener.accept().context("no connection arrived at the server")?;
+    be_patient(&stream)?;
+    stream.set_nodelay(true)?;
+    Ok((stream, client))
+}
+
+/// Connects, in the calling thread's namespace.
+pub fn dial(to: SocketAddr) -> Result<TcpStream> {
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    set_congestion(&fd)?;
+    be_patient(&fd)?;
+    let address = SockaddrStorage::from(to);
+    connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address).with_context(|| format!("connect to {to}"))?;
+    Ok(TcpStream::from(fd))
+}
+
+/// Latencies, in buckets of 1/16 of their power of two.
+pub struct Histogram {
+    buckets: Vec<u64>,
+    count: u64,
+}
+
+impl Histogram {
+    const STEPS: u64 = 16;
+
+    /// An empty one.
+    pub fn new() -> Self {
+        Self { buckets: vec![0; 64 * Self::STEPS as usize], count: 0 }
+    }
+
+    /// Takes one.
+    pub fn add(&mut self, time: Duration) {
+        let nanos = (time.as_nanos() as u64).max(Self::STEPS);
+        let power = u64::from(nanos.ilog2());
+        let step = (nanos >> (power - 4)) & (Self::STEPS - 1);
+        self.buckets[(power * Self::STEPS + step) as usize] += 1;
+        self.count += 1;
+    }
+
+    /// The time that `share` of all stay below, in microseconds.
+    pub fn quantile_us(&self, share: f64) -> Option<f64> {
+        let want = (self.count as f64 * share).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        let bucket = self.buckets.iter().position(|n| {
+            seen += n;
+            seen >= want
+        })? as u64;
+        let (power, step) = (bucket / Self::STEPS, bucket % Self::STEPS);
+        Some(((Self::STEPS + step) << power) as f64 / Self::STEPS as f64 / 1000.0)
+    }
+}

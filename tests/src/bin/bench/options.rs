@@ -1,0 +1,136 @@
+//! What the command takes, and whether the machine can do it.
+
+use crate::case::{Case, Metric};
+use crate::{cases, cpu, load};
+use anyhow::Result;
+use clap::Parser;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Benchmarks: pv-net beside what a user would otherwise use on the same machine.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask bench", disable_help_subcommand = true, max_term_width = 100)]
+pub struct Options {
+    /// Cases to run; all unless given
+    #[arg(value_name = "CASE")]
+    pub cases: Vec<String>,
+    /// Say which cases there are
+    #[arg(long)]
+    pub list: bool,
+    /// Rounds: each measures every path once, in turn
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Length of one measurement
+    #[arg(long, value_name = "S", default_value = "0.6", value_parser = seconds)]
+    pub seconds: Duration,
+    /// Only these loads, such as `rr-same,stream4-split`, in cases that send traffic
+    #[arg(long, value_delimiter = ',', value_name = "LOAD")]
+    pub loads: Vec<String>,
+    /// Only paths whose name contains one of these; the first path of a case, the baseline, always runs
+    #[arg(long, value_delimiter = ',', value_name = "PATH")]
+    pub paths: Vec<String>,
+    /// Small numbers of containers and rules: for a quick look, and for the tests
+    #[arg(long)]
+    pub small: bool,
+    /// Folder for JSON, charts and tables
+    #[arg(long, value_name = "DIR", default_value = "target/bench")]
+    pub out: PathBuf,
+    /// Only check the arguments and the machine
+    #[arg(long, hide = true)]
+    pub check: bool,
+}
+
+/// Wrong use, with a remedy.
+#[derive(Debug)]
+pub struct Bad {
+    what: String,
+    /// What to do.
+    pub help: String,
+}
+
+impl std::fmt::Display for Bad {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Bad {}
+
+fn bad(what: impl Into<String>, help: impl Into<String>) -> anyhow::Error {
+    Bad { what: what.into(), help: help.into() }.into()
+}
+
+/// The length of a measurement.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if !(0.05..=60.0).contains(&value) {
+        return Err("0.05 to 60 seconds".to_owned());
+    }
+    Ok(Duration::from_secs_f64(value))
+}
+
+impl Options {
+    /// The cases to run, when this machine can run them.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its remedy.
+    pub fn chosen(&self) -> Result<Vec<Box<dyn Case>>> {
+        let mut all = cases::all();
+        if let Some(name) = self.cases.iter().find(|n| !all.iter().any(|c| c.name() == n.as_str())) {
+            let known: Vec<&str> = all.iter().map(|c| c.name()).collect();
+            return Err(bad(
+                format!("case {name:?}: there is none of this name"),
+                format!("one of {}", known.join(", ")),
+            ));
+        }
+        if let Some(name) = self.loads.iter().find(|n| load::Load::named(n).is_none()) {
+            let known: Vec<String> = load::Load::all().iter().map(load::Load::name).collect();
+            return Err(bad(
+                format!("load {name:?}: there is none of this name"),
+                format!("one of {}", known.join(", ")),
+            ));
+        }
+        all.retain(|c| self.cases.is_empty() || self.cases.iter().any(|n| n == c.name()));
+        if !nix::unistd::geteuid().is_root() {
+            return Err(bad("benchmarks make network namespaces and load eBPF programs: not root", "run it as root"));
+        }
+        for program in all.iter().flat_map(|c| c.needs()).chain(&["ip", "nsenter", "ping"]) {
+            if !in_path(program) {
+                return Err(bad(format!("{program}: no such program"), "install it, or run `cargo xtask setup`"));
+            }
+        }
+        // A check comes before the build.
+        if !self.check && !harness::binary().is_ok_and(|file| file.is_file()) {
+            return Err(bad("pv-net: not built", "run `cargo xtask bench`, or name it in PV_NET_BIN"));
+        }
+        if !load::congestion_is_known() {
+            return Err(bad(
+                format!("TCP congestion control {:?}: this kernel has none of this name", load::CONGESTION),
+                format!("load the module tcp_{}", load::CONGESTION),
+            ));
+        }
+        if cpu::allowed().len() < 2 && self.loads.iter().any(|l| l.ends_with("split")) {
+            return Err(bad(
+                "one CPU: \"split\" loads need two",
+                "leave out --loads, or name loads that end in \"same\"",
+            ));
+        }
+        Ok(all)
+    }
+
+    /// The traffic loads of a case: those asked for, else `usual`; without those that need a second CPU where there is
+    /// none.
+    #[must_use]
+    pub fn traffic(&self, usual: &[&str]) -> Vec<Metric> {
+        let asked: Vec<&str> = self.loads.iter().map(String::as_str).collect();
+        let names = if asked.is_empty() { usual } else { &asked };
+        let loads = names.iter().filter_map(|n| load::Load::named(n));
+        let two = cpu::allowed().len() > 1;
+        loads.filter(|l| two || l.pin == cpu::Pin::Same).map(Metric::traffic).collect()
+    }
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}

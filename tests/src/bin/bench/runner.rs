@@ -1,0 +1,147 @@
+//! Runs a case: all paths are set up, then measured in turn, round by round.
+
+use crate::case::{Candidate, Case, Metric, Path, Sample};
+use crate::interrupt;
+use crate::options::Options;
+use crate::report::{Report, Row};
+use crate::stats::{Taken, disturbed, figure};
+use anyhow::{Result, bail};
+use std::io::{IsTerminal, Write};
+use std::time::Instant;
+
+/// A disturbed measurement is tried again this often.
+const TRIES: u32 = 3;
+/// Share of the planned time that tries may add in all.
+const EXTRA: f64 = 0.2;
+
+/// A path, or why it is none.
+struct Lane {
+    name: String,
+    path: Result<Box<dyn Path>, String>,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When no path works, or the user ends it. One path's failure is a line of the report.
+pub fn run(case: &dyn Case, options: &Options) -> Result<Report> {
+    let progress = Progress::new(case.name());
+    let metrics = case.metrics(options);
+    let mut lanes = Vec::new();
+    for (i, candidate) in case.paths(options).into_iter().enumerate() {
+        let wanted = options.paths.is_empty() || options.paths.iter().any(|p| candidate.name.contains(p.as_str()));
+        if i == 0 || wanted {
+            progress.say(&format!("set up and prove {}", candidate.name));
+            lanes.push(lane(&candidate)?);
+        }
+    }
+    let mut extra =
+        options.seconds.as_secs_f64() * f64::from(options.rounds) * (metrics.len() * lanes.len()) as f64 * EXTRA;
+    let mut rows = Vec::new();
+    let mut thrown_away = 0;
+    for metric in &metrics {
+        let mut taken: Vec<Vec<Taken>> = lanes.iter().map(|_| Vec::new()).collect();
+        let rounds = if metric.once { 1 } else { options.rounds };
+        for round in 1..=rounds {
+            for (lane, taken) in lanes.iter_mut().zip(&mut taken) {
+                let Ok(path) = lane.path.as_mut() else { continue };
+                progress.say(&format!("{} round {round}/{rounds}: {}", metric.name, lane.name));
+                match measure(path.as_mut(), metric, options, &mut extra, &mut thrown_away) {
+                    Ok(one) => taken.push(one),
+                    Err(why) => {
+                        interrupt::check()?;
+                        lane.path = Err(format!("{}: {why:#}", metric.name));
+                        taken.clear();
+                    }
+                }
+            }
+        }
+        let baseline = taken.first().cloned().unwrap_or_default();
+        for (lane, taken) in lanes.iter().zip(&taken) {
+            if let Some(figure) = figure(taken, &baseline) {
+                let samples = taken.iter().map(|t| t.sample.value).collect();
+                rows.push(Row { path: lane.name.clone(), metric: metric.clone(), figure, samples });
+            }
+        }
+    }
+    progress.end();
+    // A path that failed has no figures at all: those taken before may have the same fault.
+    let failed: Vec<(String, String)> =
+        lanes.iter().filter_map(|l| Some((l.name.clone(), l.path.as_ref().err()?.clone()))).collect();
+    rows.retain(|row| !failed.iter().any(|(name, _)| *name == row.path));
+    let paths: Vec<String> = lanes.iter().map(|l| l.name.clone()).collect();
+    if failed.len() == paths.len() {
+        let whys: Vec<String> = failed.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        bail!("no path works: {}", whys.join("; "));
+    }
+    Ok(Report::new(case, options, paths, metrics, rows, failed, thrown_away))
+}
+
+fn lane(candidate: &Candidate) -> Result<Lane> {
+    interrupt::check()?;
+    let path = (candidate.setup)().and_then(|mut path| path.verify().map(|()| path));
+    interrupt::check()?;
+    Ok(Lane { name: candidate.name.clone(), path: path.map_err(|why| format!("{why:#}")) })
+}
+
+/// One measurement; another one while something else uses the CPUs and there is time left for it.
+fn measure(
+    path: &mut dyn Path,
+    metric: &Metric,
+    options: &Options,
+    extra: &mut f64,
+    thrown_away: &mut u32,
+) -> Result<Taken> {
+    let mut best: Option<(Sample, bool)> = None;
+    for attempt in 0..TRIES {
+        interrupt::check()?;
+        let start = Instant::now();
+        let sample = path.measure(metric, options.seconds)?;
+        let took = start.elapsed().as_secs_f64();
+        if attempt > 0 {
+            *extra -= took;
+        }
+        let dirty = disturbed(&sample, took);
+        let less = best.as_ref().is_none_or(|(b, _)| sample.foreign_secs < b.foreign_secs);
+        if attempt > 0 {
+            *thrown_away += 1;
+        }
+        if less {
+            best = Some((sample, dirty));
+        }
+        if !dirty || *extra <= 0.0 {
+            break;
+        }
+    }
+    match best {
+        Some((sample, disturbed)) => Ok(Taken { sample, disturbed }),
+        None => bail!("nothing was measured"),
+    }
+}
+
+/// One line that says what is done now; on a terminal it is written over.
+struct Progress {
+    case: &'static str,
+    terminal: bool,
+    start: Instant,
+}
+
+impl Progress {
+    fn new(case: &'static str) -> Self {
+        Self { case, terminal: std::io::stderr().is_terminal(), start: Instant::now() }
+    }
+
+    fn say(&self, what: &str) {
+        let line = format!("{} ({} s): {what}", self.case, self.start.elapsed().as_secs());
+        let mut out = std::io::stderr();
+        // Progress that nobody reads is no fault.
+        let _ = if self.terminal { write!(out, "\r\x1b[K{line}") } else { writeln!(out, "{line}") };
+        let _ = out.flush();
+    }
+
+    fn end(&self) {
+        if self.terminal {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}

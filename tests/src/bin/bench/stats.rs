@@ -1,0 +1,120 @@
+//! What is made of the measurements of one metric on one path.
+
+use crate::case::Sample;
+use std::collections::BTreeMap;
+
+/// Something else may have used this share of the time of one CPU before a measurement is thrown away, and a bit more
+/// for what the kernel's clock ticks cannot tell.
+const FOREIGN_SHARE: f64 = 0.08;
+const FOREIGN_SECS: f64 = 0.03;
+/// With fewer clean measurements than this all are used, and the figure says so.
+const ENOUGH: usize = 3;
+
+/// Whether something else used the CPUs while it was taken.
+#[must_use]
+pub fn disturbed(sample: &Sample, secs: f64) -> bool {
+    sample.foreign_secs.is_some_and(|f| f > secs * FOREIGN_SHARE + FOREIGN_SECS)
+}
+
+/// A measurement of one round.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// What was measured.
+    pub sample: Sample,
+    /// Something else used the CPUs.
+    pub disturbed: bool,
+}
+
+/// A figure.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// Median of the rounds.
+    pub median: f64,
+    /// Least.
+    pub min: f64,
+    /// Greatest.
+    pub max: f64,
+    /// Median of each round's ratio to the baseline of the same round.
+    pub ratio: Option<f64>,
+    /// Rounds that it comes from.
+    pub rounds: usize,
+    /// Something else used the CPUs in too many rounds to leave these out.
+    pub disturbed: bool,
+    /// Medians of what else was seen.
+    pub extras: BTreeMap<&'static str, f64>,
+}
+
+/// The middle one, or the mean of the middle two.
+#[must_use]
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let high = sorted.get(middle)?;
+    Some(if sorted.len() % 2 == 1 { *high } else { (sorted.get(middle - 1)? + high) / 2.0 })
+}
+
+/// Makes the figure; none without a measurement. `taken` and `baseline` have an item for each round.
+#[must_use]
+pub fn figure(taken: &[Taken], baseline: &[Taken]) -> Option<Figure> {
+    let clean: Vec<&Taken> = taken.iter().filter(|t| !t.disturbed).collect();
+    let used = if clean.len() >= ENOUGH.min(taken.len()) { clean } else { taken.iter().collect() };
+    let disturbed = used.iter().any(|t| t.disturbed);
+    let values: Vec<f64> = used.iter().map(|t| t.sample.value).collect();
+    let names = used.first()?.sample.extras.keys().copied();
+    let extra = |name| median(&used.iter().filter_map(|t| t.sample.extras.get(name).copied()).collect::<Vec<_>>());
+    Some(Figure {
+        median: median(&values)?,
+        min: values.iter().copied().fold(f64::INFINITY, f64::min),
+        max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        ratio: ratio(taken, baseline),
+        rounds: values.len(),
+        disturbed,
+        extras: names.filter_map(|name| Some((name, extra(name)?))).collect(),
+    })
+}
+
+/// Pairs of one round: what drifts from round to round falls out.
+fn ratio(taken: &[Taken], baseline: &[Taken]) -> Option<f64> {
+    let pairs = || taken.iter().zip(baseline).filter(|(_, b)| b.sample.value > 0.0);
+    let clean: Vec<_> = pairs().filter(|(a, b)| !a.disturbed && !b.disturbed).collect();
+    let used = if clean.len() >= ENOUGH.min(taken.len()) { clean } else { pairs().collect() };
+    median(&used.iter().map(|(a, b)| a.sample.value / b.sample.value).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(values: &[(f64, bool)]) -> Vec<Taken> {
+        let one = |(value, disturbed): &(f64, bool)| Taken {
+            sample: Sample { value: *value, ..Sample::default() },
+            disturbed: *disturbed,
+        };
+        values.iter().map(one).collect()
+    }
+
+    #[test]
+    fn disturbed_rounds_are_left_out_while_enough_remain() {
+        let rounds = taken(&[(10.0, false), (1.0, true), (12.0, false), (11.0, false)]);
+        let base = taken(&[(10.0, false), (10.0, false), (10.0, false), (11.0, false)]);
+        let figure = figure(&rounds, &base).expect("a figure");
+        assert_eq!((figure.median, figure.min, figure.max, figure.rounds), (11.0, 10.0, 12.0, 3));
+        assert!(!figure.disturbed);
+        assert_eq!(figure.ratio, Some(1.0));
+    }
+
+    #[test]
+    fn too_few_clean_rounds_are_not_hidden() {
+        let rounds = taken(&[(10.0, false), (2.0, true), (6.0, true)]);
+        let figure = figure(&rounds, &rounds).expect("a figure");
+        assert!(figure.disturbed);
+        assert_eq!((figure.median, figure.rounds), (6.0, 3));
+    }
+
+    #[test]
+    fn a_median_of_none_is_none() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[4.0, 1.0]), Some(2.5));
+    }
+}

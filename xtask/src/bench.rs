@@ -1,0 +1,44 @@
+//! `cargo xtask bench`.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{run, setup};
+
+/// What `cargo xtask bench` takes: the benchmarks' own words.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct Args {
+    /// Cases and options; `--list` says which cases there are, `--help` which options
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CASE")]
+    words: Vec<String>,
+}
+
+/// Builds the benchmarks, lets them check their words, builds the daemon as it is shipped, runs them.
+pub fn run(args: &Args) -> Result<()> {
+    setup::ensure(false)?;
+    let only_says = args.words.iter().any(|w| ["--list", "--help", "-h"].contains(&w.as_str()));
+    run::run(run::cargo().args(["build", "--quiet", "--release", "--package", "pv-net-tests", "--bin", "bench"]))?;
+    let bin = run::target_dir()?.join("release");
+    if only_says {
+        return bench(&bin, &args.words);
+    }
+    // A wrong word should not cost the minutes of the other build.
+    bench(&bin, &[args.words.as_slice(), &["--check".to_owned()]].concat())?;
+    run::run(run::cargo().args(["build", "--release", "--package", "pv-net"]))?;
+    bench(&bin, &args.words)
+}
+
+fn bench(bin: &Path, words: &[String]) -> Result<()> {
+    let mut command = Command::new(bin.join("bench"));
+    command.args(words).env("PV_NET_BIN", bin.join("pv-net")).current_dir(run::root());
+    let status = command.status().with_context(|| run::show(&command))?;
+    match status.code() {
+        Some(0) => Ok(()),
+        // It has said why.
+        Some(code) => std::process::exit(code),
+        None => bail!("{}: {status}", run::show(&command)),
+    }
+}
