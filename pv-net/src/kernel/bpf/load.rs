@@ -1,13 +1,14 @@
 //! Loading, attaching and adopting: [`DataPlane`] is the daemon's hold on what runs in the kernel.
 
 use super::BpfError;
+use super::clsact;
 use super::flows::{FlowRecord, Ticks, expired};
 use super::pin;
 use super::table::{Counters, Single, Table, map_error, take};
 use crate::model::IfName;
 use aya::maps::{MapData, RingBuf};
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{SchedClassifier, TcAttachType, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use pv_net_common::{
@@ -218,20 +219,15 @@ impl DataPlane {
             |why: String| BpfError::Attach { program: names::PROG_FROM_CONTAINER, link: host_if.to_string(), why };
         let pin = pin::links_dir(&self.pin_dir).join(host_if.as_str());
         let program = program(&mut self.ebpf, names::PROG_FROM_CONTAINER)?;
-        let options = match self.hook {
+        let id = match self.hook {
             Hook::Tcx if pin.exists() => return Ok(()),
-            Hook::Tcx => TcAttachOptions::TcxOrder(LinkOrder::default()),
-            Hook::Clsact => {
-                // "Already there" is the only failure that does not show again at the attach below.
-                if let Err(e) = qdisc_add_clsact(host_if.as_str()) {
-                    tracing::debug!(link = %host_if, error = %e, "clsact");
-                }
-                TcAttachOptions::Netlink(NlOptions { priority: 1, handle: TcHandle::new(0, 1), ..Default::default() })
+            Hook::Tcx => {
+                let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+                program.attach_with_options(host_if.as_str(), TcAttachType::Ingress, options)
             }
+            Hook::Clsact => clsact::attach(program, host_if.as_str()),
         };
-        let id = program
-            .attach_with_options(host_if.as_str(), TcAttachType::Ingress, options)
-            .map_err(|e| failed(BpfError::chain(&e)))?;
+        let id = id.map_err(|e| failed(BpfError::chain(&e)))?;
         let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
         match self.hook {
             Hook::Tcx => {
