@@ -1,4 +1,4 @@
-//! Build and test runner of pv-net: `cargo xtask setup`, `build`, `demo`, `test`, `ci`.
+//! Build and test runner of pv-net: `cargo xtask setup`, `build`, `demo`, `test`, `vm`, `ci`.
 
 mod build;
 mod ci;
@@ -6,6 +6,7 @@ mod demo;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum Task {
     Demo,
     /// Run all tests. Those that touch the kernel need root
     Test(test::Args),
+    /// Boot the kernels of distributions in emulated machines, and check the data plane on each
+    Vm(vm::Args),
     /// What CI runs: formatting, lints, docs, licences and all tests. A skipped test fails it
     Ci,
 }
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Build(args) => build::run(&args),
         Task::Demo => demo::run(),
         Task::Test(args) => test::run(&args),
+        Task::Vm(args) => vm::run(&args),
         Task::Ci => ci::run(),
     };
     match done {
