@@ -54,6 +54,23 @@ impl Lab {
         call(&self.device, "GET", path, "")
     }
 
+    /// How often `word` stands in the answer to `GET path`, that is not kept: it may be many megabytes.
+    pub fn count(&self, path: &str, word: &str) -> Result<usize> {
+        let mut stream = request(&self.device, "GET", path, "")?;
+        let (mut seen, mut found) = (Vec::new(), 0);
+        let mut buffer = vec![0u8; 16 * 1024];
+        loop {
+            let length = stream.read(&mut buffer).with_context(|| path.to_owned())?;
+            if length == 0 {
+                return Ok(found);
+            }
+            seen.extend_from_slice(&buffer[..length]);
+            found += seen.windows(word.len()).filter(|part| *part == word.as_bytes()).count();
+            // Less than a word is left, so that none is counted twice and none is cut.
+            seen.drain(..seen.len().saturating_sub(word.len() - 1));
+        }
+    }
+
     /// Packet counters by path, and drops by reason, in one map.
     pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
         let status = self.get("/status")?;
@@ -79,14 +96,21 @@ pub fn attach(device: &Device, name: &str, pool: &str) -> Result<Container> {
     Container::new(ns, view)
 }
 
-/// One request to the daemon over its socket, and the whole answer.
-fn call(device: &Device, method: &str, path: &str, body: &str) -> Result<Value> {
-    let what = || format!("{method} {path}");
-    let mut stream = UnixStream::connect(device.file("run").join("api.sock")).with_context(what)?;
+/// Sends one request to the daemon over its socket.
+fn request(device: &Device, method: &str, path: &str, body: &str) -> Result<UnixStream> {
+    let socket = device.file("run").join("api.sock");
+    let mut stream = UnixStream::connect(socket).with_context(|| format!("{method} {path}"))?;
     stream.set_read_timeout(Some(patience(PATIENCE)))?;
     let head = format!("{method} {path} HTTP/1.1\r\nhost: pv-net\r\nconnection: close\r\n");
     let kind = "content-type: application/json\r\n";
     write!(stream, "{head}{kind}content-length: {}\r\n\r\n{body}", body.len())?;
+    Ok(stream)
+}
+
+/// One request, and the whole answer.
+fn call(device: &Device, method: &str, path: &str, body: &str) -> Result<Value> {
+    let what = || format!("{method} {path}");
+    let mut stream = request(device, method, path, body)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).with_context(what)?;
     let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("{}: {answer:?}", what()))?;

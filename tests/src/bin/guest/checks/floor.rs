@@ -3,7 +3,7 @@
 use super::forwarding::talks;
 use crate::lab::Lab;
 use crate::{console, icmp, memory};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::frame;
 use harness::raw::RawSocket;
 use std::net::UdpSocket;
@@ -46,12 +46,12 @@ pub fn full_table(lab: &mut Lab) -> Result<()> {
     talks(&lab.a, &lab.b, 7300)?;
     talks(&lab.d, &lab.e, 7300)?;
     icmp::ping(&lab.a.ns, "10.0.3.1".parse()?, 3)?;
-    let flows = lab.get("/flows")?;
-    let listed = flows.as_array().map_or(0, Vec::len);
+    let listed = lab.count("/flows", "\"sport\":")?;
     ensure!(listed + 200 > usize::from(ENTRIES), "only {listed} entries are listed");
     let daemon = lab.device.daemon()?.pid();
+    ensure!(lab.get("/status")?["pid"] == daemon, "the daemon was ended");
     let status = std::fs::read_to_string(format!("/proc/{daemon}/status"))?;
-    let resident = status.lines().find(|l| l.starts_with("VmHWM")).unwrap_or_default();
-    console::fact(&format!("daemon at its largest: {resident}, {} KiB available", memory::available()? / 1024));
+    let largest = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("VmHWM of the daemon")?;
+    console::fact(&format!("daemon at its largest: {}, {} KiB available", largest.trim(), memory::available()? / 1024));
     Ok(())
 }
