@@ -16,7 +16,7 @@ use crate::run;
 pub fn build(cache: &Path, arch: Arch) -> Result<PathBuf> {
     let target = arch.target();
     let mut command = run::cargo();
-    command.args(["build", "--quiet", "--profile", "vm", "--package", "pv-net-tests", "--bin", "guest"]);
+    command.args(["build", "--quiet", "--profile", "guest", "--package", "pv-net-tests", "--bin", "guest"]);
     command.args(["--target", target]);
     let mut flags = "-C target-feature=+crt-static".to_owned();
     if arch == Arch::Arm && !has_std(arch)? {
@@ -34,7 +34,7 @@ pub fn build(cache: &Path, arch: Arch) -> Result<PathBuf> {
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     command.env(variable("RUSTFLAGS"), flags);
     run::run(&mut command).context("the guest's program")?;
-    Ok(run::target_dir()?.join(target).join("vm/guest"))
+    Ok(run::target_dir()?.join(target).join("guest/guest"))
 }
 
 /// Debian's compiler, that is there for the eBPF programs already.
