@@ -64,20 +64,19 @@ pub fn ensure(build_only: bool) -> Result<()> {
     run(&Args { dry_run: false, build_only })
 }
 
-/// Setup for emulated machines.
+/// Setup for emulated machines. Where it cannot install, one error says what is not there.
 pub fn ensure_vm(arm: bool) -> Result<()> {
-    let missing = || {
-        let mut plan = Plan::default();
-        plan.add(VM);
-        if arm {
-            plan.add(VM_ARM);
-        }
-        plan
-    };
-    if missing().is_empty() {
-        return Ok(());
+    let lists: &[&[Need]] = if arm { &[VM, VM_ARM] } else { &[VM] };
+    let Some(first) = lists.iter().copied().flatten().find(|need| find(need.program).is_none()) else { return Ok(()) };
+    if find("apt-get").is_none() || !is_root() {
+        let Need { program, package, why } = first;
+        bail!("{program}: not found: {why}\nhelp: install Debian's {package}, or what has it here");
     }
-    carry_out(false, missing)
+    carry_out(false, || {
+        let mut plan = Plan::default();
+        lists.iter().for_each(|needs| plan.add(needs));
+        plan
+    })
 }
 
 fn missing(build_only: bool) -> Plan {

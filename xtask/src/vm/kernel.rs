@@ -31,27 +31,22 @@ const SERIES: [(&str, Suite); 5] =
 
 /// Gets the newest kernel of a series, or takes the one that an earlier run got.
 pub fn get(cache: &Path, series: &str, arch: Arch) -> Result<Kernel> {
+    let Some((_, suite)) = SERIES.iter().find(|(name, _)| *name == series) else {
+        let all: Vec<&str> = SERIES.iter().map(|(series, _)| *series).collect();
+        bail!("kernel {series}: no such series\nhelp: one of {}", all.join(", "));
+    };
     let dir = cache.join("kernels").join(arch.name()).join(series);
-    if !dir.join("release").exists() {
-        fetch(cache, &dir, series, arch).with_context(|| {
-            format!("kernel {series} for {} cannot be fetched\nhelp: fetching needs the network, once", arch.name())
-        })?;
+    if !dir.join("release").exists()
+        && let Err(why) = fetch(cache, &dir, series, *suite, arch)
+    {
+        let help = "it is fetched once, and that needs the network";
+        bail!("kernel {series} for {}: not fetched: {why:#}\nhelp: {help}", arch.name());
     }
     let release = std::fs::read_to_string(dir.join("release"))?;
     Ok(Kernel { series: series.to_owned(), image: dir.join("vmlinuz"), modules: dir.join("modules"), release })
 }
 
-/// All that there are.
-pub fn known() -> impl Iterator<Item = &'static str> {
-    SERIES.iter().map(|(series, _)| *series)
-}
-
-fn fetch(cache: &Path, dir: &Path, series: &str, arch: Arch) -> Result<()> {
-    let suite = SERIES.iter().find(|(name, _)| *name == series).map(|(_, suite)| *suite);
-    let Some(suite) = suite else {
-        let all: Vec<&str> = known().collect();
-        bail!("no such series\nhelp: one of {}", all.join(", "));
-    };
+fn fetch(cache: &Path, dir: &Path, series: &str, suite: Suite, arch: Arch) -> Result<()> {
     let apt = Apt::open(cache, suite, arch)?;
     let release = newest(&apt.names(&format!("linux-image-{series}."))?, arch)
         .with_context(|| format!("Debian {} has none", suite.name))?;
