@@ -3,6 +3,7 @@
 
 mod container;
 mod device;
+mod link;
 mod netns;
 mod process;
 mod snapshot;

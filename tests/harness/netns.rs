@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::link;
 use crate::process::output;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -112,15 +113,9 @@ impl Namespace {
     /// # Errors
     /// When a link or an address cannot be made.
     pub fn connect(&self, here: (&str, &[&str]), other: &Self, there: (&str, &[&str])) -> Result<()> {
-        self.ip(&format!("link add {} type veth peer name {} netns {}", here.0, there.0, other.name))?;
-        for (namespace, (link, addresses)) in [(self, here), (other, there)] {
-            for address in addresses {
-                let nodad = if address.contains(':') { "nodad" } else { "" };
-                namespace.ip(&format!("addr add {address} dev {link} {nodad}"))?;
-            }
-            namespace.ip(&format!("link set {link} up"))?;
-        }
-        Ok(())
+        link::pair(self, here.0, other, there.0)?;
+        link::configure(self, here.0, here.1)?;
+        link::configure(other, there.0, there.1)
     }
 
     /// Fails unless `count` pings to `target` are all answered.
