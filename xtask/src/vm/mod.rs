@@ -81,6 +81,7 @@ pub fn run(args: &Args) -> Result<()> {
     setup::ensure_vm(args.arch == Arch::Arm)?;
     let cache = run::target_dir()?.join("vm");
     std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    sweep(&cache)?;
     let kernels =
         args.series().iter().map(|series| kernel::get(&cache, series, args.arch)).collect::<Result<Vec<_>>>()?;
     let program = guest::build(&cache, args.arch)?;
@@ -160,6 +161,19 @@ fn boot(args: &Args, cache: &Path, kernel: &Kernel, program: &Path) -> Result<Re
     })?;
     report.took = start.elapsed();
     Ok(report)
+}
+
+/// Removes what runs left that were killed: an initramfs has the number of its process in its name.
+fn sweep(cache: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(cache)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some((_, process)) = name.strip_suffix(".cpio").and_then(|name| name.rsplit_once('-')) else { continue };
+        if !Path::new("/proc").join(process).exists() {
+            std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// A file that is removed when dropped.
