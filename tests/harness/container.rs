@@ -19,7 +19,11 @@ pub struct Container {
 }
 
 impl Container {
-    pub(crate) fn new(ns: Namespace, view: Value) -> Result<Self> {
+    /// A container in `ns` as `attach` answered.
+    ///
+    /// # Errors
+    /// When the answer lacks an address.
+    pub fn new(ns: Namespace, view: Value) -> Result<Self> {
         let text = |key: &str| view[key].as_str().with_context(|| format!("{key} in {view}"));
         let (v4, v6) = (text("ipv4_address")?.parse()?, text("ipv6_address")?.parse()?);
         Ok(Self { ns, v4, v6, view })

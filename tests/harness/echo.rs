@@ -1,6 +1,6 @@
 //! Echo servers and clients in-process: they verify every byte.
 
-use crate::Namespace;
+use crate::{Namespace, patience};
 use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -86,9 +86,9 @@ pub fn tcp(ns: &Namespace, server: SocketAddr, data: &[u8]) -> Result<SocketAddr
 /// When there is none within [`PATIENCE`].
 pub fn connect(ns: &Namespace, server: SocketAddr) -> Result<TcpStream> {
     ns.run(|| {
-        let stream = TcpStream::connect_timeout(&server, PATIENCE).with_context(|| server.to_string())?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let stream = TcpStream::connect_timeout(&server, patience(PATIENCE)).with_context(|| server.to_string())?;
+        stream.set_read_timeout(Some(patience(PATIENCE)))?;
+        stream.set_write_timeout(Some(patience(PATIENCE)))?;
         Ok(stream)
     })
 }
@@ -102,7 +102,7 @@ pub fn udp(ns: &Namespace, server: SocketAddr, data: &[u8]) -> Result<SocketAddr
     let socket = ns.run(|| {
         let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
         socket.connect(server)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(patience(PATIENCE)))?;
         Ok(socket)
     })?;
     let mut buffer = vec![0u8; 65_536];

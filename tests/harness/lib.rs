@@ -3,6 +3,7 @@
 
 mod container;
 mod device;
+mod link;
 mod netns;
 mod process;
 mod snapshot;
@@ -33,11 +34,19 @@ pub fn skip(test: &str, reason: &str) {
     }
 }
 
+/// A time-out as long as this machine needs: `PV_NET_SLOW` says how many times slower than a usual one it is.
+#[must_use]
+pub fn patience(usual: Duration) -> Duration {
+    let factor = std::env::var("PV_NET_SLOW").ok().and_then(|text| text.parse::<u32>().ok());
+    usual * factor.unwrap_or(1)
+}
+
 /// Asks again and again until `check` gives a value; its last error when `patience` is over.
 ///
 /// # Errors
 /// The last answer's.
 pub fn eventually<T>(patience: Duration, mut check: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let patience = self::patience(patience);
     let start = Instant::now();
     loop {
         match check() {

@@ -1,12 +1,22 @@
-//! Network namespaces.
+//! Network namespaces. They are made and entered in-process, as `ip netns` and `nsenter` would do it: a guest that has
+//! neither program uses them too, and each start of a program costs it many milliseconds.
 
 use anyhow::{Context, Result, ensure};
-use nix::sched::{CloneFlags, setns};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
+use std::ffi::CString;
 use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::link;
 use crate::process::output;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -25,9 +35,19 @@ impl Namespace {
     pub fn new(role: &str) -> Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("pvt-{}-{number}-{role}", std::process::id());
-        output(Command::new("ip").args(["netns", "add", &name]))?;
+        share_folder().context(FOLDER)?;
         let made = Self { name };
-        made.ip("link set lo up")?;
+        File::create(made.path()).with_context(|| made.name.clone())?;
+        let path = made.path();
+        // The thread ends; the mount keeps its namespace.
+        let inside = || {
+            unshare(CloneFlags::CLONE_NEWNET).context("unshare")?;
+            let own = Some("/proc/thread-self/ns/net");
+            mount(own, &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).context("mount")?;
+            loopback_up().context("lo")
+        };
+        let done = std::thread::scope(|scope| scope.spawn(inside).join());
+        done.map_err(|_| anyhow::anyhow!("panic while it was made"))?.with_context(|| made.name.clone())?;
         Ok(made)
     }
 
@@ -40,14 +60,20 @@ impl Namespace {
     /// Its file.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        Path::new("/run/netns").join(&self.name)
+        Path::new(FOLDER).join(&self.name)
     }
 
     /// A program that runs inside. Unlike `ip netns exec` it keeps the file systems of the caller.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
+        let mut command = Command::new(program);
+        let path = CString::new(self.path().into_os_string().into_vec()).unwrap_or_default();
+        let enter = move || {
+            let namespace = nix::fcntl::open(path.as_c_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+            Ok(setns(namespace, CloneFlags::CLONE_NEWNET)?)
+        };
+        // SAFETY: between fork and exec it makes two system calls and allocates nothing.
+        unsafe { command.pre_exec(enter) };
         command
     }
 
@@ -87,18 +113,9 @@ impl Namespace {
     /// # Errors
     /// When a link or an address cannot be made.
     pub fn connect(&self, here: (&str, &[&str]), other: &Self, there: (&str, &[&str])) -> Result<()> {
-        self.ip(&format!("link add {} type veth peer name {} netns {}", here.0, there.0, other.name))?;
-        for (namespace, (link, addresses)) in [(self, here), (other, there)] {
-            // Link-local addresses are usable at once: neighbour discovery needs them.
-            let path = format!("/proc/sys/net/ipv6/conf/{link}/accept_dad");
-            namespace.run(|| std::fs::write(&path, "0").with_context(|| path.clone()))?;
-            for address in addresses {
-                let nodad = if address.contains(':') { "nodad" } else { "" };
-                namespace.ip(&format!("addr add {address} dev {link} {nodad}"))?;
-            }
-            namespace.ip(&format!("link set {link} up"))?;
-        }
-        Ok(())
+        link::pair(self, here.0, other, there.0)?;
+        link::configure(self, here.0, here.1)?;
+        link::configure(other, there.0, there.1)
     }
 
     /// Fails unless `count` pings to `target` are all answered.
@@ -114,8 +131,45 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if let Err(why) = output(Command::new("ip").args(["netns", "del", &self.name])) {
-            eprintln!("namespace {} stays behind: {why:#}", self.name);
+        // Not mounted when making it failed half way.
+        if let Err(why) = umount2(&self.path(), MntFlags::MNT_DETACH)
+            && why != Errno::EINVAL
+        {
+            eprintln!("namespace {} stays behind: {why}", self.name);
+        }
+        if let Err(why) = std::fs::remove_file(self.path()) {
+            eprintln!("{} stays behind: {why}", self.path().display());
         }
     }
+}
+
+/// Where `ip netns` keeps names.
+const FOLDER: &str = "/run/netns";
+
+/// Makes the folder a shared mount, so that a program with mounts of its own lets go of what is unmounted here.
+fn share_folder() -> Result<()> {
+    std::fs::create_dir_all(FOLDER)?;
+    let share = || mount(None::<&str>, FOLDER, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    match share() {
+        // It is no mount yet.
+        Err(Errno::EINVAL) => {
+            let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(FOLDER), FOLDER, None::<&str>, bind, None::<&str>)?;
+            Ok(share()?)
+        }
+        done => Ok(done?),
+    }
+}
+
+/// Sets `lo` up in the calling thread's namespace.
+fn loopback_up() -> Result<()> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: a C struct of integers and arrays; all zero is a value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP)?;
+    // SAFETY: the request reads one ifreq.
+    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })?;
+    Ok(())
 }

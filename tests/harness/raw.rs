@@ -47,6 +47,7 @@ impl RawSocket {
     /// # Errors
     /// The system's.
     pub fn receive(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> Result<Option<Vec<u8>>> {
+        let patience = crate::patience(patience);
         let start = Instant::now();
         setsockopt(&self.fd, sockopt::ReceiveTimeout, &TimeVal::new(0, 20_000))?;
         let mut buffer = vec![0u8; 65_536];

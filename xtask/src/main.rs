@@ -1,4 +1,4 @@
-//! Build and test runner of pv-net: `cargo xtask setup`, `build`, `demo`, `test`, `bench`, `ci`.
+//! Build and test runner of pv-net: `cargo xtask setup`, `build`, `demo`, `test`, `bench`, `vm`, `ci`.
 
 mod bench;
 mod build;
@@ -7,6 +7,7 @@ mod demo;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Task {
     Test(test::Args),
     /// Compare pv-net with what one would use without it, side by side. Needs root
     Bench(bench::Args),
+    /// Boot the kernels of distributions in emulated machines, and check the data plane on each
+    Vm(vm::Args),
     /// What CI runs: formatting, lints, docs, licences and all tests. A skipped test fails it
     Ci,
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Task::Demo => demo::run(),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Vm(args) => vm::run(&args),
         Task::Ci => ci::run(),
     };
     match done {

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::run::{self, find, is_root};
-use needs::{LLVM, PROGRAMS};
+use needs::{LLVM, Need, PROGRAMS, VM, VM_ARM};
 
 /// What `cargo xtask setup` takes.
 #[derive(clap::Args)]
@@ -33,17 +33,22 @@ struct Plan {
 
 /// Installs what is missing; with everything there it does nothing.
 pub fn run(args: &Args) -> Result<()> {
-    let plan = missing(args.build_only);
+    carry_out(args.dry_run, || missing(args.build_only))
+}
+
+/// Installs what `missing` finds, and looks again.
+fn carry_out(dry_run: bool, missing: impl Fn() -> Plan) -> Result<()> {
+    let plan = missing();
     if plan.is_empty() {
         println!("setup: all is there");
         return Ok(());
     }
     println!("setup: to be installed:\n{}", plan.by_hand());
-    if args.dry_run {
+    if dry_run {
         return Ok(());
     }
     plan.install().map_err(|why| why.context(format!("setup did not finish; by hand:\n{}", plan.by_hand())))?;
-    let left = missing(args.build_only);
+    let left = missing();
     if !left.is_empty() {
         bail!("installed, and still not found:\n{}", left.by_hand());
     }
@@ -57,6 +62,21 @@ pub fn ensure(build_only: bool) -> Result<()> {
         return Ok(());
     }
     run(&Args { dry_run: false, build_only })
+}
+
+/// Setup for emulated machines. Where it cannot install, one error says what is not there.
+pub fn ensure_vm(arm: bool) -> Result<()> {
+    let lists: &[&[Need]] = if arm { &[VM, VM_ARM] } else { &[VM] };
+    let Some(first) = lists.iter().copied().flatten().find(|need| find(need.program).is_none()) else { return Ok(()) };
+    if find("apt-get").is_none() || !is_root() {
+        let Need { program, package, why } = first;
+        bail!("{program}: not found: {why}\nhelp: install Debian's {package}, or what has it here");
+    }
+    carry_out(false, || {
+        let mut plan = Plan::default();
+        lists.iter().for_each(|needs| plan.add(needs));
+        plan
+    })
 }
 
 fn missing(build_only: bool) -> Plan {
@@ -91,11 +111,8 @@ fn missing(build_only: bool) -> Plan {
     if build_only {
         return plan;
     }
-    for need in PROGRAMS.iter().filter(|need| find(need.program).is_none()) {
-        if !plan.apt.contains(&need.package) {
-            plan.apt.push(need.package);
-        }
-    }
+    plan.add(PROGRAMS);
+    plan.add(VM);
     if find("cargo-deny").is_none() {
         plan.cargo.push(vec!["cargo-deny", "--locked"]);
     }
@@ -103,6 +120,15 @@ fn missing(build_only: bool) -> Plan {
 }
 
 impl Plan {
+    /// Adds the packages of programs that are not there.
+    fn add(&mut self, needs: &[Need]) {
+        for need in needs.iter().filter(|need| find(need.program).is_none()) {
+            if !self.apt.contains(&need.package) {
+                self.apt.push(need.package);
+            }
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.apt.is_empty() && self.rustup.is_empty() && self.cargo.is_empty()
     }
@@ -140,7 +166,7 @@ impl Plan {
             false => format!("    {}", plain(command)),
         };
         let mut lines: Vec<String> = self.commands().iter().map(line).collect();
-        for need in PROGRAMS.iter().filter(|need| self.apt.contains(&need.package)) {
+        for need in [PROGRAMS, VM, VM_ARM].iter().copied().flatten().filter(|need| self.apt.contains(&need.package)) {
             lines.push(format!("    # {}: {}", need.package, need.why));
         }
         lines.join("\n")

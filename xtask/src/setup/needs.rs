@@ -33,3 +33,17 @@ pub const PROGRAMS: &[Need] = &[
     need("socat", "socat", "TCP and UDP clients and servers"),
     need("traceroute", "traceroute", "ICMP errors through NAT"),
 ];
+
+/// What `cargo xtask vm` starts.
+pub const VM: &[Need] = &[
+    need("qemu-system-x86_64", "qemu-system-x86", "machines with the kernels of distributions"),
+    need("depmod", "kmod", "what the modules of a fetched kernel need"),
+    need("xz", "xz-utils", "modules that are packed"),
+];
+
+/// What `cargo xtask vm --arch aarch64` needs beside it (a name with a path is a file); installed when that is asked for.
+pub const VM_ARM: &[Need] = &[
+    need("qemu-system-aarch64", "qemu-system-arm", "machines with an ARM processor"),
+    need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", "linking for ARM"),
+    need("/usr/aarch64-linux-gnu/lib/libc.a", "libc6-dev-arm64-cross", "the C library for ARM"),
+];

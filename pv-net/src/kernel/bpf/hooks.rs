@@ -1,10 +1,10 @@
 //! Where the programs sit: links of containers, uplinks, and the sockets of the device.
 
 use super::load::program;
-use super::{BpfError, DataPlane, Hook, pin};
+use super::{BpfError, DataPlane, Hook, clsact, pin};
 use crate::model::IfName;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, TcAttachType};
 use pv_net_common::names;
 use std::fs::File;
@@ -43,13 +43,6 @@ impl Place {
     pub(super) fn dir(self, root: &Path) -> PathBuf {
         pin::links_dir(root).join(self.program())
     }
-}
-
-/// A filter of ours on a clsact qdisc: always the same place, so that a new one replaces the old.
-const FILTER_PRIORITY: u16 = 1;
-
-fn filter_handle() -> TcHandle {
-    TcHandle::new(0, 1)
 }
 
 impl DataPlane {
@@ -114,21 +107,15 @@ impl DataPlane {
         let pin = place.dir(self.pin_dir()).join(link_name.as_str());
         let hook = self.hook();
         let program = program(&mut self.ebpf, place.program())?;
-        let options = match hook {
+        let id = match hook {
             Hook::Tcx if pin.exists() => return Ok(()),
-            Hook::Tcx => TcAttachOptions::TcxOrder(LinkOrder::default()),
-            Hook::Clsact => {
-                // "Already there" is the only failure that does not show again at the attach below.
-                if let Err(e) = qdisc_add_clsact(link_name.as_str()) {
-                    tracing::debug!(link = %link_name, error = %e, "clsact");
-                }
-                let options = NlOptions { priority: FILTER_PRIORITY, handle: filter_handle(), ..Default::default() };
-                TcAttachOptions::Netlink(options)
+            Hook::Tcx => {
+                let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+                program.attach_with_options(link_name.as_str(), place.attach_type(), options)
             }
+            Hook::Clsact => clsact::attach(program, link_name.as_str(), place.attach_type()),
         };
-        let id = program
-            .attach_with_options(link_name.as_str(), place.attach_type(), options)
-            .map_err(|e| failed(BpfError::chain(&e)))?;
+        let id = id.map_err(|e| failed(BpfError::chain(&e)))?;
         let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
         match hook {
             Hook::Tcx => {

@@ -3,6 +3,7 @@
 //! What is pinned outlives the daemon: a new one adopts the maps and replaces the programs behind the pinned links
 //! atomically. This module decides nothing; it carries out and reads back.
 
+mod clsact;
 mod error;
 mod flows;
 mod frame;

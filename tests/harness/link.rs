@@ -1,0 +1,70 @@
+//! Links between namespaces, made in-process: a guest of `cargo xtask vm` has no `ip`.
+
+use crate::Namespace;
+use anyhow::{Context, Result};
+use pv_net::kernel::netlink::Net;
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+/// A veth pair: `here` in `ns`, `there` in `other`.
+pub(crate) fn pair(ns: &Namespace, here: &str, other: &Namespace, there: &str) -> Result<()> {
+    let file = File::open(other.path())?;
+    let peer = LinkUnspec::new_with_name(there).setns_by_fd(file.as_raw_fd()).build();
+    let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .name(here.to_owned())
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .build();
+    inside(ns, async move {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        Ok(handle.link().add(message).execute().await?)
+    })
+    .with_context(|| format!("veth {here} in {}, {there} in {}", ns.name(), other.name()))
+}
+
+/// Gives `link` its addresses, usable at once, and sets it up.
+pub(crate) fn configure(ns: &Namespace, link: &str, addresses: &[&str]) -> Result<()> {
+    // Link-local addresses are usable at once: neighbour discovery needs them.
+    let path = format!("/proc/sys/net/ipv6/conf/{link}/accept_dad");
+    ns.run(|| std::fs::write(&path, "0").with_context(|| path.clone()))?;
+    inside(ns, async {
+        let net = Net::here()?;
+        let index = net.link(link).await?.context("no such link")?.index;
+        for address in addresses {
+            net.add_address(link, index, address.parse().with_context(|| (*address).to_owned())?).await?;
+        }
+        Ok(net.set_up(link, index).await?)
+    })
+    .with_context(|| format!("link {link} in {}", ns.name()))
+}
+
+fn inside<T: Send>(ns: &Namespace, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    ns.run(|| tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::echo;
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn connected_namespaces_reach_each_other_at_once() -> Result<()> {
+        let (near, far) = (Namespace::new("near")?, Namespace::new("far")?);
+        near.connect(
+            ("wan0", &["192.0.2.1/24", "2001:db8::1/64"]),
+            &far,
+            ("eth0", &["192.0.2.9/24", "2001:db8::9/64"]),
+        )?;
+        for (client, server) in [("192.0.2.1", "192.0.2.9"), ("2001:db8::1", "2001:db8::9")] {
+            echo::serve(&far, server.parse()?, 7000)?;
+            let seen = echo::udp(&near, (server.parse::<std::net::IpAddr>()?, 7000).into(), b"hello")?;
+            anyhow::ensure!(seen.ip() == client.parse::<std::net::IpAddr>()?, "seen as {seen}");
+        }
+        let again = near.connect(("wan0", &[]), &far, ("eth1", &[]));
+        anyhow::ensure!(again.is_err(), "a link of the same name was made twice");
+        Ok(())
+    }
+}

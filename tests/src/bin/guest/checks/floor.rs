@@ -1,0 +1,57 @@
+//! A device with little memory.
+
+use super::forwarding::talks;
+use crate::lab::Lab;
+use crate::{console, icmp, memory};
+use anyhow::{Context, Result, ensure};
+use harness::frame;
+use harness::raw::RawSocket;
+use std::net::UdpSocket;
+
+/// What programs have, before the daemon starts.
+const LEFT: u64 = 64 * 1024 * 1024;
+/// Entries of the flow table by default, two a flow.
+const ENTRIES: u16 = 16_384;
+/// One more flow than fit, and some.
+const FLOWS: u16 = ENTRIES / 2 + 1000;
+const FIRST_PORT: u16 = 10_000;
+const SERVER_PORT: u16 = 9;
+
+/// Takes all memory but [`LEFT`].
+pub fn prepare() -> Result<()> {
+    memory::leave(LEFT)?;
+    console::fact(&format!("{} KiB available before the daemon starts", memory::available()? / 1024));
+    Ok(())
+}
+
+/// The flow table filled to the brim by flows with a packet each way: it is counted, the daemon goes on, and new flows
+/// pass all the same.
+pub fn full_table(lab: &mut Lab) -> Result<()> {
+    let (out, back) = (RawSocket::open(&lab.a.ns, "eth0")?, RawSocket::open(&lab.b.ns, "eth0")?);
+    let (a, b) = ((lab.a.v4, lab.a.mac()?), (lab.b.v4, lab.b.mac()?));
+    // A socket that takes what comes, so that nothing is answered by an ICMP error.
+    let _server = lab.b.ns.run(|| Ok(UdpSocket::bind((lab.b.v4, SERVER_PORT))?))?;
+    let grown = lab.counted(|| {
+        for port in FIRST_PORT..FIRST_PORT + FLOWS {
+            let (client, server) = ((a.0.into(), port), (b.0.into(), SERVER_PORT));
+            out.send(&frame::ethernet(a.1, b.1, frame::IPV4, &frame::udp(client, server, b"there")))?;
+            back.send(&frame::ethernet(b.1, a.1, frame::IPV4, &frame::udp(server, client, b"back")))?;
+        }
+        Ok(())
+    })?;
+    ensure!(grown["flow-table-full"] > 0, "it was not filled: {grown:?}");
+    ensure!(grown["flows-created"] + 100 > u64::from(ENTRIES) / 2, "too few flows fit: {grown:?}");
+    console::fact(&format!("{} flows entered, {} KiB available", grown["flows-created"], memory::available()? / 1024));
+
+    talks(&lab.a, &lab.b, 7300)?;
+    talks(&lab.d, &lab.e, 7300)?;
+    icmp::ping(&lab.a.ns, "10.0.3.1".parse()?, 3)?;
+    let listed = lab.count("/flows", "\"sport\":")?;
+    ensure!(listed + 200 > usize::from(ENTRIES), "only {listed} entries are listed");
+    let daemon = lab.device.daemon()?.pid();
+    ensure!(lab.get("/status")?["pid"] == daemon, "the daemon was ended");
+    let status = std::fs::read_to_string(format!("/proc/{daemon}/status"))?;
+    let largest = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("VmHWM of the daemon")?;
+    console::fact(&format!("daemon at its largest: {}, {} KiB available", largest.trim(), memory::available()? / 1024));
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The daemon's life: loading, being killed, being stopped, going for good.
+
+use super::forwarding::talks;
+use crate::lab::{self, Lab};
+use crate::{console, icmp, programs};
+use anyhow::{Context, Result, ensure};
+use harness::{Container, echo};
+use nix::sys::signal::Signal;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+/// Every program is loaded; how many instructions the verifier went through.
+pub fn programs(_: &mut Lab) -> Result<()> {
+    for (name, count) in programs::instructions()? {
+        console::instructions(&name, count);
+    }
+    Ok(())
+}
+
+/// Links of tcx where the kernel has them (6.6), filters of clsact elsewhere.
+pub fn hook(lab: &mut Lab) -> Result<()> {
+    let has_tcx = kernel()? >= (6, 6);
+    let want = if has_tcx { "tcx" } else { "clsact" };
+    let status = lab.get("/status")?;
+    ensure!(status["hook"] == want, "{} instead of {want}", status["hook"]);
+    let pinned = std::fs::read_dir(lab.device.pins().join("links"))?.count();
+    ensure!(pinned == if has_tcx { 5 } else { 0 }, "{pinned} links are pinned");
+    ensure!(status["conditions"] == serde_json::json!([]), "{}", status["conditions"]);
+    Ok(())
+}
+
+fn kernel() -> Result<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split('.').map_while(|part| part.parse().ok());
+    numbers.next().zip(numbers.next()).context(release.clone())
+}
+
+/// A TCP connection of `a` to an echo of `b`, the server's first line read.
+fn connection(a: &Container, b: &Container, port: u16) -> Result<TcpStream> {
+    echo::serve(&b.ns, b.v6.into(), port)?;
+    let mut stream = echo::connect(&a.ns, SocketAddr::new(b.v6.into(), port))?;
+    let mut byte = [0u8];
+    while byte != *b"\n" {
+        stream.read_exact(&mut byte).context("the server's first line")?;
+    }
+    exchange(&mut stream, b"before")?;
+    Ok(stream)
+}
+
+fn exchange(stream: &mut TcpStream, word: &[u8]) -> Result<()> {
+    stream.write_all(word)?;
+    let mut echoed = vec![0u8; word.len()];
+    stream.read_exact(&mut echoed).context("the echo")?;
+    ensure!(echoed == word, "{echoed:?} came back for {word:?}");
+    Ok(())
+}
+
+/// The daemon goes by `signal` and comes again; nothing that passes notices.
+fn gone_and_back(lab: &mut Lab, signal: Signal, port: u16) -> Result<()> {
+    let leases = lab.get("/leases")?;
+    let mut stream = connection(&lab.a, &lab.b, port)?;
+    lab.device.stop(signal)?;
+    exchange(&mut stream, b"without a daemon")?;
+    // New flows too: all that decides is in the kernel.
+    talks(&lab.d, &lab.e, port + 1)?;
+    lab.device.start()?;
+    exchange(&mut stream, b"with a new one")?;
+    let adopted = &lab.get("/status")?["adopted"];
+    ensure!(adopted["maps"] == true && adopted["containers"] == 5, "adopted {adopted}");
+    // Filters of clsact are not adopted but replaced, in place.
+    let links = if kernel()? >= (6, 6) { 5 } else { 0 };
+    ensure!(adopted["links"] == links, "adopted {adopted}");
+    ensure!(lab.get("/leases")? == leases, "the leases changed");
+    talks(&lab.a, &lab.b, port + 2)
+}
+
+/// SIGKILL.
+pub fn killed(lab: &mut Lab) -> Result<()> {
+    gone_and_back(lab, Signal::SIGKILL, 7100)
+}
+
+/// SIGTERM.
+pub fn stopped(lab: &mut Lab) -> Result<()> {
+    gone_and_back(lab, Signal::SIGTERM, 7110)
+}
+
+/// A container that goes and one that comes.
+pub fn detach(lab: &mut Lab) -> Result<()> {
+    lab.device.cli(&["detach", "b"]).ok()?;
+    let links = lab.device.ns.run(|| Ok(nix::net::if_::if_nameindex()?.iter().count()))?;
+    // `lo`, four bridges, four containers.
+    ensure!(links == 9, "{links} links after a container was detached");
+    icmp::silent(&lab.a.ns, lab.b.v4.into()).context("after it was detached")?;
+    lab.b = lab::attach(&lab.device, "b", "internal")?;
+    talks(&lab.a, &lab.b, 7200)
+}
+
+/// `down` leaves the namespace as it was found: `lo`, and no pin.
+pub fn down(lab: &mut Lab) -> Result<()> {
+    lab.device.down()?;
+    let links = lab.device.ns.run(|| {
+        let links = nix::net::if_::if_nameindex()?;
+        Ok(links.iter().map(|l| l.name().to_string_lossy().into_owned()).collect::<Vec<_>>())
+    })?;
+    ensure!(links == ["lo"], "left behind: {links:?}");
+    ensure!(!lab.device.pins().exists(), "pins are left");
+    let inside = lab.a.ns.run(|| Ok(nix::net::if_::if_nameindex()?.iter().count()))?;
+    ensure!(inside == 1, "{inside} links are left in a container");
+    let left = harness::eventually(std::time::Duration::from_secs(3), || {
+        // Programs go once the kernel has let go of their links.
+        let left = programs::instructions();
+        ensure!(left.is_err(), "programs are left: {left:?}");
+        Ok(())
+    });
+    left.context("after `down`")
+}

@@ -1,0 +1,87 @@
+//! The checks, in the order in which they run. A new one is a function and a line in its list.
+
+mod floor;
+mod forwarding;
+mod guard;
+mod isolation;
+mod life;
+
+use crate::console;
+use crate::lab::Lab;
+use anyhow::{Result, anyhow};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+/// A name and what it does with the device.
+type Check = (&'static str, fn(&mut Lab) -> Result<()>);
+
+/// The data plane on a machine with memory enough. The last one takes everything down.
+const SUITE: &[Check] = &[
+    ("programs are loaded", life::programs),
+    ("hook of this kernel", life::hook),
+    ("gateways answer", forwarding::gateways),
+    ("one pool", forwarding::same_pool),
+    ("open pools, routed", forwarding::between_pools),
+    ("routed bytes are as sent", forwarding::bytes),
+    ("hop limit", forwarding::hop_limit),
+    ("fragments", forwarding::fragments),
+    ("closed pools answer", isolation::answers),
+    ("forged frames", guard::forged),
+    ("honest frames", guard::honest),
+    ("killed daemon", life::killed),
+    ("stopped daemon", life::stopped),
+    ("detach and attach", life::detach),
+    ("down leaves nothing", life::down),
+];
+
+/// What a device with 64 MiB must bear.
+const FLOOR: &[Check] = &[
+    ("forwards", forwarding::same_pool),
+    ("full flow table", floor::full_table),
+    ("killed daemon", life::killed),
+    ("down leaves nothing", life::down),
+];
+
+/// Runs the list that `PV_NET_GUEST` names; how many checks failed.
+pub fn run() -> usize {
+    let start = Instant::now();
+    let (checks, prepared) = match std::env::var("PV_NET_GUEST").as_deref() {
+        Ok("memory-floor") => (FLOOR, floor::prepare()),
+        _ => (SUITE, Ok(())),
+    };
+    let lab = prepared.and_then(|()| guarded(Lab::start));
+    let mut lab = match lab {
+        Ok(lab) => lab,
+        Err(why) => {
+            console::failed("start", &why);
+            return 1;
+        }
+    };
+    console::passed("start", start.elapsed());
+    let failed = checks.iter().filter(|(name, check)| !one(name, *check, &mut lab)).count();
+    if failed > 0 {
+        for line in lab.device.log().lines().rev().take(20).collect::<Vec<_>>().into_iter().rev() {
+            console::fact(&format!("daemon: {line}"));
+        }
+    }
+    failed
+}
+
+fn one(name: &str, check: fn(&mut Lab) -> Result<()>, lab: &mut Lab) -> bool {
+    let start = Instant::now();
+    match guarded(|| check(lab)) {
+        Ok(()) => {
+            console::passed(name, start.elapsed());
+            true
+        }
+        Err(why) => {
+            console::failed(name, &why);
+            false
+        }
+    }
+}
+
+/// A panic is a failure like another: there must be a verdict in any case.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(anyhow!("it panicked")))
+}

@@ -1,0 +1,36 @@
+//! The first and only program of a virtual machine that `cargo xtask vm` boots: makes the system ready, runs the
+//! data plane's checks against the real daemon, prints a line for each and a verdict, and powers off.
+//!
+//! It is the daemon too: called as `pv-net` it is nothing else, so that one static file is a whole device.
+
+mod checks;
+mod console;
+mod icmp;
+mod init;
+mod lab;
+mod memory;
+mod programs;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let called = std::env::args_os().next().unwrap_or_default();
+    if std::path::Path::new(&called).file_name().is_some_and(|name| name == "pv-net") {
+        return pv_net::cli::main();
+    }
+    // Outside of a virtual machine of its own it would mount over a running system and power it off.
+    if std::process::id() != 1 {
+        eprintln!("error: guest: this is the init of a test machine: it runs as process 1 only");
+        eprintln!("help: cargo xtask vm");
+        return ExitCode::FAILURE;
+    }
+    let failed = match init::prepare() {
+        Ok(()) => checks::run(),
+        Err(why) => {
+            console::failed("init", &why);
+            1
+        }
+    };
+    console::verdict(failed);
+    init::power_off()
+}

@@ -1,0 +1,98 @@
+//! The guest's one program, and the initramfs around it.
+
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::apt::{Apt, Suite, said};
+use super::arch::Arch;
+use super::cpio::Archive;
+use super::{kernel::Kernel, modules};
+use crate::run;
+
+/// Builds the program, static: there is nothing else in the guest.
+pub fn build(cache: &Path, arch: Arch) -> Result<PathBuf> {
+    let target = arch.target();
+    let mut command = run::cargo();
+    command.args(["build", "--quiet", "--profile", "guest", "--package", "pv-net-tests", "--bin", "guest"]);
+    command.args(["--target", target]);
+    let mut flags = "-C target-feature=+crt-static".to_owned();
+    if arch == Arch::Arm && !has_std(arch)? {
+        let sysroot = debian_std(cache, arch)?;
+        flags += &format!(" --sysroot {}", sysroot.display());
+        command.env("RUSTC", DEBIAN_RUSTC);
+    }
+    let variable = |what: &str| format!("CARGO_TARGET_{}_{what}", target.replace('-', "_").to_uppercase());
+    if arch == Arch::Arm {
+        command
+            .env(variable("LINKER"), "aarch64-linux-gnu-gcc")
+            .env("CC_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-gcc");
+    }
+    // These would win over the target's own.
+    command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command.env(variable("RUSTFLAGS"), flags);
+    run::run(&mut command).context("the guest's program")?;
+    Ok(run::target_dir()?.join(target).join("guest/guest"))
+}
+
+/// Debian's compiler, that is there for the eBPF programs already.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+
+/// Whether the usual compiler can build for `arch`.
+fn has_std(arch: Arch) -> Result<bool> {
+    let sysroot = said(Command::new("rustc").args(["--print", "sysroot"]).current_dir(run::root()))?;
+    Ok(Path::new(sysroot.trim()).join("lib/rustlib").join(arch.target()).join("lib").is_dir())
+}
+
+/// A sysroot for Debian's compiler with the standard library of another processor beside its own. Debian has the
+/// package for that processor's machines only, so it is unpacked and not installed.
+fn debian_std(cache: &Path, arch: Arch) -> Result<PathBuf> {
+    const SUITE: Suite = Suite { name: "bookworm", security: true };
+    const PACKAGE: &str = "libstd-rust-web-dev";
+    let help = "help: cargo xtask setup, or: rustup target add aarch64-unknown-linux-gnu";
+    let version = said(Command::new(DEBIAN_RUSTC).arg("--version")).with_context(|| help.to_owned())?;
+    let own = said(Command::new(DEBIAN_RUSTC).args(["--print", "sysroot"]))?;
+    let dir = cache.join("std").join(arch.name());
+    let stamp = dir.join("version");
+    if std::fs::read_to_string(&stamp).is_ok_and(|stamp| stamp == version) {
+        return Ok(dir.join("sysroot"));
+    }
+    println!("vm: fetching the standard library for {}", arch.name());
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir)?;
+    }
+    Apt::open(cache, SUITE, arch)?.unpack(&[PACKAGE.to_owned()], &dir.join("root"))?;
+    let rustlib = dir.join("sysroot/lib/rustlib");
+    std::fs::create_dir_all(&rustlib)?;
+    let host = Arch::X86.target();
+    let other = dir.join("root/usr/lib/rustlib").join(arch.target());
+    ensure!(other.is_dir(), "{PACKAGE} has nothing for {}\n{help}", arch.name());
+    std::os::unix::fs::symlink(Path::new(own.trim()).join("lib/rustlib").join(host), rustlib.join(host))?;
+    std::os::unix::fs::symlink(other, rustlib.join(arch.target()))?;
+    std::fs::write(stamp, version)?;
+    Ok(dir.join("sysroot"))
+}
+
+/// Writes the initramfs: the program under both its names, the kernel's modules, and the folders of a system.
+pub fn initramfs(program: &Path, kernel: &Kernel, to: &Path) -> Result<()> {
+    let write = || -> Result<()> {
+        let mut archive = Archive::new(BufWriter::new(std::fs::File::create(to)?));
+        for folder in ["dev", "proc", "sys", "tmp", "run", "modules"] {
+            archive.folder(folder)?;
+        }
+        archive.characters("dev/console", (5, 1))?;
+        archive.program("init", program)?;
+        archive.link("pv-net", "init")?;
+        let mut order = String::new();
+        for (name, data) in modules::of(&kernel.modules)? {
+            archive.file(&format!("modules/{name}"), &data)?;
+            order += &format!("{name}\n");
+        }
+        archive.file("modules/order", order.as_bytes())?;
+        archive.finish()?;
+        Ok(())
+    };
+    write().with_context(|| format!("initramfs {}", to.display()))
+}

@@ -1,0 +1,130 @@
+//! Kernels of Debian's suites, in the flavour for clouds: a quarter of the size, and with all that a guest needs.
+
+use std::cmp::Ordering;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::apt::{Apt, Suite, said};
+use super::arch::Arch;
+
+/// A kernel that is unpacked.
+pub struct Kernel {
+    /// `6.1`.
+    pub series: String,
+    /// `6.1.0-56-cloud-amd64`.
+    pub release: String,
+    /// Its image.
+    pub image: PathBuf,
+    /// Its modules: the folder that `modules.dep` is in.
+    pub modules: PathBuf,
+}
+
+const BULLSEYE: Suite = Suite { name: "bullseye", security: false };
+const BOOKWORM: Suite = Suite { name: "bookworm", security: true };
+const BACKPORTS: Suite = Suite { name: "trixie-backports", security: false };
+
+/// Which suite has which series.
+const SERIES: [(&str, Suite); 5] =
+    [("5.10", BULLSEYE), ("6.1", BOOKWORM), ("6.12", BOOKWORM), ("6.18", BACKPORTS), ("7.3", BACKPORTS)];
+
+/// Gets the newest kernel of a series, or takes the one that an earlier run got.
+pub fn get(cache: &Path, series: &str, arch: Arch) -> Result<Kernel> {
+    let Some((_, suite)) = SERIES.iter().find(|(name, _)| *name == series) else {
+        let all: Vec<&str> = SERIES.iter().map(|(series, _)| *series).collect();
+        bail!("kernel {series}: no such series\nhelp: one of {}", all.join(", "));
+    };
+    let dir = cache.join("kernels").join(arch.name()).join(series);
+    if !dir.join("release").exists()
+        && let Err(why) = fetch(cache, &dir, series, *suite, arch)
+    {
+        let help = "it is fetched once, and that needs the network";
+        bail!("kernel {series} for {}: not fetched: {why:#}\nhelp: {help}", arch.name());
+    }
+    let release = std::fs::read_to_string(dir.join("release"))?;
+    Ok(Kernel { series: series.to_owned(), image: dir.join("vmlinuz"), modules: dir.join("modules"), release })
+}
+
+fn fetch(cache: &Path, dir: &Path, series: &str, suite: Suite, arch: Arch) -> Result<()> {
+    let apt = Apt::open(cache, suite, arch)?;
+    let release = newest(&apt.names(&format!("linux-image-{series}."))?, arch)
+        .with_context(|| format!("Debian {} has none", suite.name))?;
+    println!("vm: fetching kernel {release}");
+    // From 6.19 on linux-image-* has nothing in it but its needs: these two.
+    let parts = [format!("linux-binary-{release}"), format!("linux-modules-{release}")];
+    let split = !apt.names(&parts[0])?.is_empty();
+    let packages = if split { parts.to_vec() } else { vec![format!("linux-image-{release}")] };
+    // Under another name until it is whole: what an interrupted run leaves is never taken for a kernel.
+    let part = dir.with_extension("part");
+    remove(&part)?;
+    apt.unpack(&packages, &part.join("root"))?;
+    let root = part.join("root");
+    let modules = [root.join("usr/lib/modules"), root.join("lib/modules")];
+    let modules = modules.iter().map(|m| m.join(&release)).find(|m| m.is_dir()).context("no modules in the package")?;
+    let images = [root.join("boot").join(format!("vmlinuz-{release}")), modules.join("vmlinuz")];
+    let image = images.iter().find(|i| i.is_file()).context("no image in the package")?;
+    std::fs::rename(image, part.join("vmlinuz"))?;
+    std::fs::rename(&modules, part.join("modules"))?;
+    if !part.join("modules/modules.dep").exists() {
+        depmod(&part.join("modules"), &release)?;
+    }
+    remove(&root)?;
+    std::fs::write(part.join("release"), &release)?;
+    remove(dir)?;
+    Ok(std::fs::rename(part, dir)?)
+}
+
+/// Packages do not bring `modules.dep`: it is made when they are installed.
+fn depmod(modules: &Path, release: &str) -> Result<()> {
+    // depmod wants the folder that it will have on the machine.
+    let root = modules.with_file_name("depmod");
+    let place = root.join("lib/modules");
+    std::fs::create_dir_all(&place)?;
+    std::fs::rename(modules, place.join(release))?;
+    let program = crate::run::find("depmod").context("depmod: not found\nhelp: cargo xtask setup")?;
+    said(Command::new(program).arg("-b").arg(&root).arg(release))?;
+    std::fs::rename(place.join(release), modules)?;
+    Ok(std::fs::remove_dir_all(root)?)
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).with_context(|| dir.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// The newest release among names of packages.
+fn newest(names: &[String], arch: Arch) -> Option<String> {
+    let end = format!("-cloud-{}", arch.debian());
+    let releases = names.iter().filter(|n| n.ends_with(&end)).filter_map(|n| n.strip_prefix("linux-image-"));
+    releases.max_by(|a, b| by_version(a, b)).map(str::to_owned)
+}
+
+/// By the numbers in them: 6.1.0-9 is before 6.1.0-56.
+fn by_version(a: &str, b: &str) -> Ordering {
+    let numbers = |text: &str| -> Vec<u64> {
+        text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+    };
+    numbers(a).cmp(&numbers(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arch, newest};
+
+    #[test]
+    fn the_newest_is_by_number_and_of_the_right_flavour() {
+        let names = [
+            "linux-image-6.1.0-9-cloud-amd64",
+            "linux-image-6.1.0-56-cloud-amd64",
+            "linux-image-6.1.0-57-amd64",
+            "linux-image-6.1.0-57-cloud-amd64-unsigned",
+            "linux-image-6.1.0-58-cloud-arm64",
+        ];
+        let names = names.map(str::to_owned);
+        assert_eq!(newest(&names, Arch::X86).as_deref(), Some("6.1.0-56-cloud-amd64"));
+        assert_eq!(newest(&names[..1], Arch::Arm), None);
+    }
+}

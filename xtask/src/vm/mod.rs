@@ -1,0 +1,187 @@
+//! `cargo xtask vm`: the data plane on the kernels of distributions, each in an emulated machine.
+
+mod apt;
+mod arch;
+mod budget;
+mod cpio;
+mod guest;
+mod kernel;
+mod modules;
+mod qemu;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{run, setup};
+use arch::Arch;
+use budget::Budget;
+use kernel::Kernel;
+use qemu::{Boot, Ended};
+use report::Report;
+
+/// What `cargo xtask vm` takes.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only these series: 5.10, 6.1, 6.12, 6.18, 7.3 (ARM: 6.1, 7.3). The newest of each is fetched from Debian, once;
+    /// deleting target/vm makes it be fetched anew
+    #[arg(long = "kernel", value_name = "VERSION")]
+    kernels: Vec<String>,
+    /// The guests' processor
+    #[arg(long, value_enum, default_value = "x86_64")]
+    arch: Arch,
+    /// One machine with 64 MiB left to programs: the daemon starts, forwards, and bears a full flow table
+    #[arg(long, conflicts_with = "update_budget")]
+    memory_floor: bool,
+    /// Write what the verifier went through into tests/budget.json, instead of comparing
+    #[arg(long)]
+    update_budget: bool,
+    /// Machines at a time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: u8,
+}
+
+/// How long a machine may take; ten times what it takes.
+const LIMIT: Duration = Duration::from_secs(400);
+/// Memory of a machine, MiB.
+const MEMORY: u32 = 512;
+/// The kernel for `--memory-floor`, unless another is asked for.
+const FLOOR_KERNEL: &str = "6.1";
+/// Memory of that machine, MiB: the guest itself takes what is too much.
+const FLOOR_MEMORY: u32 = 256;
+/// An emulated machine is slower, by so much at the worst; see `harness::patience`.
+const SLOW: u32 = 10;
+
+impl Args {
+    /// What `cargo xtask ci` runs.
+    pub fn for_ci() -> Self {
+        let kernels = ["5.10", "6.1", "6.12", "7.3"].map(str::to_owned).to_vec();
+        Self { kernels, arch: Arch::X86, memory_floor: false, update_budget: false, jobs: 2 }
+    }
+
+    /// Series, each once, in the order asked for.
+    fn series(&self) -> Vec<String> {
+        let usual = || match self.memory_floor {
+            true => vec![FLOOR_KERNEL.to_owned()],
+            false => self.arch.usual().iter().map(|s| (*s).to_owned()).collect(),
+        };
+        let mut all = if self.kernels.is_empty() { usual() } else { self.kernels.clone() };
+        let mut seen = std::collections::BTreeSet::new();
+        all.retain(|series| seen.insert(series.clone()));
+        all
+    }
+}
+
+/// Fetches the kernels, builds the guest, boots them all, and sums up.
+pub fn run(args: &Args) -> Result<()> {
+    setup::ensure(true)?;
+    setup::ensure_vm(args.arch == Arch::Arm)?;
+    let cache = run::target_dir()?.join("vm");
+    std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    sweep(&cache)?;
+    let kernels =
+        args.series().iter().map(|series| kernel::get(&cache, series, args.arch)).collect::<Result<Vec<_>>>()?;
+    let program = guest::build(&cache, args.arch)?;
+    let mut budget = Budget::read()?;
+    let reports = boot_all(args, &cache, &kernels, &program)?;
+    let mut failed = 0;
+    for report in &reports {
+        let mut wrong = report.faults();
+        if args.update_budget && wrong.is_empty() {
+            budget.set(args.arch, &report.series, &report.counts);
+        } else if !args.memory_floor && report.ended != Ended::Silent {
+            wrong.extend(budget.judge(args.arch, &report.series, &report.counts));
+        }
+        println!("{}", report.line(&wrong));
+        failed += usize::from(!wrong.is_empty());
+    }
+    if args.update_budget {
+        budget.write()?;
+    }
+    if failed > 0 {
+        let logs = cache.join("logs");
+        bail!(
+            "{failed} of {} kernels failed\nhelp: the consoles are in {}; a budget that is meant to grow: cargo xtask vm --update-budget",
+            reports.len(),
+            logs.display()
+        );
+    }
+    Ok(())
+}
+
+/// Boots all kernels, some at a time; the reports are in the order of the kernels.
+fn boot_all(args: &Args, cache: &Path, kernels: &[Kernel], program: &Path) -> Result<Vec<Report>> {
+    std::fs::create_dir_all(cache.join("logs"))?;
+    let next = Mutex::new(kernels.iter().enumerate());
+    let done = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            // The lock is let go before the machine starts.
+            let taken = next.lock().ok().and_then(|mut next| next.next());
+            let Some((index, kernel)) = taken else { return };
+            let report = boot(args, cache, kernel, program);
+            if let Ok(mut done) = done.lock() {
+                done.push((index, report));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs {
+            scope.spawn(work);
+        }
+    });
+    let mut done = done.into_inner().map_err(|_| anyhow::anyhow!("a machine's thread failed"))?;
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, report)| report).collect()
+}
+
+fn boot(args: &Args, cache: &Path, kernel: &Kernel, program: &Path) -> Result<Report> {
+    let start = Instant::now();
+    let name = format!("{}-{}", args.arch.name(), kernel.series);
+    let initramfs = Scratch(cache.join(format!("{name}-{}.cpio", std::process::id())));
+    guest::initramfs(program, kernel, &initramfs.0)?;
+    let (memory, guest) = if args.memory_floor { (FLOOR_MEMORY, "memory-floor") } else { (MEMORY, "suite") };
+    let boot = Boot {
+        arch: args.arch,
+        image: &kernel.image,
+        initramfs: &initramfs.0,
+        memory,
+        words: &format!("PV_NET_BIN=/pv-net PV_NET_SLOW={SLOW} PV_NET_GUEST={guest}"),
+        log: &cache.join("logs").join(format!("{name}.log")),
+        limit: LIMIT,
+    };
+    let mut report = Report::new(kernel, boot.log);
+    report.ended = qemu::run(&boot, |line| {
+        if report.hear(line) {
+            println!("{:<5}| {line}", kernel.series);
+        }
+    })?;
+    report.took = start.elapsed();
+    Ok(report)
+}
+
+/// Removes what runs left that were killed: an initramfs has the number of its process in its name.
+fn sweep(cache: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(cache)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some((_, process)) = name.strip_suffix(".cpio").and_then(|name| name.rsplit_once('-')) else { continue };
+        if !Path::new("/proc").join(process).exists() {
+            std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// A file that is removed when dropped.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // It is not there when writing it failed at once.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

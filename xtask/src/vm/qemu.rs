@@ -1,0 +1,132 @@
+//! One emulated machine: started, listened to, and never left behind.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+
+use super::arch::Arch;
+
+/// What to boot.
+pub struct Boot<'a> {
+    /// The processor.
+    pub arch: Arch,
+    /// The kernel's image.
+    pub image: &'a Path,
+    /// The initramfs.
+    pub initramfs: &'a Path,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// More words of the kernel's command line; `KEY=VALUE` is in the environment of its first process.
+    pub words: &'a str,
+    /// All that the console says goes here too.
+    pub log: &'a Path,
+    /// How long it may take.
+    pub limit: Duration,
+}
+
+/// Why a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It gave a verdict: how many checks failed.
+    Verdict(u32),
+    /// It went away without one.
+    Silent,
+    /// It took too long.
+    Late,
+}
+
+/// The emulator's process; killed when dropped.
+struct Machine(Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // It may have ended already; what counts is that it is gone.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Boots, hands each line of the console to `heard`, and waits for the verdict.
+pub fn run(boot: &Boot, mut heard: impl FnMut(&str)) -> Result<Ended> {
+    let start = Instant::now();
+    let mut log = std::fs::File::create(boot.log).with_context(|| boot.log.display().to_string())?;
+    let mut machine = spawn(boot)?;
+    let console = machine.0.stdout.take().context("the machine's console")?;
+    let (lines, inbox) = channel();
+    let reader = std::thread::spawn(move || {
+        let mut console = BufReader::new(console);
+        let mut line = Vec::new();
+        // Not everything that a firmware prints is UTF-8.
+        while console.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+            let text = String::from_utf8_lossy(&line).trim().to_owned();
+            line.clear();
+            if lines.send(text).is_err() {
+                return;
+            }
+        }
+    });
+    let ended = loop {
+        let left = boot.limit.saturating_sub(start.elapsed());
+        match inbox.recv_timeout(left) {
+            Ok(line) => {
+                writeln!(log, "{line}")?;
+                if let Some(failed) = verdict(&line) {
+                    break Ended::Verdict(failed);
+                }
+                heard(&line);
+            }
+            Err(RecvTimeoutError::Timeout) => break Ended::Late,
+            Err(RecvTimeoutError::Disconnected) => break Ended::Silent,
+        }
+    };
+    // What it does after its last word is of no interest: it is killed, not waited for.
+    drop(machine);
+    drop(inbox);
+    reader.join().map_err(|_| anyhow::anyhow!("reading the console failed"))?;
+    Ok(ended)
+}
+
+fn spawn(boot: &Boot) -> Result<Machine> {
+    let mut command: Command = boot.arch.machine();
+    let console = boot.arch.console();
+    command.args(["-m", &boot.memory.to_string(), "-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"]);
+    command.arg("-kernel").arg(boot.image).arg("-initrd").arg(boot.initramfs);
+    // A panic ends the machine (it may not reboot); the rest is time that an emulated machine would waste.
+    let words = format!("console={console} panic=-1 quiet mitigations=off {}", boot.words);
+    command.args(["-append", &words]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let die_with_parent = || Ok(set_pdeathsig(Signal::SIGKILL)?);
+    // SAFETY: one system call between fork and exec, and no allocation. It is the spawning thread's end that counts,
+    // and that thread waits for the machine.
+    unsafe { command.pre_exec(die_with_parent) };
+    let program = boot.arch.qemu();
+    let child = command.spawn().with_context(|| {
+        format!("{program} could not be started\nhelp: cargo xtask setup installs it, for ARM: cargo xtask vm --arch aarch64")
+    })?;
+    Ok(Machine(child))
+}
+
+/// `VMRC=<n>`. Text of the kernel may stand before it on the line.
+fn verdict(line: &str) -> Option<u32> {
+    let (_, number) = line.split_once("VMRC=")?;
+    number.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verdict;
+
+    #[test]
+    fn only_a_number_is_a_verdict() {
+        assert_eq!(verdict("VMRC=0"), Some(0));
+        assert_eq!(verdict("[ 1.2] x VMRC=12"), Some(12));
+        assert_eq!(verdict("VMRC="), None);
+        assert_eq!(verdict("ok   forwarding"), None);
+    }
+}
