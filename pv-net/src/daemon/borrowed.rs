@@ -1,24 +1,27 @@
-//! What pv-net has of bridges that somebody else made: addresses that it added, and that it set them up.
+//! What pv-net has of bridges that somebody else made: addresses that it added, forwarding that it switched on, and that
+//! it set them up.
 
 use crate::failure::Failure;
 use crate::ipam::store::State;
-use crate::kernel::netlink::alias::BorrowedAddress;
+use crate::kernel::netlink::alias::{BorrowedAddress, BorrowedForwarding};
 use crate::kernel::netlink::{LinkInfo, Net, NetError};
+use crate::kernel::sysctl;
 use crate::model::IfName;
 
 /// What is to be given back.
 pub(super) struct Borrowed {
     pub addresses: Vec<BorrowedAddress>,
     pub raised: Vec<IfName>,
+    pub forwarding: Vec<BorrowedForwarding>,
 }
 
 impl Borrowed {
     /// All of it.
     pub fn of(state: &State) -> Self {
-        Self { addresses: state.borrowed.clone(), raised: state.raised.clone() }
+        Self { addresses: state.borrowed.clone(), raised: state.raised.clone(), forwarding: state.forwarding.clone() }
     }
 
-    /// Removes the addresses and sets the bridges down; all that failed. A bridge that is gone took them along.
+    /// Removes the addresses, switches forwarding off and sets the bridges down; all that failed. A bridge that is gone took them along.
     pub async fn give_back(&self, net: &Net) -> Vec<Failure> {
         let mut failures = Vec::new();
         for BorrowedAddress { link, address } in &self.addresses {
@@ -28,6 +31,10 @@ impl Borrowed {
         for link in &self.raised {
             let lower = async |l: LinkInfo| net.set_down(link.as_str(), l.index).await;
             failures.extend(on(net, link, lower).await.err());
+        }
+        for BorrowedForwarding { link, family } in &self.forwarding {
+            let off = async |_| Ok(sysctl::set(family, link, "forwarding", "0").map(drop)?);
+            failures.extend(on(net, link, off).await.err());
         }
         failures.into_iter().map(Failure::from).collect()
     }

@@ -3,7 +3,7 @@
 use super::Daemon;
 use super::borrowed::Borrowed;
 use crate::failure::Failure;
-use crate::kernel::netlink::alias::{self, BorrowedAddress};
+use crate::kernel::netlink::alias::{self, BorrowedAddress, BorrowedForwarding};
 use crate::kernel::netlink::{BridgeSpec, ensure_bridge};
 use crate::model::{IfName, Mac, Pool, PoolName};
 use crate::plan::PoolLink;
@@ -63,6 +63,9 @@ impl Daemon {
         if ensured.raised && !self.state.raised.contains(bridge) {
             self.state.raised.push(bridge.clone());
         }
+        for family in ensured.forwarding {
+            self.state.forwarding.push(BorrowedForwarding { link: bridge.clone(), family });
+        }
         let mac = ensured.link.mac.map_or(mac, Mac);
         let id = self.state.pool_id(&pool.name);
         self.pools.insert(pool.name.clone(), PoolLink { index: ensured.link.index, mac, mtu, id });
@@ -90,11 +93,13 @@ impl Daemon {
         let mut unused = Borrowed::of(&self.state);
         unused.addresses.retain(|b| !kept.contains(b));
         unused.raised.retain(|link| !pools.iter().any(|p| p.bridge() == Some(link)));
+        unused.forwarding.retain(|f| !pools.iter().any(|p| p.bridge() == Some(&f.link)));
         for failure in unused.give_back(&self.net).await {
             tracing::warn!(error = %failure, "not given back");
         }
         self.state.borrowed.retain(|b| !unused.addresses.contains(b));
         self.state.raised.retain(|link| !unused.raised.contains(link));
+        self.state.forwarding.retain(|f| !unused.forwarding.contains(f));
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The daemon's state on disk: one file, replaced whole, so that a power cut leaves the old or the new one.
 
 use super::{Ipam, Lease};
-use crate::kernel::netlink::alias::BorrowedAddress;
+use crate::kernel::netlink::alias::{BorrowedAddress, BorrowedForwarding};
 use crate::model::{Attachment, ContainerName, IfName, NetnsRef, PoolName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -34,6 +34,9 @@ pub struct State {
     /// Bridges that somebody else made, and that were down.
     #[serde(default)]
     pub raised: Vec<IfName>,
+    /// Sysctls of bridges that somebody else made.
+    #[serde(default)]
+    pub forwarding: Vec<BorrowedForwarding>,
 }
 
 /// An attached container.

@@ -72,6 +72,15 @@ pub struct BorrowedAddress {
     pub address: IpNetwork,
 }
 
+/// A `forwarding` sysctl that pv-net switched on for a bridge that it did not make, to switch it off again.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BorrowedForwarding {
+    /// The bridge.
+    pub link: IfName,
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

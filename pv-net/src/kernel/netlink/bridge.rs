@@ -30,10 +30,13 @@ pub struct Ensured {
     pub borrowed: Vec<IpNetwork>,
     /// It is a bridge that somebody else made, and was down.
     pub raised: bool,
+    /// Families (`ipv4`, `ipv6`) for which `forwarding` was off on a bridge that somebody else made.
+    pub forwarding: Vec<String>,
 }
 
 /// Makes the bridge, or completes the one that is there. Of a bridge that pv-net did not make only addresses that are
-/// missing are added, it is set up, and its MAC is held as it is, as it would follow that of its ports; its MTU stays.
+/// missing are added, it is set up, forwarding is switched on for it, and its MAC is held as it is, as it would follow that
+/// of its ports; its MTU stays.
 ///
 /// # Errors
 /// When there is a link of that name that is no bridge, or the kernel refuses. A bridge made by this call is removed
@@ -53,9 +56,13 @@ pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<Ensured, NetE
                 // Containers have the gateway's MAC in their neighbour tables when a port comes or goes.
                 net.set_link(name, link.index, |l| l.address(mac.to_vec())).await?;
             }
+            let forwarding = forward(&spec.name)?;
             let borrowed = complete(net, spec, &link, ours).await?;
             let link = find(net, name).await?;
-            Ok(Ensured { link, borrowed: if ours { Vec::new() } else { borrowed }, raised: !ours && !was_up })
+            if ours {
+                return Ok(Ensured { link, borrowed: Vec::new(), raised: false, forwarding: Vec::new() });
+            }
+            Ok(Ensured { link, borrowed, raised: !was_up, forwarding })
         }
         None => {
             let message = LinkBridge::new(name).address(spec.mac.0.to_vec()).mtu(spec.mtu).build();
@@ -63,11 +70,12 @@ pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<Ensured, NetE
             let link = find(net, name).await?;
             let finish = async {
                 net.set_link(name, link.index, |l| l.alias(spec.alias.clone())).await?;
+                forward(&spec.name)?;
                 complete(net, spec, &link, true).await?;
                 find(net, name).await
             };
             match finish.await {
-                Ok(link) => Ok(Ensured { link, borrowed: Vec::new(), raised: false }),
+                Ok(link) => Ok(Ensured { link, borrowed: Vec::new(), raised: false, forwarding: Vec::new() }),
                 Err(e) => {
                     net.delete_link(name, link.index).await?;
                     Err(e)
@@ -75,6 +83,19 @@ pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<Ensured, NetE
             }
         }
     }
+}
+
+/// Routes for containers are looked up as if their packets came in on the bridge, and the kernel looks none up where
+/// forwarding is off. The families where it was.
+fn forward(bridge: &IfName) -> Result<Vec<String>, NetError> {
+    let mut changed = Vec::new();
+    for family in ["ipv4", "ipv6"] {
+        if sysctl::get(family, bridge, "forwarding").as_deref() == Some("0") {
+            sysctl::set(family, bridge, "forwarding", "1")?;
+            changed.push(family.to_owned());
+        }
+    }
+    Ok(changed)
 }
 
 async fn find(net: &Net, name: &str) -> Result<LinkInfo, NetError> {
@@ -103,9 +124,6 @@ async fn complete(net: &Net, spec: &BridgeSpec, link: &LinkInfo, ours: bool) -> 
             sysctl::set_ipv6(&spec.name, "disable_ipv6", "0")?;
         }
     }
-    // Routes for containers are looked up as if their packets came in here.
-    sysctl::set("ipv4", &spec.name, "forwarding", "1")?;
-    sysctl::set_ipv6(&spec.name, "forwarding", "1")?;
     let present = net.addresses().await?;
     let mut added = Vec::new();
     for gateway in &spec.gateways {
