@@ -69,13 +69,20 @@ fn may_route(packet: &Packet, entry: &FlowEntry) -> Result<(), i32> {
     Ok(())
 }
 
+/// Counts the packet on the entry.
 #[inline(always)]
-fn hand_over(packet: &Packet, entry: &mut FlowEntry) -> i32 {
+pub fn stamp(packet: &Packet, entry: &mut FlowEntry) {
     entry.packets += 1;
     entry.bytes += packet.len() as u64;
+    // SAFETY: the helper has no preconditions.
+    entry.last_used = unsafe { bpf_jiffies64() };
+}
+
+#[inline(always)]
+fn hand_over(packet: &Packet, entry: &mut FlowEntry) -> i32 {
+    stamp(packet, entry);
     // SAFETY: the helpers have no preconditions; `skb` is the context.
     unsafe {
-        entry.last_used = bpf_jiffies64();
         if entry.flags & FLOW_NEIGHBOUR != 0 {
             return to_neighbour(entry);
         }

@@ -1,6 +1,7 @@
 //! A flow's life: claimed as opening, established by its second packet or first reply, closing, gone.
 
 use crate::{
+    deliver::stamp,
     maps::{FLOWS, Plan, Scratch, TRANSIENT, scratch},
     nat,
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, Packet, TCP_FIN, TCP_RST},
@@ -169,7 +170,7 @@ pub fn port_diff(old: [u16; 2], new: [u16; 2]) -> u32 {
 /// A packet of the opener whose flow is in the transient map already: without an answer so far it is established by it.
 #[inline(always)]
 pub fn again(packet: &Packet, open: &mut TransientFlow) {
-    open.forward.packets += 1;
+    stamp(packet, &mut open.forward);
     if open.phase == FLOW_OPENING && !packet.opens_tcp() && !packet.tcp_has(TCP_FIN | TCP_RST) {
         establish(open);
     }

@@ -3,7 +3,7 @@
 use crate::{
     answer,
     decide::Ask,
-    deliver::{AF_INET, AF_INET6, deliver},
+    deliver::{AF_INET, AF_INET6, deliver, stamp},
     flow,
     guard::{self, same_mac},
     icmp,
@@ -237,6 +237,8 @@ pub fn open(packet: &mut Packet) -> i32 {
         }
         return deliver(packet, &mut flow.forward);
     }
+    // Before it is entered: what is delivered below is a copy.
+    stamp(packet, &mut flow.forward);
     match flow::claim(packet, flow, plan) {
         Ok(Some(open)) => flow::again(packet, open),
         Ok(None) => {}

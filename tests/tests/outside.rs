@@ -43,7 +43,7 @@ fn addr(host: &str, device: &str) -> (IpAddr, IpAddr) {
 #[test]
 fn masquerade_hides_the_container_behind_the_uplink() -> Result<()> {
     let lab = lab(&config())?;
-    let blob: Vec<u8> = (0..1_000_000u32).map(|i| (i * 11 >> 3) as u8).collect();
+    let blob: Vec<u8> = (0..1_000_000u32).map(|i| ((i * 11) >> 3) as u8).collect();
     for (host, device) in hosts() {
         echo::serve(&lab.outside, host, PORT)?;
         lab.a.ns.ping(host, 10)?;
@@ -191,7 +191,7 @@ fn path_mtu_is_learned_through_masquerade() -> Result<()> {
         namespace.ip(&format!("link set {link} mtu 1280"))?;
     }
     ensure!(lab.a.ns.ip("link show eth0")?.contains("mtu 1500"), "the container's MTU");
-    let blob: Vec<u8> = (0..65_536u32).map(|i| (i * 11 >> 3) as u8).collect();
+    let blob: Vec<u8> = (0..65_536u32).map(|i| ((i * 11) >> 3) as u8).collect();
     // The daemon follows the uplink's MTU.
     eventually(Duration::from_secs(5), || {
         let said = lab.a.ns.command("ping").args(["-n", "-c1", "-W1", "-Mdo", "-s1472", "192.0.2.9"]).output()?;

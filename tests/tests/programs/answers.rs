@@ -90,6 +90,8 @@ fn a_refused_segment_is_reset() -> Result<()> {
 fn error(to: &Host, family: Family, kind: [u8; 2], rest: u32, packet: &[u8]) -> Vec<u8> {
     let quote = match family {
         Family::V4 => 28,
+        // With room for extension headers where the packet has it.
+        Family::V6 if packet.len() >= 88 => 88,
         Family::V6 => 48,
     };
     let message = [&kind[..], &[0, 0], &rest.to_be_bytes(), &packet[..quote]].concat();

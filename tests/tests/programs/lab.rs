@@ -3,7 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use harness::{Device, Namespace, frame};
 use pv_net::kernel::bpf::{DataPlane, FlowState, Options, Ran};
-use pv_net_common::{EndpointInfo, InterfaceInfo, Ip, endpoint::POOL_OPEN};
+use pv_net_common::{
+    EndpointInfo, InterfaceInfo, Ip,
+    endpoint::{POOL_HOST_SERVICES, POOL_OPEN},
+};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -97,8 +100,11 @@ pub fn lab(work: impl FnOnce(&mut Lab) -> Result<()> + Send) -> Result<()> {
         for (host, pool_id, pool_flags) in
             [(lab.a, 3, 0), (lab.b, 3, 0), (lab.c, 4, 0), (lab.d, 5, POOL_OPEN), (lab.e, 6, POOL_OPEN)]
         {
-            lab.add(host, pool_id, pool_flags)?;
+            lab.add(host, pool_id, pool_flags | POOL_HOST_SERVICES)?;
         }
+        let gateways = [lab.a, lab.c, lab.d, lab.e].into_iter();
+        let locals = gateways.flat_map(|h| [Ip::from(h.gateway4), Ip::from(h.gateway6)]).collect();
+        lab.plane.set_locals(&locals)?;
         work(&mut lab)
     })
 }

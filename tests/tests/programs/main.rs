@@ -102,7 +102,6 @@ fn what_is_for_no_container_is_left_to_the_host() -> Result<()> {
         for (what, to) in [
             ("the gateway", a.gateway(Family::V4)),
             ("the gateway, IPv6", a.gateway(Family::V6)),
-            ("the world", [192, 0, 2, 1].into()),
             ("all nodes", "ff02::1".parse()?),
             ("broadcast", [255; 4].into()),
         ] {
@@ -111,6 +110,10 @@ fn what_is_for_no_container_is_left_to_the_host() -> Result<()> {
             let (ran, grown) = lab.counted(&a, &frame)?;
             ensure!(ran.verdict == PASS && grown == ["to-stack"] && ran.frame == frame, "{what}: {grown:?}");
         }
+        // This device has no routes.
+        let frame = between(&a, a.gateway_mac, &frame::udp((a.v4.into(), 4000), ([192, 0, 2, 1].into(), 53), b"?"));
+        let (ran, grown) = lab.counted(&a, &frame)?;
+        ensure!(ran.verdict == REDIRECT && grown == ["answered", "no-route"], "the world: {grown:?}");
         Ok(())
     })
 }
@@ -204,7 +207,7 @@ fn twenty_thousand_mutations_are_all_accounted_for() -> Result<()> {
             }
             seen[[PASS, REDIRECT, SHOT].iter().position(|v| *v == ran.verdict).unwrap_or(0)] += 1;
         }
-        ensure!(seen.iter().all(|n| *n > 500), "the mutations are one-sided: {seen:?}");
+        ensure!(seen.iter().all(|n| *n > 200), "the mutations are one-sided: {seen:?}");
         println!("passed, redirected, dropped: {seen:?}");
         Ok(())
     })
