@@ -146,7 +146,7 @@ fn without_nat_the_address_is_kept() -> Result<()> {
 }
 
 /// Two routers with a narrow link between them behind the uplink, and a host behind those.
-fn far(lab: &Lab) -> Result<(Namespace, Namespace)> {
+fn far(lab: &Lab) -> Result<Namespace> {
     let far = Namespace::new("far")?;
     lab.outside.connect(
         ("eth1", &["198.51.100.1/24", "2001:db8:2::1/64"]),
@@ -159,13 +159,13 @@ fn far(lab: &Lab) -> Result<(Namespace, Namespace)> {
         namespace.ip(&format!("-6 route add default via {v6}"))?;
     }
     lab.outside.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
-    Ok((far, Namespace::new("unused")?))
+    Ok(far)
 }
 
 #[test]
 fn traceroute_goes_through_masquerade() -> Result<()> {
     let lab = lab(&config())?;
-    let (_far, _) = far(&lab)?;
+    let _far = far(&lab)?;
     for (target, hops) in [
         ("198.51.100.9", ["10.0.3.1", "192.0.2.9", "198.51.100.9"]),
         ("2001:db8:2::9", ["fd00:5056:0:3::1", "2001:db8:1::9", "2001:db8:2::9"]),
@@ -182,7 +182,7 @@ fn traceroute_goes_through_masquerade() -> Result<()> {
 #[test]
 fn path_mtu_is_learned_through_masquerade() -> Result<()> {
     let lab = lab(&config())?;
-    let (far, _) = far(&lab)?;
+    let far = far(&lab)?;
     // The container has 1500, the uplink 1400, and a hop behind it 1280.
     for (namespace, link, mtu) in [(&lab.device.ns, "up0", 1400), (&lab.outside, "eth0", 1400)] {
         namespace.ip(&format!("link set {link} mtu {mtu}"))?;
@@ -291,5 +291,53 @@ fn masquerade_outlives_the_daemon() -> Result<()> {
     ping.signal(Signal::SIGINT)?;
     let said = ping.finish(Duration::from_secs(10))?;
     ensure!(said.contains(" 0% packet loss"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn an_uplink_is_used_when_it_comes() -> Result<()> {
+    let mut device = Device::new(&config())?;
+    device.start()?;
+    let a = device.attach("a", "internal")?;
+    let conditions = || device.json(&["status"]).map(|s| s["conditions"].to_string());
+    ensure!(conditions()?.contains("uplink up0: no such link"), "{}", conditions()?);
+    let outside = device.outside("up0", &DEVICE, &HOST)?;
+    for (host, own) in hosts() {
+        echo::serve(&outside, host, PORT)?;
+        eventually(Duration::from_secs(5), || {
+            let seen = echo::udp(&a.ns, SocketAddr::new(host, PORT), b"hello")?;
+            ensure!(seen.ip() == own, "{seen}");
+            Ok(())
+        })?;
+    }
+    ensure!(!conditions()?.contains("up0"), "{}", conditions()?);
+    // Gone and back again: another link of the same name.
+    device.ns.ip("link del up0")?;
+    eventually(Duration::from_secs(5), || {
+        ensure!(conditions()?.contains("uplink up0: no such link"), "{}", conditions()?);
+        Ok(())
+    })?;
+    let again = device.outside("up0", &DEVICE, &HOST)?;
+    for (host, _) in hosts() {
+        echo::serve(&again, host, PORT)?;
+        eventually(Duration::from_secs(5), || echo::udp(&a.ns, SocketAddr::new(host, PORT), b"again").map(drop))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn without_a_list_default_routes_name_the_uplinks() -> Result<()> {
+    let mut config = config();
+    config["network"]["uplinks"] = json!([]);
+    let lab = lab(&config)?;
+    let far = far(&lab)?;
+    for (host, own) in [addr("198.51.100.9", "192.0.2.1"), addr("2001:db8:2::9", "2001:db8:1::1")] {
+        echo::serve(&far, host, PORT)?;
+        eventually(Duration::from_secs(5), || {
+            let seen = echo::udp(&lab.a.ns, SocketAddr::new(host, PORT), b"hello")?;
+            ensure!(seen.ip() == own, "{seen}");
+            Ok(())
+        })?;
+    }
     Ok(())
 }

@@ -67,6 +67,8 @@ pub struct Daemon {
     links: BTreeMap<u32, (ContainerName, IfName)>,
     /// Uplinks that are there, with their index.
     uplinks: BTreeMap<IfName, u32>,
+    /// What is wrong with uplinks.
+    outside_conditions: Vec<String>,
     /// Whether the kernel said that addresses, links or routes changed.
     outside_changed: bool,
     policy: policy::InForce,
@@ -99,6 +101,7 @@ impl Daemon {
             container_conditions: BTreeMap::new(),
             links: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            outside_conditions: Vec::new(),
             outside_changed: false,
             policy: policy::InForce::default(),
         };

@@ -9,6 +9,12 @@ use crate::plan::{LinkState, locals, uplink_infos};
 use pv_net_common::Ip;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Uplinks that are configured and not there.
+fn missing(uplinks: &[IfName], links: &[LinkState]) -> Vec<String> {
+    let absent = |name: &&IfName| !links.iter().any(|l| l.name == name.as_str());
+    uplinks.iter().filter(absent).map(|name| format!("uplink {name}: no such link: it is used when it comes")).collect()
+}
+
 impl Daemon {
     /// Brings addresses, uplinks and their programs to what the kernel has now. Flows that used an address or an
     /// uplink that is gone end.
@@ -23,7 +29,14 @@ impl Daemon {
             .map(|l| LinkState { index: l.index, name: l.name, mac: l.mac, mtu: l.mtu })
             .collect();
         let addresses = self.net.addresses().await?;
-        let uplinks = self.uplink_names(&links).await?;
+        let mut uplinks = self.uplink_names(&links).await?;
+        self.outside_conditions = missing(&self.device.uplinks, &links);
+        // Frames of other links have no Ethernet header, that the programs read first.
+        let is_ethernet = |name: &IfName| links.iter().any(|l| l.name == name.as_str() && l.mac.is_some());
+        for name in uplinks.iter().filter(|name| !is_ethernet(name)) {
+            self.outside_conditions.push(format!("uplink {name}: is not an Ethernet link: not used"));
+        }
+        uplinks.retain(is_ethernet);
         let infos = uplink_infos(&links, &addresses, &uplinks, self.pools.values());
         let plane = self.plane()?;
         let before = plane.uplinks();

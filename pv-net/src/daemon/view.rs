@@ -342,6 +342,7 @@ impl Daemon {
     /// The kernel's.
     pub fn status(&self) -> Result<StatusView, Failure> {
         let mut conditions = self.start_conditions.clone();
+        conditions.extend(self.outside_conditions.iter().cloned());
         conditions.extend(self.declared_conditions.iter().chain(&self.policy.condition).cloned());
         conditions.extend(self.pool_conditions.iter().map(|(pool, why)| format!("pool {pool}: {why}")));
         conditions.extend(self.device.inactive.iter().map(|p| format!("{p}: accepted, not acted on yet")));
