@@ -150,6 +150,27 @@ fn devices_that_are_wrong() {
             &[("network.pools.p.dhcp.lease_time", "1h")],
         ),
         ("flow table", json!({"network": {"flow_table": 7}}), &[("network.flow_table", "1024")]),
+        (
+            "uplink filter",
+            json!({"network": {"uplink_filter": {"deny": ["203.0.113.1/24", "::ffff:1.2.3.4", "10.9.0.0/16", "10.9.0.0/16"],
+                "rate_limit": {"packets_per_second": 0, "burst": 0}, "xdp": "fast"}}}),
+            &[
+                ("network.uplink_filter.deny[0]", "host bits"),
+                ("network.uplink_filter.deny[1]", "IPv4-mapped"),
+                ("network.uplink_filter.deny[3]", "twice"),
+                ("network.uplink_filter.rate_limit.packets_per_second", "1 to 100000000"),
+                ("network.uplink_filter.rate_limit.burst", "1 to 1000000"),
+                ("network.uplink_filter.xdp", "unknown variant"),
+            ],
+        ),
+        (
+            "uplink filter's rate",
+            json!({"network": {"uplink_filter": {"rate_limit": {"burst": 5}, "drop": []}}}),
+            &[
+                ("network.uplink_filter.drop", "unknown field"),
+                ("network.uplink_filter.rate_limit", "packets_per_second"),
+            ],
+        ),
         ("uplink twice", json!({"network": {"uplinks": ["eth0", "eth0"]}}), &[("network.uplinks[1]", "twice")]),
         ("domain", json!({"network": {"domain": "pv..local"}}), &[("network.domain", "label")]),
         (
@@ -292,7 +313,12 @@ fn what_is_left_out_has_a_default() {
     let i = &c.interfaces[0];
     assert_eq!((i.name.as_str(), i.pool.as_str(), i.default_route), ("eth0", "p", true));
     assert_eq!(c.hostname, "web");
+    assert!(p.big_tcp);
     assert!(device(json!({})).pools.is_empty());
+    assert_eq!(device(json!({})).uplink_filter, None);
+    let filter = device(json!({"network": {"uplink_filter": {"rate_limit": {"packets_per_second": 9}}}})).uplink_filter;
+    let filter = filter.expect("a filter");
+    assert_eq!((filter.xdp, filter.rate_limit.map(|r| r.burst)), (crate::model::XdpChoice::Auto, Some(9)));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod ports;
 mod reconcile;
 mod serve;
 mod teardown;
+mod uplink_filter;
 mod view;
 
 pub use attach::AttachRequest;
@@ -22,6 +23,7 @@ pub use policy_view::{DecidedBy, PartyView, RuleView, VerdictQuery, VerdictView}
 pub use ports::PortView;
 pub use serve::run;
 pub use teardown::teardown;
+pub use uplink_filter::UplinkView;
 pub use view::{
     AdoptedView, ContainerState, ContainerView, DataPlaneView, FlowView, InterfaceView, LeaseView, PoolView,
     StatusView, proto_name,
@@ -67,6 +69,8 @@ pub struct Daemon {
     links: BTreeMap<u32, (ContainerName, IfName)>,
     /// Uplinks that are there, with their index.
     uplinks: BTreeMap<IfName, u32>,
+    /// Uplinks without the filter that they should have.
+    filter_conditions: Vec<String>,
     /// Whether the kernel said that addresses, links or routes changed.
     outside_changed: bool,
     policy: policy::InForce,
@@ -99,6 +103,7 @@ impl Daemon {
             container_conditions: BTreeMap::new(),
             links: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            filter_conditions: Vec::new(),
             outside_changed: false,
             policy: policy::InForce::default(),
         };
