@@ -147,7 +147,17 @@ fn pool(
         }
     }
     let kind = kind?;
-    (c.errors.len() == before).then(|| Pool { name: name.clone(), kind, v4, v6, nat, mtu, big_tcp, isolated, host_access })
+    (c.errors.len() == before).then(|| Pool {
+        name: name.clone(),
+        kind,
+        v4,
+        v6,
+        nat,
+        mtu,
+        big_tcp,
+        isolated,
+        host_access,
+    })
 }
 
 /// The gateway at `key`, or the first address of `net`.

@@ -150,27 +150,6 @@ fn devices_that_are_wrong() {
             &[("network.pools.p.dhcp.lease_time", "1h")],
         ),
         ("flow table", json!({"network": {"flow_table": 7}}), &[("network.flow_table", "1024")]),
-        (
-            "uplink filter",
-            json!({"network": {"uplink_filter": {"deny": ["203.0.113.1/24", "::ffff:1.2.3.4", "10.9.0.0/16", "10.9.0.0/16"],
-                "rate_limit": {"packets_per_second": 0, "burst": 0}, "xdp": "fast"}}}),
-            &[
-                ("network.uplink_filter.deny[0]", "host bits"),
-                ("network.uplink_filter.deny[1]", "IPv4-mapped"),
-                ("network.uplink_filter.deny[3]", "twice"),
-                ("network.uplink_filter.rate_limit.packets_per_second", "1 to 100000000"),
-                ("network.uplink_filter.rate_limit.burst", "1 to 1000000"),
-                ("network.uplink_filter.xdp", "unknown variant"),
-            ],
-        ),
-        (
-            "uplink filter's rate",
-            json!({"network": {"uplink_filter": {"rate_limit": {"burst": 5}, "drop": []}}}),
-            &[
-                ("network.uplink_filter.drop", "unknown field"),
-                ("network.uplink_filter.rate_limit", "packets_per_second"),
-            ],
-        ),
         ("uplink twice", json!({"network": {"uplinks": ["eth0", "eth0"]}}), &[("network.uplinks[1]", "twice")]),
         ("domain", json!({"network": {"domain": "pv..local"}}), &[("network.domain", "label")]),
         (
@@ -307,18 +286,13 @@ fn what_is_left_out_has_a_default() {
     assert_eq!((d.domain.as_str(), d.flow_table), ("pv.local", 16_384));
     assert_eq!(p.v4.as_ref().map(|s| s.gateway), Some([10, 0, 3, 1].into()));
     assert_eq!(p.v6.as_ref().map(|s| s.gateway), "fd00:5056::1".parse().ok());
-    assert_eq!((p.isolated, p.nat, p.mtu), (true, false, None));
+    assert_eq!((p.isolated, p.nat, p.mtu, p.big_tcp), (true, false, None, true));
     assert_eq!(p.bridge().map(|b| b.as_str()), Some("pv-p"));
     let c = container(json!({"name": "web", "network": {"pool": "p"}}));
     let i = &c.interfaces[0];
     assert_eq!((i.name.as_str(), i.pool.as_str(), i.default_route), ("eth0", "p", true));
     assert_eq!(c.hostname, "web");
-    assert!(p.big_tcp);
     assert!(device(json!({})).pools.is_empty());
-    assert_eq!(device(json!({})).uplink_filter, None);
-    let filter = device(json!({"network": {"uplink_filter": {"rate_limit": {"packets_per_second": 9}}}})).uplink_filter;
-    let filter = filter.expect("a filter");
-    assert_eq!((filter.xdp, filter.rate_limit.map(|r| r.burst)), (crate::model::XdpChoice::Auto, Some(9)));
 }
 
 #[test]

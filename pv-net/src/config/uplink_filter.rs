@@ -62,3 +62,55 @@ fn number(c: &mut Checker, path: &str, field: &Option<Field<u32>>, range: &Range
     }
     Some(number)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::parse_device;
+    use crate::config::tests::{Case, expect};
+    use crate::model::{Device, XdpChoice};
+    use serde_json::{Value, json};
+
+    fn parse(filter: &Value) -> Result<Device, Vec<crate::config::ConfigError>> {
+        parse_device("device.json", &json!({"network": {"uplink_filter": filter}}).to_string())
+    }
+
+    #[test]
+    fn filters_that_are_wrong() {
+        let cases: [Case; 3] = [
+            (
+                "every field",
+                json!({"deny": ["203.0.113.1/24", "::ffff:1.2.3.4", "10.9.0.0/16", "10.9.0.0/16"],
+                    "rate_limit": {"packets_per_second": 0, "burst": 0}, "xdp": "fast"}),
+                &[
+                    ("network.uplink_filter.deny[0]", "host bits"),
+                    ("network.uplink_filter.deny[1]", "IPv4-mapped"),
+                    ("network.uplink_filter.deny[3]", "twice"),
+                    ("network.uplink_filter.rate_limit.packets_per_second", "1 to 100000000"),
+                    ("network.uplink_filter.rate_limit.burst", "1 to 1000000"),
+                    ("network.uplink_filter.xdp", "unknown variant"),
+                ],
+            ),
+            (
+                "no rate, and a field that is none",
+                json!({"rate_limit": {"burst": 5}, "drop": []}),
+                &[
+                    ("network.uplink_filter.drop", "unknown field"),
+                    ("network.uplink_filter.rate_limit", "packets_per_second"),
+                ],
+            ),
+            ("nothing but the pools", json!({}), &[]),
+        ];
+        for (name, filter, want) in cases {
+            expect(name, parse(&filter), want);
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        assert_eq!(parse_device("device.json", "{}").expect("valid").uplink_filter, None);
+        let device = parse(&json!({"rate_limit": {"packets_per_second": 9}, "deny": ["203.0.113.7"]})).expect("valid");
+        let filter = device.uplink_filter.expect("a filter");
+        assert_eq!((filter.xdp, filter.rate_limit.map(|r| r.burst)), (XdpChoice::Auto, Some(9)));
+        assert_eq!(filter.deny, ["203.0.113.7/32".parse().expect("network")]);
+    }
+}

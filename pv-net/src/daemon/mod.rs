@@ -12,6 +12,7 @@ mod policy_view;
 mod pools;
 mod ports;
 mod reconcile;
+mod segments;
 mod serve;
 mod teardown;
 mod uplink_filter;
@@ -119,7 +120,7 @@ impl Daemon {
 
     /// Whether there is anything for the data plane to do.
     fn is_idle(&self) -> bool {
-        self.device.pools.is_empty() && self.state.containers.is_empty()
+        self.device.pools.is_empty() && self.state.containers.is_empty() && self.device.uplink_filter.is_none()
     }
 
     fn open_plane(&mut self) -> Result<(), Failure> {
@@ -189,10 +190,12 @@ impl Daemon {
         check_device(&self.paths, &self.net, &device).await?;
         self.check_attached(&device)?;
         self.check_policy(&device).await?;
+        let resized = self.resized_pools(&device);
         self.device = device;
         self.read_declarations();
         self.open_plane()?;
         self.reconcile().await?;
+        self.resize_segments(&resized).await;
         self.enforce_or_say(true).await
     }
 

@@ -54,6 +54,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// The uplink with this index, for events.
+    #[must_use]
+    pub fn uplink_at(&self, index: u32) -> Option<&IfName> {
+        self.uplinks.iter().find(|(_, i)| **i == index).map(|(name, _)| name)
+    }
+
     /// The uplinks that are there.
     ///
     /// # Errors
