@@ -7,10 +7,11 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::Stdio;
 use std::time::Duration;
 
+const PORT: u16 = 7000;
 const PATIENCE: Duration = Duration::from_secs(5);
 const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
 /// The second address of each family is denied.
@@ -104,6 +105,7 @@ fn filtered(grown: &BTreeMap<String, u64>, want: [u64; 3]) -> Result<()> {
 #[test]
 fn denied_sources_are_dropped_and_nobody_else() -> Result<()> {
     let lab = lab(&config(&deny()))?;
+    echo::serve(&lab.device.ns, Ipv6Addr::UNSPECIFIED.into(), PORT)?;
     for mode in ["native", "generic"] {
         ensure!(lab.xdp()? == mode, "not {mode}: {}", lab.xdp()?);
         for (good, bad, device) in FAMILIES {
@@ -119,6 +121,11 @@ fn denied_sources_are_dropped_and_nobody_else() -> Result<()> {
             // IPv6 may add neighbour solicitations of the denied address.
             let dropped = grown["deny-listed"];
             ensure!(dropped >= 2 && (dropped == 2 || device.contains(':')), "{mode}: {bad}: {dropped} dropped");
+        }
+        // Large segments are whole behind the filter.
+        let blob: Vec<u8> = (0..3_000_000u32).map(|i| (i * 11 >> 3) as u8).collect();
+        for (_, _, device) in FAMILIES {
+            echo::tcp(&lab.outside, SocketAddr::new(device.parse()?, PORT), &blob)?;
         }
         let mut generic = deny();
         generic["xdp"] = json!("generic");
@@ -343,6 +350,17 @@ fn a_reload_that_changes_nothing_leaves_the_program() -> Result<()> {
 }
 
 #[test]
+fn a_device_without_pools_can_have_a_filter() -> Result<()> {
+    let mut config = config(&deny());
+    config["network"]["pools"] = json!({});
+    let lab = lab(&config)?;
+    let (good, bad, device) = FAMILIES[0];
+    ensure!(lab.xdp()? == "native", "not on");
+    ensure!(lab.answers(good, device)? && !lab.answers(bad, device)?, "the list is not in force");
+    Ok(())
+}
+
+#[test]
 fn down_takes_the_filter_along() -> Result<()> {
     let mut device = Device::new(&config(&deny()))?;
     let outside = device.outside("up0", &DEVICE, &HOST)?;
@@ -362,7 +380,7 @@ fn down_takes_the_filter_along() -> Result<()> {
         ensure!(changed.is_empty(), "{changed}");
         Ok(())
     })?;
-    echo::serve(&device.ns, FAMILIES[0].2.parse()?, 7000)?;
-    let server = SocketAddr::new(FAMILIES[0].2.parse()?, 7000);
+    echo::serve(&device.ns, FAMILIES[0].2.parse()?, PORT)?;
+    let server = SocketAddr::new(FAMILIES[0].2.parse()?, PORT);
     echo::tcp(&outside, server, b"after").map(drop)
 }
