@@ -54,7 +54,7 @@ impl FilterRate {
     #[inline(always)]
     #[must_use]
     pub const fn take(&self, full_at: u64, now: u64) -> Option<u64> {
-        let ahead = if full_at > now { full_at - now } else { 0 };
+        let ahead = full_at.saturating_sub(now);
         // This rate lets nobody get further ahead than its burst: the bucket is an earlier, slower rate's.
         let ahead = if ahead > self.burst_ns { 0 } else { ahead } + self.packet_ns;
         if ahead > self.burst_ns { None } else { Some(now + ahead) }

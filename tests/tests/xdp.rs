@@ -105,7 +105,7 @@ fn filtered(grown: &BTreeMap<String, u64>, want: [u64; 3]) -> Result<()> {
 #[test]
 fn denied_sources_are_dropped_and_nobody_else() -> Result<()> {
     let lab = lab(&config(&deny()))?;
-    echo::serve(&lab.device.ns, Ipv6Addr::UNSPECIFIED.into(), PORT)?;
+    echo::serve(&lab.outside, Ipv6Addr::UNSPECIFIED.into(), PORT)?;
     for mode in ["native", "generic"] {
         ensure!(lab.xdp()? == mode, "not {mode}: {}", lab.xdp()?);
         for (good, bad, device) in FAMILIES {
@@ -124,8 +124,8 @@ fn denied_sources_are_dropped_and_nobody_else() -> Result<()> {
         }
         // Large segments are whole behind the filter.
         let blob: Vec<u8> = (0..3_000_000u32).map(|i| (i * 11 >> 3) as u8).collect();
-        for (_, _, device) in FAMILIES {
-            echo::tcp(&lab.outside, SocketAddr::new(device.parse()?, PORT), &blob)?;
+        for (good, _, _) in FAMILIES {
+            echo::tcp(&lab.device.ns, SocketAddr::new(good.parse()?, PORT), &blob)?;
         }
         let mut generic = deny();
         generic["xdp"] = json!("generic");
