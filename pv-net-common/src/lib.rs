@@ -15,6 +15,7 @@ pub mod flow;
 pub mod names;
 pub mod policy;
 pub mod stats;
+pub mod uplink_filter;
 
 pub use addr::Ip;
 pub use drop_reason::DropReason;
@@ -23,6 +24,7 @@ pub use event::DropEvent;
 pub use flow::{FlowEntry, FlowKey, FragmentKey, FragmentPorts, TransientFlow};
 pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
 pub use stats::Stat;
+pub use uplink_filter::{FilterRate, FilterSource};
 
 /// Layout version of every pinned map; kept in the `config` map.
 pub const ABI_VERSION: u32 = 2;
@@ -110,4 +112,8 @@ mod pod {
     unsafe impl aya::Pod for crate::PolicyPair {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::PolicyVerdict {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::FilterSource {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::FilterRate {}
 }

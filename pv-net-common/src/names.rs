@@ -6,6 +6,10 @@ pub const PROG_FROM_CONTAINER: &str = "pv_from_container";
 pub const PROG_TO_CONTAINER: &str = "pv_to_container";
 /// Program on ingress of an uplink.
 pub const PROG_FROM_UPLINK: &str = "pv_from_uplink";
+/// XDP program on an uplink.
+pub const PROG_XDP_UPLINK: &str = "pv_xdp_uplink";
+/// The same for kernels before 5.18, which know no frames of several pieces in XDP.
+pub const PROG_XDP_UPLINK_SINGLE: &str = "pv_xdp_uplink_single";
 /// Socket hooks on the device's cgroup, by the hook's name.
 pub const PROG_SOCK: [&str; 8] = [
     "pv_sock_connect4",
@@ -67,11 +71,18 @@ pub const MAP_SERVICES: &str = "services";
 /// [`crate::SockKey`] to [`crate::SockOrigin`], LRU.
 pub const MAP_SOCK_ORIGINS: &str = "sock_origins";
 
+/// [`crate::FilterSource`] to [`crate::DropReason`], LPM: sources that XDP drops.
+pub const MAP_FILTER_SOURCES: &str = "filter_sources";
+/// [`crate::FilterRate`], one entry.
+pub const MAP_FILTER_RATE: &str = "filter_rate";
+/// Source to its token bucket, LRU.
+pub const MAP_FILTER_BUCKETS: &str = "filter_buckets";
+
 /// [`crate::Stage`] to program.
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map that is pinned.
-pub const MAPS: [&str; 17] = [
+pub const MAPS: [&str; 20] = [
     MAP_STAGES,
     MAP_CONFIG,
     MAP_FLOWS,
@@ -89,4 +100,7 @@ pub const MAPS: [&str; 17] = [
     MAP_POLICY_IDS,
     MAP_POLICY_CIDRS,
     MAP_POLICY_PAIRS,
+    MAP_FILTER_SOURCES,
+    MAP_FILTER_RATE,
+    MAP_FILTER_BUCKETS,
 ];

@@ -18,8 +18,14 @@ mod service;
 mod sock;
 mod uplink;
 mod verdict;
+mod xdp;
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_jiffies64, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::bpf_jiffies64,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use maps::{CONFIG, interface};
 use packet::{ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Eth, Packet, read};
 use pv_net_common::{DropReason, Stat};
@@ -139,6 +145,18 @@ pub fn pv_from_uplink(ctx: TcContext) -> i32 {
         Some(mut packet) => uplink::from_uplink(&mut packet),
         None => ACT_OK,
     }
+}
+
+/// Ingress of an uplink, before the stack: frames of several pieces too (kernel 5.18).
+#[xdp(frags)]
+pub fn pv_xdp_uplink(ctx: XdpContext) -> u32 {
+    xdp::from_uplink(&ctx)
+}
+
+/// The same for older kernels.
+#[xdp]
+pub fn pv_xdp_uplink_single(ctx: XdpContext) -> u32 {
+    xdp::from_uplink(&ctx)
 }
 
 /// A packet of the device's own side; what cannot be read is the stack's to judge.

@@ -8,13 +8,14 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use pv_net_common::{
-    EndpointInfo, EndpointKey, FlowEntry, FlowKey, FragmentKey, FragmentPorts, GlobalConfig, InterfaceInfo, Ip,
+    EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowEntry, FlowKey, FragmentKey, FragmentPorts, GlobalConfig, InterfaceInfo, Ip,
     Service, ServiceKey, SockKey, SockOrigin, Stage, TransientFlow, UplinkInfo,
     drop_reason::DROP_SLOTS,
     endpoint::{MAX_LOCALS, MAX_SERVICES, MAX_SOCKETS, MAX_UPLINKS},
     flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS},
     names,
     stats::STAT_SLOTS,
+    uplink_filter::{MAX_FILTER_BUCKETS, MAX_FILTER_SOURCES},
 };
 
 /// One entry: epoch and layout version, written by the daemon; ticks, written by `pv_clock`.
@@ -63,6 +64,18 @@ pub static SERVICES: LpmTrie<ServiceKey, Service, { MAX_SERVICES as usize }> = L
 /// Sockets of the device that were led to a container.
 #[btf_map(name = "sock_origins")]
 pub static SOCK_ORIGINS: LruHashMap<SockKey, SockOrigin, { MAX_SOCKETS as usize }> = LruHashMap::new();
+
+/// Sources that XDP drops, and the `DropReason` they are counted under; written by the daemon.
+#[btf_map(name = "filter_sources")]
+pub static FILTER_SOURCES: LpmTrie<FilterSource, u32, { MAX_FILTER_SOURCES as usize }> = LpmTrie::new();
+
+/// One entry: what each source may send; written by the daemon.
+#[btf_map(name = "filter_rate")]
+pub static FILTER_RATE: Array<FilterRate, 1> = Array::new();
+
+/// Source to its token bucket. LRU: sources that are silent make room.
+#[btf_map(name = "filter_buckets")]
+pub static FILTER_BUCKETS: LruHashMap<FilterSource, u64, { MAX_FILTER_BUCKETS as usize }> = LruHashMap::new();
 
 /// Dropped packets by `DropReason`.
 #[btf_map(name = "drops")]

@@ -5,7 +5,7 @@ use crate::{
     packet::Packet,
 };
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use pv_net_common::{DropEvent, DropReason, Stat, event::EVENT_INTERVAL_NS};
+use pv_net_common::{DropEvent, DropReason, FlowKey, Stat, event::EVENT_INTERVAL_NS};
 
 /// `TC_ACT_OK`: on to the bridge or the stack.
 pub const ACT_OK: i32 = 0;
@@ -31,6 +31,12 @@ pub fn drop(packet: &Packet, reason: DropReason) -> i32 {
 /// The counting half of [`drop`], for packets that are answered.
 #[inline(always)]
 pub fn note_drop(packet: &Packet, reason: DropReason) {
+    note(&packet.key, reason);
+}
+
+/// The same for what is dropped before it is a [`Packet`].
+#[inline(always)]
+pub fn note(key: &FlowKey, reason: DropReason) {
     let index = reason as u32;
     if let Some(slot) = DROPS.get_ptr_mut(index) {
         // SAFETY: as in `count`.
@@ -52,13 +58,13 @@ pub fn note_drop(packet: &Packet, reason: DropReason) {
     };
     slot.write(DropEvent {
         time_ns: now,
-        src: packet.key.src,
-        dst: packet.key.dst,
-        sport_be: packet.key.sport_be,
-        dport_be: packet.key.dport_be,
-        ifindex: packet.key.ifindex,
+        src: key.src,
+        dst: key.dst,
+        sport_be: key.sport_be,
+        dport_be: key.dport_be,
+        ifindex: key.ifindex,
         reason: index,
-        proto: packet.key.proto,
+        proto: key.proto,
     });
     slot.submit(0);
 }

@@ -50,7 +50,10 @@ impl DropEventView {
             reason: DropReason::from_number(event.reason)
                 .map_or_else(|| event.reason.to_string(), |r| r.label().to_owned()),
             container: at.map(|(container, _)| container.to_string()),
-            interface: at.map_or_else(|| event.ifindex.to_string(), |(_, host_if)| host_if.to_string()),
+            interface: at
+                .map(|(_, host_if)| host_if)
+                .or_else(|| daemon.uplink_at(event.ifindex))
+                .map_or_else(|| event.ifindex.to_string(), ToString::to_string),
             src: has_addresses.then(|| event.src.into()),
             dst: has_addresses.then(|| event.dst.into()),
             sport: u16::from_be(event.sport_be),

@@ -112,6 +112,7 @@ pub fn status(value: &Value) -> String {
         ),
         format!("hook        {}", cell(&value["hook"])),
         format!("generation  {}", cell(&value["generation"])),
+        format!("uplinks     {}", uplinks(&value["uplinks"])),
         format!("pools       {}", cell(&value["pools"])),
         format!("containers  {}", cell(&value["containers"])),
     ];
@@ -133,6 +134,13 @@ pub fn status(value: &Value) -> String {
         lines.extend(conditions.iter().map(|c| format!("  {}", cell(c))));
     }
     lines.join("\n")
+}
+
+/// `eth0, XDP native; eth1, XDP off`.
+fn uplinks(value: &Value) -> String {
+    let one = |u: &Value| format!("{}, XDP {}", cell(&u["name"]), cell(&u["xdp"]));
+    let all: Vec<String> = value.as_array().into_iter().flatten().map(one).collect();
+    if all.is_empty() { "none".to_owned() } else { all.join("; ") }
 }
 
 /// One drop event as a line.

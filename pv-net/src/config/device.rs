@@ -2,7 +2,7 @@
 
 use super::checker::{Checker, join};
 use super::field::Field;
-use super::{ConfigError, net, policy, raw};
+use super::{ConfigError, net, policy, raw, uplink_filter};
 use crate::model::{Device, IfName, IpvlanMode, MacvlanMode, Pool, PoolKind, PoolName, Subnet4, Subnet6};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use pv_net_common::flow::DEFAULT_FLOWS;
@@ -54,6 +54,7 @@ fn check(c: &mut Checker, raw: &raw::Device) -> Device {
             c.wrong("network.flow_table", Some(&Value::from(*entries)), why, None);
         }
     }
+    device.uplink_filter = uplink_filter::check(c, "network.uplink_filter", &network.uplink_filter);
     if let Some(pools) = c.plain("network.pools", &network.pools) {
         for (name, field) in pools {
             let path = join("network.pools", name);
@@ -133,6 +134,7 @@ fn pool(
     let kind = kind(c, path, name, raw);
     let mtu = mtu(c, &join(path, "mtu"), raw);
     let nat = c.plain(&join(path, "nat"), &raw.nat).copied().unwrap_or(false);
+    let big_tcp = c.plain(&join(path, "big_tcp"), &raw.big_tcp).copied().unwrap_or(true);
     let isolated = c.plain(&join(path, "isolated"), &raw.isolated).copied().unwrap_or(true);
     let host_access = c.plain(&join(path, "host_access"), &raw.host_access).copied().unwrap_or_default();
     for (used, key) in [
@@ -145,7 +147,17 @@ fn pool(
         }
     }
     let kind = kind?;
-    (c.errors.len() == before).then(|| Pool { name: name.clone(), kind, v4, v6, nat, mtu, isolated, host_access })
+    (c.errors.len() == before).then(|| Pool {
+        name: name.clone(),
+        kind,
+        v4,
+        v6,
+        nat,
+        mtu,
+        big_tcp,
+        isolated,
+        host_access,
+    })
 }
 
 /// The gateway at `key`, or the first address of `net`.

@@ -12,6 +12,7 @@ mod net;
 mod policy;
 pub mod raw;
 mod run;
+mod uplink_filter;
 mod uses;
 
 pub use checker::ConfigError;

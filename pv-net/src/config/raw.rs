@@ -2,7 +2,7 @@
 //! these types.
 
 use super::field::{Field, Section};
-use crate::model::{ContainerKind, HostAccess, NetworkMode};
+use crate::model::{ContainerKind, HostAccess, NetworkMode, XdpChoice};
 use schemars::JsonSchema;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -58,6 +58,30 @@ section! {
         policies: Vec<Field<Policy>>,
         /// Entries of the flow table, two a flow; 16384 unless set.
         flow_table: u32,
+        /// What is dropped on the uplinks before the stack sees it; packets that claim a pool's source always are.
+        uplink_filter: UplinkFilter,
+    }
+}
+
+section! {
+    /// What is dropped on the uplinks before the stack sees it.
+    UplinkFilter {
+        /// Networks or addresses from which nothing is let in.
+        deny: Vec<Field<String>>,
+        /// What each source address may send.
+        rate_limit: RateLimit,
+        /// Whether XDP drops it: `auto`, where the driver can; `generic`, in the stack; `off`. `auto` unless set.
+        xdp: XdpChoice,
+    }
+}
+
+section! {
+    /// What each source address may send.
+    RateLimit {
+        /// Packets a second, 1 to 100000000.
+        packets_per_second: u32,
+        /// Packets that may come at once, 1 to 1000000; as many as a second's unless set.
+        burst: u32,
     }
 }
 
@@ -80,6 +104,8 @@ section! {
         nat: bool,
         /// MTU of its interfaces in bytes; the uplink's unless set.
         mtu: u32,
+        /// TCP segments of up to 256 KiB on its interfaces, where the kernel has them; true unless set.
+        big_tcp: bool,
         /// Closed to other pools; true unless set.
         isolated: bool,
         /// What its containers may reach on the device; `services` unless set.

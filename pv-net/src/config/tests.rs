@@ -286,7 +286,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!((d.domain.as_str(), d.flow_table), ("pv.local", 16_384));
     assert_eq!(p.v4.as_ref().map(|s| s.gateway), Some([10, 0, 3, 1].into()));
     assert_eq!(p.v6.as_ref().map(|s| s.gateway), "fd00:5056::1".parse().ok());
-    assert_eq!((p.isolated, p.nat, p.mtu), (true, false, None));
+    assert_eq!((p.isolated, p.nat, p.mtu, p.big_tcp), (true, false, None, true));
     assert_eq!(p.bridge().map(|b| b.as_str()), Some("pv-p"));
     let c = container(json!({"name": "web", "network": {"pool": "p"}}));
     let i = &c.interfaces[0];

@@ -1,5 +1,6 @@
 //! Attaching a container: all of its interfaces, or nothing.
 
+use super::segments::segment_bytes;
 use super::{Daemon, lease_key};
 use crate::config::{check_container, parse_run_named};
 use crate::failure::{Failure, Kind};
@@ -187,6 +188,7 @@ impl Daemon {
             container_if: attachment.interface.clone(),
             mac: attachment.mac,
             mtu: link.mtu,
+            segment_bytes: segment_bytes(&pool),
             addresses: addresses(attachment, &pool),
             gateways: if attachment.default_route { pool.gateways().map(|g| g.ip()).collect() } else { Vec::new() },
             alias: alias::of_attachment(attachment),
@@ -202,6 +204,7 @@ impl Daemon {
                 return Err(failure);
             }
         }
+        self.resize_bridge(&pool).await;
         Ok(made.index)
     }
 

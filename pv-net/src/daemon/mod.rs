@@ -12,8 +12,10 @@ mod policy_view;
 mod pools;
 mod ports;
 mod reconcile;
+mod segments;
 mod serve;
 mod teardown;
+mod uplink_filter;
 mod view;
 
 pub use attach::AttachRequest;
@@ -22,6 +24,7 @@ pub use policy_view::{DecidedBy, PartyView, RuleView, VerdictQuery, VerdictView}
 pub use ports::PortView;
 pub use serve::run;
 pub use teardown::teardown;
+pub use uplink_filter::UplinkView;
 pub use view::{
     AdoptedView, ContainerState, ContainerView, DataPlaneView, FlowView, InterfaceView, LeaseView, PoolView,
     StatusView, proto_name,
@@ -69,6 +72,8 @@ pub struct Daemon {
     uplinks: BTreeMap<IfName, u32>,
     /// What is wrong with uplinks.
     outside_conditions: Vec<String>,
+    /// Uplinks without the filter that they should have.
+    filter_conditions: Vec<String>,
     /// Whether the kernel said that addresses, links or routes changed.
     outside_changed: bool,
     policy: policy::InForce,
@@ -102,6 +107,7 @@ impl Daemon {
             links: BTreeMap::new(),
             uplinks: BTreeMap::new(),
             outside_conditions: Vec::new(),
+            filter_conditions: Vec::new(),
             outside_changed: false,
             policy: policy::InForce::default(),
         };
@@ -117,7 +123,7 @@ impl Daemon {
 
     /// Whether there is anything for the data plane to do.
     fn is_idle(&self) -> bool {
-        self.device.pools.is_empty() && self.state.containers.is_empty()
+        self.device.pools.is_empty() && self.state.containers.is_empty() && self.device.uplink_filter.is_none()
     }
 
     fn open_plane(&mut self) -> Result<(), Failure> {
@@ -187,10 +193,12 @@ impl Daemon {
         check_device(&self.paths, &self.net, &device).await?;
         self.check_attached(&device)?;
         self.check_policy(&device).await?;
+        let resized = self.resized_pools(&device);
         self.device = device;
         self.read_declarations();
         self.open_plane()?;
         self.reconcile().await?;
+        self.resize_segments(&resized).await;
         self.enforce_or_say(true).await
     }
 

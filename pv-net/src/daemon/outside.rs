@@ -86,7 +86,7 @@ impl Daemon {
             plane.attach_uplink(name)?;
         }
         self.uplinks = now;
-        Ok(())
+        self.refresh_filter(&before)
     }
 
     /// Puts the socket hooks in place. Without them published ports work from everywhere but the device itself.

@@ -2,6 +2,7 @@
 
 use super::Daemon;
 use super::borrowed::Borrowed;
+use super::segments::segment_bytes;
 use crate::failure::Failure;
 use crate::kernel::netlink::alias::{self, BorrowedAddress, BorrowedForwarding};
 use crate::kernel::netlink::{BridgeSpec, ensure_bridge};
@@ -50,6 +51,7 @@ impl Daemon {
             name: bridge.clone(),
             gateways: pool.gateways().collect(),
             mtu,
+            segment_bytes: segment_bytes(pool),
             mac,
             alias: alias::of_bridge(&pool.name),
         };

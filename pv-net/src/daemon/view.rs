@@ -1,6 +1,6 @@
 //! What the API shows of the daemon's state.
 
-use super::Daemon;
+use super::{Daemon, UplinkView};
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::ContainerRecord;
 use crate::kernel::bpf::FlowRecord;
@@ -153,6 +153,8 @@ pub struct StatusView {
     pub hook: Option<String>,
     /// Counters.
     pub data_plane: DataPlaneView,
+    /// Uplinks.
+    pub uplinks: Vec<UplinkView>,
     /// Pools.
     pub pools: usize,
     /// Attached containers.
@@ -344,6 +346,7 @@ impl Daemon {
         let mut conditions = self.start_conditions.clone();
         conditions.extend(self.outside_conditions.iter().cloned());
         conditions.extend(self.declared_conditions.iter().chain(&self.policy.condition).cloned());
+        conditions.extend(self.filter_conditions.iter().cloned());
         conditions.extend(self.pool_conditions.iter().map(|(pool, why)| format!("pool {pool}: {why}")));
         conditions.extend(self.device.inactive.iter().map(|p| format!("{p}: accepted, not acted on yet")));
         Ok(StatusView {
@@ -357,6 +360,7 @@ impl Daemon {
             generation: self.plane.as_ref().map_or(Ok(0), crate::kernel::bpf::DataPlane::epoch)?,
             hook: self.plane.as_ref().map(|p| p.hook().label().to_owned()),
             data_plane: self.counters()?,
+            uplinks: self.uplink_views()?,
             pools: self.device.pools.len(),
             containers: self.state.containers.len(),
             conditions,

@@ -17,6 +17,7 @@ fn pool(name: &str, v4: Option<(&str, &str)>, v6: Option<(&str, &str)>) -> Pool 
         v6: v6.map(|(net, gw)| Subnet6 { net: net.parse().expect("net"), gateway: gw.parse().expect("ip") }),
         nat: false,
         mtu: None,
+        big_tcp: true,
         isolated: true,
         host_access: HostAccess::Services,
     }

@@ -7,12 +7,14 @@ mod name;
 mod policy;
 mod pool;
 mod port;
+mod uplink_filter;
 
 pub use container::{Attachment, Container, ContainerKind, Interface, NetnsRef, NetworkMode};
 pub use name::{ContainerName, IfName, InvalidName, Mac, PoolName, RuleName};
 pub use policy::{Action, PortMatch, Rule, Selector};
 pub use pool::{HostAccess, IpvlanMode, MacvlanMode, Pool, PoolKind, Subnet4, Subnet6};
 pub use port::{PortMapping, Transport};
+pub use uplink_filter::{RateLimit, UplinkFilter, XdpChoice, XdpMode};
 
 use std::collections::BTreeMap;
 
@@ -23,6 +25,8 @@ pub struct Device {
     pub domain: String,
     /// Links to the outside, in the order they are preferred.
     pub uplinks: Vec<IfName>,
+    /// What is dropped on the uplinks before the stack sees it.
+    pub uplink_filter: Option<UplinkFilter>,
     /// Pools by name.
     pub pools: BTreeMap<PoolName, Pool>,
     /// The rules between containers, pools and networks, in the order of `network.policies`.

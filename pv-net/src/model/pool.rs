@@ -102,6 +102,8 @@ pub struct Pool {
     pub nat: bool,
     /// MTU of its interfaces in bytes; the uplink's unless set.
     pub mtu: Option<u32>,
+    /// TCP segments of up to 256 KiB on its interfaces, where the kernel has them.
+    pub big_tcp: bool,
     /// Closed to the other pools; two open pools reach each other.
     pub isolated: bool,
     /// What its containers may reach on the device.

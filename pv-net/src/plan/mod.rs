@@ -6,11 +6,13 @@ mod desired;
 mod op;
 mod outside;
 mod services;
+mod uplink_filter;
 
 pub use desired::{Desired, Endpoint, PoolLink, endpoint};
 pub use op::{Observed, ObservedLink, Op, diff, endpoint_ops};
 pub use outside::{LinkState, locals, uplink_infos};
 pub use services::{Published, prefixes, range_of};
+pub use uplink_filter::{filter_rate, filter_sources};
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ fn pool(isolated: bool) -> Pool {
         v6: None,
         nat: false,
         mtu: None,
+        big_tcp: true,
         isolated,
         host_access: HostAccess::Services,
     }

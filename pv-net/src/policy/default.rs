@@ -134,6 +134,7 @@ mod tests {
             v6: None,
             nat,
             mtu: None,
+            big_tcp: true,
             isolated,
             host_access,
         }

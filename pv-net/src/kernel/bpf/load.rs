@@ -5,6 +5,7 @@ use super::flows::{FlowRecord, FlowState, Ticks, expired};
 use super::pin;
 use super::stages::set_stages;
 use super::table::{Counters, Services, Single, Table, map_error, take};
+use super::xdp::Filter;
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
@@ -71,6 +72,7 @@ pub struct DataPlane {
     pub(super) locals: Table<EndpointKey, u32>,
     pub(super) uplinks: Table<u32, UplinkInfo>,
     pub(super) services: Services,
+    pub(super) filter: Filter,
     drops: Counters,
     stats: Counters,
     first_tick: (Instant, u64),
@@ -116,6 +118,7 @@ impl DataPlane {
             locals: Table::take(&mut ebpf, names::MAP_LOCALS)?,
             uplinks: Table::take(&mut ebpf, names::MAP_UPLINKS)?,
             services: Services::take(&mut ebpf, names::MAP_SERVICES)?,
+            filter: Filter::take(&mut ebpf)?,
             drops: Counters::take(&mut ebpf, names::MAP_DROPS)?,
             stats: Counters::take(&mut ebpf, names::MAP_STATS)?,
             ebpf,
@@ -129,6 +132,7 @@ impl DataPlane {
         let (links, conditions) = plane.adopt_links()?;
         adopted.links = links;
         adopted.conditions.extend(conditions);
+        adopted.conditions.extend(plane.adopt_filters()?);
         Ok((plane, adopted))
     }
 

@@ -14,6 +14,7 @@ mod policy;
 mod probe;
 mod stages;
 mod table;
+mod xdp;
 
 pub use error::BpfError;
 pub use flows::{FlowRecord, FlowState, Ticks};
@@ -23,3 +24,4 @@ pub use pin::remove_all;
 pub use policy::{PolicyProbe, PolicyTables};
 pub use probe::{Probe, probe};
 pub use table::ServicePrefix;
+pub use xdp::FilterSources;

@@ -1,7 +1,9 @@
-//! Where the pins are: `<bpffs>/maps/NAME`, `<bpffs>/links/PROGRAM/LINK` and `<bpffs>/links/sockets/PROGRAM`.
+//! Where the pins are: `<bpffs>/maps/NAME`, `<bpffs>/links/PROGRAM/LINK`, `<bpffs>/links/xdp_MODE/LINK` and
+//! `<bpffs>/links/sockets/PROGRAM`.
 
 use super::BpfError;
 use super::hooks::Place;
+use super::xdp;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use pv_net_common::names;
 use std::fs;
@@ -23,7 +25,7 @@ pub(super) fn sockets_dir(root: &Path) -> PathBuf {
 /// Every directory below `root`, the deeper ones first.
 fn dirs(root: &Path) -> Vec<PathBuf> {
     let places = Place::ALL.into_iter().map(|place| place.dir(root));
-    places.chain([sockets_dir(root), links_dir(root), maps_dir(root), root.to_owned()]).collect()
+    places.chain(xdp::dirs(root)).chain([sockets_dir(root), links_dir(root), maps_dir(root), root.to_owned()]).collect()
 }
 
 fn pin_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpfError {
@@ -80,7 +82,7 @@ pub fn remove_all(root: &Path) -> Result<(), BpfError> {
             first = result;
         }
     };
-    for dir in Place::ALL.into_iter().map(|place| place.dir(root)).chain([sockets_dir(root)]) {
+    for dir in Place::ALL.into_iter().map(|place| place.dir(root)).chain(xdp::dirs(root)).chain([sockets_dir(root)]) {
         match list(&dir) {
             Ok(names) => names.iter().for_each(|name| note(remove(&dir.join(name)))),
             Err(e) => note(Err(e)),

@@ -52,6 +52,20 @@ pub fn probe() -> Vec<Probe> {
             remedy: "nothing to do; kernel 6.6 or later has them",
         },
         Probe {
+            name: "BIG TCP for IPv6",
+            ok: at_least(5, 19),
+            required: false,
+            lost: "TCP segments above 64 KiB: more CPU for each byte between containers",
+            remedy: "nothing to do; kernel 5.19 or later has it",
+        },
+        Probe {
+            name: "BIG TCP for IPv4",
+            ok: at_least(6, 3),
+            required: false,
+            lost: "TCP segments above 64 KiB: more CPU for each byte between containers",
+            remedy: "nothing to do; kernel 6.3 or later has it",
+        },
+        Probe {
             name: "BPF JIT",
             ok: !reads("/proc/sys/net/core/bpf_jit_enable", "0"),
             required: false,

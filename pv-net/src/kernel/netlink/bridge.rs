@@ -15,6 +15,8 @@ pub struct BridgeSpec {
     pub gateways: Vec<IpNetwork>,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Largest TCP segment before it is cut for the wire, bytes.
+    pub segment_bytes: u32,
     /// Its MAC: set, so that ports that come and go do not change it.
     pub mac: Mac,
     /// `ifalias` of a bridge that pv-net makes.
@@ -115,6 +117,7 @@ async fn set_properties(net: &Net, spec: &BridgeSpec, link: &LinkInfo) -> Result
 /// Addresses and up; which addresses were missing. The settings of a bridge that is not `ours` stay as they are.
 async fn complete(net: &Net, spec: &BridgeSpec, link: &LinkInfo, ours: bool) -> Result<Vec<IpNetwork>, NetError> {
     if ours {
+        net.set_segment_bytes(&link.name, link.index, spec.segment_bytes).await;
         // The device is the router here: it takes no advice from containers.
         let has_ipv6 = sysctl::set_ipv6(&spec.name, "accept_ra", "0")?;
         if spec.gateways.iter().any(IpNetwork::is_ipv6) {

@@ -4,11 +4,13 @@ pub mod alias;
 mod bridge;
 mod error;
 mod route;
+pub mod segments;
 mod veth;
 mod watch;
 
 pub use bridge::{BridgeSpec, Ensured, ensure_bridge};
 pub use error::NetError;
+pub(crate) use veth::in_runtime;
 pub use veth::{VethSpec, attach_veth, host_if_name};
 pub use watch::{NetEvent, watch};
 

@@ -54,6 +54,7 @@ fn bridge_spec() -> BridgeSpec {
         name: "pvtest0".parse().expect("name"),
         gateways: vec!["10.9.0.1/24".parse().expect("net"), "fd00:9::1/64".parse().expect("net")],
         mtu: 1400,
+        segment_bytes: segments::BIG_SEGMENT,
         mac: "02:00:0a:09:00:01".parse().expect("mac"),
         alias: alias::of_bridge(&"test".parse().expect("name")),
     }
@@ -78,6 +79,7 @@ fn veth_spec(bridge: &LinkInfo) -> VethSpec {
         container_if: attachment.interface.clone(),
         mac: attachment.mac,
         mtu: 1400,
+        segment_bytes: segments::BIG_SEGMENT,
         addresses: vec!["10.9.0.2/24".parse().expect("net"), "fd00:9::2/64".parse().expect("net")],
         gateways: vec!["10.9.0.1".parse().expect("ip"), "fd00:9::1".parse().expect("ip")],
         alias: alias::of_attachment(&attachment),

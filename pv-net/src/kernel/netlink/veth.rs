@@ -24,6 +24,8 @@ pub struct VethSpec {
     pub mac: Mac,
     /// MTU of both ends, bytes.
     pub mtu: u32,
+    /// Largest TCP segment on both ends before it is cut for the wire, bytes.
+    pub segment_bytes: u32,
     /// Addresses with the pool's prefix length.
     pub addresses: Vec<IpNetwork>,
     /// Gateways of the default routes; none when another interface has them.
@@ -69,6 +71,7 @@ pub async fn attach_veth(net: &Net, spec: &VethSpec, netns: &Netns) -> Result<Li
     let link = net.link(name).await?.ok_or_else(|| NetError::Vanished { name: name.to_owned() })?;
     let finish = async {
         net.set_link(name, link.index, |l| l.alias(spec.alias.clone())).await?;
+        net.set_segment_bytes(name, link.index, spec.segment_bytes).await;
         // The host side is a bridge port: it speaks no IPv6 of its own.
         sysctl::set_ipv6(&spec.host_if, "disable_ipv6", "1")?;
         let inside = spec.clone();
@@ -111,7 +114,8 @@ async fn has_peer(netns: &Netns, spec: &VethSpec) -> Result<bool, NetError> {
     Ok(inside.is_some_and(|l| l.mac == Some(mac) && l.kind.as_deref() == Some("veth")))
 }
 
-fn in_runtime<T>(work: impl Future<Output = Result<T, NetError>>) -> Result<T, NetError> {
+/// Runs `work` on a runtime of its own: the netlink socket belongs to the namespace of the calling thread.
+pub(crate) fn in_runtime<T>(work: impl Future<Output = Result<T, NetError>>) -> Result<T, NetError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
@@ -142,6 +146,8 @@ async fn configure(spec: &VethSpec) -> Result<(), NetError> {
     {
         net.set_up("lo", lo.index).await?;
     }
+    // Before it is up: a connection keeps the size that it began with.
+    net.set_segment_bytes(name, link.index, spec.segment_bytes).await;
     net.set_up(name, link.index).await?;
     for address in &spec.addresses {
         net.add_address(name, link.index, *address).await?;

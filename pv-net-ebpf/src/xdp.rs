@@ -1,0 +1,104 @@
+//! What is dropped before the stack spends anything on it: deny-listed sources, packets from outside that claim to come
+//! from a pool, and what a source sends above its rate. Everything else passes, with frames that are not IP or too
+//! short to tell: the stack and `pv_from_uplink` judge those.
+
+use crate::{
+    maps::{FILTER_BUCKETS, FILTER_RATE, FILTER_SOURCES},
+    packet::{ETH_LEN, ETH_P_IP, ETH_P_IPV6, Eth},
+    verdict::note,
+};
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    btf_maps::lpm_trie::Key,
+    helpers::generated::bpf_ktime_get_ns,
+    programs::XdpContext,
+};
+use pv_net_common::{DropReason, FilterSource, FlowKey, Ip};
+
+/// Bits of a whole source.
+const SOURCE_BITS: u32 = FilterSource::HEAD_BITS + 128;
+
+/// The verdict on a frame from an uplink.
+#[inline(always)]
+pub fn from_uplink(ctx: &XdpContext) -> u32 {
+    let Some(key) = read_key(ctx) else { return XDP_PASS };
+    match refused(key.src) {
+        Some(reason) => {
+            note(&key, reason);
+            XDP_DROP
+        }
+        None => XDP_PASS,
+    }
+}
+
+/// Why packets from `src` are dropped.
+#[inline(always)]
+fn refused(src: Ip) -> Option<DropReason> {
+    let source = FilterSource::new(src);
+    if let Some(reason) = FILTER_SOURCES.get(&Key::new(SOURCE_BITS, source)) {
+        return Some(if *reason == DropReason::SpoofedPool as u32 {
+            DropReason::SpoofedPool
+        } else {
+            DropReason::DenyListed
+        });
+    }
+    let rate = FILTER_RATE.get(0)?;
+    if rate.packet_ns == 0 {
+        return None;
+    }
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let Some(bucket) = FILTER_BUCKETS.get_ptr_mut(&source) else {
+        if let Some(first) = rate.take(0, now) {
+            // A full LRU makes room; any other failure lets the packet pass.
+            let _ = FILTER_BUCKETS.insert(&source, &first, 0);
+        }
+        return None;
+    };
+    // SAFETY: a map value stays readable for the program's run. Two CPUs may take the same token: a source that is
+    // spread over several gains no more than one packet a CPU by it.
+    unsafe {
+        match rate.take(*bucket, now) {
+            Some(next) => {
+                *bucket = next;
+                None
+            }
+            None => Some(DropReason::RateLimited),
+        }
+    }
+}
+
+/// Addresses, protocol and link of a frame; the ports are not looked for.
+#[inline(always)]
+fn read_key(ctx: &XdpContext) -> Option<FlowKey> {
+    let eth: Eth = read(ctx, 0)?;
+    let mut key = FlowKey::default();
+    match u16::from_be(eth.proto_be) {
+        // Protocol at 9, addresses at 12 and 16 (RFC 791).
+        ETH_P_IP => {
+            let ip: [u32; 5] = read(ctx, ETH_LEN as usize)?;
+            key.src = Ip::from_v4_be(ip[3]);
+            key.dst = Ip::from_v4_be(ip[4]);
+            key.proto = u32::from(ip[2].to_ne_bytes()[1]);
+        }
+        // Next header at 6, addresses at 8 and 24 (RFC 8200).
+        ETH_P_IPV6 => {
+            let ip: [u32; 10] = read(ctx, ETH_LEN as usize)?;
+            key.src = Ip { words_be: [ip[2], ip[3], ip[4], ip[5]] };
+            key.dst = Ip { words_be: [ip[6], ip[7], ip[8], ip[9]] };
+            key.proto = u32::from(ip[1].to_ne_bytes()[2]);
+        }
+        _ => return None,
+    }
+    // SAFETY: a context field.
+    key.ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    Some(key)
+}
+
+/// A `T` at `offset`, a constant, of the frame's first piece; headers are never in another one.
+#[inline(always)]
+fn read<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
+    let at = ctx.data() + offset;
+    // SAFETY: the verifier proves `data + offset + size <= data_end` from this comparison.
+    unsafe { (at + size_of::<T>() <= ctx.data_end()).then(|| (at as *const T).read_unaligned()) }
+}

@@ -1,0 +1,84 @@
+//! The filter of the uplinks: what it drops, and on which uplinks it runs.
+
+use super::Daemon;
+use crate::failure::Failure;
+use crate::model::{IfName, XdpMode};
+use crate::plan::{filter_rate, filter_sources};
+use pv_net_common::FilterRate;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// An uplink.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct UplinkView {
+    /// Its name.
+    pub name: String,
+    /// How the filter runs there: `native`, `generic` or `off`.
+    pub xdp: String,
+}
+
+impl Daemon {
+    /// Brings the filter to what the configuration says. `before`: the uplinks that were there the last time. An
+    /// uplink that cannot have it is a condition; the others have it all the same.
+    pub(super) fn refresh_filter(&mut self, before: &BTreeMap<IfName, u32>) -> Result<(), Failure> {
+        let mode = self.device.uplink_filter.as_ref().and_then(|f| f.xdp.mode());
+        let (sources, rate) = match (&self.device.uplink_filter, mode) {
+            (Some(filter), Some(_)) => (filter_sources(filter, self.device.pools.values()), filter_rate(filter)),
+            _ => (BTreeMap::new(), FilterRate::default()),
+        };
+        let uplinks = self.uplinks.clone();
+        self.filter_conditions.clear();
+        let plane = self.plane()?;
+        plane.set_filter(&sources, rate)?;
+        let mut filtered = Vec::new();
+        for (name, has) in plane.filtered_uplinks()? {
+            let index = uplinks.iter().find(|(n, _)| n.as_str() == name);
+            // Another link of the same name has another index, and the program went with the first.
+            let same = index.is_some_and(|(n, i)| before.get(n).is_none_or(|was| was == i));
+            if same && mode == Some(has) {
+                filtered.push(name);
+            } else {
+                plane.detach_filter(&name, has)?;
+            }
+        }
+        let Some(mode) = mode else { return Ok(()) };
+        let mut conditions = Vec::new();
+        for name in uplinks.keys().filter(|n| !filtered.iter().any(|f| f == n.as_str())) {
+            if let Err(e) = plane.attach_filter(name, mode) {
+                tracing::debug!(uplink = %name, error = %e, "no filter");
+                conditions.push(without_filter(name, mode, &e));
+            }
+        }
+        self.filter_conditions = conditions;
+        Ok(())
+    }
+
+    /// The uplink with this index, for events.
+    #[must_use]
+    pub fn uplink_at(&self, index: u32) -> Option<&IfName> {
+        self.uplinks.iter().find(|(_, i)| **i == index).map(|(name, _)| name)
+    }
+
+    /// The uplinks that are there.
+    ///
+    /// # Errors
+    /// When the pins cannot be listed.
+    pub(super) fn uplink_views(&self) -> Result<Vec<UplinkView>, Failure> {
+        let filtered = match &self.plane {
+            Some(plane) => plane.filtered_uplinks()?,
+            None => Vec::new(),
+        };
+        let mode = |name: &IfName| filtered.iter().find(|(n, _)| n == name.as_str()).map_or("off", |(_, m)| m.label());
+        let view = |name: &IfName| UplinkView { name: name.to_string(), xdp: mode(name).to_owned() };
+        Ok(self.uplinks.keys().map(view).collect())
+    }
+}
+
+fn without_filter(name: &IfName, mode: XdpMode, why: &dyn std::fmt::Display) -> String {
+    let help = match mode {
+        XdpMode::Native => "; network.uplink_filter.xdp \"generic\" runs it on any link",
+        XdpMode::Generic => "",
+    };
+    format!("uplink {name}: no uplink_filter: {why}{help}")
+}

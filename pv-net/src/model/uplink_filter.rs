@@ -1,0 +1,71 @@
+//! What is dropped on the uplinks before the stack sees it.
+
+use ipnetwork::IpNetwork;
+
+/// The filter of the uplinks. With it packets from outside that claim a source inside a pool are dropped too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UplinkFilter {
+    /// Networks from which nothing is let in; no host bits.
+    pub deny: Vec<IpNetwork>,
+    /// What each source address may send.
+    pub rate_limit: Option<RateLimit>,
+    /// Where XDP does it.
+    pub xdp: XdpChoice,
+}
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Packets a second; at least one.
+    pub packets_per_second: u32,
+    /// Packets that may come at once; at least one.
+    pub burst: u32,
+}
+
+/// Where XDP drops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpChoice {
+    /// In the driver, where it can; nowhere else.
+    #[default]
+    Auto,
+    /// In the stack, on any link.
+    Generic,
+    /// Nowhere.
+    Off,
+}
+
+impl XdpChoice {
+    /// The mode that is asked for.
+    #[must_use]
+    pub const fn mode(self) -> Option<XdpMode> {
+        match self {
+            Self::Auto => Some(XdpMode::Native),
+            Self::Generic => Some(XdpMode::Generic),
+            Self::Off => None,
+        }
+    }
+}
+
+/// How XDP runs on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver, before there is a socket buffer.
+    Native,
+    /// In the stack, on a socket buffer.
+    Generic,
+}
+
+impl XdpMode {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Native, Self::Generic];
+
+    /// Its name for people.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
