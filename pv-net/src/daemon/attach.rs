@@ -125,6 +125,8 @@ impl Daemon {
             attachments.push(attachment(interface, lease));
         }
         self.release_others(container);
+        // Reading what all the others publish takes time that grows with their number.
+        let ports = !container.ports.is_empty() || self.publishes(&container.name);
         let record = ContainerRecord { run, netns: Some(reference), attachments: attachments.clone() };
         self.state.containers.insert(container.name.clone(), record);
         self.state.identity(&container.name);
@@ -146,7 +148,7 @@ impl Daemon {
                 }
             }
         }
-        if let Err(failure) = self.refresh_ports() {
+        if ports && let Err(failure) = self.refresh_ports() {
             for (index, attachment) in made {
                 self.disconnect(index, attachment).await?;
             }
@@ -205,6 +207,7 @@ impl Daemon {
             }
         }
         self.resize_bridge(&pool).await;
+        self.net.wait_until_it_carries(&[made.index, link.index]).await;
         Ok(made.index)
     }
 

@@ -24,10 +24,13 @@ impl Daemon {
         for key in keys {
             self.state.ipam.release(&key);
         }
+        let published = self.publishes(name);
         self.state.containers.remove(name);
         self.state.identities.remove(name);
         self.container_conditions.remove(name);
-        self.refresh_ports()?;
+        if published {
+            self.refresh_ports()?;
+        }
         store::save(&self.paths.state_dir, &self.state)?;
         Ok(())
     }

@@ -51,6 +51,11 @@ impl Daemon {
         all
     }
 
+    /// Whether the container `name` publishes any.
+    pub(super) fn publishes(&self, name: &ContainerName) -> bool {
+        self.state.containers.get(name).is_some_and(|record| !mappings(name, record).is_empty())
+    }
+
     /// All published ports, one entry an address family.
     #[must_use]
     pub fn ports(&self) -> Vec<PortView> {

@@ -148,7 +148,13 @@ impl Daemon {
     }
 
     /// A link, address or route changed. A container's link that goes takes its map entries along; its lease stays.
+    /// What becomes of containers' links is nothing to the device's own side.
     pub async fn on_event(&mut self, event: &NetEvent) {
+        let inside = match event {
+            NetEvent::LinkGone { ours, .. } => *ours,
+            NetEvent::Link { index } => self.links.contains_key(index),
+            NetEvent::Changed => false,
+        };
         if let NetEvent::LinkGone { index, .. } = event
             && let Some((container, host_if)) = self.links.remove(index)
         {
@@ -157,7 +163,7 @@ impl Daemon {
                 tracing::warn!(%container, error = %e, "link not forgotten");
             }
         }
-        self.outside_changed = true;
+        self.outside_changed |= !inside;
     }
 
     /// Reads addresses and routes again when something changed since the last time.

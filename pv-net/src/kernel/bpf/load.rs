@@ -3,6 +3,7 @@
 use super::BpfError;
 use super::flows::{FlowRecord, FlowState, Ticks, expired};
 use super::pin;
+use super::programs::load_programs;
 use super::stages::set_stages;
 use super::table::{Counters, Services, Single, Table, map_error, take};
 use super::xdp::Filter;
@@ -101,10 +102,7 @@ impl DataPlane {
         }
         let mut ebpf = load_object(options, &maps)?;
         let hook = hook_of_kernel();
-        let entries = [names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK];
-        for name in names::PROG_STAGES.into_iter().chain(entries).chain([names::PROG_CLOCK]) {
-            program(&mut ebpf, name)?.load().map_err(|e| BpfError::Load(format!("{name}: {}", BpfError::chain(&e))))?;
-        }
+        load_programs(&mut ebpf)?;
         // Before any program hands a packet on.
         set_stages(&mut ebpf)?;
         let mut plane = Self {

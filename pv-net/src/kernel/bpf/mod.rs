@@ -12,6 +12,7 @@ mod load;
 mod pin;
 mod policy;
 mod probe;
+mod programs;
 mod stages;
 mod table;
 mod xdp;

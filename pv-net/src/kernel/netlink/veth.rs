@@ -4,12 +4,14 @@ use super::{LinkInfo, Net, NetError, alias};
 use crate::kernel::netns::Netns;
 use crate::kernel::sysctl;
 use crate::model::{ContainerName, IfName, Mac};
+use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, State};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 /// A container's interface as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,6 +158,28 @@ async fn configure(spec: &VethSpec) -> Result<(), NetError> {
         add_default_route(&net, link.index, *gateway).await?;
     }
     Ok(())
+}
+
+/// How long a link may take from being up to carrying packets; the kernel's worker for it waits for others.
+const CARRY: Duration = Duration::from_millis(250);
+
+impl Net {
+    /// Waits until the links of `indices`, that are up, carry packets too; not for ever. The kernel says yes to "up"
+    /// before: what is sent then is lost, and an address resolution is repeated only after a second.
+    pub async fn wait_until_it_carries(&self, indices: &[u32]) {
+        let start = Instant::now();
+        for index in indices {
+            while start.elapsed() < CARRY && !self.carries(*index).await {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    async fn carries(&self, index: u32) -> bool {
+        let found = self.handle.link().get().match_index(index).execute().try_next().await;
+        // A link that is gone is nothing to wait for.
+        found.ok().flatten().is_none_or(|m| m.attributes.contains(&LinkAttribute::OperState(State::Up)))
+    }
 }
 
 async fn add_default_route(net: &Net, index: u32, gateway: IpAddr) -> Result<(), NetError> {

@@ -1,10 +1,10 @@
 //! Links, addresses and routes that come and go.
 
-use super::{LinkInfo, NetError};
+use super::{LinkInfo, NetError, alias};
 use futures_util::StreamExt;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::sync::mpsc;
 
 /// A change in the device's network.
@@ -16,8 +16,15 @@ pub enum NetEvent {
         index: u32,
         /// Its name.
         name: String,
+        /// It was a container's, by its alias.
+        ours: bool,
     },
-    /// A link, address or route changed.
+    /// A link was made or changed, or is no port of a bridge any more.
+    Link {
+        /// Interface index.
+        index: u32,
+    },
+    /// An address or route changed.
     Changed,
 }
 
@@ -40,9 +47,16 @@ pub fn watch() -> Result<mpsc::UnboundedReceiver<NetEvent>, NetError> {
     tokio::spawn(async move {
         while let Some((message, _)) = messages.next().await {
             let event = match message.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(m)) => {
+                // A bridge says of a port that leaves it that it is gone.
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(m))
+                    if m.header.interface_family != AddressFamily::Bridge =>
+                {
                     let link = LinkInfo::from(&m);
-                    NetEvent::LinkGone { index: link.index, name: link.name }
+                    let ours = link.kind.as_deref() == Some("veth") && alias::is_ours(link.alias.as_deref());
+                    NetEvent::LinkGone { index: link.index, name: link.name, ours }
+                }
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(m) | RouteNetlinkMessage::DelLink(m)) => {
+                    NetEvent::Link { index: m.header.index }
                 }
                 NetlinkPayload::InnerMessage(_) => NetEvent::Changed,
                 _ => continue,
