@@ -216,12 +216,12 @@ fn error(src: IpAddr, dst: IpAddr, (kind, code): (u8, u8), quote: &[u8]) -> Vec<
 }
 
 impl Lab {
-    fn from_outside(&self, packet: &[u8]) -> Result<()> {
+    fn send_outside(&self, packet: &[u8]) -> Result<()> {
         let kind = if packet[0] >> 4 == 4 { frame::IPV4 } else { frame::IPV6 };
         self.wan.send(&frame::ethernet(self.macs.wan, self.macs.uplink, kind, packet))
     }
 
-    fn from_inside(&self, packet: &[u8]) -> Result<()> {
+    fn send_inside(&self, packet: &[u8]) -> Result<()> {
         let kind = if packet[0] >> 4 == 4 { frame::IPV4 } else { frame::IPV6 };
         self.lan.send(&frame::ethernet(self.macs.lan, self.macs.gateway, kind, packet))
     }
@@ -249,11 +249,11 @@ impl Lab {
         };
         let first_reply = |flow: &Flow| match opener {
             Opener::Inside => {
-                self.from_inside(&packet(proto, (flow.inside, flow.outside), false, b"first"))?;
+                self.send_inside(&packet(proto, (flow.inside, flow.outside), false, b"first"))?;
                 self.arrives(&self.wan, (device, outside)).map(Some)
             }
             Opener::Outside => {
-                self.from_outside(&packet(proto, (flow.outside, flow.device), false, b"first"))?;
+                self.send_outside(&packet(proto, (flow.outside, flow.device), false, b"first"))?;
                 self.arrives(&self.lan, (outside, inside)).map(|_| None)
             }
         };
@@ -264,10 +264,10 @@ impl Lab {
             if proto == Proto::Echo {
                 flow.outside.1 = flow.device.1;
             }
-            self.from_outside(&packet(proto, (flow.outside, flow.device), true, b"reply"))?;
+            self.send_outside(&packet(proto, (flow.outside, flow.device), true, b"reply"))?;
             self.arrives(&self.lan, (outside, inside))?;
         } else {
-            self.from_inside(&packet(proto, (flow.inside, flow.outside), true, b"reply"))?;
+            self.send_inside(&packet(proto, (flow.inside, flow.outside), true, b"reply"))?;
             self.arrives(&self.wan, (device, outside))?;
         }
         Ok(flow)
@@ -281,7 +281,7 @@ impl Lab {
         let outer = |p: Vec<u8>| if options { with_options(&p) } else { p };
         let told = outer(error(from, flow.device.0, kind, &quoted(flow, sent, reply, quote, filler)));
         let want = outer(error(from, flow.inside.0, kind, &quoted(flow, wanted, reply, quote, filler)));
-        self.from_outside(&told)?;
+        self.send_outside(&told)?;
         same(&self.arrives(&self.lan, (from, flow.inside.0))?, &hop(want))
     }
 
@@ -292,7 +292,7 @@ impl Lab {
         let filler = if matches!(quote, Quote::ZeroSum) { zero_sum(flow, wanted, reply) } else { [7, 7] };
         let told = error(flow.inside.0, flow.outside.0, kind, &quoted(flow, sent, reply, quote, filler));
         let want = error(flow.device.0, flow.outside.0, kind, &quoted(flow, wanted, reply, quote, filler));
-        self.from_inside(&told)?;
+        self.send_inside(&told)?;
         same(&self.arrives(&self.wan, (flow.device.0, flow.outside.0))?, &hop(want))
     }
 
@@ -389,12 +389,12 @@ fn about_unknown_flows_they_reach_nobody() -> Result<()> {
             for kind in kinds(family) {
                 for quote in QUOTES {
                     let about = quoted(&unknown, (unknown.device, unknown.outside), false, quote, [7, 7]);
-                    lab.from_outside(&error(router, unknown.device.0, kind, &about))?;
+                    lab.send_outside(&error(router, unknown.device.0, kind, &about))?;
                     let about = quoted(&unknown, (unknown.outside, unknown.inside), false, quote, [7, 7]);
-                    lab.from_inside(&error(unknown.inside.0, unknown.outside.0, kind, &about))?;
+                    lab.send_inside(&error(unknown.inside.0, unknown.outside.0, kind, &about))?;
                     // Straight to the container, past the device's address.
                     let about = quoted(&unknown, (unknown.inside, unknown.outside), false, quote, [7, 7]);
-                    lab.from_outside(&error(router, unknown.inside.0, kind, &about))?;
+                    lab.send_outside(&error(router, unknown.inside.0, kind, &about))?;
                 }
             }
         }
