@@ -13,6 +13,7 @@ pub mod configs;
 pub mod echo;
 pub mod frame;
 pub mod raw;
+pub mod testrun;
 pub mod verify;
 
 pub use container::Container;
