@@ -7,7 +7,9 @@ pub const PROG_TO_CONTAINER: &str = "pv_to_container";
 /// Program on ingress of an uplink.
 pub const PROG_FROM_UPLINK: &str = "pv_from_uplink";
 /// Socket hooks on the device's cgroup, by the hook's name.
-pub const PROG_SOCK: [&str; 8] = [
+pub const PROG_SOCK: [&str; 10] = [
+    "pv_sock_bind4",
+    "pv_sock_bind6",
     "pv_sock_connect4",
     "pv_sock_connect6",
     "pv_sock_sendmsg4",
@@ -17,6 +19,8 @@ pub const PROG_SOCK: [&str; 8] = [
     "pv_sock_peer4",
     "pv_sock_peer6",
 ];
+/// A read-only global: whether programs may use `bpf_set_retval`.
+pub const GLOBAL_HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
 /// Stages that the programs above hand a packet on to, in the order of [`crate::Stage`].
 pub const PROG_STAGES: [&str; 8] = [
     "pv_stage_container",
