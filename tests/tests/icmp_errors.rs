@@ -13,13 +13,11 @@ const ROUTER: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 const HOSTS: [&str; 2] = ["192.0.2.50", "2001:db8:1::50"];
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Types and codes of IPv4: RFC 792, RFC 1122, RFC 1812.
-fn kinds4() -> Vec<(u8, u8)> {
-    (0..=15).map(|code| (3, code)).chain([(11, 0), (11, 1), (12, 0), (12, 1), (12, 2)]).collect()
-}
-
-/// Types and codes of IPv6: RFC 4443, RFC 4884's users included.
-fn kinds6() -> Vec<(u8, u8)> {
+/// Types and codes of a family: RFC 792, RFC 1122, RFC 1812, RFC 4443.
+fn kinds(family: usize) -> Vec<(u8, u8)> {
+    if family == 0 {
+        return (0..=15).map(|code| (3, code)).chain([(11, 0), (11, 1), (12, 0), (12, 1), (12, 2)]).collect();
+    }
     (0..=6).map(|code| (1, code)).chain([(2, 0), (3, 0), (3, 1), (4, 0), (4, 1), (4, 2)]).collect()
 }
 
@@ -317,10 +315,6 @@ fn same(got: &[u8], want: &[u8]) -> Result<()> {
     let first = got.iter().zip(want).position(|(a, b)| a != b);
     ensure!(got == want, "differs from byte {first:?} on:\n got {got:02x?}\nwant {want:02x?}");
     Ok(())
-}
-
-fn kinds(family: usize) -> Vec<(u8, u8)> {
-    if family == 0 { kinds4() } else { kinds6() }
 }
 
 /// Flows of all kinds; ports from `first` on, two of which clash with nobody.

@@ -55,7 +55,7 @@ fn device_addresses() -> [IpAddr; 2] {
 type Check<'a> = &'a dyn Fn(IpAddr) -> bool;
 
 fn reaches(from: &Namespace, what: &str, at: IpAddr, check: Check<'_>) -> Result<()> {
-    let blob: Vec<u8> = (0..100_000u32).map(|i| (i * 13 >> 3) as u8).collect();
+    let blob: Vec<u8> = (0..100_000u32).map(|i| ((i * 13) >> 3) as u8).collect();
     for port in [SINGLE.0, RANGED.0] {
         let server = SocketAddr::new(at, port);
         let seen = echo::tcp(from, server, &blob).with_context(|| format!("{what}: TCP to {server}"))?;
