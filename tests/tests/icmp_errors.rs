@@ -36,7 +36,6 @@ enum Opener {
     Outside,
 }
 
-/// One end of the flow and the other; for echo the port is the identifier.
 type Pair = ((IpAddr, u16), (IpAddr, u16));
 
 /// A flow by its inner end, the same as the outside sees it, and its outer end.
@@ -69,7 +68,6 @@ struct Lab {
     _device: Device,
     _outside: Namespace,
     web: Container,
-    /// Packet sockets outside and inside.
     wan: RawSocket,
     lan: RawSocket,
     macs: Macs,
@@ -106,7 +104,7 @@ fn lab() -> Result<Lab> {
     for host in HOSTS {
         device.ns.ip(&format!("neigh replace {host} lladdr {wan_mac} dev up0 nud permanent"))?;
     }
-    // Without an address the container's kernel answers to nothing of what the test sends.
+    // Without an address its kernel answers to nothing.
     web.ns.ip("addr flush dev eth0")?;
     let (wan, lan) = (RawSocket::open(&outside, "eth0")?, RawSocket::open(&web.ns, "eth0")?);
     Ok(Lab { _device: device, _outside: outside, web, wan, lan, macs })
@@ -152,7 +150,6 @@ fn fix(packet: &mut [u8]) {
     packet[10..12].copy_from_slice(&check);
 }
 
-/// One hop less.
 fn hop(mut packet: Vec<u8>) -> Vec<u8> {
     if packet[0] >> 4 == 4 {
         packet[8] -= 1;
