@@ -11,7 +11,9 @@ pub const PROG_XDP_UPLINK: &str = "pv_xdp_uplink";
 /// The same for kernels before 5.18, which know no frames of several pieces in XDP.
 pub const PROG_XDP_UPLINK_SINGLE: &str = "pv_xdp_uplink_single";
 /// Socket hooks on the device's cgroup, by the hook's name.
-pub const PROG_SOCK: [&str; 8] = [
+pub const PROG_SOCK: [&str; 10] = [
+    "pv_sock_bind4",
+    "pv_sock_bind6",
     "pv_sock_connect4",
     "pv_sock_connect6",
     "pv_sock_sendmsg4",
@@ -21,6 +23,8 @@ pub const PROG_SOCK: [&str; 8] = [
     "pv_sock_peer4",
     "pv_sock_peer6",
 ];
+/// A read-only global: whether programs may use `bpf_set_retval`.
+pub const GLOBAL_HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
 /// Stages that the programs above hand a packet on to, in the order of [`crate::Stage`].
 pub const PROG_STAGES: [&str; 8] = [
     "pv_stage_container",

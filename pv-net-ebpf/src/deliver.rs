@@ -6,7 +6,9 @@ use crate::{
     verdict::{self, ACT_OK},
 };
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
+    bindings::{
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    },
     helpers::generated::{
         bpf_jiffies64, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_type,
         bpf_skb_store_bytes,
@@ -16,6 +18,10 @@ use pv_net_common::{
     DropReason, FlowEntry, Ip, csum,
     flow::{FLOW_NAT, FLOW_NEIGHBOUR, FLOW_ROUTED, FLOW_STACK, FLOW_UPLINK},
 };
+
+/// Keeps a sum that the network card computed over the whole packet (`CHECKSUM_COMPLETE`). Only where no checksum in
+/// the packet takes the change back: the IPv6 header has none, and what `BPF_F_PSEUDO_HDR` takes off is added here.
+const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 
 pub const AF_INET: u32 = 2;
 pub const AF_INET6: u32 = 10;
@@ -39,12 +45,9 @@ pub fn deliver(packet: &Packet, entry: &mut FlowEntry) -> i32 {
     hand_over(packet, entry)
 }
 
-/// As [`deliver`], for an ICMP error about the entry's flow; with NAT its IP header is written already.
+/// As [`deliver`], for an ICMP error about the entry's flow that has a hop to spare; with NAT its IP header is written already.
 #[inline(always)]
 pub fn deliver_error(packet: &Packet, entry: &mut FlowEntry) -> i32 {
-    if packet.ttl <= 1 {
-        return verdict::drop(packet, DropReason::TtlExpired);
-    }
     if route(packet, entry, entry.flags & FLOW_NAT != 0).is_err() {
         return verdict::drop(packet, DropReason::Rewrite);
     }
@@ -161,7 +164,7 @@ fn route(packet: &Packet, entry: &FlowEntry, translated: bool) -> Done {
     }
     let hops = packet.ttl - 1;
     // SAFETY: as above.
-    let failed = unsafe { bpf_skb_store_bytes(skb, ETH_LEN + 7, (&raw const hops).cast(), 1, 0) };
+    let failed = unsafe { bpf_skb_store_bytes(skb, ETH_LEN + 7, (&raw const hops).cast(), 1, RECOMPUTE) };
     if failed != 0 { Err(()) } else { Ok(()) }
 }
 
@@ -242,7 +245,7 @@ pub fn write_addresses(packet: &Packet, src: Ip, dst: Ip, addr_diff: u32, hops: 
     } else {
         let rest = Rest6 { before: [0; 3], hops, src: src.words_be, dst: dst.words_be };
         // SAFETY: as above; 33 bytes from `hops` on.
-        unsafe { bpf_skb_store_bytes(skb, ETH_LEN + 7, (&raw const rest.hops).cast(), 33, 0) }
+        unsafe { bpf_skb_store_bytes(skb, ETH_LEN + 7, (&raw const rest.hops).cast(), 33, RECOMPUTE) }
     };
     if failed != 0 { Err(()) } else { Ok(()) }
 }

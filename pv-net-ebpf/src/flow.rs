@@ -200,7 +200,9 @@ pub fn establish(open: &TransientFlow) {
             return;
         }
         let _ = FLOWS.insert(&forward, &open.forward, 0);
-        let _ = FLOWS.insert(&reply, &open.reply, 0);
+        if FLOWS.insert(&reply, &open.reply, 0).is_err() {
+            let _ = FLOWS.remove(&forward);
+        }
         return;
     }
     if FLOWS.insert(&reply, &open.reply, 0).is_err() {

@@ -148,6 +148,9 @@ fn error(packet: &Packet, epoch: u32) -> Option<i32> {
     if entry.epoch != epoch || entry.flags & FLOW_STACK != 0 || entry.flags & FLOW_ROUTED == 0 {
         return None;
     }
+    if packet.ttl <= 1 {
+        return Some(verdict::drop(packet, DropReason::TtlExpired));
+    }
     count(Stat::SlowPath);
     if entry.flags & FLOW_NAT != 0 && translate(packet, &quoted, &key, entry).is_err() {
         return Some(verdict::drop(packet, DropReason::Rewrite));
@@ -157,9 +160,6 @@ fn error(packet: &Packet, epoch: u32) -> Option<i32> {
 
 #[inline(always)]
 fn translate(packet: &Packet, quoted: &Quoted, key: &FlowKey, entry: &FlowEntry) -> Result<(), ()> {
-    if packet.ttl <= 1 {
-        return Err(());
-    }
     let skb = packet.skb.cast();
     // The flow's own end is seen by its translated address, a router in between by its own.
     let src = if packet.key.src == key.src { entry.src } else { packet.key.src };
@@ -222,7 +222,11 @@ fn inner_ports(packet: &Packet, quoted: &Quoted, entry: &FlowEntry, inner: u32) 
     {
         let pseudo = if quoted.proto == IPPROTO_ICMP { 0 } else { csum::fold(inner) as u32 };
         let sum = (!check) as u32 + pseudo + csum::fold(ports) as u32;
-        let new_check = !csum::fold(sum);
+        let mut new_check = !csum::fold(sum);
+        // A UDP checksum of zero says that there is none (RFC 768).
+        if quoted.proto == IPPROTO_UDP && new_check == 0 {
+            new_check = 0xffff;
+        }
         // SAFETY: as above.
         if unsafe { bpf_skb_store_bytes(skb, check_at, (&raw const new_check).cast(), 2, 0) } != 0 {
             return Err(());

@@ -5,11 +5,12 @@
 
 use crate::{
     maps::{CONFIG, SOCK_ORIGINS, is_local},
+    packet::IPPROTO_TCP,
     service,
 };
 use aya_ebpf::{
     bindings::bpf_sock_addr,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
@@ -17,6 +18,9 @@ use pv_net_common::{Ip, SockKey, SockOrigin};
 
 /// The system call goes on.
 const GO_ON: i32 = 1;
+/// It fails.
+const REFUSED: i32 = 0;
+const EADDRINUSE: i32 = 98;
 
 type Address = *mut bpf_sock_addr;
 
@@ -117,6 +121,52 @@ fn show_origin(a: Address, family: Family) -> i32 {
         family.set(a, origin.addr, origin.port_be);
     }
     GO_ON
+}
+
+/// The daemon sets it where the kernel has `bpf_set_retval` (5.18); dead code is no helper call to the verifier.
+#[unsafe(no_mangle)]
+static HAS_SET_RETVAL: u32 = 0;
+
+const IPPROTO_MPTCP: u32 = 262;
+
+/// A published port is not free: nothing would arrive at a socket that is bound to it. EADDRINUSE, or EPERM where the
+/// kernel has no other.
+#[inline(always)]
+fn keep_free(a: Address, family: Family) -> i32 {
+    if !is_ours(a) {
+        return GO_ON;
+    }
+    let addr = family.addr(a);
+    // SAFETY: context fields.
+    let (port_be, proto) = unsafe { ((*a).user_port as u16, (*a).protocol) };
+    let proto = if proto == IPPROTO_MPTCP { IPPROTO_TCP as u32 } else { proto };
+    let mut taken = service::target(addr, proto, port_be).is_some();
+    // A socket on `::` has IPv4 too, unless it asked not to.
+    if addr.is_unspecified() && family.v6 {
+        taken |= service::target(Ip::from_v4_be(0), proto, port_be).is_some();
+    }
+    if !taken {
+        return GO_ON;
+    }
+    // SAFETY: a static of the object, read as the loader left it; the helper takes a number.
+    unsafe {
+        if core::ptr::read_volatile(&raw const HAS_SET_RETVAL) != 0 {
+            bpf_set_retval(-EADDRINUSE);
+        }
+    }
+    REFUSED
+}
+
+/// `bind` over IPv4.
+#[cgroup_sock_addr(bind4)]
+pub fn pv_sock_bind4(ctx: SockAddrContext) -> i32 {
+    keep_free(ctx.sock_addr, V4)
+}
+
+/// `bind` over IPv6.
+#[cgroup_sock_addr(bind6)]
+pub fn pv_sock_bind6(ctx: SockAddrContext) -> i32 {
+    keep_free(ctx.sock_addr, V6)
 }
 
 /// `connect` over IPv4.

@@ -8,10 +8,13 @@ mod netns;
 mod process;
 mod snapshot;
 
+pub mod capture;
 pub mod configs;
 pub mod echo;
 pub mod frame;
 pub mod raw;
+pub mod testrun;
+pub mod verify;
 
 pub use container::Container;
 pub use device::{Device, Reply, binary};

@@ -327,7 +327,9 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Sche
 }
 
 fn load_object(options: &Options, maps: &Path) -> Result<Ebpf, BpfError> {
+    let has_set_retval = u32::from(kernel_has(5, 18));
     let mut loader = EbpfLoader::new();
+    loader.override_global(names::GLOBAL_HAS_SET_RETVAL, &has_set_retval, true);
     for name in names::MAPS {
         loader.map_pin_path(name, maps.join(name));
     }
@@ -354,8 +356,9 @@ fn pinned_abi(maps: &Path) -> Option<u32> {
 
 /// tcx links came with kernel 6.6.
 fn hook_of_kernel() -> Hook {
-    match aya::util::KernelVersion::current() {
-        Ok(v) if v >= aya::util::KernelVersion::new(6, 6, 0) => Hook::Tcx,
-        _ => Hook::Clsact,
-    }
+    if kernel_has(6, 6) { Hook::Tcx } else { Hook::Clsact }
+}
+
+fn kernel_has(major: u8, minor: u8) -> bool {
+    aya::util::KernelVersion::current().is_ok_and(|v| v >= aya::util::KernelVersion::new(major, minor, 0))
 }

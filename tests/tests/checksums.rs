@@ -1,0 +1,176 @@
+//! Checksums of what is translated, with offloads on and off: every frame of every link is verified.
+
+use anyhow::{Context, Result, ensure};
+use harness::{Container, Device, Namespace, capture::Capture, configs, echo, frame, raw::RawSocket, verify::Seen};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
+const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
+const PORT: u16 = 7000;
+
+struct Lab {
+    device: Device,
+    outside: Namespace,
+    web: Container,
+    peer: Container,
+}
+
+fn lab() -> Result<Lab> {
+    let mut config = configs::open_pools();
+    config["network"]["uplinks"] = json!(["up0"]);
+    for pool in ["internal", "management"] {
+        config["network"]["pools"][pool]["nat"] = json!(true);
+    }
+    let mut device = Device::new(&config)?;
+    let outside = device.outside("up0", &DEVICE, &HOST)?;
+    device.start()?;
+    let web = device.attach_run(&json!({"name": "web", "network":
+        {"pool": "internal", "ports": ["8080:80/tcp", "8080:80/udp"]}}))?;
+    let peer = device.attach("peer", "management")?;
+    for (ns, port) in [(&web.ns, 80), (&outside, PORT), (&peer.ns, PORT)] {
+        echo::serve(ns, Ipv6Addr::UNSPECIFIED.into(), port)?;
+    }
+    Ok(Lab { device, outside, web, peer })
+}
+
+fn plain(text: &str) -> Result<IpAddr> {
+    Ok(text.split('/').next().context("address")?.parse()?)
+}
+
+/// Containers' links, their host sides, the uplink and its other end.
+fn without_offloads(lab: &Lab) -> Result<()> {
+    let links = [
+        (&lab.web.ns, "eth0"),
+        (&lab.peer.ns, "eth0"),
+        (&lab.device.ns, lab.web.host_if()),
+        (&lab.device.ns, lab.peer.host_if()),
+        (&lab.device.ns, "up0"),
+        (&lab.outside, "eth0"),
+    ];
+    for (ns, link) in links {
+        ns.sh(&format!("ethtool -K {link} tx off tso off gso off gro off"))?;
+    }
+    Ok(())
+}
+
+fn traffic(lab: &Lab) -> Result<()> {
+    let blob: Vec<u8> = (0..300_000u32).map(|i| ((i * 13) >> 3) as u8).collect();
+    for family in [0, 1] {
+        let (host, device) = (plain(HOST[family])?, plain(DEVICE[family])?);
+        let peer = lab.peer.addresses()[family];
+        for (what, from, at) in [
+            ("masquerade", &lab.web.ns, SocketAddr::new(host, PORT)),
+            ("masquerade of the peer", &lab.peer.ns, SocketAddr::new(host, PORT)),
+            ("published port", &lab.outside, SocketAddr::new(device, 8080)),
+            ("published port from the peer", &lab.peer.ns, SocketAddr::new(device, 8080)),
+            ("hairpin", &lab.web.ns, SocketAddr::new(device, 8080)),
+            ("open pools", &lab.web.ns, SocketAddr::new(peer, PORT)),
+        ] {
+            echo::tcp(from, at, &blob).with_context(|| format!("{what}: TCP {at}"))?;
+            // Odd sizes, one that is cut into fragments, and nothing at all.
+            for size in [0, 1, 333, 1200, 5000] {
+                echo::udp(from, at, &blob[..size]).with_context(|| format!("{what}: UDP of {size} to {at}"))?;
+            }
+        }
+        // Nobody listens: refusals quote what was sent.
+        for (from, at) in [(&lab.web.ns, host), (&lab.web.ns, peer)] {
+            from.ping(at, 3)?;
+            ensure!(echo::udp(from, SocketAddr::new(at, 9), b"refuse").is_err(), "port 9 answers");
+            ensure!(echo::connect(from, SocketAddr::new(at, 9)).is_err(), "port 9 answers");
+        }
+    }
+    Ok(())
+}
+
+fn captured(lab: &Lab, quotes: bool) -> Result<Vec<BTreeMap<Seen, u64>>> {
+    let links = [
+        Capture::start(&lab.outside, "eth0", quotes)?,
+        Capture::start(&lab.device.ns, "up0", quotes)?,
+        Capture::start(&lab.web.ns, "eth0", quotes)?,
+        Capture::start(&lab.peer.ns, "eth0", quotes)?,
+    ];
+    let done = traffic(lab);
+    // A wrong checksum explains why something did not come through.
+    let seen = links.into_iter().map(Capture::finish).collect::<Result<Vec<_>>>()?;
+    done.map(|()| seen)
+}
+
+/// Every protocol of both families was on the link, and only as it should be.
+fn complete(seen: &BTreeMap<Seen, u64>, partial: bool) -> Result<()> {
+    for (v6, proto) in [(false, 6), (false, 17), (false, 1), (true, 6), (true, 17), (true, 58)] {
+        let has = seen.keys().any(|s| s.v6 == v6 && s.proto == proto);
+        ensure!(has, "nothing of protocol {proto}: {seen:?}");
+        let left = seen.keys().any(|s| s.v6 == v6 && s.proto == proto && s.partial);
+        // ICMP computes its own.
+        let wanted = partial && proto == 6;
+        ensure!(left == wanted || (partial && proto == 17), "protocol {proto}, left to the card: {left}: {seen:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn they_are_right_where_the_card_computes_them() -> Result<()> {
+    for seen in captured(&lab()?, false)? {
+        complete(&seen, true)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn they_are_right_where_the_kernel_computes_them() -> Result<()> {
+    let lab = lab()?;
+    without_offloads(&lab)?;
+    for seen in captured(&lab, true)? {
+        complete(&seen, false)?;
+    }
+    Ok(())
+}
+
+/// `SO_NO_CHECK`: the socket sends datagrams without a checksum.
+fn without_checksum(socket: &UdpSocket) -> Result<()> {
+    let one: libc::c_int = 1;
+    let size = libc::socklen_t::try_from(size_of_val(&one))?;
+    let at = (&raw const one).cast();
+    // SAFETY: the kernel reads one integer.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, at, size) };
+    ensure!(done == 0, "{}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+#[test]
+fn a_datagram_without_one_stays_so() -> Result<()> {
+    let lab = lab()?;
+    let (host, device) = (plain(HOST[0])?, plain(DEVICE[0])?);
+    let bound = |ns: &Namespace, port: u16| -> Result<UdpSocket> {
+        let socket = ns.run(|| Ok(UdpSocket::bind(("0.0.0.0", port))?))?;
+        without_checksum(&socket)?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        Ok(socket)
+    };
+    let (inside, outside) = (bound(&lab.web.ns, 5000)?, bound(&lab.outside, 7001)?);
+    let (wan, lan) = (RawSocket::open(&lab.outside, "eth0")?, RawSocket::open(&lab.web.ns, "eth0")?);
+    // Longer than the frame's padding, and with what would make a checksum if one were added up.
+    let bare = |socket: &RawSocket, text: &[u8]| -> Result<()> {
+        let udp = |f: &[u8]| f[12..14] == frame::IPV4.to_be_bytes() && f[23] == 17 && f[42..].starts_with(text);
+        let got = socket.receive(Duration::from_secs(2), udp)?.context("no datagram")?;
+        ensure!(got[40..42] == [0, 0], "a checksum of {:02x?}", &got[40..42]);
+        Ok(())
+    };
+    // Twice: by the slow path and by the fast one.
+    for round in 0..3 {
+        let text = format!("round {round}, a datagram without a checksum");
+        inside.send_to(text.as_bytes(), (host, 7001))?;
+        let (n, client) = outside.recv_from(&mut [0; 200])?;
+        ensure!(n == text.len() && client.ip() == device, "{n} bytes from {client}");
+        bare(&wan, text.as_bytes())?;
+        let answer = format!("answer {round}, one without a checksum too");
+        outside.send_to(answer.as_bytes(), client)?;
+        inside.recv_from(&mut [0; 200])?;
+        bare(&lan, answer.as_bytes())?;
+    }
+    Ok(())
+}

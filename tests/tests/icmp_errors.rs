@@ -1,0 +1,400 @@
+//! ICMP and ICMPv6 errors about translated flows: every type and code, every kind of quote, both directions. What must
+//! arrive is built anew with full checksums and compared byte by byte.
+
+use anyhow::{Context, Result, ensure};
+use harness::{Container, Device, Namespace, configs, frame, raw::RawSocket};
+use serde_json::json;
+use std::net::IpAddr;
+use std::time::Duration;
+
+const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
+const ROUTER: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
+/// Hosts that nobody has: no kernel answers for them.
+const HOSTS: [&str; 2] = ["192.0.2.50", "2001:db8:1::50"];
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Types and codes of a family: RFC 792, RFC 1122, RFC 1812, RFC 4443.
+fn kinds(family: usize) -> Vec<(u8, u8)> {
+    if family == 0 {
+        return (0..=15).map(|code| (3, code)).chain([(11, 0), (11, 1), (12, 0), (12, 1), (12, 2)]).collect();
+    }
+    (0..=6).map(|code| (1, code)).chain([(2, 0), (3, 0), (3, 1), (4, 0), (4, 1), (4, 2)]).collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Proto {
+    Tcp,
+    Udp,
+    Echo,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Opener {
+    /// Masquerade.
+    Inside,
+    /// A published port.
+    Outside,
+}
+
+type Pair = ((IpAddr, u16), (IpAddr, u16));
+
+/// A flow by its inner end, the same as the outside sees it, and its outer end.
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    proto: Proto,
+    opener: Opener,
+    inside: (IpAddr, u16),
+    device: (IpAddr, u16),
+    outside: (IpAddr, u16),
+}
+
+/// How an error quotes.
+#[derive(Clone, Copy, Debug)]
+enum Quote {
+    /// The header and eight bytes.
+    Short,
+    Long,
+    /// IPv4 options; in IPv6 a longer packet.
+    Options,
+    /// A first fragment.
+    Fragment,
+    /// The datagram's checksum is one that must not become zero.
+    ZeroSum,
+}
+
+const QUOTES: [Quote; 5] = [Quote::Short, Quote::Long, Quote::Options, Quote::Fragment, Quote::ZeroSum];
+
+struct Lab {
+    _device: Device,
+    _outside: Namespace,
+    web: Container,
+    wan: RawSocket,
+    lan: RawSocket,
+    macs: Macs,
+}
+
+struct Macs {
+    wan: [u8; 6],
+    uplink: [u8; 6],
+    lan: [u8; 6],
+    gateway: [u8; 6],
+}
+
+fn mac(ns: &Namespace, link: &str) -> Result<[u8; 6]> {
+    let said = ns.ip(&format!("-br link show {link}"))?;
+    frame::parse_mac(said.split_whitespace().nth(2).context("MAC")?)
+}
+
+fn lab() -> Result<Lab> {
+    let mut config = configs::two_pools();
+    config["network"]["uplinks"] = json!(["up0"]);
+    config["network"]["pools"]["internal"]["nat"] = json!(true);
+    let mut device = Device::new(&config)?;
+    let outside = device.outside("up0", &DEVICE, &ROUTER)?;
+    device.start()?;
+    let web = device.attach_run(&json!({"name": "web", "network":
+        {"pool": "internal", "ports": ["8080:80/tcp", "8080:80/udp"]}}))?;
+    let macs = Macs {
+        wan: mac(&outside, "eth0")?,
+        uplink: mac(&device.ns, "up0")?,
+        lan: web.mac()?,
+        gateway: mac(&device.ns, "pvbr3")?,
+    };
+    let wan_mac = macs.wan.map(|b| format!("{b:02x}")).join(":");
+    for host in HOSTS {
+        device.ns.ip(&format!("neigh replace {host} lladdr {wan_mac} dev up0 nud permanent"))?;
+    }
+    // Without an address its kernel answers to nothing.
+    web.ns.ip("addr flush dev eth0")?;
+    let (wan, lan) = (RawSocket::open(&outside, "eth0")?, RawSocket::open(&web.ns, "eth0")?);
+    Ok(Lab { _device: device, _outside: outside, web, wan, lan, macs })
+}
+
+fn header(addr: IpAddr) -> usize {
+    if addr.is_ipv4() { 20 } else { 40 }
+}
+
+/// A packet of the flow; `reply` turns an echo around.
+fn packet(proto: Proto, (src, dst): Pair, reply: bool, payload: &[u8]) -> Vec<u8> {
+    match proto {
+        Proto::Tcp => frame::tcp(src, dst, if reply { 0x12 } else { 0x02 }, payload),
+        Proto::Udp => frame::udp(src, dst, payload),
+        Proto::Echo => {
+            let kind = match (src.0.is_ipv4(), reply) {
+                (true, false) => 8,
+                (true, true) => 0,
+                (false, false) => 128,
+                (false, true) => 129,
+            };
+            let [a, b] = src.1.to_be_bytes();
+            frame::icmp(src.0, dst.0, &[&[kind, 0, 0, 0, a, b, 0, 1], payload].concat())
+        }
+    }
+}
+
+/// The same IPv4 packet with options; its header's checksum is right.
+fn with_options(packet: &[u8]) -> Vec<u8> {
+    let mut all = [&packet[..20], &[0x94, 4, 0, 0, 1, 1, 1, 0], &packet[20..]].concat();
+    all[0] = 0x47;
+    let length = u16::from_be_bytes([all[2], all[3]]) + 8;
+    all[2..4].copy_from_slice(&length.to_be_bytes());
+    fix(&mut all);
+    all
+}
+
+/// Makes the IPv4 header's checksum right.
+fn fix(packet: &mut [u8]) {
+    let end = usize::from(packet[0] & 0xf) * 4;
+    packet[10..12].copy_from_slice(&[0, 0]);
+    let check = frame::checksum(&[&packet[..end]]);
+    packet[10..12].copy_from_slice(&check);
+}
+
+fn hop(mut packet: Vec<u8>) -> Vec<u8> {
+    if packet[0] >> 4 == 4 {
+        packet[8] -= 1;
+        fix(&mut packet);
+    } else {
+        packet[7] -= 1;
+    }
+    packet
+}
+
+fn as_fragment(packet: &[u8]) -> Vec<u8> {
+    if packet[0] >> 4 == 4 {
+        let mut all = packet.to_vec();
+        all[6] = 0x20;
+        fix(&mut all);
+        return all;
+    }
+    let mut all = [&packet[..40], &[packet[6], 0, 0, 1, 1, 2, 3, 4], &packet[40..]].concat();
+    all[6] = 44;
+    let length = u16::from_be_bytes([all[4], all[5]]) + 8;
+    all[4..6].copy_from_slice(&length.to_be_bytes());
+    all
+}
+
+/// What an error quotes of the flow's packet between `pair`. Every view of one packet has the same payload: `filler`
+/// stands at its end.
+fn quoted(flow: &Flow, pair: Pair, reply: bool, quote: Quote, filler: [u8; 2]) -> Vec<u8> {
+    let payload = match quote {
+        Quote::Options if pair.0.0.is_ipv6() => [&[0x5a; 500][..], &filler].concat(),
+        _ => [&[0x5a; 40][..], &filler].concat(),
+    };
+    let mut whole = packet(flow.proto, pair, reply, &payload);
+    let ip = header(pair.0.0);
+    // A UDP checksum of zero is none (RFC 768).
+    if flow.proto == Proto::Udp && whole[ip + 6..ip + 8] == [0, 0] {
+        whole[ip + 6..ip + 8].copy_from_slice(&[0xff, 0xff]);
+    }
+    match quote {
+        Quote::Short => whole[..ip + 8].to_vec(),
+        Quote::Options if pair.0.0.is_ipv4() => with_options(&whole),
+        Quote::Fragment => {
+            let all = as_fragment(&whole);
+            all[..all.len() - 20].to_vec()
+        }
+        _ => whole,
+    }
+}
+
+/// The payload's last bytes with which the packet between `pair` has a checksum of zero.
+fn zero_sum(flow: &Flow, pair: Pair, reply: bool) -> [u8; 2] {
+    let whole = quoted(flow, pair, reply, Quote::Long, [0, 0]);
+    let at = header(pair.0.0) + if flow.proto == Proto::Udp { 6 } else { return [0, 0] };
+    [whole[at], whole[at + 1]]
+}
+
+/// An error from `src` to `dst`.
+fn error(src: IpAddr, dst: IpAddr, (kind, code): (u8, u8), quote: &[u8]) -> Vec<u8> {
+    frame::icmp(src, dst, &[&[kind, code, 0, 0, 0, 0, 5, 0xdc], quote].concat())
+}
+
+impl Lab {
+    fn send_outside(&self, packet: &[u8]) -> Result<()> {
+        let kind = if packet[0] >> 4 == 4 { frame::IPV4 } else { frame::IPV6 };
+        self.wan.send(&frame::ethernet(self.macs.wan, self.macs.uplink, kind, packet))
+    }
+
+    fn send_inside(&self, packet: &[u8]) -> Result<()> {
+        let kind = if packet[0] >> 4 == 4 { frame::IPV4 } else { frame::IPV6 };
+        self.lan.send(&frame::ethernet(self.macs.lan, self.macs.gateway, kind, packet))
+    }
+
+    /// The next packet between the two of `pair` that arrives at `socket`.
+    fn arrives(&self, socket: &RawSocket, (src, dst): (IpAddr, IpAddr)) -> Result<Vec<u8>> {
+        let got = socket.receive(PATIENCE, |f| addresses(f) == Some((src, dst)))?;
+        let got = got.with_context(|| format!("nothing from {src} to {dst}"))?;
+        Ok(got[14..].to_vec())
+    }
+
+    /// Opens a flow and has it answered.
+    fn open(&self, family: usize, proto: Proto, opener: Opener, port: u16) -> Result<Flow> {
+        let outside: IpAddr = HOSTS[family].parse()?;
+        let device: IpAddr = DEVICE[family].split('/').next().context("address")?.parse()?;
+        let inside = self.web.addresses()[family];
+        let mut flow = match opener {
+            Opener::Inside => {
+                let far = if proto == Proto::Echo { port } else { 7000 };
+                Flow { proto, opener, inside: (inside, port), device: (device, port), outside: (outside, far) }
+            }
+            Opener::Outside => {
+                Flow { proto, opener, inside: (inside, 80), device: (device, 8080), outside: (outside, port) }
+            }
+        };
+        let first_reply = |flow: &Flow| match opener {
+            Opener::Inside => {
+                self.send_inside(&packet(proto, (flow.inside, flow.outside), false, b"first"))?;
+                self.arrives(&self.wan, (device, outside)).map(Some)
+            }
+            Opener::Outside => {
+                self.send_outside(&packet(proto, (flow.outside, flow.device), false, b"first"))?;
+                self.arrives(&self.lan, (outside, inside)).map(|_| None)
+            }
+        };
+        if let Some(seen) = first_reply(&flow)? {
+            // The port that masquerade chose.
+            let at = header(outside) + if proto == Proto::Echo { 4 } else { 0 };
+            flow.device.1 = u16::from_be_bytes([seen[at], seen[at + 1]]);
+            if proto == Proto::Echo {
+                flow.outside.1 = flow.device.1;
+            }
+            self.send_outside(&packet(proto, (flow.outside, flow.device), true, b"reply"))?;
+            self.arrives(&self.lan, (outside, inside))?;
+        } else {
+            self.send_inside(&packet(proto, (flow.inside, flow.outside), true, b"reply"))?;
+            self.arrives(&self.wan, (device, outside))?;
+        }
+        Ok(flow)
+    }
+
+    /// An error from outside about what the container sent.
+    fn inwards(&self, flow: &Flow, from: IpAddr, kind: (u8, u8), quote: Quote, options: bool) -> Result<()> {
+        let reply = matches!(flow.opener, Opener::Outside);
+        let (sent, wanted) = ((flow.device, flow.outside), (flow.inside, self.far(flow)));
+        let filler = if matches!(quote, Quote::ZeroSum) { zero_sum(flow, wanted, reply) } else { [7, 7] };
+        let outer = |p: Vec<u8>| if options { with_options(&p) } else { p };
+        let told = outer(error(from, flow.device.0, kind, &quoted(flow, sent, reply, quote, filler)));
+        let want = outer(error(from, flow.inside.0, kind, &quoted(flow, wanted, reply, quote, filler)));
+        self.send_outside(&told)?;
+        same(&self.arrives(&self.lan, (from, flow.inside.0))?, &hop(want))
+    }
+
+    /// An error from the container about what outside sent.
+    fn outwards(&self, flow: &Flow, kind: (u8, u8), quote: Quote) -> Result<()> {
+        let reply = matches!(flow.opener, Opener::Inside);
+        let (sent, wanted) = ((self.far(flow), flow.inside), (flow.outside, flow.device));
+        let filler = if matches!(quote, Quote::ZeroSum) { zero_sum(flow, wanted, reply) } else { [7, 7] };
+        let told = error(flow.inside.0, flow.outside.0, kind, &quoted(flow, sent, reply, quote, filler));
+        let want = error(flow.device.0, flow.outside.0, kind, &quoted(flow, wanted, reply, quote, filler));
+        self.send_inside(&told)?;
+        same(&self.arrives(&self.wan, (flow.device.0, flow.outside.0))?, &hop(want))
+    }
+
+    /// The outer end as the container sees it: its own identifier in an echo.
+    fn far(&self, flow: &Flow) -> (IpAddr, u16) {
+        let port = if flow.proto == Proto::Echo { flow.inside.1 } else { flow.outside.1 };
+        (flow.outside.0, port)
+    }
+}
+
+fn addresses(f: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    let four = |at: usize| f.get(at..at + 4).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(IpAddr::from);
+    let six = |at: usize| f.get(at..at + 16).and_then(|b| <[u8; 16]>::try_from(b).ok()).map(IpAddr::from);
+    match u16::from_be_bytes([*f.get(12)?, *f.get(13)?]) {
+        frame::IPV4 => Some((four(26)?, four(30)?)),
+        frame::IPV6 => Some((six(22)?, six(38)?)),
+        _ => None,
+    }
+}
+
+fn same(got: &[u8], want: &[u8]) -> Result<()> {
+    let first = got.iter().zip(want).position(|(a, b)| a != b);
+    ensure!(got == want, "differs from byte {first:?} on:\n got {got:02x?}\nwant {want:02x?}");
+    Ok(())
+}
+
+/// Flows of all kinds; ports from `first` on, two of which clash with nobody.
+fn flows(lab: &Lab, family: usize, first: u16) -> Result<Vec<Flow>> {
+    use Opener::{Inside, Outside};
+    use Proto::{Echo, Tcp, Udp};
+    let all = [(Tcp, Inside), (Udp, Inside), (Echo, Inside), (Tcp, Outside), (Udp, Outside)];
+    let one = |((proto, opener), port): ((Proto, Opener), u16)| {
+        lab.open(family, proto, opener, port).with_context(|| format!("{proto:?} opened by {opener:?}"))
+    };
+    all.into_iter().zip(first..).map(one).collect()
+}
+
+#[test]
+fn from_outside_they_reach_the_container() -> Result<()> {
+    let lab = lab()?;
+    for family in [0, 1] {
+        let router: IpAddr = ROUTER[family].split('/').next().context("address")?.parse()?;
+        for flow in flows(&lab, family, 5000)? {
+            for kind in kinds(family) {
+                for quote in QUOTES {
+                    // From a router on the way, and from the host itself.
+                    for from in [router, flow.outside.0] {
+                        lab.inwards(&flow, from, kind, quote, false)
+                            .with_context(|| format!("{kind:?} {quote:?} from {from}: {flow:?}"))?;
+                    }
+                }
+            }
+            if family == 0 {
+                lab.inwards(&flow, router, (3, 1), Quote::Long, true).context("with options of its own")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn from_the_container_they_reach_outside() -> Result<()> {
+    let lab = lab()?;
+    for family in [0, 1] {
+        for flow in flows(&lab, family, 5000)? {
+            for kind in kinds(family) {
+                for quote in QUOTES {
+                    lab.outwards(&flow, kind, quote).with_context(|| format!("{kind:?} {quote:?}: {flow:?}"))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn about_unknown_flows_they_reach_nobody() -> Result<()> {
+    let lab = lab()?;
+    for family in [0, 1] {
+        let router: IpAddr = ROUTER[family].split('/').next().context("address")?.parse()?;
+        let known = flows(&lab, family, 5000)?;
+        for flow in &known {
+            // One port further there is no flow; the published port itself names one only with its client's.
+            let mut unknown = *flow;
+            unknown.outside.1 += 100;
+            if flow.proto == Proto::Echo {
+                unknown.device.1 += 100;
+                unknown.inside.1 += 100;
+            }
+            for kind in kinds(family) {
+                for quote in QUOTES {
+                    let about = quoted(&unknown, (unknown.device, unknown.outside), false, quote, [7, 7]);
+                    lab.send_outside(&error(router, unknown.device.0, kind, &about))?;
+                    let about = quoted(&unknown, (unknown.outside, unknown.inside), false, quote, [7, 7]);
+                    lab.send_inside(&error(unknown.inside.0, unknown.outside.0, kind, &about))?;
+                    // Straight to the container, past the device's address.
+                    let about = quoted(&unknown, (unknown.inside, unknown.outside), false, quote, [7, 7]);
+                    lab.send_outside(&error(router, unknown.inside.0, kind, &about))?;
+                }
+            }
+        }
+        // What comes behind them is the first to arrive.
+        for flow in &known {
+            let kind = kinds(family)[0];
+            lab.inwards(flow, router, kind, Quote::Long, false).context("something else came before, inside")?;
+            lab.outwards(flow, kind, Quote::Long).context("something else came before, outside")?;
+        }
+    }
+    Ok(())
+}
