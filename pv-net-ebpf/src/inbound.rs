@@ -5,7 +5,7 @@ use crate::{
     decide::Ask,
     flow::{self, REFUSED},
     maps::{TRANSIENT, epoch, interface, is_local},
-    packet::Packet,
+    packet::{Packet, TCP_RST},
     verdict::{self, ACT_OK},
 };
 use pv_net_common::{FlowKey, InterfaceInfo, Ip, TransientFlow};
@@ -23,7 +23,8 @@ pub fn to_container(packet: &mut Packet) -> i32 {
     {
         return ACT_OK;
     }
-    if !packet.tracked || packet.is_icmp_error() {
+    // A reset ends things. It may be the very answer to a segment that was refused.
+    if !packet.tracked || packet.is_icmp_error() || packet.tcp_has(TCP_RST) {
         return ACT_OK;
     }
     let epoch = epoch();

@@ -51,16 +51,15 @@ fn the_link_local_address_is_the_device_as_well() -> Result<()> {
     let lab = Lab::new(&config)?;
     let said = lab.device.ns.ip("-6 -o addr show dev pvbr3 scope link")?;
     let addr = said.split_whitespace().nth(3).and_then(|a| a.split('/').next()).context("no link-local address")?;
-    let to = std::net::SocketAddrV6::new(addr.parse()?, PORT, 0, 0);
+    let to = std::net::SocketAddrV6::new(addr.parse()?, PORT + 1, 0, 0);
     lab.device.ns.run(|| {
-        let index = nix::net::if_::if_nametoindex("pvbr3")?;
-        let listener = std::net::TcpListener::bind(std::net::SocketAddrV6::new(*to.ip(), PORT, 0, index))?;
+        let listener = std::net::TcpListener::bind(("::", to.port()))?;
         std::thread::spawn(move || listener.incoming().count());
         Ok(())
     })?;
     let connect = || {
         let index = nix::net::if_::if_nametoindex("eth0")?;
-        let at = std::net::SocketAddrV6::new(*to.ip(), PORT, 0, index).into();
+        let at = std::net::SocketAddrV6::new(*to.ip(), to.port(), 0, index).into();
         Ok(std::net::TcpStream::connect_timeout(&at, std::time::Duration::from_secs(2)).err().map(|e| e.kind()))
     };
     let refused = lab.b.ns.run(connect)?;
