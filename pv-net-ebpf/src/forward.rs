@@ -277,7 +277,7 @@ fn to_device(packet: &mut Packet, me: &InterfaceInfo, epoch: u32) -> i32 {
 fn by_stack(packet: &Packet, epoch: u32) -> i32 {
     let key = packet.key;
     let reply_key = key.reversed(0);
-    let ask = Ask::of_key(&key);
+    let ask = Ask::of_sender(&key, interface(packet.link));
     if packet.tracked
         && let Some(open) = TRANSIENT.get_ptr_mut(&reply_key)
     {

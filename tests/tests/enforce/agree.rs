@@ -48,7 +48,11 @@ fn rules(dice: &mut Dice) -> Value {
         json!(["tcp/8080", "udp/8080"]),
     ];
     let mut rule = |action: &str| {
-        let (from, to) = (dice.pick(&parties).clone(), dice.pick(&parties).clone());
+        let (from, mut to) = (dice.pick(&parties).clone(), dice.pick(&parties).clone());
+        // Two networks of different families never meet, which the configuration refuses.
+        while from.get("cidr").is_some() && to.get("cidr").is_some() {
+            to = dice.pick(&parties).clone();
+        }
         let mut rule = json!({"from": from, "to": to, "action": action});
         // Without ports it is about all traffic.
         if let ports @ Value::Array(_) = dice.pick(&ports) {
@@ -122,12 +126,12 @@ fn agree(lab: &Lab, sender: &Sender<'_>, to: [IpAddr; 2], what: impl Fn(&[Traffi
 #[ignore = "needs root: run by cargo xtask test"]
 fn random_policies_do_what_explain_says() -> Result<()> {
     let lab = Lab::new(&lab::config(json!([])))?;
-    for seed in 1..=12u64 {
-        let mut dice = Dice(seed * 0x9e37_79b9_7f4a_7c15);
+    for seed in 1..=6u64 {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let rules = rules(&mut dice);
         lab.set_rules(rules.clone())?;
         let senders = senders(&lab);
-        for _ in 0..14 {
+        for _ in 0..8 {
             let sender = dice.pick(&senders);
             let to = *dice.pick(&sender.targets);
             let choice = dice.roll(100);
