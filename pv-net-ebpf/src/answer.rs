@@ -11,7 +11,7 @@ use crate::{
     verdict::{self, ACT_SHOT, count},
 };
 use aya_ebpf::helpers::generated::{
-    bpf_csum_diff, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use pv_net_common::{DropReason, Ip, Stage, Stat, csum};
 
@@ -81,6 +81,23 @@ pub fn no_route(packet: &Packet) -> i32 {
 pub fn unknown_tcp(packet: &Packet) -> i32 {
     verdict::note_drop(packet, DropReason::NoFlow);
     say(packet, RESET, RESET)
+}
+
+/// Turns a segment into a reset for its receiver, which accepts it for its sequence number; `false` when it is none.
+#[inline(always)]
+pub fn into_reset(packet: &Packet) -> bool {
+    if !packet.continues_tcp() || !packet.tracked || packet.later || packet.l4_info & TCP_RST != 0 {
+        return false;
+    }
+    let skb = packet.skb.cast();
+    let Ok(old) = load::<[u8; 2]>(packet.skb, packet.l4 + 12) else { return false };
+    let new = [old[0], TCP_RST | TCP_ACK];
+    let (was, is) = (u16::from_ne_bytes(old) as u64, u16::from_ne_bytes(new) as u64);
+    // SAFETY: the helpers check offsets themselves; `new` is two bytes.
+    unsafe {
+        bpf_l4_csum_replace(skb, packet.l4 + 16, was, is, 2) == 0
+            && bpf_skb_store_bytes(skb, packet.l4 + 12, new.as_ptr().cast(), 2, 0) == 0
+    }
 }
 
 /// The stage: turns the packet into its answer.

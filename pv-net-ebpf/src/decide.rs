@@ -6,7 +6,7 @@ use crate::{
     policy,
 };
 use pv_net_common::{
-    DropReason, EndpointInfo, FlowEntry, FlowKey, Ip, PolicySide,
+    DropReason, EndpointInfo, FlowEntry, FlowKey, InterfaceInfo, Ip, PolicySide,
     endpoint::{POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_OPEN},
     flow::FLOW_REPLY,
     policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NOTHING},
@@ -48,6 +48,18 @@ impl Ask {
     #[inline(always)]
     pub fn of_key(key: &FlowKey) -> Self {
         Self { src: key.src, dst: key.dst, proto: key.proto, dport_be: key.dport_be, service: false }
+    }
+
+    /// The same; a link-local address is in no map, so its container is found by the link.
+    #[inline(always)]
+    pub fn of_sender(key: &FlowKey, me: Option<&InterfaceInfo>) -> Self {
+        let mut ask = Self::of_key(key);
+        if u32::from_be(key.src.words_be[0]) >> 22 == 0xfe80 >> 6
+            && let Some(me) = me
+        {
+            ask.src = if me.addr6.is_unspecified() { me.addr4 } else { me.addr6 };
+        }
+        ask
     }
 
     /// Whether the flow may be.

@@ -228,10 +228,16 @@ pub fn close(packet: &Packet, entry: &mut FlowEntry) {
             return;
         }
     }
-    let is_reply = entry.flags & FLOW_REPLY != 0;
     let Some(Scratch { flow, .. }) = scratch() else { return };
     flow.phase = FLOW_CLOSING;
-    if is_reply {
+    retire(packet, entry, opposite, flow);
+}
+
+/// Moves a flow out of the flow table; `flow` has its phase.
+#[inline(always)]
+fn retire(packet: &Packet, entry: &FlowEntry, opposite: &FlowEntry, flow: &mut TransientFlow) {
+    let opposite_key = entry.opposite_key(packet.key.proto);
+    if entry.flags & FLOW_REPLY != 0 {
         flow.forward = *opposite;
         flow.reply = *entry;
         flow.origin = opposite_key;
@@ -261,6 +267,25 @@ pub fn note_stack(origin: &FlowKey, reply_key: &FlowKey, epoch: u32) {
     flow.reply.flags = FLOW_STACK;
     // A full LRU makes room.
     let _ = TRANSIENT.insert(reply_key, &*flow, 0);
+}
+
+/// The epoch of a flow that was refused: it is asked again with each packet.
+pub const REFUSED: u32 = 0;
+
+/// Takes a flow that policy does not allow any more out of the flow table. It lives on as opening: without it the
+/// replies would pass for a flow of their own, which may be allowed.
+#[inline(always)]
+pub fn refuse(packet: &Packet, entry: &mut FlowEntry) {
+    let Some(opposite) = FLOWS.get_ptr_mut(&entry.opposite_key(packet.key.proto)) else {
+        return forget(&packet.key);
+    };
+    // SAFETY: a map value stays readable for the program's run.
+    let opposite = unsafe { &mut *opposite };
+    let Some(Scratch { flow, .. }) = scratch() else { return };
+    entry.epoch = REFUSED;
+    opposite.epoch = REFUSED;
+    flow.phase = FLOW_OPENING;
+    retire(packet, entry, opposite, flow);
 }
 
 /// Ends a flow that policy does not allow any more.

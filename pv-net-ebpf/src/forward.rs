@@ -4,7 +4,7 @@ use crate::{
     answer,
     decide::Ask,
     deliver::{AF_INET, AF_INET6, deliver, stamp},
-    flow,
+    flow::{self, REFUSED},
     guard::{self, same_mac},
     icmp,
     maps::{FLOWS, Plan, Scratch, TRANSIENT, endpoint, epoch, hand_on, interface, is_local, scratch, uplink},
@@ -49,8 +49,16 @@ pub fn again(packet: &mut Packet) -> i32 {
 #[inline(always)]
 fn ask_again(packet: &Packet, entry: &mut FlowEntry, epoch: u32) -> i32 {
     if let Err(reason) = Ask::of_entry(&packet.key, entry).allowed() {
-        flow::forget(&packet.key);
-        return denied(packet, reason);
+        // The one who sends from outside is left in silence, so it is the container that learns by this segment.
+        let from_outside = packet.key.ifindex == 0;
+        if !from_outside || !answer::into_reset(packet) {
+            flow::refuse(packet, entry);
+            return denied(packet, reason);
+        }
+        verdict::note_drop(packet, reason);
+        let done = deliver(packet, entry);
+        flow::refuse(packet, entry);
+        return done;
     }
     entry.epoch = epoch;
     if packet.tcp_has(TCP_FIN | TCP_RST) {
@@ -156,7 +164,8 @@ fn transient_reply(packet: &Packet, epoch: u32) -> Option<i32> {
     if open.reply.epoch != epoch {
         let ask = if stack { Ask::of_key(&open.origin) } else { Ask::of_entry(&packet.key, &open.reply) };
         if let Err(reason) = ask.allowed() {
-            flow::forget(&packet.key);
+            // It stays, so that what follows is known for a reply, and is refused with it.
+            open.reply.epoch = REFUSED;
             return Some(denied(packet, reason));
         }
         open.reply.epoch = epoch;
@@ -263,20 +272,40 @@ fn to_device(packet: &mut Packet, me: &InterfaceInfo, epoch: u32) -> i32 {
     if !packet.v4 && guard::is_discovery(packet) {
         return to_stack();
     }
-    // A segment that opens nothing is the stack's to answer.
-    let ask = Ask::of_key(&key);
-    let asked = if packet.continues_tcp() { ask.not_denied() } else { ask.allowed() };
-    match asked {
-        Ok(()) => by_stack(packet, epoch),
-        Err(reason) => denied(packet, reason),
-    }
+    by_stack(packet, epoch)
 }
 
-/// Remembers that the container spoke first, so that `pv_to_container` knows the answer.
+/// To the stack, if it may. That the container spoke first is remembered, so that `pv_to_container` knows the answer,
+/// and that a flow is decided again when the policy changes.
 #[inline(always)]
 fn by_stack(packet: &Packet, epoch: u32) -> i32 {
+    let key = packet.key;
+    let reply_key = key.reversed(0);
+    let ask = Ask::of_sender(&key, interface(packet.link));
+    if packet.tracked
+        && let Some(open) = TRANSIENT.get_ptr_mut(&reply_key)
+    {
+        // SAFETY: a map value stays readable for the program's run.
+        let open = unsafe { &mut *open };
+        if open.origin == key {
+            if open.reply.epoch == epoch {
+                return to_stack();
+            }
+            let asked = ask.allowed();
+            open.reply.epoch = if asked.is_ok() { epoch } else { REFUSED };
+            return match asked {
+                Ok(()) => to_stack(),
+                Err(reason) => denied(packet, reason),
+            };
+        }
+    }
+    // A segment that opens nothing is the stack's to answer.
+    let asked = if packet.continues_tcp() { ask.not_denied() } else { ask.allowed() };
+    if let Err(reason) = asked {
+        return denied(packet, reason);
+    }
     if packet.tracked && !packet.continues_tcp() {
-        flow::note_stack(&packet.key, &packet.key.reversed(0), epoch);
+        flow::note_stack(&key, &reply_key, epoch);
     }
     to_stack()
 }

@@ -1,63 +1,76 @@
 //! What the bridge or the host's stack delivers to a container.
 
 use crate::{
+    answer,
     decide::Ask,
-    flow,
+    flow::{self, REFUSED},
     maps::{TRANSIENT, epoch, interface, is_local},
-    packet::Packet,
+    packet::{Packet, TCP_RST},
     verdict::{self, ACT_OK},
 };
-use pv_net_common::{InterfaceInfo, Ip};
+use pv_net_common::{FlowKey, InterfaceInfo, Ip, TransientFlow};
 
-/// A packet on its way into a container. What the device itself sends is remembered, so that the answer is let back.
+/// A packet on its way into a container. What the stack sends or routes there is remembered, so that the answer is let
+/// back.
 #[inline(always)]
 pub fn to_container(packet: &mut Packet) -> i32 {
     packet.settle_fragment();
     let Some(me) = interface(packet.link) else { return ACT_OK };
     let key = packet.key;
-    if key.src == me.gateway4 || key.src == me.gateway6 || is_local(key.src) {
-        return from_device(packet);
-    }
+    let of_device = key.src == me.gateway4 || key.src == me.gateway6 || is_local(key.src);
     // On the pool's own link: the sender's guard has seen it. Multicast is the bridge's.
-    if in_pool(key.src, me) || (key.dst != me.addr4 && key.dst != me.addr6) || key.src.is_unspecified() {
+    if !of_device && (in_pool(key.src, me) || (key.dst != me.addr4 && key.dst != me.addr6) || key.src.is_unspecified())
+    {
         return ACT_OK;
     }
-    if !packet.tracked || packet.is_icmp_error() || answers_container(packet) {
-        return ACT_OK;
-    }
-    let ask = Ask::of_key(&key);
-    match if packet.continues_tcp() { ask.not_denied() } else { ask.allowed() } {
-        Ok(()) => ACT_OK,
-        Err(reason) => verdict::drop(packet, reason),
-    }
-}
-
-/// Whether the container spoke first.
-#[inline(always)]
-fn answers_container(packet: &Packet) -> bool {
-    let mut key = packet.key;
-    key.ifindex = 0;
-    TRANSIENT.get_ptr(&key).is_some()
-}
-
-#[inline(always)]
-fn from_device(packet: &Packet) -> i32 {
-    if !packet.tracked || answers_container(packet) {
+    // A reset ends things. It may be the very answer to a segment that was refused.
+    if !packet.tracked || packet.is_icmp_error() || packet.tcp_has(TCP_RST) {
         return ACT_OK;
     }
     let epoch = epoch();
-    let reply = packet.key.reversed(packet.link);
-    if let Some(open) = TRANSIENT.get_ptr(&reply) {
-        // SAFETY: a map value stays readable for the program's run.
-        if unsafe { (*open).reply.epoch } == epoch {
-            return ACT_OK;
-        }
+    let replies = key.reversed(packet.link);
+    if let Some(open) = noted(packet, &replies) {
+        return again(packet, open, epoch);
     }
-    if let Err(reason) = Ask::of_key(&packet.key).allowed() {
+    let ask = Ask::of_key(&key);
+    // The note of a connection may be lost; its segments open nothing.
+    if let Err(reason) = if packet.continues_tcp() { ask.not_denied() } else { ask.allowed() } {
         return verdict::drop(packet, reason);
     }
-    flow::note_stack(&packet.key, &reply, epoch);
+    if !packet.continues_tcp() {
+        flow::note_stack(&key, &replies, epoch);
+    }
     ACT_OK
+}
+
+/// The note of the packet's flow, whoever spoke first. A new connection is no part of an old one.
+#[inline(always)]
+fn noted(packet: &Packet, replies: &FlowKey) -> Option<&'static mut TransientFlow> {
+    let mut by_container = packet.key;
+    by_container.ifindex = 0;
+    let answers = if packet.opens_tcp() { None } else { TRANSIENT.get_ptr_mut(&by_container) };
+    // SAFETY: a map value stays readable for the program's run.
+    answers.or_else(|| TRANSIENT.get_ptr_mut(replies)).map(|open| unsafe { &mut *open })
+}
+
+/// A packet of a flow with a note: decided again when that is of another policy.
+#[inline(always)]
+fn again(packet: &Packet, open: &mut TransientFlow, epoch: u32) -> i32 {
+    if open.reply.epoch == epoch {
+        return ACT_OK;
+    }
+    let Err(reason) = Ask::of_key(&open.origin).allowed() else {
+        open.reply.epoch = epoch;
+        return ACT_OK;
+    };
+    let first = open.reply.epoch != REFUSED;
+    open.reply.epoch = REFUSED;
+    // The container learns at once; once is enough.
+    if first && answer::into_reset(packet) {
+        verdict::note_drop(packet, reason);
+        return ACT_OK;
+    }
+    verdict::drop(packet, reason)
 }
 
 #[inline(always)]

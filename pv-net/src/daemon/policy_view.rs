@@ -95,6 +95,15 @@ pub enum DecidedBy {
     Default,
 }
 
+/// What a flow carries, at the end where it is decided.
+#[derive(Clone, Copy)]
+struct Traffic {
+    proto: u8,
+    port: u16,
+    /// It comes by a published port.
+    by_service: bool,
+}
+
 /// What decided, before it is shown.
 struct Decision {
     action: Action,
@@ -157,8 +166,13 @@ impl Daemon {
             let why = format!("{} and {} have no address of the same family", query.from, query.to);
             return Err(Failure::new(Kind::Usage, why));
         };
-        let (proto, port) =
+        let (proto, named_port) =
             port_and_proto(&query.proto, query.port, from.addr.is_ipv6()).map_err(|e| Failure::new(Kind::Usage, e))?;
+        // A published port is decided by where it leads, as the programs do.
+        let (to, port, by_service) = match self.behind(&to, proto, named_port) {
+            Some((addr, port)) => (policy::party(addr, &topology), port, true),
+            None => (to, named_port, false),
+        };
         let generation = self.generation()?;
         let asked = PolicyQuery { generation, src: from.side, dst: to.side, port_be: port.to_be(), proto, reserved: 0 };
         let said = match &self.plane {
@@ -166,7 +180,7 @@ impl Daemon {
             // Nothing is loaded and no packet decided; the rules mean the same.
             None => compile(&device.policies, &topology)?.evaluator().verdict(&from.side, &to.side, proto, port),
         };
-        let decision = self.decision(said, &from, &to, proto, port);
+        let decision = self.decision(said, &from, &to, Traffic { proto, port, by_service });
         Ok(VerdictView {
             verdict: decision.action,
             decided_by: decision.by,
@@ -207,11 +221,15 @@ impl Daemon {
         }
     }
 
-    fn decision(&self, said: PolicyVerdict, from: &Party, to: &Party, proto: u8, port: u16) -> Decision {
+    fn decision(&self, said: PolicyVerdict, from: &Party, to: &Party, traffic: Traffic) -> Decision {
         let action = match said.action {
+            // No program sees what neither comes from a container nor goes to one.
+            _ if self.pool_of(from).is_none() && self.pool_of(to).is_none() => {
+                return self.default_decision(from, to, traffic);
+            }
             POLICY_ALLOW => Action::Allow,
             POLICY_DENY => Action::Deny,
-            _ => return self.default_decision(from, to, proto, port),
+            _ => return self.default_decision(from, to, traffic),
         };
         let by = DecidedBy::Rule;
         if said == PolicyVerdict::UNKNOWN {
@@ -231,14 +249,17 @@ impl Daemon {
         }
     }
 
-    fn default_decision(&self, from: &Party, to: &Party, proto: u8, port: u16) -> Decision {
+    fn default_decision(&self, from: &Party, to: &Party, traffic: Traffic) -> Decision {
+        let Traffic { proto, port, by_service } = traffic;
         let place = |party: &Party| match self.pool_of(party) {
             Some(pool) => Place::Pool(pool),
             None if party.host => Place::Host,
             None => Place::World,
         };
-        let published = self.is_published(to, proto, port);
-        let (action, reason) = default_verdict(place(from), place(to), proto, port, published);
+        // To a container that asks, a published port is the device's; to all others it is the container's.
+        let target = if by_service && self.pool_of(from).is_some() { Place::Host } else { place(to) };
+        let published = by_service || self.is_published(to, proto, port);
+        let (action, reason) = default_verdict(place(from), target, proto, port, published);
         Decision {
             action,
             by: DecidedBy::Default,
@@ -248,23 +269,33 @@ impl Daemon {
         }
     }
 
-    /// Whether the port of a container, or of the device, is published to others than the device itself.
+    /// Where a published port of the device leads.
+    fn behind(&self, to: &Party, proto: u8, port: u16) -> Option<(IpAddr, u16)> {
+        if !to.host {
+            return None;
+        }
+        let proto = super::proto_name(proto.into());
+        self.ports().into_iter().find_map(|p| {
+            let all = p.host_address.is_unspecified() && p.host_address.is_ipv4() == to.addr.is_ipv4();
+            let here = (all || p.host_address == to.addr) && p.proto == proto;
+            let offset = port.checked_sub(p.host_port).filter(|_| here && port <= p.host_port_end)?;
+            Some((p.container_address, p.container_port.checked_add(offset)?))
+        })
+    }
+
+    /// Whether the port of a container is published to others than the device itself.
     fn is_published(&self, to: &Party, proto: u8, port: u16) -> bool {
         let transport = match proto {
             6 => Transport::Tcp,
             17 => Transport::Udp,
             _ => return false,
         };
-        let container = to.container.as_ref().map(ToString::to_string);
+        let Some(container) = to.container.as_ref().map(ToString::to_string) else { return false };
         self.published_ports().iter().any(|(name, mapping)| {
             let width = mapping.host_ports.end() - mapping.host_ports.start();
             let theirs = mapping.container_port..=mapping.container_port.saturating_add(width);
-            let leads_there = match &container {
-                Some(container) => name == container && theirs.contains(&port),
-                None => to.host && mapping.host_ports.contains(&port),
-            };
-            let here = mapping.host.is_none_or(|h| !h.is_loopback() && (!to.host || h == to.addr));
-            leads_there && here && mapping.transport == transport
+            let outside = mapping.host.is_none_or(|h| !h.is_loopback());
+            *name == container && theirs.contains(&port) && outside && mapping.transport == transport
         })
     }
 }

@@ -75,7 +75,9 @@ fn is_link_local(addr: IpAddr) -> bool {
     matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local())
 }
 
-fn party(addr: IpAddr, topology: &Topology) -> Party {
+/// Whoever has `addr`.
+#[must_use]
+pub fn party(addr: IpAddr, topology: &Topology) -> Party {
     let member = topology.containers.iter().find(|c| c.addresses.contains(&addr));
     let side = PolicySide { identity: member.map_or(0, |m| m.identity), addr: addr.into() };
     Party { addr, container: member.map(|m| m.name.clone()), side, host: topology.host.contains(&addr) }

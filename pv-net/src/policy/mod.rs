@@ -16,7 +16,7 @@ mod tests;
 
 pub use compile::{Compiled, PairKey, PolicyError, RuleRef, compile};
 pub use default::{Place, Reason, default_verdict};
-pub use explain::{Party, SideError, port_and_proto, side};
+pub use explain::{Party, SideError, party, port_and_proto, side};
 
 use crate::model::{ContainerName, PoolName};
 use ipnetwork::IpNetwork;

@@ -1,0 +1,177 @@
+//! `policy explain` and the packets never differ.
+
+use crate::lab::{self, Lab, PORT, PUBLISHED, WEB, beyond, gateway, other_gateway, uplink};
+use crate::probe::{Traffic, check};
+use anyhow::{Context, Result, ensure};
+use harness::Namespace;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+
+/// A generator of numbers that gives the same ones for the same seed (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap_or_default() % sides
+    }
+
+    fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.roll(all.len())]
+    }
+}
+
+fn rules(dice: &mut Dice) -> Value {
+    let parties = [
+        json!({"container": "a"}),
+        json!({"container": "b"}),
+        json!({"container": "c"}),
+        json!({"pool": "internal"}),
+        json!({"pool": "management"}),
+        json!({"cidr": "192.0.2.0/24"}),
+        json!({"cidr": "2001:db8:1::9"}),
+        json!({"cidr": "10.0.4.0/24"}),
+        json!({"cidr": "fd00:5056:0:3::/64"}),
+        json!("host"),
+        json!("world"),
+    ];
+    let ports = [
+        Value::Null,
+        json!(["tcp"]),
+        json!(["udp"]),
+        json!(["icmp"]),
+        json!(["tcp/7000", "udp/53-80"]),
+        json!(["udp/7000", "icmp"]),
+        json!(["tcp/53-80"]),
+        json!(["tcp/8080", "udp/8080"]),
+    ];
+    let mut rule = |action: &str| {
+        let (from, mut to) = (dice.pick(&parties).clone(), dice.pick(&parties).clone());
+        // Two networks of different families never meet, which the configuration refuses.
+        while from.get("cidr").is_some() && to.get("cidr").is_some() {
+            to = dice.pick(&parties).clone();
+        }
+        let mut rule = json!({"from": from, "to": to, "action": action});
+        // Without ports it is about all traffic.
+        if let ports @ Value::Array(_) = dice.pick(&ports) {
+            rule["ports"] = ports.clone();
+        }
+        rule
+    };
+    let all: Vec<Value> = ["allow", "deny", "allow", "allow", "deny", "allow", "deny", "allow"].map(&mut rule).to_vec();
+    json!(all)
+}
+
+/// One who sends: its namespace, its addresses, and whom it can ask for.
+struct Sender<'a> {
+    ns: &'a Namespace,
+    addresses: [IpAddr; 2],
+    targets: Vec<[IpAddr; 2]>,
+    container: bool,
+}
+
+fn senders(lab: &Lab) -> Vec<Sender<'_>> {
+    let (a, b, c) = (lab.a.addresses(), lab.b.addresses(), lab.c.addresses());
+    let of_pool = |who: &'_ harness::Container, at: [IpAddr; 2], others: [[IpAddr; 2]; 2]| {
+        ([others[0], others[1], beyond(), at, uplink()].to_vec(), who.addresses())
+    };
+    let mut all = Vec::new();
+    for (who, at, others) in
+        [(&lab.a, gateway(), [b, c]), (&lab.b, gateway(), [a, c]), (&lab.c, other_gateway(), [a, b])]
+    {
+        let (targets, addresses) = of_pool(who, at, others);
+        all.push(Sender { ns: &who.ns, addresses, targets, container: true });
+    }
+    // The device speaks to a pool from the pool's gateway.
+    let device = &lab.device.ns;
+    all.push(Sender { ns: device, addresses: gateway(), targets: vec![a, b], container: false });
+    all.push(Sender { ns: device, addresses: other_gateway(), targets: vec![c], container: false });
+    all.push(Sender { ns: &lab.outside, addresses: beyond(), targets: vec![a, b, c, uplink()], container: false });
+    all
+}
+
+/// What can be sent to `to`, where something answers.
+fn traffic(lab: &Lab, from: &Sender<'_>, to: IpAddr) -> Vec<Traffic> {
+    let mut all = vec![Traffic::Ping, Traffic::Tcp(PORT), Traffic::Udp(PORT), Traffic::Tcp(WEB), Traffic::Udp(WEB)];
+    let of_device = [gateway(), other_gateway(), uplink()].concat().contains(&to);
+    if of_device {
+        all.extend([Traffic::Tcp(PUBLISHED), Traffic::Udp(PUBLISHED), Traffic::Tcp(53), Traffic::Udp(53)]);
+    }
+    // "Published" is about the device's address: that is how the world gets there.
+    if from.addresses == beyond() && lab.a.addresses().contains(&to) {
+        all.retain(|t| !matches!(t, Traffic::Tcp(WEB) | Traffic::Udp(WEB)));
+    }
+    all
+}
+
+fn agree(lab: &Lab, sender: &Sender<'_>, to: [IpAddr; 2], what: impl Fn(&[Traffic]) -> Vec<Traffic>) -> Result<bool> {
+    let mut denied = false;
+    for (from, to) in sender.addresses.into_iter().zip(to) {
+        for traffic in what(&traffic(lab, sender, to)) {
+            let may = lab.explains(from, to, &traffic.to_string())?;
+            denied |= !may;
+            check(sender.ns, to, traffic, may, sender.container).with_context(|| {
+                let said =
+                    lab.device.cli(&["policy", "explain", &from.to_string(), &to.to_string(), &traffic.to_string()]);
+                format!("from {from}; explained as {}", said.stdout)
+            })?;
+        }
+    }
+    Ok(denied)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn random_policies_do_what_explain_says() -> Result<()> {
+    let lab = Lab::new(&lab::config(json!([])))?;
+    for seed in 1..=6u64 {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let rules = rules(&mut dice);
+        lab.set_rules(rules.clone())?;
+        let senders = senders(&lab);
+        for _ in 0..8 {
+            let sender = dice.pick(&senders);
+            let to = *dice.pick(&sender.targets);
+            let choice = dice.roll(100);
+            agree(&lab, sender, to, |all| vec![all[choice % all.len()]])
+                .with_context(|| format!("seed {seed}: {rules}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn defaults_do_what_explain_says() -> Result<()> {
+    let lab = Lab::new(&lab::config(json!([])))?;
+    for (isolated, access, nat) in [
+        ([true, true], ["services", "services"], [true, false]),
+        ([true, false], ["none", "all"], [false, true]),
+        ([false, false], ["all", "none"], [true, true]),
+        ([false, true], ["services", "none"], [false, false]),
+    ] {
+        let mut config = lab::config(json!([]));
+        for (i, pool) in ["internal", "management"].into_iter().enumerate() {
+            let settings = &mut config["network"]["pools"][pool];
+            settings["isolated"] = json!(isolated[i]);
+            settings["host_access"] = json!(access[i]);
+            settings["nat"] = json!(nat[i]);
+        }
+        lab.reload(&config)?;
+        let mut denied = false;
+        for sender in &senders(&lab) {
+            for to in &sender.targets {
+                let few = |all: &[Traffic]| {
+                    let of_web = [Traffic::Tcp(WEB), Traffic::Udp(WEB)];
+                    all.iter().copied().filter(|t| !of_web.contains(t)).collect()
+                };
+                denied |= agree(&lab, sender, *to, few)
+                    .with_context(|| format!("isolated {isolated:?}, host_access {access:?}, nat {nat:?}"))?;
+            }
+        }
+        ensure!(denied, "nothing was refused");
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! Policy as packets meet it: what the rules and the pools' settings say is what happens, also to flows that run already.
+
+mod agree;
+mod established;
+mod host;
+mod lab;
+mod probe;
+mod rules;

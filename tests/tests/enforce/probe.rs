@@ -1,0 +1,126 @@
+//! One flow, and what became of it.
+
+use anyhow::{Context, Result, bail, ensure};
+use harness::{Namespace, patience};
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+/// What became of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It was answered by whom it was meant for.
+    Passed,
+    /// It was refused with an answer.
+    Refused,
+    /// Nothing came back.
+    Silent,
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    Tcp(u16),
+    Udp(u16),
+    Ping,
+}
+
+impl std::fmt::Display for Traffic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(port) => write!(f, "tcp/{port}"),
+            Self::Udp(port) => write!(f, "udp/{port}"),
+            Self::Ping => f.write_str("icmp"),
+        }
+    }
+}
+
+/// How long an answer may take: generous when one is due, since tests run beside each other.
+fn wait(due: bool) -> Duration {
+    patience(Duration::from_millis(if due { 4000 } else { 400 }))
+}
+
+/// Whether an error of a socket is a network's answer.
+pub fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::PermissionDenied
+    )
+}
+
+fn seen<T>(done: std::io::Result<T>, what: &str) -> Result<Seen> {
+    match done.map_err(|e| e.kind()) {
+        Ok(_) => Ok(Seen::Passed),
+        Err(kind) if is_refusal(kind) => Ok(Seen::Refused),
+        Err(ErrorKind::TimedOut | ErrorKind::WouldBlock) => Ok(Seen::Silent),
+        Err(kind) => bail!("{what}: {kind}"),
+    }
+}
+
+/// Sends `traffic` from `ns` to `to`; `due` says whether an answer is expected, and only makes the wait longer.
+pub fn send(ns: &Namespace, to: IpAddr, traffic: Traffic, due: bool) -> Result<Seen> {
+    match traffic {
+        Traffic::Tcp(port) => tcp(ns, SocketAddr::new(to, port), wait(due)),
+        Traffic::Udp(port) => udp(ns, SocketAddr::new(to, port), wait(due)),
+        Traffic::Ping => ping(ns, to, due),
+    }
+}
+
+fn tcp(ns: &Namespace, to: SocketAddr, wait: Duration) -> Result<Seen> {
+    let connected = ns.run(|| Ok(TcpStream::connect_timeout(&to, wait)))?;
+    let answer = connected.and_then(|mut stream| {
+        stream.set_read_timeout(Some(wait))?;
+        stream.read_exact(&mut [0])
+    });
+    seen(answer, "TCP")
+}
+
+/// A socket in `ns` that is connected to `to`.
+pub fn udp_socket(ns: &Namespace, to: SocketAddr) -> Result<UdpSocket> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    ns.run(|| {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(to)?;
+        Ok(socket)
+    })
+}
+
+fn udp(ns: &Namespace, to: SocketAddr, wait: Duration) -> Result<Seen> {
+    let socket = udp_socket(ns, to)?;
+    socket.set_read_timeout(Some(wait))?;
+    // A datagram that the device itself does not let out is an error of `send`.
+    if let Err(e) = socket.send(b"pv") {
+        ensure!(matches!(e.raw_os_error(), Some(libc::ENOBUFS | libc::EPERM)), "UDP: {e}");
+        return Ok(Seen::Refused);
+    }
+    seen(socket.recv(&mut [0; 100]), "UDP")
+}
+
+fn ping(ns: &Namespace, to: IpAddr, due: bool) -> Result<Seen> {
+    let wait = if due { "4" } else { "0.4" };
+    let done = ns.command("ping").args(["-n", "-c1", "-W", wait, &to.to_string()]).output().context("ping")?;
+    let said = String::from_utf8_lossy(&done.stdout);
+    match () {
+        () if done.status.success() => Ok(Seen::Passed),
+        () if said.contains("From ") => Ok(Seen::Refused),
+        () => Ok(Seen::Silent),
+    }
+}
+
+/// Fails unless `traffic` passes, or does not, as `may` says. A container that may not is told so, and at once.
+pub fn check(ns: &Namespace, to: IpAddr, traffic: Traffic, may: bool, is_container: bool) -> Result<()> {
+    let start = Instant::now();
+    let seen = send(ns, to, traffic, may)?;
+    let (passed, took) = (seen == Seen::Passed, start.elapsed());
+    ensure!(passed == may, "{traffic} to {to}: {seen:?}, and should {}", if may { "pass" } else { "not pass" });
+    ensure!(may || !is_container || seen == Seen::Refused, "{traffic} to {to}: refused without an answer");
+    ensure!(
+        may || !is_container || took < patience(Duration::from_secs(1)),
+        "{traffic} to {to}: refused only after {took:?}"
+    );
+    Ok(())
+}
