@@ -15,6 +15,7 @@ mod probe;
 mod stages;
 mod table;
 
+pub use clsact::{add_qdisc, remove_filter};
 pub use error::BpfError;
 pub use flows::{FlowRecord, FlowState, Ticks};
 pub use frame::Ran;
