@@ -9,6 +9,8 @@ use std::process::Command;
 
 const TARGET: &str = "bpfel-unknown-none";
 const OBJECT: &str = "pv-net-ebpf";
+/// Without the second one the linker makes each `memset`, however small, a call of a loop over bytes.
+const LINKER_FLAGS: &str = "-Cdebuginfo=2 -Clink-arg=--btf -Clink-arg=--disable-expand-memcpy-in-order";
 
 fn main() {
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
@@ -39,7 +41,7 @@ fn build(source: &Path, out: &Path) -> Result<(), String> {
         .env("PATH", search_path())
         .env("CARGO_TARGET_DIR", &target_dir)
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", "bpf-linker")
-        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", "-Cdebuginfo=2 -Clink-arg=--btf")
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", LINKER_FLAGS)
         .args(["build", "--quiet", "--locked", "--release", "--target", TARGET]);
     let done = command.output().map_err(|e| format!("{command:?}: {e}"))?;
     if !done.status.success() {

@@ -55,7 +55,7 @@ pub fn claim(
                 finish(flow, &reply_key);
                 // A new connection with the ports of the last one.
                 if packet.opens_tcp() || found.forward.epoch != flow.forward.epoch {
-                    *found = *flow;
+                    copy(found, flow);
                 }
                 return Ok(Some(found));
             }
@@ -77,6 +77,17 @@ pub fn claim(
         attempt += 1;
     }
     Err(DropReason::NatExhausted)
+}
+
+/// Word by word: what the compiler makes of an assignment this large needs more stack than there is.
+#[inline(always)]
+fn copy(to: &mut TransientFlow, from: &TransientFlow) {
+    const WORDS: usize = size_of::<TransientFlow>() / size_of::<u64>();
+    let (to, from) = ((&raw mut *to).cast::<u64>(), (&raw const *from).cast::<u64>());
+    for i in 0..WORDS {
+        // SAFETY: both are whole, aligned to words and made of integers without padding.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    }
 }
 
 enum Holder {
@@ -103,8 +114,9 @@ fn holder(reply_key: &FlowKey, key: &FlowKey) -> Holder {
 /// Whether the packet is of a flow in the table, or answers one that opens or closes.
 #[inline(always)]
 pub fn is_known(packet: &Packet) -> bool {
+    let key = packet.key;
     packet.tracked
-        && (FLOWS.get_ptr(&packet.key).is_some() || (!packet.opens_tcp() && TRANSIENT.get_ptr(&packet.key).is_some()))
+        && (FLOWS.get_ptr(&key).is_some() || (!packet.opens_tcp() && TRANSIENT.get_ptr(&key).is_some()))
 }
 
 /// Whether `key` is the opener of an opening or closing flow to `to`, whose ports were not changed.
@@ -202,7 +214,8 @@ pub fn establish(open: &TransientFlow) {
 /// that the table holds only what is alive.
 #[inline(always)]
 pub fn close(packet: &Packet, entry: &mut FlowEntry) {
-    let opposite_key = entry.opposite_key(packet.key.proto);
+    let key = packet.key;
+    let opposite_key = entry.opposite_key(key.proto);
     let Some(opposite) = FLOWS.get_ptr_mut(&opposite_key) else { return };
     // SAFETY: a map value stays readable for the program's run.
     let opposite = unsafe { &mut *opposite };
@@ -219,14 +232,14 @@ pub fn close(packet: &Packet, entry: &mut FlowEntry) {
         flow.forward = *opposite;
         flow.reply = *entry;
         flow.origin = opposite_key;
-        let _ = TRANSIENT.insert(&packet.key, &*flow, 0);
+        let _ = TRANSIENT.insert(&key, &*flow, 0);
     } else {
         flow.forward = *entry;
         flow.reply = *opposite;
-        flow.origin = packet.key;
+        flow.origin = key;
         let _ = TRANSIENT.insert(&opposite_key, &*flow, 0);
     }
-    forget_pair(&packet.key, &opposite_key);
+    forget_pair(&key, &opposite_key);
 }
 
 #[inline(always)]

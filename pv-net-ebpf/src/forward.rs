@@ -75,8 +75,10 @@ pub fn denied(packet: &Packet, reason: DropReason) -> i32 {
 pub fn from_container(packet: &mut Packet) -> i32 {
     packet.settle_fragment();
     let epoch = epoch();
+    // A copy: a packet whose key's address is taken is kept in memory whole, field by field.
+    let key = packet.key;
     if packet.tracked
-        && let Some(entry) = FLOWS.get_ptr_mut(&packet.key)
+        && let Some(entry) = FLOWS.get_ptr_mut(&key)
     {
         // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
         let entry = unsafe { &mut *entry };

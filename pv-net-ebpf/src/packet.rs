@@ -25,8 +25,8 @@ pub const TCP_ACK: u8 = 0x10;
 /// IPv6 extension headers that are walked; a packet with more is dropped.
 const MAX_EXTENSIONS: u32 = 6;
 
-/// The Ethernet header.
-#[repr(C, packed)]
+/// The Ethernet header. Its alignment is what the verifier holds a frame's start for, so that it is read in words.
+#[repr(C, align(2))]
 #[derive(Clone, Copy)]
 pub struct Eth {
     pub dst: [u8; 6],
@@ -95,11 +95,12 @@ pub struct Packet {
 /// A `T` at `offset`, a constant: straight from the frame's linear part, else through the helper.
 #[inline(always)]
 pub fn read<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Result<T, DropReason> {
-    // SAFETY: the verifier proves `data + offset + size <= data_end` from the comparison below.
+    // SAFETY: the verifier proves `data + offset + size <= data_end` from the comparison below. Where alignment counts it
+    // proves that too, with IP headers at word boundaries (`NET_IP_ALIGN`); an unaligned read would go byte by byte.
     unsafe {
         let at = (*skb).data as usize + offset as usize;
         if at + size_of::<T>() <= (*skb).data_end as usize {
-            return Ok((at as *const T).read_unaligned());
+            return Ok((at as *const T).read());
         }
     }
     load(skb, offset)
