@@ -116,8 +116,7 @@ fn holder(reply_key: &FlowKey, key: &FlowKey) -> Holder {
 #[inline(always)]
 pub fn is_known(packet: &Packet) -> bool {
     let key = packet.key;
-    packet.tracked
-        && (FLOWS.get_ptr(&key).is_some() || (!packet.opens_tcp() && TRANSIENT.get_ptr(&key).is_some()))
+    packet.tracked && (FLOWS.get_ptr(&key).is_some() || (!packet.opens_tcp() && TRANSIENT.get_ptr(&key).is_some()))
 }
 
 /// Whether `key` is the opener of an opening or closing flow to `to`, whose ports were not changed.
@@ -236,7 +235,8 @@ pub fn close(packet: &Packet, entry: &mut FlowEntry) {
 /// Moves a flow out of the flow table; `flow` has its phase.
 #[inline(always)]
 fn retire(packet: &Packet, entry: &FlowEntry, opposite: &FlowEntry, flow: &mut TransientFlow) {
-    let opposite_key = entry.opposite_key(packet.key.proto);
+    let key = packet.key;
+    let opposite_key = entry.opposite_key(key.proto);
     if entry.flags & FLOW_REPLY != 0 {
         flow.forward = *opposite;
         flow.reply = *entry;

@@ -8,8 +8,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use pv_net_common::{
-    EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowEntry, FlowKey, FragmentKey, FragmentPorts, GlobalConfig, InterfaceInfo, Ip,
-    Service, ServiceKey, SockKey, SockOrigin, Stage, TransientFlow, UplinkInfo,
+    EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowEntry, FlowKey, FragmentKey, FragmentPorts, GlobalConfig,
+    InterfaceInfo, Ip, Service, ServiceKey, SockKey, SockOrigin, Stage, TransientFlow, UplinkInfo,
     drop_reason::DROP_SLOTS,
     endpoint::{MAX_LOCALS, MAX_SERVICES, MAX_SOCKETS, MAX_UPLINKS},
     flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS},

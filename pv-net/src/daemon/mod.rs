@@ -5,6 +5,7 @@
 mod attach;
 mod borrowed;
 mod detach;
+mod filters;
 mod outside;
 mod paths;
 mod policy;

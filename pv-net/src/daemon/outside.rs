@@ -3,6 +3,7 @@
 
 use super::Daemon;
 use crate::failure::Failure;
+use crate::kernel::bpf::Hook;
 use crate::kernel::{cgroup, netns};
 use crate::model::IfName;
 use crate::plan::{LinkState, locals, uplink_infos};
@@ -55,7 +56,7 @@ impl Daemon {
                     || [key.src, key.dst, entry.src, entry.dst].iter().any(|addr| lost.contains(addr))
             })?;
         }
-        self.hook_uplinks(&links, &uplinks)
+        self.hook_uplinks(&links, &uplinks).await
     }
 
     /// The uplinks that are there: those of the configuration, else those that default routes lead to.
@@ -68,11 +69,16 @@ impl Daemon {
         Ok(links.iter().filter(|l| found.contains(&l.index)).filter_map(named).collect())
     }
 
-    fn hook_uplinks(&mut self, links: &[LinkState], uplinks: &BTreeSet<IfName>) -> Result<(), Failure> {
+    async fn hook_uplinks(&mut self, links: &[LinkState], uplinks: &BTreeSet<IfName>) -> Result<(), Failure> {
         let index: BTreeMap<&str, u32> = links.iter().map(|l| (l.name.as_str(), l.index)).collect();
         let now: BTreeMap<IfName, u32> =
             uplinks.iter().filter_map(|name| Some((name.clone(), *index.get(name.as_str())?))).collect();
         let before = std::mem::take(&mut self.uplinks);
+        if self.plane()?.hook() == Hook::Clsact {
+            self.filter_uplinks(&now, &before).await?;
+            self.uplinks = now;
+            return Ok(());
+        }
         let plane = self.plane()?;
         for hooked in plane.hooked_uplinks()? {
             let same = now

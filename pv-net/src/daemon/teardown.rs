@@ -2,6 +2,7 @@
 
 use super::Paths;
 use super::borrowed::Borrowed;
+use super::filters;
 use crate::failure::{Failure, Message};
 use crate::ipam::store;
 use crate::kernel::bpf;
@@ -25,7 +26,12 @@ pub async fn teardown(paths: &Paths) -> Result<(), Failure> {
         }
     }
     match store::load(&paths.state_dir) {
-        Ok((state, _)) => failures.extend(Borrowed::of(&state).give_back(&net).await),
+        Ok((state, _)) => {
+            for filter in &state.filters {
+                failures.extend(filters::remove(filter, &net).await.err());
+            }
+            failures.extend(Borrowed::of(&state).give_back(&net).await);
+        }
         Err(e) => failures.push(e.into()),
     }
     failures.extend(bpf::remove_all(&paths.bpffs).err().map(Failure::from));

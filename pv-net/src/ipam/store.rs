@@ -37,6 +37,21 @@ pub struct State {
     /// Sysctls of bridges that somebody else made.
     #[serde(default)]
     pub forwarding: Vec<BorrowedForwarding>,
+    /// Filters on uplinks; none where the kernel has tcx (6.6), whose links are pinned.
+    #[serde(default)]
+    pub filters: Vec<UplinkFilter>,
+}
+
+/// A filter of clsact on an uplink. Nothing in the kernel says who put it there, nor who added the qdisc.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UplinkFilter {
+    /// The uplink.
+    pub link: IfName,
+    /// Its index: another link of that name has no filter.
+    pub index: u32,
+    /// Whether pv-net added the qdisc.
+    pub qdisc: bool,
 }
 
 /// An attached container.

@@ -1,11 +1,14 @@
 //! Filters of the clsact qdisc: how programs are attached on kernels without tcx (before 6.6).
 
-use aya::programs::tc::{NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcHandle};
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType, tc::qdisc_add_clsact};
+use super::BpfError;
+use super::hooks::Place;
+use aya::programs::tc::{NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle};
+use aya::programs::tc::{qdisc_add_clsact, qdisc_detach_program};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 
-/// pv-net's place among the filters of a link.
+/// pv-net's place among the filters of a link: "pv". Who else has a filter here lets the kernel number it, from 1.
 const PRIORITY: u16 = 1;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+const HANDLE: TcHandle = TcHandle::new(0, 0x7076);
 
 /// Puts `program` on `link`, in place of an earlier daemon's, if that left one.
 pub(super) fn attach(
@@ -13,7 +16,7 @@ pub(super) fn attach(
     link: &str,
     at: TcAttachType,
 ) -> Result<SchedClassifierLinkId, ProgramError> {
-    // "Already there" is the only failure that does not show again at the attach below.
+    // What fails here but for "already there" shows again at the attach below.
     if let Err(e) = qdisc_add_clsact(link) {
         tracing::debug!(link, error = %e, "clsact");
     }
@@ -26,4 +29,38 @@ pub(super) fn attach(
         };
         program.attach_to_link(old).map_err(|_| refused)
     })
+}
+
+/// Adds the clsact qdisc to an uplink; whether it was not there before. It is looked for only by adding it: the attach
+/// that follows tells what else is wrong.
+#[must_use]
+pub fn add_qdisc(uplink: &str) -> bool {
+    qdisc_add_clsact(uplink).is_ok()
+}
+
+/// Takes the filter off an uplink; one that is not there is fine.
+///
+/// # Errors
+/// The kernel's.
+pub fn remove_filter(uplink: &str) -> Result<(), BpfError> {
+    let place = Place::FromUplink;
+    match qdisc_detach_program(uplink, place.attach_type(), place.program()) {
+        Err(e) if !is_absent(&e) => {
+            let (program, link) = (place.program(), uplink.to_owned());
+            Err(BpfError::Detach { program, link, why: BpfError::chain(&e) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether an error says that there is no such filter, no qdisc, or no link.
+fn is_absent(error: &TcError) -> bool {
+    let code = match error {
+        TcError::IoError(e) if e.kind() == std::io::ErrorKind::NotFound => return true,
+        TcError::IoError(e) => e.raw_os_error(),
+        TcError::NetlinkError(e) => e.raw_os_error(),
+        _ => None,
+    };
+    // Without a qdisc: ENOENT or EINVAL, by kernel.
+    matches!(code, Some(libc::ENOENT | libc::EINVAL | libc::ENODEV))
 }

@@ -35,6 +35,16 @@ pub enum BpfError {
         /// The kernel's answer.
         why: String,
     },
+    /// A program could not be taken off.
+    #[error("detach {program} from {link}: {why}")]
+    Detach {
+        /// The program.
+        program: &'static str,
+        /// The link.
+        link: String,
+        /// The kernel's answer.
+        why: String,
+    },
     /// A map operation.
     #[error("{op} map {map}: {why}")]
     Map {

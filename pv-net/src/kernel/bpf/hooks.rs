@@ -24,7 +24,7 @@ pub(super) enum Place {
 impl Place {
     pub(super) const ALL: [Self; 3] = [Self::FromContainer, Self::ToContainer, Self::FromUplink];
 
-    const fn program(self) -> &'static str {
+    pub(super) const fn program(self) -> &'static str {
         match self {
             Self::FromContainer => names::PROG_FROM_CONTAINER,
             Self::ToContainer => names::PROG_TO_CONTAINER,
@@ -32,7 +32,7 @@ impl Place {
         }
     }
 
-    const fn attach_type(self) -> TcAttachType {
+    pub(super) const fn attach_type(self) -> TcAttachType {
         match self {
             Self::FromContainer | Self::FromUplink => TcAttachType::Ingress,
             Self::ToContainer => TcAttachType::Egress,
@@ -58,7 +58,7 @@ impl DataPlane {
         Ok(inwards)
     }
 
-    /// Uplinks that have the program; none without tcx.
+    /// Uplinks that have the program. None without tcx: the daemon's state has those that have a filter.
     ///
     /// # Errors
     /// When the pins cannot be listed.

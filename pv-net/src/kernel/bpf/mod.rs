@@ -17,6 +17,7 @@ mod stages;
 mod table;
 mod xdp;
 
+pub use clsact::{add_qdisc, remove_filter};
 pub use error::BpfError;
 pub use flows::{FlowRecord, FlowState, Ticks};
 pub use frame::Ran;

@@ -2,6 +2,7 @@
 
 pub mod alias;
 mod bridge;
+mod clsact;
 mod error;
 mod route;
 pub mod segments;

@@ -1,10 +1,12 @@
-//! The device under test: one daemon, four pools, five containers, and a way to ask the daemon that starts no program.
+//! The device under test: one daemon, four pools, six containers, a host beyond an uplink, and a way to ask the daemon that starts no program.
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::{Container, Device, Namespace, configs, patience};
+use rtnetlink::packet_route::tc::{TcAttribute, TcMessage};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -25,11 +27,30 @@ pub struct Lab {
     pub d: Container,
     /// In pool `right`, open to `left`.
     pub e: Container,
+    /// In pool `internal`, with port 80 published as 8080.
+    pub web: Container,
+    /// A host on the uplink [`UPLINK`].
+    pub outside: Namespace,
+    /// Queueing disciplines of the device's links before the daemon started.
+    pub qdiscs: Vec<String>,
 }
 
-/// Two closed pools and two open ones.
-fn config() -> Value {
+/// The device's uplink.
+pub const UPLINK: &str = "up0";
+/// The host's address, and the uplink's, in both families.
+pub const HOSTS: [(IpAddr, IpAddr); 2] = [
+    (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9)), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
+    (
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 9)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1)),
+    ),
+];
+
+/// Two closed pools, one of them masqueraded, and two open ones.
+pub fn config() -> Value {
     let mut config = configs::two_pools();
+    config["network"]["uplinks"] = json!([UPLINK]);
+    config["network"]["pools"]["internal"]["nat"] = json!(true);
     for (name, number) in [("left", 5), ("right", 6)] {
         let mut pool = configs::pool(number);
         pool["isolated"] = json!(false);
@@ -41,12 +62,24 @@ fn config() -> Value {
 impl Lab {
     /// Starts the daemon and attaches the containers.
     pub fn start() -> Result<Self> {
-        let device = Device::started(&config())?;
+        let mut device = Device::new(&config())?;
+        let [(host4, up4), (host6, up6)] = HOSTS.map(|(host, up)| (prefixed(host), prefixed(up)));
+        let outside = device.outside(UPLINK, &[&up4, &up6], &[&host4, &host6])?;
+        let qdiscs = qdiscs(&device.ns)?;
+        device.start()?;
         let attach = |name: &str, pool: &str| attach(&device, name, pool);
         let (a, b) = (attach("a", "internal")?, attach("b", "internal")?);
         let c = attach("c", "management")?;
         let (d, e) = (attach("d", "left")?, attach("e", "right")?);
-        Ok(Self { device, a, b, c, d, e })
+        let network = json!({"pool": "internal", "ports": ["8080:80/tcp", "8080:80/udp"]});
+        let web = put(&device, "web", &json!({"run": {"name": "web", "network": network}}))?;
+        Ok(Self { device, a, b, c, d, e, web, outside, qdiscs })
+    }
+
+    /// Puts another configuration in force.
+    pub fn reload(&self, config: &Value) -> Result<()> {
+        self.device.configure(config)?;
+        call(&self.device, "POST", "/reload", "").map(drop)
     }
 
     /// `GET path` of the API.
@@ -90,10 +123,49 @@ impl Lab {
 
 /// Makes a namespace and attaches it as a container with `eth0` in `pool`.
 pub fn attach(device: &Device, name: &str, pool: &str) -> Result<Container> {
+    put(device, name, &json!({"pool": pool}))
+}
+
+/// Makes a namespace and attaches it by this request.
+fn put(device: &Device, name: &str, request: &Value) -> Result<Container> {
     let ns = Namespace::new(name)?;
-    let body = json!({"netns": ns.path(), "pool": pool}).to_string();
-    let view = call(device, "PUT", &format!("/containers/{name}"), &body)?;
+    let mut body = request.clone();
+    body["netns"] = json!(ns.path());
+    let view = call(device, "PUT", &format!("/containers/{name}"), &body.to_string())?;
     Container::new(ns, view)
+}
+
+/// Major and minor number of the running kernel.
+pub fn kernel() -> Result<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split('.').map_while(|part| part.parse().ok());
+    numbers.next().zip(numbers.next()).context(release.clone())
+}
+
+/// An address with the length of its network's prefix.
+fn prefixed(addr: IpAddr) -> String {
+    format!("{addr}/{}", if addr.is_ipv4() { 24 } else { 64 })
+}
+
+/// Every queueing discipline of a namespace's links: link and kind, sorted. No program says them here.
+pub fn qdiscs(ns: &Namespace) -> Result<Vec<String>> {
+    use futures_util::TryStreamExt;
+    let list = async {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        let messages: Vec<TcMessage> = handle.qdisc().get().execute().try_collect().await?;
+        let line = |m: &TcMessage| {
+            let kind = m.attributes.iter().find_map(|a| match a {
+                TcAttribute::Kind(kind) => Some(kind.as_str()),
+                _ => None,
+            });
+            format!("link {}: {}", m.header.index, kind.unwrap_or_default())
+        };
+        let mut lines: Vec<String> = messages.iter().map(line).collect();
+        lines.sort();
+        anyhow::Ok(lines)
+    };
+    ns.run(|| tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(list))
 }
 
 /// Sends one request to the daemon over its socket.

@@ -1,13 +1,17 @@
 //! The daemon's life: loading, being killed, being stopped, going for good.
 
 use super::forwarding::talks;
-use crate::lab::{self, Lab};
+use crate::lab::{self, Lab, UPLINK, kernel};
 use crate::{console, icmp, programs};
 use anyhow::{Context, Result, ensure};
-use harness::{Container, echo};
+use harness::{Container, Namespace, echo};
 use nix::sys::signal::Signal;
+use pv_net_common::names;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+
+/// Containers of the lab.
+const CONTAINERS: usize = 6;
 
 /// Every program is loaded; how many instructions the verifier went through.
 pub fn programs(_: &mut Lab) -> Result<()> {
@@ -23,22 +27,39 @@ pub fn hook(lab: &mut Lab) -> Result<()> {
     let want = if has_tcx { "tcx" } else { "clsact" };
     let status = lab.get("/status")?;
     ensure!(status["hook"] == want, "{} instead of {want}", status["hook"]);
-    let pinned = std::fs::read_dir(lab.device.pins().join("links"))?.count();
-    ensure!(pinned == if has_tcx { 5 } else { 0 }, "{pinned} links are pinned");
-    ensure!(status["conditions"] == serde_json::json!([]), "{}", status["conditions"]);
+    let has_cookies = kernel()? >= (5, 14);
+    for (folder, count, there) in [
+        (names::PROG_FROM_CONTAINER, CONTAINERS, has_tcx),
+        (names::PROG_TO_CONTAINER, CONTAINERS, has_tcx),
+        (names::PROG_FROM_UPLINK, 1, has_tcx),
+        ("sockets", names::PROG_SOCK.len(), has_cookies),
+    ] {
+        let pinned = std::fs::read_dir(lab.device.pins().join("links").join(folder)).context(folder)?.count();
+        ensure!(pinned == if there { count } else { 0 }, "{pinned} links of {folder} are pinned");
+    }
+    let conditions = status["conditions"].as_array().context("conditions")?;
+    // What the kernel lacks is said, and nothing else.
+    let about_cookies = |c: &serde_json::Value| c.as_str().is_some_and(|c| c.contains("SO_NETNS_COOKIE"));
+    ensure!(conditions.len() == usize::from(!has_cookies) && conditions.iter().all(about_cookies), "{conditions:?}");
+    let filters = clsact_links(lab)?;
+    ensure!(filters == if has_tcx { 0 } else { CONTAINERS + 1 }, "{filters} links have clsact");
     Ok(())
 }
 
-fn kernel() -> Result<(u32, u32)> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let mut numbers = release.split('.').map_while(|part| part.parse().ok());
-    numbers.next().zip(numbers.next()).context(release.clone())
+/// How many links of the device have the clsact qdisc.
+fn clsact_links(lab: &Lab) -> Result<usize> {
+    Ok(lab::qdiscs(&lab.device.ns)?.iter().filter(|line| line.ends_with(": clsact")).count())
 }
 
-/// A TCP connection of `a` to an echo of `b`, the server's first line read.
+/// A TCP connection of `a` to an echo of `b`.
 fn connection(a: &Container, b: &Container, port: u16) -> Result<TcpStream> {
     echo::serve(&b.ns, b.v6.into(), port)?;
-    let mut stream = echo::connect(&a.ns, SocketAddr::new(b.v6.into(), port))?;
+    greeted(&a.ns, SocketAddr::new(b.v6.into(), port))
+}
+
+/// A TCP connection out of `from` to the echo at `server`, whose first line is read.
+pub fn greeted(from: &Namespace, server: SocketAddr) -> Result<TcpStream> {
+    let mut stream = echo::connect(from, server)?;
     let mut byte = [0u8];
     while byte != *b"\n" {
         stream.read_exact(&mut byte).context("the server's first line")?;
@@ -47,7 +68,8 @@ fn connection(a: &Container, b: &Container, port: u16) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn exchange(stream: &mut TcpStream, word: &[u8]) -> Result<()> {
+/// Says a word and hears the same.
+pub fn exchange(stream: &mut TcpStream, word: &[u8]) -> Result<()> {
     stream.write_all(word)?;
     let mut echoed = vec![0u8; word.len()];
     stream.read_exact(&mut echoed).context("the echo")?;
@@ -66,9 +88,9 @@ fn gone_and_back(lab: &mut Lab, signal: Signal, port: u16) -> Result<()> {
     lab.device.start()?;
     exchange(&mut stream, b"with a new one")?;
     let adopted = &lab.get("/status")?["adopted"];
-    ensure!(adopted["maps"] == true && adopted["containers"] == 5, "adopted {adopted}");
+    ensure!(adopted["maps"] == true && adopted["containers"] == CONTAINERS, "adopted {adopted}");
     // Filters of clsact are not adopted but replaced, in place.
-    let links = if kernel()? >= (6, 6) { 5 } else { 0 };
+    let links = if kernel()? >= (6, 6) { CONTAINERS } else { 0 };
     ensure!(adopted["links"] == links, "adopted {adopted}");
     ensure!(lab.get("/leases")? == leases, "the leases changed");
     talks(&lab.a, &lab.b, port + 2)
@@ -88,21 +110,23 @@ pub fn stopped(lab: &mut Lab) -> Result<()> {
 pub fn detach(lab: &mut Lab) -> Result<()> {
     lab.device.cli(&["detach", "b"]).ok()?;
     let links = lab.device.ns.run(|| Ok(nix::net::if_::if_nameindex()?.iter().count()))?;
-    // `lo`, four bridges, four containers.
-    ensure!(links == 9, "{links} links after a container was detached");
+    // `lo`, the uplink, four bridges, five containers.
+    ensure!(links == 5 + CONTAINERS, "{links} links after a container was detached");
     icmp::silent(&lab.a.ns, lab.b.v4.into()).context("after it was detached")?;
     lab.b = lab::attach(&lab.device, "b", "internal")?;
     talks(&lab.a, &lab.b, 7200)
 }
 
-/// `down` leaves the namespace as it was found: `lo`, and no pin.
+/// `down` leaves the namespace as it was found: `lo`, an uplink with nothing on it, and no pin.
 pub fn down(lab: &mut Lab) -> Result<()> {
     lab.device.down()?;
     let links = lab.device.ns.run(|| {
         let links = nix::net::if_::if_nameindex()?;
         Ok(links.iter().map(|l| l.name().to_string_lossy().into_owned()).collect::<Vec<_>>())
     })?;
-    ensure!(links == ["lo"], "left behind: {links:?}");
+    ensure!(links == ["lo", UPLINK], "left behind: {links:?}");
+    let qdiscs = lab::qdiscs(&lab.device.ns)?;
+    ensure!(qdiscs == lab.qdiscs, "{qdiscs:?} instead of {:?}", lab.qdiscs);
     ensure!(!lab.device.pins().exists(), "pins are left");
     let inside = lab.a.ns.run(|| Ok(nix::net::if_::if_nameindex()?.iter().count()))?;
     ensure!(inside == 1, "{inside} links are left in a container");

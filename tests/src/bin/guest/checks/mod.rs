@@ -5,6 +5,8 @@ mod forwarding;
 mod guard;
 mod isolation;
 mod life;
+mod outside;
+mod policy;
 
 use crate::console;
 use crate::lab::Lab;
@@ -28,6 +30,12 @@ const SUITE: &[Check] = &[
     ("closed pools answer", isolation::answers),
     ("forged frames", guard::forged),
     ("honest frames", guard::honest),
+    ("masquerade", outside::masquerade),
+    ("closed port outside", outside::closed_port),
+    ("published port", outside::published),
+    ("published port, from the device", outside::published_here),
+    ("policy denies", policy::denies),
+    ("masquerade without a daemon", outside::masquerade_survives),
     ("killed daemon", life::killed),
     ("stopped daemon", life::stopped),
     ("detach and attach", life::detach),
@@ -37,7 +45,10 @@ const SUITE: &[Check] = &[
 /// What a device with 64 MiB must bear.
 const FLOOR: &[Check] = &[
     ("forwards", forwarding::same_pool),
+    ("masquerade", outside::masquerade),
+    ("published port", outside::published),
     ("full flow table", floor::full_table),
+    ("masquerade without a daemon", outside::masquerade_survives),
     ("killed daemon", life::killed),
     ("down leaves nothing", life::down),
 ];
