@@ -123,7 +123,7 @@ fn denied_sources_are_dropped_and_nobody_else() -> Result<()> {
             ensure!(dropped >= 2 && (dropped == 2 || device.contains(':')), "{mode}: {bad}: {dropped} dropped");
         }
         // Large segments are whole behind the filter.
-        let blob: Vec<u8> = (0..3_000_000u32).map(|i| (i * 11 >> 3) as u8).collect();
+        let blob: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 11) >> 3) as u8).collect();
         for (good, _, _) in FAMILIES {
             echo::tcp(&lab.device.ns, SocketAddr::new(good.parse()?, PORT), &blob)?;
         }

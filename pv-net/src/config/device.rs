@@ -134,7 +134,7 @@ fn pool(
     let kind = kind(c, path, name, raw);
     let mtu = mtu(c, &join(path, "mtu"), raw);
     let nat = c.plain(&join(path, "nat"), &raw.nat).copied().unwrap_or(false);
-    let big_tcp = c.plain(&join(path, "big_tcp"), &raw.big_tcp).copied().unwrap_or(true);
+    let big_tcp = c.plain(&join(path, "big_tcp"), &raw.big_tcp).copied().unwrap_or(!nat);
     let isolated = c.plain(&join(path, "isolated"), &raw.isolated).copied().unwrap_or(true);
     let host_access = c.plain(&join(path, "host_access"), &raw.host_access).copied().unwrap_or_default();
     for (used, key) in [

@@ -104,7 +104,8 @@ section! {
         nat: bool,
         /// MTU of its interfaces in bytes; the uplink's unless set.
         mtu: u32,
-        /// TCP segments of up to 256 KiB on its interfaces, where the kernel has them; true unless set.
+        /// TCP segments of up to 256 KiB on its interfaces, where the kernel has them; true unless set
+        /// or `nat`: what leaves by an uplink is cut in software.
         big_tcp: bool,
         /// Closed to other pools; true unless set.
         isolated: bool,

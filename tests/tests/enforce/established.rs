@@ -81,10 +81,11 @@ impl End {
     }
 
     fn never_wait(&self) -> Result<()> {
-        Ok(match self {
+        match self {
             Self::Tcp(stream) => stream.set_nonblocking(true)?,
             Self::Udp(socket) => socket.set_nonblocking(true)?,
-        })
+        }
+        Ok(())
     }
 }
 

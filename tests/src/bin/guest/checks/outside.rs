@@ -16,7 +16,7 @@ const CLOSED: u16 = 9;
 const PUBLISHED: (u16, u16) = (8080, 80);
 
 fn blob(length: usize) -> Vec<u8> {
-    (0..length).map(|i| (i * 11 >> 3) as u8).collect()
+    (0..length).map(|i| ((i * 11) >> 3) as u8).collect()
 }
 
 /// TCP, UDP and echo out of `from` to the host; it sees the uplink's address.
