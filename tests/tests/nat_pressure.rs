@@ -231,7 +231,8 @@ fn a_million_flows_leave_whole_pairs() -> Result<()> {
     let grown: BTreeMap<_, _> = after.iter().map(|(name, n)| (name, n - before.get(name).unwrap_or(&0))).collect();
     println!("{opened} of {} opened, {entries} entries, {grown:?}", 2 * OPENINGS);
     ensure!(opened > OPENINGS, "only {opened} flows were opened");
-    ensure!(grown[&"flows-created".to_owned()] > 4096, "{grown:?}");
+    // More than the table holds: some ended, and others took their places.
+    ensure!(grown[&"flows-created".to_owned()] > 2048, "{grown:?}");
     ensure!(grown[&"flow-table-full".to_owned()] > 0, "the table was never full: {grown:?}");
     Ok(())
 }

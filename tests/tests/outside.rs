@@ -304,7 +304,7 @@ fn an_uplink_is_used_when_it_comes() -> Result<()> {
     let outside = device.outside("up0", &DEVICE, &HOST)?;
     for (host, own) in hosts() {
         echo::serve(&outside, host, PORT)?;
-        eventually(Duration::from_secs(5), || {
+        eventually(Duration::from_secs(30), || {
             let seen = echo::udp(&a.ns, SocketAddr::new(host, PORT), b"hello")?;
             ensure!(seen.ip() == own, "{seen}");
             Ok(())
@@ -313,14 +313,14 @@ fn an_uplink_is_used_when_it_comes() -> Result<()> {
     ensure!(!conditions()?.contains("up0"), "{}", conditions()?);
     // Gone and back again: another link of the same name.
     device.ns.ip("link del up0")?;
-    eventually(Duration::from_secs(5), || {
+    eventually(Duration::from_secs(30), || {
         ensure!(conditions()?.contains("uplink up0: no such link"), "{}", conditions()?);
         Ok(())
     })?;
     let again = device.outside("up0", &DEVICE, &HOST)?;
     for (host, _) in hosts() {
         echo::serve(&again, host, PORT)?;
-        eventually(Duration::from_secs(5), || echo::udp(&a.ns, SocketAddr::new(host, PORT), b"again").map(drop))?;
+        eventually(Duration::from_secs(30), || echo::udp(&a.ns, SocketAddr::new(host, PORT), b"again").map(drop))?;
     }
     Ok(())
 }

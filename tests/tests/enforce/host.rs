@@ -49,7 +49,12 @@ fn the_link_local_address_is_the_device_as_well() -> Result<()> {
     let mut config = lab::config(json!([]));
     config["network"]["pools"]["internal"]["host_access"] = json!("none");
     let lab = Lab::new(&config)?;
-    let said = lab.device.ns.ip("-6 -o addr show dev pvbr3 scope link")?;
+    // Nobody has an address that is still being looked for twice.
+    let said = harness::eventually(std::time::Duration::from_secs(10), || {
+        let said = lab.device.ns.ip("-6 -o addr show dev pvbr3 scope link")?;
+        anyhow::ensure!(!said.is_empty() && !said.contains("tentative"), "{said}");
+        Ok(said)
+    })?;
     let addr = said.split_whitespace().nth(3).and_then(|a| a.split('/').next()).context("no link-local address")?;
     let to = std::net::SocketAddrV6::new(addr.parse()?, PORT + 1, 0, 0);
     lab.device.ns.run(|| {
