@@ -12,7 +12,18 @@ pub fn run() -> Result<()> {
         bail!("the demo makes network namespaces and loads eBPF programs: run it as root");
     }
     setup::ensure(false)?;
-    run::run(run::cargo().args(["build", "--release", "--package", "pv-net", "--package", "pv-net-tests", "--bins"]))?;
+    run::run(run::cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "pv-net",
+        "--package",
+        "pv-net-tests",
+        "--bin",
+        "pv-net",
+        "--bin",
+        "demo",
+    ]))?;
     let bin = run::target_dir()?.join("release");
     let mut demo = Command::new(bin.join("demo"));
     demo.env("PV_NET_BIN", bin.join("pv-net")).current_dir(run::root());
