@@ -45,10 +45,12 @@ pub enum Stage {
     Answer = 4,
     /// First packets of flows that may be.
     Open = 5,
-    /// Packets of flows that are known, but open, close or were decided under another policy.
+    /// Packets of flows that are known, but not to the fast path: replies of those that open or close.
     Again = 6,
     /// From a container to another one, or to the device.
     Inside = 7,
+    /// Packets of flows that were decided under another policy.
+    Policy = 8,
 }
 
 /// The one entry of the `config` map: what the programs must know of the device as a whole.

@@ -36,18 +36,24 @@ pub fn again(packet: &mut Packet) -> i32 {
         packet.key.ifindex = 0;
     }
     packet.settle_fragment();
-    let epoch = epoch();
-    if let Some(entry) = FLOWS.get_ptr_mut(&packet.key) {
-        // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
-        return ask_again(packet, unsafe { &mut *entry }, epoch);
+    if FLOWS.get_ptr(&packet.key).is_some() {
+        return hand_on(packet.skb, Stage::Policy);
     }
     // A flow that ended a moment ago: its next packet is decided anew.
-    transient_reply(packet, epoch).unwrap_or(ACT_SHOT)
+    transient_reply(packet, epoch()).unwrap_or(ACT_SHOT)
 }
 
-/// A packet of a flow that was decided under another policy: asked again, for both directions.
+/// The stage for flows that were decided under another policy: asked again, for both directions.
 #[inline(always)]
-fn ask_again(packet: &Packet, entry: &mut FlowEntry, epoch: u32) -> i32 {
+pub fn ask_again(packet: &mut Packet) -> i32 {
+    if interface(packet.link).is_none() {
+        packet.key.ifindex = 0;
+    }
+    packet.settle_fragment();
+    // A flow that ended a moment ago: its next packet is decided anew.
+    let Some(entry) = FLOWS.get_ptr_mut(&packet.key) else { return ACT_SHOT };
+    // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
+    let entry = unsafe { &mut *entry };
     if let Err(reason) = Ask::of_entry(&packet.key, entry).allowed() {
         // The one who sends from outside is left in silence, so it is the container that learns by this segment.
         let from_outside = packet.key.ifindex == 0;
@@ -60,7 +66,7 @@ fn ask_again(packet: &Packet, entry: &mut FlowEntry, epoch: u32) -> i32 {
         flow::refuse(packet, entry);
         return done;
     }
-    entry.epoch = epoch;
+    entry.epoch = epoch();
     if packet.tcp_has(TCP_FIN | TCP_RST) {
         flow::close(packet, entry);
     }

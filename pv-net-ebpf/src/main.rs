@@ -114,10 +114,16 @@ pub fn pv_stage_open(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, forward::open)
 }
 
-/// Known flows that open, close or were decided under another policy.
+/// Known flows that open or close.
 #[classifier]
 pub fn pv_stage_again(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, forward::again)
+}
+
+/// Flows that were decided under another policy.
+#[classifier]
+pub fn pv_stage_policy(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, forward::ask_again)
 }
 
 /// Each stage reads the packet again: nothing but the frame crosses a tail call.
