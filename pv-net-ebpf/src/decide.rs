@@ -1,12 +1,12 @@
 //! Whether a flow may be: the rules, then the defaults.
 
 use crate::{
-    maps::{CONFIG, endpoint, is_local, scratch},
+    maps::{CONFIG, Scratch, endpoint, is_local, scratch},
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP},
     policy,
 };
 use pv_net_common::{
-    DropReason, EndpointInfo, FlowEntry, FlowKey, InterfaceInfo, Ip, PolicySide,
+    DropReason, EndpointInfo, FlowEntry, FlowKey, InterfaceInfo, Ip,
     endpoint::{POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_OPEN},
     flow::FLOW_REPLY,
     policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NOTHING},
@@ -133,8 +133,10 @@ impl Ask {
 /// left.
 #[inline(never)]
 fn said(generation: u32, from: u32, to: u32) -> u32 {
-    let Some(scratch) = scratch() else { return POLICY_DENY };
-    let ask = scratch.ask;
-    let (src, dst) = (PolicySide { identity: from, addr: ask.src }, PolicySide { identity: to, addr: ask.dst });
-    policy::verdict(generation, &src, &dst, ask.proto as u8, ask.dport_be).action
+    let Some(Scratch { ask, sides, .. }) = scratch() else { return POLICY_DENY };
+    sides[0].identity = from;
+    sides[0].addr = ask.src;
+    sides[1].identity = to;
+    sides[1].addr = ask.dst;
+    policy::verdict(generation, &sides[0], &sides[1], ask.proto as u8, ask.dport_be).action
 }

@@ -54,7 +54,10 @@ pub fn ask_again(packet: &mut Packet) -> i32 {
     let Some(entry) = FLOWS.get_ptr_mut(&packet.key) else { return ACT_SHOT };
     // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
     let entry = unsafe { &mut *entry };
-    if let Err(reason) = Ask::of_entry(&packet.key, entry).allowed() {
+    // In the scratch memory: kernels before 6.8 count this stage's stack to the last byte.
+    let Some(Scratch { ask, .. }) = scratch() else { return ACT_SHOT };
+    *ask = Ask::of_entry(&packet.key, entry);
+    if let Err(reason) = ask.allowed() {
         // The one who sends from outside is left in silence, so it is the container that learns by this segment.
         let from_outside = packet.key.ifindex == 0;
         if !from_outside || !answer::into_reset(packet) {

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use pv_net_common::{
     EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowEntry, FlowKey, FragmentKey, FragmentPorts, GlobalConfig,
-    InterfaceInfo, Ip, Service, ServiceKey, SockKey, SockOrigin, Stage, TransientFlow, UplinkInfo,
+    InterfaceInfo, Ip, PolicySide, Service, ServiceKey, SockKey, SockOrigin, Stage, TransientFlow, UplinkInfo,
     drop_reason::DROP_SLOTS,
     endpoint::{MAX_LOCALS, MAX_SERVICES, MAX_SOCKETS, MAX_UPLINKS},
     flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS},
@@ -94,11 +94,15 @@ pub static STATS: PerCpuArray<u64, { STAT_SLOTS as usize }> = PerCpuArray::new()
 pub struct Scratch {
     pub flow: TransientFlow,
     pub fib: bpf_fib_lookup,
+    /// Key of a fragmented packet.
+    pub fragment: FragmentKey,
     /// What the opening stage is to do, with `flow`.
     pub plan: Plan,
     pub policy: PolicyKeys,
     /// What the rules are asked about.
     pub ask: Ask,
+    /// And whom.
+    pub sides: [PolicySide; 2],
     /// What the answering stage is to say.
     pub answer: Answer,
     /// A frame under construction.

@@ -1,6 +1,6 @@
 //! Reading a frame: the only place that checks bounds.
 
-use crate::maps::FRAGMENTS;
+use crate::maps::{FRAGMENTS, Scratch, scratch};
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use core::mem::MaybeUninit;
 use pv_net_common::{DropReason, FlowKey, FragmentKey, FragmentPorts, Ip};
@@ -327,7 +327,8 @@ impl Packet {
         if !self.fragment || !(self.ports || self.later) {
             return;
         }
-        let key = FragmentKey {
+        let Some(Scratch { fragment: key, .. }) = scratch() else { return };
+        *key = FragmentKey {
             src: self.key.src,
             dst: self.key.dst,
             id_be: self.id_be,
@@ -335,7 +336,7 @@ impl Packet {
             ifindex: self.link,
         };
         if self.later {
-            let Some(ports) = FRAGMENTS.get_ptr(&key) else { return };
+            let Some(ports) = FRAGMENTS.get_ptr(key) else { return };
             // SAFETY: a map value stays readable for the program's run.
             let ports = unsafe { &*ports };
             self.key.sport_be = ports.sport_be;
@@ -343,7 +344,7 @@ impl Packet {
         } else {
             let ports = FragmentPorts { sport_be: self.key.sport_be, dport_be: self.key.dport_be };
             // A full LRU makes room; any other failure leaves the later fragments untracked.
-            let _ = FRAGMENTS.insert(&key, &ports, 0);
+            let _ = FRAGMENTS.insert(&*key, &ports, 0);
         }
         self.tracked = true;
     }
