@@ -75,7 +75,7 @@ impl Checker {
     pub fn file<T: serde::de::DeserializeOwned + Section>(&mut self, text: &str) -> Option<T> {
         self.schema = Some(|| schemars::schema_for!(T));
         // Twice the same key: the second would win in silence.
-        if let Err(e) = serde_json::from_str::<super::raw::NoDuplicates>(text) {
+        if let Err(e) = serde_json::from_str::<super::duplicates::NoDuplicates>(text) {
             let help = Some("the file is JSON (RFC 8259) with each key once in its object".to_owned());
             self.wrong("", None, e.to_string(), help);
             return None;

@@ -6,6 +6,7 @@
 mod checker;
 mod describe;
 mod device;
+mod duplicates;
 mod field;
 pub mod load;
 mod net;
