@@ -56,6 +56,8 @@ pub const FLOW_STACK: u8 = 32;
 
 /// TCP: this direction has sent a FIN.
 pub const TCP_FIN_SEEN: u8 = 1;
+/// TCP: both directions have; what is missing is the last acknowledgement.
+pub const TCP_LAST_ACK: u8 = 2;
 
 /// What to do with a packet of a known flow, and what was seen of it.
 #[repr(C)]
@@ -97,7 +99,7 @@ pub struct FlowEntry {
     pub dst_mac: [u8; 6],
     /// [`FLOW_ROUTED`] and its like.
     pub flags: u8,
-    /// [`TCP_FIN_SEEN`].
+    /// [`TCP_FIN_SEEN`] and [`TCP_LAST_ACK`].
     pub tcp: u8,
 }
 

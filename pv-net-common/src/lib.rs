@@ -27,7 +27,7 @@ pub use stats::Stat;
 pub use uplink_filter::{FilterRate, FilterSource};
 
 /// Layout version of every pinned map; kept in the `config` map.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Index in the `stages` map: what decides about packets that the flow table knows nothing of.
 #[repr(u32)]
@@ -45,12 +45,14 @@ pub enum Stage {
     Answer = 4,
     /// First packets of flows that may be.
     Open = 5,
-    /// Packets of flows that are known, but not to the fast path: replies of those that open or close.
+    /// Replies of flows that open or close.
     Again = 6,
     /// From a container to another one, or to the device.
     Inside = 7,
     /// Packets of flows that were decided under another policy.
     Policy = 8,
+    /// Packets of such flows that the policy in force allows too.
+    Known = 9,
 }
 
 /// The one entry of the `config` map: what the programs must know of the device as a whole.

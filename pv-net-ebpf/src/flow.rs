@@ -10,8 +10,8 @@ use crate::{
 };
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_csum_diff};
 use pv_net_common::{
-    DropReason, EndpointInfo, FlowEntry, FlowKey, Ip, Stat, TransientFlow,
-    flow::{FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN},
+    DropReason, EndpointInfo, FlowEntry, FlowKey, Ip, Stage, Stat, TransientFlow,
+    flow::{FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK},
 };
 
 /// Fills in addresses, keys and checksum differences of the flow in `flow` and claims its reply key. `flow` has the
@@ -24,7 +24,8 @@ pub fn claim(
 ) -> Result<Option<&'static mut TransientFlow>, DropReason> {
     let key = packet.key;
     flow.origin = key;
-    flow.phase = FLOW_OPENING;
+    // What ends a connection that is not known any more opens none.
+    flow.phase = if packet.tcp_has(TCP_FIN | TCP_RST) { FLOW_CLOSING } else { FLOW_OPENING };
     flow.forward.src = plan.src;
     flow.forward.dst = plan.dst;
     flow.forward.reply_ifindex = plan.reply_link;
@@ -112,11 +113,17 @@ fn holder(reply_key: &FlowKey, key: &FlowKey) -> Holder {
     if found.origin == *key { Holder::Me(found) } else { Holder::Other }
 }
 
-/// Whether the packet is of a flow in the table, or answers one that opens or closes.
+/// The stage that goes on with a packet of a flow that is there.
 #[inline(always)]
-pub fn is_known(packet: &Packet) -> bool {
+pub fn stage_of(packet: &Packet) -> Option<Stage> {
     let key = packet.key;
-    packet.tracked && (FLOWS.get_ptr(&key).is_some() || (!packet.opens_tcp() && TRANSIENT.get_ptr(&key).is_some()))
+    if !packet.tracked {
+        return None;
+    }
+    if FLOWS.get_ptr(&key).is_some() {
+        return Some(Stage::Policy);
+    }
+    (!packet.opens_tcp() && TRANSIENT.get_ptr(&key).is_some()).then_some(Stage::Again)
 }
 
 /// Whether `key` is the opener of an opening or closing flow to `to`, whose ports were not changed.
@@ -212,8 +219,15 @@ pub fn establish(open: &TransientFlow) {
     count(Stat::FlowsCreated);
 }
 
-/// A FIN or RST on an established flow: when both sides are done it leaves the flow table and lives on as closing, so
-/// that the table holds only what is alive.
+/// Whether [`close`] has something to do for this packet of an established flow.
+#[inline(always)]
+pub fn ends(packet: &Packet, entry: &FlowEntry) -> bool {
+    packet.tcp_has(TCP_FIN | TCP_RST) || entry.tcp & TCP_LAST_ACK != 0
+}
+
+/// The end of an established flow: it leaves the flow table with what follows both FINs, or with an RST, so that the
+/// table holds only what is alive. A translated one lives on as closing: its port is not free yet. To be called when the
+/// packet is on its way: the entry's memory may be another flow's afterwards.
 #[inline(always)]
 pub fn close(packet: &Packet, entry: &mut FlowEntry) {
     let key = packet.key;
@@ -222,9 +236,18 @@ pub fn close(packet: &Packet, entry: &mut FlowEntry) {
     // SAFETY: a map value stays readable for the program's run.
     let opposite = unsafe { &mut *opposite };
     if packet.l4_info & TCP_RST == 0 {
-        entry.tcp |= TCP_FIN_SEEN;
-        if opposite.tcp & TCP_FIN_SEEN == 0 {
+        if packet.l4_info & TCP_FIN != 0 {
+            entry.tcp |= TCP_FIN_SEEN;
+            if opposite.tcp & TCP_FIN_SEEN != 0 {
+                entry.tcp |= TCP_LAST_ACK;
+                opposite.tcp |= TCP_LAST_ACK;
+            }
             return;
+        }
+        if entry.flags & FLOW_NAT == 0 {
+            let reply_key = if entry.flags & FLOW_REPLY != 0 { &key } else { &opposite_key };
+            let _ = TRANSIENT.remove(reply_key);
+            return forget_pair(&key, &opposite_key);
         }
     }
     let Some(Scratch { flow, .. }) = scratch() else { return };
@@ -241,14 +264,24 @@ fn retire(packet: &Packet, entry: &FlowEntry, opposite: &FlowEntry, flow: &mut T
         flow.forward = *opposite;
         flow.reply = *entry;
         flow.origin = opposite_key;
-        let _ = TRANSIENT.insert(&key, &*flow, 0);
+        keep_transient(&key, flow);
     } else {
         flow.forward = *entry;
         flow.reply = *opposite;
         flow.origin = key;
-        let _ = TRANSIENT.insert(&opposite_key, &*flow, 0);
+        keep_transient(&opposite_key, flow);
     }
     forget_pair(&key, &opposite_key);
+}
+
+/// Enters `flow` under its reply key. Where its claim still stands, that is cheaper than a new entry.
+#[inline(always)]
+fn keep_transient(reply_key: &FlowKey, flow: &TransientFlow) {
+    if let Some(found) = TRANSIENT.get_ptr_mut(reply_key) {
+        // SAFETY: a map value stays readable for the program's run.
+        return copy(unsafe { &mut *found }, flow);
+    }
+    let _ = TRANSIENT.insert(reply_key, flow, 0);
 }
 
 #[inline(always)]

@@ -22,23 +22,21 @@ use pv_net_common::{
 /// A packet of a known flow, decided under the policy in force.
 #[inline(always)]
 pub fn known(packet: &Packet, entry: &mut FlowEntry) -> i32 {
-    if packet.tcp_has(TCP_FIN | TCP_RST) {
+    count(Stat::FastPath);
+    let done = deliver(packet, entry);
+    if flow::ends(packet, entry) {
         flow::close(packet, entry);
     }
-    count(Stat::FastPath);
-    deliver(packet, entry)
+    done
 }
 
-/// The stage for flows that are known, but not to the fast path.
+/// The stage for packets of opening and closing flows.
 #[inline(always)]
 pub fn again(packet: &mut Packet) -> i32 {
     if interface(packet.link).is_none() {
         packet.key.ifindex = 0;
     }
     packet.settle_fragment();
-    if FLOWS.get_ptr(&packet.key).is_some() {
-        return hand_on(packet.skb, Stage::Policy);
-    }
     // A flow that ended a moment ago: its next packet is decided anew.
     transient_reply(packet, epoch()).unwrap_or(ACT_SHOT)
 }
@@ -70,11 +68,22 @@ pub fn ask_again(packet: &mut Packet) -> i32 {
         return done;
     }
     entry.epoch = epoch();
-    if packet.tcp_has(TCP_FIN | TCP_RST) {
-        flow::close(packet, entry);
+    hand_on(packet.skb, Stage::Known)
+}
+
+/// The stage for packets that the policy has allowed again.
+#[inline(always)]
+pub fn allowed_again(packet: &mut Packet) -> i32 {
+    if interface(packet.link).is_none() {
+        packet.key.ifindex = 0;
     }
-    count(Stat::SlowPath);
-    deliver(packet, entry)
+    packet.settle_fragment();
+    // A copy, as in `from_container`.
+    let key = packet.key;
+    // A flow that ended a moment ago: its next packet is decided anew.
+    let Some(entry) = FLOWS.get_ptr_mut(&key) else { return ACT_SHOT };
+    // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
+    known(packet, unsafe { &mut *entry })
 }
 
 /// A refused packet: a container learns at once, outside is left in silence.
@@ -119,8 +128,8 @@ pub fn slow(packet: &mut Packet) -> i32 {
     if let Err(reason) = guarded {
         return verdict::drop(packet, reason);
     }
-    if flow::is_known(packet) {
-        return hand_on(packet.skb, Stage::Again);
+    if let Some(stage) = flow::stage_of(packet) {
+        return hand_on(packet.skb, stage);
     }
     if packet.is_icmp_error() && !icmp::was_here(packet) {
         return hand_on(packet.skb, Stage::Icmp);

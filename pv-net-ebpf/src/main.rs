@@ -114,7 +114,7 @@ pub fn pv_stage_open(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, forward::open)
 }
 
-/// Known flows that open or close.
+/// Flows that open or close.
 #[classifier]
 pub fn pv_stage_again(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, forward::again)
@@ -124,6 +124,12 @@ pub fn pv_stage_again(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn pv_stage_policy(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, forward::ask_again)
+}
+
+/// Flows that are allowed again.
+#[classifier]
+pub fn pv_stage_known(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, forward::allowed_again)
 }
 
 /// Each stage reads the packet again: nothing but the frame crosses a tail call.

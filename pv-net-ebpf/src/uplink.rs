@@ -45,8 +45,8 @@ pub fn slow(packet: &mut Packet) -> i32 {
     packet.key.ifindex = 0;
     packet.settle_fragment();
     let epoch = epoch();
-    if flow::is_known(packet) {
-        return hand_on(packet.skb, Stage::Again);
+    if let Some(stage) = flow::stage_of(packet) {
+        return hand_on(packet.skb, stage);
     }
     if packet.is_icmp_error() && !icmp::was_here(packet) {
         return hand_on(packet.skb, Stage::Icmp);

@@ -56,7 +56,13 @@ fn a_flow_says_how_far_it_is_and_when_it_was_used() -> Result<()> {
                 ("SYN and ACK", &b, back(SYN | ACK), Some((Established, true)), Some((Established, false))),
                 ("data back", &b, back(ACK), Some((Established, true)), Some((Established, true))),
                 ("FIN", &a, there(FIN | ACK), Some((Established, true)), Some((Established, true))),
-                ("FIN back", &b, back(FIN | ACK), Some((Closing, true)), None),
+                ("FIN back", &b, back(FIN | ACK), Some((Closing, true)), Some((Closing, true))),
+                ("FIN once more", &b, back(FIN | ACK), Some((Closing, true)), Some((Closing, true))),
+                ("the last word", &a, there(ACK), None, None),
+                // What comes late opens nothing, nor does its answer.
+                ("a late FIN", &b, back(FIN | ACK), None, Some((Closing, true))),
+                ("its answer", &a, there(ACK), None, Some((Closing, true))),
+                ("SYN on the same ports", &a, there(SYN), Some((Opening, true)), Some((Closing, true))),
             ] {
                 lab.run(from, &frame)?;
                 let seen = [&a, &b].map(|from| lab.flow_state(from, from.ip(family)));

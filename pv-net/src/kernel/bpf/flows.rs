@@ -2,7 +2,7 @@
 
 use pv_net_common::{
     FlowEntry, FlowKey,
-    flow::{FLOW_CLOSING, TCP_FIN_SEEN},
+    flow::{FLOW_CLOSING, TCP_FIN_SEEN, TCP_LAST_ACK},
 };
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,6 +14,8 @@ const UDP: u32 = 17;
 const TCP_ESTABLISHED: Duration = Duration::from_secs(7440);
 /// One side has sent FIN; the kernel's own conntrack waits as long (`nf_conntrack_tcp_timeout_fin_wait`).
 const TCP_HALF_CLOSED: Duration = Duration::from_secs(120);
+/// Both have, and the last acknowledgement did not come (`nf_conntrack_tcp_timeout_last_ack`).
+const TCP_LAST_ACK_LOST: Duration = Duration::from_secs(30);
 /// RFC 4787, REQ-5: not below two minutes.
 const UDP_IDLE: Duration = Duration::from_secs(180);
 /// Echo and the like.
@@ -50,6 +52,12 @@ impl FlowState {
     #[must_use]
     pub const fn of_phase(phase: u32) -> Self {
         if phase == FLOW_CLOSING { Self::Closing } else { Self::Opening }
+    }
+
+    /// The state of a flow of the flow table.
+    #[must_use]
+    pub const fn of_entry(entry: &FlowEntry) -> Self {
+        if entry.tcp & TCP_LAST_ACK != 0 { Self::Closing } else { Self::Established }
     }
 
     /// Its name for people.
@@ -100,6 +108,7 @@ impl Ticks {
 /// How long a flow may be silent.
 fn timeout(proto: u32, tcp: u8) -> Duration {
     match proto {
+        TCP if tcp & TCP_LAST_ACK != 0 => TCP_LAST_ACK_LOST,
         TCP if tcp & TCP_FIN_SEEN != 0 => TCP_HALF_CLOSED,
         TCP => TCP_ESTABLISHED,
         UDP => UDP_IDLE,
@@ -154,6 +163,8 @@ mod tests {
             ("tcp idle for an hour", pair(TCP, [3600, 3600], [0, 0]), 0),
             ("tcp idle for three hours", pair(TCP, [10_800, 10_800], [0, 0]), 2),
             ("tcp half closed", pair(TCP, [121, 121], [TCP_FIN_SEEN, 0]), 2),
+            ("tcp without its last word", pair(TCP, [31, 31], [TCP_FIN_SEEN | TCP_LAST_ACK; 2]), 2),
+            ("tcp before its last word", pair(TCP, [29, 29], [TCP_FIN_SEEN | TCP_LAST_ACK; 2]), 0),
             ("echo idle", pair(1, [31, 31], [0, 0]), 2),
         ] {
             assert_eq!(expired(&entries, TICKS).len(), gone, "{name}");

@@ -241,7 +241,8 @@ impl DataPlane {
         let ticks = self.ticks()?;
         let record = |key, entry: FlowEntry, state| FlowRecord { key, entry, age_secs: ticks.age_secs(&entry), state };
         let established = self.flows.entries().into_iter();
-        let mut records: Vec<_> = established.map(|(key, entry)| record(key, entry, FlowState::Established)).collect();
+        let mut records: Vec<_> =
+            established.map(|(key, entry)| record(key, entry, FlowState::of_entry(&entry))).collect();
         for (_, flow) in self.transient.entries() {
             let key = flow.origin;
             // The transient entry of an established flow stays behind until the LRU needs its room.
