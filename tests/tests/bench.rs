@@ -55,7 +55,7 @@ fn case(name: &str) -> Result<()> {
     let out = tempfile::tempdir()?;
     let report = run_case(name, out.path())?;
     check(&report)?;
-    if ["east-west", "published", "masquerade", "policy", "scale", "flow-table"].contains(&name) {
+    if ["east-west", "published", "masquerade", "ipv6", "policy", "scale", "flow-table"].contains(&name) {
         let witnessed = |r: &Value| r["extras"]["witnessed"].is_number();
         ensure!(
             report["results"].as_array().is_some_and(|all| all.iter().all(witnessed)),
@@ -90,6 +90,7 @@ cases! {
     east_west: "east-west",
     published_ports: "published",
     masquerade: "masquerade",
+    over_ipv6: "ipv6",
     policy: "policy",
     scale: "scale",
     flow_table: "flow-table",

@@ -6,7 +6,7 @@ use crate::witness::{Link, Witness};
 use anyhow::{Context, Result};
 use harness::Namespace;
 use std::any::Any;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Where servers listen.
 pub const PORT: u16 = 7001;
@@ -26,9 +26,9 @@ pub const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 4, 2);
 /// A network in the making: who talks, and the namespaces that keep it alive.
 pub struct Net {
     /// Namespace of the client and its address.
-    pub client: (Namespace, Ipv4Addr),
+    pub client: (Namespace, IpAddr),
     /// Namespace of the server and its address.
-    pub server: (Namespace, Ipv4Addr),
+    pub server: (Namespace, IpAddr),
     /// What is between them, when anything is.
     pub device: Option<Namespace>,
 }
@@ -51,14 +51,14 @@ impl Net {
 }
 
 /// A path between two namespaces, both with `eth0`; it keeps nothing alive yet.
-pub fn between(client: (&Namespace, Ipv4Addr), server: (&Namespace, Ipv4Addr), witness: Witness) -> Wire {
-    let at = SocketAddr::new(server.1.into(), PORT);
+pub fn between(client: (&Namespace, IpAddr), server: (&Namespace, IpAddr), witness: Witness) -> Wire {
+    let at = SocketAddr::new(server.1, PORT);
     Wire {
         ends: Ends { client: client.0.path(), server: server.0.path(), listen: at, connect: at },
         links: [Link::new(client.0, "eth0"), Link::new(server.0, "eth0")],
         witness,
         marks: Vec::new(),
-        seen_as: client.1.into(),
+        seen_as: client.1,
         carriers: Vec::new(),
         keep: Box::new(()) as Box<dyn Any>,
     }
@@ -81,7 +81,7 @@ pub fn feed(ns: &Namespace, program: &str, rules: &str) -> Result<()> {
 pub fn direct() -> Result<Net> {
     let (client, server) = (Namespace::new("a")?, Namespace::new("b")?);
     client.connect(("eth0", &["10.0.3.2/24"]), &server, ("eth0", &["10.0.3.3/24"]))?;
-    Ok(Net { client: (client, CLIENT), server: (server, SERVER), device: None })
+    Ok(Net { client: (client, CLIENT.into()), server: (server, SERVER.into()), device: None })
 }
 
 /// A bridge `docker0` at `10.0.3.1/24`, with these containers on its ports `c0`, `c1`…
@@ -109,7 +109,7 @@ pub fn bridged(netfilter: bool) -> Result<Net> {
     } else if std::path::Path::new("/proc/sys/net/bridge").exists() {
         sysctl(&device, file, "0")?;
     }
-    Ok(Net { client: (client, CLIENT), server: (server, SERVER), device: Some(device) })
+    Ok(Net { client: (client, CLIENT.into()), server: (server, SERVER.into()), device: Some(device) })
 }
 
 /// The ports of [`bridged`]: what both received is what the bridge was given.
@@ -128,7 +128,7 @@ pub fn routed() -> Result<Net> {
     client.ip("route add default via 10.0.3.1")?;
     server.ip("route add default via 10.0.4.1")?;
     sysctl(&device, "ipv4/ip_forward", "1")?;
-    Ok(Net { client: (client, CLIENT), server: (server, OTHER), device: Some(device) })
+    Ok(Net { client: (client, CLIENT.into()), server: (server, OTHER.into()), device: Some(device) })
 }
 
 /// A host beyond the uplink `eth0` of a device that routes, and a container on `c0` or on a bridge.
@@ -171,11 +171,19 @@ impl Edge {
 
     /// From outside to the container.
     pub fn inward(self) -> Net {
-        Net { client: (self.outside, OUTSIDE), server: (self.container, CLIENT), device: Some(self.device) }
+        Net {
+            client: (self.outside, OUTSIDE.into()),
+            server: (self.container, CLIENT.into()),
+            device: Some(self.device),
+        }
     }
 
     /// From the container to outside.
     pub fn outward(self) -> Net {
-        Net { client: (self.container, CLIENT), server: (self.outside, OUTSIDE), device: Some(self.device) }
+        Net {
+            client: (self.container, CLIENT.into()),
+            server: (self.outside, OUTSIDE.into()),
+            device: Some(self.device),
+        }
     }
 }

@@ -8,19 +8,19 @@ use crate::witness::{Link, Witness};
 use anyhow::{Context, Result, bail};
 use harness::{Container, Device, Namespace};
 use serde_json::Value;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 /// Containers and hosts by their namespace and address.
 pub struct End<'a> {
     /// Its namespace.
     pub ns: &'a Namespace,
-    /// Its IPv4 address.
-    pub address: Ipv4Addr,
+    /// Its address.
+    pub address: IpAddr,
 }
 
 impl<'a> From<&'a Container> for End<'a> {
     fn from(container: &'a Container) -> Self {
-        Self { ns: &container.ns, address: container.v4 }
+        Self { ns: &container.ns, address: container.v4.into() }
     }
 }
 
@@ -37,13 +37,13 @@ pub fn fast_path(device: &Device) -> Witness {
 
 /// The path between two ends of a device; both have `eth0`. It keeps nothing alive yet.
 pub fn wire(device: &Device, client: &End<'_>, server: &End<'_>) -> Wire {
-    let at = SocketAddr::new(server.address.into(), PORT);
+    let at = SocketAddr::new(server.address, PORT);
     Wire {
         ends: Ends { client: client.ns.path(), server: server.ns.path(), listen: at, connect: at },
         links: [Link::new(client.ns, "eth0"), Link::new(server.ns, "eth0")],
         witness: fast_path(device),
         marks: Vec::new(),
-        seen_as: client.address.into(),
+        seen_as: client.address,
         carriers: Vec::new(),
         keep: Box::new(()),
     }

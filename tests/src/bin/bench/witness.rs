@@ -54,6 +54,16 @@ impl Witness {
         })
     }
 
+    /// IPv6 packets that a namespace has routed.
+    pub fn routed6(ns: &Namespace) -> Self {
+        let path = ns.path();
+        Self::new("IPv6 forwarding", move |_| {
+            let text = in_namespace(&path, || Ok(std::fs::read_to_string("/proc/thread-self/net/snmp6")?))?;
+            let line = text.lines().find_map(|l| l.strip_prefix("Ip6OutForwDatagrams"));
+            Ok(line.context("no Ip6OutForwDatagrams")?.trim().parse()?)
+        })
+    }
+
     /// Packets of all counters in a chain of nft's table `inet bench`.
     pub fn nft(ns: &Namespace, chain: &'static str) -> Self {
         let (path, what) = (ns.path(), format!("nft chain {chain}"));

@@ -132,7 +132,7 @@ fn pv_net() -> Result<Wire> {
     device.start()?;
     let container = device.attach("web", "internal")?;
     pvnet::all_in_force(&device)?;
-    let server = End { ns: &outside, address: OUTSIDE };
+    let server = End { ns: &outside, address: OUTSIDE.into() };
     let mut wire = pvnet::wire(&device, &(&container).into(), &server);
     wire.seen_as = UPLINK.into();
     wire.keep = Box::new((container, outside, device));

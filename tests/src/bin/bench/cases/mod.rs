@@ -3,6 +3,7 @@
 mod attach;
 mod east_west;
 mod flow_table;
+mod ipv6;
 mod masquerade;
 mod policy;
 mod programs;
@@ -18,6 +19,7 @@ pub fn all() -> Vec<Box<dyn Case>> {
         Box::new(east_west::EastWest),
         Box::new(published::Published),
         Box::new(masquerade::Masquerade),
+        Box::new(ipv6::OverIpv6),
         Box::new(policy::Policy),
         Box::new(scale::Scale),
         Box::new(flow_table::FlowTable),

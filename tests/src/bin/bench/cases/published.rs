@@ -148,7 +148,7 @@ fn pv_net() -> Result<Wire> {
         "network": {"pool": "internal", "ports": [format!("{PUBLISHED}:{PORT}/tcp"), format!("{PUBLISHED}:{PORT}/udp")]},
     }))?;
     pvnet::all_in_force(&device)?;
-    let client = End { ns: &outside, address: nets::OUTSIDE };
+    let client = End { ns: &outside, address: nets::OUTSIDE.into() };
     let mut wire = published(pvnet::wire(&device, &client, &(&container).into()));
     wire.keep = Box::new((container, outside, device));
     Ok(wire)
