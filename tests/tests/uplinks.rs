@@ -1,0 +1,161 @@
+//! Which links are uplinks, and those that cannot be.
+
+use anyhow::{Context, Result, ensure};
+use harness::{Container, Device, Namespace, Snapshot, configs, echo, eventually, skip};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const PORT: u16 = 7000;
+/// Published, and the container's.
+const PUBLISHED: (u16, u16) = (8080, 80);
+
+/// A link of the device, and the host behind it: address of the device, of the host, both families.
+#[derive(Clone, Copy)]
+struct Side {
+    link: &'static str,
+    device: [&'static str; 2],
+    host: [&'static str; 2],
+}
+
+const WAN: Side = Side { link: "eth0", device: ["192.0.2.1", "2001:db8:1::1"], host: ["192.0.2.9", "2001:db8:1::9"] };
+const VLAN: Side = Side { link: "eth0.100", ..WAN };
+
+impl Side {
+    /// The host, connected to the device by a link of this name.
+    fn connect(self, device: &Device) -> Result<Namespace> {
+        let (own, host) = (with_prefix(self.device), with_prefix(self.host));
+        device.outside(self.link, &own.each_ref().map(String::as_str), &host.each_ref().map(String::as_str))
+    }
+
+    /// Address of the device and of the host, a pair a family.
+    fn pairs(self) -> Result<Vec<(IpAddr, IpAddr)>> {
+        self.device.iter().zip(self.host).map(|(device, host)| Ok((device.parse()?, host.parse()?))).collect()
+    }
+}
+
+fn with_prefix(addresses: [&str; 2]) -> [String; 2] {
+    addresses.map(|a| format!("{a}/{}", if a.contains(':') { 64 } else { 24 }))
+}
+
+fn config(uplinks: &[&str]) -> Value {
+    let mut config = configs::two_pools();
+    config["network"]["uplinks"] = json!(uplinks);
+    config["network"]["pools"]["internal"]["nat"] = json!(true);
+    config
+}
+
+/// A container with a published port, and a server behind it.
+fn web(device: &Device) -> Result<Container> {
+    let ports = ["8080:80/tcp", "8080:80/udp"];
+    let web = device.attach_run(&json!({"name": "web", "network": {"pool": "internal", "ports": ports}}))?;
+    echo::serve(&web.ns, "::".parse()?, PUBLISHED.1)?;
+    Ok(web)
+}
+
+/// The host sees the device's address of its link; it reaches the published port by it, and is seen as itself.
+fn both_ways(web: &Namespace, side: Side, host: &Namespace) -> Result<()> {
+    for (own, there) in side.pairs()? {
+        masqueraded(web, there, own).with_context(|| format!("{}: to {there}", side.link))?;
+        published(host, own, there).with_context(|| format!("{}: from {there} to {own}", side.link))?;
+    }
+    Ok(())
+}
+
+fn masqueraded(from: &Namespace, host: IpAddr, as_who: IpAddr) -> Result<()> {
+    let server = SocketAddr::new(host, PORT);
+    for seen in [echo::tcp(from, server, &[7; 50_000])?, echo::udp(from, server, &[7; 1200])?] {
+        ensure!(seen.ip() == as_who, "seen as {seen}");
+    }
+    Ok(())
+}
+
+fn published(from: &Namespace, device: IpAddr, as_who: IpAddr) -> Result<()> {
+    let server = SocketAddr::new(device, PUBLISHED.0);
+    for seen in [echo::tcp(from, server, &[8; 50_000])?, echo::udp(from, server, &[8; 1200])?] {
+        ensure!(seen.ip() == as_who, "seen as {seen}");
+    }
+    Ok(())
+}
+
+fn serve(host: &Namespace, side: Side) -> Result<()> {
+    side.pairs()?.into_iter().try_for_each(|(_, there)| echo::serve(host, there, PORT))
+}
+
+fn conditions(device: &Device) -> Result<String> {
+    Ok(device.json(&["status"])?["conditions"].to_string())
+}
+
+/// Everything on an uplink called `eth0.100`, that `host` is behind and that runs the filter so.
+fn a_name_with_a_dot(device: &mut Device, host: &Namespace, xdp: &str) -> Result<()> {
+    serve(host, VLAN)?;
+    let before = Snapshot::of(device)?;
+    device.start()?;
+    let web = web(device)?;
+    both_ways(&web.ns, VLAN, host)?;
+    let mut open = echo::connect(host, SocketAddr::new(VLAN.device[0].parse()?, PUBLISHED.0))?;
+    device.stop(Signal::SIGKILL)?;
+    device.start()?;
+    let said = conditions(device)?;
+    ensure!(!said.contains("pin removed"), "not adopted: {said}");
+    ensure!(device.json(&["status"])?["uplinks"] == json!([{"name": "eth0.100", "xdp": xdp}]), "{said}");
+    still_there(&mut open)?;
+    both_ways(&web.ns, VLAN, host)?;
+    device.down()?;
+    eventually(PATIENCE, || {
+        let changed = before.diff(&Snapshot::of(device)?);
+        ensure!(changed.is_empty(), "after `down`:\n{changed}");
+        Ok(())
+    })
+}
+
+fn still_there(stream: &mut std::net::TcpStream) -> Result<()> {
+    use std::io::{Read, Write};
+    stream.write_all(b"still here")?;
+    let mut got = Vec::new();
+    let mut buffer = [0; 200];
+    while !got.ends_with(b"still here") {
+        let n = stream.read(&mut buffer)?;
+        ensure!(n > 0, "the connection ended");
+        got.extend_from_slice(&buffer[..n]);
+    }
+    Ok(())
+}
+
+fn vlan_config() -> Value {
+    let mut config = config(&[VLAN.link]);
+    config["network"]["uplink_filter"] = json!({"deny": ["203.0.113.0/24"]});
+    config
+}
+
+#[test]
+fn an_uplink_may_have_a_dot_in_its_name() -> Result<()> {
+    let mut device = Device::new(&vlan_config())?;
+    let host = VLAN.connect(&device)?;
+    a_name_with_a_dot(&mut device, &host, "native")
+}
+
+#[test]
+fn a_vlan_can_be_an_uplink() -> Result<()> {
+    let mut device = Device::new(&vlan_config())?;
+    let host = device.outside("eth0", &[], &[])?;
+    let make = |ns: &Namespace, addresses: [&str; 2]| -> Result<()> {
+        ns.ip("link add link eth0 name eth0.100 type vlan id 100")?;
+        for address in with_prefix(addresses) {
+            ns.ip(&format!("addr add {address} dev eth0.100 nodad"))?;
+        }
+        ns.ip("link set eth0.100 up").map(drop)
+    };
+    match make(&device.ns, VLAN.device) {
+        Err(e) if format!("{e:#}").contains("Unknown device type") => {
+            skip("a_vlan_can_be_an_uplink", "the kernel has no VLAN links (8021q)");
+            return Ok(());
+        }
+        done => done?,
+    }
+    make(&host, VLAN.host)?;
+    // A VLAN link is a driver without native XDP.
+    a_name_with_a_dot(&mut device, &host, "off")
+}
