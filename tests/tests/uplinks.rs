@@ -1,7 +1,7 @@
 //! Which links are uplinks, and those that cannot be.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, Snapshot, configs, echo, eventually, skip};
+use harness::{Container, Device, Namespace, Snapshot, configs, echo, eventually, occupied, skip};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
@@ -158,4 +158,47 @@ fn a_vlan_can_be_an_uplink() -> Result<()> {
     make(&host, VLAN.host)?;
     // A VLAN link is a driver without native XDP.
     a_name_with_a_dot(&mut device, &host, "off")
+}
+
+const LAN: Side =
+    Side { link: "eth1", device: ["198.51.100.1", "2001:db8:2::1"], host: ["198.51.100.9", "2001:db8:2::9"] };
+const LATE: Side =
+    Side { link: "eth2", device: ["203.0.113.1", "2001:db8:3::1"], host: ["203.0.113.9", "2001:db8:3::9"] };
+
+#[test]
+fn an_uplink_that_cannot_be_hooked_is_a_condition() -> Result<()> {
+    if !has_tcx()? {
+        skip("an_uplink_that_cannot_be_hooked_is_a_condition", "before kernel 6.6 a link takes any number of filters");
+        return Ok(());
+    }
+    let mut device = Device::new(&config(&[WAN.link, LAN.link, LATE.link]))?;
+    let (wan, lan) = (WAN.connect(&device)?, LAN.connect(&device)?);
+    let full = occupied::fill(&device.ns, LAN.link)?;
+    serve(&wan, WAN)?;
+    serve(&lan, LAN)?;
+    device.start()?;
+    let said = conditions(&device)?;
+    ensure!(said.contains("uplink eth1: not used: ") && !said.contains("uplink eth0"), "{said}");
+    ensure!(device.json(&["status"])?["uplinks"] == json!([{"name": "eth0", "xdp": "off"}]), "eth1 is used");
+    let web = web(&device)?;
+    both_ways(&web.ns, WAN, &wan)?;
+    // The others are followed all the same.
+    let late = LATE.connect(&device)?;
+    serve(&late, LATE)?;
+    eventually(PATIENCE, || both_ways(&web.ns, LATE, &late))?;
+    ensure!(conditions(&device)?.contains("uplink eth1: not used: "), "{}", conditions(&device)?);
+    drop(full);
+    device.ns.ip("link set eth1 mtu 1400")?;
+    eventually(PATIENCE, || {
+        let said = conditions(&device)?;
+        ensure!(!said.contains("eth1"), "{said}");
+        Ok(())
+    })?;
+    both_ways(&web.ns, LAN, &lan)
+}
+
+fn has_tcx() -> Result<bool> {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let numbers: Vec<u32> = kernel.split(['.', '-']).map_while(|word| word.trim().parse().ok()).take(2).collect();
+    Ok(numbers >= vec![6, 6])
 }

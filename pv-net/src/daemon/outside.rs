@@ -38,25 +38,28 @@ impl Daemon {
             self.outside_conditions.push(format!("uplink {name}: is not an Ethernet link: not used"));
         }
         uplinks.retain(is_ethernet);
+        // Those that cannot be hooked are no uplinks: what leaves by them would get no reply.
+        let before = self.hook_uplinks(&links, &uplinks).await?;
+        uplinks.retain(|name| self.uplinks.contains_key(name));
         let infos = uplink_infos(&links, &addresses, &uplinks, self.pools.values());
         let plane = self.plane()?;
-        let before = plane.uplinks();
+        let known = plane.uplinks();
         plane.set_locals(&locals(&addresses))?;
         plane.set_uplinks(&infos)?;
         let present: BTreeSet<Ip> = infos.values().flat_map(|i| [i.addr4, i.addr6]).collect();
-        let lost: Vec<Ip> = before
+        let lost: Vec<Ip> = known
             .values()
             .flat_map(|i| [i.addr4, i.addr6])
             .filter(|a| !a.is_unspecified() && !present.contains(a))
             .collect();
-        let gone: Vec<u32> = before.keys().filter(|i| !infos.contains_key(i)).copied().collect();
+        let gone: Vec<u32> = known.keys().filter(|i| !infos.contains_key(i)).copied().collect();
         if !lost.is_empty() || !gone.is_empty() {
             plane.end_flows_where(|key, entry| {
                 gone.contains(&entry.ifindex)
                     || [key.src, key.dst, entry.src, entry.dst].iter().any(|addr| lost.contains(addr))
             })?;
         }
-        self.hook_uplinks(&links, &uplinks).await
+        self.refresh_filter(&before)
     }
 
     /// The uplinks that are there: those of the configuration, else those that default routes lead to.
@@ -69,30 +72,40 @@ impl Daemon {
         Ok(links.iter().filter(|l| found.contains(&l.index)).filter_map(named).collect())
     }
 
-    async fn hook_uplinks(&mut self, links: &[LinkState], uplinks: &BTreeSet<IfName>) -> Result<(), Failure> {
+    /// Puts the programs on `uplinks`, and takes them off what is none any more; which had them before, with their
+    /// index. One that cannot have them is a condition.
+    async fn hook_uplinks(
+        &mut self,
+        links: &[LinkState],
+        uplinks: &BTreeSet<IfName>,
+    ) -> Result<BTreeMap<IfName, u32>, Failure> {
         let index: BTreeMap<&str, u32> = links.iter().map(|l| (l.name.as_str(), l.index)).collect();
-        let now: BTreeMap<IfName, u32> =
+        let mut now: BTreeMap<IfName, u32> =
             uplinks.iter().filter_map(|name| Some((name.clone(), *index.get(name.as_str())?))).collect();
         let before = std::mem::take(&mut self.uplinks);
-        if self.plane()?.hook() == Hook::Clsact {
-            self.filter_uplinks(&now, &before).await?;
-            self.uplinks = now;
-            return Ok(());
-        }
-        let plane = self.plane()?;
-        for hooked in plane.hooked_uplinks()? {
-            let same = now
-                .iter()
-                .any(|(name, index)| name.as_str() == hooked && before.get(name).is_none_or(|was| was == index));
-            if !same {
-                plane.detach_uplink(&hooked)?;
+        let new = match self.plane()?.hook() {
+            Hook::Clsact => self.prepare_filters(&now, &before).await?,
+            Hook::Tcx => {
+                let plane = self.plane()?;
+                for hooked in plane.hooked_uplinks()? {
+                    let same = now.iter().any(|(name, index)| {
+                        name.as_str() == hooked && before.get(name).is_none_or(|was| was == index)
+                    });
+                    if !same {
+                        plane.detach_uplink(&hooked)?;
+                    }
+                }
+                now.keys().cloned().collect()
+            }
+        };
+        for name in new {
+            if let Err(e) = self.plane()?.attach_uplink(&name) {
+                now.remove(&name);
+                self.outside_conditions.push(format!("uplink {name}: not used: {e}"));
             }
         }
-        for name in now.keys() {
-            plane.attach_uplink(name)?;
-        }
         self.uplinks = now;
-        self.refresh_filter(&before)
+        Ok(before)
     }
 
     /// Puts the socket hooks in place. Without them published ports work from everywhere but the device itself.
