@@ -23,6 +23,13 @@ struct Side {
 const WAN: Side = Side { link: "eth0", device: ["192.0.2.1", "2001:db8:1::1"], host: ["192.0.2.9", "2001:db8:1::9"] };
 const VLAN: Side = Side { link: "eth0.100", ..WAN };
 
+const LAN: Side =
+    Side { link: "eth1", device: ["198.51.100.1", "2001:db8:2::1"], host: ["198.51.100.9", "2001:db8:2::9"] };
+const LATE: Side =
+    Side { link: "eth2", device: ["203.0.113.1", "2001:db8:3::1"], host: ["203.0.113.9", "2001:db8:3::9"] };
+const DOCKER: Side =
+    Side { link: "docker0", device: ["172.17.0.1", "2001:db8:4::1"], host: ["172.17.0.9", "2001:db8:4::9"] };
+
 impl Side {
     /// The host, connected to the device by a link of this name.
     fn connect(self, device: &Device) -> Result<Namespace> {
@@ -160,11 +167,6 @@ fn a_vlan_can_be_an_uplink() -> Result<()> {
     a_name_with_a_dot(&mut device, &host, "off")
 }
 
-const LAN: Side =
-    Side { link: "eth1", device: ["198.51.100.1", "2001:db8:2::1"], host: ["198.51.100.9", "2001:db8:2::9"] };
-const LATE: Side =
-    Side { link: "eth2", device: ["203.0.113.1", "2001:db8:3::1"], host: ["203.0.113.9", "2001:db8:3::9"] };
-
 #[test]
 fn an_uplink_that_cannot_be_hooked_is_a_condition() -> Result<()> {
     if !has_tcx()? {
@@ -195,6 +197,112 @@ fn an_uplink_that_cannot_be_hooked_is_a_condition() -> Result<()> {
         Ok(())
     })?;
     both_ways(&web.ns, LAN, &lan)
+}
+
+/// A bridge of somebody else with a namespace behind it.
+fn bridged(device: &Device) -> Result<Namespace> {
+    device.ns.ip("link add docker0 type bridge")?;
+    let host = Namespace::new("docked")?;
+    let addresses = with_prefix(DOCKER.host);
+    device.ns.connect(("port0", &[]), &host, ("eth0", &addresses.each_ref().map(String::as_str)))?;
+    device.ns.ip("link set port0 master docker0")?;
+    for address in with_prefix(DOCKER.device) {
+        device.ns.ip(&format!("addr add {address} dev docker0 nodad"))?;
+    }
+    device.ns.ip("link set docker0 up")?;
+    Ok(host)
+}
+
+/// Default routes: of the device by the host on `eth0`, of the other hosts by the device.
+fn default_routes(device: &Device, hosts: &[(Side, &Namespace)]) -> Result<()> {
+    for (i, family) in ["-4", "-6"].iter().enumerate() {
+        device.ns.ip(&format!("{family} route add default via {} dev eth0", WAN.host[i]))?;
+        for (side, host) in hosts {
+            host.ip(&format!("{family} route add default via {}", side.device[i]))?;
+        }
+    }
+    Ok(())
+}
+
+fn names(status: &Value) -> Vec<String> {
+    let all = status["uplinks"].as_array().cloned().unwrap_or_default();
+    all.iter().map(|u| format!("{} {}", u["name"].as_str().unwrap_or(""), u["xdp"].as_str().unwrap_or(""))).collect()
+}
+
+#[test]
+fn without_a_list_every_link_that_leads_out_is_an_uplink() -> Result<()> {
+    let mut config = config(&[]);
+    config["network"]["uplink_filter"] = json!({"deny": ["192.0.2.66"]});
+    let mut device = Device::new(&config)?;
+    let (wan, lan) = (WAN.connect(&device)?, LAN.connect(&device)?);
+    let docked = bridged(&device)?;
+    let hosts = [(WAN, &wan), (LAN, &lan), (DOCKER, &docked)];
+    default_routes(&device, &hosts)?;
+    hosts.iter().try_for_each(|(side, host)| serve(host, *side))?;
+    let before = programs(&device)?;
+    device.start()?;
+    let web = web(&device)?;
+    let status = device.json(&["status"])?;
+    // The filter is for the world; behind the others are neighbours.
+    ensure!(names(&status) == ["docker0 off", "eth0 native", "eth1 off"], "{status}");
+    ensure!(status["conditions"] == json!([]), "{status}");
+    for (side, host) in hosts {
+        eventually(PATIENCE, || both_ways(&web.ns, side, host))?;
+        for (device, own) in [0, 1].map(|i| (WAN.device[i], side.host[i])) {
+            published(host, device.parse()?, own.parse()?).with_context(|| format!("{}: to {device}", side.link))?;
+        }
+    }
+    // One that comes is used, and one whose address goes is none any more.
+    let late = LATE.connect(&device)?;
+    serve(&late, LATE)?;
+    eventually(PATIENCE, || both_ways(&web.ns, LATE, &late))?;
+    for address in with_prefix(LAN.device) {
+        device.ns.ip(&format!("addr del {address} dev eth1"))?;
+    }
+    device.ns.ip("link set docker0 down")?;
+    eventually(PATIENCE, || {
+        let status = device.json(&["status"])?;
+        // What is down comes back.
+        ensure!(names(&status) == ["docker0 off", "eth0 native", "eth2 off"], "{status}");
+        Ok(())
+    })?;
+    both_ways(&web.ns, WAN, &wan)?;
+    device.ns.ip("link del eth2")?;
+    device.ns.ip("link set docker0 up")?;
+    // The addresses of IPv6 went with "down".
+    device.ns.ip(&format!("addr replace {} dev docker0 nodad", with_prefix(DOCKER.device)[1]))?;
+    for address in with_prefix(LAN.device) {
+        device.ns.ip(&format!("addr add {address} dev eth1 nodad"))?;
+    }
+    eventually(PATIENCE, || both_ways(&web.ns, DOCKER, &docked))?;
+    eventually(PATIENCE, || both_ways(&web.ns, LAN, &lan))?;
+    ensure!(programs(&device)? != before, "nothing is attached");
+    device.down()?;
+    ensure!(programs(&device)? == before, "after `down`: {}", programs(&device)?);
+    Ok(())
+}
+
+/// What is attached to the links, and pinned.
+fn programs(device: &Device) -> Result<String> {
+    Ok([device.ns.sh("bpftool net show")?, device.ns.sh("tc qdisc show")?, device.pinned()?].concat())
+}
+
+#[test]
+fn a_list_of_uplinks_is_exactly_that() -> Result<()> {
+    let mut device = Device::new(&config(&[LAN.link]))?;
+    let (wan, lan) = (WAN.connect(&device)?, LAN.connect(&device)?);
+    default_routes(&device, &[(WAN, &wan), (LAN, &lan)])?;
+    serve(&lan, LAN)?;
+    device.start()?;
+    let web = web(&device)?;
+    both_ways(&web.ns, LAN, &lan)?;
+    let status = device.json(&["status"])?;
+    ensure!(names(&status) == ["eth1 off"], "{status}");
+    for (own, there) in WAN.pairs()? {
+        let said = published(&wan, own, there);
+        ensure!(said.is_err(), "reached by a link that is no uplink");
+    }
+    Ok(())
 }
 
 fn has_tcx() -> Result<bool> {
