@@ -305,6 +305,39 @@ fn a_list_of_uplinks_is_exactly_that() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_link_without_ethernet_headers_is_a_condition() -> Result<()> {
+    let said_of_tun0 = "uplink tun0: is not an Ethernet link: not used";
+    let mut device = Device::new(&config(&["tun0", WAN.link]))?;
+    let host = WAN.connect(&device)?;
+    serve(&host, WAN)?;
+    if let Err(why) = device.ns.ip("tuntap add dev tun0 mode tun") {
+        skip("a_link_without_ethernet_headers_is_a_condition", &format!("no tun device: {why:#}"));
+        return Ok(());
+    }
+    for address in ["198.51.100.1/24", "2001:db8:2::1/64"] {
+        device.ns.ip(&format!("addr add {address} dev tun0"))?;
+    }
+    device.ns.ip("link set tun0 up")?;
+    device.start()?;
+    let web = web(&device)?;
+    ensure!(conditions(&device)?.contains(said_of_tun0), "{}", conditions(&device)?);
+    ensure!(names(&device.json(&["status"])?) == ["eth0 off"], "tun0 is used");
+    both_ways(&web.ns, WAN, &host)?;
+    // Without a list it is worth a word only where a default route leads to it.
+    device.configure(&config(&[]))?;
+    device.cli(&["reload"]).ok()?;
+    ensure!(!conditions(&device)?.contains("tun0"), "{}", conditions(&device)?);
+    ensure!(names(&device.json(&["status"])?) == ["eth0 off"], "eth0 is used no more");
+    device.ns.ip("route add default dev tun0")?;
+    eventually(PATIENCE, || {
+        let said = conditions(&device)?;
+        ensure!(said.contains(said_of_tun0), "{said}");
+        Ok(())
+    })?;
+    both_ways(&web.ns, WAN, &host)
+}
+
 fn has_tcx() -> Result<bool> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let numbers: Vec<u32> = kernel.split(['.', '-']).map_while(|word| word.trim().parse().ok()).take(2).collect();
