@@ -119,6 +119,10 @@ pub struct ServiceKey {
 
 const _: () = assert!(size_of::<ServiceKey>() == 20);
 
+/// In the protocol of a key with the unspecified address: the port is published on some address of the family. No
+/// packet and no socket has such a protocol number; only the bind hook looks for it. Its value leads nowhere.
+pub const SERVICE_SOMEWHERE: u16 = 0x200;
+
 /// Bits of a [`ServiceKey`] before the port.
 pub const SERVICE_PREFIX: u32 = 144;
 

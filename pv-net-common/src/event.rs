@@ -27,9 +27,10 @@ pub struct DropEvent {
 const _: () = assert!(size_of::<DropEvent>() == 56);
 
 impl DropEvent {
-    /// The record in `bytes`, as the programs wrote it; `None` when it is too short.
+    /// The record in `bytes`, as the programs wrote it; `None` when it is none.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 56] = bytes.try_into().ok()?;
         let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let half = |at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
         let ip = |at: usize| Some(Ip::from_octets(bytes.get(at..at + 16)?.try_into().ok()?));
@@ -42,6 +43,49 @@ impl DropEvent {
             ifindex: word(44)?,
             reason: word(48)?,
             proto: word(52)?,
+        })
+    }
+}
+
+/// A program of the device that was refused a published port. Its size tells it from a [`DropEvent`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BindEvent {
+    /// Nanoseconds since boot (`bpf_ktime_get_ns`).
+    pub time_ns: u64,
+    /// The address that it named.
+    pub addr: Ip,
+    /// Name of the thread, with zeros behind it (`bpf_get_current_comm`).
+    pub comm: [u8; 16],
+    /// Process (thread group).
+    pub pid: u32,
+    /// Identity of the container that publishes the port.
+    pub identity: u32,
+    /// IP protocol number.
+    pub proto: u32,
+    /// The port, network byte order.
+    pub port_be: u16,
+    /// Zero.
+    pub pad: [u8; 10],
+}
+
+const _: () = assert!(size_of::<BindEvent>() == 64);
+
+impl BindEvent {
+    /// The record in `bytes`, as the programs wrote it; `None` when it is none.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 64] = bytes.try_into().ok()?;
+        let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        Some(Self {
+            time_ns: u64::from_ne_bytes(bytes.get(0..8)?.try_into().ok()?),
+            addr: Ip::from_octets(bytes.get(8..24)?.try_into().ok()?),
+            comm: bytes.get(24..40)?.try_into().ok()?,
+            pid: word(40)?,
+            identity: word(44)?,
+            proto: word(48)?,
+            port_be: u16::from_ne_bytes(bytes.get(52..54)?.try_into().ok()?),
+            pad: [0; 10],
         })
     }
 }

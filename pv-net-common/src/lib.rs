@@ -20,7 +20,7 @@ pub mod uplink_filter;
 pub use addr::Ip;
 pub use drop_reason::DropReason;
 pub use endpoint::{EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, UplinkInfo};
-pub use event::DropEvent;
+pub use event::{BindEvent, DropEvent};
 pub use flow::{FlowEntry, FlowKey, FragmentKey, FragmentPorts, TransientFlow};
 pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
 pub use stats::Stat;

@@ -57,7 +57,7 @@ pub const MAP_INTERFACES: &str = "interfaces";
 pub const MAP_DROPS: &str = "drops";
 /// Per-CPU packet counters by [`crate::Stat`].
 pub const MAP_STATS: &str = "stats";
-/// Ring buffer of [`crate::DropEvent`].
+/// Ring buffer of [`crate::DropEvent`] and [`crate::BindEvent`].
 pub const MAP_EVENTS: &str = "events";
 /// [`crate::PolicyId`] to [`crate::PolicyClass`]: containers, by identity.
 pub const MAP_POLICY_IDS: &str = "policy_ids";

@@ -81,9 +81,10 @@ pub static FILTER_BUCKETS: LruHashMap<FilterSource, u64, { MAX_FILTER_BUCKETS as
 #[btf_map(name = "drops")]
 pub static DROPS: PerCpuArray<u64, { DROP_SLOTS as usize }> = PerCpuArray::new();
 
-/// When the last event of each reason was sent, nanoseconds since boot: the events' rate limit.
+/// When the last event of each reason was sent, nanoseconds since boot: the events' rate limit. The last one is for
+/// refused binds.
 #[btf_map(name = "event_times")]
-pub static EVENT_TIMES: PerCpuArray<u64, { DROP_SLOTS as usize }> = PerCpuArray::new();
+pub static EVENT_TIMES: PerCpuArray<u64, { DROP_SLOTS as usize + 1 }> = PerCpuArray::new();
 
 /// Packets by `Stat`.
 #[btf_map(name = "stats")]
@@ -145,7 +146,7 @@ pub const FRAME_BYTES: usize = 152;
 #[btf_map(name = "scratch")]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
-/// `DropEvent`s for the daemon. Declared without a value type: libbpf refuses one for a ring buffer.
+/// `DropEvent`s and `BindEvent`s for the daemon. Declared without a value type: libbpf refuses one for a ring buffer.
 #[btf_map(name = "events")]
 pub static EVENTS: RingBuf<[u8; 0], { EVENT_BYTES as usize }> = RingBuf::new();
 

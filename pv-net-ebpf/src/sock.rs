@@ -4,17 +4,21 @@
 //! The hooks see the sockets of every process under the cgroup; they act on those of the device's own namespace.
 
 use crate::{
-    maps::{CONFIG, SOCK_ORIGINS, is_local},
+    maps::{CONFIG, EVENTS, SOCK_ORIGINS, is_local},
     packet::IPPROTO_TCP,
     service,
+    verdict::{count, event_time},
 };
 use aya_ebpf::{
     bindings::bpf_sock_addr,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    helpers::{
+        bpf_get_current_comm,
+        generated::{bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+    },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use pv_net_common::{Ip, SockKey, SockOrigin};
+use pv_net_common::{BindEvent, Ip, SockKey, SockOrigin, Stat, drop_reason::DROP_SLOTS};
 
 /// The system call goes on.
 const GO_ON: i32 = 1;
@@ -140,14 +144,13 @@ fn keep_free(a: Address, family: Family) -> i32 {
     // SAFETY: context fields.
     let (port_be, proto) = unsafe { ((*a).user_port as u16, (*a).protocol) };
     let proto = if proto == IPPROTO_MPTCP { IPPROTO_TCP as u32 } else { proto };
-    let mut taken = service::target(addr, proto, port_be).is_some();
+    let mut owner = service::publisher(addr, proto, port_be);
     // A socket on `::` has IPv4 too, unless it asked not to.
-    if addr.is_unspecified() && family.v6 {
-        taken |= service::target(Ip::from_v4_be(0), proto, port_be).is_some();
+    if owner.is_none() && addr.is_unspecified() && family.v6 {
+        owner = service::publisher(Ip::from_v4_be(0), proto, port_be);
     }
-    if !taken {
-        return GO_ON;
-    }
+    let Some(identity) = owner else { return GO_ON };
+    tell(addr, proto, port_be, identity);
     // SAFETY: a static of the object, read as the loader left it; the helper takes a number.
     unsafe {
         if core::ptr::read_volatile(&raw const HAS_SET_RETVAL) != 0 {
@@ -155,6 +158,21 @@ fn keep_free(a: Address, family: Family) -> i32 {
         }
     }
     REFUSED
+}
+
+/// Says who was refused which port: what the program itself says of it names nobody.
+#[inline(always)]
+fn tell(addr: Ip, proto: u32, port_be: u16, identity: u32) {
+    let Some(time_ns) = event_time(DROP_SLOTS) else { return };
+    // SAFETY: the helper has no preconditions.
+    let pid = unsafe { (bpf_get_current_pid_tgid() >> 32) as u32 };
+    let comm = bpf_get_current_comm().unwrap_or_default();
+    let Some(mut slot) = EVENTS.reserve_untyped::<BindEvent>(0) else {
+        count(Stat::EventsLost);
+        return;
+    };
+    slot.write(BindEvent { time_ns, addr, comm, pid, identity, proto, port_be, pad: [0; 10] });
+    slot.submit(0);
 }
 
 /// `bind` over IPv4.

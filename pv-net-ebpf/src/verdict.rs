@@ -42,16 +42,7 @@ pub fn note(key: &FlowKey, reason: DropReason) {
         // SAFETY: as in `count`.
         unsafe { *slot += 1 };
     }
-    // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let Some(last) = EVENT_TIMES.get_ptr_mut(index) else { return };
-    // SAFETY: as in `count`.
-    unsafe {
-        if now - *last < EVENT_INTERVAL_NS {
-            return;
-        }
-        *last = now;
-    }
+    let Some(now) = event_time(index) else { return };
     let Some(mut slot) = EVENTS.reserve_untyped::<DropEvent>(0) else {
         count(Stat::EventsLost);
         return;
@@ -67,4 +58,20 @@ pub fn note(key: &FlowKey, reason: DropReason) {
         proto: key.proto,
     });
     slot.submit(0);
+}
+
+/// The time, when the last event of this kind was long enough ago.
+#[inline(always)]
+pub fn event_time(kind: u32) -> Option<u64> {
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let last = EVENT_TIMES.get_ptr_mut(kind)?;
+    // SAFETY: as in `count`.
+    unsafe {
+        if now - *last < EVENT_INTERVAL_NS {
+            return None;
+        }
+        *last = now;
+    }
+    Some(now)
 }

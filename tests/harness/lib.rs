@@ -12,6 +12,7 @@ pub mod capture;
 pub mod configs;
 pub mod echo;
 pub mod frame;
+pub mod occupied;
 pub mod raw;
 pub mod testrun;
 pub mod verify;

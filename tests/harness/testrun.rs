@@ -44,13 +44,13 @@ struct TestRun {
     pad: u32,
 }
 
-fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
+pub(crate) fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
     // SAFETY: `attr` is the command's part of `union bpf_attr`, and its size is told.
     let done = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(done as libc::c_int) }
 }
 
-fn owned(fd: libc::c_int) -> OwnedFd {
+pub(crate) fn owned(fd: libc::c_int) -> OwnedFd {
     // SAFETY: the kernel has just made it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

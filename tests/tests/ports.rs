@@ -266,34 +266,3 @@ fn published_ports_outlive_the_daemon() -> Result<()> {
     ensure!(said.is_err_and(|e| e.to_string().contains("container web")), "the port is not claimed any more");
     Ok(())
 }
-
-#[test]
-fn a_program_of_the_device_cannot_bind_a_published_port() -> Result<()> {
-    let lab = lab()?;
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let number = |i: usize| kernel.split(['.', '-']).nth(i).and_then(|n| n.parse::<u32>().ok()).unwrap_or_default();
-    let want = if (number(0), number(1)) >= (5, 18) { libc::EADDRINUSE } else { libc::EPERM };
-    let tcp =
-        |ns: &Namespace, at: SocketAddr| ns.run(|| Ok(TcpListener::bind(at).err().and_then(|e| e.raw_os_error())));
-    let udp = |ns: &Namespace, at: SocketAddr| {
-        ns.run(|| Ok(std::net::UdpSocket::bind(at).err().and_then(|e| e.raw_os_error())))
-    };
-    for addr in ["0.0.0.0", "127.0.0.1", "192.0.2.1", "::", "::1", "2001:db8:1::1"] {
-        let at = |port: u16| anyhow::Ok(SocketAddr::new(addr.parse()?, port));
-        for port in [SINGLE.0, RANGED.0] {
-            ensure!(tcp(&lab.device.ns, at(port)?)? == Some(want), "TCP {addr}: {:?}", tcp(&lab.device.ns, at(port)?)?);
-            ensure!(udp(&lab.device.ns, at(port)?)? == Some(want), "UDP {addr}: {:?}", udp(&lab.device.ns, at(port)?)?);
-        }
-        // Another port, and any port.
-        for port in [SINGLE.0 + 1, 0] {
-            ensure!(tcp(&lab.device.ns, at(port)?)?.is_none() && udp(&lab.device.ns, at(port)?)?.is_none(), "{addr}");
-        }
-    }
-    // Other namespaces are not the device's, under whatever cgroup.
-    for ns in [&lab.web.ns, &lab.outside] {
-        ensure!(tcp(ns, "0.0.0.0:8080".parse()?)?.is_none() && udp(ns, "[::]:9001".parse()?)?.is_none(), "elsewhere");
-    }
-    lab.device.cli(&["detach", "web"]).ok()?;
-    ensure!(tcp(&lab.device.ns, "0.0.0.0:8080".parse()?)?.is_none(), "the port is not free again");
-    Ok(())
-}

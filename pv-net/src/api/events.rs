@@ -1,4 +1,4 @@
-//! Drop events: from the kernel's ring buffer to everyone who listens.
+//! Dropped packets and refused binds: from the kernel's ring buffer to everyone who listens.
 
 use super::Shared;
 use crate::daemon::Daemon;
@@ -9,13 +9,25 @@ use axum::response::{IntoResponse, Response};
 use aya::maps::{MapData, RingBuf};
 use bytes::Bytes;
 use futures_util::stream;
-use pv_net_common::{DropEvent, DropReason};
+use pv_net_common::{BindEvent, DropEvent, DropReason};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast::error::RecvError;
+
+/// What happened.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum EventView {
+    /// A packet was dropped.
+    Drop(DropEventView),
+    /// A program of the device was refused a port.
+    Bind(BindEventView),
+}
 
 /// A dropped packet.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +50,81 @@ pub struct DropEventView {
     pub dport: u16,
     /// Protocol.
     pub proto: String,
+}
+
+/// A program of the device that could not bind to a port, for a container publishes it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BindEventView {
+    /// Seconds since boot.
+    pub time: f64,
+    /// `port-published`.
+    pub reason: String,
+    /// Container that publishes the port.
+    pub container: Option<String>,
+    /// The address that the program named.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// Protocol.
+    pub proto: String,
+    /// Name of the program, at most 15 bytes of it.
+    pub program: String,
+    /// Its process.
+    pub pid: u32,
+}
+
+impl BindEventView {
+    fn new(event: &BindEvent, daemon: &Daemon) -> Self {
+        let name = event.comm.split(|b| *b == 0).next().unwrap_or_default();
+        Self {
+            time: event.time_ns as f64 / 1e9,
+            reason: "port-published".to_owned(),
+            container: daemon.with_identity(event.identity).map(ToString::to_string),
+            address: event.addr.into(),
+            port: u16::from_be(event.port_be),
+            proto: crate::daemon::proto_name(event.proto),
+            // It is the program's to choose: a log line stays one line.
+            program: String::from_utf8_lossy(name).escape_debug().to_string(),
+            pid: event.pid,
+        }
+    }
+
+    fn log(&self) {
+        let container = self.container.as_deref().unwrap_or("a container that is gone");
+        let (address, port, proto, program, pid) = (self.address, self.port, &self.proto, &self.program, self.pid);
+        tracing::warn!(%address, port, %proto, %program, pid, %container, "refused to bind: the port is published");
+    }
+}
+
+/// Which refused binds were logged lately: a program that tries again and again says it once a while.
+#[derive(Default)]
+struct Logged(HashMap<(IpAddr, u16, String, String), Instant>);
+
+impl Logged {
+    fn is_new(&mut self, event: &BindEventView) -> bool {
+        const QUIET: Duration = Duration::from_secs(60);
+        let now = Instant::now();
+        self.0.retain(|_, at| now.duration_since(*at) < QUIET);
+        let key = (event.address, event.port, event.proto.clone(), event.program.clone());
+        if self.0.contains_key(&key) {
+            return false;
+        }
+        self.0.insert(key, now);
+        true
+    }
+}
+
+/// A record of the ring buffer.
+enum Record {
+    Drop(DropEvent),
+    Bind(BindEvent),
+}
+
+impl Record {
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let drop = DropEvent::from_bytes(bytes).map(Self::Drop);
+        drop.or_else(|| BindEvent::from_bytes(bytes).map(Self::Bind))
+    }
 }
 
 impl DropEventView {
@@ -91,20 +178,35 @@ pub async fn forward_events(shared: &Shared) {
 async fn forward(ring: RingBuf<MapData>, shared: &Shared) -> std::io::Result<()> {
     // SAFETY: the ring buffer owns its file descriptor and closes it only when it is dropped.
     let mut ring = unsafe { AsyncFd::register(ring) }?;
+    let mut logged = Logged::default();
     loop {
         let mut guard = ring.readable_mut().await?;
-        let mut events = Vec::new();
+        let mut records = Vec::new();
         while let Some(item) = guard.get_inner_mut().next() {
-            events.extend(DropEvent::from_bytes(&item));
+            records.extend(Record::from_bytes(&item));
         }
         guard.clear_ready();
         if shared.events.receiver_count() == 0 {
+            // Refused binds are logged all the same.
+            records.retain(|record| matches!(record, Record::Bind(_)));
+        }
+        if records.is_empty() {
             continue;
         }
         let daemon = shared.daemon().await;
-        for event in &events {
+        for record in &records {
+            let view = match record {
+                Record::Drop(event) => EventView::Drop(DropEventView::new(event, &daemon)),
+                Record::Bind(event) => {
+                    let view = BindEventView::new(event, &daemon);
+                    if logged.is_new(&view) {
+                        view.log();
+                    }
+                    EventView::Bind(view)
+                }
+            };
             // Nobody listens any more: nothing is lost.
-            let _ = shared.events.send(DropEventView::new(event, &daemon));
+            let _ = shared.events.send(view);
         }
     }
 }

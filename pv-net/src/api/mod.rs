@@ -5,7 +5,7 @@ mod metrics;
 mod openapi;
 mod routes;
 
-pub use events::{DropEventView, forward_events};
+pub use events::{BindEventView, DropEventView, EventView, forward_events};
 pub use routes::ErrorView as ErrorBody;
 
 use crate::daemon::Daemon;
@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, MutexGuard, broadcast, mpsc, oneshot};
 /// What waits for the answer to `down`.
 pub type DownAnswer = oneshot::Sender<Result<(), Failure>>;
 
-/// Drop events that a slow reader may be behind before it misses some.
+/// Events that a slow reader may be behind before it misses some.
 const EVENT_BACKLOG: usize = 256;
 
 /// The daemon, shared between the API and the main loop.
@@ -26,7 +26,7 @@ pub struct Shared {
     daemon: Arc<Mutex<Daemon>>,
     down: mpsc::Sender<DownAnswer>,
     down_requests: Arc<std::sync::Mutex<Option<mpsc::Receiver<DownAnswer>>>>,
-    events: broadcast::Sender<DropEventView>,
+    events: broadcast::Sender<EventView>,
     forwarding: Arc<std::sync::atomic::AtomicBool>,
 }
 

@@ -1,6 +1,6 @@
 //! `GET /openapi.json`: what the API offers, its schemas made from the types that it answers with.
 
-use super::DropEventView;
+use super::EventView;
 use super::routes::ErrorView;
 use crate::daemon::{
     AttachRequest, ContainerView, FlowView, LeaseView, PoolView, PortView, RuleView, StatusView, VerdictView,
@@ -32,7 +32,7 @@ pub fn openapi() -> Value {
         parameter("proto", true, "string"),
         parameter("port", false, "integer"),
     ]);
-    let events = reference::<DropEventView>(&mut g);
+    let events = reference::<EventView>(&mut g);
     let paths = json!({
         "/containers": {"get": operation("All containers", "200", json_body(list::<ContainerView>(&mut g)), &mut g)},
         "/containers/{name}": {
@@ -50,7 +50,7 @@ pub fn openapi() -> Value {
         "/status": {"get": operation("The daemon", "200", json_body(reference::<StatusView>(&mut g)), &mut g)},
         "/health": {"get": operation("Whether the daemon works", "200", json_body(json!({"type": "object"})), &mut g)},
         "/metrics": {"get": operation("OpenMetrics text", "200", json!({"application/openmetrics-text": {}}), &mut g)},
-        "/events": {"get": operation("Drop events as they happen, one JSON object a line", "200",
+        "/events": {"get": operation("Dropped packets and refused binds as they happen, one JSON object a line", "200",
             json!({"application/x-ndjson": {"schema": events}}), &mut g)},
         "/reload": {"post": operation("Read the configuration again", "204", Value::Null, &mut g)},
         "/down": {"post": operation("Remove everything and stop", "204", Value::Null, &mut g)},

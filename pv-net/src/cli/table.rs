@@ -143,7 +143,7 @@ fn uplinks(value: &Value) -> String {
     if all.is_empty() { "none".to_owned() } else { all.join("; ") }
 }
 
-/// One drop event as a line.
+/// One event as a line.
 pub fn event(value: &Value) -> String {
     if let Some(n) = value.get("missed") {
         return format!("({n} events missed)");
@@ -156,9 +156,19 @@ pub fn event(value: &Value) -> String {
         }
         Some(port) => format!("{}:{port}", cell(&value[addr])),
     };
+    let time = value["time"].as_f64().unwrap_or_default();
+    if !value["program"].is_null() {
+        return format!(
+            "{time:.3} {} ({}) cannot bind {} {}: published by {}",
+            cell(&value["program"]),
+            cell(&value["pid"]),
+            cell(&value["proto"]),
+            end("address", "port"),
+            cell(&value["container"])
+        );
+    }
     format!(
-        "{:.3} {} {} {} → {} dropped: {}",
-        value["time"].as_f64().unwrap_or_default(),
+        "{time:.3} {} {} {} → {} dropped: {}",
         cell(&value["container"]),
         cell(&value["proto"]),
         end("src", "sport"),
@@ -183,5 +193,8 @@ mod tests {
         let line = event(&json!({"time": 1.5, "container": "web", "proto": "tcp", "src": "fd00::2", "sport": 4000,
             "dst": "fd00::3", "dport": 80, "reason": "pool-isolated"}));
         assert_eq!(line, "1.500 web tcp [fd00::2]:4000 → [fd00::3]:80 dropped: pool-isolated");
+        let line = event(&json!({"time": 2.5, "container": "web", "proto": "udp", "address": "::", "port": 80,
+            "program": "nginx", "pid": 77, "reason": "port-published"}));
+        assert_eq!(line, "2.500 nginx (77) cannot bind udp [::]:80: published by web");
     }
 }

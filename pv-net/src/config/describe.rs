@@ -48,7 +48,11 @@ mod tests {
         let (device, run) = (schemars::schema_for!(raw::Device), schemars::schema_for!(raw::Run));
         for (schema, path, want) in [
             (&device, "network.pools.internal.subnet", Some("IPv4 network, such as `10.0.3.0/24`")),
-            (&device, "network.uplinks[3]", Some("Links to the outside, the preferred one first")),
+            (
+                &device,
+                "network.policies[3]",
+                Some("Rules between containers, pools and networks; a deny wins over every allow"),
+            ),
             (&device, "network.pools.p.dhcp.range[0]", Some("First and last address")),
             (&device, "ingress[0].external", Some("`ADDRESS:PORT`, for HTTP followed by a path")),
             (&device, "network.nonsense", None),

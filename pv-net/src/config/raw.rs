@@ -48,7 +48,8 @@ section! {
         cni_path: String,
         /// DNS domain of the containers; `pv.local` unless set.
         domain: String,
-        /// Links to the outside, the preferred one first.
+        /// Links to the outside, the preferred one first; unless set, every Ethernet link that has a default route or an
+        /// address beyond link-local ones, and is neither a port of another link nor a pool's bridge.
         uplinks: Vec<Field<String>>,
         /// Pools by name.
         pools: BTreeMap<String, Field<Pool>>,
@@ -56,7 +57,8 @@ section! {
         policies: Vec<Field<Policy>>,
         /// Entries of the flow table, two a flow; 16384 unless set.
         flow_table: u32,
-        /// What is dropped on the uplinks before the stack sees it; packets that claim a pool's source always are.
+        /// What is dropped on the uplinks before the stack sees it; packets that claim a pool's source always are. Where
+        /// `uplinks` is not set, it runs on those that have a default route.
         uplink_filter: UplinkFilter,
     }
 }

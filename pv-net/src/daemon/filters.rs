@@ -9,13 +9,13 @@ use crate::model::IfName;
 use std::collections::BTreeMap;
 
 impl Daemon {
-    /// Puts a filter on each uplink of `now`, by name with its index, and takes those off that are no uplinks any more.
-    /// `before` are those that have this daemon's programs already.
-    pub(super) async fn filter_uplinks(
+    /// Makes each uplink of `now`, by name with its index, ready for a filter, and takes those off that are no uplinks
+    /// any more. `before` are those that have this daemon's programs already; the others come back.
+    pub(super) async fn prepare_filters(
         &mut self,
         now: &BTreeMap<IfName, u32>,
         before: &BTreeMap<IfName, u32>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<IfName>, Failure> {
         let old = self.state.filters.clone();
         let is_uplink = |filter: &UplinkFilter| now.get(&filter.link) == Some(&filter.index);
         for filter in old.iter().filter(|filter| !is_uplink(filter)) {
@@ -35,10 +35,7 @@ impl Daemon {
         if self.state.filters != old {
             store::save(&self.paths.state_dir, &self.state)?;
         }
-        for link in new {
-            self.plane()?.attach_uplink(&link)?;
-        }
-        Ok(())
+        Ok(new)
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Daemon {
     links: BTreeMap<u32, (ContainerName, IfName)>,
     /// Uplinks that are there, with their index.
     uplinks: BTreeMap<IfName, u32>,
+    /// Uplinks that the filter is for.
+    filterable: BTreeSet<IfName>,
     /// What is wrong with uplinks.
     outside_conditions: Vec<String>,
     /// Uplinks without the filter that they should have.
@@ -107,6 +109,7 @@ impl Daemon {
             container_conditions: BTreeMap::new(),
             links: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            filterable: BTreeSet::new(),
             outside_conditions: Vec::new(),
             filter_conditions: Vec::new(),
             outside_changed: false,

@@ -4,10 +4,13 @@
 use super::Daemon;
 use crate::failure::Failure;
 use crate::kernel::bpf::Hook;
+use crate::kernel::netlink::alias;
 use crate::kernel::{cgroup, netns};
 use crate::model::IfName;
-use crate::plan::{LinkState, locals, uplink_infos};
+use crate::plan::{LinkState, locals, uplink_infos, ways_out};
+use ipnetwork::IpNetwork;
 use pv_net_common::Ip;
+use pv_net_common::endpoint::MAX_UPLINKS;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Uplinks that are configured and not there.
@@ -27,72 +30,112 @@ impl Daemon {
             return Ok(());
         }
         let links: Vec<LinkState> = (self.net.links().await?.into_iter())
-            .map(|l| LinkState { index: l.index, name: l.name, mac: l.mac, mtu: l.mtu })
+            .map(|l| {
+                let inner = l.loopback || l.controller.is_some() || alias::is_ours(l.alias.as_deref());
+                LinkState { index: l.index, name: l.name, mac: l.mac, mtu: l.mtu, inner }
+            })
             .collect();
         let addresses = self.net.addresses().await?;
-        let mut uplinks = self.uplink_names(&links).await?;
         self.outside_conditions = missing(&self.device.uplinks, &links);
+        let mut uplinks = self.uplink_names(&links, &addresses).await?;
         // Frames of other links have no Ethernet header, that the programs read first.
         let is_ethernet = |name: &IfName| links.iter().any(|l| l.name == name.as_str() && l.mac.is_some());
         for name in uplinks.iter().filter(|name| !is_ethernet(name)) {
             self.outside_conditions.push(format!("uplink {name}: is not an Ethernet link: not used"));
         }
         uplinks.retain(is_ethernet);
+        self.leave_out_the_last(&mut uplinks);
+        let mut uplinks: BTreeSet<IfName> = uplinks.into_iter().collect();
+        // Those that cannot be hooked are no uplinks: what leaves by them would get no reply.
+        let before = self.hook_uplinks(&links, &uplinks).await?;
+        uplinks.retain(|name| self.uplinks.contains_key(name));
         let infos = uplink_infos(&links, &addresses, &uplinks, self.pools.values());
         let plane = self.plane()?;
-        let before = plane.uplinks();
+        let known = plane.uplinks();
         plane.set_locals(&locals(&addresses))?;
         plane.set_uplinks(&infos)?;
         let present: BTreeSet<Ip> = infos.values().flat_map(|i| [i.addr4, i.addr6]).collect();
-        let lost: Vec<Ip> = before
+        let lost: Vec<Ip> = known
             .values()
             .flat_map(|i| [i.addr4, i.addr6])
             .filter(|a| !a.is_unspecified() && !present.contains(a))
             .collect();
-        let gone: Vec<u32> = before.keys().filter(|i| !infos.contains_key(i)).copied().collect();
+        let gone: Vec<u32> = known.keys().filter(|i| !infos.contains_key(i)).copied().collect();
         if !lost.is_empty() || !gone.is_empty() {
             plane.end_flows_where(|key, entry| {
                 gone.contains(&entry.ifindex)
                     || [key.src, key.dst, entry.src, entry.dst].iter().any(|addr| lost.contains(addr))
             })?;
         }
-        self.hook_uplinks(&links, &uplinks).await
+        self.refresh_filter(&before)
     }
 
-    /// The uplinks that are there: those of the configuration, else those that default routes lead to.
-    async fn uplink_names(&self, links: &[LinkState]) -> Result<BTreeSet<IfName>, Failure> {
-        let named = |link: &LinkState| link.name.parse::<IfName>().ok();
-        if !self.device.uplinks.is_empty() {
-            return Ok(links.iter().filter_map(named).filter(|name| self.device.uplinks.contains(name)).collect());
+    /// The uplinks that are there, the important ones first: those of the configuration, else what leads out.
+    async fn uplink_names(
+        &mut self,
+        links: &[LinkState],
+        addresses: &[(u32, IpNetwork)],
+    ) -> Result<Vec<IfName>, Failure> {
+        let listed = &self.device.uplinks;
+        if !listed.is_empty() {
+            let there = |name: &&IfName| links.iter().any(|l| l.name == name.as_str());
+            self.filterable = listed.iter().cloned().collect();
+            return Ok(listed.iter().filter(there).cloned().collect());
         }
-        let found = self.net.default_route_links().await?;
-        Ok(links.iter().filter(|l| found.contains(&l.index)).filter_map(named).collect())
+        let named = |link: &LinkState| link.name.parse::<IfName>().ok();
+        let default_routes = self.net.default_route_links().await?;
+        let bridges = self.device.pools.values().filter_map(|p| p.bridge().map(IfName::as_str)).collect();
+        let found = ways_out(links, addresses, &default_routes, &bridges);
+        self.filterable = found.iter().filter(|l| default_routes.contains(&l.index)).filter_map(|l| named(l)).collect();
+        Ok(found.into_iter().filter_map(named).collect())
     }
 
-    async fn hook_uplinks(&mut self, links: &[LinkState], uplinks: &BTreeSet<IfName>) -> Result<(), Failure> {
+    /// The programs know so many links; the bridges of pools are among them.
+    fn leave_out_the_last(&mut self, uplinks: &mut Vec<IfName>) {
+        let room = (MAX_UPLINKS as usize).saturating_sub(self.pools.len());
+        if uplinks.len() > room {
+            let names: Vec<String> = uplinks.drain(room..).map(|name| name.to_string()).collect();
+            self.outside_conditions.push(format!(
+                "uplinks {}: not used: {room} are the most beside the pools: name those that matter in network.uplinks",
+                names.join(", ")
+            ));
+        }
+    }
+
+    /// Puts the programs on `uplinks`, and takes them off what is none any more; which had them before, with their
+    /// index. One that cannot have them is a condition.
+    async fn hook_uplinks(
+        &mut self,
+        links: &[LinkState],
+        uplinks: &BTreeSet<IfName>,
+    ) -> Result<BTreeMap<IfName, u32>, Failure> {
         let index: BTreeMap<&str, u32> = links.iter().map(|l| (l.name.as_str(), l.index)).collect();
-        let now: BTreeMap<IfName, u32> =
+        let mut now: BTreeMap<IfName, u32> =
             uplinks.iter().filter_map(|name| Some((name.clone(), *index.get(name.as_str())?))).collect();
         let before = std::mem::take(&mut self.uplinks);
-        if self.plane()?.hook() == Hook::Clsact {
-            self.filter_uplinks(&now, &before).await?;
-            self.uplinks = now;
-            return Ok(());
-        }
-        let plane = self.plane()?;
-        for hooked in plane.hooked_uplinks()? {
-            let same = now
-                .iter()
-                .any(|(name, index)| name.as_str() == hooked && before.get(name).is_none_or(|was| was == index));
-            if !same {
-                plane.detach_uplink(&hooked)?;
+        let new = match self.plane()?.hook() {
+            Hook::Clsact => self.prepare_filters(&now, &before).await?,
+            Hook::Tcx => {
+                let plane = self.plane()?;
+                for hooked in plane.hooked_uplinks()? {
+                    let same = now.iter().any(|(name, index)| {
+                        name.as_str() == hooked && before.get(name).is_none_or(|was| was == index)
+                    });
+                    if !same {
+                        plane.detach_uplink(&hooked)?;
+                    }
+                }
+                now.keys().cloned().collect()
+            }
+        };
+        for name in new {
+            if let Err(e) = self.plane()?.attach_uplink(&name) {
+                now.remove(&name);
+                self.outside_conditions.push(format!("uplink {name}: not used: {e}"));
             }
         }
-        for name in now.keys() {
-            plane.attach_uplink(name)?;
-        }
         self.uplinks = now;
-        self.refresh_filter(&before)
+        Ok(before)
     }
 
     /// Puts the socket hooks in place. Without them published ports work from everywhere but the device itself.

@@ -6,7 +6,7 @@ use crate::failure::{Failure, Kind};
 use crate::ipam::store::ContainerRecord;
 use crate::kernel::listeners;
 use crate::model::{Container, ContainerName, PortMapping};
-use crate::plan::{Published, prefixes, range_of};
+use crate::plan::{Published, prefixes, range_of, reservations};
 use pv_net_common::flow::FLOW_REPLY;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,12 @@ impl Daemon {
         all
     }
 
+    /// The container with this identity.
+    #[must_use]
+    pub fn with_identity(&self, identity: u32) -> Option<&ContainerName> {
+        self.state.identities.iter().find(|(_, id)| **id == identity).map(|(name, _)| name)
+    }
+
     /// Whether the container `name` publishes any.
     pub(super) fn publishes(&self, name: &ContainerName) -> bool {
         self.state.containers.get(name).is_some_and(|record| !mappings(name, record).is_empty())
@@ -82,7 +88,8 @@ impl Daemon {
     /// # Errors
     /// The kernel's, such as a full map.
     pub(super) fn refresh_ports(&mut self) -> Result<(), Failure> {
-        let entries: Vec<_> = self.published().iter().flat_map(|(_, p)| prefixes(p)).collect();
+        let entries: Vec<_> =
+            self.published().iter().flat_map(|(_, p)| prefixes(p).into_iter().chain(reservations(p))).collect();
         let Some(plane) = &mut self.plane else { return Ok(()) };
         let gone = plane.set_services(&entries)?;
         if gone.is_empty() {

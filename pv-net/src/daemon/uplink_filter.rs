@@ -19,7 +19,8 @@ pub struct UplinkView {
 }
 
 impl Daemon {
-    /// Brings the filter to what the configuration says. `before`: the uplinks that were there the last time. An
+    /// Brings the filter to what the configuration says: on the uplinks that it lists, else on those that default
+    /// routes lead to. Other links have neighbours, not the world, behind them. `before`: the uplinks that were there the last time. An
     /// uplink that cannot have it is a condition; the others have it all the same.
     pub(super) fn refresh_filter(&mut self, before: &BTreeMap<IfName, u32>) -> Result<(), Failure> {
         let mode = self.device.uplink_filter.as_ref().and_then(|f| f.xdp.mode());
@@ -27,7 +28,8 @@ impl Daemon {
             (Some(filter), Some(_)) => (filter_sources(filter, self.device.pools.values()), filter_rate(filter)),
             _ => (BTreeMap::new(), FilterRate::default()),
         };
-        let uplinks = self.uplinks.clone();
+        let mut uplinks = self.uplinks.clone();
+        uplinks.retain(|name, _| self.filterable.contains(name));
         self.filter_conditions.clear();
         let plane = self.plane()?;
         plane.set_filter(&sources, rate)?;

@@ -19,6 +19,34 @@ pub struct LinkState {
     pub mac: Option<[u8; 6]>,
     /// MTU in bytes.
     pub mtu: u32,
+    /// It is the loopback link, pv-net made it, or it is a port of another link: nothing leaves the device by it.
+    pub inner: bool,
+}
+
+/// The links that lead out of the device, when nobody has said which: those of default routes, in front, and Ethernet
+/// links that have an address which is known beyond the link. `bridges` are those of pools.
+#[must_use]
+pub fn ways_out<'a>(
+    links: &'a [LinkState],
+    addresses: &[(u32, IpNetwork)],
+    default_routes: &BTreeSet<u32>,
+    bridges: &BTreeSet<&str>,
+) -> Vec<&'a LinkState> {
+    let is_default = |link: &LinkState| default_routes.contains(&link.index);
+    let has_address = |link: &LinkState| addresses.iter().any(|(index, a)| *index == link.index && is_known(a.ip()));
+    let leads_out = |link: &LinkState| is_default(link) || link.mac.is_some() && has_address(link);
+    let mut found: Vec<&LinkState> =
+        links.iter().filter(|l| !l.inner && !bridges.contains(l.name.as_str()) && leads_out(l)).collect();
+    found.sort_by_key(|l| (!is_default(l), l.index));
+    found
+}
+
+/// Whether an address means something beyond its link.
+fn is_known(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(a) => !a.is_loopback() && !a.is_link_local(),
+        IpAddr::V6(a) => !a.is_loopback() && !a.is_unicast_link_local(),
+    }
 }
 
 /// All addresses of the device.
@@ -64,11 +92,53 @@ mod tests {
     use super::*;
     use crate::model::Mac;
 
+    fn link(index: u32, name: &str) -> LinkState {
+        LinkState { index, name: name.to_owned(), mac: Some([2; 6]), mtu: 1500, inner: false }
+    }
+
+    fn net(text: &str) -> IpNetwork {
+        text.parse().expect("net")
+    }
+
+    #[test]
+    fn links_with_an_address_or_a_default_route_lead_out() {
+        let links = [
+            LinkState { inner: true, mac: None, ..link(1, "lo") },
+            link(2, "lan0"),
+            link(3, "wan0"),
+            link(4, "docker0"),
+            link(5, "pvbr3"),
+            LinkState { inner: true, ..link(6, "port0") },
+            LinkState { mac: None, ..link(7, "wg0") },
+            LinkState { mac: None, ..link(8, "wwan0") },
+            link(9, "idle0"),
+            link(10, "local0"),
+            link(11, "lan6"),
+        ];
+        let addresses = [
+            (1, net("192.0.2.255/32")),
+            (2, net("10.1.0.1/24")),
+            (4, net("172.17.0.1/16")),
+            (5, net("10.0.3.1/24")),
+            (6, net("10.2.0.1/24")),
+            (7, net("10.9.0.1/24")),
+            (10, net("fe80::1/64")),
+            (10, net("169.254.3.1/16")),
+            (11, net("fd00:1::1/64")),
+        ];
+        let names = |default_routes: &[u32]| {
+            let found = ways_out(&links, &addresses, &default_routes.iter().copied().collect(), &["pvbr3"].into());
+            found.iter().map(|l| l.name.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[3]), ["wan0", "lan0", "docker0", "lan6"]);
+        // Without an Ethernet header it is nothing that programs can read; a default route deserves that it is said.
+        assert_eq!(names(&[8, 1, 5]), ["wwan0", "lan0", "docker0", "lan6"]);
+    }
+
     #[test]
     fn an_uplink_masquerades_with_its_first_global_addresses() {
-        let link = LinkState { index: 4, name: "eth0".to_owned(), mac: Some([2; 6]), mtu: 1400 };
-        let other = LinkState { index: 5, name: "eth1".to_owned(), mac: None, mtu: 1500 };
-        let net = |text: &str| text.parse::<IpNetwork>().expect("net");
+        let first = LinkState { mtu: 1400, ..link(4, "eth0") };
+        let other = LinkState { mac: None, ..link(5, "eth1") };
         let addresses = [
             (5, net("203.0.113.1/24")),
             (4, net("fe80::1/64")),
@@ -78,7 +148,7 @@ mod tests {
         ];
         let uplinks = BTreeSet::from(["eth0".parse().expect("name")]);
         let pool = PoolLink { index: 9, mac: Mac([1; 6]), mtu: 1500, id: 1 };
-        let infos = uplink_infos(&[link, other], &addresses, &uplinks, std::iter::once(&pool));
+        let infos = uplink_infos(&[first, other], &addresses, &uplinks, std::iter::once(&pool));
         assert_eq!(infos.keys().copied().collect::<Vec<_>>(), [4, 9]);
         assert_eq!(IpAddr::from(infos[&4].addr4).to_string(), "192.0.2.7");
         assert_eq!(IpAddr::from(infos[&4].addr6).to_string(), "2001:db8::7");

@@ -2,7 +2,7 @@
 
 use crate::kernel::bpf::ServicePrefix;
 use crate::model::{PortMapping, Transport};
-use pv_net_common::endpoint::SERVICE_PREFIX;
+use pv_net_common::endpoint::{SERVICE_PREFIX, SERVICE_SOMEWHERE};
 use pv_net_common::{Ip, Service, ServiceKey};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -77,6 +77,24 @@ pub fn prefixes(published: &Published) -> Vec<(ServicePrefix, Service)> {
     entries
 }
 
+/// The entries that keep a socket on all addresses off a port that is published on one of them: as between sockets.
+#[must_use]
+pub fn reservations(published: &Published) -> Vec<(ServicePrefix, Service)> {
+    let mapping = &published.mapping;
+    let mut entries = Vec::new();
+    for (host, _) in published.pairs().filter(|(host, _)| !host.is_unspecified()) {
+        let all = if host.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
+        let proto_be = (proto(mapping.transport) | SERVICE_SOMEWHERE).to_be();
+        for (port, bits) in cover(&mapping.host_ports) {
+            let key = ServiceKey { addr: Ip::from(all), proto_be, port_be: port.to_be() };
+            // No address: no flow is one of it, when it comes and goes.
+            entries
+                .push(((SERVICE_PREFIX + bits, key), Service { identity: published.identity, ..Service::default() }));
+        }
+    }
+    entries
+}
+
 /// The device's ports that an entry is for.
 #[must_use]
 pub fn range_of((bits, key): &ServicePrefix) -> RangeInclusive<u16> {
@@ -112,6 +130,21 @@ mod tests {
         v4_only.ipv6 = None;
         assert_eq!(prefixes(&v4_only).len(), 1);
         assert_eq!(prefixes(&published("127.0.0.1:8080:80")).len(), 1);
+    }
+
+    #[test]
+    fn a_port_on_one_address_is_reserved_for_its_family() {
+        assert!(reservations(&published("8080:80/tcp")).is_empty());
+        for (text, all) in [("127.0.0.1:8080:80", "0.0.0.0"), ("[::1]:8080:80", "::")] {
+            let entries = reservations(&published(text));
+            let [((bits, key), service)] = entries.as_slice() else { panic!("{entries:?}") };
+            assert_eq!(
+                (*bits, IpAddr::from(key.addr).to_string(), key.proto_be),
+                (160, all.to_owned(), 0x206_u16.to_be())
+            );
+            assert_eq!((service.addr, service.identity), (Ip::UNSPECIFIED, 7));
+        }
+        assert_eq!(reservations(&published("127.0.0.1:8081-8082:81-82/udp")).len(), 2);
     }
 
     proptest! {

@@ -52,8 +52,8 @@ impl DataPlane {
     /// # Errors
     /// When the pins cannot be listed.
     pub fn hooked(&self) -> Result<Vec<String>, BpfError> {
-        let outwards = pin::list(&Place::FromContainer.dir(self.pin_dir()))?;
-        let mut inwards = pin::list(&Place::ToContainer.dir(self.pin_dir()))?;
+        let outwards = pin::links(&Place::FromContainer.dir(self.pin_dir()))?;
+        let mut inwards = pin::links(&Place::ToContainer.dir(self.pin_dir()))?;
         inwards.retain(|name| outwards.contains(name));
         Ok(inwards)
     }
@@ -63,7 +63,7 @@ impl DataPlane {
     /// # Errors
     /// When the pins cannot be listed.
     pub fn hooked_uplinks(&self) -> Result<Vec<String>, BpfError> {
-        pin::list(&Place::FromUplink.dir(self.pin_dir()))
+        pin::links(&Place::FromUplink.dir(self.pin_dir()))
     }
 
     /// Puts the programs on a container's host-side link; those that are there already stay.
@@ -81,7 +81,7 @@ impl DataPlane {
     /// When a pin cannot be removed.
     pub fn detach(&mut self, host_if: &str) -> Result<(), BpfError> {
         for place in [Place::FromContainer, Place::ToContainer] {
-            pin::remove(&place.dir(self.pin_dir()).join(host_if))?;
+            pin::remove(&pin::of_link(&place.dir(self.pin_dir()), host_if))?;
         }
         Ok(())
     }
@@ -99,12 +99,12 @@ impl DataPlane {
     /// # Errors
     /// When the pin cannot be removed.
     pub fn detach_uplink(&mut self, uplink: &str) -> Result<(), BpfError> {
-        pin::remove(&Place::FromUplink.dir(self.pin_dir()).join(uplink))
+        pin::remove(&pin::of_link(&Place::FromUplink.dir(self.pin_dir()), uplink))
     }
 
     fn attach_at(&mut self, place: Place, link_name: &IfName) -> Result<(), BpfError> {
         let failed = |why: String| BpfError::Attach { program: place.program(), link: link_name.to_string(), why };
-        let pin = place.dir(self.pin_dir()).join(link_name.as_str());
+        let pin = pin::of_link(&place.dir(self.pin_dir()), link_name.as_str());
         let hook = self.hook();
         let program = program(&mut self.ebpf, place.program())?;
         let id = match hook {
@@ -133,8 +133,8 @@ impl DataPlane {
         let (mut adopted, mut conditions) = (Vec::new(), Vec::new());
         for place in Place::ALL {
             let dir = place.dir(self.pin_dir());
-            for name in pin::list(&dir)? {
-                let path = dir.join(&name);
+            for name in pin::links(&dir)? {
+                let path = pin::of_link(&dir, &name);
                 match self.replace_program(place, &path) {
                     Ok(()) if place == Place::FromContainer => adopted.push(name),
                     Ok(()) => {}

@@ -1,5 +1,8 @@
 //! Where the pins are: `<bpffs>/maps/NAME`, `<bpffs>/links/PROGRAM/LINK`, `<bpffs>/links/xdp_MODE/LINK` and
 //! `<bpffs>/links/sockets/PROGRAM`.
+//!
+//! A BPF file system refuses names with a dot, and names of links have them: VLAN links are called `eth0.100`. So LINK
+//! is the name with `%2e` for a dot and `%25` for a percent sign.
 
 use super::BpfError;
 use super::hooks::Place;
@@ -46,8 +49,20 @@ pub(super) fn make_dirs(root: &Path) -> Result<(), BpfError> {
     Ok(())
 }
 
+/// Where the link called `link` is pinned in `dir`.
+pub(super) fn of_link(dir: &Path, link: &str) -> PathBuf {
+    dir.join(link.replace('%', "%25").replace('.', "%2e"))
+}
+
+/// Names of the links that are pinned in `dir`, sorted; none when it does not exist.
+pub(super) fn links(dir: &Path) -> Result<Vec<String>, BpfError> {
+    let mut names: Vec<String> = list(dir)?.iter().map(|file| file.replace("%2e", ".").replace("%25", "%")).collect();
+    names.sort();
+    Ok(names)
+}
+
 /// File names in `dir`, sorted; none when it does not exist.
-pub(super) fn list(dir: &Path) -> Result<Vec<String>, BpfError> {
+fn list(dir: &Path) -> Result<Vec<String>, BpfError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -98,4 +113,28 @@ pub fn remove_all(root: &Path) -> Result<(), BpfError> {
         }
     }
     first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_pin_has_no_dot() {
+        let path = of_link(Path::new("/x"), "eth0.100%2e");
+        assert_eq!(path, Path::new("/x/eth0%2e100%252e"));
+    }
+
+    proptest! {
+        #[test]
+        fn names_of_links_come_back(names in proptest::collection::btree_set("[a-z0-9%.]{1,15}", 0..5)) {
+            let names: Vec<String> = names.into_iter().filter(|n| n != "." && n != "..").collect();
+            let dir = tempfile::tempdir().expect("a folder");
+            for name in &names {
+                fs::write(of_link(dir.path(), name), "").expect("written");
+            }
+            prop_assert_eq!(links(dir.path()).expect("listed"), names);
+        }
+    }
 }

@@ -86,7 +86,7 @@ impl DataPlane {
     pub fn filtered_uplinks(&self) -> Result<Vec<(String, XdpMode)>, BpfError> {
         let mut all = Vec::new();
         for mode in XdpMode::ALL {
-            all.extend(pin::list(&dir(&self.pin_dir, mode))?.into_iter().map(|name| (name, mode)));
+            all.extend(pin::links(&dir(&self.pin_dir, mode))?.into_iter().map(|name| (name, mode)));
         }
         Ok(all)
     }
@@ -101,7 +101,7 @@ impl DataPlane {
             link: uplink.to_string(),
             why: format!("{} XDP: {why}", mode.label()),
         };
-        let pin = dir(&self.pin_dir, mode).join(uplink.as_str());
+        let pin = pin::of_link(&dir(&self.pin_dir, mode), uplink.as_str());
         let program = program(&mut self.ebpf)?;
         let id = attach(program, uplink, mode).map_err(|e| failed(BpfError::chain(&e)))?;
         let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
@@ -115,14 +115,14 @@ impl DataPlane {
     /// # Errors
     /// When the pin cannot be removed.
     pub fn detach_filter(&mut self, uplink: &str, mode: XdpMode) -> Result<(), BpfError> {
-        pin::remove(&dir(&self.pin_dir, mode).join(uplink))
+        pin::remove(&pin::of_link(&dir(&self.pin_dir, mode), uplink))
     }
 
     /// Puts the new program behind the links that an earlier daemon pinned; what could not be adopted.
     pub(super) fn adopt_filters(&mut self) -> Result<Vec<String>, BpfError> {
         let mut conditions = Vec::new();
         for (name, mode) in self.filtered_uplinks()? {
-            let path = dir(&self.pin_dir, mode).join(&name);
+            let path = pin::of_link(&dir(&self.pin_dir, mode), &name);
             if let Err(e) = self.replace_filter(&path) {
                 // The uplink is gone, or it is no link: it is attached anew where it should be.
                 pin::remove(&path)?;

@@ -18,7 +18,7 @@ pub use watch::{NetEvent, watch};
 use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo as Info, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo as Info, LinkLayerType, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec};
 use std::net::IpAddr;
 
@@ -45,8 +45,10 @@ pub struct LinkInfo {
     pub up: bool,
     /// `ifalias`.
     pub alias: Option<String>,
-    /// Index of the bridge it is a port of.
+    /// Index of the bridge, bond or the like that it is a port of.
     pub controller: Option<u32>,
+    /// It is the loopback link.
+    pub loopback: bool,
 }
 
 impl Net {
@@ -207,11 +209,14 @@ impl From<&LinkMessage> for LinkInfo {
             up: message.header.flags.contains(LinkFlags::Up),
             alias: None,
             controller: None,
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
         };
+        // Others have addresses of six octets too: loopback, and radios that hand up raw frames.
+        let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => info.name.clone_from(name),
-                LinkAttribute::Address(mac) => info.mac = mac.as_slice().try_into().ok(),
+                LinkAttribute::Address(mac) if is_ethernet => info.mac = mac.as_slice().try_into().ok(),
                 LinkAttribute::Mtu(mtu) => info.mtu = *mtu,
                 LinkAttribute::IfAlias(alias) => info.alias = Some(alias.clone()),
                 LinkAttribute::Controller(index) => info.controller = Some(*index),
