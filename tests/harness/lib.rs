@@ -17,7 +17,7 @@ pub mod testrun;
 pub mod verify;
 
 pub use container::Container;
-pub use device::{Device, Reply, binary};
+pub use device::{Device, Reply, binary, counted, counters};
 pub use netns::Namespace;
 pub use process::{Process, output};
 pub use snapshot::Snapshot;

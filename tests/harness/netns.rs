@@ -118,6 +118,15 @@ impl Namespace {
         link::configure(other, there.0, there.1)
     }
 
+    /// The MAC of a link.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn mac(&self, link: &str) -> Result<[u8; 6]> {
+        let said = self.ip(&format!("-br link show {link}"))?;
+        crate::frame::parse_mac(said.split_whitespace().nth(2).context("a MAC")?)
+    }
+
     /// Fails unless `count` pings to `target` are all answered.
     ///
     /// # Errors

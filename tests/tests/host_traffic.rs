@@ -1,7 +1,8 @@
 //! What is not pv-net's: the device's own services, other people's links, bridges and rules.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, Process, configs, echo};
+use harness::configs::{self, HOST};
+use harness::{Container, Device, Namespace, Process, echo};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::io::{Read, Write};
@@ -10,7 +11,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 const DEVICE: [&str; 3] = ["192.0.2.1/24", "192.0.2.2/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 
 struct Lab {
     device: Device,
@@ -18,9 +18,7 @@ struct Lab {
 }
 
 fn lab() -> Result<Lab> {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
+    let config = configs::masqueraded();
     let device = Device::new(&config)?;
     let outside = device.outside("up0", &DEVICE, &HOST)?;
     Ok(Lab { device, outside })

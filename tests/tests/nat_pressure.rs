@@ -2,16 +2,15 @@
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
+use harness::configs::{self, DEVICE, HOST, HOSTS};
 use harness::testrun::{CHECKSUM_COMPLETE, Program};
-use harness::{Container, Device, Namespace, configs, eventually, frame};
+use harness::{Container, Device, Namespace, eventually, frame};
 use pv_net_common::{FlowEntry, FlowKey, TransientFlow, flow::FLOW_NEIGHBOUR};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap as StdMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 const REDIRECT: u32 = 7;
 /// Openings of each of two threads.
 const OPENINGS: u32 = 500_000;
@@ -25,16 +24,9 @@ struct Lab {
     gateway_mac: [u8; 6],
 }
 
-fn mac(ns: &Namespace, link: &str) -> Result<[u8; 6]> {
-    let said = ns.ip(&format!("-br link show {link}"))?;
-    frame::parse_mac(said.split_whitespace().nth(2).context("MAC")?)
-}
-
 fn lab() -> Result<Lab> {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
+    let mut config = configs::masqueraded();
     config["network"]["flow_table"] = json!(4096);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
     let mut device = Device::new(&config)?;
     let outside = device.outside("up0", &DEVICE, &HOST)?;
     device.ns.ip("route add default via 192.0.2.9")?;
@@ -43,8 +35,8 @@ fn lab() -> Result<Lab> {
     let web = device.attach_run(&json!({"name": "web", "network":
         {"pool": "internal", "ports": ["8080:80/tcp", "8080:80/udp"]}}))?;
     let other = device.attach("other", "internal")?;
-    let (wan_mac, uplink_mac) = (mac(&outside, "eth0")?, mac(&device.ns, "up0")?);
-    let gateway_mac = mac(&device.ns, "pvbr3")?;
+    let (wan_mac, uplink_mac) = (outside.mac("eth0")?, device.ns.mac("up0")?);
+    let gateway_mac = device.ns.mac("pvbr3")?;
     Ok(Lab { device, _outside: outside, containers: vec![web, other], wan_mac, uplink_mac, gateway_mac })
 }
 
@@ -139,7 +131,7 @@ fn one(lab: &Lab, programs: &Programs, random: &mut Random) -> Result<bool> {
     let answered = random.below(4);
     if random.below(4) == 0 && proto != Proto::Echo {
         // A client of the published port.
-        let device: IpAddr = DEVICE[usize::from(v6)].split('/').next().context("address")?.parse()?;
+        let (_, device) = HOSTS[usize::from(v6)];
         let opening = lab.outside_frame(&build(proto, (host, port), (device, 8080), 2));
         let (verdict, seen) = programs.uplink.run(&opening, 0)?;
         if verdict == REDIRECT && answered > 0 {

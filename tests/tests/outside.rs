@@ -1,21 +1,17 @@
 //! Containers and the world behind an uplink: masquerade, routing, ICMP errors, path MTU.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, Process, configs, echo, eventually};
+use harness::configs::{self, DEVICE, HOST};
+use harness::{Container, Device, Namespace, Process, echo, eventually};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::time::Duration;
 
 const PORT: u16 = 7000;
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 
 fn config() -> Value {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
-    config
+    configs::masqueraded()
 }
 
 struct Lab {

@@ -1,23 +1,19 @@
 //! Published ports: from everywhere, both families, TCP and UDP, single and ranges.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, configs, echo, eventually};
+use harness::configs::{self, DEVICE, HOST};
+use harness::{Container, Device, Namespace, echo, eventually};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 /// Published port, and the container's.
 const SINGLE: (u16, u16) = (8080, 80);
 /// One in the middle of a published range, and the container's.
 const RANGED: (u16, u16) = (9005, 905);
 
 fn config() -> Value {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
-    config
+    configs::masqueraded()
 }
 
 fn web() -> Value {
@@ -231,11 +227,7 @@ fn a_stray_segment_gets_a_reset() -> Result<()> {
     let lab = lab()?;
     lab.outside.ping("192.0.2.1", 1)?;
     let raw = RawSocket::open(&lab.outside, "eth0")?;
-    let mac = |ns: &Namespace, link: &str| -> Result<[u8; 6]> {
-        let said = ns.ip(&format!("-br link show {link}"))?;
-        frame::parse_mac(said.split_whitespace().nth(2).context("MAC")?)
-    };
-    let (me, device) = (mac(&lab.outside, "eth0")?, mac(&lab.device.ns, "up0")?);
+    let (me, device) = (lab.outside.mac("eth0")?, lab.device.ns.mac("up0")?);
     for (from, to) in ["192.0.2.9", "2001:db8:1::9"].into_iter().zip(device_addresses()) {
         let from: IpAddr = from.parse()?;
         let kind = if from.is_ipv4() { frame::IPV4 } else { frame::IPV6 };

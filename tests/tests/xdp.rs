@@ -1,8 +1,9 @@
 //! The filter of the uplinks: what XDP drops of real packets, and what it leaves alone.
 
 use anyhow::{Context, Result, ensure};
+use harness::configs::{self, DEVICE};
 use harness::raw::RawSocket;
-use harness::{Device, Namespace, Process, Snapshot, configs, echo, eventually, frame};
+use harness::{Device, Namespace, Process, Snapshot, echo, eventually, frame};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -13,7 +14,6 @@ use std::time::Duration;
 
 const PORT: u16 = 7000;
 const PATIENCE: Duration = Duration::from_secs(5);
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
 /// The second address of each family is denied.
 const HOST: [&str; 4] = ["192.0.2.9/24", "192.0.2.66/24", "2001:db8:1::9/64", "2001:db8:1::66/64"];
 const FAMILIES: [(&str, &str, &str); 2] =
@@ -21,9 +21,7 @@ const FAMILIES: [(&str, &str, &str); 2] =
 const REASONS: [&str; 3] = ["deny-listed", "spoofed-pool", "rate-limited"];
 
 fn config(filter: &Value) -> Value {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
+    let mut config = configs::masqueraded();
     config["network"]["uplink_filter"] = filter.clone();
     config
 }
