@@ -44,6 +44,13 @@ pub fn patience(usual: Duration) -> Duration {
     usual * factor.unwrap_or(1)
 }
 
+/// How long something may take that happens in a moment on an idle machine: tests run beside each other, and one that
+/// passes does not wait.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Below this an answer is one to the first segment of a connection: TCP sends it again after a second (RFC 6298).
+pub const AT_ONCE: Duration = Duration::from_millis(950);
+
 /// Asks again and again until `check` gives a value; its last error when `patience` is over.
 ///
 /// # Errors

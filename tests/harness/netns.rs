@@ -127,6 +127,30 @@ impl Namespace {
         crate::frame::parse_mac(said.split_whitespace().nth(2).context("a MAC")?)
     }
 
+    /// Waits until duplicate address detection is through with every address: none is used before.
+    ///
+    /// # Errors
+    /// When one stays tentative for long.
+    pub fn settle(&self) -> Result<()> {
+        crate::eventually(crate::SOON, || {
+            let tentative = self.ip("-6 addr show tentative")?;
+            ensure!(tentative.is_empty(), "{tentative}");
+            Ok(())
+        })
+    }
+
+    /// Waits until a program listens on this TCP port.
+    ///
+    /// # Errors
+    /// When none does for long.
+    pub fn listens(&self, port: u16) -> Result<()> {
+        crate::eventually(crate::SOON, || {
+            let said = self.sh(&format!("ss -Hltn sport = :{port}"))?;
+            ensure!(!said.is_empty(), "nobody listens on port {port}");
+            Ok(())
+        })
+    }
+
     /// Fails unless `count` pings to `target` are all answered.
     ///
     /// # Errors

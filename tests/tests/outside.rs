@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE, HOST};
-use harness::{Container, Device, Namespace, Process, echo, eventually};
+use harness::{Container, Device, Namespace, Process, SOON, echo, eventually};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
@@ -192,7 +192,7 @@ fn path_mtu_is_learned_through_masquerade() -> Result<()> {
     ensure!(lab.a.ns.ip("link show eth0")?.contains("mtu 1500"), "the container's MTU");
     let blob: Vec<u8> = (0..65_536u32).map(|i| ((i * 11) >> 3) as u8).collect();
     // The daemon follows the uplink's MTU.
-    eventually(Duration::from_secs(5), || {
+    eventually(SOON, || {
         let said = lab.a.ns.command("ping").args(["-n", "-c1", "-W1", "-Mdo", "-s1472", "192.0.2.9"]).output()?;
         let said = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
         ensure!(said.contains("1400"), "{said}");
@@ -204,7 +204,7 @@ fn path_mtu_is_learned_through_masquerade() -> Result<()> {
         let server = SocketAddr::new(host, PORT);
         echo::tcp(&lab.a.ns, server, &blob)?;
         // The first datagrams teach the path's MTU and are lost, as on any narrow path.
-        eventually(Duration::from_secs(20), || {
+        eventually(SOON, || {
             let any: IpAddr = if host.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
             let socket = lab.a.ns.run(|| Ok(std::net::UdpSocket::bind((any, 0))?))?;
             socket.connect(server)?;
@@ -230,7 +230,7 @@ fn a_closed_port_outside_is_refused_at_once() -> Result<()> {
         let any: IpAddr = if host.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
         let socket = lab.a.ns.run(|| Ok(std::net::UdpSocket::bind((any, 0))?))?;
         socket.connect((host, 9))?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(echo::PATIENCE))?;
         socket.send(b"x")?;
         let answer = socket.recv(&mut [0; 16]).err();
         ensure!(
@@ -254,7 +254,7 @@ fn an_uplink_with_another_address_ends_its_flows() -> Result<()> {
     if !lab.device.ns.ip("addr show up0")?.contains("192.0.2.2") {
         lab.device.ns.ip("addr add 192.0.2.2/24 dev up0")?;
     }
-    eventually(Duration::from_secs(5), || {
+    eventually(SOON, || {
         let seen = echo::tcp(&lab.a.ns, server, b"after")?;
         ensure!(seen.ip() == IpAddr::from([192, 0, 2, 2]), "{seen}");
         Ok(())
@@ -288,7 +288,7 @@ fn masquerade_outlives_the_daemon() -> Result<()> {
         got.extend_from_slice(&text[..n]);
     }
     ping.signal(Signal::SIGINT)?;
-    let said = ping.finish(Duration::from_secs(10))?;
+    let said = ping.finish(SOON)?;
     ensure!(said.contains(" 0% packet loss"), "{said}");
     Ok(())
 }
@@ -303,7 +303,7 @@ fn an_uplink_is_used_when_it_comes() -> Result<()> {
     let outside = device.outside("up0", &DEVICE, &HOST)?;
     for (host, own) in hosts() {
         echo::serve(&outside, host, PORT)?;
-        eventually(Duration::from_secs(30), || {
+        eventually(SOON, || {
             let seen = echo::udp(&a.ns, SocketAddr::new(host, PORT), b"hello")?;
             ensure!(seen.ip() == own, "{seen}");
             Ok(())
@@ -312,14 +312,14 @@ fn an_uplink_is_used_when_it_comes() -> Result<()> {
     ensure!(!conditions()?.contains("up0"), "{}", conditions()?);
     // Gone and back again: another link of the same name.
     device.ns.ip("link del up0")?;
-    eventually(Duration::from_secs(30), || {
+    eventually(SOON, || {
         ensure!(conditions()?.contains("uplink up0: no such link"), "{}", conditions()?);
         Ok(())
     })?;
     let again = device.outside("up0", &DEVICE, &HOST)?;
     for (host, _) in hosts() {
         echo::serve(&again, host, PORT)?;
-        eventually(Duration::from_secs(30), || echo::udp(&a.ns, SocketAddr::new(host, PORT), b"again").map(drop))?;
+        eventually(SOON, || echo::udp(&a.ns, SocketAddr::new(host, PORT), b"again").map(drop))?;
     }
     Ok(())
 }
@@ -332,7 +332,7 @@ fn without_a_list_default_routes_name_the_uplinks() -> Result<()> {
     let far = far(&lab)?;
     for (host, own) in [addr("198.51.100.9", "192.0.2.1"), addr("2001:db8:2::9", "2001:db8:1::1")] {
         echo::serve(&far, host, PORT)?;
-        eventually(Duration::from_secs(5), || {
+        eventually(SOON, || {
             let seen = echo::udp(&lab.a.ns, SocketAddr::new(host, PORT), b"hello")?;
             ensure!(seen.ip() == own, "{seen}");
             Ok(())

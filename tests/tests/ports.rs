@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE, HOST};
-use harness::{Container, Device, Namespace, echo, eventually};
+use harness::{AT_ONCE, Container, Device, Namespace, SOON, echo, eventually};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -162,7 +162,7 @@ fn what_is_not_published_is_not_reached() -> Result<()> {
     let start = std::time::Instant::now();
     let refused = lab.outside.run(|| Ok(std::net::TcpStream::connect("192.0.2.1:9001").err()))?;
     ensure!(refused.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused), "port 9001");
-    ensure!(start.elapsed() < Duration::from_millis(500), "only after {:?}", start.elapsed());
+    ensure!(start.elapsed() < AT_ONCE, "only after {:?}", start.elapsed());
     Ok(())
 }
 
@@ -201,7 +201,7 @@ fn a_mapping_that_goes_takes_its_flows_along() -> Result<()> {
         socket.connect(server)?;
         Ok(socket)
     })?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    socket.set_read_timeout(Some(echo::PATIENCE))?;
     socket.send(b"one")?;
     socket.recv(&mut [0; 100])?;
     let view = lab.device.json(&["ports"])?;
@@ -212,7 +212,7 @@ fn a_mapping_that_goes_takes_its_flows_along() -> Result<()> {
     let next =
         lab.device.attach_run(&json!({"name": "next", "network": {"pool": "internal", "ports": ["8080:81/udp"]}}))?;
     echo::serve(&next.ns, Ipv6Addr::UNSPECIFIED.into(), 81)?;
-    eventually(Duration::from_secs(5), || {
+    eventually(SOON, || {
         socket.send(b"two")?;
         let mut buffer = [0; 100];
         let n = socket.recv(&mut buffer)?;
@@ -234,7 +234,7 @@ fn a_stray_segment_gets_a_reset() -> Result<()> {
         let segment = frame::tcp((from, 1234), (to, SINGLE.0), 0x10, b"late");
         raw.send(&frame::ethernet(me, device, kind, &segment))?;
         let l4 = if from.is_ipv4() { 34 } else { 54 };
-        let reset = raw.receive(Duration::from_secs(2), |f| {
+        let reset = raw.receive(echo::PATIENCE, |f| {
             f[..6] == me && f[12..14] == kind.to_be_bytes() && f.len() >= l4 + 20 && f[l4 + 13] & 4 != 0
         })?;
         let reset = reset.with_context(|| format!("no reset from {to}"))?;
