@@ -244,24 +244,28 @@ fn a_closed_port_outside_is_refused_at_once() -> Result<()> {
 #[test]
 fn an_uplink_with_another_address_ends_its_flows() -> Result<()> {
     let lab = lab(&config())?;
-    echo::serve(&lab.outside, [192, 0, 2, 9].into(), PORT)?;
-    let server = SocketAddr::new([192, 0, 2, 9].into(), PORT);
-    ensure!(echo::tcp(&lab.a.ns, server, b"before")?.ip() == IpAddr::from([192, 0, 2, 1]), "before");
-    let held = echo::connect(&lab.a.ns, server)?;
-    lab.device.ns.ip("addr add 192.0.2.2/24 dev up0")?;
-    lab.device.ns.ip("addr del 192.0.2.1/24 dev up0")?;
-    // The kernel takes secondary addresses along with their primary one.
-    if !lab.device.ns.ip("addr show up0")?.contains("192.0.2.2") {
-        lab.device.ns.ip("addr add 192.0.2.2/24 dev up0")?;
+    for ((host, old), (new, length)) in hosts().into_iter().zip([("192.0.2.2", 24), ("2001:db8:1::2", 64)]) {
+        echo::serve(&lab.outside, host, PORT)?;
+        let server = SocketAddr::new(host, PORT);
+        ensure!(echo::tcp(&lab.a.ns, server, b"before")?.ip() == old, "before");
+        let held = echo::connect(&lab.a.ns, server)?;
+        let add = format!("addr add {new}/{length} dev up0{}", if old.is_ipv6() { " nodad" } else { "" });
+        lab.device.ns.ip(&add)?;
+        lab.device.ns.ip(&format!("addr del {old}/{length} dev up0"))?;
+        // The kernel takes secondary addresses along with their primary one.
+        if !lab.device.ns.ip("addr show up0")?.contains(new) {
+            lab.device.ns.ip(&add)?;
+        }
+        let new: IpAddr = new.parse()?;
+        eventually(SOON, || {
+            let seen = echo::tcp(&lab.a.ns, server, b"after")?;
+            ensure!(seen.ip() == new, "{seen}");
+            Ok(())
+        })?;
+        let flows = lab.device.json(&["flows"])?;
+        ensure!(!flows.to_string().contains(&format!("{old}\"")), "{flows}");
+        drop(held);
     }
-    eventually(SOON, || {
-        let seen = echo::tcp(&lab.a.ns, server, b"after")?;
-        ensure!(seen.ip() == IpAddr::from([192, 0, 2, 2]), "{seen}");
-        Ok(())
-    })?;
-    let flows = lab.device.json(&["flows"])?;
-    ensure!(!flows.to_string().contains("192.0.2.1\""), "{flows}");
-    drop(held);
     Ok(())
 }
 
