@@ -1,9 +1,11 @@
 //! The device under test: one daemon, four pools, six containers, a host beyond an uplink, and a way to ask the daemon that starts no program.
 
 use anyhow::{Context, Result, bail, ensure};
+use futures_util::TryStreamExt;
 use harness::configs::{self, DEVICE, HOST};
 pub use harness::configs::{HOSTS, UPLINK};
 use harness::{Container, Device, Namespace, patience};
+use rtnetlink::Handle;
 use rtnetlink::packet_route::tc::{TcAttribute, TcMessage};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -125,23 +127,45 @@ pub fn kernel() -> Result<(u32, u32)> {
 
 /// Every queueing discipline of a namespace's links: link and kind, sorted. No program says them here.
 pub fn qdiscs(ns: &Namespace) -> Result<Vec<String>> {
-    use futures_util::TryStreamExt;
-    let list = async {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        tokio::spawn(connection);
-        let messages: Vec<TcMessage> = handle.qdisc().get().execute().try_collect().await?;
-        let line = |m: &TcMessage| {
-            let kind = m.attributes.iter().find_map(|a| match a {
-                TcAttribute::Kind(kind) => Some(kind.as_str()),
-                _ => None,
-            });
-            format!("link {}: {}", m.header.index, kind.unwrap_or_default())
-        };
-        let mut lines: Vec<String> = messages.iter().map(line).collect();
-        lines.sort();
-        anyhow::Ok(lines)
+    let messages: Vec<TcMessage> =
+        netlink(ns, async |handle| Ok(handle.qdisc().get().execute().try_collect().await?))?;
+    let line = |m: &TcMessage| {
+        let kind = m.attributes.iter().find_map(|a| match a {
+            TcAttribute::Kind(kind) => Some(kind.as_str()),
+            _ => None,
+        });
+        format!("link {}: {}", m.header.index, kind.unwrap_or_default())
     };
-    ns.run(|| tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(list))
+    let mut lines: Vec<String> = messages.iter().map(line).collect();
+    lines.sort();
+    Ok(lines)
+}
+
+/// How many filters of programs are at the ingress of a link.
+pub fn filters(ns: &Namespace, link: u32) -> Result<usize> {
+    let link = i32::try_from(link)?;
+    let messages: Vec<TcMessage> =
+        netlink(ns, async |handle| Ok(handle.traffic_filter(link).get().ingress().execute().try_collect().await?))?;
+    // The kernel lists each chain's head too: only what has a handle is a filter.
+    Ok(messages.iter().filter(|m| u32::from(m.header.handle) != 0).count())
+}
+
+/// Deletes a link.
+pub fn delete_link(ns: &Namespace, name: &str) -> Result<()> {
+    let index = ns.run(|| Ok(nix::net::if_::if_nametoindex(name)?))?;
+    netlink(ns, async |handle| Ok(handle.link().del(index).execute().await?)).with_context(|| name.to_owned())
+}
+
+/// Asks the kernel about a namespace's links.
+fn netlink<T: Send>(ns: &Namespace, work: impl AsyncFnOnce(Handle) -> Result<T> + Send) -> Result<T> {
+    ns.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection()?;
+            tokio::spawn(connection);
+            work(handle).await
+        })
+    })
 }
 
 /// Sends one request to the daemon over its socket.
