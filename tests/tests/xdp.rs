@@ -196,6 +196,12 @@ fn a_source_above_its_rate_is_cut_and_the_others_are_not() -> Result<()> {
         // A slow machine has time for a few more tokens; each CPU may win one.
         ensure!((15..=40).contains(&flood), "{host}: {flood} of 200 came with a burst of 20");
         filtered(&grown, [0, 0, 200 - flood])?;
+        // Its bucket fills again, by time alone.
+        eventually(SOON, || {
+            lab.send([datagram(host, 5000, device, port)?])?;
+            Ok(socket.recv_from(&mut [0; 16])?)
+        })
+        .with_context(|| format!("{host} stays cut"))?;
     }
     // Another rate is in force at once, for the source that was cut too.
     lab.reload(&config(&json!({"rate_limit": {"packets_per_second": 1_000_000, "burst": 1000}})))?;
