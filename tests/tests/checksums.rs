@@ -7,7 +7,6 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
 const PORT: u16 = 7000;
 
@@ -143,7 +142,7 @@ fn a_datagram_without_one_stays_so() -> Result<()> {
     let bound = |ns: &Namespace, port: u16| -> Result<UdpSocket> {
         let socket = ns.run(|| Ok(UdpSocket::bind(("0.0.0.0", port))?))?;
         without_checksum(&socket)?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(echo::PATIENCE))?;
         Ok(socket)
     };
     let (inside, outside) = (bound(&lab.web.ns, 5000)?, bound(&lab.outside, 7001)?);
@@ -151,7 +150,7 @@ fn a_datagram_without_one_stays_so() -> Result<()> {
     // Longer than the frame's padding, and with what would make a checksum if one were added up.
     let bare = |socket: &RawSocket, text: &[u8]| -> Result<()> {
         let udp = |f: &[u8]| f[12..14] == frame::IPV4.to_be_bytes() && f[23] == 17 && f[42..].starts_with(text);
-        let got = socket.receive(Duration::from_secs(2), udp)?.context("no datagram")?;
+        let got = socket.receive(echo::PATIENCE, udp)?.context("no datagram")?;
         ensure!(got[40..42] == [0, 0], "a checksum of {:02x?}", &got[40..42]);
         Ok(())
     };

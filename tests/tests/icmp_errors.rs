@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// Addresses that nobody has: no kernel answers for them.
 const ABSENT: [&str; 2] = ["192.0.2.50", "2001:db8:1::50"];
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Types and codes of a family: RFC 792, RFC 1122, RFC 1812, RFC 4443.
 fn kinds(family: usize) -> Vec<(u8, u8)> {
