@@ -1,6 +1,22 @@
 //! Configurations that many tests use.
 
 use serde_json::{Value, json};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The uplink of most labs.
+pub const UPLINK: &str = "up0";
+/// The device's addresses on it, as [`crate::Device::outside`] takes them.
+pub const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
+/// Those of the host beyond it.
+pub const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
+/// The host's address and the device's, a pair a family: those of [`HOST`] and [`DEVICE`].
+pub const HOSTS: [(IpAddr, IpAddr); 2] = [
+    (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9)), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
+    (
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 9)),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1)),
+    ),
+];
 
 /// A bridge pool in both families: `10.0.N.0/24` and `fd00:5056:0:N::/64` on `pvbrN`.
 #[must_use]
@@ -19,6 +35,15 @@ pub fn pool(n: u8) -> Value {
 #[must_use]
 pub fn two_pools() -> Value {
     json!({"network": {"pools": {"internal": pool(3), "management": pool(4)}}})
+}
+
+/// The same two pools and [`UPLINK`]; `internal` is masqueraded behind it.
+#[must_use]
+pub fn masqueraded() -> Value {
+    let mut config = two_pools();
+    config["network"]["uplinks"] = json!([UPLINK]);
+    config["network"]["pools"]["internal"]["nat"] = json!(true);
+    config
 }
 
 /// The same two pools, open to each other.

@@ -258,10 +258,7 @@ impl Device {
     /// # Errors
     /// When the daemon does not answer.
     pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
-        let status = self.json(&["status"])?;
-        let part = |key: &str| status["data_plane"][key].as_object().cloned().unwrap_or_default();
-        let all = part("stats").into_iter().chain(part("drops"));
-        Ok(all.map(|(name, n)| (name, n.as_u64().unwrap_or_default())).collect())
+        Ok(counters(&self.json(&["status"])?))
     }
 
     /// How much each counter grew while `work` ran.
@@ -269,10 +266,7 @@ impl Device {
     /// # Errors
     /// The work's.
     pub fn counted(&self, work: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, u64>> {
-        let before = self.counters()?;
-        work()?;
-        let after = self.counters()?;
-        Ok(after.into_iter().map(|(name, n)| (name.clone(), n - before.get(&name).copied().unwrap_or(0))).collect())
+        counted(|| self.counters(), work)
     }
 
     /// Names under the pins, for comparing.
@@ -282,6 +276,28 @@ impl Device {
     pub fn pinned(&self) -> Result<String> {
         pinned(&self.bpffs.0)
     }
+}
+
+/// Packet counters by path, and drops by reason, of what `status` answered.
+#[must_use]
+pub fn counters(status: &Value) -> BTreeMap<String, u64> {
+    let part = |key: &str| status["data_plane"][key].as_object().cloned().unwrap_or_default();
+    let all = part("stats").into_iter().chain(part("drops"));
+    all.map(|(name, n)| (name, n.as_u64().unwrap_or_default())).collect()
+}
+
+/// How much each counter that `read` gives grew while `work` ran.
+///
+/// # Errors
+/// Theirs.
+pub fn counted(
+    read: impl Fn() -> Result<BTreeMap<String, u64>>,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<BTreeMap<String, u64>> {
+    let before = read()?;
+    work()?;
+    let after = read()?;
+    Ok(after.into_iter().map(|(name, n)| (name.clone(), n - before.get(&name).copied().unwrap_or(0))).collect())
 }
 
 fn pinned(bpffs: &Path) -> Result<String> {

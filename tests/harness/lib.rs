@@ -18,7 +18,7 @@ pub mod testrun;
 pub mod verify;
 
 pub use container::Container;
-pub use device::{Device, Reply, binary};
+pub use device::{Device, Reply, binary, counted, counters};
 pub use netns::Namespace;
 pub use process::{Process, output};
 pub use snapshot::Snapshot;
@@ -44,6 +44,13 @@ pub fn patience(usual: Duration) -> Duration {
     let factor = std::env::var("PV_NET_SLOW").ok().and_then(|text| text.parse::<u32>().ok());
     usual * factor.unwrap_or(1)
 }
+
+/// How long something may take that happens in a moment on an idle machine: tests run beside each other, and one that
+/// passes does not wait.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Below this an answer is one to the first segment of a connection: TCP sends it again after a second (RFC 6298).
+pub const AT_ONCE: Duration = Duration::from_millis(950);
 
 /// Asks again and again until `check` gives a value; its last error when `patience` is over.
 ///

@@ -118,6 +118,39 @@ impl Namespace {
         link::configure(other, there.0, there.1)
     }
 
+    /// The MAC of a link.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn mac(&self, link: &str) -> Result<[u8; 6]> {
+        let said = self.ip(&format!("-br link show {link}"))?;
+        crate::frame::parse_mac(said.split_whitespace().nth(2).context("a MAC")?)
+    }
+
+    /// Waits until duplicate address detection is through with every address: none is used before.
+    ///
+    /// # Errors
+    /// When one stays tentative for long.
+    pub fn settle(&self) -> Result<()> {
+        crate::eventually(crate::SOON, || {
+            let tentative = self.ip("-6 addr show tentative")?;
+            ensure!(tentative.is_empty(), "{tentative}");
+            Ok(())
+        })
+    }
+
+    /// Waits until a program listens on this TCP port.
+    ///
+    /// # Errors
+    /// When none does for long.
+    pub fn listens(&self, port: u16) -> Result<()> {
+        crate::eventually(crate::SOON, || {
+            let said = self.sh(&format!("ss -Hltn sport = :{port}"))?;
+            ensure!(!said.is_empty(), "nobody listens on port {port}");
+            Ok(())
+        })
+    }
+
     /// Fails unless `count` pings to `target` are all answered.
     ///
     /// # Errors

@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
+use harness::configs::{self, DEVICE, HOST, HOSTS};
 use harness::raw::RawSocket;
-use harness::{Container, Device, Namespace, configs, echo};
+use harness::{Container, Device, Namespace, echo};
 use rtnetlink::packet_route::link::LinkAttribute;
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,8 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const PORT: u16 = 7000;
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 const BIG: u32 = 262_144;
 const USUAL: u32 = 65_536;
 /// What a frame has that is too large without BIG TCP: it fills the receive buffer.
@@ -92,8 +91,7 @@ impl Lab {
     fn streams(&self) -> Result<()> {
         let blob: Vec<u8> = (0..6_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         for i in [0, 1] {
-            let outside: IpAddr = HOST[i].split('/').next().unwrap_or_default().parse()?;
-            let device: IpAddr = DEVICE[i].split('/').next().unwrap_or_default().parse()?;
+            let (outside, device) = HOSTS[i];
             let gateway: IpAddr = if i == 0 { [10, 0, 3, 1].into() } else { "fd00:5056:0:3::1".parse()? };
             let (b, far, a) = (self.b.addresses()[i], self.far.addresses()[i], self.a.addresses()[i]);
             for (what, from, to, port) in [
@@ -157,7 +155,7 @@ fn it_is_used_between_containers_and_not_on_the_wire() -> Result<()> {
             let stream = |to: IpAddr| echo::tcp(&lab.a.ns, SocketAddr::new(to, PORT), &blob).map(drop);
             let seen = lab.sees_big(lab.a.host_if(), i == 0, || stream(lab.far.addresses()[i]))?;
             ensure!(seen == on, "family {i}: big frames between pools: {seen}, with BIG TCP {on}");
-            let host: IpAddr = HOST[i].split('/').next().unwrap_or_default().parse()?;
+            let (host, _) = HOSTS[i];
             let seen = lab.sees_big("up0", i == 0, || stream(host))?;
             ensure!(!seen, "family {i}: a frame above 64 KiB left by the uplink");
         }

@@ -1,15 +1,13 @@
 //! Checksums of what is translated, with offloads on and off: every frame of every link is verified.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, capture::Capture, configs, echo, frame, raw::RawSocket, verify::Seen};
+use harness::configs::{self, DEVICE, HOST, HOSTS};
+use harness::{Container, Device, Namespace, capture::Capture, echo, frame, raw::RawSocket, verify::Seen};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 const PORT: u16 = 7000;
 
 struct Lab {
@@ -37,10 +35,6 @@ fn lab() -> Result<Lab> {
     Ok(Lab { device, outside, web, peer })
 }
 
-fn plain(text: &str) -> Result<IpAddr> {
-    Ok(text.split('/').next().context("address")?.parse()?)
-}
-
 /// Containers' links, their host sides, the uplink and its other end.
 fn without_offloads(lab: &Lab) -> Result<()> {
     let links = [
@@ -60,7 +54,7 @@ fn without_offloads(lab: &Lab) -> Result<()> {
 fn traffic(lab: &Lab) -> Result<()> {
     let blob: Vec<u8> = (0..300_000u32).map(|i| ((i * 13) >> 3) as u8).collect();
     for family in [0, 1] {
-        let (host, device) = (plain(HOST[family])?, plain(DEVICE[family])?);
+        let (host, device) = HOSTS[family];
         let peer = lab.peer.addresses()[family];
         for (what, from, at) in [
             ("masquerade", &lab.web.ns, SocketAddr::new(host, PORT)),
@@ -144,11 +138,11 @@ fn without_checksum(socket: &UdpSocket) -> Result<()> {
 #[test]
 fn a_datagram_without_one_stays_so() -> Result<()> {
     let lab = lab()?;
-    let (host, device) = (plain(HOST[0])?, plain(DEVICE[0])?);
+    let (host, device) = HOSTS[0];
     let bound = |ns: &Namespace, port: u16| -> Result<UdpSocket> {
         let socket = ns.run(|| Ok(UdpSocket::bind(("0.0.0.0", port))?))?;
         without_checksum(&socket)?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(echo::PATIENCE))?;
         Ok(socket)
     };
     let (inside, outside) = (bound(&lab.web.ns, 5000)?, bound(&lab.outside, 7001)?);
@@ -156,7 +150,7 @@ fn a_datagram_without_one_stays_so() -> Result<()> {
     // Longer than the frame's padding, and with what would make a checksum if one were added up.
     let bare = |socket: &RawSocket, text: &[u8]| -> Result<()> {
         let udp = |f: &[u8]| f[12..14] == frame::IPV4.to_be_bytes() && f[23] == 17 && f[42..].starts_with(text);
-        let got = socket.receive(Duration::from_secs(2), udp)?.context("no datagram")?;
+        let got = socket.receive(echo::PATIENCE, udp)?.context("no datagram")?;
         ensure!(got[40..42] == [0, 0], "a checksum of {:02x?}", &got[40..42]);
         Ok(())
     };

@@ -1,7 +1,7 @@
 //! Packets between containers, both families.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, configs, echo, eventually, frame, raw::RawSocket};
+use harness::{AT_ONCE, Container, Device, SOON, configs, echo, eventually, frame, raw::RawSocket};
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Stdio;
@@ -68,7 +68,7 @@ fn iperf3_streams_in_both_directions() -> Result<()> {
             let server = harness::Process::start(b.ns.command("iperf3").args(["-s"]).stdout(Stdio::null()))?;
             let grown = device.counted(|| {
                 // The server may not listen yet. With -J the exit status is 0 all the same.
-                eventually(Duration::from_secs(10), || {
+                eventually(SOON, || {
                     let said = a.ns.sh(&format!("iperf3 -J -c {to} -t 1 {how}"))?;
                     ensure!(!said.contains("\"error\""), "{said}");
                     Ok(())
@@ -102,12 +102,12 @@ fn isolated_pools_answer_at_once() -> Result<()> {
         let start = Instant::now();
         let refused = a.ns.run(|| Ok(std::net::TcpStream::connect((to, PORT)).err()))?;
         ensure!(refused.as_ref().is_some_and(|e| e.kind() == ErrorKind::ConnectionRefused), "{to}: {refused:?}");
-        ensure!(start.elapsed() < Duration::from_millis(500), "refused only after {:?}", start.elapsed());
+        ensure!(start.elapsed() < AT_ONCE, "refused only after {:?}", start.elapsed());
 
         let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
         let socket = a.ns.run(|| Ok(UdpSocket::bind((any, 0))?))?;
         socket.connect((to, PORT))?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(echo::PATIENCE))?;
         socket.send(b"hello")?;
         let answer = socket.recv(&mut [0; 16]).err().context("a datagram crossed isolated pools")?;
         ensure!(
@@ -206,7 +206,7 @@ fn the_bytes_arrive_as_they_were_sent() -> Result<()> {
         let kind = if from.is_ipv4() { frame::IPV4 } else { frame::IPV6 };
         out.send(&frame::ethernet(a.mac()?, gateway, kind, &packet))?;
         let arrived =
-            back.receive(Duration::from_secs(3), |f| f.starts_with(&to_mac) && f.ends_with(b"payload of the packet"))?;
+            back.receive(echo::PATIENCE, |f| f.starts_with(&to_mac) && f.ends_with(b"payload of the packet"))?;
         let arrived = arrived.with_context(|| format!("nothing arrived at {to}"))?;
         // One hop less; with it the IPv4 header's checksum; all else as sent.
         let mut want = packet;

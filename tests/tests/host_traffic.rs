@@ -1,7 +1,8 @@
 //! What is not pv-net's: the device's own services, other people's links, bridges and rules.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, Process, configs, echo};
+use harness::configs::{self, HOST};
+use harness::{Container, Device, Namespace, Process, SOON, echo};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::io::{Read, Write};
@@ -10,7 +11,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 const DEVICE: [&str; 3] = ["192.0.2.1/24", "192.0.2.2/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 
 struct Lab {
     device: Device,
@@ -18,9 +18,7 @@ struct Lab {
 }
 
 fn lab() -> Result<Lab> {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
+    let config = configs::masqueraded();
     let device = Device::new(&config)?;
     let outside = device.outside("up0", &DEVICE, &HOST)?;
     Ok(Lab { device, outside })
@@ -139,8 +137,8 @@ fn five_crashes_under_load_lose_nothing() -> Result<()> {
     let measured = lab.device.attach_run(&json!({"name": "iperf", "network":
         {"pool": "internal", "ports": ["5201:5201/tcp"]}}))?;
     let _published = serve(&measured.ns)?;
-    harness::eventually(Duration::from_secs(5), || echo::connect(&peer.ns, "192.0.2.9:5201".parse()?).map(drop))?;
-    harness::eventually(Duration::from_secs(5), || echo::connect(&lab.outside, "192.0.2.1:5201".parse()?).map(drop))?;
+    lab.outside.listens(5201)?;
+    measured.ns.listens(5201)?;
     let load = |ns: &Namespace, to: &str| {
         Process::start(ns.command("iperf3").args(["-c", to, "-p", "5201", "-t", "8", "-J"]).stdout(Stdio::piped()))
     };
@@ -157,11 +155,11 @@ fn five_crashes_under_load_lose_nothing() -> Result<()> {
     }
     for ping in pings {
         ping.signal(Signal::SIGINT)?;
-        let said = ping.finish(Duration::from_secs(10))?;
+        let said = ping.finish(SOON)?;
         ensure!(said.contains(" 0% packet loss"), "{said}");
     }
     for load in loads {
-        let said: serde_json::Value = serde_json::from_str(&load.finish(Duration::from_secs(60))?)?;
+        let said: serde_json::Value = serde_json::from_str(&load.finish(SOON)?)?;
         ensure!(said["error"].is_null(), "{said}");
         for interval in said["intervals"].as_array().context("intervals")? {
             let bytes = interval["sum"]["bytes"].as_f64().unwrap_or_default();

@@ -2,16 +2,15 @@
 //! arrive is built anew with full checksums and compared byte by byte.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, configs, frame, raw::RawSocket};
+use harness::configs::{self, DEVICE, HOST, HOSTS};
+use harness::{Container, Device, Namespace, frame, raw::RawSocket};
 use serde_json::json;
 use std::net::IpAddr;
 use std::time::Duration;
 
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const ROUTER: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
-/// Hosts that nobody has: no kernel answers for them.
-const HOSTS: [&str; 2] = ["192.0.2.50", "2001:db8:1::50"];
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Addresses that nobody has: no kernel answers for them.
+const ABSENT: [&str; 2] = ["192.0.2.50", "2001:db8:1::50"];
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Types and codes of a family: RFC 792, RFC 1122, RFC 1812, RFC 4443.
 fn kinds(family: usize) -> Vec<(u8, u8)> {
@@ -80,28 +79,21 @@ struct Macs {
     gateway: [u8; 6],
 }
 
-fn mac(ns: &Namespace, link: &str) -> Result<[u8; 6]> {
-    let said = ns.ip(&format!("-br link show {link}"))?;
-    frame::parse_mac(said.split_whitespace().nth(2).context("MAC")?)
-}
-
 fn lab() -> Result<Lab> {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
+    let config = configs::masqueraded();
     let mut device = Device::new(&config)?;
-    let outside = device.outside("up0", &DEVICE, &ROUTER)?;
+    let outside = device.outside("up0", &DEVICE, &HOST)?;
     device.start()?;
     let web = device.attach_run(&json!({"name": "web", "network":
         {"pool": "internal", "ports": ["8080:80/tcp", "8080:80/udp"]}}))?;
     let macs = Macs {
-        wan: mac(&outside, "eth0")?,
-        uplink: mac(&device.ns, "up0")?,
+        wan: outside.mac("eth0")?,
+        uplink: device.ns.mac("up0")?,
         lan: web.mac()?,
-        gateway: mac(&device.ns, "pvbr3")?,
+        gateway: device.ns.mac("pvbr3")?,
     };
     let wan_mac = macs.wan.map(|b| format!("{b:02x}")).join(":");
-    for host in HOSTS {
+    for host in ABSENT {
         device.ns.ip(&format!("neigh replace {host} lladdr {wan_mac} dev up0 nud permanent"))?;
     }
     // Without an address its kernel answers to nothing.
@@ -230,8 +222,8 @@ impl Lab {
 
     /// Opens a flow and has it answered.
     fn open(&self, family: usize, proto: Proto, opener: Opener, port: u16) -> Result<Flow> {
-        let outside: IpAddr = HOSTS[family].parse()?;
-        let device: IpAddr = DEVICE[family].split('/').next().context("address")?.parse()?;
+        let outside: IpAddr = ABSENT[family].parse()?;
+        let (_, device) = HOSTS[family];
         let inside = self.web.addresses()[family];
         let mut flow = match opener {
             Opener::Inside => {
@@ -329,7 +321,7 @@ fn flows(lab: &Lab, family: usize, first: u16) -> Result<Vec<Flow>> {
 fn from_outside_they_reach_the_container() -> Result<()> {
     let lab = lab()?;
     for family in [0, 1] {
-        let router: IpAddr = ROUTER[family].split('/').next().context("address")?.parse()?;
+        let (router, _) = HOSTS[family];
         for flow in flows(&lab, family, 5000)? {
             for kind in kinds(family) {
                 for quote in QUOTES {
@@ -367,7 +359,7 @@ fn from_the_container_they_reach_outside() -> Result<()> {
 fn about_unknown_flows_they_reach_nobody() -> Result<()> {
     let lab = lab()?;
     for family in [0, 1] {
-        let router: IpAddr = ROUTER[family].split('/').next().context("address")?.parse()?;
+        let (router, _) = HOSTS[family];
         let known = flows(&lab, family, 5000)?;
         for flow in &known {
             // One port further there is no flow; the published port itself names one only with its client's.

@@ -1,7 +1,7 @@
 //! From the first start to `down`: what the daemon leaves alone, and what it takes away again.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Device, Namespace, Process, Snapshot, configs, echo, eventually};
+use harness::{Device, Namespace, Process, SOON, Snapshot, configs, echo, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -9,11 +9,9 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// The state once the kernel has given its links their own addresses: two looks in a row see the same.
 fn settled(device: &Device) -> Result<Snapshot> {
-    eventually(PATIENCE, || {
+    eventually(SOON, || {
         let tentative = device.ns.ip("-6 addr show tentative")?;
         ensure!(tentative.is_empty(), "{tentative}");
         let first = Snapshot::of(device)?;
@@ -26,7 +24,7 @@ fn settled(device: &Device) -> Result<Snapshot> {
 
 /// Fails unless the device is as in `before`, or soon is.
 fn same(device: &Device, before: &Snapshot, when: &str) -> Result<()> {
-    eventually(Duration::from_secs(3), || {
+    eventually(SOON, || {
         let changed = before.diff(&Snapshot::of(device)?);
         ensure!(changed.is_empty(), "{when}:\n{changed}");
         Ok(())
@@ -140,7 +138,7 @@ fn a_second_daemon_is_refused() -> Result<()> {
     let before = Snapshot::of(&device)?;
     let said = device.file("second");
     let mut second = device.command().arg("run").stdin(Stdio::null()).stderr(File::create(&said)?).spawn()?;
-    let ended = eventually(PATIENCE, || second.try_wait()?.context("the second daemon runs"));
+    let ended = eventually(SOON, || second.try_wait()?.context("the second daemon runs"));
     if ended.is_err() {
         second.kill()?;
         second.wait()?;
@@ -170,7 +168,7 @@ fn a_bad_file_is_refused_and_changes_nothing() -> Result<()> {
         ensure!(reply.stderr.contains(part), "no {part} in: {}", reply.stderr);
     }
     device.daemon()?.signal(Signal::SIGHUP)?;
-    eventually(PATIENCE, || {
+    eventually(SOON, || {
         let log = device.log();
         ensure!(log.contains("not reloaded") && log.contains("network.pools.third.subnet6"), "{log}");
         Ok(())
@@ -196,7 +194,7 @@ fn a_reload_adds_and_removes_pools_under_traffic() -> Result<()> {
     three["network"]["pools"]["third"] = configs::pool(5);
     device.configure(&three)?;
     device.daemon()?.signal(Signal::SIGHUP)?;
-    let third = eventually(PATIENCE, || device.attach("c", "third"))?;
+    let third = eventually(SOON, || device.attach("c", "third"))?;
     third.ns.ping("fd00:5056:0:5::1", 1)?;
 
     // A pool in use stays, whatever the file says, and so does all the rest of the old configuration.
@@ -216,7 +214,7 @@ fn a_reload_adds_and_removes_pools_under_traffic() -> Result<()> {
     device.stop(Signal::SIGTERM)?;
     same(&device, &two, "after SIGTERM")?;
     ping.signal(Signal::SIGINT)?;
-    let said = ping.finish(PATIENCE)?;
+    let said = ping.finish(SOON)?;
     ensure!(said.contains(" 0% packet loss"), "{said}");
     Ok(())
 }

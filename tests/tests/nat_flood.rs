@@ -1,13 +1,16 @@
 //! Floods of new flows: what is established lives on, and others still get theirs.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, configs, echo, frame, raw::RawSocket};
+use harness::{
+    Container, Device, Namespace,
+    configs::{self, DEVICE, HOST},
+    echo, frame,
+    raw::RawSocket,
+};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 const PORT: u16 = 7000;
 /// Five times what the transient table holds.
 const FLOOD: u32 = 40_000;
@@ -20,10 +23,8 @@ struct Lab {
 }
 
 fn lab(flow_table: u32) -> Result<Lab> {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
+    let mut config = configs::masqueraded();
     config["network"]["flow_table"] = json!(flow_table);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
     let mut device = Device::new(&config)?;
     let outside = device.outside("up0", &DEVICE, &HOST)?;
     device.ns.ip("route add default via 192.0.2.9")?;
@@ -35,11 +36,6 @@ fn lab(flow_table: u32) -> Result<Lab> {
         echo::serve(ns, Ipv6Addr::UNSPECIFIED.into(), port)?;
     }
     Ok(Lab { device, outside, web, peer })
-}
-
-fn mac(ns: &Namespace, link: &str) -> Result<[u8; 6]> {
-    let said = ns.ip(&format!("-br link show {link}"))?;
-    frame::parse_mac(said.split_whitespace().nth(2).context("MAC")?)
 }
 
 /// A connection that was there before the flood.
@@ -96,7 +92,7 @@ fn flood(lab: &Lab, socket: &RawSocket, opening: impl Fn(u32) -> Vec<u8>) -> Res
 fn a_flood_from_outside_harms_nobody() -> Result<()> {
     let lab = lab(4096)?;
     let socket = RawSocket::open(&lab.outside, "eth0")?;
-    let (me, device) = (mac(&lab.outside, "eth0")?, mac(&lab.device.ns, "up0")?);
+    let (me, device) = (lab.outside.mac("eth0")?, lab.device.ns.mac("up0")?);
     flood(&lab, &socket, |n| {
         let [a, b, c, _] = scatter(n).to_be_bytes();
         let from: IpAddr = [198, 18 | (a & 1), b, c.max(1)].into();
@@ -109,7 +105,7 @@ fn a_flood_from_outside_harms_nobody() -> Result<()> {
 fn a_flood_from_a_container_harms_nobody_else() -> Result<()> {
     let lab = lab(4096)?;
     let socket = RawSocket::open(&lab.web.ns, "eth0")?;
-    let (me, gateway, own) = (lab.web.mac()?, mac(&lab.device.ns, "pvbr3")?, lab.web.v4.into());
+    let (me, gateway, own) = (lab.web.mac()?, lab.device.ns.mac("pvbr3")?, lab.web.v4.into());
     flood(&lab, &socket, |n| {
         let [a, b, c, _] = scatter(n).to_be_bytes();
         let to: IpAddr = [198, 18 | (a & 1), b, c.max(1)].into();
@@ -121,7 +117,7 @@ fn a_flood_from_a_container_harms_nobody_else() -> Result<()> {
 #[test]
 fn without_a_free_port_it_is_counted() -> Result<()> {
     let lab = lab(262_144)?;
-    let gateway = mac(&lab.device.ns, "pvbr3")?;
+    let gateway = lab.device.ns.mac("pvbr3")?;
     let to: SocketAddr = "192.0.2.9:7000".parse()?;
     let sends = |from: &Container, port: u16, to: SocketAddr| -> Result<()> {
         let socket = RawSocket::open(&from.ns, "eth0")?;

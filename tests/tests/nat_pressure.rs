@@ -2,19 +2,21 @@
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
+use harness::configs::{self, DEVICE, HOST, HOSTS};
 use harness::testrun::{CHECKSUM_COMPLETE, Program};
-use harness::{Container, Device, Namespace, configs, eventually, frame};
+use harness::{Container, Device, Namespace, SOON, eventually, frame};
 use pv_net_common::{FlowEntry, FlowKey, TransientFlow, flow::FLOW_NEIGHBOUR};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap as StdMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 const REDIRECT: u32 = 7;
 /// Openings of each of two threads.
 const OPENINGS: u32 = 500_000;
+/// Pairs of openings at one instant, a family.
+const ROUNDS: u32 = 1000;
 
 struct Lab {
     device: Device,
@@ -25,16 +27,9 @@ struct Lab {
     gateway_mac: [u8; 6],
 }
 
-fn mac(ns: &Namespace, link: &str) -> Result<[u8; 6]> {
-    let said = ns.ip(&format!("-br link show {link}"))?;
-    frame::parse_mac(said.split_whitespace().nth(2).context("MAC")?)
-}
-
-fn lab() -> Result<Lab> {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
-    config["network"]["flow_table"] = json!(4096);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
+fn lab(flow_table: u32) -> Result<Lab> {
+    let mut config = configs::masqueraded();
+    config["network"]["flow_table"] = json!(flow_table);
     let mut device = Device::new(&config)?;
     let outside = device.outside("up0", &DEVICE, &HOST)?;
     device.ns.ip("route add default via 192.0.2.9")?;
@@ -43,8 +38,8 @@ fn lab() -> Result<Lab> {
     let web = device.attach_run(&json!({"name": "web", "network":
         {"pool": "internal", "ports": ["8080:80/tcp", "8080:80/udp"]}}))?;
     let other = device.attach("other", "internal")?;
-    let (wan_mac, uplink_mac) = (mac(&outside, "eth0")?, mac(&device.ns, "up0")?);
-    let gateway_mac = mac(&device.ns, "pvbr3")?;
+    let (wan_mac, uplink_mac) = (outside.mac("eth0")?, device.ns.mac("up0")?);
+    let gateway_mac = device.ns.mac("pvbr3")?;
     Ok(Lab { device, _outside: outside, containers: vec![web, other], wan_mac, uplink_mac, gateway_mac })
 }
 
@@ -82,8 +77,11 @@ fn build(proto: Proto, src: (IpAddr, u16), dst: (IpAddr, u16), flags: u8) -> Vec
     }
 }
 
+/// Source and destination.
+type Ends = ((IpAddr, u16), (IpAddr, u16));
+
 /// Both ends of the IP packet in a frame; of an echo the identifier twice.
-fn ends(f: &[u8]) -> Option<((IpAddr, u16), (IpAddr, u16))> {
+fn ends(f: &[u8]) -> Option<Ends> {
     let v6 = f.get(12..14)? == frame::IPV6.to_be_bytes();
     let (src, dst, proto, l4): (IpAddr, IpAddr, u8, usize) = if v6 {
         let at = |i: usize| <[u8; 16]>::try_from(f.get(i..i + 16)?).ok();
@@ -139,7 +137,7 @@ fn one(lab: &Lab, programs: &Programs, random: &mut Random) -> Result<bool> {
     let answered = random.below(4);
     if random.below(4) == 0 && proto != Proto::Echo {
         // A client of the published port.
-        let device: IpAddr = DEVICE[usize::from(v6)].split('/').next().context("address")?.parse()?;
+        let (_, device) = HOSTS[usize::from(v6)];
         let opening = lab.outside_frame(&build(proto, (host, port), (device, 8080), 2));
         let (verdict, seen) = programs.uplink.run(&opening, 0)?;
         if verdict == REDIRECT && answered > 0 {
@@ -202,7 +200,7 @@ fn consistent(device: &Device) -> Result<usize> {
 
 #[test]
 fn a_million_flows_leave_whole_pairs() -> Result<()> {
-    let lab = lab()?;
+    let lab = lab(4096)?;
     let before = lab.device.counters()?;
     let opened: u32 = std::thread::scope(|scope| {
         let work = |seed: u64| {
@@ -226,7 +224,7 @@ fn a_million_flows_leave_whole_pairs() -> Result<()> {
         threads.into_iter().map(join).sum::<Result<u32>>()
     })?;
     // What a race left alone is removed by the daemon.
-    let entries = eventually(Duration::from_secs(15), || consistent(&lab.device))?;
+    let entries = eventually(SOON, || consistent(&lab.device))?;
     let after = lab.device.counters()?;
     let grown: BTreeMap<_, _> = after.iter().map(|(name, n)| (name, n - before.get(name).unwrap_or(&0))).collect();
     println!("{opened} of {} opened, {entries} entries, {grown:?}", 2 * OPENINGS);
@@ -237,9 +235,59 @@ fn a_million_flows_leave_whole_pairs() -> Result<()> {
     Ok(())
 }
 
+/// What container `n` opens in each round, and how it leaves.
+fn openings(lab: &Lab, n: usize, v6: bool, arrived: &AtomicU32) -> Result<Vec<Ends>> {
+    lab.device.ns.run(|| {
+        let programs = Programs::of(lab)?;
+        let own = lab.containers[n].addresses()[usize::from(v6)];
+        let mut seen = Vec::new();
+        for round in 0..ROUNDS {
+            let port = 1000 + u16::try_from(round)?;
+            let opening = lab.inside_frame(n, &build(Proto::Udp, (own, port), (far(&mut Random(1), v6), 53), 0))?;
+            arrived.fetch_add(1, Ordering::AcqRel);
+            let (start, mut spins) = (Instant::now(), 0u32);
+            while arrived.load(Ordering::Acquire) < 2 * (round + 1) {
+                ensure!(start.elapsed() < SOON, "the other container does not come to round {round}");
+                // It may wait for this processor; but who sleeps here is late for the instant.
+                spins = spins.wrapping_add(1);
+                if spins.is_multiple_of(10_000) {
+                    std::thread::yield_now();
+                }
+                std::hint::spin_loop();
+            }
+            let (verdict, frame) = programs.containers[n].run(&opening, 0)?;
+            ensure!(verdict == REDIRECT, "round {round} of container {n}: verdict {verdict}");
+            seen.push(ends(&frame).context("no packet")?);
+        }
+        Ok(seen)
+    })
+}
+
+#[test]
+fn two_openings_at_one_instant_have_two_ports() -> Result<()> {
+    // Room for every claim: none is evicted for another, and no destination runs out of ports.
+    let lab = lab(65_536)?;
+    for v6 in [false, true] {
+        let arrived = AtomicU32::new(0);
+        let [first, second] = std::thread::scope(|scope| {
+            let threads = [0, 1].map(|n| {
+                scope.spawn({
+                    let (lab, arrived) = (&lab, &arrived);
+                    move || openings(lab, n, v6, arrived)
+                })
+            });
+            threads.map(|t| t.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?)
+        });
+        let (first, second) = (first?, second?);
+        let same: Vec<_> = first.iter().zip(&second).filter(|(a, b)| a == b).collect();
+        ensure!(same.is_empty(), "IPv6 {v6}: {} of {ROUNDS} share a tuple, as {:?}", same.len(), same[0]);
+    }
+    Ok(())
+}
+
 #[test]
 fn a_sum_of_the_whole_packet_stays_right() -> Result<()> {
-    let lab = lab()?;
+    let lab = lab(4096)?;
     lab.device.ns.run(|| {
         let programs = Programs::of(&lab)?;
         let probe = lab.outside_frame(&frame::udp((far(&mut Random(1), false), 1), ([192, 0, 2, 1].into(), 1), b"x"));

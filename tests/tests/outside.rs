@@ -1,21 +1,17 @@
 //! Containers and the world behind an uplink: masquerade, routing, ICMP errors, path MTU.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, Process, configs, echo, eventually};
+use harness::configs::{self, DEVICE, HOST};
+use harness::{Container, Device, Namespace, Process, SOON, echo, eventually};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::time::Duration;
 
 const PORT: u16 = 7000;
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 
 fn config() -> Value {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
-    config
+    configs::masqueraded()
 }
 
 struct Lab {
@@ -196,7 +192,7 @@ fn path_mtu_is_learned_through_masquerade() -> Result<()> {
     ensure!(lab.a.ns.ip("link show eth0")?.contains("mtu 1500"), "the container's MTU");
     let blob: Vec<u8> = (0..65_536u32).map(|i| ((i * 11) >> 3) as u8).collect();
     // The daemon follows the uplink's MTU.
-    eventually(Duration::from_secs(5), || {
+    eventually(SOON, || {
         let said = lab.a.ns.command("ping").args(["-n", "-c1", "-W1", "-Mdo", "-s1472", "192.0.2.9"]).output()?;
         let said = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
         ensure!(said.contains("1400"), "{said}");
@@ -208,7 +204,7 @@ fn path_mtu_is_learned_through_masquerade() -> Result<()> {
         let server = SocketAddr::new(host, PORT);
         echo::tcp(&lab.a.ns, server, &blob)?;
         // The first datagrams teach the path's MTU and are lost, as on any narrow path.
-        eventually(Duration::from_secs(20), || {
+        eventually(SOON, || {
             let any: IpAddr = if host.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
             let socket = lab.a.ns.run(|| Ok(std::net::UdpSocket::bind((any, 0))?))?;
             socket.connect(server)?;
@@ -234,7 +230,7 @@ fn a_closed_port_outside_is_refused_at_once() -> Result<()> {
         let any: IpAddr = if host.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
         let socket = lab.a.ns.run(|| Ok(std::net::UdpSocket::bind((any, 0))?))?;
         socket.connect((host, 9))?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(echo::PATIENCE))?;
         socket.send(b"x")?;
         let answer = socket.recv(&mut [0; 16]).err();
         ensure!(
@@ -248,24 +244,28 @@ fn a_closed_port_outside_is_refused_at_once() -> Result<()> {
 #[test]
 fn an_uplink_with_another_address_ends_its_flows() -> Result<()> {
     let lab = lab(&config())?;
-    echo::serve(&lab.outside, [192, 0, 2, 9].into(), PORT)?;
-    let server = SocketAddr::new([192, 0, 2, 9].into(), PORT);
-    ensure!(echo::tcp(&lab.a.ns, server, b"before")?.ip() == IpAddr::from([192, 0, 2, 1]), "before");
-    let held = echo::connect(&lab.a.ns, server)?;
-    lab.device.ns.ip("addr add 192.0.2.2/24 dev up0")?;
-    lab.device.ns.ip("addr del 192.0.2.1/24 dev up0")?;
-    // The kernel takes secondary addresses along with their primary one.
-    if !lab.device.ns.ip("addr show up0")?.contains("192.0.2.2") {
-        lab.device.ns.ip("addr add 192.0.2.2/24 dev up0")?;
+    for ((host, old), (new, length)) in hosts().into_iter().zip([("192.0.2.2", 24), ("2001:db8:1::2", 64)]) {
+        echo::serve(&lab.outside, host, PORT)?;
+        let server = SocketAddr::new(host, PORT);
+        ensure!(echo::tcp(&lab.a.ns, server, b"before")?.ip() == old, "before");
+        let held = echo::connect(&lab.a.ns, server)?;
+        let add = format!("addr add {new}/{length} dev up0{}", if old.is_ipv6() { " nodad" } else { "" });
+        lab.device.ns.ip(&add)?;
+        lab.device.ns.ip(&format!("addr del {old}/{length} dev up0"))?;
+        // The kernel takes secondary addresses along with their primary one.
+        if !lab.device.ns.ip("addr show up0")?.contains(new) {
+            lab.device.ns.ip(&add)?;
+        }
+        let new: IpAddr = new.parse()?;
+        eventually(SOON, || {
+            let seen = echo::tcp(&lab.a.ns, server, b"after")?;
+            ensure!(seen.ip() == new, "{seen}");
+            Ok(())
+        })?;
+        let flows = lab.device.json(&["flows"])?;
+        ensure!(!flows.to_string().contains(&format!("{old}\"")), "{flows}");
+        drop(held);
     }
-    eventually(Duration::from_secs(5), || {
-        let seen = echo::tcp(&lab.a.ns, server, b"after")?;
-        ensure!(seen.ip() == IpAddr::from([192, 0, 2, 2]), "{seen}");
-        Ok(())
-    })?;
-    let flows = lab.device.json(&["flows"])?;
-    ensure!(!flows.to_string().contains("192.0.2.1\""), "{flows}");
-    drop(held);
     Ok(())
 }
 
@@ -292,7 +292,7 @@ fn masquerade_outlives_the_daemon() -> Result<()> {
         got.extend_from_slice(&text[..n]);
     }
     ping.signal(Signal::SIGINT)?;
-    let said = ping.finish(Duration::from_secs(10))?;
+    let said = ping.finish(SOON)?;
     ensure!(said.contains(" 0% packet loss"), "{said}");
     Ok(())
 }
@@ -307,7 +307,7 @@ fn an_uplink_is_used_when_it_comes() -> Result<()> {
     let outside = device.outside("up0", &DEVICE, &HOST)?;
     for (host, own) in hosts() {
         echo::serve(&outside, host, PORT)?;
-        eventually(Duration::from_secs(30), || {
+        eventually(SOON, || {
             let seen = echo::udp(&a.ns, SocketAddr::new(host, PORT), b"hello")?;
             ensure!(seen.ip() == own, "{seen}");
             Ok(())
@@ -316,14 +316,14 @@ fn an_uplink_is_used_when_it_comes() -> Result<()> {
     ensure!(!conditions()?.contains("up0"), "{}", conditions()?);
     // Gone and back again: another link of the same name.
     device.ns.ip("link del up0")?;
-    eventually(Duration::from_secs(30), || {
+    eventually(SOON, || {
         ensure!(conditions()?.contains("uplink up0: no such link"), "{}", conditions()?);
         Ok(())
     })?;
     let again = device.outside("up0", &DEVICE, &HOST)?;
     for (host, _) in hosts() {
         echo::serve(&again, host, PORT)?;
-        eventually(Duration::from_secs(30), || echo::udp(&a.ns, SocketAddr::new(host, PORT), b"again").map(drop))?;
+        eventually(SOON, || echo::udp(&a.ns, SocketAddr::new(host, PORT), b"again").map(drop))?;
     }
     Ok(())
 }
@@ -336,7 +336,7 @@ fn without_a_list_default_routes_name_the_uplinks() -> Result<()> {
     let far = far(&lab)?;
     for (host, own) in [addr("198.51.100.9", "192.0.2.1"), addr("2001:db8:2::9", "2001:db8:1::1")] {
         echo::serve(&far, host, PORT)?;
-        eventually(Duration::from_secs(5), || {
+        eventually(SOON, || {
             let seen = echo::udp(&lab.a.ns, SocketAddr::new(host, PORT), b"hello")?;
             ensure!(seen.ip() == own, "{seen}");
             Ok(())

@@ -325,7 +325,7 @@ fn nftables_agrees() {
     let lab = || -> Result<_> {
         let (a, b) = (Namespace::new("nft-a")?, Namespace::new("nft-b")?);
         a.connect(("veth0", &[]), &b, ("veth0", &[]))?;
-        let mac = mac_of(&b)?;
+        let mac = b.mac("veth0")?;
         Ok((RawSocket::open(&a, "veth0")?, mac, b, a))
     };
     let (socket, mac, ns, _other) = lab().expect("two namespaces");
@@ -355,11 +355,6 @@ fn nftables_agrees() {
         kernel.tables.forget(*generation)?;
         Ok(())
     });
-}
-
-fn mac_of(ns: &Namespace) -> Result<[u8; 6]> {
-    let links: Value = serde_json::from_str(&ns.ip("-j link show veth0")?)?;
-    frame::parse_mac(links[0]["address"].as_str().context("its MAC")?)
 }
 
 /// Runs a program with `text` on its standard input.

@@ -1,23 +1,19 @@
 //! Published ports: from everywhere, both families, TCP and UDP, single and ranges.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, configs, echo, eventually};
+use harness::configs::{self, DEVICE, HOST};
+use harness::{AT_ONCE, Container, Device, Namespace, SOON, echo, eventually};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 /// Published port, and the container's.
 const SINGLE: (u16, u16) = (8080, 80);
 /// One in the middle of a published range, and the container's.
 const RANGED: (u16, u16) = (9005, 905);
 
 fn config() -> Value {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
-    config
+    configs::masqueraded()
 }
 
 fn web() -> Value {
@@ -166,7 +162,7 @@ fn what_is_not_published_is_not_reached() -> Result<()> {
     let start = std::time::Instant::now();
     let refused = lab.outside.run(|| Ok(std::net::TcpStream::connect("192.0.2.1:9001").err()))?;
     ensure!(refused.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused), "port 9001");
-    ensure!(start.elapsed() < Duration::from_millis(500), "only after {:?}", start.elapsed());
+    ensure!(start.elapsed() < AT_ONCE, "only after {:?}", start.elapsed());
     Ok(())
 }
 
@@ -205,7 +201,7 @@ fn a_mapping_that_goes_takes_its_flows_along() -> Result<()> {
         socket.connect(server)?;
         Ok(socket)
     })?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    socket.set_read_timeout(Some(echo::PATIENCE))?;
     socket.send(b"one")?;
     socket.recv(&mut [0; 100])?;
     let view = lab.device.json(&["ports"])?;
@@ -216,7 +212,7 @@ fn a_mapping_that_goes_takes_its_flows_along() -> Result<()> {
     let next =
         lab.device.attach_run(&json!({"name": "next", "network": {"pool": "internal", "ports": ["8080:81/udp"]}}))?;
     echo::serve(&next.ns, Ipv6Addr::UNSPECIFIED.into(), 81)?;
-    eventually(Duration::from_secs(5), || {
+    eventually(SOON, || {
         socket.send(b"two")?;
         let mut buffer = [0; 100];
         let n = socket.recv(&mut buffer)?;
@@ -231,18 +227,14 @@ fn a_stray_segment_gets_a_reset() -> Result<()> {
     let lab = lab()?;
     lab.outside.ping("192.0.2.1", 1)?;
     let raw = RawSocket::open(&lab.outside, "eth0")?;
-    let mac = |ns: &Namespace, link: &str| -> Result<[u8; 6]> {
-        let said = ns.ip(&format!("-br link show {link}"))?;
-        frame::parse_mac(said.split_whitespace().nth(2).context("MAC")?)
-    };
-    let (me, device) = (mac(&lab.outside, "eth0")?, mac(&lab.device.ns, "up0")?);
+    let (me, device) = (lab.outside.mac("eth0")?, lab.device.ns.mac("up0")?);
     for (from, to) in ["192.0.2.9", "2001:db8:1::9"].into_iter().zip(device_addresses()) {
         let from: IpAddr = from.parse()?;
         let kind = if from.is_ipv4() { frame::IPV4 } else { frame::IPV6 };
         let segment = frame::tcp((from, 1234), (to, SINGLE.0), 0x10, b"late");
         raw.send(&frame::ethernet(me, device, kind, &segment))?;
         let l4 = if from.is_ipv4() { 34 } else { 54 };
-        let reset = raw.receive(Duration::from_secs(2), |f| {
+        let reset = raw.receive(echo::PATIENCE, |f| {
             f[..6] == me && f[12..14] == kind.to_be_bytes() && f.len() >= l4 + 20 && f[l4 + 13] & 4 != 0
         })?;
         let reset = reset.with_context(|| format!("no reset from {to}"))?;

@@ -1,7 +1,7 @@
 //! SIGKILL, restarts and torn state: packets, leases and links do not notice.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Device, Process, Snapshot, configs, echo};
+use harness::{Device, Process, SOON, Snapshot, configs, echo};
 use nix::sys::signal::Signal;
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -18,7 +18,7 @@ fn twenty_kills_under_load_lose_nothing() -> Result<()> {
     let before = Snapshot::of(&device)?;
 
     let server = Process::start(b.ns.command("iperf3").args(["-s", "-1"]).stdout(Stdio::null()))?;
-    std::thread::sleep(Duration::from_millis(300));
+    b.ns.listens(5201)?;
     let target = b.v6.to_string();
     let stream = Process::start(
         a.ns.command("iperf3").args(["-J", "-c", &target, "-t", "600", "-b", "200M"]).stdout(Stdio::null()),
@@ -42,7 +42,7 @@ fn twenty_kills_under_load_lose_nothing() -> Result<()> {
     }
     for ping in pings {
         ping.signal(Signal::SIGINT)?;
-        let said = ping.finish(Duration::from_secs(10))?;
+        let said = ping.finish(SOON)?;
         ensure!(said.contains(" 0% packet loss"), "{said}");
     }
     let mut stream = stream;

@@ -1,8 +1,9 @@
 //! The filter of the uplinks: what XDP drops of real packets, and what it leaves alone.
 
 use anyhow::{Context, Result, ensure};
+use harness::configs::{self, DEVICE};
 use harness::raw::RawSocket;
-use harness::{Device, Namespace, Process, Snapshot, configs, echo, eventually, frame};
+use harness::{Device, Namespace, Process, SOON, Snapshot, echo, eventually, frame};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -12,8 +13,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 const PORT: u16 = 7000;
-const PATIENCE: Duration = Duration::from_secs(5);
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
 /// The second address of each family is denied.
 const HOST: [&str; 4] = ["192.0.2.9/24", "192.0.2.66/24", "2001:db8:1::9/64", "2001:db8:1::66/64"];
 const FAMILIES: [(&str, &str, &str); 2] =
@@ -21,9 +20,7 @@ const FAMILIES: [(&str, &str, &str); 2] =
 const REASONS: [&str; 3] = ["deny-listed", "spoofed-pool", "rate-limited"];
 
 fn config(filter: &Value) -> Value {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
+    let mut config = configs::masqueraded();
     config["network"]["uplink_filter"] = filter.clone();
     config
 }
@@ -41,13 +38,8 @@ fn lab(config: &Value) -> Result<Lab> {
     let mut device = Device::new(config)?;
     let outside = device.outside("up0", &DEVICE, &HOST)?;
     // IPv6 addresses are used when duplicate address detection is through.
-    eventually(PATIENCE, || {
-        for ns in [&device.ns, &outside] {
-            let tentative = ns.ip("-6 addr show tentative")?;
-            ensure!(tentative.is_empty(), "{tentative}");
-        }
-        Ok(())
-    })?;
+    device.ns.settle()?;
+    outside.settle()?;
     device.start()?;
     Ok(Lab { device, outside })
 }
@@ -74,19 +66,12 @@ impl Lab {
     /// Sends frames from outside to the device.
     fn send(&self, frames: impl IntoIterator<Item = (u16, Vec<u8>)>) -> Result<()> {
         let socket = RawSocket::open(&self.outside, "eth0")?;
-        let (here, there) = (link_mac(&self.outside, "eth0")?, link_mac(&self.device.ns, "up0")?);
+        let (here, there) = (self.outside.mac("eth0")?, self.device.ns.mac("up0")?);
         for (kind, packet) in frames {
             socket.send(&frame::ethernet(here, there, kind, &packet))?;
         }
         Ok(())
     }
-}
-
-/// A link's MAC, as `ip` says it.
-fn link_mac(ns: &Namespace, link: &str) -> Result<[u8; 6]> {
-    let said = ns.ip(&format!("-o link show {link}"))?;
-    let mac = said.split_whitespace().skip_while(|w| *w != "link/ether").nth(1);
-    frame::parse_mac(mac.with_context(|| said.clone())?)
 }
 
 fn datagram(src: &str, sport: u16, dst: &str, dport: u16) -> Result<(u16, Vec<u8>)> {
@@ -155,7 +140,7 @@ fn a_reload_changes_the_filter_at_once() -> Result<()> {
     ensure!(!lab.answers(FAMILIES[1].0, FAMILIES[1].2)?, "::/0 does not hold {}", FAMILIES[1].0);
     lab.reload(&config(&json!({"deny": ["192.0.2.9"], "xdp": "off"})))?;
     ensure!(lab.xdp()? == "off" && lab.answers(good, device)?, "not off");
-    eventually(PATIENCE, || {
+    eventually(SOON, || {
         ensure!(!at_work()?, "the program stays");
         Ok(())
     })
@@ -211,6 +196,12 @@ fn a_source_above_its_rate_is_cut_and_the_others_are_not() -> Result<()> {
         // A slow machine has time for a few more tokens; each CPU may win one.
         ensure!((15..=40).contains(&flood), "{host}: {flood} of 200 came with a burst of 20");
         filtered(&grown, [0, 0, 200 - flood])?;
+        // Its bucket fills again, by time alone.
+        eventually(SOON, || {
+            lab.send([datagram(host, 5000, device, port)?])?;
+            Ok(socket.recv_from(&mut [0; 16])?)
+        })
+        .with_context(|| format!("{host} stays cut"))?;
     }
     // Another rate is in force at once, for the source that was cut too.
     lab.reload(&config(&json!({"rate_limit": {"packets_per_second": 1_000_000, "burst": 1000}})))?;
@@ -243,7 +234,7 @@ fn what_is_no_ip_or_too_short_passes() -> Result<()> {
     // An IPv4 and an IPv6 header that end too soon, a VLAN tag with a denied packet in it, and ARP.
     let (_, whole) = datagram(FAMILIES[0].0, 1, FAMILIES[0].2, 9)?;
     let tagged = [&[0, 5][..], &frame::IPV4.to_be_bytes(), &whole].concat();
-    let (here, there) = (link_mac(&lab.outside, "eth0")?, link_mac(&lab.device.ns, "up0")?);
+    let (here, there) = (lab.outside.mac("eth0")?, lab.device.ns.mac("up0")?);
     let arp = frame::arp(1, (here, [192, 0, 2, 9].into()), ([0; 6], [192, 0, 2, 1].into()));
     let answers = RawSocket::open(&lab.outside, "eth0")?;
     let grown = lab.device.counted(|| {
@@ -257,7 +248,7 @@ fn what_is_no_ip_or_too_short_passes() -> Result<()> {
     })?;
     filtered(&grown, [0, 0, 0])?;
     let is_answer = |f: &[u8]| f.len() >= 42 && f[12..14] == [8, 6] && f[20..22] == [0, 2] && f[6..12] == there;
-    ensure!(answers.receive(PATIENCE, is_answer)?.is_some(), "ARP is not answered");
+    ensure!(answers.receive(SOON, is_answer)?.is_some(), "ARP is not answered");
     // A fragment has a source like any other packet.
     let mut fragment = whole;
     fragment[6] = 0x20;
@@ -295,7 +286,7 @@ fn the_filter_outlives_the_daemon() -> Result<()> {
 
 fn finish(ping: Process) -> Result<String> {
     ping.signal(Signal::SIGINT)?;
-    ping.finish(Duration::from_secs(10))
+    ping.finish(SOON)
 }
 
 #[test]
@@ -329,7 +320,7 @@ fn an_uplink_without_native_xdp_says_so() -> Result<()> {
     config["network"]["uplinks"] = json!(["plain0"]);
     device.configure(&config)?;
     device.cli(&["reload"]).ok()?;
-    eventually(PATIENCE, || {
+    eventually(SOON, || {
         let said = device.ns.sh("bpftool net show dev up0")?;
         ensure!(!xdp_part(&said).contains("up0"), "{said}");
         Ok(())
@@ -364,7 +355,7 @@ fn a_device_without_pools_can_have_a_filter() -> Result<()> {
 fn down_takes_the_filter_along() -> Result<()> {
     let mut device = Device::new(&config(&deny()))?;
     let outside = device.outside("up0", &DEVICE, &HOST)?;
-    let before = eventually(PATIENCE, || {
+    let before = eventually(SOON, || {
         let tentative = device.ns.ip("-6 addr show tentative")?;
         ensure!(tentative.is_empty(), "{tentative}");
         let (first, second) = (Snapshot::of(&device)?, Snapshot::of(&device)?);
@@ -375,7 +366,7 @@ fn down_takes_the_filter_along() -> Result<()> {
     let during = Snapshot::of(&device)?.diff(&before);
     ensure!(during.contains("xdp"), "no program was seen: {during}");
     device.down()?;
-    eventually(PATIENCE, || {
+    eventually(SOON, || {
         let changed = before.diff(&Snapshot::of(&device)?);
         ensure!(changed.is_empty(), "{changed}");
         Ok(())

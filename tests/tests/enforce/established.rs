@@ -3,12 +3,13 @@
 use crate::lab::{self, Lab, PORT, PUBLISHED, WEB, beyond, gateway, uplink};
 use crate::probe::{Seen, Traffic, is_refusal, send, udp_socket};
 use anyhow::{Context, Result, ensure};
-use harness::{Device, Namespace, Process, echo, patience};
+use harness::{Device, Namespace, Process, SOON, echo, eventually, patience};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a flow may go on after the reload.
@@ -154,12 +155,11 @@ fn streams_until_denied(lab: &Lab, way: &Way<'_>, denied: &Value, ends: [End; 2]
     active.never_wait()?;
     idle.never_wait()?;
     let (mut sent, mut got) = (Met::default(), Met::default());
-    let reload = || -> Result<Instant> {
-        std::thread::sleep(Duration::from_millis(60));
-        lab.reload(denied)?;
-        Ok(Instant::now())
+    let running = AtomicBool::new(false);
+    let reload = || -> Result<()> {
+        eventually(SOON, || running.load(Ordering::Relaxed).then_some(()).context("the flow does not run"))?;
+        lab.reload(denied)
     };
-    let mut before = 0;
     let denied = std::thread::scope(|scope| {
         let reload = scope.spawn(reload);
         let mut finished = None;
@@ -171,14 +171,13 @@ fn streams_until_denied(lab: &Lab, way: &Way<'_>, denied: &Value, ends: [End; 2]
             got.note(idle.read());
             // Errors about datagrams come with a read as well.
             sent.note(active.read().map(|_| 0));
-            if finished.is_none() {
-                before = got.bytes;
-            }
+            running.fetch_or(got.bytes > 400, Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(1));
         }
-        reload.join().map_err(|_| anyhow::anyhow!("reload panicked"))?
+        reload.join().map_err(|_| anyhow::anyhow!("reload panicked"))??;
+        // As this thread noticed it: what it had not read by then was not late.
+        finished.context("no reload")
     })?;
-    ensure!(before > 400, "the flow did not run: {got:?}");
     let limit = denied + patience(END);
     ensure!(got.last.is_some_and(|at| at <= limit), "data {:?} after the reload", got.last.map(|at| at - denied));
     let tcp = matches!(active, End::Tcp(_));
@@ -249,7 +248,7 @@ fn flows_that_stay_allowed_notice_nothing() -> Result<()> {
         pings.push(Process::start(ping.args(["-n", "-q", "-i", "0.01", &to.to_string()]).stdout(Stdio::piped()))?);
     }
     let server = Process::start(lab.a.ns.command("iperf3").args(["-s", "-1"]).stdout(Stdio::null()))?;
-    std::thread::sleep(Duration::from_millis(300));
+    lab.a.ns.listens(5201)?;
     let target = lab.a.v4.to_string();
     let mut udp = lab.b.ns.command("iperf3");
     udp.args(["-J", "-u", "-b", "5M", "-l", "1000", "-t", "4", "-c", &target]);
@@ -257,12 +256,12 @@ fn flows_that_stay_allowed_notice_nothing() -> Result<()> {
     for n in 0..50 {
         lab.set_rules(if n % 2 == 0 { other.clone() } else { json!([]) })?;
     }
-    let said: Value = serde_json::from_str(&udp.finish(Duration::from_secs(20))?)?;
+    let said: Value = serde_json::from_str(&udp.finish(SOON)?)?;
     let sum = &said["end"]["sum"];
     ensure!(sum["packets"].as_u64().is_some_and(|n| n > 1000) && sum["lost_packets"] == 0, "{sum}");
     for ping in pings {
         ping.signal(Signal::SIGINT)?;
-        let said = ping.finish(Duration::from_secs(10))?;
+        let said = ping.finish(SOON)?;
         ensure!(said.contains(" 0% packet loss"), "{said}");
     }
     drop(server);

@@ -50,11 +50,12 @@ fn the_link_local_address_is_the_device_as_well() -> Result<()> {
     config["network"]["pools"]["internal"]["host_access"] = json!("none");
     let lab = Lab::new(&config)?;
     // Nobody has an address that is still being looked for twice.
-    let said = harness::eventually(std::time::Duration::from_secs(10), || {
+    let said = harness::eventually(harness::SOON, || {
         let said = lab.device.ns.ip("-6 -o addr show dev pvbr3 scope link")?;
         anyhow::ensure!(!said.is_empty() && !said.contains("tentative"), "{said}");
         Ok(said)
     })?;
+    lab.b.ns.settle()?;
     let addr = said.split_whitespace().nth(3).and_then(|a| a.split('/').next()).context("no link-local address")?;
     let to = std::net::SocketAddrV6::new(addr.parse()?, PORT + 1, 0, 0);
     lab.device.ns.run(|| {
@@ -65,7 +66,7 @@ fn the_link_local_address_is_the_device_as_well() -> Result<()> {
     let connect = || {
         let index = nix::net::if_::if_nametoindex("eth0")?;
         let at = std::net::SocketAddrV6::new(*to.ip(), to.port(), 0, index).into();
-        Ok(std::net::TcpStream::connect_timeout(&at, std::time::Duration::from_secs(2)).err().map(|e| e.kind()))
+        Ok(std::net::TcpStream::connect_timeout(&at, echo::PATIENCE).err().map(|e| e.kind()))
     };
     let refused = lab.b.ns.run(connect)?;
     anyhow::ensure!(refused == Some(std::io::ErrorKind::ConnectionRefused), "under none: {refused:?}");

@@ -1,7 +1,8 @@
 //! Two pools, the device, and a host beyond an uplink, with something to talk to everywhere.
 
 use anyhow::{Result, ensure};
-use harness::{Container, Device, Namespace, configs, echo};
+use harness::configs::{self, DEVICE, HOST, HOSTS};
+use harness::{Container, Device, Namespace, echo};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -11,9 +12,6 @@ pub const PORT: u16 = 7000;
 pub const WEB: u16 = 80;
 /// Where the device publishes `a`'s [`WEB`].
 pub const PUBLISHED: u16 = 8080;
-
-const UPLINK: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const BEYOND: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 
 /// The device and its neighbours. `a` and `b` are in the masqueraded pool `internal`, `c` in the routed `management`.
 pub struct Lab {
@@ -26,9 +24,7 @@ pub struct Lab {
 
 /// The configuration with `rules`; `internal` masquerades, `management` is routed.
 pub fn config(rules: Value) -> Value {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
+    let mut config = configs::masqueraded();
     config["network"]["pools"]["management"]["nat"] = json!(false);
     config["network"]["policies"] = rules;
     config
@@ -51,19 +47,19 @@ pub fn other_gateway() -> [IpAddr; 2] {
 
 /// The device as the world knows it.
 pub fn uplink() -> [IpAddr; 2] {
-    both("192.0.2.1", "2001:db8:1::1")
+    HOSTS.map(|(_, device)| device)
 }
 
 /// The host beyond the uplink.
 pub fn beyond() -> [IpAddr; 2] {
-    both("192.0.2.9", "2001:db8:1::9")
+    HOSTS.map(|(host, _)| host)
 }
 
 impl Lab {
     /// The lab without servers.
     pub fn quiet(config: &Value) -> Result<Self> {
         let mut device = Device::new(config)?;
-        let outside = device.outside("up0", &UPLINK, &BEYOND)?;
+        let outside = device.outside("up0", &DEVICE, &HOST)?;
         for n in [3, 4] {
             outside.ip(&format!("route add 10.0.{n}.0/24 via 192.0.2.1"))?;
             outside.ip(&format!("-6 route add fd00:5056:0:{n}::/64 via 2001:db8:1::1"))?;

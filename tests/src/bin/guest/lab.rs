@@ -1,12 +1,15 @@
 //! The device under test: one daemon, four pools, six containers, a host beyond an uplink, and a way to ask the daemon that starts no program.
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::{Container, Device, Namespace, configs, patience};
+use futures_util::TryStreamExt;
+use harness::configs::{self, DEVICE, HOST};
+pub use harness::configs::{HOSTS, UPLINK};
+use harness::{Container, Device, Namespace, patience};
+use rtnetlink::Handle;
 use rtnetlink::packet_route::tc::{TcAttribute, TcMessage};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -35,22 +38,9 @@ pub struct Lab {
     pub qdiscs: Vec<String>,
 }
 
-/// The device's uplink.
-pub const UPLINK: &str = "up0";
-/// The host's address, and the uplink's, in both families.
-pub const HOSTS: [(IpAddr, IpAddr); 2] = [
-    (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9)), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
-    (
-        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 9)),
-        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1)),
-    ),
-];
-
 /// Two closed pools, one of them masqueraded, and two open ones.
 pub fn config() -> Value {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!([UPLINK]);
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
+    let mut config = configs::masqueraded();
     for (name, number) in [("left", 5), ("right", 6)] {
         let mut pool = configs::pool(number);
         pool["isolated"] = json!(false);
@@ -63,8 +53,7 @@ impl Lab {
     /// Starts the daemon and attaches the containers.
     pub fn start() -> Result<Self> {
         let mut device = Device::new(&config())?;
-        let [(host4, up4), (host6, up6)] = HOSTS.map(|(host, up)| (prefixed(host), prefixed(up)));
-        let outside = device.outside(UPLINK, &[&up4, &up6], &[&host4, &host6])?;
+        let outside = device.outside(UPLINK, &DEVICE, &HOST)?;
         let qdiscs = qdiscs(&device.ns)?;
         device.start()?;
         let attach = |name: &str, pool: &str| attach(&device, name, pool);
@@ -106,18 +95,12 @@ impl Lab {
 
     /// Packet counters by path, and drops by reason, in one map.
     pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
-        let status = self.get("/status")?;
-        let part = |key: &str| status["data_plane"][key].as_object().cloned().unwrap_or_default();
-        let all = part("stats").into_iter().chain(part("drops"));
-        Ok(all.map(|(name, n)| (name, n.as_u64().unwrap_or_default())).collect())
+        Ok(harness::counters(&self.get("/status")?))
     }
 
     /// How much each counter grew while `work` ran.
     pub fn counted(&self, work: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, u64>> {
-        let before = self.counters()?;
-        work()?;
-        let after = self.counters()?;
-        Ok(after.into_iter().map(|(name, n)| (name.clone(), n - before.get(&name).copied().unwrap_or(0))).collect())
+        harness::counted(|| self.counters(), work)
     }
 }
 
@@ -142,30 +125,47 @@ pub fn kernel() -> Result<(u32, u32)> {
     numbers.next().zip(numbers.next()).context(release.clone())
 }
 
-/// An address with the length of its network's prefix.
-fn prefixed(addr: IpAddr) -> String {
-    format!("{addr}/{}", if addr.is_ipv4() { 24 } else { 64 })
-}
-
 /// Every queueing discipline of a namespace's links: link and kind, sorted. No program says them here.
 pub fn qdiscs(ns: &Namespace) -> Result<Vec<String>> {
-    use futures_util::TryStreamExt;
-    let list = async {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        tokio::spawn(connection);
-        let messages: Vec<TcMessage> = handle.qdisc().get().execute().try_collect().await?;
-        let line = |m: &TcMessage| {
-            let kind = m.attributes.iter().find_map(|a| match a {
-                TcAttribute::Kind(kind) => Some(kind.as_str()),
-                _ => None,
-            });
-            format!("link {}: {}", m.header.index, kind.unwrap_or_default())
-        };
-        let mut lines: Vec<String> = messages.iter().map(line).collect();
-        lines.sort();
-        anyhow::Ok(lines)
+    let messages: Vec<TcMessage> =
+        netlink(ns, async |handle| Ok(handle.qdisc().get().execute().try_collect().await?))?;
+    let line = |m: &TcMessage| {
+        let kind = m.attributes.iter().find_map(|a| match a {
+            TcAttribute::Kind(kind) => Some(kind.as_str()),
+            _ => None,
+        });
+        format!("link {}: {}", m.header.index, kind.unwrap_or_default())
     };
-    ns.run(|| tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(list))
+    let mut lines: Vec<String> = messages.iter().map(line).collect();
+    lines.sort();
+    Ok(lines)
+}
+
+/// How many filters of programs are at the ingress of a link.
+pub fn filters(ns: &Namespace, link: u32) -> Result<usize> {
+    let link = i32::try_from(link)?;
+    let messages: Vec<TcMessage> =
+        netlink(ns, async |handle| Ok(handle.traffic_filter(link).get().ingress().execute().try_collect().await?))?;
+    // The kernel lists each chain's head too: only what has a handle is a filter.
+    Ok(messages.iter().filter(|m| u32::from(m.header.handle) != 0).count())
+}
+
+/// Deletes a link.
+pub fn delete_link(ns: &Namespace, name: &str) -> Result<()> {
+    let index = ns.run(|| Ok(nix::net::if_::if_nametoindex(name)?))?;
+    netlink(ns, async |handle| Ok(handle.link().del(index).execute().await?)).with_context(|| name.to_owned())
+}
+
+/// Asks the kernel about a namespace's links.
+fn netlink<T: Send>(ns: &Namespace, work: impl AsyncFnOnce(Handle) -> Result<T> + Send) -> Result<T> {
+    ns.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection()?;
+            tokio::spawn(connection);
+            work(handle).await
+        })
+    })
 }
 
 /// Sends one request to the daemon over its socket.

@@ -1,12 +1,12 @@
 //! Connect, one exchange, close: what a short request costs.
 
-use super::{Ends, Outcome, in_namespace, socket};
+use super::{Ends, Outcome, exchanges, in_namespace, socket};
 use crate::cpu::{self, Pin};
 use anyhow::{Context, Result, anyhow, ensure};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Runs it. The server closes first, as most do, so that the client never runs out of ports.
 pub fn run(ends: &Ends, pin: Pin, time: Duration) -> Result<Outcome> {
@@ -34,12 +34,8 @@ pub fn run(ends: &Ends, pin: Pin, time: Duration) -> Result<Outcome> {
 }
 
 fn ask(ends: &Ends, time: Duration) -> Result<Outcome> {
-    let mut times = socket::Histogram::new();
-    let mut count = 0u64;
-    let start = Instant::now();
-    let mut last = start;
     let mut answer = [0u8; 2];
-    while last - start < time {
+    exchanges::run(time, |count| {
         let mut stream = socket::dial(ends.connect)?;
         stream.write_all(&[count as u8])?;
         let mut got = 0;
@@ -53,15 +49,8 @@ fn ask(ends: &Ends, time: Duration) -> Result<Outcome> {
             ensure!(got == 1, "more than one byte came back");
         }
         ensure!(got == 1 && answer[0] == !(count as u8), "a wrong answer after {count} connections");
-        drop(stream);
-        let now = Instant::now();
-        times.add(now - last);
-        last = now;
-        count += 1;
-    }
-    let rate = count as f64 / (last - start).as_secs_f64();
-    let (p50_us, p99_us) = (times.quantile_us(0.5), times.quantile_us(0.99));
-    Ok(Outcome { rate, count, p50_us, p99_us, ..Outcome::default() })
+        Ok(())
+    })
 }
 
 fn serve(listener: &TcpListener, done: &AtomicBool) -> Result<(u64, Option<IpAddr>)> {

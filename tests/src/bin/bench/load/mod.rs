@@ -2,6 +2,7 @@
 //! arrives; only that is counted.
 
 mod crr;
+mod exchanges;
 mod rr;
 mod socket;
 mod stream;

@@ -1,11 +1,11 @@
 //! One byte there and one back on one TCP connection: latency.
 
-use super::{Ends, Outcome, in_namespace, socket};
+use super::{Ends, Outcome, exchanges, in_namespace, socket};
 use crate::cpu::{self, Pin};
 use anyhow::{Context, Result, anyhow, ensure};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Runs it. The answer to a byte is its complement.
 pub fn run(ends: &Ends, pin: Pin, time: Duration) -> Result<Outcome> {
@@ -30,23 +30,13 @@ pub fn run(ends: &Ends, pin: Pin, time: Duration) -> Result<Outcome> {
 
 fn ask(mut stream: TcpStream, time: Duration) -> Result<Outcome> {
     stream.set_nodelay(true)?;
-    let mut times = socket::Histogram::new();
-    let mut count = 0u64;
     let mut byte = [0u8];
-    let start = Instant::now();
-    let mut last = start;
-    while last - start < time {
+    exchanges::run(time, |count| {
         stream.write_all(&[count as u8])?;
         stream.read_exact(&mut byte).context("no answer")?;
         ensure!(byte[0] == !(count as u8), "a wrong answer after {count} exchanges");
-        let now = Instant::now();
-        times.add(now - last);
-        last = now;
-        count += 1;
-    }
-    let rate = count as f64 / (last - start).as_secs_f64();
-    let (p50_us, p99_us) = (times.quantile_us(0.5), times.quantile_us(0.99));
-    Ok(Outcome { rate, count, p50_us, p99_us, ..Outcome::default() })
+        Ok(())
+    })
 }
 
 /// Answers until the client hangs up.

@@ -76,39 +76,3 @@ pub fn dial(to: SocketAddr) -> Result<TcpStream> {
     connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address).with_context(|| format!("connect to {to}"))?;
     Ok(TcpStream::from(fd))
 }
-
-/// Latencies, in buckets of 1/16 of their power of two.
-pub struct Histogram {
-    buckets: Vec<u64>,
-    count: u64,
-}
-
-impl Histogram {
-    const STEPS: u64 = 16;
-
-    /// An empty one.
-    pub fn new() -> Self {
-        Self { buckets: vec![0; 64 * Self::STEPS as usize], count: 0 }
-    }
-
-    /// Takes one.
-    pub fn add(&mut self, time: Duration) {
-        let nanos = (time.as_nanos() as u64).max(Self::STEPS);
-        let power = u64::from(nanos.ilog2());
-        let step = (nanos >> (power - 4)) & (Self::STEPS - 1);
-        self.buckets[(power * Self::STEPS + step) as usize] += 1;
-        self.count += 1;
-    }
-
-    /// The time that `share` of all stay below, in microseconds.
-    pub fn quantile_us(&self, share: f64) -> Option<f64> {
-        let want = (self.count as f64 * share).ceil().max(1.0) as u64;
-        let mut seen = 0;
-        let bucket = self.buckets.iter().position(|n| {
-            seen += n;
-            seen >= want
-        })? as u64;
-        let (power, step) = (bucket / Self::STEPS, bucket % Self::STEPS);
-        Some(((Self::STEPS + step) << power) as f64 / Self::STEPS as f64 / 1000.0)
-    }
-}

@@ -7,6 +7,7 @@ mod isolation;
 mod life;
 mod outside;
 mod policy;
+mod uplinks;
 
 use crate::console;
 use crate::lab::Lab;
@@ -35,6 +36,7 @@ const SUITE: &[Check] = &[
     ("published port", outside::published),
     ("published port, from the device", outside::published_here),
     ("policy denies", policy::denies),
+    ("uplinks come and go", uplinks::come_and_go),
     ("masquerade without a daemon", outside::masquerade_survives),
     ("killed daemon", life::killed),
     ("stopped daemon", life::stopped),

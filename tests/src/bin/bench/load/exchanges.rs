@@ -1,0 +1,59 @@
+//! How long exchanges take, one after the other.
+
+use super::Outcome;
+use anyhow::Result;
+use std::time::{Duration, Instant};
+
+/// One exchange after the other, each given its number, for `time`: their rate and how long they took.
+pub fn run(time: Duration, mut one: impl FnMut(u64) -> Result<()>) -> Result<Outcome> {
+    let mut times = Histogram::new();
+    let mut count = 0u64;
+    let start = Instant::now();
+    let mut last = start;
+    while last - start < time {
+        one(count)?;
+        let now = Instant::now();
+        times.add(now - last);
+        last = now;
+        count += 1;
+    }
+    let rate = count as f64 / (last - start).as_secs_f64();
+    let (p50_us, p99_us) = (times.quantile_us(0.5), times.quantile_us(0.99));
+    Ok(Outcome { rate, count, p50_us, p99_us, ..Outcome::default() })
+}
+
+/// Latencies, in buckets of 1/16 of their power of two.
+struct Histogram {
+    buckets: Vec<u64>,
+    count: u64,
+}
+
+impl Histogram {
+    const STEPS: u64 = 16;
+
+    /// An empty one.
+    fn new() -> Self {
+        Self { buckets: vec![0; 64 * Self::STEPS as usize], count: 0 }
+    }
+
+    /// Takes one.
+    fn add(&mut self, time: Duration) {
+        let nanos = (time.as_nanos() as u64).max(Self::STEPS);
+        let power = u64::from(nanos.ilog2());
+        let step = (nanos >> (power - 4)) & (Self::STEPS - 1);
+        self.buckets[(power * Self::STEPS + step) as usize] += 1;
+        self.count += 1;
+    }
+
+    /// The time that `share` of all stay below, in microseconds.
+    fn quantile_us(&self, share: f64) -> Option<f64> {
+        let want = (self.count as f64 * share).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        let bucket = self.buckets.iter().position(|n| {
+            seen += n;
+            seen >= want
+        })? as u64;
+        let (power, step) = (bucket / Self::STEPS, bucket % Self::STEPS);
+        Some(((Self::STEPS + step) << power) as f64 / Self::STEPS as f64 / 1000.0)
+    }
+}
