@@ -145,29 +145,6 @@ fn an_uplink_may_have_a_dot_in_its_name() -> Result<()> {
 }
 
 #[test]
-fn a_vlan_can_be_an_uplink() -> Result<()> {
-    let mut device = Device::new(&vlan_config())?;
-    let host = device.outside("eth0", &[], &[])?;
-    let make = |ns: &Namespace, addresses: [&str; 2]| -> Result<()> {
-        ns.ip("link add link eth0 name eth0.100 type vlan id 100")?;
-        for address in with_prefix(addresses) {
-            ns.ip(&format!("addr add {address} dev eth0.100 nodad"))?;
-        }
-        ns.ip("link set eth0.100 up").map(drop)
-    };
-    match make(&device.ns, VLAN.device) {
-        Err(e) if format!("{e:#}").contains("Unknown device type") => {
-            skip("a_vlan_can_be_an_uplink", "the kernel has no VLAN links (8021q)");
-            return Ok(());
-        }
-        done => done?,
-    }
-    make(&host, VLAN.host)?;
-    // A VLAN link is a driver without native XDP.
-    a_name_with_a_dot(&mut device, &host, "off")
-}
-
-#[test]
 fn an_uplink_that_cannot_be_hooked_is_a_condition() -> Result<()> {
     if !has_tcx()? {
         skip("an_uplink_that_cannot_be_hooked_is_a_condition", "before kernel 6.6 a link takes any number of filters");
