@@ -143,6 +143,10 @@ pub fn inside(packet: &mut Packet) -> i32 {
     if target.ifindex == packet.link {
         return to_stack();
     }
+    // As ARP is: rules are about what the link carries, not about the link.
+    if target.pool_id == me.pool_id && guard::is_neighbour(packet) {
+        return to_stack();
+    }
     let to = Target { addr: dst, port_be: packet.key.dport_be };
     to_container(packet, me, target, &to, epoch)
 }
