@@ -76,6 +76,13 @@ pub fn no_route(packet: &Packet) -> i32 {
     say(packet, error(3, 0, 0), error(1, 0, 0))
 }
 
+/// A link-local source address leads nowhere but on its link (RFC 4443 section 3.1 code 2).
+#[inline(always)]
+pub fn beyond_scope(packet: &Packet) -> i32 {
+    verdict::note_drop(packet, DropReason::NoRoute);
+    say(packet, error(3, 0, 0), error(1, 2, 0))
+}
+
 /// A TCP segment of no known connection (RFC 9293 section 3.5.2).
 #[inline(always)]
 pub fn unknown_tcp(packet: &Packet) -> i32 {
@@ -137,6 +144,10 @@ fn own_address(packet: &Packet) -> Option<Ip> {
         let me = interface(packet.link)?;
         (me.gateway4, me.gateway6)
     };
+    // A pool without IPv6 has link-local addresses all the same.
+    if !packet.v4 && v6.is_unspecified() {
+        return interface(packet.link).map(|me| Ip::link_local(me.gateway_mac));
+    }
     Some(if packet.v4 { v4 } else { v6 })
 }
 

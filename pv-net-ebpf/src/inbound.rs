@@ -78,9 +78,8 @@ fn in_pool(addr: Ip, me: &InterfaceInfo) -> bool {
     if addr.is_v4() {
         return addr.words_be[3] & me.mask4_be == me.net4.words_be[3] && !me.net4.is_unspecified();
     }
-    let link_local = u32::from_be(addr.words_be[0]) >> 22 == 0xfe80 >> 6;
     let a = addr.words_be;
     let (m, n) = (me.mask6.words_be, me.net6.words_be);
     let same = a[0] & m[0] == n[0] && a[1] & m[1] == n[1] && a[2] & m[2] == n[2] && a[3] & m[3] == n[3];
-    link_local || (same && !me.net6.is_unspecified())
+    addr.is_link_local() || (same && !me.net6.is_unspecified())
 }

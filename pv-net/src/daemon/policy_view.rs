@@ -4,10 +4,11 @@ use super::Daemon;
 use crate::config::raw;
 use crate::failure::{Failure, Kind};
 use crate::kernel::bpf::PolicyProbe;
-use crate::model::{Action, Pool, Selector, Transport};
+use crate::model::{Action, Pool, PoolName, Selector, Transport};
+use crate::plan::PoolLink;
 use crate::policy::{self, Party, Place, compile, default_verdict, port_and_proto};
 use pv_net_common::policy::{POLICY_ALLOW, POLICY_DENY};
-use pv_net_common::{PolicyQuery, PolicyVerdict};
+use pv_net_common::{Ip, PolicyQuery, PolicyVerdict};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -209,6 +210,9 @@ impl Daemon {
 
     /// The pool whose network has the party's address; none for the device's own.
     fn pool_of(&self, party: &Party) -> Option<&Pool> {
+        if let Some(link) = &party.link {
+            return self.device.pools.get(link);
+        }
         let holds = |p: &&Pool| p.networks().any(|n| n.contains(party.addr));
         self.device.pools.values().find(holds).filter(|_| !party.host)
     }
@@ -221,7 +225,31 @@ impl Daemon {
         }
     }
 
+    /// The pool on whose link alone the party's address is valid; `None` for other addresses, and for strangers'.
+    fn link_of(&self, party: &Party) -> Option<PoolName> {
+        let of_bridge = || {
+            let bridge = |link: &PoolLink| IpAddr::from(Ip::link_local(link.mac.0)) == party.addr;
+            self.pools.iter().find(|(_, link)| bridge(link)).map(|(name, _)| name.clone())
+        };
+        party.link.clone().or_else(of_bridge)
+    }
+
+    /// Whether a link-local address of the one does not reach the other.
+    fn off_link(&self, from: &Party, to: &Party) -> bool {
+        let pool = |party: &Party| self.pool_of(party).map(|p| p.name.clone());
+        let apart = |one: &Party, other: &Party| {
+            // The device is on the link of each pool, but its link-local addresses are not.
+            let there = if other.host { self.link_of(other).or_else(|| self.link_of(one)) } else { pool(other) };
+            self.link_of(one).is_some_and(|link| there != Some(link))
+        };
+        apart(from, to) || apart(to, from)
+    }
+
     fn decision(&self, said: PolicyVerdict, from: &Party, to: &Party, traffic: Traffic) -> Decision {
+        if self.off_link(from, to) {
+            let reason = "a link-local address is valid on the link of its own pool alone".to_owned();
+            return Decision { action: Action::Deny, by: DecidedBy::Default, rule: None, path: None, reason };
+        }
         let action = match said.action {
             // No program sees what neither comes from a container nor goes to one.
             _ if self.pool_of(from).is_none() && self.pool_of(to).is_none() => {
