@@ -160,7 +160,7 @@ pub fn to_stack() -> i32 {
 fn is_unicast(addr: Ip) -> bool {
     if addr.is_v4() {
         let v4 = u32::from_be(addr.words_be[3]);
-        return v4 >> 28 != 0xe && v4 != u32::MAX && v4 >> 16 != 0xa9fe && v4 != 0;
+        return v4 >> 28 != 0xe && v4 != u32::MAX && v4 != 0;
     }
     u32::from_be(addr.words_be[0]) >> 24 != 0xff && !addr.is_unspecified()
 }
