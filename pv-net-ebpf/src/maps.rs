@@ -133,7 +133,9 @@ pub struct Answer {
     /// The error's type; 0 for a reset.
     pub kind: u8,
     pub code: u8,
-    pub pad: [u8; 2],
+    /// Not 0: it is for the device itself, which sent the packet.
+    pub to_device: u8,
+    pub pad: u8,
     /// The header's last word: an MTU where the type has one.
     pub rest: u32,
 }

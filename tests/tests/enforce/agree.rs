@@ -69,7 +69,8 @@ struct Sender<'a> {
     ns: &'a Namespace,
     addresses: [IpAddr; 2],
     targets: Vec<[IpAddr; 2]>,
-    container: bool,
+    /// Whether it is told what is refused: containers and the device are.
+    told: bool,
 }
 
 fn senders(lab: &Lab) -> Vec<Sender<'_>> {
@@ -82,13 +83,13 @@ fn senders(lab: &Lab) -> Vec<Sender<'_>> {
         [(&lab.a, gateway(), [b, c]), (&lab.b, gateway(), [a, c]), (&lab.c, other_gateway(), [a, b])]
     {
         let (targets, addresses) = of_pool(who, at, others);
-        all.push(Sender { ns: &who.ns, addresses, targets, container: true });
+        all.push(Sender { ns: &who.ns, addresses, targets, told: true });
     }
     // The device speaks to a pool from the pool's gateway.
     let device = &lab.device.ns;
-    all.push(Sender { ns: device, addresses: gateway(), targets: vec![a, b], container: false });
-    all.push(Sender { ns: device, addresses: other_gateway(), targets: vec![c], container: false });
-    all.push(Sender { ns: &lab.outside, addresses: beyond(), targets: vec![a, b, c, uplink()], container: false });
+    all.push(Sender { ns: device, addresses: gateway(), targets: vec![a, b], told: true });
+    all.push(Sender { ns: device, addresses: other_gateway(), targets: vec![c], told: true });
+    all.push(Sender { ns: &lab.outside, addresses: beyond(), targets: vec![a, b, c, uplink()], told: false });
     all
 }
 
@@ -112,7 +113,7 @@ fn agree(lab: &Lab, sender: &Sender<'_>, to: [IpAddr; 2], what: impl Fn(&[Traffi
         for traffic in what(&traffic(lab, sender, to)) {
             let may = lab.explains(from, to, &traffic.to_string())?;
             denied |= !may;
-            check(sender.ns, to, traffic, may, sender.container).with_context(|| {
+            check(sender.ns, to, traffic, may, sender.told).with_context(|| {
                 let said =
                     lab.device.cli(&["policy", "explain", &from.to_string(), &to.to_string(), &traffic.to_string()]);
                 format!("from {from}; explained as {}", said.stdout)

@@ -97,7 +97,7 @@ fn a_deny_closes_what_is_open() -> Result<()> {
         ),
         ("published, peer", vec![(container("b"), container("a"))], &lab.b.ns, gateway(), &WEB_PORT, true),
         ("to the device", vec![(container("a"), host.clone())], &lab.a.ns, gateway(), &dns, true),
-        ("from the device", vec![(host, container("a"))], &lab.device.ns, a, &ALL, false),
+        ("from the device", vec![(host, container("a"))], &lab.device.ns, a, &ALL, true),
     ];
     for (name, pairs, from, to, traffic, local) in cases {
         all(from, to, traffic, true, local).with_context(|| format!("{name}: without the rule"))?;
