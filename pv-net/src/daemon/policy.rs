@@ -1,10 +1,9 @@
 //! The policy in force: compiled from the rules and the device as it is, and swapped by generation.
 
 use super::Daemon;
-use crate::config::parse_run_named;
 use crate::failure::{Failure, Kind};
 use crate::kernel::bpf::PolicyTables;
-use crate::model::{Attachment, Device, PortMapping, Rule};
+use crate::model::{Attachment, Device, Rule};
 use crate::policy::{Compiled, LinkLocal, Member, PolicyError, RuleRef, Topology, compile, is_link_local};
 use pv_net_common::Ip;
 use std::net::IpAddr;
@@ -157,15 +156,5 @@ impl Daemon {
     /// Whether what is configured is what is in force.
     pub(super) fn policy_is_in_force(&self) -> bool {
         self.policy.source.as_ref().is_some_and(|(rules, _)| *rules == self.device.policies)
-    }
-
-    /// The published ports of attached containers, with the container's name.
-    pub(super) fn published_ports(&self) -> Vec<(String, PortMapping)> {
-        let all = self.state.containers.iter().flat_map(|(name, record)| {
-            let container = parse_run_named("run", &record.run.to_string(), Some(name));
-            let ports = container.map(|c| c.ports).unwrap_or_default();
-            ports.into_iter().map(|p| (name.to_string(), p))
-        });
-        all.collect()
     }
 }
