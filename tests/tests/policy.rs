@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use pv_net::kernel::bpf::{DataPlane, Options, PolicyProbe, PolicyTables};
 use pv_net::model::{Action, PortMatch, Rule, Selector};
-use pv_net::policy::{Compiled, Member, PairKey, Topology, compile};
+use pv_net::policy::{Compiled, LinkLocal, Member, PairKey, Topology, compile};
 use pv_net_common::policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NO_RULE, POLICY_TCP};
 use pv_net_common::{PolicyQuery, PolicySide, PolicyVerdict};
 use reference::Packet;
