@@ -254,7 +254,10 @@ fn elements(selector: &Selector, topology: &Topology, v6: bool) -> Option<(&'sta
             if net.prefix() == 0 {
                 return Some(("!=", Vec::new()));
             }
-            vec![net.to_string()]
+            // A network has the link-local addresses of the interfaces whose own addresses it has.
+            let links = topology.containers.iter().flat_map(|c| &c.link_local);
+            let beside = links.filter(|l| net.contains(l.beside)).map(|l| l.addr.to_string());
+            std::iter::once(net.to_string()).chain(beside).collect()
         }
         Selector::Host => of_family(topology.host.clone()),
         Selector::World => {
