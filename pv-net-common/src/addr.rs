@@ -69,6 +69,22 @@ impl Ip {
         self.words_be[0] | self.words_be[1] | self.words_be[2] | self.words_be[3] == 0
     }
 
+    /// Whether this is an IPv6 link-local address (RFC 4291 section 2.5.6).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_link_local(self) -> bool {
+        u32::from_be(self.words_be[0]) >> 22 == 0xfe80 >> 6
+    }
+
+    /// A link-local address as the `endpoints` map has it: with its pool's number in the second word, where the address
+    /// itself has zeroes. Two pools may have the same one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_pool(self, pool_id: u32) -> Self {
+        let [a, _, c, d] = self.words_be;
+        Self { words_be: [a, pool_id.to_be(), c, d] }
+    }
+
     /// The IPv6 link-local address that `mac` gives (modified EUI-64, RFC 4291 appendix A).
     #[must_use]
     pub const fn link_local(mac: [u8; 6]) -> Self {
@@ -131,6 +147,17 @@ mod tests {
             let ip = Ip::from(a);
             assert_eq!(IpAddr::from(ip), a);
             assert_eq!(ip.is_v4(), a.is_ipv4());
+        }
+    }
+
+    #[test]
+    fn a_link_local_address_is_of_a_pool() {
+        let ip = Ip::link_local([2, 0, 10, 0, 3, 7]);
+        assert!(ip.is_link_local() && ip.of_pool(5).is_link_local());
+        let want = Ipv6Addr::new(0xfe80, 0, 0, 5, 0, 0x0aff, 0xfe00, 0x307);
+        assert_eq!(IpAddr::from(ip.of_pool(5)), want);
+        for other in ["10.0.3.7", "fd00::1", "fec0::1", "ff02::1", "::"] {
+            assert!(!Ip::from(other.parse::<IpAddr>().expect("an address")).is_link_local(), "{other}");
         }
     }
 

@@ -2,7 +2,8 @@
 
 use crate::Ip;
 
-/// Key of the `endpoints` map: a container's address. Pools never overlap, so it is unique on the device.
+/// Key of the `endpoints` map: a container's address. Pools never overlap, so it is unique on the device; a link-local
+/// one is by [`Ip::of_pool`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct EndpointKey {

@@ -10,6 +10,7 @@ use crate::{
     },
     verdict::{self, ACT_SHOT, count},
 };
+use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
@@ -35,7 +36,7 @@ const V6_RESET: usize = 14 + 40 + 20;
 const RESET: Answer = error(0, 0, 0);
 
 const fn error(kind: u8, code: u8, rest: u32) -> Answer {
-    Answer { kind, code, pad: [0; 2], rest }
+    Answer { kind, code, to_device: 0, pad: 0, rest }
 }
 
 /// Has the packet answered by the last stage.
@@ -53,6 +54,19 @@ pub fn refused(packet: &Packet) -> i32 {
         return say(packet, RESET, RESET);
     }
     say(packet, error(3, 13, 0), error(1, 1, 0))
+}
+
+/// The same, of a packet that the device itself sends into a container: the answer comes from there.
+#[inline(always)]
+pub fn refused_device(packet: &Packet) -> i32 {
+    let Some(scratch) = scratch() else { return ACT_SHOT };
+    scratch.answer = match (packet.proto, packet.v4) {
+        (IPPROTO_TCP, _) if packet.tracked && !packet.later => RESET,
+        (_, true) => error(3, 13, 0),
+        (_, false) => error(1, 1, 0),
+    };
+    scratch.answer.to_device = 1;
+    hand_on(packet.skb, Stage::Answer)
 }
 
 /// TTL or hop limit ran out (RFC 792, RFC 4443 section 3.3).
@@ -74,6 +88,13 @@ pub fn too_big(packet: &Packet, mtu: u32) -> i32 {
 pub fn no_route(packet: &Packet) -> i32 {
     verdict::note_drop(packet, DropReason::NoRoute);
     say(packet, error(3, 0, 0), error(1, 0, 0))
+}
+
+/// A link-local source address leads nowhere but on its link (RFC 4443 section 3.1 code 2).
+#[inline(always)]
+pub fn beyond_scope(packet: &Packet) -> i32 {
+    verdict::note_drop(packet, DropReason::NoRoute);
+    say(packet, error(3, 0, 0), error(1, 2, 0))
 }
 
 /// A TCP segment of no known connection (RFC 9293 section 3.5.2).
@@ -122,7 +143,9 @@ fn icmp(packet: &Packet, error: Answer) -> i32 {
     if is_error || packet.later {
         return ACT_SHOT;
     }
-    let Some(from) = own_address(packet) else { return ACT_SHOT };
+    // The stack takes nothing in that has a source address of its own.
+    let from = if error.to_device != 0 { Some(packet.key.dst) } else { own_address(packet) };
+    let Some(from) = from else { return ACT_SHOT };
     let sent = if packet.v4 { icmp4(packet, from, error) } else { icmp6_fitting(packet, from, error) };
     sent.unwrap_or(ACT_SHOT)
 }
@@ -137,6 +160,10 @@ fn own_address(packet: &Packet) -> Option<Ip> {
         let me = interface(packet.link)?;
         (me.gateway4, me.gateway6)
     };
+    // A pool without IPv6 has link-local addresses all the same.
+    if !packet.v4 && v6.is_unspecified() {
+        return interface(packet.link).map(|me| Ip::link_local(me.gateway_mac));
+    }
     Some(if packet.v4 { v4 } else { v6 })
 }
 
@@ -330,7 +357,8 @@ fn end(packet: &Packet) -> u32 {
     }
 }
 
-/// Turns the packet into the first `N` bytes of `frame` and sends it out of the link that it came in on.
+/// Turns the packet into the first `N` bytes of `frame` and sends it out of the link that it came in on; what is for the
+/// device comes in by the pool's bridge, where no guard asks for what the container may send.
 #[inline(always)]
 fn send_back<const N: usize>(packet: &Packet, frame: &Frame) -> i32 {
     let skb = packet.skb.cast();
@@ -342,6 +370,11 @@ fn send_back<const N: usize>(packet: &Packet, frame: &Frame) -> i32 {
             return ACT_SHOT;
         }
         count(Stat::Answered);
-        bpf_redirect(packet.link, 0) as i32
+        match (scratch(), interface(packet.link)) {
+            (Some(scratch), Some(me)) if scratch.answer.to_device != 0 => {
+                bpf_redirect(me.bridge, BPF_F_INGRESS as u64) as i32
+            }
+            _ => bpf_redirect(packet.link, 0) as i32,
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! Whether a flow may be: the rules, then the defaults.
 
 use crate::{
-    maps::{CONFIG, Scratch, endpoint, is_local, scratch},
+    maps::{CONFIG, Scratch, endpoint_at, is_local, scratch},
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP},
     policy,
+    service::Target,
 };
 use pv_net_common::{
-    DropReason, EndpointInfo, FlowEntry, FlowKey, InterfaceInfo, Ip,
+    DropReason, EndpointInfo, FlowEntry, FlowKey, Ip,
     endpoint::{POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_OPEN},
     flow::FLOW_REPLY,
     policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NOTHING},
@@ -22,6 +23,8 @@ const DHCPV6_BE: u16 = 547_u16.to_be();
 pub struct Ask {
     pub src: Ip,
     pub dst: Ip,
+    /// A link of the pool in which link-local addresses are looked up.
+    pub link: u32,
     pub proto: u32,
     pub dport_be: u16,
     /// It came by a published port.
@@ -36,36 +39,37 @@ impl Ask {
             return Self {
                 src: entry.dst,
                 dst: key.src,
+                link: key.ifindex,
                 proto: key.proto,
                 dport_be: key.sport_be,
                 service: entry.src != key.src,
             };
         }
-        Self { src: key.src, dst: entry.dst, proto: key.proto, dport_be: entry.dport_be, service: entry.dst != key.dst }
+        Self { dst: entry.dst, dport_be: entry.dport_be, service: entry.dst != key.dst, ..Self::of_key(key) }
     }
 
     /// What a container with `key` asks for when it is what the packet says.
     #[inline(always)]
     pub fn of_key(key: &FlowKey) -> Self {
-        Self { src: key.src, dst: key.dst, proto: key.proto, dport_be: key.dport_be, service: false }
+        let FlowKey { src, dst, ifindex, proto, dport_be, .. } = *key;
+        Self { src, dst, link: ifindex, proto, dport_be, service: false }
     }
 
-    /// The same; a link-local address is in no map, so its container is found by the link.
+    /// The same, of one who came by a published port that leads to `to`; or straight, when that is the destination.
     #[inline(always)]
-    pub fn of_sender(key: &FlowKey, me: Option<&InterfaceInfo>) -> Self {
-        let mut ask = Self::of_key(key);
-        if u32::from_be(key.src.words_be[0]) >> 22 == 0xfe80 >> 6
-            && let Some(me) = me
-        {
-            ask.src = if me.addr6.is_unspecified() { me.addr4 } else { me.addr6 };
-        }
-        ask
+    pub fn of_target(key: &FlowKey, to: &Target) -> Self {
+        Self { dst: to.addr, dport_be: to.port_be, service: to.addr != key.dst, ..Self::of_key(key) }
+    }
+
+    #[inline(always)]
+    fn ends(&self) -> (Option<&'static EndpointInfo>, Option<&'static EndpointInfo>) {
+        (endpoint_at(self.src, self.link), endpoint_at(self.dst, self.link))
     }
 
     /// Whether the flow may be.
     #[inline(always)]
     pub fn allowed(&self) -> Result<(), DropReason> {
-        let (from, to) = (endpoint(self.src), endpoint(self.dst));
+        let (from, to) = self.ends();
         match self.rules(from, to) {
             POLICY_DENY => return Err(DropReason::PolicyDenied),
             POLICY_ALLOW => return Ok(()),
@@ -82,7 +86,8 @@ impl Ask {
     /// Whether no rule forbids it, whatever the defaults say: for what goes on.
     #[inline(always)]
     pub fn not_denied(&self) -> Result<(), DropReason> {
-        match self.rules(endpoint(self.src), endpoint(self.dst)) {
+        let (from, to) = self.ends();
+        match self.rules(from, to) {
             POLICY_DENY => Err(DropReason::PolicyDenied),
             _ => Ok(()),
         }

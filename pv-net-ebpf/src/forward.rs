@@ -3,20 +3,18 @@
 use crate::{
     answer,
     decide::Ask,
-    deliver::{AF_INET, AF_INET6, deliver, stamp},
+    deliver::{deliver, stamp},
     flow::{self, REFUSED},
     guard::{self, same_mac},
     icmp,
-    maps::{FLOWS, Plan, Scratch, TRANSIENT, endpoint, epoch, hand_on, interface, is_local, scratch, uplink},
+    maps::{FLOWS, Plan, Scratch, TRANSIENT, endpoint, endpoint_at, epoch, hand_on, interface, is_local, scratch},
     packet::{Packet, TCP_FIN, TCP_RST},
     service::{self, Target},
     verdict::{self, ACT_OK, ACT_SHOT, count},
 };
-use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated::bpf_fib_lookup as fib_lookup};
 use pv_net_common::{
-    DropReason, EndpointInfo, FlowEntry, InterfaceInfo, Ip, Stage, Stat, TransientFlow, UplinkInfo,
-    endpoint::{POOL_NAT, UPLINK_POOL},
-    flow::{FLOW_CLOSING, FLOW_NEIGHBOUR, FLOW_OPENING, FLOW_ROUTED, FLOW_STACK},
+    DropReason, EndpointInfo, FlowEntry, InterfaceInfo, Ip, Stage, Stat, TransientFlow,
+    flow::{FLOW_CLOSING, FLOW_OPENING, FLOW_ROUTED, FLOW_STACK},
 };
 
 /// A packet of a known flow, decided under the policy in force.
@@ -135,7 +133,7 @@ pub fn slow(packet: &mut Packet) -> i32 {
         return hand_on(packet.skb, Stage::Icmp);
     }
     let dst = packet.key.dst;
-    if endpoint(dst).is_some() || is_local(dst) {
+    if dst.is_link_local() || endpoint(dst).is_some() || is_local(dst) {
         return hand_on(packet.skb, Stage::Inside);
     }
     if is_unicast(dst) { hand_on(packet.skb, Stage::Outside) } else { to_stack() }
@@ -148,8 +146,12 @@ pub fn inside(packet: &mut Packet) -> i32 {
     let epoch = epoch();
     let Some(me) = interface(packet.link) else { return ACT_SHOT };
     let dst = packet.key.dst;
-    let Some(target) = endpoint(dst) else { return to_device(packet, me, epoch) };
+    let Some(target) = endpoint_at(dst, packet.link) else { return to_device(packet, me, epoch) };
     if target.ifindex == packet.link {
+        return to_stack();
+    }
+    // As ARP is: rules are about what the link carries, not about the link.
+    if target.pool_id == me.pool_id && guard::is_neighbour(packet) {
         return to_stack();
     }
     let to = Target { addr: dst, port_be: packet.key.dport_be };
@@ -157,20 +159,19 @@ pub fn inside(packet: &mut Packet) -> i32 {
 }
 
 #[inline(always)]
-fn to_stack() -> i32 {
+pub fn to_stack() -> i32 {
     count(Stat::ToStack);
     ACT_OK
 }
 
-/// Neither multicast, broadcast nor link-local: what may be routed.
+/// Neither multicast nor broadcast: what may be routed, when it is not link-local.
 #[inline(always)]
 fn is_unicast(addr: Ip) -> bool {
-    let first = u32::from_be(addr.words_be[0]);
     if addr.is_v4() {
         let v4 = u32::from_be(addr.words_be[3]);
-        return v4 >> 28 != 0xe && v4 != u32::MAX && v4 >> 16 != 0xa9fe && v4 != 0;
+        return v4 >> 28 != 0xe && v4 != u32::MAX && v4 != 0;
     }
-    first >> 24 != 0xff && first >> 22 != 0xfe80 >> 6 && !addr.is_unspecified()
+    u32::from_be(addr.words_be[0]) >> 24 != 0xff && !addr.is_unspecified()
 }
 
 /// A packet that answers an opening or closing flow: the flow is established by it.
@@ -213,8 +214,10 @@ pub fn plan_of(packet: &Packet, src: Ip, dst: Ip, reply_link: u32) -> Plan {
 fn to_container(packet: &mut Packet, me: &InterfaceInfo, target: &EndpointInfo, to: &Target, epoch: u32) -> i32 {
     let key = packet.key;
     let service = to.addr != key.dst;
-    let ask = Ask { src: key.src, dst: to.addr, proto: key.proto, dport_be: to.port_be, service };
-    if let Err(reason) = ask.allowed() {
+    if key.src.is_link_local() && target.pool_id != me.pool_id {
+        return answer::beyond_scope(packet);
+    }
+    if let Err(reason) = Ask::of_target(&key, to).allowed() {
         flow::forget(&key);
         return denied(packet, reason);
     }
@@ -276,11 +279,13 @@ pub fn open(packet: &mut Packet) -> i32 {
     deliver(packet, &mut flow.forward)
 }
 
-/// To an address of the device: a published port, or the device itself.
+/// To an address of the device: a published port, or the device itself. Or to a link-local one that no container has,
+/// and somebody else at the bridge may have.
 #[inline(always)]
 fn to_device(packet: &mut Packet, me: &InterfaceInfo, epoch: u32) -> i32 {
     let key = packet.key;
     if packet.tracked
+        && is_local(key.dst)
         && let Some(to) = service::of(&key)
         && let Some(target) = endpoint(to.addr)
     {
@@ -296,10 +301,10 @@ fn to_device(packet: &mut Packet, me: &InterfaceInfo, epoch: u32) -> i32 {
 /// To the stack, if it may. That the container spoke first is remembered, so that `pv_to_container` knows the answer,
 /// and that a flow is decided again when the policy changes.
 #[inline(always)]
-fn by_stack(packet: &Packet, epoch: u32) -> i32 {
+pub fn by_stack(packet: &Packet, epoch: u32) -> i32 {
     let key = packet.key;
     let reply_key = key.reversed(0);
-    let ask = Ask::of_sender(&key, interface(packet.link));
+    let ask = Ask::of_key(&key);
     if packet.tracked
         && let Some(open) = TRANSIENT.get_ptr_mut(&reply_key)
     {
@@ -326,97 +331,4 @@ fn by_stack(packet: &Packet, epoch: u32) -> i32 {
         flow::note_stack(&key, &reply_key, epoch);
     }
     to_stack()
-}
-
-/// To where routes lead.
-#[inline(always)]
-pub fn to_outside(packet: &mut Packet) -> i32 {
-    packet.settle_fragment();
-    let epoch = epoch();
-    let Some(me) = interface(packet.link) else { return ACT_SHOT };
-    let Some(Scratch { flow, fib, plan, .. }) = scratch() else { return ACT_SHOT };
-    let next_hop = match look_up_route(packet, me, fib) {
-        Route::To(hop) => hop,
-        Route::Local => return to_stack(),
-        Route::None => return answer::no_route(packet),
-    };
-    let Some(up) = uplink(fib.ifindex) else { return by_stack(packet, epoch) };
-    if up.flags & UPLINK_POOL != 0 {
-        // An address of a pool that no container has: on its own link the bridge knows who it is.
-        return if fib.ifindex == me.bridge { to_stack() } else { denied(packet, DropReason::PoolIsolated) };
-    }
-    let key = packet.key;
-    if let Err(reason) = Ask::of_key(&key).allowed() {
-        flow::forget(&key);
-        return denied(packet, reason);
-    }
-    let Some(src) = source(packet, me, up) else { return answer::no_route(packet) };
-    *flow = TransientFlow::default();
-    flow.forward = FlowEntry {
-        ifindex: fib.ifindex,
-        epoch,
-        from_mac: me.mac,
-        next_hop,
-        flags: FLOW_ROUTED | FLOW_NEIGHBOUR,
-        mtu: up.mtu,
-        ..FlowEntry::default()
-    };
-    flow.reply = FlowEntry {
-        ifindex: packet.link,
-        epoch,
-        src_mac: me.gateway_mac,
-        dst_mac: me.mac,
-        flags: FLOW_ROUTED,
-        mtu: me.mtu,
-        ..FlowEntry::default()
-    };
-    *plan = Plan { device_port: u32::from(src != key.src), ..plan_of(packet, src, key.dst, 0) };
-    hand_on(packet.skb, Stage::Open)
-}
-
-/// The address that the packet leaves with; none when the uplink has none of its family.
-#[inline(always)]
-fn source(packet: &Packet, me: &InterfaceInfo, up: &UplinkInfo) -> Option<Ip> {
-    if me.pool_flags & POOL_NAT == 0 {
-        return Some(packet.key.src);
-    }
-    let addr = if packet.v4 { up.addr4 } else { up.addr6 };
-    if addr.is_unspecified() { None } else { Some(addr) }
-}
-
-enum Route {
-    To(Ip),
-    Local,
-    None,
-}
-
-/// `bpf_fib_lookup` as if the packet had come in on the pool's bridge, which has forwarding on for it.
-#[inline(always)]
-fn look_up_route(packet: &Packet, me: &InterfaceInfo, fib: &mut bpf_fib_lookup) -> Route {
-    let (src, dst) = (packet.key.src.words_be, packet.key.dst.words_be);
-    // SAFETY: a C structure of integers and unions of them; all zero is a value of it.
-    *fib = unsafe { core::mem::zeroed() };
-    fib.family = if packet.v4 { AF_INET as u8 } else { AF_INET6 as u8 };
-    fib.l4_protocol = packet.proto;
-    fib.ifindex = me.bridge;
-    if packet.v4 {
-        fib.__bindgen_anon_3.ipv4_src = src[3];
-        fib.__bindgen_anon_4.ipv4_dst = dst[3];
-    } else {
-        fib.__bindgen_anon_3.ipv6_src = src;
-        fib.__bindgen_anon_4.ipv6_dst = dst;
-    }
-    // SAFETY: `fib` is a whole structure, and its size is told; unions are read as the family says.
-    unsafe {
-        let found = fib_lookup(packet.skb.cast(), fib, size_of::<bpf_fib_lookup>() as i32, 0);
-        match found {
-            // `BPF_FIB_LKUP_RET_SUCCESS`; `_NO_NEIGH`: the helper that sends it asks for the neighbour;
-            // `_FRAG_NEEDED`: answered with the uplink's MTU when it is sent.
-            0 | 7 | 8 if fib.family == AF_INET as u8 => Route::To(Ip::from_v4_be(fib.__bindgen_anon_4.ipv4_dst)),
-            0 | 7 | 8 => Route::To(Ip { words_be: fib.__bindgen_anon_4.ipv6_dst }),
-            // `_NOT_FWDED`: broadcast or the device's own. `_FWD_DISABLED`: the stack says the same.
-            4 | 5 => Route::Local,
-            _ => Route::None,
-        }
-    }
 }

@@ -107,6 +107,13 @@ pub fn is_discovery(packet: &Packet) -> bool {
     packet.proto == IPPROTO_ICMPV6 && matches!(packet.l4_info, ND_ROUTER_SOLICITATION..=ND_REDIRECT)
 }
 
+/// A neighbour message of this very link: no router has had it in hand (RFC 4861 sections 7.1.1 and 7.1.2).
+#[inline(always)]
+pub fn is_neighbour(packet: &Packet) -> bool {
+    let kind = matches!(packet.l4_info, ND_NEIGHBOUR_SOLICITATION | ND_NEIGHBOUR_ADVERTISEMENT);
+    !packet.v4 && packet.proto == IPPROTO_ICMPV6 && kind && packet.ttl == 255
+}
+
 /// Neighbour messages (RFC 4861 sections 4.3 and 4.4): what is advertised is the container's, and so is every
 /// link-layer address in an option.
 #[inline(always)]

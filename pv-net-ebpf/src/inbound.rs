@@ -8,7 +8,7 @@ use crate::{
     packet::{Packet, TCP_RST},
     verdict::{self, ACT_OK},
 };
-use pv_net_common::{FlowKey, InterfaceInfo, Ip, TransientFlow};
+use pv_net_common::{DropReason, FlowKey, InterfaceInfo, Ip, TransientFlow};
 
 /// A packet on its way into a container. What the stack sends or routes there is remembered, so that the answer is let
 /// back.
@@ -30,12 +30,12 @@ pub fn to_container(packet: &mut Packet) -> i32 {
     let epoch = epoch();
     let replies = key.reversed(packet.link);
     if let Some(open) = noted(packet, &replies) {
-        return again(packet, open, epoch);
+        return again(packet, open, epoch, of_device);
     }
     let ask = Ask::of_key(&key);
     // The note of a connection may be lost; its segments open nothing.
     if let Err(reason) = if packet.continues_tcp() { ask.not_denied() } else { ask.allowed() } {
-        return verdict::drop(packet, reason);
+        return refused(packet, reason, of_device);
     }
     if !packet.continues_tcp() {
         flow::note_stack(&key, &replies, epoch);
@@ -55,7 +55,7 @@ fn noted(packet: &Packet, replies: &FlowKey) -> Option<&'static mut TransientFlo
 
 /// A packet of a flow with a note: decided again when that is of another policy.
 #[inline(always)]
-fn again(packet: &Packet, open: &mut TransientFlow, epoch: u32) -> i32 {
+fn again(packet: &Packet, open: &mut TransientFlow, epoch: u32, of_device: bool) -> i32 {
     if open.reply.epoch == epoch {
         return ACT_OK;
     }
@@ -70,7 +70,17 @@ fn again(packet: &Packet, open: &mut TransientFlow, epoch: u32) -> i32 {
         verdict::note_drop(packet, reason);
         return ACT_OK;
     }
-    verdict::drop(packet, reason)
+    refused(packet, reason, of_device)
+}
+
+/// A refused packet: the device learns at once, others are left in silence.
+#[inline(always)]
+fn refused(packet: &Packet, reason: DropReason, of_device: bool) -> i32 {
+    if !of_device {
+        return verdict::drop(packet, reason);
+    }
+    verdict::note_drop(packet, reason);
+    answer::refused_device(packet)
 }
 
 #[inline(always)]
@@ -78,9 +88,8 @@ fn in_pool(addr: Ip, me: &InterfaceInfo) -> bool {
     if addr.is_v4() {
         return addr.words_be[3] & me.mask4_be == me.net4.words_be[3] && !me.net4.is_unspecified();
     }
-    let link_local = u32::from_be(addr.words_be[0]) >> 22 == 0xfe80 >> 6;
     let a = addr.words_be;
     let (m, n) = (me.mask6.words_be, me.net6.words_be);
     let same = a[0] & m[0] == n[0] && a[1] & m[1] == n[1] && a[2] & m[2] == n[2] && a[3] & m[3] == n[3];
-    link_local || (same && !me.net6.is_unspecified())
+    addr.is_link_local() || (same && !me.net6.is_unspecified())
 }

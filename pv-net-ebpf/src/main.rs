@@ -12,6 +12,7 @@ mod icmp;
 mod inbound;
 mod maps;
 mod nat;
+mod outside;
 mod packet;
 mod policy;
 mod service;
@@ -87,7 +88,7 @@ pub fn pv_stage_inside(ctx: TcContext) -> i32 {
 /// From a container to where routes lead.
 #[classifier]
 pub fn pv_stage_outside(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, forward::to_outside)
+    stage(ctx.skb.skb, outside::to_outside)
 }
 
 /// From an uplink, not in the flow table.

@@ -134,7 +134,9 @@ pub struct Answer {
     /// The error's type; 0 for a reset.
     pub kind: u8,
     pub code: u8,
-    pub pad: [u8; 2],
+    /// Not 0: it is for the device itself, which sent the packet.
+    pub to_device: u8,
+    pub pad: u8,
     /// The header's last word: an MTU where the type has one.
     pub rest: u32,
 }
@@ -170,9 +172,20 @@ pub fn is_local(addr: Ip) -> bool {
     LOCALS.get_ptr(&EndpointKey { addr }).is_some()
 }
 
-/// The container that has `addr`.
+/// The container that has `addr`, if that is no link-local one.
 #[inline(always)]
 pub fn endpoint(addr: Ip) -> Option<&'static EndpointInfo> {
+    if addr.is_link_local() { None } else { holder(addr) }
+}
+
+/// The container that has `addr` for what comes in by `link`: a link-local one is valid in that link's pool alone.
+#[inline(always)]
+pub fn endpoint_at(addr: Ip, link: u32) -> Option<&'static EndpointInfo> {
+    holder(if addr.is_link_local() { addr.of_pool(interface(link)?.pool_id) } else { addr })
+}
+
+#[inline(always)]
+fn holder(addr: Ip) -> Option<&'static EndpointInfo> {
     // SAFETY: an entry is replaced whole by the daemon, and stays readable for the program's run.
     ENDPOINTS.get_ptr(&EndpointKey { addr }).map(|p| unsafe { &*p })
 }

@@ -86,9 +86,7 @@ fn follow_router(packet: &Packet, entry: &mut FlowEntry) {
 #[inline(always)]
 fn inwards(packet: &mut Packet, target: &EndpointInfo, to: &Target, epoch: u32) -> i32 {
     let key = packet.key;
-    let service = to.addr != key.dst;
-    let ask = Ask { src: key.src, dst: to.addr, proto: key.proto, dport_be: to.port_be, service };
-    if let Err(reason) = ask.allowed() {
+    if let Err(reason) = Ask::of_target(&key, to).allowed() {
         return denied(packet, reason);
     }
     let Some(up) = uplink(packet.link) else { return ACT_OK };

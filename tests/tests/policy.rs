@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use pv_net::kernel::bpf::{DataPlane, Options, PolicyProbe, PolicyTables};
 use pv_net::model::{Action, PortMatch, Rule, Selector};
-use pv_net::policy::{Compiled, Member, PairKey, Topology, compile};
+use pv_net::policy::{Compiled, LinkLocal, Member, PairKey, Topology, compile};
 use pv_net_common::policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NO_RULE, POLICY_TCP};
 use pv_net_common::{PolicyQuery, PolicySide, PolicyVerdict};
 use reference::Packet;
@@ -254,7 +254,10 @@ fn elements(selector: &Selector, topology: &Topology, v6: bool) -> Option<(&'sta
             if net.prefix() == 0 {
                 return Some(("!=", Vec::new()));
             }
-            vec![net.to_string()]
+            // A network has the link-local addresses of the interfaces whose own addresses it has.
+            let links = topology.containers.iter().flat_map(|c| &c.link_local);
+            let beside = links.filter(|l| net.contains(l.beside)).map(|l| l.addr.to_string());
+            std::iter::once(net.to_string()).chain(beside).collect()
         }
         Selector::Host => of_family(topology.host.clone()),
         Selector::World => {

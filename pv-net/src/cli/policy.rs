@@ -71,7 +71,8 @@ fn sentence(value: &Value) -> String {
         (None, None) => text(&end["address"]).to_owned(),
     };
     let port = value["port"].as_u64().filter(|p| *p != 0).map(|p| format!("/{p}")).unwrap_or_default();
-    let traffic = format!("{}{port}", text(&value["proto"]));
+    let via = value["via"].as_str().map(|via| format!(" by {via} of the device")).unwrap_or_default();
+    let traffic = format!("{}{port}{via}", text(&value["proto"]));
     let mut lines = vec![
         format!("{}: {} to {}, {traffic}", text(&value["verdict"]), end(&value["from"]), end(&value["to"])),
         format!("why: {}", text(&value["reason"])),
@@ -99,6 +100,21 @@ mod tests {
             sentence(&value),
             "deny: web (10.0.3.2) to 192.0.2.9, tcp/22\nwhy: rule no-lan says deny\n\
              where: /etc/pv-net/device.json: network.policies[1]"
+        );
+    }
+
+    #[test]
+    fn an_answer_says_which_published_port_leads_there() {
+        let value = json!({
+            "verdict": "allow", "reason": "no rule applies: the port is published", "proto": "tcp", "port": 80,
+            "file": null, "path": null, "via": "0.0.0.0:8080",
+            "from": {"address": "192.0.2.9", "container": null, "pool": null},
+            "to": {"address": "10.0.3.2", "container": "web", "pool": "internal"},
+        });
+        assert_eq!(
+            sentence(&value),
+            "allow: 192.0.2.9 to web (10.0.3.2), tcp/80 by 0.0.0.0:8080 of the device\n\
+             why: no rule applies: the port is published"
         );
     }
 

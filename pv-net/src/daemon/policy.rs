@@ -1,11 +1,10 @@
 //! The policy in force: compiled from the rules and the device as it is, and swapped by generation.
 
 use super::Daemon;
-use crate::config::parse_run_named;
 use crate::failure::{Failure, Kind};
 use crate::kernel::bpf::PolicyTables;
-use crate::model::{Device, PortMapping, Rule};
-use crate::policy::{Compiled, Member, PolicyError, RuleRef, Topology, compile};
+use crate::model::{Attachment, Device, Rule};
+use crate::policy::{Compiled, LinkLocal, Member, PolicyError, RuleRef, Topology, compile, is_link_local};
 use pv_net_common::Ip;
 use std::net::IpAddr;
 
@@ -19,10 +18,6 @@ pub(super) struct InForce {
     pub refs: Vec<RuleRef>,
     /// Why what is configured, or the device as it is, is not in force.
     pub condition: Option<String>,
-}
-
-fn is_link_local(addr: IpAddr) -> bool {
-    matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local())
 }
 
 impl From<PolicyError> for Failure {
@@ -40,12 +35,14 @@ impl Daemon {
         let containers = names.into_iter().map(|name| {
             let identity = self.state.identity(&name);
             let attachments = self.state.containers.get(&name).map(|r| r.attachments.as_slice()).unwrap_or_default();
-            let addresses = attachments.iter().flat_map(|a| {
-                let link_local = IpAddr::from(Ip::link_local(a.mac.0));
-                a.ipv4.map(IpAddr::from).into_iter().chain(a.ipv6.map(IpAddr::from)).chain([link_local])
-            });
+            let link_local = |a: &Attachment| IpAddr::from(Ip::link_local(a.mac.0));
+            let own = |a: &Attachment| [a.ipv6.map(IpAddr::from), a.ipv4.map(IpAddr::from)].into_iter().flatten();
+            let addresses = attachments.iter().flat_map(|a| own(a).chain([link_local(a)])).collect();
             let pools = attachments.iter().map(|a| a.pool.clone()).collect();
-            Member { identity, pools, addresses: addresses.collect(), name }
+            let link_local = attachments
+                .iter()
+                .filter_map(|a| Some(LinkLocal { addr: link_local(a), beside: own(a).next()?, pool: a.pool.clone() }));
+            Member { identity, pools, addresses, link_local: link_local.collect(), name }
         });
         Ok(Topology { containers: containers.collect(), networks, host })
     }
@@ -159,15 +156,5 @@ impl Daemon {
     /// Whether what is configured is what is in force.
     pub(super) fn policy_is_in_force(&self) -> bool {
         self.policy.source.as_ref().is_some_and(|(rules, _)| *rules == self.device.policies)
-    }
-
-    /// The published ports of attached containers, with the container's name.
-    pub(super) fn published_ports(&self) -> Vec<(String, PortMapping)> {
-        let all = self.state.containers.iter().flat_map(|(name, record)| {
-            let container = parse_run_named("run", &record.run.to_string(), Some(name));
-            let ports = container.map(|c| c.ports).unwrap_or_default();
-            ports.into_iter().map(|p| (name.to_string(), p))
-        });
-        all.collect()
     }
 }

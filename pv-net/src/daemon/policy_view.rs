@@ -4,13 +4,14 @@ use super::Daemon;
 use crate::config::raw;
 use crate::failure::{Failure, Kind};
 use crate::kernel::bpf::PolicyProbe;
-use crate::model::{Action, Pool, Selector, Transport};
-use crate::policy::{self, Party, Place, compile, default_verdict, port_and_proto};
+use crate::model::{Action, Pool, PoolName, Selector};
+use crate::plan::PoolLink;
+use crate::policy::{self, Party, Place, Reason, compile, default_verdict, port_and_proto};
 use pv_net_common::policy::{POLICY_ALLOW, POLICY_DENY};
-use pv_net_common::{PolicyQuery, PolicyVerdict};
+use pv_net_common::{Ip, PolicyQuery, PolicyVerdict};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// A rule.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -83,6 +84,8 @@ pub struct VerdictView {
     pub proto: String,
     /// Destination port; zero for what has none.
     pub port: u16,
+    /// The device's address and port that lead there, when the flow goes by a published port.
+    pub via: Option<String>,
 }
 
 /// What decided.
@@ -96,12 +99,15 @@ pub enum DecidedBy {
 }
 
 /// What a flow carries, at the end where it is decided.
-#[derive(Clone, Copy)]
 struct Traffic {
     proto: u8,
     port: u16,
-    /// It comes by a published port.
+    /// It was sent to a published port of the device.
     by_service: bool,
+    /// The published port that leads to where it goes.
+    leads: Option<SocketAddr>,
+    /// The receiver is a container by its name: behind its published ports. By its address it is that address.
+    by_name: bool,
 }
 
 /// What decided, before it is shown.
@@ -168,6 +174,7 @@ impl Daemon {
         };
         let (proto, named_port) =
             port_and_proto(&query.proto, query.port, from.addr.is_ipv6()).map_err(|e| Failure::new(Kind::Usage, e))?;
+        let named = to.addr;
         // A published port is decided by where it leads, as the programs do.
         let (to, port, by_service) = match self.behind(&to, proto, named_port) {
             Some((addr, port)) => (policy::party(addr, &topology), port, true),
@@ -180,7 +187,16 @@ impl Daemon {
             // Nothing is loaded and no packet decided; the rules mean the same.
             None => compile(&device.policies, &topology)?.evaluator().verdict(&from.side, &to.side, proto, port),
         };
-        let decision = self.decision(said, &from, &to, Traffic { proto, port, by_service });
+        let leads = self.leads_to(&to, proto, port);
+        let by_name = query.to.parse::<IpAddr>().is_err();
+        // Who is in no pool has no other way to a container than by its published ports, but for rules.
+        let outside = self.pool_of(&from).is_none() && !from.host;
+        let decision = self.decision(said, &from, &to, Traffic { proto, port, by_service, leads, by_name });
+        let via = match (by_service, leads) {
+            (true, _) => Some(SocketAddr::new(named, named_port)),
+            (false, Some(leads)) if outside && by_name => Some(leads),
+            _ => None,
+        };
         Ok(VerdictView {
             verdict: decision.action,
             decided_by: decision.by,
@@ -193,6 +209,7 @@ impl Daemon {
             to: self.party(&to),
             proto: super::proto_name(proto.into()),
             port,
+            via: via.map(|v| v.to_string()),
         })
     }
 
@@ -209,6 +226,9 @@ impl Daemon {
 
     /// The pool whose network has the party's address; none for the device's own.
     fn pool_of(&self, party: &Party) -> Option<&Pool> {
+        if let Some(link) = &party.link {
+            return self.device.pools.get(link);
+        }
         let holds = |p: &&Pool| p.networks().any(|n| n.contains(party.addr));
         self.device.pools.values().find(holds).filter(|_| !party.host)
     }
@@ -221,7 +241,31 @@ impl Daemon {
         }
     }
 
+    /// The pool on whose link alone the party's address is valid; `None` for other addresses, and for strangers'.
+    fn link_of(&self, party: &Party) -> Option<PoolName> {
+        let of_bridge = || {
+            let bridge = |link: &PoolLink| IpAddr::from(Ip::link_local(link.mac.0)) == party.addr;
+            self.pools.iter().find(|(_, link)| bridge(link)).map(|(name, _)| name.clone())
+        };
+        party.link.clone().or_else(of_bridge)
+    }
+
+    /// Whether a link-local address of the one does not reach the other.
+    fn off_link(&self, from: &Party, to: &Party) -> bool {
+        let pool = |party: &Party| self.pool_of(party).map(|p| p.name.clone());
+        let apart = |one: &Party, other: &Party| {
+            // The device is on the link of each pool, but its link-local addresses are not.
+            let there = if other.host { self.link_of(other).or_else(|| self.link_of(one)) } else { pool(other) };
+            self.link_of(one).is_some_and(|link| there != Some(link))
+        };
+        apart(from, to) || apart(to, from)
+    }
+
     fn decision(&self, said: PolicyVerdict, from: &Party, to: &Party, traffic: Traffic) -> Decision {
+        if self.off_link(from, to) {
+            let reason = "a link-local address is valid on the link of its own pool alone".to_owned();
+            return Decision { action: Action::Deny, by: DecidedBy::Default, rule: None, path: None, reason };
+        }
         let action = match said.action {
             // No program sees what neither comes from a container nor goes to one.
             _ if self.pool_of(from).is_none() && self.pool_of(to).is_none() => {
@@ -250,7 +294,7 @@ impl Daemon {
     }
 
     fn default_decision(&self, from: &Party, to: &Party, traffic: Traffic) -> Decision {
-        let Traffic { proto, port, by_service } = traffic;
+        let Traffic { proto, port, by_service, leads, by_name } = traffic;
         let place = |party: &Party| match self.pool_of(party) {
             Some(pool) => Place::Pool(pool),
             None if party.host => Place::Host,
@@ -258,15 +302,13 @@ impl Daemon {
         };
         // To a container that asks, a published port is the device's; to all others it is the container's.
         let target = if by_service && self.pool_of(from).is_some() { Place::Host } else { place(to) };
-        let published = by_service || self.is_published(to, proto, port);
-        let (action, reason) = default_verdict(place(from), target, proto, port, published);
-        Decision {
-            action,
-            by: DecidedBy::Default,
-            rule: None,
-            path: reason.path(),
-            reason: format!("no rule applies: {reason}"),
+        let published = by_service || (by_name && leads.is_some());
+        let (action, decided) = default_verdict(place(from), target, proto, port, published);
+        let mut reason = format!("no rule applies: {decided}");
+        if let (Reason::NotPublished, Some(leads)) = (&decided, leads) {
+            reason += &format!(", not the container's own address: {leads} of the device leads there");
         }
+        Decision { action, by: DecidedBy::Default, rule: None, path: decided.path(), reason }
     }
 
     /// Where a published port of the device leads.
@@ -283,19 +325,14 @@ impl Daemon {
         })
     }
 
-    /// Whether the port of a container is published to others than the device itself.
-    fn is_published(&self, to: &Party, proto: u8, port: u16) -> bool {
-        let transport = match proto {
-            6 => Transport::Tcp,
-            17 => Transport::Udp,
-            _ => return false,
-        };
-        let Some(container) = to.container.as_ref().map(ToString::to_string) else { return false };
-        self.published_ports().iter().any(|(name, mapping)| {
-            let width = mapping.host_ports.end() - mapping.host_ports.start();
-            let theirs = mapping.container_port..=mapping.container_port.saturating_add(width);
-            let outside = mapping.host.is_none_or(|h| !h.is_loopback());
-            *name == container && theirs.contains(&port) && outside && mapping.transport == transport
+    /// The port of the device, published to others than the device itself, that leads to this one of a container.
+    fn leads_to(&self, to: &Party, proto: u8, port: u16) -> Option<SocketAddr> {
+        let proto = super::proto_name(proto.into());
+        self.ports().into_iter().find_map(|p| {
+            let theirs = p.container_address == to.addr && p.proto == proto && !p.host_address.is_loopback();
+            let offset = port.checked_sub(p.container_port).filter(|_| theirs)?;
+            let at = p.host_port.checked_add(offset).filter(|at| *at <= p.host_port_end)?;
+            Some(SocketAddr::new(p.host_address, at))
         })
     }
 }

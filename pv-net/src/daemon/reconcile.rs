@@ -188,10 +188,14 @@ impl Daemon {
             .get(container)
             .and_then(|r| r.attachments.iter().find(|a| a.host_if == *host_if))
             .cloned();
-        let addresses: Vec<Ip> =
-            attachment.iter().flat_map(|a| a.ipv4.map(Ip::from).into_iter().chain(a.ipv6.map(Ip::from))).collect();
         let Some(plane) = &mut self.plane else { return Ok(()) };
-        for addr in &addresses {
+        let mut addresses = Vec::new();
+        if let Some(a) = attachment {
+            let link_local = Ip::link_local(a.mac.0);
+            addresses.extend(a.ipv4.map(Ip::from).into_iter().chain(a.ipv6.map(Ip::from)).chain([link_local]));
+            plane.remove_endpoint(link_local.of_pool(self.state.pool_id(&a.pool)))?;
+        }
+        for addr in addresses.iter().filter(|a| !a.is_link_local()) {
             plane.remove_endpoint(*addr)?;
         }
         plane.remove_interface(index)?;

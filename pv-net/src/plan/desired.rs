@@ -27,7 +27,7 @@ pub struct Endpoint {
     pub bridge: u32,
     /// What its container may send.
     pub info: InterfaceInfo,
-    /// Its addresses.
+    /// Its addresses, as the map has them.
     pub addresses: Vec<Ip>,
 }
 
@@ -56,7 +56,8 @@ pub fn endpoint(attachment: &Attachment, pool: &Pool, link: &PoolLink, identity:
         mac: attachment.mac.0,
         gateway_mac: link.mac.0,
     };
-    let addresses = [info.addr4, info.addr6].into_iter().filter(|a| !a.is_unspecified()).collect();
+    let own = [info.addr4, info.addr6].into_iter().filter(|a| !a.is_unspecified());
+    let addresses = own.chain([info.link_local.of_pool(link.id)]).collect();
     Endpoint { host_if: attachment.host_if.clone(), bridge: link.index, info, addresses }
 }
 

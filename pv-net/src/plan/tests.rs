@@ -72,7 +72,8 @@ fn text(ops: &[Op]) -> String {
 #[test]
 fn the_guard_is_there_before_the_link_is_up() {
     let plan = text(&diff(&desired(&[7], true), &links(&[7], false)));
-    let want = "interface 107 (pv7) guarded\nprogram on pv7\npv7 port of bridge 2\npv7 up\nendpoint 10.0.3.7 at 107";
+    let want = "interface 107 (pv7) guarded\nprogram on pv7\npv7 port of bridge 2\npv7 up\nendpoint 10.0.3.7 at 107\n\
+                endpoint fe80::1:0:aff:fe00:307 at 107";
     assert_eq!(plan, want);
 }
 
@@ -82,14 +83,18 @@ fn what_is_gone_is_removed_last() {
     let mut now = full;
     now.links.remove(&"pv8".parse().expect("name"));
     let plan = text(&diff(&desired(&[7, 8], true), &now));
-    assert_eq!(plan, "endpoint 10.0.3.8 removed\ninterface 108 removed\nno program on pv8");
+    assert_eq!(
+        plan,
+        "endpoint 10.0.3.8 removed\nendpoint fe80::1:0:aff:fe00:308 removed\n\
+         interface 108 removed\nno program on pv8"
+    );
 }
 
 #[test]
 fn a_pool_that_opens_changes_entries_only() {
     let closed = apply(links(&[7], true), &diff(&desired(&[7], true), &links(&[7], true)));
     let plan = text(&diff(&desired(&[7], false), &closed));
-    assert_eq!(plan, "interface 107 (pv7) guarded\nendpoint 10.0.3.7 at 107");
+    assert_eq!(plan, "interface 107 (pv7) guarded\nendpoint 10.0.3.7 at 107\nendpoint fe80::1:0:aff:fe00:307 at 107");
 }
 
 proptest! {
@@ -109,7 +114,8 @@ proptest! {
         let end = apply(observed.clone(), &diff(&want, &observed));
         prop_assert_eq!(diff(&want, &end), vec![]);
         let both: BTreeMap<Ip, ()> = after.iter().filter(|n| there.contains(n)).map(|n| (Ip::from(std::net::Ipv4Addr::new(10, 0, 3, *n)), ())).collect();
-        prop_assert!(end.endpoints.keys().eq(both.keys()));
+        prop_assert!(end.endpoints.keys().filter(|a| a.is_v4()).eq(both.keys()));
+        prop_assert!(end.endpoints.len() == 2 * both.len());
         prop_assert!(end.hooks.len() == both.len() && end.interfaces.len() == both.len());
     }
 }

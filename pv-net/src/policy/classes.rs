@@ -102,6 +102,7 @@ impl Role {
             return 0;
         }
         set.sort_unstable();
+        set.dedup();
         if let Some(number) = self.sets.get(&set) {
             return *number;
         }
@@ -170,6 +171,9 @@ impl Classes {
             let sets = self.sets(|role, set| {
                 own(role, set);
                 role.add_nets(Prefix::of_addr(*addr), set);
+                for link_local in member.link_local.iter().filter(|l| l.addr == *addr) {
+                    role.add_nets(Prefix::of_addr(link_local.beside), set);
+                }
             });
             let class = self.class(sets);
             if class != usual {

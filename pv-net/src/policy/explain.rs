@@ -1,7 +1,7 @@
 //! Words of `policy explain` into what the maps are asked.
 
 use super::Topology;
-use crate::model::{ContainerName, Rule, Selector};
+use crate::model::{ContainerName, PoolName, Rule, Selector};
 use pv_net_common::PolicySide;
 use std::net::IpAddr;
 
@@ -16,6 +16,8 @@ pub struct Party {
     pub side: PolicySide,
     /// It is one of the device's own.
     pub host: bool,
+    /// The pool on whose link the address is valid, when it is a container's link-local one.
+    pub link: Option<PoolName>,
 }
 
 /// Why a word is nobody.
@@ -68,10 +70,28 @@ pub fn side(word: &str, topology: &Topology, rules: &[Rule]) -> Result<Vec<Party
     if addrs.is_empty() {
         return Err(SideError::NoAddress { word: word.to_owned() });
     }
-    Ok(addrs.into_iter().map(|addr| party(addr, topology)).collect())
+    Ok(addrs.into_iter().flat_map(|addr| parties(addr, topology)).collect())
 }
 
-fn is_link_local(addr: IpAddr) -> bool {
+/// Whoever has `addr`: of a link-local one there can be one in each pool.
+fn parties(addr: IpAddr, topology: &Topology) -> Vec<Party> {
+    let all = topology.containers.iter().flat_map(|m| m.link_local.iter().map(move |l| (m, l)));
+    let on_links: Vec<Party> = all
+        .filter(|(_, l)| l.addr == addr)
+        .map(|(m, l)| Party {
+            addr,
+            container: Some(m.name.clone()),
+            side: PolicySide { identity: m.identity, addr: addr.into() },
+            host: false,
+            link: Some(l.pool.clone()),
+        })
+        .collect();
+    if on_links.is_empty() { vec![party(addr, topology)] } else { on_links }
+}
+
+/// Whether an address is valid on one link alone.
+#[must_use]
+pub fn is_link_local(addr: IpAddr) -> bool {
     matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local())
 }
 
@@ -80,7 +100,7 @@ fn is_link_local(addr: IpAddr) -> bool {
 pub fn party(addr: IpAddr, topology: &Topology) -> Party {
     let member = topology.containers.iter().find(|c| c.addresses.contains(&addr));
     let side = PolicySide { identity: member.map_or(0, |m| m.identity), addr: addr.into() };
-    Party { addr, container: member.map(|m| m.name.clone()), side, host: topology.host.contains(&addr) }
+    Party { addr, container: member.map(|m| m.name.clone()), side, host: topology.host.contains(&addr), link: None }
 }
 
 /// An address of each family that is nobody's, and where it can be in no network that a rule names.
@@ -123,6 +143,7 @@ mod tests {
             identity: 7,
             pools: std::iter::once("p".parse().expect("name")).collect(),
             addresses: ["fd00::5", "10.0.3.5", "fe80::5"].map(|a| a.parse().expect("address")).to_vec(),
+            link_local: Vec::new(),
         };
         let topology = Topology {
             containers: vec![member],

@@ -16,7 +16,7 @@ mod tests;
 
 pub use compile::{Compiled, PairKey, PolicyError, RuleRef, compile};
 pub use default::{Place, Reason, default_verdict};
-pub use explain::{Party, SideError, party, port_and_proto, side};
+pub use explain::{Party, SideError, is_link_local, party, port_and_proto, side};
 
 use crate::model::{ContainerName, PoolName};
 use ipnetwork::IpNetwork;
@@ -32,8 +32,22 @@ pub struct Member {
     pub identity: u32,
     /// The pools that it has interfaces in.
     pub pools: BTreeSet<PoolName>,
-    /// Its own addresses.
+    /// Its own addresses, the link-local ones too.
     pub addresses: Vec<IpAddr>,
+    /// Its link-local addresses, each with the address that its interface has beside it: networks that hold the one hold
+    /// the other, or a rule about a network could be walked round.
+    pub link_local: Vec<LinkLocal>,
+}
+
+/// A link-local address of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkLocal {
+    /// The address.
+    pub addr: IpAddr,
+    /// The interface's own, IPv6 where it has one.
+    pub beside: IpAddr,
+    /// Where it is valid.
+    pub pool: PoolName,
 }
 
 /// The device as the rules see it.

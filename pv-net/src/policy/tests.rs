@@ -101,6 +101,7 @@ fn what_is_the_same_is_one_class() {
         identity: i,
         pools: std::iter::once(name("a")).collect(),
         addresses: vec![IpAddr::from([10, 0, 1, u8::try_from(i).expect("small")])],
+        link_local: Vec::new(),
     });
     let topology = Topology { containers: members.collect(), ..topology() };
     let rules = [rule("pool a", "192.0.2.0/24", &[], Action::Deny)];
@@ -123,6 +124,7 @@ fn ten_thousand_rules_compile_at_once() {
                 identity: i,
                 pools: std::iter::once(name("a")).collect(),
                 addresses: vec![IpAddr::from([10, 0, 1, u8::try_from(i).expect("small")])],
+                link_local: Vec::new(),
             })
             .collect(),
         ..topology()

@@ -69,7 +69,8 @@ struct Sender<'a> {
     ns: &'a Namespace,
     addresses: [IpAddr; 2],
     targets: Vec<[IpAddr; 2]>,
-    container: bool,
+    /// Whether it is told what is refused: containers and the device are.
+    told: bool,
 }
 
 fn senders(lab: &Lab) -> Vec<Sender<'_>> {
@@ -82,26 +83,22 @@ fn senders(lab: &Lab) -> Vec<Sender<'_>> {
         [(&lab.a, gateway(), [b, c]), (&lab.b, gateway(), [a, c]), (&lab.c, other_gateway(), [a, b])]
     {
         let (targets, addresses) = of_pool(who, at, others);
-        all.push(Sender { ns: &who.ns, addresses, targets, container: true });
+        all.push(Sender { ns: &who.ns, addresses, targets, told: true });
     }
     // The device speaks to a pool from the pool's gateway.
     let device = &lab.device.ns;
-    all.push(Sender { ns: device, addresses: gateway(), targets: vec![a, b], container: false });
-    all.push(Sender { ns: device, addresses: other_gateway(), targets: vec![c], container: false });
-    all.push(Sender { ns: &lab.outside, addresses: beyond(), targets: vec![a, b, c, uplink()], container: false });
+    all.push(Sender { ns: device, addresses: gateway(), targets: vec![a, b], told: true });
+    all.push(Sender { ns: device, addresses: other_gateway(), targets: vec![c], told: true });
+    all.push(Sender { ns: &lab.outside, addresses: beyond(), targets: vec![a, b, c, uplink()], told: false });
     all
 }
 
 /// What can be sent to `to`, where something answers.
-fn traffic(lab: &Lab, from: &Sender<'_>, to: IpAddr) -> Vec<Traffic> {
+fn traffic(to: IpAddr) -> Vec<Traffic> {
     let mut all = vec![Traffic::Ping, Traffic::Tcp(PORT), Traffic::Udp(PORT), Traffic::Tcp(WEB), Traffic::Udp(WEB)];
     let of_device = [gateway(), other_gateway(), uplink()].concat().contains(&to);
     if of_device {
         all.extend([Traffic::Tcp(PUBLISHED), Traffic::Udp(PUBLISHED), Traffic::Tcp(53), Traffic::Udp(53)]);
-    }
-    // "Published" is about the device's address: that is how the world gets there.
-    if from.addresses == beyond() && lab.a.addresses().contains(&to) {
-        all.retain(|t| !matches!(t, Traffic::Tcp(WEB) | Traffic::Udp(WEB)));
     }
     all
 }
@@ -109,10 +106,10 @@ fn traffic(lab: &Lab, from: &Sender<'_>, to: IpAddr) -> Vec<Traffic> {
 fn agree(lab: &Lab, sender: &Sender<'_>, to: [IpAddr; 2], what: impl Fn(&[Traffic]) -> Vec<Traffic>) -> Result<bool> {
     let mut denied = false;
     for (from, to) in sender.addresses.into_iter().zip(to) {
-        for traffic in what(&traffic(lab, sender, to)) {
+        for traffic in what(&traffic(to)) {
             let may = lab.explains(from, to, &traffic.to_string())?;
             denied |= !may;
-            check(sender.ns, to, traffic, may, sender.container).with_context(|| {
+            check(sender.ns, to, traffic, may, sender.told).with_context(|| {
                 let said =
                     lab.device.cli(&["policy", "explain", &from.to_string(), &to.to_string(), &traffic.to_string()]);
                 format!("from {from}; explained as {}", said.stdout)
@@ -163,15 +160,48 @@ fn defaults_do_what_explain_says() -> Result<()> {
         let mut denied = false;
         for sender in &senders(&lab) {
             for to in &sender.targets {
+                // `WEB` is like `PORT`, but for where it is published.
+                let published = sender.addresses == beyond() && *to == lab.a.addresses();
                 let few = |all: &[Traffic]| {
                     let of_web = [Traffic::Tcp(WEB), Traffic::Udp(WEB)];
-                    all.iter().copied().filter(|t| !of_web.contains(t)).collect()
+                    all.iter().copied().filter(|t| published || !of_web.contains(t)).collect()
                 };
                 denied |= agree(&lab, sender, *to, few)
                     .with_context(|| format!("isolated {isolated:?}, host_access {access:?}, nat {nat:?}"))?;
             }
         }
         ensure!(denied, "nothing was refused");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_name_is_behind_its_published_ports_and_an_address_is_not() -> Result<()> {
+    let lab = Lab::new(&lab::config(json!([])))?;
+    for ((to, by), from) in lab.a.addresses().into_iter().zip(uplink()).zip(beyond()) {
+        let (from, own) = (from.to_string(), to.to_string());
+        for (web, published, port) in [
+            (Traffic::Tcp(WEB), Traffic::Tcp(PUBLISHED), Traffic::Tcp(PORT)),
+            (Traffic::Udp(WEB), Traffic::Udp(PUBLISHED), Traffic::Udp(PORT)),
+        ] {
+            let explain =
+                |to: &str, what: Traffic| lab.device.json(&["policy", "explain", &from, to, &what.to_string()]);
+            let all = if to.is_ipv4() { "0.0.0.0:8080" } else { "[::]:8080" };
+            let named = explain("a", web)?;
+            ensure!(named["verdict"] == "allow" && named["via"] == all, "by name: {named}");
+            let device = explain(&by.to_string(), published)?;
+            let way = std::net::SocketAddr::new(by, PUBLISHED).to_string();
+            ensure!(device["verdict"] == "allow" && device["via"].as_str() == Some(&way), "by the device: {device}");
+            check(&lab.outside, by, published, true, false)?;
+            let straight = explain(&own, web)?;
+            let hint = straight["reason"].as_str().is_some_and(|why| why.contains(all));
+            ensure!(straight["verdict"] == "deny" && straight["via"].is_null() && hint, "by address: {straight}");
+            check(&lab.outside, to, web, false, false)?;
+            let other = explain("a", port)?;
+            ensure!(other["verdict"] == "deny" && other["via"].is_null(), "not published: {other}");
+            check(&lab.outside, to, port, false, false)?;
+        }
     }
     Ok(())
 }

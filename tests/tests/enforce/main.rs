@@ -4,5 +4,6 @@ mod agree;
 mod established;
 mod host;
 mod lab;
+mod link;
 mod probe;
 mod rules;

@@ -52,7 +52,8 @@ pub fn is_refusal(kind: ErrorKind) -> bool {
     )
 }
 
-fn seen<T>(done: std::io::Result<T>, what: &str) -> Result<Seen> {
+/// What the result of a socket tells.
+pub fn seen<T>(done: std::io::Result<T>, what: &str) -> Result<Seen> {
     match done.map_err(|e| e.kind()) {
         Ok(_) => Ok(Seen::Passed),
         Err(kind) if is_refusal(kind) => Ok(Seen::Refused),

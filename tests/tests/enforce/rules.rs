@@ -2,7 +2,8 @@
 
 use crate::lab::{self, Lab, PORT, PUBLISHED, beyond, gateway, uplink};
 use crate::probe::{Traffic, check};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use harness::echo;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
@@ -96,7 +97,7 @@ fn a_deny_closes_what_is_open() -> Result<()> {
         ),
         ("published, peer", vec![(container("b"), container("a"))], &lab.b.ns, gateway(), &WEB_PORT, true),
         ("to the device", vec![(container("a"), host.clone())], &lab.a.ns, gateway(), &dns, true),
-        ("from the device", vec![(host, container("a"))], &lab.device.ns, a, &ALL, false),
+        ("from the device", vec![(host, container("a"))], &lab.device.ns, a, &ALL, true),
     ];
     for (name, pairs, from, to, traffic, local) in cases {
         all(from, to, traffic, true, local).with_context(|| format!("{name}: without the rule"))?;
@@ -107,4 +108,35 @@ fn a_deny_closes_what_is_open() -> Result<()> {
         all(from, to, traffic, true, local).with_context(|| format!("{name}: the rule is gone"))?;
     }
     Ok(())
+}
+
+/// 169.254.0.0/16 is routed as any other network: a cloud's metadata service is there, and at a local address in IPv6.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_route_to_a_metadata_service_is_no_way_round_the_rules() -> Result<()> {
+    let lab = Lab::new(&lab::config(json!([])))?;
+    let service = lab::both("169.254.169.254", "fd00:ec2::254");
+    for (addr, link) in [("169.254.169.254/32", ""), ("fd00:ec2::254/128", "-6 ")] {
+        lab.outside.ip(&format!("{link}addr add {addr} dev eth0"))?;
+        let via = if link.is_empty() { "192.0.2.9" } else { "2001:db8:1::9" };
+        lab.device.ns.ip(&format!("{link}route add {addr} via {via} dev up0"))?;
+    }
+    const METADATA: u16 = 7100;
+    for (to, masked) in service.into_iter().zip(uplink()) {
+        echo::serve(&lab.outside, to, METADATA)?;
+        for seen in [
+            echo::udp(&lab.a.ns, (to, METADATA).into(), b"instance-id")?,
+            echo::tcp(&lab.a.ns, (to, METADATA).into(), b"instance-id")?,
+        ] {
+            ensure!(seen.ip() == masked, "{to} saw {seen}");
+        }
+        ensure!(
+            lab.explains(lab.a.addresses()[usize::from(to.is_ipv6())], to, "udp/7100")?,
+            "{to}: explained as denied"
+        );
+    }
+    let to = |cidr: &str| rule(json!({"pool": "internal"}), json!({"cidr": cidr}), "deny");
+    lab.set_rules(json!([to("169.254.0.0/16"), to("fd00:ec2::/64")]))?;
+    let denied = [Traffic::Tcp(METADATA), Traffic::Udp(METADATA), Traffic::Ping];
+    all(&lab.a.ns, service, &denied, false, true).context("with the rules")
 }

@@ -1,7 +1,7 @@
 //! Random rules and packets for one small device, dense enough that rules meet.
 
 use super::reference::Packet;
-use super::{Action, Member, PortMatch, Rule, Selector, Topology};
+use super::{Action, LinkLocal, Member, PortMatch, Rule, Selector, Topology};
 use proptest::prelude::*;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -18,10 +18,13 @@ pub fn topology() -> Topology {
         identity,
         pools: pools.iter().map(|p| name(p)).collect(),
         addresses: addresses.iter().map(|a| name(a)).collect(),
+        link_local: Vec::new(),
     };
+    let mut first = member("c1", 11, &["a"], &["10.0.1.2", "fd00:1::2", "fe80::2"]);
+    first.link_local.push(LinkLocal { addr: name("fe80::2"), beside: name("fd00:1::2"), pool: name("a") });
     Topology {
         containers: vec![
-            member("c1", 11, &["a"], &["10.0.1.2", "fd00:1::2", "fe80::2"]),
+            first,
             member("c2", 12, &["a"], &["10.0.1.3", "fd00:1::3"]),
             member("c3", 13, &["a", "b"], &["10.0.1.4", "10.0.2.4", "fd00:2::4"]),
         ],

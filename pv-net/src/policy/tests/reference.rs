@@ -62,7 +62,12 @@ fn matches(selector: &Selector, topology: &Topology, identity: u32, addr: IpAddr
         Selector::Container(name) => container.is_some_and(|c| c.name == *name),
         Selector::Pool(name) => container.is_some_and(|c| c.pools.contains(name)),
         // A container counts where it is: at an address that it sends from without having it, it is nowhere.
-        Selector::Cidr(net) => net.contains(addr) && container.is_none_or(|c| c.addresses.contains(&addr)),
+        // A link-local address is where its interface's own is as well.
+        Selector::Cidr(net) => {
+            let beside = |c: &&Member| c.link_local.iter().any(|l| l.addr == addr && net.contains(l.beside));
+            let inside = net.contains(addr) || container.as_ref().is_some_and(beside);
+            inside && container.is_none_or(|c| c.addresses.contains(&addr))
+        }
         Selector::Host => is_host,
         Selector::World => identity == 0 && !is_host && !in_a_pool,
     }

@@ -1,0 +1,116 @@
+//! What a container sends to where routes lead: the uplink, the next hop, and the address that it leaves with.
+
+use crate::{
+    answer,
+    decide::Ask,
+    deliver::{AF_INET, AF_INET6},
+    flow,
+    forward::{by_stack, denied, plan_of, to_stack},
+    maps::{Plan, Scratch, epoch, hand_on, interface, scratch, uplink},
+    packet::Packet,
+    verdict::ACT_SHOT,
+};
+use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated::bpf_fib_lookup as fib_lookup};
+use pv_net_common::{
+    DropReason, FlowEntry, InterfaceInfo, Ip, Stage, TransientFlow, UplinkInfo,
+    endpoint::{POOL_NAT, UPLINK_POOL},
+    flow::{FLOW_NEIGHBOUR, FLOW_ROUTED},
+};
+
+/// To where routes lead.
+#[inline(always)]
+pub fn to_outside(packet: &mut Packet) -> i32 {
+    packet.settle_fragment();
+    let epoch = epoch();
+    let Some(me) = interface(packet.link) else { return ACT_SHOT };
+    let Some(Scratch { flow, fib, plan, .. }) = scratch() else { return ACT_SHOT };
+    let next_hop = match look_up_route(packet, me, fib) {
+        Route::To(hop) => hop,
+        Route::Local => return to_stack(),
+        Route::None => return answer::no_route(packet),
+    };
+    let up = match uplink(fib.ifindex) {
+        Some(up) if up.flags & UPLINK_POOL == 0 => up,
+        // An address of a pool that no container has: on its own link the bridge knows who it is.
+        Some(_) if fib.ifindex != me.bridge => return denied(packet, DropReason::PoolIsolated),
+        _ => return by_stack(packet, epoch),
+    };
+    if packet.key.src.is_link_local() {
+        return answer::beyond_scope(packet);
+    }
+    let key = packet.key;
+    if let Err(reason) = Ask::of_key(&key).allowed() {
+        flow::forget(&key);
+        return denied(packet, reason);
+    }
+    let Some(src) = source(packet, me, up) else { return answer::no_route(packet) };
+    *flow = TransientFlow::default();
+    flow.forward = FlowEntry {
+        ifindex: fib.ifindex,
+        epoch,
+        from_mac: me.mac,
+        next_hop,
+        flags: FLOW_ROUTED | FLOW_NEIGHBOUR,
+        mtu: up.mtu,
+        ..FlowEntry::default()
+    };
+    flow.reply = FlowEntry {
+        ifindex: packet.link,
+        epoch,
+        src_mac: me.gateway_mac,
+        dst_mac: me.mac,
+        flags: FLOW_ROUTED,
+        mtu: me.mtu,
+        ..FlowEntry::default()
+    };
+    *plan = Plan { device_port: u32::from(src != key.src), ..plan_of(packet, src, key.dst, 0) };
+    hand_on(packet.skb, Stage::Open)
+}
+
+/// The address that the packet leaves with; none when the uplink has none of its family.
+#[inline(always)]
+fn source(packet: &Packet, me: &InterfaceInfo, up: &UplinkInfo) -> Option<Ip> {
+    if me.pool_flags & POOL_NAT == 0 {
+        return Some(packet.key.src);
+    }
+    let addr = if packet.v4 { up.addr4 } else { up.addr6 };
+    if addr.is_unspecified() { None } else { Some(addr) }
+}
+
+enum Route {
+    To(Ip),
+    Local,
+    None,
+}
+
+/// `bpf_fib_lookup` as if the packet had come in on the pool's bridge, which has forwarding on for it.
+#[inline(always)]
+fn look_up_route(packet: &Packet, me: &InterfaceInfo, fib: &mut bpf_fib_lookup) -> Route {
+    let (src, dst) = (packet.key.src.words_be, packet.key.dst.words_be);
+    // SAFETY: a C structure of integers and unions of them; all zero is a value of it.
+    *fib = unsafe { core::mem::zeroed() };
+    fib.family = if packet.v4 { AF_INET as u8 } else { AF_INET6 as u8 };
+    fib.l4_protocol = packet.proto;
+    fib.ifindex = me.bridge;
+    if packet.v4 {
+        fib.__bindgen_anon_3.ipv4_src = src[3];
+        fib.__bindgen_anon_4.ipv4_dst = dst[3];
+    } else {
+        // Where a link-local address does not lead is told by `beyond_scope`, not by the lack of a route.
+        fib.__bindgen_anon_3.ipv6_src = if packet.key.src.is_link_local() { [0; 4] } else { src };
+        fib.__bindgen_anon_4.ipv6_dst = dst;
+    }
+    // SAFETY: `fib` is a whole structure, and its size is told; unions are read as the family says.
+    unsafe {
+        let found = fib_lookup(packet.skb.cast(), fib, size_of::<bpf_fib_lookup>() as i32, 0);
+        match found {
+            // `BPF_FIB_LKUP_RET_SUCCESS`; `_NO_NEIGH`: the helper that sends it asks for the neighbour;
+            // `_FRAG_NEEDED`: answered with the uplink's MTU when it is sent.
+            0 | 7 | 8 if fib.family == AF_INET as u8 => Route::To(Ip::from_v4_be(fib.__bindgen_anon_4.ipv4_dst)),
+            0 | 7 | 8 => Route::To(Ip { words_be: fib.__bindgen_anon_4.ipv6_dst }),
+            // `_NOT_FWDED`: broadcast or the device's own. `_FWD_DISABLED`: the stack says the same.
+            4 | 5 => Route::Local,
+            _ => Route::None,
+        }
+    }
+}
