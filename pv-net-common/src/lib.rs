@@ -21,13 +21,13 @@ pub use addr::Ip;
 pub use drop_reason::DropReason;
 pub use endpoint::{EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, UplinkInfo};
 pub use event::DropEvent;
-pub use flow::{FlowEntry, FlowKey, FragmentKey, FragmentPorts, TransientFlow};
+pub use flow::{FlowCount, FlowEntry, FlowKey, FragmentKey, FragmentPorts, TransientFlow};
 pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
 pub use stats::Stat;
 pub use uplink_filter::{FilterRate, FilterSource};
 
 /// Layout version of every pinned map; kept in the `config` map.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Index in the `stages` map: what decides about packets that the flow table knows nothing of.
 #[repr(u32)]
@@ -84,6 +84,8 @@ mod pod {
     unsafe impl aya::Pod for crate::FlowEntry {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::TransientFlow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::FlowCount {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::EndpointKey {}
     // SAFETY: as above.

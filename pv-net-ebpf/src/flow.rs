@@ -1,6 +1,7 @@
 //! A flow's life: claimed as opening, established by its second packet or first reply, closing, gone.
 
 use crate::{
+    charge,
     deliver::stamp,
     maps::{FLOWS, Plan, Scratch, TRANSIENT, scratch},
     nat,
@@ -11,7 +12,7 @@ use crate::{
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_csum_diff};
 use pv_net_common::{
     DropReason, EndpointInfo, FlowEntry, FlowKey, Ip, Stat, TransientFlow,
-    flow::{FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN},
+    flow::{FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN, charged_link},
 };
 
 /// Fills in addresses, keys and checksum differences of the flow in `flow` and claims its reply key. `flow` has the
@@ -60,11 +61,12 @@ pub fn claim(
                 }
                 return Ok(Some(found));
             }
-            Holder::MeEstablished => {
+            Holder::MeEstablished { opened } => {
                 finish(flow, &reply_key);
                 // An entry of an older epoch, or of another MAC: replaced below by the packet that follows.
                 let _ = TRANSIENT.insert(&reply_key, &*flow, 0);
-                forget_pair(&key, &reply_key);
+                let (forward, reply) = if opened { (&key, &reply_key) } else { (&reply_key, &key) };
+                charge::remove_flow(forward, reply);
                 return Ok(None);
             }
             Holder::Nobody if attempt == 0 && plan.device_port != 0 && nat::device_uses(packet, &reply_key) => {}
@@ -95,7 +97,10 @@ enum Holder {
     Nobody,
     Other,
     Me(&'static mut TransientFlow),
-    MeEstablished,
+    /// `opened`: by me, or by who has the reply key.
+    MeEstablished {
+        opened: bool,
+    },
 }
 
 /// Who has `reply_key`, seen from the flow that `key` opens.
@@ -104,7 +109,8 @@ fn holder(reply_key: &FlowKey, key: &FlowKey) -> Holder {
     if let Some(entry) = FLOWS.get_ptr(reply_key) {
         // SAFETY: a map value stays readable for the program's run.
         let entry = unsafe { &*entry };
-        return if entry.opposite_key(key.proto) == *key { Holder::MeEstablished } else { Holder::Other };
+        let mine = entry.opposite_key(key.proto) == *key;
+        return if mine { Holder::MeEstablished { opened: entry.flags & FLOW_REPLY != 0 } } else { Holder::Other };
     }
     let Some(found) = TRANSIENT.get_ptr_mut(reply_key) else { return Holder::Nobody };
     // SAFETY: as above.
@@ -182,9 +188,23 @@ pub fn port_diff(old: [u16; 2], new: [u16; 2]) -> u32 {
 #[inline(always)]
 pub fn again(packet: &Packet, open: &mut TransientFlow) {
     stamp(packet, &mut open.forward);
-    if open.phase == FLOW_OPENING && !packet.opens_tcp() && !packet.tcp_has(TCP_FIN | TCP_RST) {
+    if goes_on(packet, open, false) && !packet.opens_tcp() {
         establish(open);
     }
+}
+
+/// Notes FIN and RST on a flow in the transient map, and says whether it may be established: one that ends stays, for
+/// the flow table would see only the rest of its end, and keep it until it has been silent for long.
+#[inline(always)]
+pub fn goes_on(packet: &Packet, open: &mut TransientFlow, replies: bool) -> bool {
+    if packet.tcp_has(TCP_FIN) {
+        let entry = if replies { &mut open.reply } else { &mut open.forward };
+        entry.tcp |= TCP_FIN_SEEN;
+    }
+    if packet.tcp_has(TCP_RST) || open.forward.tcp & open.reply.tcp & TCP_FIN_SEEN != 0 {
+        open.phase = FLOW_CLOSING;
+    }
+    open.phase == FLOW_OPENING && (open.forward.tcp | open.reply.tcp) & TCP_FIN_SEEN == 0
 }
 
 /// Enters both directions into the flow table, or neither. A full table is no fault: the flow goes on as transient.
@@ -192,6 +212,11 @@ pub fn again(packet: &Packet, open: &mut TransientFlow) {
 pub fn establish(open: &TransientFlow) {
     let forward = open.origin;
     let reply = open.forward.opposite_key(forward.proto);
+    let link = charged_link(&forward, &reply);
+    if charge::at_limit(link) && FLOWS.get_ptr(&forward).is_none() {
+        count(Stat::FlowLimit);
+        return;
+    }
     if FLOWS.insert(&forward, &open.forward, BPF_NOEXIST as u64).is_err() {
         // There already (the other direction's packet was quicker on another CPU), or no room.
         if FLOWS.get_ptr(&forward).is_none() {
@@ -200,12 +225,13 @@ pub fn establish(open: &TransientFlow) {
         }
         let _ = FLOWS.insert(&forward, &open.forward, 0);
         if FLOWS.insert(&reply, &open.reply, 0).is_err() {
-            let _ = FLOWS.remove(&forward);
+            charge::remove_flow(&forward, &reply);
         }
         return;
     }
+    charge::made(link);
     if FLOWS.insert(&reply, &open.reply, 0).is_err() {
-        let _ = FLOWS.remove(&forward);
+        charge::remove_flow(&forward, &reply);
         count(Stat::FlowTableFull);
         return;
     }
@@ -242,19 +268,14 @@ fn retire(packet: &Packet, entry: &FlowEntry, opposite: &FlowEntry, flow: &mut T
         flow.reply = *entry;
         flow.origin = opposite_key;
         let _ = TRANSIENT.insert(&key, &*flow, 0);
+        charge::remove_flow(&opposite_key, &key);
     } else {
         flow.forward = *entry;
         flow.reply = *opposite;
         flow.origin = key;
         let _ = TRANSIENT.insert(&opposite_key, &*flow, 0);
+        charge::remove_flow(&key, &opposite_key);
     }
-    forget_pair(&key, &opposite_key);
-}
-
-#[inline(always)]
-fn forget_pair(a: &FlowKey, b: &FlowKey) {
-    let _ = FLOWS.remove(a);
-    let _ = FLOWS.remove(b);
 }
 
 /// Notes a flow with the host's stack at its other end, by the key of its replies: those are let back.
@@ -293,8 +314,12 @@ pub fn refuse(packet: &Packet, entry: &mut FlowEntry) {
 pub fn forget(key: &FlowKey) {
     if let Some(entry) = FLOWS.get_ptr(key) {
         // SAFETY: a map value stays readable for the program's run.
-        let opposite = unsafe { (*entry).opposite_key(key.proto) };
-        forget_pair(key, &opposite);
+        let (opposite, replies) = unsafe { ((*entry).opposite_key(key.proto), (*entry).flags & FLOW_REPLY != 0) };
+        if replies {
+            charge::remove_flow(&opposite, key);
+        } else {
+            charge::remove_flow(key, &opposite);
+        }
         let _ = TRANSIENT.remove(&opposite);
     }
     let _ = TRANSIENT.remove(key);

@@ -16,7 +16,7 @@ use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated::bpf_fib_lookup as f
 use pv_net_common::{
     DropReason, EndpointInfo, FlowEntry, InterfaceInfo, Ip, Stage, Stat, TransientFlow, UplinkInfo,
     endpoint::{POOL_NAT, UPLINK_POOL},
-    flow::{FLOW_CLOSING, FLOW_NEIGHBOUR, FLOW_OPENING, FLOW_ROUTED, FLOW_STACK},
+    flow::{FLOW_NEIGHBOUR, FLOW_ROUTED, FLOW_STACK},
 };
 
 /// A packet of a known flow, decided under the policy in force.
@@ -184,9 +184,7 @@ fn transient_reply(packet: &Packet, epoch: u32) -> Option<i32> {
         return Some(to_stack());
     }
     count(Stat::SlowPath);
-    if packet.tcp_has(TCP_RST) {
-        open.phase = FLOW_CLOSING;
-    } else if open.phase == FLOW_OPENING && !packet.tcp_has(TCP_FIN) {
+    if flow::goes_on(packet, open, true) {
         flow::establish(open);
     }
     Some(deliver(packet, &mut open.reply))

@@ -109,6 +109,9 @@ section! {
         isolated: bool,
         /// What its containers may reach on the device; `services` unless set.
         host_access: HostAccess,
+        /// Flows that each of its containers may have in the flow table at once; 0, or unset: those that fill a quarter
+        /// of it.
+        max_flows: u32,
         /// DNS for its containers.
         dns: Dns,
         /// DHCP for what is not managed.

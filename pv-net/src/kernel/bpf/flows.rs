@@ -108,13 +108,12 @@ fn timeout(proto: u32, tcp: u8) -> Duration {
 }
 
 /// Keys of the entries that have outlived their flow: both directions, or one that is alone.
-pub(super) fn expired(entries: &[(FlowKey, FlowEntry)], ticks: Ticks) -> Vec<FlowKey> {
-    let by_key: HashMap<&FlowKey, &FlowEntry> = entries.iter().map(|(k, e)| (k, e)).collect();
+pub(super) fn expired(entries: &HashMap<FlowKey, FlowEntry>, ticks: Ticks) -> Vec<FlowKey> {
     entries
         .iter()
         .filter(|(key, entry)| {
             let idle = ticks.since(entry.last_used);
-            match by_key.get(&entry.opposite_key(key.proto)) {
+            match entries.get(&entry.opposite_key(key.proto)) {
                 Some(other) => idle.min(ticks.since(other.last_used)) > timeout(key.proto, entry.tcp | other.tcp),
                 None => idle > ORPHAN,
             }
@@ -146,6 +145,10 @@ mod tests {
         vec![(key, entry(key, 8, 0)), (key.reversed(8), entry(key.reversed(8), 7, 1))]
     }
 
+    fn table(entries: Vec<(FlowKey, FlowEntry)>) -> HashMap<FlowKey, FlowEntry> {
+        entries.into_iter().collect()
+    }
+
     #[test]
     fn a_flow_ends_when_both_directions_are_silent() {
         for (name, entries, gone) in [
@@ -156,7 +159,7 @@ mod tests {
             ("tcp half closed", pair(TCP, [121, 121], [TCP_FIN_SEEN, 0]), 2),
             ("echo idle", pair(1, [31, 31], [0, 0]), 2),
         ] {
-            assert_eq!(expired(&entries, TICKS).len(), gone, "{name}");
+            assert_eq!(expired(&table(entries), TICKS).len(), gone, "{name}");
         }
     }
 
@@ -171,10 +174,10 @@ mod tests {
     fn half_a_flow_ends_at_once() {
         let mut entries = pair(TCP, [3, 3], [0, 0]);
         entries.pop();
-        assert_eq!(expired(&entries, TICKS).len(), 1);
+        assert_eq!(expired(&table(entries), TICKS).len(), 1);
         let mut fresh = pair(TCP, [1, 1], [0, 0]);
         fresh.pop();
-        assert_eq!(expired(&fresh, TICKS).len(), 0);
+        assert_eq!(expired(&table(fresh), TICKS).len(), 0);
     }
 
     #[test]

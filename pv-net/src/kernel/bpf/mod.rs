@@ -7,6 +7,7 @@ mod clsact;
 mod error;
 mod flows;
 mod frame;
+mod garbage;
 mod hooks;
 mod load;
 mod pin;
