@@ -144,6 +144,9 @@ pub const fn charged_link(forward: &FlowKey, reply: &FlowKey) -> u32 {
     if forward.ifindex != 0 { forward.ifindex } else { reply.ifindex }
 }
 
+/// The epoch of a flow that was refused: it is asked again with each packet.
+pub const FLOW_REFUSED: u32 = 0;
+
 /// Lanes of a [`FlowCount`], a power of two.
 pub const FLOW_LANES: usize = 32;
 

@@ -69,6 +69,8 @@ pub fn claim(
                 charge::remove_flow(forward, reply);
                 return Ok(None);
             }
+            // What is left of a connection whose flow has ended: outside it would come from another address or port.
+            Holder::Nobody if plan.device_port != 0 && packet.continues_tcp() => {}
             Holder::Nobody if attempt == 0 && plan.device_port != 0 && nat::device_uses(packet, &reply_key) => {}
             Holder::Nobody => {
                 finish(flow, &reply_key);
@@ -79,7 +81,7 @@ pub fn claim(
         }
         attempt += 1;
     }
-    Err(DropReason::NatExhausted)
+    Err(if packet.continues_tcp() { DropReason::NoFlow } else { DropReason::NatExhausted })
 }
 
 /// Word by word: what the compiler makes of an assignment this large needs more stack than there is.
@@ -291,7 +293,7 @@ pub fn note_stack(origin: &FlowKey, reply_key: &FlowKey, epoch: u32) {
 }
 
 /// The epoch of a flow that was refused: it is asked again with each packet.
-pub const REFUSED: u32 = 0;
+pub use pv_net_common::flow::FLOW_REFUSED as REFUSED;
 
 /// Takes a flow that policy does not allow any more out of the flow table. It lives on as opening: without it the
 /// replies would pass for a flow of their own, which may be allowed.

@@ -2,7 +2,7 @@
 
 use super::checker::{Checker, join};
 use super::field::Field;
-use super::{ConfigError, net, policy, raw, uplink_filter};
+use super::{ConfigError, net, policy, raw, timeouts, uplink_filter};
 use crate::model::{Device, IfName, IpvlanMode, MacvlanMode, Pool, PoolKind, PoolName, Subnet4, Subnet6};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use pv_net_common::flow::{DEFAULT_FLOWS, DEFAULT_SHARE};
@@ -54,6 +54,7 @@ fn check(c: &mut Checker, raw: &raw::Device) -> Device {
             c.wrong("network.flow_table", Some(&Value::from(*entries)), why, None);
         }
     }
+    device.flow_timeouts = timeouts::check(c, "network.flow_timeouts", &network.flow_timeouts);
     device.uplink_filter = uplink_filter::check(c, "network.uplink_filter", &network.uplink_filter);
     if let Some(pools) = c.plain("network.pools", &network.pools) {
         for (name, field) in pools {

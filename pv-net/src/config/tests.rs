@@ -156,6 +156,11 @@ fn devices_that_are_wrong() {
             &[("network.pools.p.max_flows", "room for 8192 flows")],
         ),
         (
+            "a flow that ends at once",
+            json!({"network": {"flow_timeouts": {"udp": 0, "tcp": 604_801}}}),
+            &[("network.flow_timeouts.tcp", "1 to 604800"), ("network.flow_timeouts.udp", "1 to 604800")],
+        ),
+        (
             "negative number of flows",
             pool(json!({"subnet": "10.0.3.0/24", "max_flows": -1})),
             &[("network.pools.p.max_flows", "-1")],

@@ -4,13 +4,14 @@
 //! took out the opener's entry has ended the flow, and only one can.
 
 use super::BpfError;
-use super::flows::expired;
+use super::flows::{expired, has_passed};
 use super::load::DataPlane;
 use super::table::Table;
 use aya::Ebpf;
-use pv_net_common::flow::{FLOW_REPLY, charged_link};
+use pv_net_common::flow::{FLOW_NEIGHBOUR, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, FLOW_UPLINK, charged_link};
 use pv_net_common::{FlowCount, FlowEntry, FlowKey, Ip, names};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 /// The two counts of each container's flows.
 pub(super) struct Charges {
@@ -78,6 +79,38 @@ impl Charges {
     }
 }
 
+/// The end of a flow that is in a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The container's host-side link.
+    pub link: u32,
+    /// IP protocol number.
+    pub proto: u32,
+    /// The flow's other end, as the container sees it.
+    pub peer: SocketAddr,
+    /// The container's end.
+    pub own: SocketAddr,
+    /// Source MAC of what the container gets.
+    pub gateway_mac: [u8; 6],
+    /// The container's MAC.
+    pub mac: [u8; 6],
+}
+
+impl Ended {
+    /// The end that the direction leads to; none when it leads outside or to the stack.
+    fn inside(key: &FlowKey, entry: &FlowEntry) -> Option<Self> {
+        let there = entry.flags & (FLOW_NEIGHBOUR | FLOW_UPLINK | FLOW_STACK) == 0 && entry.ifindex != 0;
+        there.then(|| Self {
+            link: entry.ifindex,
+            proto: key.proto,
+            peer: SocketAddr::new(entry.src.into(), u16::from_be(entry.sport_be)),
+            own: SocketAddr::new(entry.dst.into(), u16::from_be(entry.dport_be)),
+            gateway_mac: entry.src_mac,
+            mac: entry.dst_mac,
+        })
+    }
+}
+
 /// The link that the flow of this direction counts for.
 fn charged(key: &FlowKey, entry: &FlowEntry) -> u32 {
     let opposite = entry.opposite_key(key.proto);
@@ -106,8 +139,20 @@ impl DataPlane {
             *flows.entry(charged(key, entry)).or_default() += 1;
         }
         self.charges.correct(&before, &flows)?;
-        let gone = expired(&entries, ticks);
-        self.remove_entries(gone.iter().filter_map(|key| Some((*key, *entries.get(key)?))))
+        let gone = expired(&entries, ticks, &self.timeouts);
+        let mut removed = self.remove_entries(gone.iter().filter_map(|key| Some((*key, *entries.get(key)?))))?;
+        // What the flow left behind when it was established: with it the port would stay taken.
+        for (key, entry) in gone.iter().filter_map(|key| Some((key, entries.get(key)?))) {
+            if entry.flags & FLOW_REPLY == 0 {
+                self.transient.remove(&entry.opposite_key(key.proto))?;
+            }
+        }
+        for (key, flow) in self.transient.entries() {
+            if has_passed(&flow, ticks, &self.timeouts) {
+                removed += usize::from(self.transient.remove(&key)?);
+            }
+        }
+        Ok(removed)
     }
 
     /// Takes entries out of the flow table; how many there were.
@@ -136,24 +181,32 @@ impl DataPlane {
         self.end_flows_where(|key, entry| {
             [key.src, key.dst, entry.src, entry.dst].iter().any(|addr| addrs.contains(addr))
         })
+        .map(drop)
     }
 
-    /// Ends every flow of which `hit` is true for a direction: both go.
+    /// Ends every flow of which `hit` is true for a direction: both go. What comes back are the entries that led into a
+    /// container: whom it may concern.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn end_flows_where(&mut self, hit: impl Fn(&FlowKey, &FlowEntry) -> bool) -> Result<(), BpfError> {
+    pub fn end_flows_where(&mut self, hit: impl Fn(&FlowKey, &FlowEntry) -> bool) -> Result<Vec<Ended>, BpfError> {
         let entries: HashMap<FlowKey, FlowEntry> = self.flows.entries().into_iter().collect();
         let ends = |key: &FlowKey, entry: &FlowEntry| {
             let opposite = entry.opposite_key(key.proto);
             hit(key, entry) || entries.get(&opposite).is_some_and(|other| hit(&opposite, other))
         };
-        self.remove_entries(entries.iter().filter(|(key, entry)| ends(key, entry)).map(|(k, e)| (*k, *e)))?;
+        let gone: Vec<_> = entries.iter().filter(|(key, entry)| ends(key, entry)).map(|(k, e)| (*k, *e)).collect();
+        self.remove_entries(gone.iter().copied())?;
+        let mut ended: Vec<_> = gone.iter().filter_map(|(key, entry)| Ended::inside(key, entry)).collect();
         for (key, flow) in self.transient.entries() {
             if hit(&key, &flow.reply) || hit(&flow.origin, &flow.forward) {
                 self.transient.remove(&key)?;
+                if flow.phase == FLOW_OPENING {
+                    ended.extend(Ended::inside(&key, &flow.reply));
+                    ended.extend(Ended::inside(&flow.origin, &flow.forward));
+                }
             }
         }
-        Ok(())
+        Ok(ended)
     }
 }

@@ -8,6 +8,7 @@ use super::programs::load_programs;
 use super::stages::set_stages;
 use super::table::{Counters, Services, Single, Table, map_error, take};
 use super::xdp::Filter;
+use crate::model::FlowTimeouts;
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
@@ -70,6 +71,7 @@ pub struct DataPlane {
     pub(super) flows: Table<FlowKey, FlowEntry>,
     pub(super) transient: Table<FlowKey, TransientFlow>,
     pub(super) charges: Charges,
+    pub(super) timeouts: FlowTimeouts,
     endpoints: Table<EndpointKey, EndpointInfo>,
     pub(super) interfaces: Table<u32, InterfaceInfo>,
     pub(super) locals: Table<EndpointKey, u32>,
@@ -114,6 +116,7 @@ impl DataPlane {
             flows: Table::take(&mut ebpf, names::MAP_FLOWS)?,
             transient: Table::take(&mut ebpf, names::MAP_TRANSIENT)?,
             charges: Charges::take(&mut ebpf)?,
+            timeouts: FlowTimeouts::default(),
             endpoints: Table::take(&mut ebpf, names::MAP_ENDPOINTS)?,
             interfaces: Table::take(&mut ebpf, names::MAP_INTERFACES)?,
             locals: Table::take(&mut ebpf, names::MAP_LOCALS)?,
@@ -139,6 +142,11 @@ impl DataPlane {
 
     pub(super) fn pin_dir(&self) -> &Path {
         &self.pin_dir
+    }
+
+    /// How long flows may be silent from now on.
+    pub fn set_timeouts(&mut self, timeouts: FlowTimeouts) {
+        self.timeouts = timeouts;
     }
 
     /// How programs are attached on this kernel.
