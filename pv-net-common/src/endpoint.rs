@@ -76,13 +76,15 @@ pub struct InterfaceInfo {
     pub mask4_be: u32,
     /// Index of the pool's bridge: routes are looked up as if the packet came in there.
     pub bridge: u32,
+    /// Flows that the container may have in the flow table by this link; 0: as many as there is room for.
+    pub max_flows: u32,
     /// The container's MAC.
     pub mac: [u8; 6],
     /// MAC of the pool's bridge.
     pub gateway_mac: [u8; 6],
 }
 
-const _: () = assert!(size_of::<InterfaceInfo>() == 164);
+const _: () = assert!(size_of::<InterfaceInfo>() == 168);
 
 /// Value of the `uplinks` map, keyed by the link's index: where traffic leaves the device.
 #[repr(C)]

@@ -138,6 +138,47 @@ pub struct TransientFlow {
 
 const _: () = assert!(size_of::<TransientFlow>() == 288);
 
+/// The host-side link of the container that a flow counts for: the opener's, or that of the container that serves
+/// the outside. `reply` is the key of the flow's replies.
+#[inline(always)]
+#[must_use]
+pub const fn charged_link(forward: &FlowKey, reply: &FlowKey) -> u32 {
+    if forward.ifindex != 0 { forward.ifindex } else { reply.ifindex }
+}
+
+/// The epoch of a flow that was refused: it is asked again with each packet.
+pub const FLOW_REFUSED: u32 = 0;
+
+/// Lanes of a [`FlowCount`], a power of two.
+pub const FLOW_LANES: usize = 32;
+
+/// Flows of one container in the flow table, as the programs count them. Each CPU counts in a lane of its own: the
+/// BPF target has no atomic addition, and a plain one of two CPUs on one number loses some. What the daemon takes out
+/// of the table it counts in a map of its own, so that neither has to write over the other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowCount {
+    /// Entered less taken out, modulo 2^64: a flow may come by one CPU and go by another.
+    pub lanes: [u64; FLOW_LANES],
+}
+
+const _: () = assert!(size_of::<FlowCount>() == 256 && FLOW_LANES.is_power_of_two());
+
+impl FlowCount {
+    /// Flows in the table, when the daemon took out `freed`.
+    #[inline(always)]
+    #[must_use]
+    pub fn live(&self, freed: u64) -> i64 {
+        let mut sum = 0u64.wrapping_sub(freed);
+        let mut i = 0;
+        while i < FLOW_LANES {
+            sum = sum.wrapping_add(self.lanes[i]);
+            i += 1;
+        }
+        sum as i64
+    }
+}
+
 /// No reply seen yet.
 pub const FLOW_OPENING: u32 = 0;
 /// Both sides have sent FIN, or one RST: it is not entered into the flow table again.
@@ -145,6 +186,8 @@ pub const FLOW_CLOSING: u32 = 1;
 
 /// Default number of entries of the flow table (two a flow).
 pub const DEFAULT_FLOWS: u32 = 16_384;
+/// A container has no more than this part of the flow table, unless its pool says otherwise.
+pub const DEFAULT_SHARE: u32 = 4;
 /// Default number of entries of the transient table.
 pub const DEFAULT_TRANSIENT: u32 = 8_192;
 /// Endpoints (addresses) that a device can have.

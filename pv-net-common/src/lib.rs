@@ -21,7 +21,7 @@ pub use addr::Ip;
 pub use drop_reason::DropReason;
 pub use endpoint::{EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, UplinkInfo};
 pub use event::{BindEvent, DropEvent};
-pub use flow::{FlowEntry, FlowKey, FragmentKey, FragmentPorts, TransientFlow};
+pub use flow::{FlowCount, FlowEntry, FlowKey, FragmentKey, FragmentPorts, TransientFlow};
 pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
 pub use stats::Stat;
 pub use uplink_filter::{FilterRate, FilterSource};
@@ -86,6 +86,8 @@ mod pod {
     unsafe impl aya::Pod for crate::FlowEntry {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::TransientFlow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::FlowCount {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::EndpointKey {}
     // SAFETY: as above.

@@ -49,6 +49,10 @@ pub const MAP_CONFIG: &str = "config";
 pub const MAP_FLOWS: &str = "flows";
 /// Reply [`crate::FlowKey`] to [`crate::TransientFlow`]: opening and closing flows, LRU.
 pub const MAP_TRANSIENT: &str = "transient";
+/// Link index to [`crate::FlowCount`]: flows of the link's container, counted by the programs.
+pub const MAP_FLOW_COUNTS: &str = "flow_counts";
+/// Link index to a number: flows of the link's container that the daemon took out, counted by it.
+pub const MAP_FLOWS_FREED: &str = "flows_freed";
 /// [`crate::EndpointKey`] to [`crate::EndpointInfo`]: where each container address is.
 pub const MAP_ENDPOINTS: &str = "endpoints";
 /// Interface index to [`crate::InterfaceInfo`]: what a container may send.
@@ -88,11 +92,13 @@ pub const MAP_FILTER_BUCKETS: &str = "filter_buckets";
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map that is pinned.
-pub const MAPS: [&str; 20] = [
+pub const MAPS: [&str; 22] = [
     MAP_STAGES,
     MAP_CONFIG,
     MAP_FLOWS,
     MAP_TRANSIENT,
+    MAP_FLOW_COUNTS,
+    MAP_FLOWS_FREED,
     MAP_ENDPOINTS,
     MAP_INTERFACES,
     MAP_DROPS,

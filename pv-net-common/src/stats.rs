@@ -18,11 +18,13 @@ pub enum Stat {
     Answered = 5,
     /// Drop events that found the ring buffer full.
     EventsLost = 6,
+    /// A container had all the flows that it may have: the flow lives in the transient table.
+    FlowLimit = 7,
 }
 
 impl Stat {
     /// All counters, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::FastPath,
         Self::SlowPath,
         Self::ToStack,
@@ -30,6 +32,7 @@ impl Stat {
         Self::FlowTableFull,
         Self::Answered,
         Self::EventsLost,
+        Self::FlowLimit,
     ];
 
     /// Short name for people and metric labels.
@@ -43,6 +46,7 @@ impl Stat {
             Self::FlowTableFull => "flow-table-full",
             Self::Answered => "answered",
             Self::EventsLost => "events-lost",
+            Self::FlowLimit => "flow-limit",
         }
     }
 }

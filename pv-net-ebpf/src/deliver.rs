@@ -42,10 +42,12 @@ pub fn deliver(packet: &Packet, entry: &mut FlowEntry) -> i32 {
     if done.and_then(|()| route(packet, entry, entry.flags & FLOW_NAT != 0)).is_err() {
         return verdict::drop(packet, DropReason::Rewrite);
     }
+    stamp(packet, entry);
     hand_over(packet, entry)
 }
 
-/// As [`deliver`], for an ICMP error about the entry's flow that has a hop to spare; with NAT its IP header is written already.
+/// As [`deliver`], for an ICMP error about the entry's flow that has a hop to spare; with NAT its IP header is written
+/// already. It is no answer of the flow, and keeps none alive.
 #[inline(always)]
 pub fn deliver_error(packet: &Packet, entry: &mut FlowEntry) -> i32 {
     if route(packet, entry, entry.flags & FLOW_NAT != 0).is_err() {
@@ -83,7 +85,6 @@ pub fn stamp(packet: &Packet, entry: &mut FlowEntry) {
 
 #[inline(always)]
 fn hand_over(packet: &Packet, entry: &mut FlowEntry) -> i32 {
-    stamp(packet, entry);
     // SAFETY: the helpers have no preconditions; `skb` is the context.
     unsafe {
         if entry.flags & FLOW_NEIGHBOUR != 0 {

@@ -1,6 +1,7 @@
 //! A flow's life: claimed as opening, established by its second packet or first reply, closing, gone.
 
 use crate::{
+    charge,
     deliver::stamp,
     maps::{FLOWS, Plan, Scratch, TRANSIENT, scratch},
     nat,
@@ -11,7 +12,7 @@ use crate::{
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_csum_diff};
 use pv_net_common::{
     DropReason, EndpointInfo, FlowEntry, FlowKey, Ip, Stage, Stat, TransientFlow,
-    flow::{FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK},
+    flow::{FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK, charged_link},
 };
 
 /// Fills in addresses, keys and checksum differences of the flow in `flow` and claims its reply key. `flow` has the
@@ -61,13 +62,16 @@ pub fn claim(
                 }
                 return Ok(Some(found));
             }
-            Holder::MeEstablished => {
+            Holder::MeEstablished { opened } => {
                 finish(flow, &reply_key);
                 // An entry of an older epoch, or of another MAC: replaced below by the packet that follows.
                 let _ = TRANSIENT.insert(&reply_key, &*flow, 0);
-                forget_pair(&key, &reply_key);
+                let (forward, reply) = if opened { (&key, &reply_key) } else { (&reply_key, &key) };
+                charge::remove_flow(forward, reply);
                 return Ok(None);
             }
+            // What is left of a connection whose flow has ended: outside it would come from another address or port.
+            Holder::Nobody if plan.device_port != 0 && packet.continues_tcp() => {}
             Holder::Nobody if attempt == 0 && plan.device_port != 0 && nat::device_uses(packet, &reply_key) => {}
             Holder::Nobody => {
                 finish(flow, &reply_key);
@@ -78,7 +82,7 @@ pub fn claim(
         }
         attempt += 1;
     }
-    Err(DropReason::NatExhausted)
+    Err(if packet.continues_tcp() { DropReason::NoFlow } else { DropReason::NatExhausted })
 }
 
 /// Word by word: what the compiler makes of an assignment this large needs more stack than there is.
@@ -96,7 +100,10 @@ enum Holder {
     Nobody,
     Other,
     Me(&'static mut TransientFlow),
-    MeEstablished,
+    /// `opened`: by me, or by who has the reply key.
+    MeEstablished {
+        opened: bool,
+    },
 }
 
 /// Who has `reply_key`, seen from the flow that `key` opens.
@@ -105,7 +112,8 @@ fn holder(reply_key: &FlowKey, key: &FlowKey) -> Holder {
     if let Some(entry) = FLOWS.get_ptr(reply_key) {
         // SAFETY: a map value stays readable for the program's run.
         let entry = unsafe { &*entry };
-        return if entry.opposite_key(key.proto) == *key { Holder::MeEstablished } else { Holder::Other };
+        let mine = entry.opposite_key(key.proto) == *key;
+        return if mine { Holder::MeEstablished { opened: entry.flags & FLOW_REPLY != 0 } } else { Holder::Other };
     }
     let Some(found) = TRANSIENT.get_ptr_mut(reply_key) else { return Holder::Nobody };
     // SAFETY: as above.
@@ -189,9 +197,23 @@ pub fn port_diff(old: [u16; 2], new: [u16; 2]) -> u32 {
 #[inline(always)]
 pub fn again(packet: &Packet, open: &mut TransientFlow) {
     stamp(packet, &mut open.forward);
-    if open.phase == FLOW_OPENING && !packet.opens_tcp() && !packet.tcp_has(TCP_FIN | TCP_RST) {
+    if goes_on(packet, open, false) && !packet.opens_tcp() {
         establish(open);
     }
+}
+
+/// Notes FIN and RST on a flow in the transient map, and says whether it may be established: one that ends stays, for
+/// the flow table would see only the rest of its end, and keep it until it has been silent for long.
+#[inline(always)]
+pub fn goes_on(packet: &Packet, open: &mut TransientFlow, replies: bool) -> bool {
+    if packet.tcp_has(TCP_FIN) {
+        let entry = if replies { &mut open.reply } else { &mut open.forward };
+        entry.tcp |= TCP_FIN_SEEN;
+    }
+    if packet.tcp_has(TCP_RST) || open.forward.tcp & open.reply.tcp & TCP_FIN_SEEN != 0 {
+        open.phase = FLOW_CLOSING;
+    }
+    open.phase == FLOW_OPENING && (open.forward.tcp | open.reply.tcp) & TCP_FIN_SEEN == 0
 }
 
 /// Enters both directions into the flow table, or neither. A full table is no fault: the flow goes on as transient.
@@ -199,6 +221,11 @@ pub fn again(packet: &Packet, open: &mut TransientFlow) {
 pub fn establish(open: &TransientFlow) {
     let forward = open.origin;
     let reply = open.forward.opposite_key(forward.proto);
+    let link = charged_link(&forward, &reply);
+    if charge::at_limit(link) && FLOWS.get_ptr(&forward).is_none() {
+        count(Stat::FlowLimit);
+        return;
+    }
     if FLOWS.insert(&forward, &open.forward, BPF_NOEXIST as u64).is_err() {
         // There already (the other direction's packet was quicker on another CPU), or no room.
         if FLOWS.get_ptr(&forward).is_none() {
@@ -207,12 +234,13 @@ pub fn establish(open: &TransientFlow) {
         }
         let _ = FLOWS.insert(&forward, &open.forward, 0);
         if FLOWS.insert(&reply, &open.reply, 0).is_err() {
-            let _ = FLOWS.remove(&forward);
+            charge::remove_flow(&forward, &reply);
         }
         return;
     }
+    charge::made(link);
     if FLOWS.insert(&reply, &open.reply, 0).is_err() {
-        let _ = FLOWS.remove(&forward);
+        charge::remove_flow(&forward, &reply);
         count(Stat::FlowTableFull);
         return;
     }
@@ -245,9 +273,10 @@ pub fn close(packet: &Packet, entry: &mut FlowEntry) {
             return;
         }
         if entry.flags & FLOW_NAT == 0 {
-            let reply_key = if entry.flags & FLOW_REPLY != 0 { &key } else { &opposite_key };
-            let _ = TRANSIENT.remove(reply_key);
-            return forget_pair(&key, &opposite_key);
+            let (forward, reply) =
+                if entry.flags & FLOW_REPLY != 0 { (&opposite_key, &key) } else { (&key, &opposite_key) };
+            let _ = TRANSIENT.remove(reply);
+            return charge::remove_flow(forward, reply);
         }
     }
     let Some(Scratch { flow, .. }) = scratch() else { return };
@@ -265,13 +294,14 @@ fn retire(packet: &Packet, entry: &FlowEntry, opposite: &FlowEntry, flow: &mut T
         flow.reply = *entry;
         flow.origin = opposite_key;
         keep_transient(&key, flow);
+        charge::remove_flow(&opposite_key, &key);
     } else {
         flow.forward = *entry;
         flow.reply = *opposite;
         flow.origin = key;
         keep_transient(&opposite_key, flow);
+        charge::remove_flow(&key, &opposite_key);
     }
-    forget_pair(&key, &opposite_key);
 }
 
 /// Enters `flow` under its reply key. Where its claim still stands, that is cheaper than a new entry.
@@ -282,12 +312,6 @@ fn keep_transient(reply_key: &FlowKey, flow: &TransientFlow) {
         return copy(unsafe { &mut *found }, flow);
     }
     let _ = TRANSIENT.insert(reply_key, flow, 0);
-}
-
-#[inline(always)]
-fn forget_pair(a: &FlowKey, b: &FlowKey) {
-    let _ = FLOWS.remove(a);
-    let _ = FLOWS.remove(b);
 }
 
 /// Notes a flow with the host's stack at its other end, by the key of its replies: those are let back.
@@ -303,7 +327,7 @@ pub fn note_stack(origin: &FlowKey, reply_key: &FlowKey, epoch: u32) {
 }
 
 /// The epoch of a flow that was refused: it is asked again with each packet.
-pub const REFUSED: u32 = 0;
+pub use pv_net_common::flow::FLOW_REFUSED as REFUSED;
 
 /// Takes a flow that policy does not allow any more out of the flow table. It lives on as opening: without it the
 /// replies would pass for a flow of their own, which may be allowed.
@@ -326,8 +350,12 @@ pub fn refuse(packet: &Packet, entry: &mut FlowEntry) {
 pub fn forget(key: &FlowKey) {
     if let Some(entry) = FLOWS.get_ptr(key) {
         // SAFETY: a map value stays readable for the program's run.
-        let opposite = unsafe { (*entry).opposite_key(key.proto) };
-        forget_pair(key, &opposite);
+        let (opposite, replies) = unsafe { ((*entry).opposite_key(key.proto), (*entry).flags & FLOW_REPLY != 0) };
+        if replies {
+            charge::remove_flow(&opposite, key);
+        } else {
+            charge::remove_flow(key, &opposite);
+        }
         let _ = TRANSIENT.remove(&opposite);
     }
     let _ = TRANSIENT.remove(key);

@@ -8,13 +8,13 @@ use crate::{
     guard::{self, same_mac},
     icmp,
     maps::{FLOWS, Plan, Scratch, TRANSIENT, endpoint, endpoint_at, epoch, hand_on, interface, is_local, scratch},
-    packet::{Packet, TCP_FIN, TCP_RST},
+    packet::Packet,
     service::{self, Target},
     verdict::{self, ACT_OK, ACT_SHOT, count},
 };
 use pv_net_common::{
     DropReason, EndpointInfo, FlowEntry, InterfaceInfo, Ip, Stage, Stat, TransientFlow,
-    flow::{FLOW_CLOSING, FLOW_OPENING, FLOW_ROUTED, FLOW_STACK},
+    flow::{FLOW_ROUTED, FLOW_STACK},
 };
 
 /// A packet of a known flow, decided under the policy in force.
@@ -194,9 +194,7 @@ fn transient_reply(packet: &Packet, epoch: u32) -> Option<i32> {
         return Some(to_stack());
     }
     count(Stat::SlowPath);
-    if packet.tcp_has(TCP_RST) {
-        open.phase = FLOW_CLOSING;
-    } else if open.phase == FLOW_OPENING && !packet.tcp_has(TCP_FIN) {
+    if flow::goes_on(packet, open, true) {
         flow::establish(open);
     }
     Some(deliver(packet, &mut open.reply))
@@ -274,6 +272,7 @@ pub fn open(packet: &mut Packet) -> i32 {
     match flow::claim(packet, flow, plan) {
         Ok(Some(open)) => flow::again(packet, open),
         Ok(None) => {}
+        Err(DropReason::NoFlow) => return answer::unknown_tcp(packet),
         Err(reason) => return verdict::drop(packet, reason),
     }
     deliver(packet, &mut flow.forward)

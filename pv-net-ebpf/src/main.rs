@@ -3,6 +3,7 @@
 #![no_main]
 
 mod answer;
+mod charge;
 mod decide;
 mod deliver;
 mod flow;

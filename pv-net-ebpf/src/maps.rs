@@ -8,8 +8,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use pv_net_common::{
-    EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowEntry, FlowKey, FragmentKey, FragmentPorts, GlobalConfig,
-    InterfaceInfo, Ip, PolicySide, Service, ServiceKey, SockKey, SockOrigin, Stage, TransientFlow, UplinkInfo,
+    EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowCount, FlowEntry, FlowKey, FragmentKey, FragmentPorts,
+    GlobalConfig, InterfaceInfo, Ip, PolicySide, Service, ServiceKey, SockKey, SockOrigin, Stage, TransientFlow,
+    UplinkInfo,
     drop_reason::DROP_SLOTS,
     endpoint::{MAX_LOCALS, MAX_SERVICES, MAX_SOCKETS, MAX_UPLINKS},
     flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS},
@@ -30,6 +31,15 @@ pub static FLOWS: HashMap<FlowKey, FlowEntry, { DEFAULT_FLOWS as usize }> = Hash
 /// Opening and closing flows, keyed by their replies. LRU: a flood of new flows pushes out only its own kind.
 #[btf_map(name = "transient")]
 pub static TRANSIENT: LruHashMap<FlowKey, TransientFlow, { DEFAULT_TRANSIENT as usize }> = LruHashMap::new();
+
+/// Link to how many flows its container has; the daemon makes the entries, the programs count.
+#[btf_map(name = "flow_counts")]
+pub static FLOW_COUNTS: HashMap<u32, FlowCount, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// Link to how many of them the daemon took out; written by the daemon.
+#[btf_map(name = "flows_freed")]
+pub static FLOWS_FREED: HashMap<u32, u64, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// Address to link; written by the daemon. Not preallocated: most devices have few.
 #[btf_map(name = "endpoints")]

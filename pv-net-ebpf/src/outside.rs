@@ -26,6 +26,8 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
     let Some(Scratch { flow, fib, plan, .. }) = scratch() else { return ACT_SHOT };
     let next_hop = match look_up_route(packet, me, fib) {
         Route::To(hop) => hop,
+        // The kernel says the same of "no route" as of broadcast.
+        Route::Local | Route::None if is_left_over(packet, me) => return answer::unknown_tcp(packet),
         Route::Local => return to_stack(),
         Route::None => return answer::no_route(packet),
     };
@@ -43,7 +45,9 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
         flow::forget(&key);
         return denied(packet, reason);
     }
-    let Some(src) = source(packet, me, up) else { return answer::no_route(packet) };
+    let Some(src) = source(packet, me, up) else {
+        return if is_left_over(packet, me) { answer::unknown_tcp(packet) } else { answer::no_route(packet) };
+    };
     *flow = TransientFlow::default();
     flow.forward = FlowEntry {
         ifindex: fib.ifindex,
@@ -65,6 +69,13 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
     };
     *plan = Plan { device_port: u32::from(src != key.src), ..plan_of(packet, src, key.dst, 0) };
     hand_on(packet.skb, Stage::Open)
+}
+
+/// Whether the packet is what is left of a connection that masquerade knows nothing of. Where no way leads out, an ICMP
+/// error would leave it waiting, though its flow has ended with the uplink.
+#[inline(always)]
+fn is_left_over(packet: &Packet, me: &InterfaceInfo) -> bool {
+    me.pool_flags & POOL_NAT != 0 && packet.tracked && !packet.later && packet.continues_tcp()
 }
 
 /// The address that the packet leaves with; none when the uplink has none of its family.

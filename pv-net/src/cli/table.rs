@@ -26,6 +26,8 @@ pub const CONTAINERS: &[Column] = &[
     ("IPV6", "ipv6_address"),
     ("MAC", "mac_address"),
     ("HOST LINK", "host_if"),
+    ("FLOWS", "flows"),
+    ("MOST", "max_flows"),
 ];
 
 pub const LEASES: &[Column] = &[

@@ -2,10 +2,10 @@
 
 use super::checker::{Checker, join};
 use super::field::Field;
-use super::{ConfigError, net, policy, raw, uplink_filter};
+use super::{ConfigError, net, policy, raw, timeouts, uplink_filter};
 use crate::model::{Device, IfName, IpvlanMode, MacvlanMode, Pool, PoolKind, PoolName, Subnet4, Subnet6};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
-use pv_net_common::flow::DEFAULT_FLOWS;
+use pv_net_common::flow::{DEFAULT_FLOWS, DEFAULT_SHARE};
 use serde_json::Value;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -54,13 +54,15 @@ fn check(c: &mut Checker, raw: &raw::Device) -> Device {
             c.wrong("network.flow_table", Some(&Value::from(*entries)), why, None);
         }
     }
+    device.flow_timeouts = timeouts::check(c, "network.flow_timeouts", &network.flow_timeouts);
     device.uplink_filter = uplink_filter::check(c, "network.uplink_filter", &network.uplink_filter);
     if let Some(pools) = c.plain("network.pools", &network.pools) {
         for (name, field) in pools {
             let path = join("network.pools", name);
             match name.parse::<PoolName>() {
                 Ok(name) => {
-                    if let Some(pool) = pool(c, &path, &name, field, &mut device.inactive) {
+                    if let Some(mut pool) = pool(c, &path, &name, field, &mut device.inactive) {
+                        pool.max_flows = max_flows(c, &join(&path, "max_flows"), pool.max_flows, device.flow_table);
                         device.pools.insert(name, pool);
                     }
                 }
@@ -137,6 +139,7 @@ fn pool(
     let big_tcp = c.plain(&join(path, "big_tcp"), &raw.big_tcp).copied().unwrap_or(!nat);
     let isolated = c.plain(&join(path, "isolated"), &raw.isolated).copied().unwrap_or(true);
     let host_access = c.plain(&join(path, "host_access"), &raw.host_access).copied().unwrap_or_default();
+    let max_flows = c.plain(&join(path, "max_flows"), &raw.max_flows).copied().unwrap_or_default();
     for (used, key) in [
         (raw.dns.is_some(), "dns"),
         (raw.dhcp.is_some(), "dhcp"),
@@ -157,7 +160,18 @@ fn pool(
         big_tcp,
         isolated,
         host_access,
+        max_flows,
     })
+}
+
+/// `given`, or a share of the table, in which a flow takes two entries.
+fn max_flows(c: &mut Checker, path: &str, given: u32, flow_table: u32) -> u32 {
+    if given > flow_table / 2 {
+        let why = format!("the flow table of {flow_table} entries has room for {} flows", flow_table / 2);
+        let help = Some("raise \"network.flow_table\", two entries for each flow".to_owned());
+        c.wrong(path, Some(&Value::from(given)), why, help);
+    }
+    if given == 0 { flow_table / DEFAULT_SHARE / 2 } else { given }
 }
 
 /// The gateway at `key`, or the first address of `net`.

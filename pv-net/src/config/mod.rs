@@ -13,6 +13,7 @@ mod net;
 mod policy;
 pub mod raw;
 mod run;
+mod timeouts;
 mod uplink_filter;
 mod uses;
 

@@ -57,9 +57,31 @@ section! {
         policies: Vec<Field<Policy>>,
         /// Entries of the flow table, two a flow; 16384 unless set.
         flow_table: u32,
+        /// How long flows may be silent.
+        flow_timeouts: FlowTimeouts,
         /// What is dropped on the uplinks before the stack sees it; packets that claim a pool's source always are. Where
         /// `uplinks` is not set, it runs on those that have a default route.
         uplink_filter: UplinkFilter,
+    }
+}
+
+section! {
+    /// How long flows may be silent, in seconds, 1 to 604800.
+    FlowTimeouts {
+        /// TCP without an answer; 120 unless set.
+        tcp_opening: u32,
+        /// TCP, established; 7440 unless set.
+        tcp: u32,
+        /// TCP of which one side has sent FIN; 120 unless set.
+        tcp_half_closed: u32,
+        /// TCP of which both sides have sent FIN, or one RST; 120 unless set.
+        tcp_closed: u32,
+        /// UDP without an answer; 30 unless set.
+        udp_opening: u32,
+        /// UDP; 180 unless set.
+        udp: u32,
+        /// Echo and the like; 30 unless set.
+        other: u32,
     }
 }
 
@@ -111,6 +133,9 @@ section! {
         isolated: bool,
         /// What its containers may reach on the device; `services` unless set.
         host_access: HostAccess,
+        /// Flows that each of its containers may have in the flow table at once; 0, or unset: those that fill a quarter
+        /// of it.
+        max_flows: u32,
         /// DNS for its containers.
         dns: Dns,
         /// DHCP for what is not managed.

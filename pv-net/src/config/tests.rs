@@ -150,6 +150,21 @@ fn devices_that_are_wrong() {
             &[("network.pools.p.dhcp.lease_time", "1h")],
         ),
         ("flow table", json!({"network": {"flow_table": 7}}), &[("network.flow_table", "1024")]),
+        (
+            "more flows than the table has room for",
+            pool(json!({"subnet": "10.0.3.0/24", "max_flows": 8193})),
+            &[("network.pools.p.max_flows", "room for 8192 flows")],
+        ),
+        (
+            "a flow that ends at once",
+            json!({"network": {"flow_timeouts": {"udp": 0, "tcp": 604_801}}}),
+            &[("network.flow_timeouts.tcp", "1 to 604800"), ("network.flow_timeouts.udp", "1 to 604800")],
+        ),
+        (
+            "negative number of flows",
+            pool(json!({"subnet": "10.0.3.0/24", "max_flows": -1})),
+            &[("network.pools.p.max_flows", "-1")],
+        ),
         ("uplink twice", json!({"network": {"uplinks": ["eth0", "eth0"]}}), &[("network.uplinks[1]", "twice")]),
         ("domain", json!({"network": {"domain": "pv..local"}}), &[("network.domain", "label")]),
         (
@@ -287,6 +302,9 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(p.v4.as_ref().map(|s| s.gateway), Some([10, 0, 3, 1].into()));
     assert_eq!(p.v6.as_ref().map(|s| s.gateway), "fd00:5056::1".parse().ok());
     assert_eq!((p.isolated, p.nat, p.mtu, p.big_tcp), (true, false, None, true));
+    assert_eq!(p.max_flows, 2048);
+    let zero = device(pool(json!({"subnet": "10.0.3.0/24", "max_flows": 0})));
+    assert_eq!(zero.pools.values().next().map(|p| p.max_flows), Some(2048));
     assert_eq!(p.bridge().map(|b| b.as_str()), Some("pv-p"));
     let c = container(json!({"name": "web", "network": {"pool": "p"}}));
     let i = &c.interfaces[0];

@@ -232,10 +232,13 @@ impl Daemon {
 
     /// Removes flows that have been silent for too long.
     pub fn tick(&mut self) {
-        if let Some(plane) = &mut self.plane
-            && let Err(e) = plane.collect_garbage()
-        {
-            tracing::warn!(error = %e, "flow table not cleaned");
+        let Some(plane) = &mut self.plane else { return };
+        plane.set_timeouts(self.device.flow_timeouts);
+        let start = std::time::Instant::now();
+        match plane.collect_garbage() {
+            Ok(0) => {}
+            Ok(removed) => tracing::debug!(removed, took = ?start.elapsed(), "flow table cleaned"),
+            Err(e) => tracing::warn!(error = %e, "flow table not cleaned"),
         }
     }
 }

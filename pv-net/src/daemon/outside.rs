@@ -3,9 +3,9 @@
 
 use super::Daemon;
 use crate::failure::Failure;
-use crate::kernel::bpf::Hook;
+use crate::kernel::bpf::{Ended, Hook};
 use crate::kernel::netlink::alias;
-use crate::kernel::{cgroup, netns};
+use crate::kernel::{cgroup, netns, nudge};
 use crate::model::IfName;
 use crate::plan::{LinkState, locals, uplink_infos, ways_out};
 use ipnetwork::IpNetwork;
@@ -17,6 +17,13 @@ use std::collections::{BTreeMap, BTreeSet};
 fn missing(uplinks: &[IfName], links: &[LinkState]) -> Vec<String> {
     let absent = |name: &&IfName| !links.iter().any(|l| l.name == name.as_str());
     uplinks.iter().filter(absent).map(|name| format!("uplink {name}: no such link: it is used when it comes")).collect()
+}
+
+/// Tells the containers that connections of theirs have ended. Who is not told learns by the next segment.
+pub(super) fn tell(ended: &[Ended]) {
+    if let Err(e) = nudge::connections(ended) {
+        tracing::warn!(error = %e, "containers not told of the connections that ended");
+    }
 }
 
 impl Daemon {
@@ -62,10 +69,11 @@ impl Daemon {
             .collect();
         let gone: Vec<u32> = known.keys().filter(|i| !infos.contains_key(i)).copied().collect();
         if !lost.is_empty() || !gone.is_empty() {
-            plane.end_flows_where(|key, entry| {
+            let ended = plane.end_flows_where(|key, entry| {
                 gone.contains(&entry.ifindex)
                     || [key.src, key.dst, entry.src, entry.dst].iter().any(|addr| lost.contains(addr))
             })?;
+            tell(&ended);
         }
         self.refresh_filter(&before)
     }

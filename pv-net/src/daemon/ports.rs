@@ -95,7 +95,7 @@ impl Daemon {
         if gone.is_empty() {
             return Ok(());
         }
-        plane.end_flows_where(|key, entry| {
+        let ended = plane.end_flows_where(|key, entry| {
             gone.iter().any(|(prefix, service)| {
                 let (host_port, target) =
                     if entry.flags & FLOW_REPLY == 0 { (key.dport_be, entry.dst) } else { (entry.sport_be, key.src) };
@@ -104,6 +104,7 @@ impl Daemon {
                 translated && target == service.addr && range_of(prefix).contains(&u16::from_be(host_port))
             })
         })?;
+        super::outside::tell(&ended);
         Ok(())
     }
 

@@ -57,6 +57,10 @@ pub struct InterfaceView {
     pub host_if: Option<String>,
     /// Whether the default routes go through it.
     pub default_route: bool,
+    /// Flows in the flow table that count for it, when it is attached.
+    pub flows: Option<u64>,
+    /// How many there may be.
+    pub max_flows: Option<u32>,
 }
 
 /// A pool.
@@ -219,7 +223,7 @@ impl Daemon {
             state: if all { ContainerState::Attached } else { ContainerState::Detached },
             ipv4_address: main.and_then(|a| a.ipv4),
             ipv6_address: main.and_then(|a| a.ipv6),
-            interfaces: record.attachments.iter().map(interface).collect(),
+            interfaces: record.attachments.iter().map(|a| self.interface(a)).collect(),
             conditions,
         }
     }
@@ -236,6 +240,8 @@ impl Daemon {
                 mac_address: i.mac.map(|m| m.to_string()),
                 host_if: None,
                 default_route: i.default_route,
+                flows: None,
+                max_flows: None,
             })
             .collect();
         ContainerView {
@@ -245,6 +251,21 @@ impl Daemon {
             ipv6_address: None,
             interfaces,
             conditions: Vec::new(),
+        }
+    }
+
+    fn interface(&self, a: &Attachment) -> InterfaceView {
+        let used = self.link_index(&a.host_if).zip(self.plane.as_ref()).and_then(|(i, plane)| plane.flow_use(i));
+        InterfaceView {
+            name: a.interface.to_string(),
+            pool: a.pool.to_string(),
+            ipv4_address: a.ipv4,
+            ipv6_address: a.ipv6,
+            mac_address: Some(a.mac.to_string()),
+            host_if: Some(a.host_if.to_string()),
+            default_route: a.default_route,
+            flows: used.map(|(flows, _)| flows),
+            max_flows: used.map(|(_, most)| most),
         }
     }
 
@@ -383,17 +404,5 @@ pub fn proto_name(proto: u32) -> String {
         17 => "udp".to_owned(),
         58 => "icmpv6".to_owned(),
         n => n.to_string(),
-    }
-}
-
-fn interface(a: &Attachment) -> InterfaceView {
-    InterfaceView {
-        name: a.interface.to_string(),
-        pool: a.pool.to_string(),
-        ipv4_address: a.ipv4,
-        ipv6_address: a.ipv6,
-        mac_address: Some(a.mac.to_string()),
-        host_if: Some(a.host_if.to_string()),
-        default_route: a.default_route,
     }
 }

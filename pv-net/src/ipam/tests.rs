@@ -20,6 +20,7 @@ fn pool(name: &str, v4: Option<(&str, &str)>, v6: Option<(&str, &str)>) -> Pool 
         big_tcp: true,
         isolated: true,
         host_access: HostAccess::Services,
+        max_flows: 2048,
     }
 }
 

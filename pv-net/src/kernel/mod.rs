@@ -5,4 +5,5 @@ pub mod cgroup;
 pub mod listeners;
 pub mod netlink;
 pub mod netns;
+pub mod nudge;
 pub mod sysctl;

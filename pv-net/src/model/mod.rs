@@ -6,7 +6,9 @@ mod container;
 mod name;
 mod policy;
 mod pool;
+
 mod port;
+mod timeouts;
 mod uplink_filter;
 
 pub use container::{Attachment, Container, ContainerKind, Interface, NetnsRef, NetworkMode};
@@ -14,6 +16,7 @@ pub use name::{ContainerName, IfName, InvalidName, Mac, PoolName, RuleName};
 pub use policy::{Action, PortMatch, Rule, Selector};
 pub use pool::{HostAccess, IpvlanMode, MacvlanMode, Pool, PoolKind, Subnet4, Subnet6};
 pub use port::{PortMapping, Transport};
+pub use timeouts::FlowTimeouts;
 pub use uplink_filter::{RateLimit, UplinkFilter, XdpChoice, XdpMode};
 
 use std::collections::BTreeMap;
@@ -33,6 +36,8 @@ pub struct Device {
     pub policies: Vec<Rule>,
     /// Entries of the flow table (two a flow).
     pub flow_table: u32,
+    /// How long flows may be silent.
+    pub flow_timeouts: FlowTimeouts,
     /// JSON paths of accepted settings that this version does not act on yet; shown as conditions.
     pub inactive: Vec<String>,
 }

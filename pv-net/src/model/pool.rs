@@ -108,6 +108,8 @@ pub struct Pool {
     pub isolated: bool,
     /// What its containers may reach on the device.
     pub host_access: HostAccess,
+    /// Flows that each of its containers may have in the flow table at once.
+    pub max_flows: u32,
 }
 
 impl Pool {

@@ -53,6 +53,7 @@ pub fn endpoint(attachment: &Attachment, pool: &Pool, link: &PoolLink, identity:
         mask4_be: pool.v4.as_ref().map_or(0, |s| u32::from(s.net.mask()).to_be()),
         mask6: pool.v6.as_ref().map_or(zero, |s| s.net.mask().into()),
         bridge: link.index,
+        max_flows: pool.max_flows,
         mac: attachment.mac.0,
         gateway_mac: link.mac.0,
     };

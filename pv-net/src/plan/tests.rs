@@ -17,6 +17,7 @@ fn pool(isolated: bool) -> Pool {
         big_tcp: true,
         isolated,
         host_access: HostAccess::Services,
+        max_flows: 2048,
     }
 }
 

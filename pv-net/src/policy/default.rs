@@ -137,6 +137,7 @@ mod tests {
             big_tcp: true,
             isolated,
             host_access,
+            max_flows: 2048,
         }
     }
 

@@ -1,8 +1,9 @@
 //! The flow table as the daemon sees it: ages and time-outs. Pure; the maps are read in `load`.
 
+use crate::model::FlowTimeouts;
 use pv_net_common::{
-    FlowEntry, FlowKey,
-    flow::{FLOW_CLOSING, TCP_FIN_SEEN, TCP_LAST_ACK},
+    FlowEntry, FlowKey, TransientFlow,
+    flow::{FLOW_CLOSING, FLOW_REFUSED, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK},
 };
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,16 +11,6 @@ use std::time::Duration;
 const TCP: u32 = 6;
 const UDP: u32 = 17;
 
-/// RFC 5382, REQ-5: not below two hours and four minutes.
-const TCP_ESTABLISHED: Duration = Duration::from_secs(7440);
-/// One side has sent FIN; the kernel's own conntrack waits as long (`nf_conntrack_tcp_timeout_fin_wait`).
-const TCP_HALF_CLOSED: Duration = Duration::from_secs(120);
-/// Both have, and the last acknowledgement did not come (`nf_conntrack_tcp_timeout_last_ack`).
-const TCP_LAST_ACK_LOST: Duration = Duration::from_secs(30);
-/// RFC 4787, REQ-5: not below two minutes.
-const UDP_IDLE: Duration = Duration::from_secs(180);
-/// Echo and the like.
-const OTHER_IDLE: Duration = Duration::from_secs(30);
 /// The two directions are made one after the other; what stays alone longer has lost its partner.
 const ORPHAN: Duration = Duration::from_secs(2);
 
@@ -105,31 +96,50 @@ impl Ticks {
     }
 }
 
-/// How long a flow may be silent.
-fn timeout(proto: u32, tcp: u8) -> Duration {
+/// How long an answered flow may be silent.
+fn timeout(timeouts: &FlowTimeouts, proto: u32, tcp: u8) -> Duration {
     match proto {
-        TCP if tcp & TCP_LAST_ACK != 0 => TCP_LAST_ACK_LOST,
-        TCP if tcp & TCP_FIN_SEEN != 0 => TCP_HALF_CLOSED,
-        TCP => TCP_ESTABLISHED,
-        UDP => UDP_IDLE,
-        _ => OTHER_IDLE,
+        TCP if tcp & TCP_LAST_ACK != 0 => timeouts.tcp_closed,
+        TCP if tcp & TCP_FIN_SEEN != 0 => timeouts.tcp_half_closed,
+        TCP => timeouts.tcp,
+        UDP => timeouts.udp,
+        _ => timeouts.other,
     }
 }
 
 /// Keys of the entries that have outlived their flow: both directions, or one that is alone.
-pub(super) fn expired(entries: &[(FlowKey, FlowEntry)], ticks: Ticks) -> Vec<FlowKey> {
-    let by_key: HashMap<&FlowKey, &FlowEntry> = entries.iter().map(|(k, e)| (k, e)).collect();
+pub(super) fn expired(entries: &HashMap<FlowKey, FlowEntry>, ticks: Ticks, timeouts: &FlowTimeouts) -> Vec<FlowKey> {
     entries
         .iter()
         .filter(|(key, entry)| {
             let idle = ticks.since(entry.last_used);
-            match by_key.get(&entry.opposite_key(key.proto)) {
-                Some(other) => idle.min(ticks.since(other.last_used)) > timeout(key.proto, entry.tcp | other.tcp),
+            match entries.get(&entry.opposite_key(key.proto)) {
+                Some(other) => {
+                    idle.min(ticks.since(other.last_used)) > timeout(timeouts, key.proto, entry.tcp | other.tcp)
+                }
                 None => idle > ORPHAN,
             }
         })
         .map(|(key, _)| *key)
         .collect()
+}
+
+/// Whether a flow in the transient map has been silent for too long. Notes of the stack's flows have no time: they go
+/// when the map needs their room. So does a flow that policy refused: without it the other side's packets would pass
+/// for a flow of their own.
+pub(super) fn has_passed(flow: &TransientFlow, ticks: Ticks, timeouts: &FlowTimeouts) -> bool {
+    if flow.reply.flags & FLOW_STACK != 0 || flow.reply.epoch == FLOW_REFUSED {
+        return false;
+    }
+    let idle = ticks.since(flow.forward.last_used.max(flow.reply.last_used));
+    let answered = flow.reply.last_used != 0;
+    let most = match flow.origin.proto {
+        TCP if flow.phase == FLOW_CLOSING => timeouts.tcp_closed,
+        TCP if !answered => timeouts.tcp_opening,
+        UDP if !answered => timeouts.udp_opening,
+        proto => timeout(timeouts, proto, flow.forward.tcp | flow.reply.tcp),
+    };
+    idle > most
 }
 
 #[cfg(test)]
@@ -155,6 +165,10 @@ mod tests {
         vec![(key, entry(key, 8, 0)), (key.reversed(8), entry(key.reversed(8), 7, 1))]
     }
 
+    fn table(entries: Vec<(FlowKey, FlowEntry)>) -> HashMap<FlowKey, FlowEntry> {
+        entries.into_iter().collect()
+    }
+
     #[test]
     fn a_flow_ends_when_both_directions_are_silent() {
         for (name, entries, gone) in [
@@ -163,11 +177,36 @@ mod tests {
             ("tcp idle for an hour", pair(TCP, [3600, 3600], [0, 0]), 0),
             ("tcp idle for three hours", pair(TCP, [10_800, 10_800], [0, 0]), 2),
             ("tcp half closed", pair(TCP, [121, 121], [TCP_FIN_SEEN, 0]), 2),
-            ("tcp without its last word", pair(TCP, [31, 31], [TCP_FIN_SEEN | TCP_LAST_ACK; 2]), 2),
-            ("tcp before its last word", pair(TCP, [29, 29], [TCP_FIN_SEEN | TCP_LAST_ACK; 2]), 0),
+            ("tcp without its last word", pair(TCP, [121, 121], [TCP_FIN_SEEN | TCP_LAST_ACK; 2]), 2),
+            ("tcp before its last word", pair(TCP, [119, 119], [TCP_FIN_SEEN | TCP_LAST_ACK; 2]), 0),
             ("echo idle", pair(1, [31, 31], [0, 0]), 2),
         ] {
-            assert_eq!(expired(&entries, TICKS).len(), gone, "{name}");
+            assert_eq!(expired(&table(entries), TICKS, &FlowTimeouts::default()).len(), gone, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_waits_for_an_answer_has_less_time() {
+        for (name, proto, idle, answered, phase, tcp, passed) in [
+            ("SYN", TCP, 119, false, 0, 0, false),
+            ("SYN without an answer", TCP, 121, false, 0, 0, true),
+            ("connection above the limit", TCP, 121, true, 0, 0, false),
+            ("half closed", TCP, 121, true, 0, TCP_FIN_SEEN, true),
+            ("closed", TCP, 121, true, FLOW_CLOSING, 0, true),
+            ("closed just now", TCP, 119, true, FLOW_CLOSING, 0, false),
+            ("question", UDP, 31, false, 0, 0, true),
+            ("talk", UDP, 31, true, 0, 0, false),
+            ("echo", 1, 31, true, 0, 0, true),
+        ] {
+            let mut flow = TransientFlow { phase, ..TransientFlow::default() };
+            flow.origin.proto = proto;
+            flow.reply.epoch = 1;
+            flow.forward.tcp = tcp;
+            flow.forward.last_used = TICKS.now - idle * TICKS.hz;
+            flow.reply.last_used = if answered { flow.forward.last_used - 1 } else { 0 };
+            assert_eq!(has_passed(&flow, TICKS, &FlowTimeouts::default()), passed, "{name}");
+            flow.reply.flags = FLOW_STACK;
+            assert!(!has_passed(&flow, TICKS, &FlowTimeouts::default()), "{name}, of the stack");
         }
     }
 
@@ -182,10 +221,10 @@ mod tests {
     fn half_a_flow_ends_at_once() {
         let mut entries = pair(TCP, [3, 3], [0, 0]);
         entries.pop();
-        assert_eq!(expired(&entries, TICKS).len(), 1);
+        assert_eq!(expired(&table(entries), TICKS, &FlowTimeouts::default()).len(), 1);
         let mut fresh = pair(TCP, [1, 1], [0, 0]);
         fresh.pop();
-        assert_eq!(expired(&fresh, TICKS).len(), 0);
+        assert_eq!(expired(&table(fresh), TICKS, &FlowTimeouts::default()).len(), 0);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Loading, attaching and adopting: [`DataPlane`] is the daemon's hold on what runs in the kernel.
 
 use super::BpfError;
-use super::flows::{FlowRecord, FlowState, Ticks, expired};
+use super::flows::{FlowRecord, FlowState, Ticks};
+use super::garbage::Charges;
 use super::pin;
 use super::programs::load_programs;
 use super::stages::set_stages;
 use super::table::{Counters, Services, Single, Table, map_error, take};
 use super::xdp::Filter;
+use crate::model::FlowTimeouts;
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
@@ -66,10 +68,12 @@ pub struct DataPlane {
     hook: Hook,
     pub(super) ebpf: Ebpf,
     pub(super) config: Single<GlobalConfig>,
-    flows: Table<FlowKey, FlowEntry>,
-    transient: Table<FlowKey, TransientFlow>,
+    pub(super) flows: Table<FlowKey, FlowEntry>,
+    pub(super) transient: Table<FlowKey, TransientFlow>,
+    pub(super) charges: Charges,
+    pub(super) timeouts: FlowTimeouts,
     endpoints: Table<EndpointKey, EndpointInfo>,
-    interfaces: Table<u32, InterfaceInfo>,
+    pub(super) interfaces: Table<u32, InterfaceInfo>,
     pub(super) locals: Table<EndpointKey, u32>,
     pub(super) uplinks: Table<u32, UplinkInfo>,
     pub(super) services: Services,
@@ -111,6 +115,8 @@ impl DataPlane {
             config: Single::take(&mut ebpf, names::MAP_CONFIG)?,
             flows: Table::take(&mut ebpf, names::MAP_FLOWS)?,
             transient: Table::take(&mut ebpf, names::MAP_TRANSIENT)?,
+            charges: Charges::take(&mut ebpf)?,
+            timeouts: FlowTimeouts::default(),
             endpoints: Table::take(&mut ebpf, names::MAP_ENDPOINTS)?,
             interfaces: Table::take(&mut ebpf, names::MAP_INTERFACES)?,
             locals: Table::take(&mut ebpf, names::MAP_LOCALS)?,
@@ -138,6 +144,11 @@ impl DataPlane {
         &self.pin_dir
     }
 
+    /// How long flows may be silent from now on.
+    pub fn set_timeouts(&mut self, timeouts: FlowTimeouts) {
+        self.timeouts = timeouts;
+    }
+
     /// How programs are attached on this kernel.
     #[must_use]
     pub fn hook(&self) -> Hook {
@@ -149,6 +160,8 @@ impl DataPlane {
     /// # Errors
     /// The kernel's, such as a full map.
     pub fn set_interface(&mut self, ifindex: u32, info: &InterfaceInfo) -> Result<(), BpfError> {
+        // Before the link may send.
+        self.charges.open(ifindex)?;
         self.interfaces.set(&ifindex, info)
     }
 
@@ -173,7 +186,8 @@ impl DataPlane {
     /// # Errors
     /// The kernel's.
     pub fn remove_interface(&mut self, ifindex: u32) -> Result<(), BpfError> {
-        self.interfaces.remove(&ifindex).map(drop)
+        self.interfaces.remove(&ifindex)?;
+        self.charges.close(ifindex)
     }
 
     /// All links with what they may send.
@@ -251,48 +265,6 @@ impl DataPlane {
             }
         }
         Ok(records)
-    }
-
-    /// Removes flows that have been silent for too long; how many entries went.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn collect_garbage(&mut self) -> Result<usize, BpfError> {
-        let ticks = self.ticks()?;
-        let gone = expired(&self.flows.entries(), ticks);
-        for key in &gone {
-            self.flows.remove(key)?;
-        }
-        Ok(gone.len())
-    }
-
-    /// Ends every flow that has to do with one of `addrs`, before or after translation.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn end_flows(&mut self, addrs: &[Ip]) -> Result<(), BpfError> {
-        self.end_flows_where(|key, entry| {
-            [key.src, key.dst, entry.src, entry.dst].iter().any(|addr| addrs.contains(addr))
-        })
-    }
-
-    /// Ends every flow of which `hit` is true for a direction: both go.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn end_flows_where(&mut self, hit: impl Fn(&FlowKey, &FlowEntry) -> bool) -> Result<(), BpfError> {
-        for (key, entry) in self.flows.entries() {
-            if hit(&key, &entry) {
-                self.flows.remove(&key)?;
-                self.flows.remove(&entry.opposite_key(key.proto))?;
-            }
-        }
-        for (key, flow) in self.transient.entries() {
-            if hit(&key, &flow.reply) || hit(&flow.origin, &flow.forward) {
-                self.transient.remove(&key)?;
-            }
-        }
-        Ok(())
     }
 
     /// Dropped packets by reason.

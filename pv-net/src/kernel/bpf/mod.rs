@@ -3,10 +3,12 @@
 //! What is pinned outlives the daemon: a new one adopts the maps and replaces the programs behind the pinned links
 //! atomically. This module decides nothing; it carries out and reads back.
 
+mod batch;
 mod clsact;
 mod error;
 mod flows;
 mod frame;
+mod garbage;
 mod hooks;
 mod load;
 mod pin;
@@ -21,6 +23,7 @@ pub use clsact::{add_qdisc, remove_filter};
 pub use error::BpfError;
 pub use flows::{FlowRecord, FlowState, Ticks};
 pub use frame::Ran;
+pub use garbage::Ended;
 pub use load::{Adopted, DataPlane, Hook, Options};
 pub use pin::remove_all;
 pub use policy::{PolicyProbe, PolicyTables};

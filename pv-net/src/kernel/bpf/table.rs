@@ -1,15 +1,18 @@
 //! Typed maps: aya's, with errors that name the map.
 
 use super::BpfError;
+use super::batch;
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use pv_net_common::{Service, ServiceKey};
+use std::os::fd::{AsFd, OwnedFd};
 
 /// A hash map that knows its name.
 pub(super) struct Table<K: Pod, V: Pod> {
     name: &'static str,
     map: HashMap<MapData, K, V>,
+    fd: OwnedFd,
 }
 
 pub(super) fn map_error(op: &'static str, map: &'static str) -> impl FnOnce(MapError) -> BpfError {
@@ -23,8 +26,14 @@ pub(super) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<aya::maps
 
 impl<K: Pod, V: Pod> Table<K, V> {
     pub(super) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<Self, BpfError> {
-        let map = HashMap::try_from(take(ebpf, name)?).map_err(map_error("open", name))?;
-        Ok(Self { name, map })
+        let map = take(ebpf, name)?;
+        let fd = match &map {
+            aya::maps::Map::HashMap(data) | aya::maps::Map::LruHashMap(data) => data.fd().as_fd().try_clone_to_owned(),
+            _ => Err(std::io::Error::other("not a hash")),
+        }
+        .map_err(|e| BpfError::Map { op: "open", map: name, why: e.to_string() })?;
+        let map = HashMap::try_from(map).map_err(map_error("open", name))?;
+        Ok(Self { name, map, fd })
     }
 
     pub(super) fn set(&mut self, key: &K, value: &V) -> Result<(), BpfError> {
@@ -49,9 +58,9 @@ impl<K: Pod, V: Pod> Table<K, V> {
         }
     }
 
-    /// All entries; one that goes away meanwhile is left out.
+    /// All entries; one that goes away meanwhile may be left out.
     pub(super) fn entries(&self) -> Vec<(K, V)> {
-        self.map.iter().filter_map(Result::ok).collect()
+        batch::read(&self.fd).unwrap_or_else(|_| self.map.iter().filter_map(Result::ok).collect())
     }
 }
 

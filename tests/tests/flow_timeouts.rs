@@ -1,0 +1,183 @@
+//! Each kind of flow goes after its time and not before, and the port that masquerade held for it is free again.
+
+use anyhow::{Context, Result, ensure};
+use harness::{Container, Device, Namespace, configs, echo, frame, raw::RawSocket};
+use nix::sys::socket::{setsockopt, sockopt};
+use serde_json::{Value, json};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
+const HOST: [&str; 2] = ["192.0.2.9", "2001:db8:1::9"];
+/// Behind the host, which forwards nothing and says nothing.
+const SILENT: [&str; 2] = ["198.51.100.1", "2001:db8:9::1"];
+const PORT: u16 = 7000;
+/// Takes connections and does nothing with them.
+const IDLE_PORT: u16 = 7001;
+/// Between two sweeps of the daemon, and what a busy machine adds.
+const LATE: Duration = Duration::from_secs(9);
+
+struct Lab {
+    device: Device,
+    outside: Namespace,
+    a: Container,
+    b: Container,
+    gateway_mac: [u8; 6],
+    // What is held so that it stays open.
+    held: Vec<Box<dyn Any>>,
+}
+
+fn timeouts() -> BTreeMap<&'static str, u64> {
+    [
+        ("tcp_opening", 8),
+        ("tcp", 20),
+        ("tcp_half_closed", 14),
+        ("tcp_closed", 10),
+        ("udp_opening", 6),
+        ("udp", 16),
+        ("other", 12),
+    ]
+    .into()
+}
+
+fn lab() -> Result<Lab> {
+    let mut config = configs::two_pools();
+    config["network"]["uplinks"] = json!(["up0"]);
+    config["network"]["flow_timeouts"] = json!(timeouts());
+    config["network"]["pools"]["internal"]["nat"] = json!(true);
+    let mut device = Device::new(&config)?;
+    let outside = device.outside("up0", &DEVICE, &["192.0.2.9/24", "2001:db8:1::9/64"])?;
+    device.ns.ip("route add default via 192.0.2.9")?;
+    device.ns.ip("-6 route add default via 2001:db8:1::9")?;
+    device.start()?;
+    let (a, b) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
+    echo::serve(&outside, Ipv6Addr::UNSPECIFIED.into(), PORT)?;
+    let listener = outside.run(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, IDLE_PORT))?))?;
+    let said = device.ns.ip("-br link show pvbr3")?;
+    let gateway_mac = frame::parse_mac(said.split_whitespace().nth(2).context("MAC")?)?;
+    Ok(Lab { device, outside, a, b, gateway_mac, held: vec![Box::new(listener)] })
+}
+
+impl Lab {
+    fn send(&self, from: &Container, packet: &[u8]) -> Result<()> {
+        let kind = if packet[0] >> 4 == 4 { frame::IPV4 } else { frame::IPV6 };
+        RawSocket::open(&from.ns, "eth0")?.send(&frame::ethernet(from.mac()?, self.gateway_mac, kind, packet))
+    }
+
+    fn udp(&mut self, port: u16, at: SocketAddr, answered: bool) -> Result<u16> {
+        let any: IpAddr = if at.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+        let socket = self.a.ns.run(|| Ok(UdpSocket::bind((any, port))?))?;
+        socket.set_read_timeout(Some(echo::PATIENCE))?;
+        socket.send_to(b"once", at)?;
+        if answered {
+            socket.recv(&mut [0; 200])?;
+        }
+        self.held.push(Box::new(socket));
+        Ok(port)
+    }
+
+    fn connected(&self, at: SocketAddr) -> Result<(TcpStream, u16)> {
+        let mut stream = echo::connect(&self.a.ns, at)?;
+        if at.port() == PORT {
+            let mut byte = [0u8];
+            while byte != *b"\n" {
+                stream.read_exact(&mut byte)?;
+            }
+        }
+        let port = stream.local_addr()?.port();
+        Ok((stream, port))
+    }
+
+    /// One flow of each kind: its own port, and the setting that ends it.
+    fn open_all(&mut self, family: usize) -> Result<Vec<(&'static str, u16, &'static str)>> {
+        let (host, silent): (IpAddr, IpAddr) = (HOST[family].parse()?, SILENT[family].parse()?);
+        let own = self.a.addresses()[family];
+        let base = 5100 + 100 * family as u16;
+        let mut all = Vec::new();
+        self.send(&self.a, &frame::tcp((own, base + 1), (silent, 80), 2, b""))?;
+        all.push(("unanswered SYN", base + 1, "tcp_opening"));
+        all.push(("unanswered datagram", self.udp(base + 2, SocketAddr::new(silent, 80), false)?, "udp_opening"));
+        all.push(("answered datagram", self.udp(base + 3, SocketAddr::new(host, PORT), true)?, "udp"));
+        self.send(&self.a, &frame::echo(own, host, base + 4, 1))?;
+        all.push(("echo", base + 4, "other"));
+        self.send(&self.a, &frame::echo(own, silent, base + 5, 1))?;
+        all.push(("unanswered echo", base + 5, "other"));
+        let (idle, port) = self.connected(SocketAddr::new(host, PORT))?;
+        self.held.push(Box::new(idle));
+        all.push(("idle connection", port, "tcp"));
+        let (half, port) = self.connected(SocketAddr::new(host, IDLE_PORT))?;
+        half.shutdown(Shutdown::Write)?;
+        self.held.push(Box::new(half));
+        all.push(("half closed", port, "tcp_half_closed"));
+        let (mut closed, port) = self.connected(SocketAddr::new(host, PORT))?;
+        closed.shutdown(Shutdown::Write)?;
+        closed.read_to_end(&mut Vec::new())?;
+        all.push(("closed", port, "tcp_closed"));
+        let (reset, port) = self.connected(SocketAddr::new(host, PORT))?;
+        setsockopt(&reset, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+        all.push(("reset", port, "tcp_closed"));
+        Ok(all)
+    }
+
+    /// Own ports of the container's flows.
+    fn ports(&self) -> Result<Vec<u16>> {
+        let all = self.device.json(&["flows"])?;
+        let own = self.a.addresses().map(|a| json!(a.to_string()));
+        let port = |f: &Value| own.contains(&f["src"]).then(|| f["sport"].as_u64().and_then(|p| p.try_into().ok()));
+        Ok(all.as_array().context("a list")?.iter().filter_map(port).flatten().collect())
+    }
+
+    /// The source port that a datagram of `from` has outside.
+    fn masqueraded(&self, from: &Container, port: u16, to: IpAddr) -> Result<u16> {
+        let socket = RawSocket::open(&self.outside, "eth0")?;
+        let own = from.addresses()[usize::from(to.is_ipv6())];
+        self.send(from, &frame::udp((own, port), (to, 80), b"who am I"))?;
+        let at = if to.is_ipv6() { 54 } else { 34 };
+        let ours = |f: &[u8]| f.ends_with(b"who am I");
+        let seen = socket.receive(Duration::from_secs(5), ours)?.context("it did not arrive")?;
+        Ok(u16::from_be_bytes([seen[at], seen[at + 1]]))
+    }
+}
+
+#[test]
+fn each_flow_has_its_time() -> Result<()> {
+    let mut lab = lab()?;
+    let mut open: Vec<_> = (0..2).map(|family| lab.open_all(family)).collect::<Result<Vec<_>>>()?.concat();
+    let start = Instant::now();
+    let ports = lab.ports()?;
+    for (what, port, _) in &open {
+        ensure!(ports.contains(port), "{what} {port} is no flow: {ports:?}");
+    }
+    // The port of the unanswered datagram is taken while its flow is there.
+    for (family, silent) in SILENT.iter().enumerate() {
+        let port = lab.masqueraded(&lab.b, 5102 + 100 * family as u16, silent.parse()?)?;
+        ensure!(port >= 61_000, "two flows are {port} outside");
+    }
+    let timeouts = timeouts();
+    while !open.is_empty() {
+        let before = start.elapsed();
+        let ports = lab.ports()?;
+        let (there, gone): (Vec<_>, Vec<_>) = open.into_iter().partition(|(_, port, _)| ports.contains(port));
+        for (what, port, setting) in gone {
+            let time = Duration::from_secs(timeouts[setting]);
+            println!("{what} {port}: gone after {:?}, {setting} is {time:?}", start.elapsed());
+            // It was opened up to a moment before `start`, and the tick counter is coarse.
+            ensure!(start.elapsed() + Duration::from_secs(1) > time, "{what} went after {:?}", start.elapsed());
+        }
+        for (what, port, setting) in &there {
+            let time = Duration::from_secs(timeouts[setting]);
+            ensure!(before < time + harness::patience(LATE), "{what} {port} is there after {before:?}: {time:?}");
+        }
+        open = there;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    for (family, silent) in SILENT.iter().enumerate() {
+        let own = 5102 + 100 * family as u16;
+        let port = lab.masqueraded(&lab.a, own, silent.parse()?)?;
+        ensure!(port == own, "{own} is not free again: it became {port}");
+    }
+    Ok(())
+}
