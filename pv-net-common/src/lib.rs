@@ -53,6 +53,8 @@ pub enum Stage {
     Policy = 8,
     /// Packets of such flows that the policy in force allows too.
     Known = 9,
+    /// Into a container from the device's side: what has no note, or one of another policy.
+    Inbound = 10,
 }
 
 /// The one entry of the `config` map: what the programs must know of the device as a whole.

@@ -4,22 +4,21 @@ use crate::{
     answer,
     decide::Ask,
     flow::{self, REFUSED},
-    maps::{TRANSIENT, epoch, interface, is_local},
+    maps::{TRANSIENT, epoch, hand_on, interface, is_local},
     packet::{Packet, TCP_RST},
     verdict::{self, ACT_OK},
 };
-use pv_net_common::{DropReason, FlowKey, InterfaceInfo, Ip, TransientFlow};
+use pv_net_common::{DropReason, FlowKey, InterfaceInfo, Ip, Stage, TransientFlow};
 
-/// A packet on its way into a container. What the stack sends or routes there is remembered, so that the answer is let
-/// back.
+/// A packet on its way into a container.
 #[inline(always)]
 pub fn to_container(packet: &mut Packet) -> i32 {
     packet.settle_fragment();
     let Some(me) = interface(packet.link) else { return ACT_OK };
     let key = packet.key;
-    let of_device = key.src == me.gateway4 || key.src == me.gateway6 || is_local(key.src);
     // On the pool's own link: the sender's guard has seen it. Multicast is the bridge's.
-    if !of_device && (in_pool(key.src, me) || (key.dst != me.addr4 && key.dst != me.addr6) || key.src.is_unspecified())
+    if !is_of_device(packet, me)
+        && (in_pool(key.src, me) || (key.dst != me.addr4 && key.dst != me.addr6) || key.src.is_unspecified())
     {
         return ACT_OK;
     }
@@ -27,20 +26,50 @@ pub fn to_container(packet: &mut Packet) -> i32 {
     if !packet.tracked || packet.is_icmp_error() || packet.tcp_has(TCP_RST) {
         return ACT_OK;
     }
-    let epoch = epoch();
+    match noted(packet, &key.reversed(packet.link)) {
+        Some(open) if open.reply.epoch == epoch() => ACT_OK,
+        _ => hand_on(packet.skb, Stage::Inbound),
+    }
+}
+
+/// The stage for what has no note, or one of another policy: decided, and remembered, so that the answer is let back.
+#[inline(always)]
+pub fn stage(packet: &mut Packet) -> i32 {
+    packet.settle_fragment();
+    let Some(me) = interface(packet.link) else { return ACT_OK };
+    let key = packet.key;
     let replies = key.reversed(packet.link);
-    if let Some(open) = noted(packet, &replies) {
-        return again(packet, open, epoch, of_device);
-    }
-    let ask = Ask::of_key(&key);
+    let open = noted(packet, &replies);
     // The note of a connection may be lost; its segments open nothing.
-    if let Err(reason) = if packet.continues_tcp() { ask.not_denied() } else { ask.allowed() } {
-        return refused(packet, reason, of_device);
+    let goes_on = open.is_none() && packet.continues_tcp();
+    let origin = open.as_ref().map_or(key, |open| open.origin);
+    match Ask::of_key(&origin).allowed() {
+        Err(reason) if !goes_on || reason == DropReason::PolicyDenied => {
+            if let Some(open) = open {
+                let first = open.reply.epoch != REFUSED;
+                open.reply.epoch = REFUSED;
+                // The container learns at once; once is enough.
+                if first && answer::into_reset(packet) {
+                    verdict::note_drop(packet, reason);
+                    return ACT_OK;
+                }
+            }
+            return refused(packet, reason, is_of_device(packet, me));
+        }
+        _ => {}
     }
-    if !packet.continues_tcp() {
-        flow::note_stack(&key, &replies, epoch);
+    match open {
+        Some(open) => open.reply.epoch = epoch(),
+        None if !goes_on => flow::note_stack(&key, &replies, epoch()),
+        None => {}
     }
     ACT_OK
+}
+
+#[inline(always)]
+fn is_of_device(packet: &Packet, me: &InterfaceInfo) -> bool {
+    let src = packet.key.src;
+    src == me.gateway4 || src == me.gateway6 || is_local(src)
 }
 
 /// The note of the packet's flow, whoever spoke first. A new connection is no part of an old one.
@@ -51,26 +80,6 @@ fn noted(packet: &Packet, replies: &FlowKey) -> Option<&'static mut TransientFlo
     let answers = if packet.opens_tcp() { None } else { TRANSIENT.get_ptr_mut(&by_container) };
     // SAFETY: a map value stays readable for the program's run.
     answers.or_else(|| TRANSIENT.get_ptr_mut(replies)).map(|open| unsafe { &mut *open })
-}
-
-/// A packet of a flow with a note: decided again when that is of another policy.
-#[inline(always)]
-fn again(packet: &Packet, open: &mut TransientFlow, epoch: u32, of_device: bool) -> i32 {
-    if open.reply.epoch == epoch {
-        return ACT_OK;
-    }
-    let Err(reason) = Ask::of_key(&open.origin).allowed() else {
-        open.reply.epoch = epoch;
-        return ACT_OK;
-    };
-    let first = open.reply.epoch != REFUSED;
-    open.reply.epoch = REFUSED;
-    // The container learns at once; once is enough.
-    if first && answer::into_reset(packet) {
-        verdict::note_drop(packet, reason);
-        return ACT_OK;
-    }
-    refused(packet, reason, of_device)
 }
 
 /// A refused packet: the device learns at once, others are left in silence.

@@ -134,6 +134,12 @@ pub fn pv_stage_known(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, forward::allowed_again)
 }
 
+/// To a container, from the device's side.
+#[classifier]
+pub fn pv_stage_inbound(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, inbound::stage)
+}
+
 /// Each stage reads the packet again: nothing but the frame crosses a tail call.
 #[inline(always)]
 fn stage(skb: *mut __sk_buff, work: impl FnOnce(&mut Packet) -> i32) -> i32 {
