@@ -55,6 +55,8 @@ pub enum Stage {
     Known = 9,
     /// Into a container from the device's side: what has no note, or one of another policy.
     Inbound = 10,
+    /// From an uplink, without its Ethernet header.
+    Bare = 11,
 }
 
 /// The one entry of the `config` map: what the programs must know of the device as a whole.

@@ -26,7 +26,7 @@ pub const PROG_SOCK: [&str; 10] = [
 /// A read-only global: whether programs may use `bpf_set_retval`.
 pub const GLOBAL_HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
 /// Stages that the programs above hand a packet on to, in the order of [`crate::Stage`].
-pub const PROG_STAGES: [&str; 11] = [
+pub const PROG_STAGES: [&str; 12] = [
     "pv_stage_container",
     "pv_stage_outside",
     "pv_stage_uplink",
@@ -38,6 +38,7 @@ pub const PROG_STAGES: [&str; 11] = [
     "pv_stage_policy",
     "pv_stage_known",
     "pv_stage_inbound",
+    "pv_stage_bare",
 ];
 /// Program that writes the kernel's tick counter into [`MAP_CONFIG`] when it is test-run.
 pub const PROG_CLOCK: &str = "pv_clock";

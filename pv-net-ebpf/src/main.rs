@@ -3,6 +3,7 @@
 #![no_main]
 
 mod answer;
+mod bare;
 mod charge;
 mod decide;
 mod deliver;
@@ -28,9 +29,9 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use maps::{CONFIG, interface};
+use maps::{CONFIG, hand_on, interface};
 use packet::{ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Eth, Packet, read};
-use pv_net_common::{DropReason, Stat};
+use pv_net_common::{DropReason, Stage, Stat};
 use verdict::{ACT_OK, ACT_SHOT, count};
 
 /// Ingress of a container's host-side link: everything that the container sends.
@@ -161,6 +162,19 @@ pub fn pv_to_container(ctx: TcContext) -> i32 {
 /// Ingress of an uplink.
 #[classifier]
 pub fn pv_from_uplink(ctx: TcContext) -> i32 {
+    match ip_packet(ctx.skb.skb) {
+        Some(mut packet) => uplink::from_uplink(&mut packet),
+        None if bare::is_bare(ctx.skb.skb) => hand_on(ctx.skb.skb, Stage::Bare),
+        None => ACT_OK,
+    }
+}
+
+/// From an uplink, without its Ethernet header.
+#[classifier]
+pub fn pv_stage_bare(ctx: TcContext) -> i32 {
+    if bare::restore(ctx.skb.skb).is_err() {
+        return ACT_OK;
+    }
     match ip_packet(ctx.skb.skb) {
         Some(mut packet) => uplink::from_uplink(&mut packet),
         None => ACT_OK,
