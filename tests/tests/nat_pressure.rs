@@ -30,6 +30,8 @@ struct Lab {
 fn lab(flow_table: u32) -> Result<Lab> {
     let mut config = configs::masqueraded();
     config["network"]["flow_table"] = json!(flow_table);
+    // One container alone is to fill it.
+    config["network"]["pools"]["internal"]["max_flows"] = json!(flow_table / 2);
     let mut device = Device::new(&config)?;
     let outside = device.outside("up0", &DEVICE, &HOST)?;
     device.ns.ip("route add default via 192.0.2.9")?;

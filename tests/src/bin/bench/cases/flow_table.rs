@@ -8,6 +8,7 @@ use crate::wire::Wire;
 use crate::{interrupt, pvnet};
 use anyhow::{Context, Result, ensure};
 use harness::{Container, Device, configs};
+use serde_json::json;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -57,7 +58,10 @@ struct Filled {
 
 impl Filled {
     fn new(flows: usize) -> Result<Self> {
-        let device = Device::started(&configs::two_pools())?;
+        let mut config = configs::two_pools();
+        // One container alone is to fill the table.
+        config["network"]["pools"]["internal"]["max_flows"] = json!(8192);
+        let device = Device::started(&config)?;
         let (client, server) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
         let mut wire = pvnet::wire(&device, &(&client).into(), &(&server).into());
         let lab = Rc::new((client, server, device));
