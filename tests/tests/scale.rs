@@ -265,7 +265,7 @@ fn a_namespace_that_goes_away_takes_its_entries_along_and_keeps_its_lease() -> R
     eventually(PATIENCE, || {
         let footprint = Footprint::of(&device)?;
         let (maps, pins) = (&footprint.maps, device.pinned()?);
-        ensure!(maps["interfaces"] == 1 && maps["endpoints"] == 2 && maps["flows"] == 0, "{maps:?}");
+        ensure!(maps["interfaces"] == 1 && maps["endpoints"] == 3 && maps["flows"] == 0, "{maps:?}");
         ensure!(!pins.contains(&host_if), "{pins}");
         Ok(())
     })?;
