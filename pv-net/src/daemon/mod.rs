@@ -71,6 +71,8 @@ pub struct Daemon {
     links: BTreeMap<u32, (ContainerName, IfName)>,
     /// Uplinks that are there, with their index.
     uplinks: BTreeMap<IfName, u32>,
+    /// Those of them that are set down.
+    uplinks_down: BTreeSet<u32>,
     /// Uplinks that the filter is for.
     filterable: BTreeSet<IfName>,
     /// What is wrong with uplinks.
@@ -109,6 +111,7 @@ impl Daemon {
             container_conditions: BTreeMap::new(),
             links: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            uplinks_down: BTreeSet::new(),
             filterable: BTreeSet::new(),
             outside_conditions: Vec::new(),
             filter_conditions: Vec::new(),

@@ -7,7 +7,7 @@ use crate::kernel::bpf::{Ended, Hook};
 use crate::kernel::netlink::alias;
 use crate::kernel::{cgroup, netns, nudge};
 use crate::model::IfName;
-use crate::plan::{LinkState, locals, uplink_infos, ways_out};
+use crate::plan::{LinkState, locals, set_down, uplink_infos, ways_out};
 use ipnetwork::IpNetwork;
 use pv_net_common::Ip;
 use pv_net_common::endpoint::MAX_UPLINKS;
@@ -39,7 +39,7 @@ impl Daemon {
         let links: Vec<LinkState> = (self.net.links().await?.into_iter())
             .map(|l| {
                 let inner = l.loopback || l.controller.is_some() || alias::is_ours(l.alias.as_deref());
-                LinkState { index: l.index, name: l.name, mac: l.mac, mtu: l.mtu, inner }
+                LinkState { index: l.index, name: l.name, mac: l.mac, mtu: l.mtu, up: l.up, inner }
             })
             .collect();
         let addresses = self.net.addresses().await?;
@@ -57,6 +57,8 @@ impl Daemon {
         let before = self.hook_uplinks(&links, &uplinks).await?;
         uplinks.retain(|name| self.uplinks.contains_key(name));
         let infos = uplink_infos(&links, &addresses, &uplinks, self.pools.values());
+        let down = set_down(&links, &uplinks);
+        let was_down = std::mem::replace(&mut self.uplinks_down, down.clone());
         let plane = self.plane()?;
         let known = plane.uplinks();
         plane.set_locals(&locals(&addresses))?;
@@ -67,7 +69,9 @@ impl Daemon {
             .flat_map(|i| [i.addr4, i.addr6])
             .filter(|a| !a.is_unspecified() && !present.contains(a))
             .collect();
-        let gone: Vec<u32> = known.keys().filter(|i| !infos.contains_key(i)).copied().collect();
+        // Its entry stays: what leaves by it is masqueraded from the first packet after it is up again.
+        let gone: Vec<u32> =
+            known.keys().filter(|i| !infos.contains_key(i)).chain(down.difference(&was_down)).copied().collect();
         if !lost.is_empty() || !gone.is_empty() {
             let ended = plane.end_flows_where(|key, entry| {
                 gone.contains(&entry.ifindex)

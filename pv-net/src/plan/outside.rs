@@ -19,6 +19,8 @@ pub struct LinkState {
     pub mac: Option<[u8; 6]>,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
     /// It is the loopback link, pv-net made it, or it is a port of another link: nothing leaves the device by it.
     pub inner: bool,
 }
@@ -53,6 +55,13 @@ fn is_known(addr: IpAddr) -> bool {
 #[must_use]
 pub fn locals(addresses: &[(u32, IpNetwork)]) -> BTreeSet<Ip> {
     addresses.iter().map(|(_, a)| Ip::from(a.ip())).collect()
+}
+
+/// The uplinks that are set down: IPv4 addresses stay on them, but no packet leaves or comes.
+#[must_use]
+pub fn set_down(links: &[LinkState], uplinks: &BTreeSet<IfName>) -> BTreeSet<u32> {
+    let is_uplink = |link: &&LinkState| uplinks.iter().any(|u| u.as_str() == link.name);
+    links.iter().filter(is_uplink).filter(|link| !link.up).map(|link| link.index).collect()
 }
 
 /// The entries for the uplinks, and for the pools' bridges.
@@ -93,7 +102,7 @@ mod tests {
     use crate::model::Mac;
 
     fn link(index: u32, name: &str) -> LinkState {
-        LinkState { index, name: name.to_owned(), mac: Some([2; 6]), mtu: 1500, inner: false }
+        LinkState { index, name: name.to_owned(), mac: Some([2; 6]), mtu: 1500, up: true, inner: false }
     }
 
     fn net(text: &str) -> IpNetwork {
@@ -133,6 +142,14 @@ mod tests {
         assert_eq!(names(&[3]), ["wan0", "lan0", "docker0", "lan6"]);
         // Without an Ethernet header it is nothing that programs can read; a default route deserves that it is said.
         assert_eq!(names(&[8, 1, 5]), ["wwan0", "lan0", "docker0", "lan6"]);
+    }
+
+    #[test]
+    fn only_uplinks_that_are_down_are_set_down() {
+        let links =
+            [link(2, "wan0"), LinkState { up: false, ..link(3, "lan0") }, LinkState { up: false, ..link(4, "x") }];
+        let uplinks = ["wan0", "lan0"].map(|name| name.parse().expect("name")).into();
+        assert_eq!(set_down(&links, &uplinks), BTreeSet::from([3]));
     }
 
     #[test]
