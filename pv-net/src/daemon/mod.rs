@@ -36,11 +36,14 @@ use crate::config::{ConfigError, check_container, check_uplinks};
 use crate::failure::{Failure, Kind};
 use crate::ipam::LeaseKey;
 use crate::ipam::store::{self, State};
-use crate::kernel::bpf::{Adopted, DataPlane, Options};
+use crate::kernel::bpf::{Adopted, DataPlane, Options, Swept, next_sweep};
 use crate::kernel::netlink::Net;
 use crate::model::{Container, ContainerName, Device, IfName, PoolName};
 use crate::plan::PoolLink;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
 
 /// A declared container: its file's text and what it says.
 #[derive(Clone, Debug)]
@@ -82,6 +85,7 @@ pub struct Daemon {
     /// Whether the kernel said that addresses, links or routes changed.
     outside_changed: bool,
     policy: policy::InForce,
+    sweep_sooner: Arc<Notify>,
 }
 
 impl Daemon {
@@ -117,6 +121,7 @@ impl Daemon {
             filter_conditions: Vec::new(),
             outside_changed: false,
             policy: policy::InForce::default(),
+            sweep_sooner: Arc::default(),
         };
         daemon.learn_leases().await?;
         daemon.read_declarations();
@@ -202,6 +207,8 @@ impl Daemon {
         self.check_policy(&device).await?;
         let resized = self.resized_pools(&device);
         self.device = device;
+        // By its time-outs.
+        self.sweep_sooner.notify_one();
         self.read_declarations();
         self.open_plane()?;
         self.reconcile().await?;
@@ -233,16 +240,28 @@ impl Daemon {
         Ok(())
     }
 
-    /// Removes flows that have been silent for too long.
-    pub fn tick(&mut self) {
-        let Some(plane) = &mut self.plane else { return };
-        plane.set_timeouts(self.device.flow_timeouts);
+    /// Removes flows that have been silent for too long; how long until that is worth doing again.
+    pub fn tick(&mut self) -> Duration {
+        let timeouts = self.device.flow_timeouts;
+        let Some(plane) = &mut self.plane else { return next_sweep(None, &timeouts) };
+        plane.set_timeouts(timeouts);
         let start = std::time::Instant::now();
         match plane.collect_garbage() {
-            Ok(0) => {}
-            Ok(removed) => tracing::debug!(removed, took = ?start.elapsed(), "flow table cleaned"),
-            Err(e) => tracing::warn!(error = %e, "flow table not cleaned"),
+            Ok(Swept { removed, read, next }) => {
+                tracing::debug!(removed, read, ?next, took = ?start.elapsed(), "flow table swept");
+                next
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "flow table not cleaned");
+                next_sweep(None, &timeouts)
+            }
         }
+    }
+
+    /// Told when the next sweep may be due earlier than the last one said.
+    #[must_use]
+    pub fn sweep_sooner(&self) -> Arc<Notify> {
+        self.sweep_sooner.clone()
     }
 }
 
