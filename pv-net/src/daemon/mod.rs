@@ -4,6 +4,7 @@
 
 mod attach;
 mod borrowed;
+mod container_view;
 mod detach;
 mod filters;
 mod outside;
@@ -20,16 +21,14 @@ mod uplink_filter;
 mod view;
 
 pub use attach::AttachRequest;
+pub use container_view::{ContainerState, ContainerView, InterfaceView};
 pub use paths::{Paths, RunLock};
 pub use policy_view::{DecidedBy, PartyView, RuleView, VerdictQuery, VerdictView};
 pub use ports::PortView;
 pub use serve::run;
 pub use teardown::teardown;
 pub use uplink_filter::UplinkView;
-pub use view::{
-    AdoptedView, ContainerState, ContainerView, DataPlaneView, FlowView, InterfaceView, LeaseView, PoolView,
-    StatusView, proto_name,
-};
+pub use view::{AdoptedView, DataPlaneView, FlowView, LeaseView, PoolView, StatusView, proto_name};
 
 use crate::config::load::{self, Declared};
 use crate::config::{ConfigError, check_container, check_uplinks};
