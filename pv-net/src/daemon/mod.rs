@@ -63,6 +63,8 @@ pub struct Daemon {
     /// Pools whose bridge is there.
     pools: BTreeMap<PoolName, PoolLink>,
     pool_conditions: BTreeMap<PoolName, String>,
+    /// By pool, networks of the device that it overlaps.
+    pool_overlaps: BTreeMap<PoolName, Vec<String>>,
     declared: BTreeMap<ContainerName, Declaration>,
     /// What is wrong with the files of declared containers.
     declared_conditions: Vec<String>,
@@ -108,6 +110,7 @@ impl Daemon {
             adopted_containers: 0,
             pools: BTreeMap::new(),
             pool_conditions: BTreeMap::new(),
+            pool_overlaps: BTreeMap::new(),
             declared: BTreeMap::new(),
             declared_conditions: Vec::new(),
             start_conditions,

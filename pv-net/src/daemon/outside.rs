@@ -7,7 +7,7 @@ use crate::kernel::bpf::{Ended, Hook};
 use crate::kernel::netlink::alias;
 use crate::kernel::{cgroup, netns, nudge};
 use crate::model::IfName;
-use crate::plan::{LinkState, locals, set_down, uplink_infos, ways_out};
+use crate::plan::{LinkState, locals, overlaps, set_down, uplink_infos, ways_out};
 use ipnetwork::IpNetwork;
 use pv_net_common::Ip;
 use pv_net_common::endpoint::MAX_UPLINKS;
@@ -44,6 +44,7 @@ impl Daemon {
             .collect();
         let addresses = self.net.addresses().await?;
         self.outside_conditions = missing(&self.device.uplinks, &links);
+        self.pool_overlaps = overlaps(self.device.pools.values(), &links, &addresses, &self.pool_bridges());
         let mut uplinks = self.uplink_names(&links, &addresses).await?;
         // Frames of other links have no Ethernet header, that the programs read first.
         let is_ethernet = |name: &IfName| links.iter().any(|l| l.name == name.as_str() && l.mac.is_some());
@@ -96,10 +97,13 @@ impl Daemon {
         }
         let named = |link: &LinkState| link.name.parse::<IfName>().ok();
         let default_routes = self.net.default_route_links().await?;
-        let bridges = self.device.pools.values().filter_map(|p| p.bridge().map(IfName::as_str)).collect();
-        let found = ways_out(links, addresses, &default_routes, &bridges);
+        let found = ways_out(links, addresses, &default_routes, &self.pool_bridges());
         self.filterable = found.iter().filter(|l| default_routes.contains(&l.index)).filter_map(|l| named(l)).collect();
         Ok(found.into_iter().filter_map(named).collect())
+    }
+
+    fn pool_bridges(&self) -> BTreeSet<&str> {
+        self.device.pools.values().filter_map(|p| p.bridge().map(IfName::as_str)).collect()
     }
 
     /// The programs know so many links; the bridges of pools are among them.

@@ -3,7 +3,7 @@
 use super::{Daemon, UplinkView};
 use crate::failure::Failure;
 use crate::kernel::bpf::FlowRecord;
-use crate::model::{ContainerName, PoolKind};
+use crate::model::{ContainerName, PoolKind, PoolName};
 use pv_net_common::flow::FLOW_REPLY;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -161,10 +161,14 @@ impl Daemon {
                     mtu: self.pools.get(&pool.name).map(|l| l.mtu),
                     used,
                     size: u64::try_from(size).unwrap_or(u64::MAX),
-                    conditions: self.pool_conditions.get(&pool.name).cloned().into_iter().collect(),
+                    conditions: self.conditions_of_pool(&pool.name).cloned().collect(),
                 }
             })
             .collect()
+    }
+
+    fn conditions_of_pool(&self, pool: &PoolName) -> impl Iterator<Item = &String> {
+        self.pool_conditions.get(pool).into_iter().chain(self.pool_overlaps.get(pool).into_iter().flatten())
     }
 
     /// All leases.
@@ -234,7 +238,9 @@ impl Daemon {
         conditions.extend(self.outside_conditions.iter().cloned());
         conditions.extend(self.declared_conditions.iter().chain(&self.policy.condition).cloned());
         conditions.extend(self.filter_conditions.iter().cloned());
-        conditions.extend(self.pool_conditions.iter().map(|(pool, why)| format!("pool {pool}: {why}")));
+        for pool in self.device.pools.keys() {
+            conditions.extend(self.conditions_of_pool(pool).map(|why| format!("pool {pool}: {why}")));
+        }
         conditions.extend(self.device.inactive.iter().map(|p| format!("{p}: accepted, not acted on yet")));
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
