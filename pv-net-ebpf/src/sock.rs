@@ -90,6 +90,14 @@ fn key_of(a: Address, addr: Ip, port_be: u32) -> SockKey {
     unsafe { SockKey { cookie: bpf_get_socket_cookie(a.cast()), addr, port_be, proto: (*a).protocol } }
 }
 
+const IPPROTO_MPTCP: u32 = 262;
+
+/// The protocol that ports are published for: Multipath TCP has those of TCP.
+#[inline(always)]
+fn published_as(proto: u32) -> u32 {
+    if proto == IPPROTO_MPTCP { IPPROTO_TCP as u32 } else { proto }
+}
+
 /// A destination that is a published port becomes the container's.
 #[inline(always)]
 fn lead(a: Address, family: Family) -> i32 {
@@ -102,7 +110,7 @@ fn lead(a: Address, family: Family) -> i32 {
     if !is_loopback(named) && !is_local(named) {
         return GO_ON;
     }
-    let Some(to) = service::target(named, proto, port_be as u16) else { return GO_ON };
+    let Some(to) = service::target(named, published_as(proto), port_be as u16) else { return GO_ON };
     let key = key_of(a, to.addr, to.port_be as u32);
     // Lost origins cost the program the name it used, not its connection.
     let _ = SOCK_ORIGINS.insert(&key, &SockOrigin { addr: named, port_be }, 0);
@@ -131,8 +139,6 @@ fn show_origin(a: Address, family: Family) -> i32 {
 #[unsafe(no_mangle)]
 static HAS_SET_RETVAL: u32 = 0;
 
-const IPPROTO_MPTCP: u32 = 262;
-
 /// A published port is not free: nothing would arrive at a socket that is bound to it. EADDRINUSE, or EPERM where the
 /// kernel has no other.
 #[inline(always)]
@@ -142,8 +148,7 @@ fn keep_free(a: Address, family: Family) -> i32 {
     }
     let addr = family.addr(a);
     // SAFETY: context fields.
-    let (port_be, proto) = unsafe { ((*a).user_port as u16, (*a).protocol) };
-    let proto = if proto == IPPROTO_MPTCP { IPPROTO_TCP as u32 } else { proto };
+    let (port_be, proto) = unsafe { ((*a).user_port as u16, published_as((*a).protocol)) };
     let mut owner = service::publisher(addr, proto, port_be);
     // A socket on `::` has IPv4 too, unless it asked not to.
     if owner.is_none() && addr.is_unspecified() && family.v6 {

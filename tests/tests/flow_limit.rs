@@ -29,6 +29,8 @@ fn lab() -> Result<Lab> {
     let mut config = configs::two_pools();
     config["network"]["uplinks"] = json!(["up0"]);
     config["network"]["flow_table"] = json!(4096);
+    // The shortest one makes the daemon sweep every five seconds.
+    config["network"]["flow_timeouts"] = json!({"other": 5});
     config["network"]["pools"]["internal"]["nat"] = json!(true);
     config["network"]["pools"]["internal"]["max_flows"] = json!(LIMIT);
     let mut device = Device::new(&config)?;

@@ -24,7 +24,7 @@ struct Lab {
 
 fn lab() -> Result<Lab> {
     let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
+    config["network"]["uplinks"] = json!(["up0", "up1"]);
     config["network"]["pools"]["internal"]["nat"] = json!(true);
     let mut device = Device::new(&config)?;
     let outside = device.outside("up0", &DEVICE, &HOST)?;
@@ -129,6 +129,58 @@ fn a_connection_ends_with_its_link() -> Result<()> {
     lab.device.ns.ip("link del up0")?;
     for clients in clients {
         told("link gone", clients, since)?;
+    }
+    Ok(())
+}
+
+/// IPv4 addresses stay on a link that is set down.
+#[test]
+fn a_connection_ends_when_its_link_is_set_down() -> Result<()> {
+    let lab = lab()?;
+    let other = lab.device.outside(
+        "up1",
+        &["198.51.100.1/24", "2001:db8:2::1/64"],
+        &["198.51.100.9/24", "2001:db8:2::9/64"],
+    )?;
+    echo::serve(&other, Ipv6Addr::UNSPECIFIED.into(), PORT)?;
+    eventually(Duration::from_secs(10), || {
+        for at in ["198.51.100.9", "2001:db8:2::9"] {
+            echo::tcp(&lab.a.ns, SocketAddr::new(at.parse()?, PORT), b"behind the other uplink")?;
+        }
+        Ok(())
+    })?;
+    let listener = lab.a.ns.run(|| Ok(std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80))?))?;
+    let (mut clients, mut remain, mut peers) = (Vec::new(), Vec::new(), Vec::new());
+    for family in 0..2 {
+        let far = SocketAddr::new(address(HOST[family])?, PORT);
+        clients.push(vec![ends(connected(&lab.a.ns, far)?, false), ends(connected(&lab.a.ns, far)?, true)]);
+        peers.push(echo::connect(&lab.outside, SocketAddr::new(address(DEVICE[family])?, 8080))?);
+        let (server, _) = listener.accept()?;
+        server.set_read_timeout(Some(patience(Duration::from_secs(20))))?;
+        clients.push(vec![ends(server, false)]);
+    }
+    for at in ["198.51.100.9", "2001:db8:2::9"] {
+        remain.push(connected(&lab.a.ns, SocketAddr::new(at.parse()?, PORT))?);
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let since = Instant::now();
+    lab.device.ns.ip("link set up0 down")?;
+    for clients in clients {
+        told("link set down", clients, since)?;
+    }
+    // Only those that used it.
+    for stream in &mut remain {
+        let mut back = [0; 5];
+        stream.write_all(b"still")?;
+        stream.read_exact(&mut back).context("a connection by another uplink")?;
+        ensure!(&back == b"still", "{back:?}");
+    }
+    // The kernel takes IPv6 addresses off a link that is set down, and leaves IPv4 ones.
+    lab.device.ns.ip("link set up0 up")?;
+    lab.device.ns.ip(&format!("addr add {} dev up0 nodad", DEVICE[1]))?;
+    for host in HOST {
+        let far = SocketAddr::new(address(host)?, PORT);
+        eventually(Duration::from_secs(20), || echo::tcp(&lab.a.ns, far, b"again"))?;
     }
     Ok(())
 }

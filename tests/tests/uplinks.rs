@@ -290,6 +290,42 @@ fn a_list_of_uplinks_is_exactly_that() -> Result<()> {
     Ok(())
 }
 
+/// Without a list nobody has said which networks are taken; and one may come at any time.
+#[test]
+fn a_pool_that_overlaps_a_network_of_the_device_says_so() -> Result<()> {
+    let mut device = Device::new(&config(&[]))?;
+    let _host = WAN.connect(&device)?;
+    device.ns.ip("link add docker0 type bridge")?;
+    device.ns.ip("link set docker0 up")?;
+    device.ns.ip("addr add 10.0.3.129/25 dev docker0")?;
+    device.start()?;
+    let own = "pool internal: 10.0.3.0/24 overlaps 10.0.3.128/25 of link docker0: choose another subnet";
+    ensure!(conditions(&device)?.contains(own), "{}", conditions(&device)?);
+    let of_pool = |name: &str| {
+        let pools = device.json(&["pools"])?;
+        let found = pools.as_array().context("a list")?.iter().find(|p| p["name"] == name).context("pool")?;
+        anyhow::Ok(found["conditions"].to_string())
+    };
+    ensure!(of_pool("internal")?.contains("docker0"), "{}", of_pool("internal")?);
+    ensure!(of_pool("management")? == "[]", "{}", of_pool("management")?);
+    // It is no less a pool.
+    let web = web(&device)?;
+    web.ns.ping("10.0.3.1", 3)?;
+    device.ns.ip("addr add fd00:5056:0:4::99/64 dev docker0 nodad")?;
+    device.ns.ip("addr del 10.0.3.129/25 dev docker0")?;
+    eventually(PATIENCE, || {
+        let said = conditions(&device)?;
+        let six = "pool management: fd00:5056:0:4::/64 overlaps fd00:5056:0:4::/64 of link docker0";
+        ensure!(said.contains(six) && !said.contains("pool internal"), "{said}");
+        Ok(())
+    })?;
+    device.ns.ip("link del docker0")?;
+    eventually(PATIENCE, || {
+        ensure!(!conditions(&device)?.contains("overlaps"), "{}", conditions(&device)?);
+        Ok(())
+    })
+}
+
 #[test]
 fn a_link_without_ethernet_headers_is_a_condition() -> Result<()> {
     let said_of_tun0 = "uplink tun0: is not an Ethernet link: not used";

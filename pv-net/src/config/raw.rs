@@ -1,8 +1,8 @@
-//! The form of `device.json` and `run.json`, field by field; nothing is checked here. The JSON Schemas are made from
-//! these types.
+//! The form of `device.json`, and in `run` that of `run.json`, field by field; nothing is checked here. The JSON Schemas
+//! are made from these types.
 
 use super::field::{Field, Section};
-use crate::model::{ContainerKind, HostAccess, NetworkMode, XdpChoice};
+use crate::model::{HostAccess, XdpChoice};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -28,6 +28,14 @@ macro_rules! section {
         }
     };
 }
+
+// After the macro, that it uses too.
+mod run;
+
+pub use run::{
+    AutoRecovery, Escalation, HealthCheck, HealthType, Interface, RecoveryType, RequiredService, Run, RunNetwork,
+    Services,
+};
 
 section! {
     /// The device-wide configuration, `device.json`.
@@ -262,165 +270,6 @@ pub enum PoolType {
     Macvlan,
     /// Ipvlan interfaces on a parent.
     Ipvlan,
-}
-
-/// A container's configuration, `run.json`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[schemars(extend("additionalProperties" = false))]
-pub struct Run {
-    /// `service-manifest-run@1`.
-    #[serde(rename = "#spec")]
-    pub spec: Option<Field<String>>,
-    /// The container's name.
-    pub name: Option<Field<String>>,
-    /// Who starts it; `netns` unless set: someone else.
-    pub r#type: Option<Field<ContainerKind>>,
-    /// Its network.
-    pub network: Option<Field<RunNetwork>>,
-    /// Services that it needs.
-    pub services: Option<Field<Services>>,
-    /// How to tell that it works.
-    pub health_check: Option<Field<HealthCheck>>,
-    /// What to do when it fails.
-    pub auto_recovery: Option<Field<AutoRecovery>>,
-    /// Fields that are none.
-    #[serde(flatten)]
-    #[schemars(skip)]
-    pub unknown: Map<String, Value>,
-}
-
-impl Section for Run {
-    fn unknown(&self) -> &Map<String, Value> {
-        &self.unknown
-    }
-}
-
-section! {
-    /// A container's network.
-    RunNetwork {
-        /// How it is connected; `pool` unless set.
-        mode: NetworkMode,
-        /// Short for one interface `eth0` with the default route; beside `interfaces`, the pool of those without one.
-        pool: String,
-        /// Its host name; its name unless set.
-        hostname: String,
-        /// Published ports: `[ADDRESS:]PORTS:PORTS[/tcp|/udp]`.
-        ports: Vec<Field<String>>,
-        /// Its interfaces.
-        interfaces: Vec<Field<Interface>>,
-    }
-}
-
-section! {
-    /// One interface.
-    Interface {
-        /// Name inside the container, 1 to 15 characters; `eth0`, `eth1`, … unless set.
-        name: String,
-        /// The pool it is in.
-        pool: String,
-        /// Whether the default routes go through it; the first one's do when none claims it.
-        default_route: bool,
-        /// The IPv4 address it shall have, of its pool; a free one unless set.
-        ipv4_address: String,
-        /// The IPv6 address it shall have, of its pool; a free one unless set.
-        ipv6_address: String,
-        /// The MAC it shall have, such as `02:00:0a:00:03:07`; made from its address unless set.
-        mac_address: String,
-    }
-}
-
-section! {
-    /// Services that a container needs.
-    Services {
-        /// All of them.
-        required: Vec<Field<RequiredService>>,
-    }
-}
-
-section! {
-    /// A service that a container needs.
-    RequiredService {
-        /// The service.
-        name: String,
-        /// What it is reached by.
-        r#type: String,
-        /// Where the container finds it.
-        target: String,
-    }
-}
-
-section! {
-    /// How to tell that a container works.
-    HealthCheck {
-        /// `http`, `tcp` or `exec`.
-        r#type: HealthType,
-        /// URL, or `HOST:PORT`.
-        endpoint: String,
-        /// Command of an `exec` check.
-        command: Vec<String>,
-        /// Seconds between two checks.
-        interval: u32,
-        /// Seconds that a check may take.
-        timeout: u32,
-        /// Failures in a row that make it unhealthy.
-        retries: u32,
-        /// Seconds after the start in which failures do not count.
-        start_period: u32,
-    }
-}
-
-/// Kinds of health checks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum HealthType {
-    /// An HTTP request.
-    Http,
-    /// A connection.
-    Tcp,
-    /// A command.
-    Exec,
-}
-
-section! {
-    /// What to do when a container fails.
-    AutoRecovery {
-        /// When to restart it.
-        r#type: RecoveryType,
-        /// Restarts before it is given up.
-        maximum_retry_count: u32,
-        /// Seconds before the first restart.
-        retry_delay: u32,
-        /// What the delay is multiplied by after each.
-        backoff_factor: f64,
-        /// Seconds of working after which the count starts anew.
-        reset_window: u32,
-        /// What happens when it is given up.
-        escalate_to: Escalation,
-    }
-}
-
-/// When to restart a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum RecoveryType {
-    /// Never.
-    No,
-    /// Whenever it ends.
-    Always,
-    /// When it ends with an error.
-    OnFailure,
-    /// Whenever it ends, unless a person stopped it.
-    UnlessStopped,
-}
-
-/// What happens when a container is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Escalation {
-    /// Nothing.
-    None,
-    /// The device reboots.
-    Reboot,
 }
 
 /// The JSON Schemas, with the names of their files.

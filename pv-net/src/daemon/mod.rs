@@ -4,6 +4,7 @@
 
 mod attach;
 mod borrowed;
+mod container_view;
 mod detach;
 mod filters;
 mod outside;
@@ -20,27 +21,28 @@ mod uplink_filter;
 mod view;
 
 pub use attach::AttachRequest;
+pub use container_view::{ContainerState, ContainerView, InterfaceView};
 pub use paths::{Paths, RunLock};
 pub use policy_view::{DecidedBy, PartyView, RuleView, VerdictQuery, VerdictView};
 pub use ports::PortView;
 pub use serve::run;
 pub use teardown::teardown;
 pub use uplink_filter::UplinkView;
-pub use view::{
-    AdoptedView, ContainerState, ContainerView, DataPlaneView, FlowView, InterfaceView, LeaseView, PoolView,
-    StatusView, proto_name,
-};
+pub use view::{AdoptedView, DataPlaneView, FlowView, LeaseView, PoolView, StatusView, proto_name};
 
 use crate::config::load::{self, Declared};
 use crate::config::{ConfigError, check_container, check_uplinks};
 use crate::failure::{Failure, Kind};
 use crate::ipam::LeaseKey;
 use crate::ipam::store::{self, State};
-use crate::kernel::bpf::{Adopted, DataPlane, Options};
+use crate::kernel::bpf::{Adopted, DataPlane, Options, Swept, next_sweep};
 use crate::kernel::netlink::Net;
 use crate::model::{Container, ContainerName, Device, IfName, PoolName};
 use crate::plan::PoolLink;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
 
 /// A declared container: its file's text and what it says.
 #[derive(Clone, Debug)]
@@ -61,6 +63,8 @@ pub struct Daemon {
     /// Pools whose bridge is there.
     pools: BTreeMap<PoolName, PoolLink>,
     pool_conditions: BTreeMap<PoolName, String>,
+    /// By pool, networks of the device that it overlaps.
+    pool_overlaps: BTreeMap<PoolName, Vec<String>>,
     declared: BTreeMap<ContainerName, Declaration>,
     /// What is wrong with the files of declared containers.
     declared_conditions: Vec<String>,
@@ -71,6 +75,8 @@ pub struct Daemon {
     links: BTreeMap<u32, (ContainerName, IfName)>,
     /// Uplinks that are there, with their index.
     uplinks: BTreeMap<IfName, u32>,
+    /// Those of them that are set down.
+    uplinks_down: BTreeSet<u32>,
     /// Uplinks that the filter is for.
     filterable: BTreeSet<IfName>,
     /// What is wrong with uplinks.
@@ -80,6 +86,7 @@ pub struct Daemon {
     /// Whether the kernel said that addresses, links or routes changed.
     outside_changed: bool,
     policy: policy::InForce,
+    sweep_sooner: Arc<Notify>,
 }
 
 impl Daemon {
@@ -103,17 +110,20 @@ impl Daemon {
             adopted_containers: 0,
             pools: BTreeMap::new(),
             pool_conditions: BTreeMap::new(),
+            pool_overlaps: BTreeMap::new(),
             declared: BTreeMap::new(),
             declared_conditions: Vec::new(),
             start_conditions,
             container_conditions: BTreeMap::new(),
             links: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            uplinks_down: BTreeSet::new(),
             filterable: BTreeSet::new(),
             outside_conditions: Vec::new(),
             filter_conditions: Vec::new(),
             outside_changed: false,
             policy: policy::InForce::default(),
+            sweep_sooner: Arc::default(),
         };
         daemon.learn_leases().await?;
         daemon.read_declarations();
@@ -199,6 +209,8 @@ impl Daemon {
         self.check_policy(&device).await?;
         let resized = self.resized_pools(&device);
         self.device = device;
+        // By its time-outs.
+        self.sweep_sooner.notify_one();
         self.read_declarations();
         self.open_plane()?;
         self.reconcile().await?;
@@ -230,16 +242,28 @@ impl Daemon {
         Ok(())
     }
 
-    /// Removes flows that have been silent for too long.
-    pub fn tick(&mut self) {
-        let Some(plane) = &mut self.plane else { return };
-        plane.set_timeouts(self.device.flow_timeouts);
+    /// Removes flows that have been silent for too long; how long until that is worth doing again.
+    pub fn tick(&mut self) -> Duration {
+        let timeouts = self.device.flow_timeouts;
+        let Some(plane) = &mut self.plane else { return next_sweep(None, &timeouts) };
+        plane.set_timeouts(timeouts);
         let start = std::time::Instant::now();
         match plane.collect_garbage() {
-            Ok(0) => {}
-            Ok(removed) => tracing::debug!(removed, took = ?start.elapsed(), "flow table cleaned"),
-            Err(e) => tracing::warn!(error = %e, "flow table not cleaned"),
+            Ok(Swept { removed, read, next }) => {
+                tracing::debug!(removed, read, ?next, took = ?start.elapsed(), "flow table swept");
+                next
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "flow table not cleaned");
+                next_sweep(None, &timeouts)
+            }
         }
+    }
+
+    /// Told when the next sweep may be due earlier than the last one said.
+    #[must_use]
+    pub fn sweep_sooner(&self) -> Arc<Notify> {
+        self.sweep_sooner.clone()
     }
 }
 

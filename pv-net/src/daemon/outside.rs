@@ -7,7 +7,7 @@ use crate::kernel::bpf::{Ended, Hook};
 use crate::kernel::netlink::alias;
 use crate::kernel::{cgroup, netns, nudge};
 use crate::model::IfName;
-use crate::plan::{LinkState, locals, uplink_infos, ways_out};
+use crate::plan::{LinkState, locals, overlaps, set_down, uplink_infos, ways_out};
 use ipnetwork::IpNetwork;
 use pv_net_common::Ip;
 use pv_net_common::endpoint::MAX_UPLINKS;
@@ -39,11 +39,12 @@ impl Daemon {
         let links: Vec<LinkState> = (self.net.links().await?.into_iter())
             .map(|l| {
                 let inner = l.loopback || l.controller.is_some() || alias::is_ours(l.alias.as_deref());
-                LinkState { index: l.index, name: l.name, mac: l.mac, mtu: l.mtu, inner }
+                LinkState { index: l.index, name: l.name, mac: l.mac, mtu: l.mtu, up: l.up, inner }
             })
             .collect();
         let addresses = self.net.addresses().await?;
         self.outside_conditions = missing(&self.device.uplinks, &links);
+        self.pool_overlaps = overlaps(self.device.pools.values(), &links, &addresses, &self.pool_bridges());
         let mut uplinks = self.uplink_names(&links, &addresses).await?;
         // Frames of other links have no Ethernet header, that the programs read first.
         let is_ethernet = |name: &IfName| links.iter().any(|l| l.name == name.as_str() && l.mac.is_some());
@@ -57,6 +58,8 @@ impl Daemon {
         let before = self.hook_uplinks(&links, &uplinks).await?;
         uplinks.retain(|name| self.uplinks.contains_key(name));
         let infos = uplink_infos(&links, &addresses, &uplinks, self.pools.values());
+        let down = set_down(&links, &uplinks);
+        let was_down = std::mem::replace(&mut self.uplinks_down, down.clone());
         let plane = self.plane()?;
         let known = plane.uplinks();
         plane.set_locals(&locals(&addresses))?;
@@ -67,7 +70,9 @@ impl Daemon {
             .flat_map(|i| [i.addr4, i.addr6])
             .filter(|a| !a.is_unspecified() && !present.contains(a))
             .collect();
-        let gone: Vec<u32> = known.keys().filter(|i| !infos.contains_key(i)).copied().collect();
+        // Its entry stays: what leaves by it is masqueraded from the first packet after it is up again.
+        let gone: Vec<u32> =
+            known.keys().filter(|i| !infos.contains_key(i)).chain(down.difference(&was_down)).copied().collect();
         if !lost.is_empty() || !gone.is_empty() {
             let ended = plane.end_flows_where(|key, entry| {
                 gone.contains(&entry.ifindex)
@@ -92,10 +97,13 @@ impl Daemon {
         }
         let named = |link: &LinkState| link.name.parse::<IfName>().ok();
         let default_routes = self.net.default_route_links().await?;
-        let bridges = self.device.pools.values().filter_map(|p| p.bridge().map(IfName::as_str)).collect();
-        let found = ways_out(links, addresses, &default_routes, &bridges);
+        let found = ways_out(links, addresses, &default_routes, &self.pool_bridges());
         self.filterable = found.iter().filter(|l| default_routes.contains(&l.index)).filter_map(|l| named(l)).collect();
         Ok(found.into_iter().filter_map(named).collect())
+    }
+
+    fn pool_bridges(&self) -> BTreeSet<&str> {
+        self.device.pools.values().filter_map(|p| p.bridge().map(IfName::as_str)).collect()
     }
 
     /// The programs know so many links; the bridges of pools are among them.

@@ -168,11 +168,13 @@ impl Daemon {
 
     /// Reads addresses and routes again when something changed since the last time.
     pub async fn settle(&mut self) {
-        if std::mem::take(&mut self.outside_changed)
-            && let Err(e) = self.refresh_outside().await
-        {
+        if !std::mem::take(&mut self.outside_changed) {
+            return;
+        }
+        if let Err(e) = self.refresh_outside().await {
             tracing::warn!(error = %e, "uplinks not refreshed");
         }
+        self.refresh_policy().await;
     }
 
     /// Removes what the maps and pins hold for a link that is gone.

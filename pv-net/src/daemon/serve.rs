@@ -9,9 +9,6 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How often silent flows are looked for.
-const TICK: Duration = Duration::from_secs(5);
-
 /// Runs until SIGTERM, SIGINT or `down`. Stopping leaves the data plane working.
 ///
 /// # Errors
@@ -32,8 +29,8 @@ pub async fn run(paths: Paths) -> Result<(), Failure> {
     let mut hangup = signal(SignalKind::hangup()).map_err(|e| internal("signals", e))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| internal("signals", e))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| internal("signals", e))?;
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let sweep_sooner = shared.daemon().await.sweep_sooner();
+    let mut sweep = tokio::time::Instant::now();
     tracing::info!(socket = %paths.socket().display(), "ready");
     loop {
         tokio::select! {
@@ -49,11 +46,13 @@ pub async fn run(paths: Paths) -> Result<(), Failure> {
                 }
                 daemon.settle().await;
             }
-            _ = tick.tick() => {
+            () = tokio::time::sleep_until(sweep) => {
                 let mut daemon = shared.daemon().await;
-                daemon.tick();
+                let next = daemon.tick();
                 daemon.refresh_policy().await;
+                sweep = tokio::time::Instant::now() + next;
             }
+            () = sweep_sooner.notified() => sweep = tokio::time::Instant::now(),
             Some(answer) = down.recv() => {
                 let daemon = shared.daemon().await;
                 let result = teardown(&paths).await;

@@ -1,67 +1,14 @@
 //! What the API shows of the daemon's state.
 
 use super::{Daemon, UplinkView};
-use crate::failure::{Failure, Kind};
-use crate::ipam::store::ContainerRecord;
+use crate::failure::Failure;
 use crate::kernel::bpf::FlowRecord;
-use crate::model::{Attachment, ContainerName, PoolKind};
+use crate::model::{ContainerName, PoolKind, PoolName};
 use pv_net_common::flow::FLOW_REPLY;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// A container.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct ContainerView {
-    /// Its name.
-    pub name: String,
-    /// Whether its links are there.
-    pub state: ContainerState,
-    /// Its interfaces.
-    pub interfaces: Vec<InterfaceView>,
-    /// IPv4 address of the interface with the default route, else of the first.
-    pub ipv4_address: Option<Ipv4Addr>,
-    /// IPv6 address of the same interface.
-    pub ipv6_address: Option<Ipv6Addr>,
-    /// What is not as it should be.
-    pub conditions: Vec<String>,
-}
-
-/// Whether a container's links are there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ContainerState {
-    /// All of them.
-    Attached,
-    /// Not all: its namespace went away.
-    Detached,
-    /// It has a `run.json` and was not attached yet.
-    Declared,
-}
-
-/// An interface of a container.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct InterfaceView {
-    /// Name inside the container.
-    pub name: String,
-    /// Its pool.
-    pub pool: String,
-    /// IPv4 address.
-    pub ipv4_address: Option<Ipv4Addr>,
-    /// IPv6 address.
-    pub ipv6_address: Option<Ipv6Addr>,
-    /// MAC.
-    pub mac_address: Option<String>,
-    /// Name of the host-side link.
-    pub host_if: Option<String>,
-    /// Whether the default routes go through it.
-    pub default_route: bool,
-    /// Flows in the flow table that count for it, when it is attached.
-    pub flows: Option<u64>,
-    /// How many there may be.
-    pub max_flows: Option<u32>,
-}
 
 /// A pool.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -188,87 +135,6 @@ pub struct DataPlaneView {
 }
 
 impl Daemon {
-    /// All containers, attached or declared.
-    #[must_use]
-    pub fn containers(&self) -> Vec<ContainerView> {
-        let mut views: BTreeMap<&ContainerName, ContainerView> =
-            self.state.containers.iter().map(|(name, record)| (name, self.attached(name, record))).collect();
-        for name in self.declared.keys() {
-            views.entry(name).or_insert_with(|| self.declared_view(name));
-        }
-        views.into_values().collect()
-    }
-
-    /// One container.
-    ///
-    /// # Errors
-    /// When there is none of that name.
-    pub fn container(&self, name: &ContainerName) -> Result<ContainerView, Failure> {
-        match self.state.containers.get(name) {
-            Some(record) => Ok(self.attached(name, record)),
-            None if self.declared.contains_key(name) => Ok(self.declared_view(name)),
-            None => Err(Failure::new(Kind::NotFound, format!("container {name}: no such container"))),
-        }
-    }
-
-    fn attached(&self, name: &ContainerName, record: &ContainerRecord) -> ContainerView {
-        let all = record.attachments.iter().all(|a| self.link_index(&a.host_if).is_some());
-        let main = record.attachments.iter().find(|a| a.default_route).or(record.attachments.first());
-        let mut conditions = self.container_conditions.get(name).cloned().unwrap_or_default();
-        if let Ok(container) = crate::config::parse_run_named("run", &record.run.to_string(), Some(name)) {
-            conditions.extend(container.inactive.iter().map(|p| format!("{p}: accepted, not acted on yet")));
-        }
-        ContainerView {
-            name: name.to_string(),
-            state: if all { ContainerState::Attached } else { ContainerState::Detached },
-            ipv4_address: main.and_then(|a| a.ipv4),
-            ipv6_address: main.and_then(|a| a.ipv6),
-            interfaces: record.attachments.iter().map(|a| self.interface(a)).collect(),
-            conditions,
-        }
-    }
-
-    fn declared_view(&self, name: &ContainerName) -> ContainerView {
-        let interfaces = self.declared.get(name).map(|d| d.container.interfaces.as_slice()).unwrap_or_default();
-        let interfaces: Vec<InterfaceView> = interfaces
-            .iter()
-            .map(|i| InterfaceView {
-                name: i.name.to_string(),
-                pool: i.pool.to_string(),
-                ipv4_address: i.ipv4,
-                ipv6_address: i.ipv6,
-                mac_address: i.mac.map(|m| m.to_string()),
-                host_if: None,
-                default_route: i.default_route,
-                flows: None,
-                max_flows: None,
-            })
-            .collect();
-        ContainerView {
-            name: name.to_string(),
-            state: ContainerState::Declared,
-            ipv4_address: None,
-            ipv6_address: None,
-            interfaces,
-            conditions: Vec::new(),
-        }
-    }
-
-    fn interface(&self, a: &Attachment) -> InterfaceView {
-        let used = self.link_index(&a.host_if).zip(self.plane.as_ref()).and_then(|(i, plane)| plane.flow_use(i));
-        InterfaceView {
-            name: a.interface.to_string(),
-            pool: a.pool.to_string(),
-            ipv4_address: a.ipv4,
-            ipv6_address: a.ipv6,
-            mac_address: Some(a.mac.to_string()),
-            host_if: Some(a.host_if.to_string()),
-            default_route: a.default_route,
-            flows: used.map(|(flows, _)| flows),
-            max_flows: used.map(|(_, most)| most),
-        }
-    }
-
     /// All pools.
     #[must_use]
     pub fn pool_views(&self) -> Vec<PoolView> {
@@ -295,10 +161,14 @@ impl Daemon {
                     mtu: self.pools.get(&pool.name).map(|l| l.mtu),
                     used,
                     size: u64::try_from(size).unwrap_or(u64::MAX),
-                    conditions: self.pool_conditions.get(&pool.name).cloned().into_iter().collect(),
+                    conditions: self.conditions_of_pool(&pool.name).cloned().collect(),
                 }
             })
             .collect()
+    }
+
+    fn conditions_of_pool(&self, pool: &PoolName) -> impl Iterator<Item = &String> {
+        self.pool_conditions.get(pool).into_iter().chain(self.pool_overlaps.get(pool).into_iter().flatten())
     }
 
     /// All leases.
@@ -368,7 +238,9 @@ impl Daemon {
         conditions.extend(self.outside_conditions.iter().cloned());
         conditions.extend(self.declared_conditions.iter().chain(&self.policy.condition).cloned());
         conditions.extend(self.filter_conditions.iter().cloned());
-        conditions.extend(self.pool_conditions.iter().map(|(pool, why)| format!("pool {pool}: {why}")));
+        for pool in self.device.pools.keys() {
+            conditions.extend(self.conditions_of_pool(pool).map(|why| format!("pool {pool}: {why}")));
+        }
         conditions.extend(self.device.inactive.iter().map(|p| format!("{p}: accepted, not acted on yet")));
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),

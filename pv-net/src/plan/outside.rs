@@ -1,7 +1,7 @@
 //! The device's own addresses and its uplinks, as the programs know them. Pure.
 
 use super::PoolLink;
-use crate::model::IfName;
+use crate::model::{IfName, Pool, PoolKind, PoolName};
 use ipnetwork::IpNetwork;
 use pv_net_common::endpoint::UPLINK_POOL;
 use pv_net_common::{Ip, UplinkInfo};
@@ -19,6 +19,8 @@ pub struct LinkState {
     pub mac: Option<[u8; 6]>,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
     /// It is the loopback link, pv-net made it, or it is a port of another link: nothing leaves the device by it.
     pub inner: bool,
 }
@@ -41,6 +43,45 @@ pub fn ways_out<'a>(
     found
 }
 
+/// Networks of the device's links that `pools` overlap: what containers send there never leaves the pool, and what the
+/// device sends there may go to either. `bridges` are those of pools, whose networks are the pools' own.
+#[must_use]
+pub fn overlaps<'a>(
+    pools: impl Iterator<Item = &'a Pool>,
+    links: &[LinkState],
+    addresses: &[(u32, IpNetwork)],
+    bridges: &BTreeSet<&str>,
+) -> BTreeMap<PoolName, Vec<String>> {
+    let mut found = BTreeMap::<PoolName, Vec<String>>::new();
+    // Interfaces of other pools are meant to be in the network of their parent.
+    for pool in pools.filter(|pool| matches!(pool.kind, PoolKind::Bridge { .. })) {
+        for (index, address) in addresses.iter().filter(|(_, a)| is_known(a.ip())) {
+            let Some(link) = links.iter().find(|l| l.index == *index) else { continue };
+            if link.inner || bridges.contains(link.name.as_str()) {
+                continue;
+            }
+            for net in pool.networks().filter(|net| overlap(*net, *address)) {
+                let other = format!("{}/{}", address.network(), address.prefix());
+                let why = format!(
+                    "{net} overlaps {other} of link {}: choose another subnet, or give the link another address",
+                    link.name
+                );
+                let all = found.entry(pool.name.clone()).or_default();
+                // A link may have several addresses in one network.
+                if !all.contains(&why) {
+                    all.push(why);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Whether two networks share an address.
+fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
+    a.is_ipv6() == b.is_ipv6() && (a.contains(b.network()) || b.contains(a.network()))
+}
+
 /// Whether an address means something beyond its link.
 fn is_known(addr: IpAddr) -> bool {
     match addr {
@@ -53,6 +94,13 @@ fn is_known(addr: IpAddr) -> bool {
 #[must_use]
 pub fn locals(addresses: &[(u32, IpNetwork)]) -> BTreeSet<Ip> {
     addresses.iter().map(|(_, a)| Ip::from(a.ip())).collect()
+}
+
+/// The uplinks that are set down: IPv4 addresses stay on them, but no packet leaves or comes.
+#[must_use]
+pub fn set_down(links: &[LinkState], uplinks: &BTreeSet<IfName>) -> BTreeSet<u32> {
+    let is_uplink = |link: &&LinkState| uplinks.iter().any(|u| u.as_str() == link.name);
+    links.iter().filter(is_uplink).filter(|link| !link.up).map(|link| link.index).collect()
 }
 
 /// The entries for the uplinks, and for the pools' bridges.
@@ -93,7 +141,7 @@ mod tests {
     use crate::model::Mac;
 
     fn link(index: u32, name: &str) -> LinkState {
-        LinkState { index, name: name.to_owned(), mac: Some([2; 6]), mtu: 1500, inner: false }
+        LinkState { index, name: name.to_owned(), mac: Some([2; 6]), mtu: 1500, up: true, inner: false }
     }
 
     fn net(text: &str) -> IpNetwork {
@@ -133,6 +181,58 @@ mod tests {
         assert_eq!(names(&[3]), ["wan0", "lan0", "docker0", "lan6"]);
         // Without an Ethernet header it is nothing that programs can read; a default route deserves that it is said.
         assert_eq!(names(&[8, 1, 5]), ["wwan0", "lan0", "docker0", "lan6"]);
+    }
+
+    #[test]
+    fn pools_that_overlap_a_network_of_the_device_are_found() {
+        let text = r#"{"network": {"pools": {
+            "mine": {"bridge": "pvbr3", "subnet": "172.17.3.0/24", "subnet6": "fd00:5056::/64"},
+            "other": {"bridge": "pvbr4", "subnet": "10.0.4.0/24"},
+            "direct": {"type": "macvlan", "parent": "wan0", "subnet": "172.17.9.0/24"}
+        }}}"#;
+        let device = crate::config::parse_device("device.json", text).expect("valid");
+        let links = [
+            LinkState { inner: true, mac: None, ..link(1, "lo") },
+            link(2, "docker0"),
+            link(3, "pvbr3"),
+            LinkState { mac: None, ..link(4, "wg0") },
+            LinkState { inner: true, ..link(5, "pv-port") },
+            link(6, "wan0"),
+        ];
+        let found = |addresses: &[(u32, &str)]| {
+            let addresses: Vec<_> = addresses.iter().map(|(index, a)| (*index, net(a))).collect();
+            let bridges = ["pvbr3", "pvbr4"].into();
+            let found = overlaps(device.pools.values(), &links, &addresses, &bridges);
+            found.into_iter().map(|(pool, why)| format!("{pool}: {}", why.join("; "))).collect::<Vec<_>>().join("\n")
+        };
+        for (name, addresses, said) in [
+            ("its own bridge", [(3, "172.17.3.1/24"), (3, "fd00:5056::1/64")], ""),
+            ("loopback, and a port", [(1, "172.17.3.7/32"), (5, "172.17.3.8/24")], ""),
+            ("elsewhere", [(2, "172.18.0.1/16"), (6, "fd00:5057::1/64")], ""),
+            ("link-local", [(6, "169.254.0.1/16"), (6, "fe80::1/64")], ""),
+            (
+                "docker",
+                [(2, "172.17.0.1/16"), (6, "192.0.2.1/24")],
+                "mine: 172.17.3.0/24 overlaps 172.17.0.0/16 of link docker0",
+            ),
+            (
+                "a part of it",
+                [(4, "10.0.4.129/28"), (6, "192.0.2.1/24")],
+                "other: 10.0.4.0/24 overlaps 10.0.4.128/28 of link wg0",
+            ),
+            ("IPv6", [(6, "fd00::1/16"), (6, "192.0.2.1/24")], "mine: fd00:5056::/64 overlaps fd00::/16 of link wan0"),
+        ] {
+            let found = found(&addresses);
+            assert!(found.starts_with(said) && found.is_empty() == said.is_empty(), "{name}: {found}");
+        }
+    }
+
+    #[test]
+    fn only_uplinks_that_are_down_are_set_down() {
+        let links =
+            [link(2, "wan0"), LinkState { up: false, ..link(3, "lan0") }, LinkState { up: false, ..link(4, "x") }];
+        let uplinks = ["wan0", "lan0"].map(|name| name.parse().expect("name")).into();
+        assert_eq!(set_down(&links, &uplinks), BTreeSet::from([3]));
     }
 
     #[test]

@@ -107,29 +107,49 @@ fn timeout(timeouts: &FlowTimeouts, proto: u32, tcp: u8) -> Duration {
     }
 }
 
-/// Keys of the entries that have outlived their flow: both directions, or one that is alone.
-pub(super) fn expired(entries: &HashMap<FlowKey, FlowEntry>, ticks: Ticks, timeouts: &FlowTimeouts) -> Vec<FlowKey> {
-    entries
-        .iter()
-        .filter(|(key, entry)| {
-            let idle = ticks.since(entry.last_used);
-            match entries.get(&entry.opposite_key(key.proto)) {
-                Some(other) => {
-                    idle.min(ticks.since(other.last_used)) > timeout(timeouts, key.proto, entry.tcp | other.tcp)
-                }
-                None => idle > ORPHAN,
-            }
-        })
-        .map(|(key, _)| *key)
-        .collect()
+/// How long a flow has been silent, and how long it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Silence {
+    idle: Duration,
+    most: Duration,
 }
 
-/// Whether a flow in the transient map has been silent for too long. Notes of the stack's flows have no time: they go
-/// when the map needs their room. So does a flow that policy refused: without it the other side's packets would pass
-/// for a flow of their own.
-pub(super) fn has_passed(flow: &TransientFlow, ticks: Ticks, timeouts: &FlowTimeouts) -> bool {
+impl Silence {
+    /// Its time is over.
+    pub(super) fn is_over(self) -> bool {
+        self.idle > self.most
+    }
+
+    /// What is left of its time.
+    pub(super) fn left(self) -> Duration {
+        self.most.saturating_sub(self.idle)
+    }
+}
+
+/// The silence of a flow of the flow table: of both directions, or of one that is alone.
+pub(super) fn silence(
+    entries: &HashMap<FlowKey, FlowEntry>,
+    key: &FlowKey,
+    entry: &FlowEntry,
+    ticks: Ticks,
+    timeouts: &FlowTimeouts,
+) -> Silence {
+    let idle = ticks.since(entry.last_used);
+    match entries.get(&entry.opposite_key(key.proto)) {
+        Some(other) => Silence {
+            idle: idle.min(ticks.since(other.last_used)),
+            most: timeout(timeouts, key.proto, entry.tcp | other.tcp),
+        },
+        None => Silence { idle, most: ORPHAN },
+    }
+}
+
+/// The silence of a flow in the transient map. Notes of the stack's flows have no time: they go when the map needs
+/// their room. So does a flow that policy refused: without it the other side's packets would pass for a flow of their
+/// own.
+pub(super) fn transient_silence(flow: &TransientFlow, ticks: Ticks, timeouts: &FlowTimeouts) -> Option<Silence> {
     if flow.reply.flags & FLOW_STACK != 0 || flow.reply.epoch == FLOW_REFUSED {
-        return false;
+        return None;
     }
     let idle = ticks.since(flow.forward.last_used.max(flow.reply.last_used));
     let answered = flow.reply.last_used != 0;
@@ -139,7 +159,21 @@ pub(super) fn has_passed(flow: &TransientFlow, ticks: Ticks, timeouts: &FlowTime
         UDP if !answered => timeouts.udp_opening,
         proto => timeout(timeouts, proto, flow.forward.tcp | flow.reply.tcp),
     };
-    idle > most
+    Some(Silence { idle, most })
+}
+
+/// Sweeps are no closer to each other: what is over may stay for so long.
+const SOONEST: Duration = Duration::from_secs(5);
+/// And no further apart, whatever is in the tables.
+const LATEST: Duration = Duration::from_secs(60);
+
+/// How long until the tables are worth a look again. `left` is what the flow that goes first has left; what opens after
+/// the sweep, or is another kind of flow by then, has at least the shortest of the time-outs.
+#[must_use]
+pub fn next_sweep(left: Option<Duration>, timeouts: &FlowTimeouts) -> Duration {
+    let FlowTimeouts { tcp_opening, tcp, tcp_half_closed, tcp_closed, udp_opening, udp, other } = *timeouts;
+    let all = [tcp_opening, tcp, tcp_half_closed, tcp_closed, udp_opening, udp, other];
+    all.into_iter().chain(left).fold(LATEST, Duration::min).max(SOONEST)
 }
 
 #[cfg(test)]
@@ -165,6 +199,11 @@ mod tests {
         vec![(key, entry(key, 8, 0)), (key.reversed(8), entry(key.reversed(8), 7, 1))]
     }
 
+    fn over(entries: Vec<(FlowKey, FlowEntry)>) -> usize {
+        let (entries, timeouts) = (table(entries), FlowTimeouts::default());
+        entries.iter().filter(|(key, entry)| silence(&entries, key, entry, TICKS, &timeouts).is_over()).count()
+    }
+
     fn table(entries: Vec<(FlowKey, FlowEntry)>) -> HashMap<FlowKey, FlowEntry> {
         entries.into_iter().collect()
     }
@@ -181,7 +220,7 @@ mod tests {
             ("tcp before its last word", pair(TCP, [119, 119], [TCP_FIN_SEEN | TCP_LAST_ACK; 2]), 0),
             ("echo idle", pair(1, [31, 31], [0, 0]), 2),
         ] {
-            assert_eq!(expired(&table(entries), TICKS, &FlowTimeouts::default()).len(), gone, "{name}");
+            assert_eq!(over(entries), gone, "{name}");
         }
     }
 
@@ -204,9 +243,10 @@ mod tests {
             flow.forward.tcp = tcp;
             flow.forward.last_used = TICKS.now - idle * TICKS.hz;
             flow.reply.last_used = if answered { flow.forward.last_used - 1 } else { 0 };
-            assert_eq!(has_passed(&flow, TICKS, &FlowTimeouts::default()), passed, "{name}");
+            let silence = transient_silence(&flow, TICKS, &FlowTimeouts::default());
+            assert_eq!(silence.map(Silence::is_over), Some(passed), "{name}");
             flow.reply.flags = FLOW_STACK;
-            assert!(!has_passed(&flow, TICKS, &FlowTimeouts::default()), "{name}, of the stack");
+            assert_eq!(transient_silence(&flow, TICKS, &FlowTimeouts::default()), None, "{name}, of the stack");
         }
     }
 
@@ -221,10 +261,29 @@ mod tests {
     fn half_a_flow_ends_at_once() {
         let mut entries = pair(TCP, [3, 3], [0, 0]);
         entries.pop();
-        assert_eq!(expired(&table(entries), TICKS, &FlowTimeouts::default()).len(), 1);
+        assert_eq!(over(entries), 1);
         let mut fresh = pair(TCP, [1, 1], [0, 0]);
         fresh.pop();
-        assert_eq!(expired(&table(fresh), TICKS, &FlowTimeouts::default()).len(), 0);
+        assert_eq!(over(fresh), 0);
+    }
+
+    #[test]
+    fn the_next_sweep_is_when_something_can_be_over() {
+        let secs = Duration::from_secs;
+        let usual = FlowTimeouts::default();
+        let long = FlowTimeouts { udp_opening: secs(300), other: secs(300), ..usual };
+        let short = FlowTimeouts { tcp_closed: secs(1), ..usual };
+        for (name, left, timeouts, next) in [
+            ("empty", None, usual, 30),
+            ("empty, nothing opens and goes within a minute", None, long, 60),
+            ("the first one to go has little left", Some(12), usual, 12),
+            ("it is about to go", Some(1), usual, 5),
+            ("it has its time", Some(7000), usual, 30),
+            ("it has its time, and so has all that opens", Some(7000), long, 60),
+            ("what opens may go at once", Some(7000), short, 5),
+        ] {
+            assert_eq!(next_sweep(left.map(secs), &timeouts), secs(next), "{name}");
+        }
     }
 
     #[test]

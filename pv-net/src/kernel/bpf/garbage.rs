@@ -4,7 +4,7 @@
 //! took out the opener's entry has ended the flow, and only one can.
 
 use super::BpfError;
-use super::flows::{expired, has_passed};
+use super::flows::{next_sweep, silence, transient_silence};
 use super::load::DataPlane;
 use super::table::Table;
 use aya::Ebpf;
@@ -12,6 +12,7 @@ use pv_net_common::flow::{FLOW_NEIGHBOUR, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, 
 use pv_net_common::{FlowCount, FlowEntry, FlowKey, Ip, names};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// The two counts of each container's flows.
 pub(super) struct Charges {
@@ -79,6 +80,17 @@ impl Charges {
     }
 }
 
+/// What a sweep of the tables did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swept {
+    /// Entries that went.
+    pub removed: usize,
+    /// Entries that were in the flow table.
+    pub read: usize,
+    /// When the next one is due.
+    pub next: Duration,
+}
+
 /// The end of a flow that is in a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -126,11 +138,11 @@ impl DataPlane {
         Some((u64::try_from(live).unwrap_or_default(), info.max_flows))
     }
 
-    /// Removes flows that have been silent for too long, and sets the counts right; how many entries went.
+    /// Removes flows that have been silent for too long, and sets the counts right.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn collect_garbage(&mut self) -> Result<usize, BpfError> {
+    pub fn collect_garbage(&mut self) -> Result<Swept, BpfError> {
         let ticks = self.ticks()?;
         let before = self.charges.counts.entries().into_iter().collect();
         let entries: HashMap<FlowKey, FlowEntry> = self.flows.entries().into_iter().collect();
@@ -139,20 +151,34 @@ impl DataPlane {
             *flows.entry(charged(key, entry)).or_default() += 1;
         }
         self.charges.correct(&before, &flows)?;
-        let gone = expired(&entries, ticks, &self.timeouts);
-        let mut removed = self.remove_entries(gone.iter().filter_map(|key| Some((*key, *entries.get(key)?))))?;
+        let mut left: Option<Duration> = None;
+        let mut stays = |time: Duration| left = Some(left.map_or(time, |least| least.min(time)));
+        let mut gone = Vec::new();
+        for (key, entry) in &entries {
+            let silence = silence(&entries, key, entry, ticks, &self.timeouts);
+            if silence.is_over() { gone.push((*key, *entry)) } else { stays(silence.left()) }
+        }
+        let mut removed = self.remove_entries(gone.iter().copied())?;
         // What the flow left behind when it was established: with it the port would stay taken.
-        for (key, entry) in gone.iter().filter_map(|key| Some((key, entries.get(key)?))) {
+        for (key, entry) in &gone {
             if entry.flags & FLOW_REPLY == 0 {
                 self.transient.remove(&entry.opposite_key(key.proto))?;
             }
         }
         for (key, flow) in self.transient.entries() {
-            if has_passed(&flow, ticks, &self.timeouts) {
-                removed += usize::from(self.transient.remove(&key)?);
+            match transient_silence(&flow, ticks, &self.timeouts) {
+                Some(silence) if silence.is_over() => removed += usize::from(self.transient.remove(&key)?),
+                Some(silence) => stays(silence.left()),
+                None => {}
             }
         }
-        Ok(removed)
+        // A count that seems wrong is looked at again soon.
+        let next = if self.charges.off.is_empty() {
+            next_sweep(left, &self.timeouts)
+        } else {
+            next_sweep(Some(Duration::ZERO), &self.timeouts)
+        };
+        Ok(Swept { removed, read: entries.len(), next })
     }
 
     /// Takes entries out of the flow table; how many there were.

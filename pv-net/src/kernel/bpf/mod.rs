@@ -21,9 +21,9 @@ mod xdp;
 
 pub use clsact::{add_qdisc, remove_filter};
 pub use error::BpfError;
-pub use flows::{FlowRecord, FlowState, Ticks};
+pub use flows::{FlowRecord, FlowState, Ticks, next_sweep};
 pub use frame::Ran;
-pub use garbage::Ended;
+pub use garbage::{Ended, Swept};
 pub use load::{Adopted, DataPlane, Hook, Options};
 pub use pin::remove_all;
 pub use policy::{PolicyProbe, PolicyTables};
