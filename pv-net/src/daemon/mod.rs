@@ -79,6 +79,8 @@ pub struct Daemon {
     filter_conditions: Vec<String>,
     /// Whether the kernel said that addresses, links or routes changed.
     outside_changed: bool,
+    /// Containers' links that left their bridge since the last look.
+    astray: BTreeSet<u32>,
     policy: policy::InForce,
 }
 
@@ -113,6 +115,7 @@ impl Daemon {
             outside_conditions: Vec::new(),
             filter_conditions: Vec::new(),
             outside_changed: false,
+            astray: BTreeSet::new(),
             policy: policy::InForce::default(),
         };
         daemon.learn_leases().await?;

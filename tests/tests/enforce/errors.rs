@@ -4,7 +4,7 @@
 use crate::lab::{self, Lab, PUBLISHED, gateway, uplink};
 use crate::probe::udp_socket;
 use anyhow::{Context, Result, ensure};
-use harness::{AT_ONCE, Container, Namespace, frame, patience, raw::RawSocket};
+use harness::{AT_ONCE, Container, Namespace, eventually, frame, patience, raw::RawSocket};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, sendto, socket};
 use pv_net_common::Ip;
 use serde_json::{Value, json};
@@ -210,6 +210,26 @@ fn rules_bind_what_the_device_sends_without_ports() -> Result<()> {
             ensure!(has(&got, &last), "protocol {proto} to {to}: passed though denied");
             lab.set_rules(json!([]))?;
         }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_link_that_was_taken_off_its_bridge_is_put_back() -> Result<()> {
+    let lab = Lab::quiet(&lab::config(json!([])))?;
+    let link = lab.b.host_if();
+    let on_bridge = || -> Result<bool> { Ok(lab.device.ns.ip(&format!("-o link show dev {link}"))?.contains("pvbr3")) };
+    ensure!(on_bridge()?, "{link} is on no bridge to begin with");
+    lab.device.ns.ip(&format!("link set {link} nomaster"))?;
+    eventually(Duration::from_secs(20), || {
+        ensure!(on_bridge()?, "{link} stays off its bridge");
+        Ok(())
+    })?;
+    for to in lab.b.addresses() {
+        // Only the bridge can find the neighbour.
+        lab.a.ns.ip("neigh flush dev eth0")?;
+        lab.a.ns.ping(to, 1)?;
     }
     Ok(())
 }
