@@ -1,8 +1,10 @@
-//! ICMP and ICMPv6 errors about translated flows: rewritten outside and inside (RFC 5508, RFC 6146 section 3.5).
+//! ICMP and ICMPv6 errors about known flows: part of what was allowed with the flow, and rewritten outside and inside
+//! where it is translated (RFC 5508, RFC 6146 section 3.5).
 
 use crate::{
     deliver::{deliver_error, write_addresses},
     flow::{addr_diff, port_diff},
+    forward::to_stack,
     maps::{FLOWS, TRANSIENT, epoch, hand_on, interface},
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Packet, load},
     verdict::{self, count},
@@ -108,7 +110,7 @@ pub fn was_here(packet: &Packet) -> bool {
     unsafe { (*packet.skb).cb[0] == WAS_HERE }
 }
 
-/// The stage: errors about known flows are translated and delivered, others go back to where they came from.
+/// The stage: errors about known flows are delivered, others go back to where they came from.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
     let back = if interface(packet.link).is_some() {
@@ -125,7 +127,7 @@ pub fn stage(packet: &mut Packet) -> i32 {
     hand_on(packet.skb, back)
 }
 
-/// Translates and delivers an error about a flow that is known; `None` when it is about none, or needs no translation.
+/// Translates and delivers an error about a flow that is known and allowed; `None` when it is about none.
 #[inline(always)]
 fn error(packet: &Packet, epoch: u32) -> Option<i32> {
     let quoted = Quoted::read(packet).ok()?;
@@ -145,10 +147,14 @@ fn error(packet: &Packet, epoch: u32) -> Option<i32> {
         // SAFETY: as above.
         unsafe { &mut (*TRANSIENT.get_ptr_mut(&key)?).reply }
     };
-    if entry.epoch != epoch || entry.flags & FLOW_STACK != 0 || entry.flags & FLOW_ROUTED == 0 {
+    if entry.epoch != epoch && !opposite_is_of(entry, key.proto, epoch) {
         return None;
     }
-    if packet.ttl <= 1 {
+    if entry.flags & FLOW_STACK != 0 {
+        // To whom it is about alone: the stack would carry it anywhere.
+        return (packet.key.dst == quoted.src).then(to_stack);
+    }
+    if entry.flags & FLOW_ROUTED != 0 && packet.ttl <= 1 {
         return Some(verdict::drop(packet, DropReason::TtlExpired));
     }
     count(Stat::SlowPath);
@@ -156,6 +162,14 @@ fn error(packet: &Packet, epoch: u32) -> Option<i32> {
         return Some(verdict::drop(packet, DropReason::Rewrite));
     }
     Some(deliver_error(packet, entry))
+}
+
+/// Whether the other direction was decided under the policy in force: the quoted packet went that way, and this one may
+/// have been silent since.
+#[inline(always)]
+fn opposite_is_of(entry: &FlowEntry, proto: u32, epoch: u32) -> bool {
+    // SAFETY: a map value stays readable for the program's run.
+    FLOWS.get_ptr(&entry.opposite_key(proto)).is_some_and(|opposite| unsafe { (*opposite).epoch == epoch })
 }
 
 #[inline(always)]

@@ -4,6 +4,7 @@ use crate::{
     answer,
     decide::Ask,
     flow::{self, REFUSED},
+    guard,
     maps::{TRANSIENT, epoch, hand_on, interface, is_local},
     packet::{Packet, TCP_RST},
     verdict::{self, ACT_OK},
@@ -23,8 +24,11 @@ pub fn to_container(packet: &mut Packet) -> i32 {
         return ACT_OK;
     }
     // A reset ends things. It may be the very answer to a segment that was refused.
-    if !packet.tracked || packet.is_icmp_error() || packet.tcp_has(TCP_RST) {
+    if packet.is_icmp_error() || packet.tcp_has(TCP_RST) {
         return ACT_OK;
+    }
+    if !packet.tracked {
+        return if is_link_matter(packet, me) { ACT_OK } else { hand_on(packet.skb, Stage::Inbound) };
     }
     match noted(packet, &key.reversed(packet.link)) {
         Some(open) if open.reply.epoch == epoch() => ACT_OK,
@@ -39,9 +43,10 @@ pub fn stage(packet: &mut Packet) -> i32 {
     let Some(me) = interface(packet.link) else { return ACT_OK };
     let key = packet.key;
     let replies = key.reversed(packet.link);
-    let open = noted(packet, &replies);
-    // The note of a connection may be lost; its segments open nothing.
-    let goes_on = open.is_none() && packet.continues_tcp();
+    let open = if packet.tracked { noted(packet, &replies) } else { None };
+    // The note of a connection may be lost; its segments open nothing. Nor does what has no ports: who spoke first
+    // cannot be told, so that the rules alone are asked.
+    let goes_on = !packet.tracked || (open.is_none() && packet.continues_tcp());
     let origin = open.as_ref().map_or(key, |open| open.origin);
     match Ask::of_key(&origin).allowed() {
         Err(reason) if !goes_on || reason == DropReason::PolicyDenied => {
@@ -64,6 +69,15 @@ pub fn stage(packet: &mut Packet) -> i32 {
         None => {}
     }
     ACT_OK
+}
+
+/// Whether an untracked packet is part of having a link, or of a packet that was decided: neighbour discovery, groups,
+/// and what follows a fragment.
+#[inline(always)]
+fn is_link_matter(packet: &Packet, me: &InterfaceInfo) -> bool {
+    let dst = packet.key.dst;
+    let mine = dst == me.addr4 || dst == me.addr6 || dst == me.link_local;
+    packet.later || !mine || guard::is_discovery(packet)
 }
 
 #[inline(always)]

@@ -85,6 +85,8 @@ pub struct Daemon {
     filter_conditions: Vec<String>,
     /// Whether the kernel said that addresses, links or routes changed.
     outside_changed: bool,
+    /// Containers' links that left their bridge since the last look.
+    astray: BTreeSet<u32>,
     policy: policy::InForce,
     sweep_sooner: Arc<Notify>,
 }
@@ -122,6 +124,7 @@ impl Daemon {
             outside_conditions: Vec::new(),
             filter_conditions: Vec::new(),
             outside_changed: false,
+            astray: BTreeSet::new(),
             policy: policy::InForce::default(),
             sweep_sooner: Arc::default(),
         };

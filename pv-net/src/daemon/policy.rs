@@ -2,22 +2,35 @@
 
 use super::Daemon;
 use crate::failure::{Failure, Kind};
-use crate::kernel::bpf::PolicyTables;
+use crate::kernel::bpf::{BpfError, PolicyProbe, PolicyTables};
 use crate::model::{Attachment, Device, Rule};
 use crate::policy::{Compiled, LinkLocal, Member, PolicyError, RuleRef, Topology, compile, is_link_local};
 use pv_net_common::Ip;
 use std::net::IpAddr;
+use std::path::Path;
 
 /// What the daemon knows of the policy in the kernel.
 #[derive(Default)]
 pub(super) struct InForce {
     tables: Option<PolicyTables>,
+    /// Loaded with the first question: to load it takes longer than all else about one.
+    probe: Option<PolicyProbe>,
     /// What it was compiled from; none before this daemon's first.
     source: Option<(Vec<Rule>, Topology)>,
     /// Its rules by number.
     pub refs: Vec<RuleRef>,
     /// Why what is configured, or the device as it is, is not in force.
     pub condition: Option<String>,
+}
+
+impl InForce {
+    /// The program that `policy explain` asks, over the maps under `pins`.
+    pub fn probe(&mut self, pins: &Path) -> Result<&mut PolicyProbe, BpfError> {
+        Ok(match &mut self.probe {
+            Some(probe) => probe,
+            none => none.insert(PolicyProbe::load(pins)?),
+        })
+    }
 }
 
 impl From<PolicyError> for Failure {

@@ -3,7 +3,6 @@
 use super::Daemon;
 use crate::config::raw;
 use crate::failure::{Failure, Kind};
-use crate::kernel::bpf::PolicyProbe;
 use crate::model::{Action, Pool, PoolName, Selector};
 use crate::plan::PoolLink;
 use crate::policy::{self, Party, Place, Reason, compile, default_verdict, port_and_proto};
@@ -183,7 +182,7 @@ impl Daemon {
         let generation = self.generation()?;
         let asked = PolicyQuery { generation, src: from.side, dst: to.side, port_be: port.to_be(), proto, reserved: 0 };
         let said = match &self.plane {
-            Some(_) => PolicyProbe::load(&self.paths.bpffs)?.ask(&asked)?,
+            Some(_) => self.policy.probe(&self.paths.bpffs)?.ask(&asked)?,
             // Nothing is loaded and no packet decided; the rules mean the same.
             None => compile(&device.policies, &topology)?.evaluator().verdict(&from.side, &to.side, proto, port),
         };

@@ -152,7 +152,7 @@ impl Daemon {
     pub async fn on_event(&mut self, event: &NetEvent) {
         let inside = match event {
             NetEvent::LinkGone { ours, .. } => *ours,
-            NetEvent::Link { index } => self.links.contains_key(index),
+            NetEvent::Link { index } | NetEvent::LeftBridge { index } => self.links.contains_key(index),
             NetEvent::Changed => false,
         };
         if let NetEvent::LinkGone { index, .. } = event
@@ -163,11 +163,22 @@ impl Daemon {
                 tracing::warn!(%container, error = %e, "link not forgotten");
             }
         }
+        if let NetEvent::LeftBridge { index } = event
+            && inside
+        {
+            self.astray.insert(*index);
+        }
         self.outside_changed |= !inside;
     }
 
-    /// Reads addresses and routes again when something changed since the last time.
+    /// Reads addresses and routes again when something changed since the last time, and puts containers' links back
+    /// where they belong.
     pub async fn settle(&mut self) {
+        for index in std::mem::take(&mut self.astray) {
+            if let Err(e) = self.put_back(index).await {
+                tracing::warn!(index, error = %e, "container's link not put back on its bridge");
+            }
+        }
         if !std::mem::take(&mut self.outside_changed) {
             return;
         }
@@ -175,6 +186,23 @@ impl Daemon {
             tracing::warn!(error = %e, "uplinks not refreshed");
         }
         self.refresh_policy().await;
+    }
+
+    /// Makes a container's link a port of its bridge again when somebody took it off.
+    async fn put_back(&mut self, index: u32) -> Result<(), Failure> {
+        let Some((container, host_if)) = self.links.get(&index) else { return Ok(()) };
+        let attachments = self.state.containers.get(container).map(|r| &r.attachments[..]).unwrap_or_default();
+        let attachment = attachments.iter().find(|a| a.host_if == *host_if);
+        let Some(bridge) = attachment.and_then(|a| self.pools.get(&a.pool)).map(|pool| pool.index) else {
+            return Ok(());
+        };
+        // A link that is deleted leaves its bridge first.
+        let link = self.net.link(host_if.as_str()).await?;
+        if link.is_some_and(|l| l.index == index && l.controller != Some(bridge)) {
+            tracing::warn!(%container, %host_if, "link was taken off its bridge: put back");
+            self.net.enslave(host_if.as_str(), index, bridge).await?;
+        }
+        Ok(())
     }
 
     /// Removes what the maps and pins hold for a link that is gone.

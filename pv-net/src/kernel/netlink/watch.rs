@@ -19,8 +19,13 @@ pub enum NetEvent {
         /// It was a container's, by its alias.
         ours: bool,
     },
-    /// A link was made or changed, or is no port of a bridge any more.
+    /// A link was made or changed.
     Link {
+        /// Interface index.
+        index: u32,
+    },
+    /// A link is no port of its bridge any more.
+    LeftBridge {
         /// Interface index.
         index: u32,
     },
@@ -55,7 +60,10 @@ pub fn watch() -> Result<mpsc::UnboundedReceiver<NetEvent>, NetError> {
                     let ours = link.kind.as_deref() == Some("veth") && alias::is_ours(link.alias.as_deref());
                     NetEvent::LinkGone { index: link.index, name: link.name, ours }
                 }
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(m) | RouteNetlinkMessage::DelLink(m)) => {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(m)) => {
+                    NetEvent::LeftBridge { index: m.header.index }
+                }
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(m)) => {
                     NetEvent::Link { index: m.header.index }
                 }
                 NetlinkPayload::InnerMessage(_) => NetEvent::Changed,
