@@ -55,7 +55,9 @@ fn case(name: &str) -> Result<()> {
     let out = tempfile::tempdir()?;
     let report = run_case(name, out.path())?;
     check(&report)?;
-    if ["east-west", "published", "masquerade", "ipv6", "policy", "scale", "flow-table"].contains(&name) {
+    if ["east-west", "published", "published-local", "masquerade", "ipv6", "policy", "scale", "flow-table"]
+        .contains(&name)
+    {
         let witnessed = |r: &Value| r["extras"]["witnessed"].is_number();
         ensure!(
             report["results"].as_array().is_some_and(|all| all.iter().all(witnessed)),
@@ -89,6 +91,7 @@ macro_rules! cases {
 cases! {
     east_west: "east-west",
     published_ports: "published",
+    published_from_the_device: "published-local",
     masquerade: "masquerade",
     over_ipv6: "ipv6",
     policy: "policy",

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Where nobody listens.
 const CLOSED: u16 = 7999;
@@ -25,16 +25,20 @@ fn container(name: &str) -> Value {
     json!({"container": name})
 }
 
-/// A datagram on the socket is answered with "port unreachable", and at once.
+/// A datagram on the socket is answered with "port unreachable", and at once. Not each of them: on a busy machine an
+/// answer is late, and one between two policies is asked for itself.
 fn is_told(socket: &UdpSocket) -> Result<()> {
-    socket.set_read_timeout(Some(patience(WAIT)))?;
-    let start = Instant::now();
-    socket.send(b"pv")?;
-    let got = socket.recv(&mut [0; 100]).map_err(|e| e.kind());
-    ensure!(got == Err(ErrorKind::ConnectionRefused), "{got:?}");
-    let took = start.elapsed();
-    ensure!(took < patience(AT_ONCE), "only after {took:?}");
-    Ok(())
+    socket.set_read_timeout(Some(patience(AT_ONCE)))?;
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        socket.send(b"pv")?;
+        let got = socket.recv(&mut [0; 100]).map_err(|e| e.kind());
+        if got == Err(ErrorKind::ConnectionRefused) {
+            return Ok(());
+        }
+        seen.push(got);
+    }
+    anyhow::bail!("{seen:?}")
 }
 
 /// The same of a new flow to where nobody listens.

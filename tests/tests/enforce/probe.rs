@@ -112,15 +112,22 @@ fn ping(ns: &Namespace, to: IpAddr, due: bool) -> Result<Seen> {
     }
 }
 
-/// Fails unless `traffic` passes, or does not, as `may` says. A container that may not is told so, and at once.
+/// Fails unless `traffic` passes, or does not, as `may` says. A container that may not is told so, and at once; on a busy
+/// machine not each time.
 pub fn check(ns: &Namespace, to: IpAddr, traffic: Traffic, may: bool, is_container: bool) -> Result<()> {
-    let start = Instant::now();
-    let seen = send(ns, to, traffic, may || is_container)?;
-    let (passed, took) = (seen == Seen::Passed, start.elapsed());
-    ensure!(passed == may, "{traffic} to {to}: {seen:?}, and should {}", if may { "pass" } else { "not pass" });
-    ensure!(may || !is_container || seen == Seen::Refused, "{traffic} to {to}: refused without an answer");
     // To start a program takes its time.
     let at_once = if matches!(traffic, Traffic::Ping) { Duration::from_secs(3) } else { AT_ONCE };
-    ensure!(may || !is_container || took < patience(at_once), "{traffic} to {to}: refused only after {took:?}");
-    Ok(())
+    let mut late = Vec::new();
+    for _ in 0..3 {
+        let start = Instant::now();
+        let seen = send(ns, to, traffic, may || is_container)?;
+        let (passed, took) = (seen == Seen::Passed, start.elapsed());
+        ensure!(passed == may, "{traffic} to {to}: {seen:?}, and should {}", if may { "pass" } else { "not pass" });
+        ensure!(may || !is_container || seen == Seen::Refused, "{traffic} to {to}: refused without an answer");
+        if may || !is_container || took < patience(at_once) {
+            return Ok(());
+        }
+        late.push(took);
+    }
+    anyhow::bail!("{traffic} to {to}: refused only after {late:?}")
 }

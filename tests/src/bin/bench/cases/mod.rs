@@ -8,6 +8,7 @@ mod masquerade;
 mod policy;
 mod programs;
 mod published;
+mod published_local;
 mod scale;
 mod start;
 
@@ -18,6 +19,7 @@ pub fn all() -> Vec<Box<dyn Case>> {
     vec![
         Box::new(east_west::EastWest),
         Box::new(published::Published),
+        Box::new(published_local::PublishedLocal),
         Box::new(masquerade::Masquerade),
         Box::new(ipv6::OverIpv6),
         Box::new(policy::Policy),

@@ -8,7 +8,7 @@ use crate::pvnet::{self, End};
 use crate::wire::Wire;
 use crate::witness::Witness;
 use anyhow::Result;
-use harness::{Device, Process, configs, eventually};
+use harness::{Device, Namespace, Process, configs, eventually};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -53,7 +53,7 @@ fn plain() -> Result<Wire> {
 }
 
 /// What the client connects to is the device's address and the published port.
-fn published(mut wire: Wire) -> Wire {
+pub(super) fn published(mut wire: Wire) -> Wire {
     wire.ends.connect = SocketAddr::new(UPLINK.into(), PUBLISHED);
     wire
 }
@@ -104,10 +104,8 @@ fn nft() -> Result<Wire> {
     Ok(wire)
 }
 
-/// A proxy in userspace. The container sees the device as the client.
-fn socat() -> Result<Wire> {
-    let net = Edge::new(false)?.inward();
-    let device = net.device()?;
+/// A proxy in userspace, from the device's published port to the container's.
+pub(super) fn start_socat(device: &Namespace) -> Result<Vec<Process>> {
     nets::sysctl(device, "ipv4/ip_forward", "0")?;
     let mut proxies = Vec::new();
     for (from, to) in [("TCP4-LISTEN", "TCP4"), ("UDP4-LISTEN", "UDP4")] {
@@ -126,6 +124,14 @@ fn socat() -> Result<Wire> {
         anyhow::ensure!(said.matches(":8080").count() >= 2, "socat does not listen: {said}");
         Ok(())
     })?;
+    Ok(proxies)
+}
+
+/// The container sees the device as the client.
+fn socat() -> Result<Wire> {
+    let net = Edge::new(false)?.inward();
+    let device = net.device()?;
+    let proxies = start_socat(device)?;
     // Nothing is routed: what arrives came through the proxy, and from its address.
     let sent = crate::witness::Link::new(device, "c0");
     let witness = Witness::proxied(vec![crate::witness::Link::new(device, "eth0"), sent]);

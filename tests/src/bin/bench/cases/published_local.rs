@@ -1,0 +1,143 @@
+//! A published port from where no uplink is: the device itself, and another container on it.
+
+use super::published::{published, start_socat};
+use crate::case::{Candidate, Case, Metric};
+use crate::nets::{self, CLIENT, Edge, PORT, PUBLISHED, UPLINK};
+use crate::options::Options;
+use crate::pvnet::{self, End};
+use crate::wire::Wire;
+use crate::witness::{Link, Witness};
+use anyhow::Result;
+use harness::{Container, Device, Namespace, Process, configs};
+use serde_json::json;
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// The case.
+pub struct PublishedLocal;
+
+/// The device in the containers' network.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 1);
+
+impl Case for PublishedLocal {
+    fn name(&self) -> &'static str {
+        "published-local"
+    }
+
+    fn about(&self) -> &'static str {
+        "a published port from the device itself, and from another container"
+    }
+
+    fn needs(&self) -> &'static [&'static str] {
+        &["nft", "socat", "ss", "bridge"]
+    }
+
+    fn paths(&self, _: &Options) -> Vec<Candidate> {
+        vec![
+            Candidate::new("veth, from the device", || of_device(None)),
+            Candidate::new("nftables DNAT, from the device", || of_device(Some(OUTPUT_NAT))),
+            Candidate::new("socat, from the device", of_device_by_socat),
+            Candidate::new("pv-net, device to the container itself", || pv_net_device(false)),
+            Candidate::new("pv-net, from the device", || pv_net_device(true)),
+            Candidate::new("nftables DNAT, from a container", hairpin),
+            Candidate::new("pv-net, from a container", pv_net_hairpin),
+        ]
+    }
+
+    fn metrics(&self, options: &Options) -> Vec<Metric> {
+        options.traffic(&["rr-same", "crr-same", "stream1-split", "udp-same"])
+    }
+}
+
+const OUTPUT_NAT: &str = "table inet bench { chain nat { type nat hook output priority -100;
+    ip daddr 192.0.2.1 meta l4proto { tcp, udp } th dport 8080 counter dnat ip to 10.0.3.2:7001
+}
+}";
+
+const HAIRPIN_NAT: &str = "table inet bench { chain nat { type nat hook prerouting priority dstnat;
+    ip daddr 10.0.3.1 meta l4proto { tcp, udp } th dport 8080 counter dnat ip to 10.0.3.3:7001
+}
+chain back { type nat hook postrouting priority srcnat;
+    ip saddr 10.0.3.0/24 ip daddr 10.0.3.0/24 masquerade
+}
+}";
+
+/// From the device by its link `link` to the only container on it.
+fn by_link(device: &Namespace, link: &str, container: &Namespace) -> [Link; 2] {
+    [Link::new(device, link), Link::new(container, "eth0")]
+}
+
+fn of_device(rules: Option<&str>) -> Result<Wire> {
+    let Edge { outside, container, device } = Edge::new(false)?;
+    let links = by_link(&device, "c0", &container);
+    let witness = Witness::received("the container's link", links.to_vec());
+    let mut wire = nets::between((&device, GATEWAY.into()), (&container, CLIENT.into()), witness);
+    wire.links = links;
+    if let Some(rules) = rules {
+        nets::feed(&device, "nft -f", rules)?;
+        wire.marks.push(("the DNAT rule", Witness::nft(&device, "nat")));
+        wire = published(wire);
+        // The device takes the address that it connects to for its own, and the rule leaves that as it is.
+        wire.seen_as = UPLINK.into();
+    }
+    wire.keep = Box::new((outside, container, device));
+    Ok(wire)
+}
+
+fn of_device_by_socat() -> Result<Wire> {
+    let Edge { outside, container, device } = Edge::new(false)?;
+    let proxies = start_socat(&device)?;
+    let links = by_link(&device, "c0", &container);
+    let witness = Witness::received("the container's link", links.to_vec());
+    let mut wire = published(nets::between((&device, GATEWAY.into()), (&container, CLIENT.into()), witness));
+    wire.links = links;
+    wire.carriers = proxies.iter().map(Process::pid).collect();
+    wire.keep = Box::new((proxies, outside, container, device));
+    Ok(wire)
+}
+
+fn web(device: &Device) -> Result<Container> {
+    let ports = ["tcp", "udp"].map(|proto| format!("{PUBLISHED}:{PORT}/{proto}"));
+    device.attach_run(&json!({
+        "#spec": "service-manifest-run@1", "name": "web", "type": "netns",
+        "network": {"pool": "internal", "ports": ports},
+    }))
+}
+
+fn pv_net_device(by_port: bool) -> Result<Wire> {
+    let device = Device::started(&configs::two_pools())?;
+    let container = web(&device)?;
+    pvnet::all_in_force(&device)?;
+    let links = by_link(&device.ns, container.host_if(), &container.ns);
+    let client = End { ns: &device.ns, address: GATEWAY.into() };
+    let mut wire = pvnet::wire(&device, &client, &(&container).into());
+    // The connection is led to the container before there is a packet; what then goes is the stack's.
+    wire.witness = Witness::received("the container's link", links.to_vec());
+    wire.links = links;
+    if by_port {
+        wire.ends.connect = SocketAddr::new(GATEWAY.into(), PUBLISHED);
+    }
+    wire.keep = Box::new((container, device));
+    Ok(wire)
+}
+
+fn hairpin() -> Result<Wire> {
+    let net = nets::bridged(false)?;
+    let device = net.device()?;
+    nets::feed(device, "nft -f", HAIRPIN_NAT)?;
+    let (witness, mark) = (Witness::routed(device), Witness::nft(device, "nat"));
+    let mut wire = net.wire(witness);
+    wire.marks.push(("the DNAT rule", mark));
+    wire.ends.connect = SocketAddr::new(GATEWAY.into(), PUBLISHED);
+    wire.seen_as = GATEWAY.into();
+    Ok(wire)
+}
+
+fn pv_net_hairpin() -> Result<Wire> {
+    let device = Device::started(&configs::two_pools())?;
+    let (client, server) = (device.attach("client", "internal")?, web(&device)?);
+    pvnet::all_in_force(&device)?;
+    let mut wire = pvnet::wire(&device, &(&client).into(), &(&server).into());
+    wire.ends.connect = SocketAddr::new(GATEWAY.into(), PUBLISHED);
+    wire.keep = Box::new((client, server, device));
+    Ok(wire)
+}
