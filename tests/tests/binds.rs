@@ -1,7 +1,8 @@
 //! Programs of the device that want a port that a container publishes.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, configs};
+use harness::configs::{self, DEVICE, HOST};
+use harness::{Container, Device, Namespace};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -9,8 +10,6 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 /// Published.
 const SINGLE: u16 = 8080;
 /// One in the middle of a published range.
@@ -30,7 +29,7 @@ struct Lab {
 
 fn lab(ports: &Value) -> Result<Lab> {
     let mut device = Device::new(&config())?;
-    let outside = device.outside("up0", &DEVICE, &HOST)?;
+    let outside = device.outside(configs::UPLINK, &DEVICE, &HOST)?;
     device.start()?;
     let web = device.attach_run(&json!({"name": "web", "network": {"pool": "internal", "ports": ports}}))?;
     Ok(Lab { device, outside, web })

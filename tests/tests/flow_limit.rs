@@ -3,15 +3,14 @@
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
-use harness::{Container, Device, Namespace, configs, echo, eventually};
+use harness::configs::{self, DEVICE, HOST};
+use harness::{Container, Device, Namespace, echo, eventually};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 const PORT: u16 = 7000;
 const LIMIT: u64 = 40;
 const MORE: usize = 100;
@@ -26,15 +25,13 @@ struct Lab {
 }
 
 fn lab() -> Result<Lab> {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
+    let mut config = configs::masqueraded();
     config["network"]["flow_table"] = json!(4096);
     // The shortest one makes the daemon sweep every five seconds.
     config["network"]["flow_timeouts"] = json!({"other": 5});
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
     config["network"]["pools"]["internal"]["max_flows"] = json!(LIMIT);
     let mut device = Device::new(&config)?;
-    let outside = device.outside("up0", &DEVICE, &HOST)?;
+    let outside = device.outside(configs::UPLINK, &DEVICE, &HOST)?;
     device.start()?;
     let greedy = device.attach_run(&json!({"name": "greedy", "network":
         {"pool": "internal", "ports": ["8080:80/tcp", "8080:80/udp"]}}))?;

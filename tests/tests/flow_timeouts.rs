@@ -1,7 +1,8 @@
 //! Each kind of flow goes after its time and not before, and the port that masquerade held for it is free again.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, configs, echo, frame, raw::RawSocket};
+use harness::configs::{self, DEVICE, HOST, HOSTS};
+use harness::{Container, Device, Namespace, echo, frame, raw::RawSocket};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::{Value, json};
 use std::any::Any;
@@ -10,8 +11,6 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9", "2001:db8:1::9"];
 /// Behind the host, which forwards nothing and says nothing.
 const SILENT: [&str; 2] = ["198.51.100.1", "2001:db8:9::1"];
 const PORT: u16 = 7000;
@@ -44,12 +43,10 @@ fn timeouts() -> BTreeMap<&'static str, u64> {
 }
 
 fn lab() -> Result<Lab> {
-    let mut config = configs::two_pools();
-    config["network"]["uplinks"] = json!(["up0"]);
+    let mut config = configs::masqueraded();
     config["network"]["flow_timeouts"] = json!(timeouts());
-    config["network"]["pools"]["internal"]["nat"] = json!(true);
     let mut device = Device::new(&config)?;
-    let outside = device.outside("up0", &DEVICE, &["192.0.2.9/24", "2001:db8:1::9/64"])?;
+    let outside = device.outside(configs::UPLINK, &DEVICE, &HOST)?;
     device.ns.ip("route add default via 192.0.2.9")?;
     device.ns.ip("-6 route add default via 2001:db8:1::9")?;
     device.start()?;
@@ -93,7 +90,7 @@ impl Lab {
 
     /// One flow of each kind: its own port, and the setting that ends it.
     fn open_all(&mut self, family: usize) -> Result<Vec<(&'static str, u16, &'static str)>> {
-        let (host, silent): (IpAddr, IpAddr) = (HOST[family].parse()?, SILENT[family].parse()?);
+        let (host, silent): (IpAddr, IpAddr) = (HOSTS[family].0, SILENT[family].parse()?);
         let own = self.a.addresses()[family];
         let base = 5100 + 100 * family as u16;
         let mut all = Vec::new();

@@ -1,13 +1,12 @@
 //! Multipath TCP: a program of the device that asks for it reaches published ports as with TCP.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Device, Namespace, configs, echo};
+use harness::configs::{self, DEVICE, HOST};
+use harness::{Device, Namespace, echo};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::net::{IpAddr, Ipv6Addr};
 
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 /// Connects over Multipath TCP; says what the server said first, and checks the echo of many bytes.
 const CLIENT: &str = r#"
 import os, socket, sys
@@ -39,7 +38,7 @@ fn mptcp_of_the_device_reaches_published_ports() -> Result<()> {
     let mut config = configs::two_pools();
     config["network"]["uplinks"] = json!(["up0"]);
     let mut device = Device::new(&config)?;
-    let outside = device.outside("up0", &DEVICE, &HOST)?;
+    let outside = device.outside(configs::UPLINK, &DEVICE, &HOST)?;
     device.start()?;
     let web = device.attach_run(
         &json!({"name": "web", "network": {"pool": "internal", "ports": ["8080:80/tcp", "9001-9010:901-910/tcp"]}}),

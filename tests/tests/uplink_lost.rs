@@ -2,16 +2,15 @@
 //! for one that only waits.
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::{Container, Device, Namespace, configs, echo, eventually, frame, patience, raw::RawSocket};
+use harness::configs::{self, DEVICE, HOST};
+use harness::{Container, Device, Namespace, echo, eventually, frame, patience, raw::RawSocket};
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
 const NEXT: [&str; 2] = ["192.0.2.2/24", "2001:db8:1::2/64"];
-const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 const PORT: u16 = 7000;
 /// From the change of the address to the error in the program.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -27,7 +26,7 @@ fn lab() -> Result<Lab> {
     config["network"]["uplinks"] = json!(["up0", "up1"]);
     config["network"]["pools"]["internal"]["nat"] = json!(true);
     let mut device = Device::new(&config)?;
-    let outside = device.outside("up0", &DEVICE, &HOST)?;
+    let outside = device.outside(configs::UPLINK, &DEVICE, &HOST)?;
     device.start()?;
     let a = device.attach_run(&json!({"name": "a", "network": {"pool": "internal", "ports": ["8080:80/tcp"]}}))?;
     echo::serve(&outside, Ipv6Addr::UNSPECIFIED.into(), PORT)?;
