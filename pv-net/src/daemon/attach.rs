@@ -6,7 +6,7 @@ use crate::config::{check_container, parse_run_named};
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::{self, ContainerRecord};
 use crate::ipam::{Lease, Request};
-use crate::kernel::netlink::{VethSpec, alias, attach_veth, host_if_name};
+use crate::kernel::netlink::{VethSpec, alias, attach_veth, configure_inside, host_if_name};
 use crate::kernel::netns::{self, Netns};
 use crate::model::{Attachment, Container, ContainerName, IfName, Interface, NetnsRef, PoolName};
 use crate::plan::{ObservedLink, endpoint, endpoint_ops};
@@ -51,6 +51,7 @@ impl Daemon {
         }
         self.check_ports(&container)?;
         self.open_plane()?;
+        let _quick = self.grace.expedite();
         let before = self.state.clone();
         match self.try_attach(&container, run, reference, &netns).await {
             Ok(()) => Ok(()),
@@ -200,11 +201,15 @@ impl Daemon {
         let endpoint = endpoint(attachment, &pool, &link, identity);
         let seen = ObservedLink { index: made.index, up: made.up, controller: made.controller };
         self.links.insert(made.index, (attachment.container.clone(), attachment.host_if.clone()));
-        for op in endpoint_ops(&endpoint, &seen) {
-            if let Err(failure) = self.apply(&op).await {
-                self.disconnect(made.index, attachment).await?;
-                return Err(failure);
+        let connected = async {
+            for op in endpoint_ops(&endpoint, &seen) {
+                self.apply(&op).await?;
             }
+            Ok(configure_inside(&spec, netns).await?)
+        };
+        if let Err(failure) = connected.await {
+            self.disconnect(made.index, attachment).await?;
+            return Err(failure);
         }
         self.resize_bridge(&pool).await;
         self.net.wait_until_it_carries(&[made.index, link.index]).await;

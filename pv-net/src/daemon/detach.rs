@@ -15,6 +15,7 @@ impl Daemon {
             let why = format!("container {name}: is not attached");
             return Err(Failure::new(Kind::NotFound, why).help("pv-net containers lists those that are"));
         };
+        let _quick = self.grace.expedite();
         for attachment in &record.attachments {
             if let Some(index) = self.link_index(&attachment.host_if) {
                 self.disconnect(index, attachment).await?;

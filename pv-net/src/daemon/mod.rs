@@ -36,6 +36,7 @@ use crate::failure::{Failure, Kind};
 use crate::ipam::LeaseKey;
 use crate::ipam::store::{self, State};
 use crate::kernel::bpf::{Adopted, DataPlane, Options, Swept, next_sweep};
+use crate::kernel::grace::GracePeriods;
 use crate::kernel::netlink::Net;
 use crate::model::{Container, ContainerName, Device, IfName, PoolName};
 use crate::plan::PoolLink;
@@ -89,6 +90,7 @@ pub struct Daemon {
     astray: BTreeSet<u32>,
     policy: policy::InForce,
     sweep_sooner: Arc<Notify>,
+    grace: GracePeriods,
 }
 
 impl Daemon {
@@ -103,6 +105,7 @@ impl Daemon {
         check_device(&paths, &net, &device).await?;
         let (state, start_conditions) = store::load(&paths.state_dir)?;
         let mut daemon = Self {
+            grace: GracePeriods::new(paths.run_dir.join("rcu-expedited")),
             paths,
             device,
             state,

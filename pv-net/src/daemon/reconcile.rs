@@ -16,6 +16,7 @@ impl Daemon {
         if self.plane.is_none() {
             return Ok(());
         }
+        let _quick = self.grace.expedite();
         self.ensure_pools().await?;
         self.refresh_outside().await?;
         let links = self.net.links().await?;

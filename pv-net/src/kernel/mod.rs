@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod grace;
 pub mod listeners;
 pub mod netlink;
 pub mod netns;

@@ -12,7 +12,7 @@ mod watch;
 pub use bridge::{BridgeSpec, Ensured, ensure_bridge};
 pub use error::NetError;
 pub(crate) use veth::in_runtime;
-pub use veth::{VethSpec, attach_veth, host_if_name};
+pub use veth::{VethSpec, attach_veth, configure_inside, host_if_name};
 pub use watch::{NetEvent, watch};
 
 use futures_util::TryStreamExt;

@@ -148,6 +148,11 @@ fn a_container_gets_its_interface_and_keeps_it() {
         let spec = veth_spec(&bridge);
         let link = attach_veth(&net, &spec, &netns).await.expect("made");
         assert_eq!((link.controller, link.up, link.mtu), (Some(bridge.index), false, 1400));
+        net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
+        // Twice, as for a pair that another daemon made and did not finish.
+        for _ in 0..2 {
+            configure_inside(&spec, &netns).await.expect("configured");
+        }
         let again = attach_veth(&net, &spec, &netns).await.expect("adopted");
         assert_eq!(again.index, link.index);
         let inside = netns

@@ -49,8 +49,8 @@ pub fn host_if_name(container: &ContainerName, interface: &IfName) -> IfName {
     name.parse().expect("2 + 5 + 1 + 7 letters, digits and a dash are an interface name")
 }
 
-/// Makes the pair and sets the container's end up with its addresses and routes. The host side is left down, so that
-/// nothing passes before the programs are attached.
+/// Makes the pair, and leaves both ends down: nothing passes before the programs are attached. [`configure_inside`] does
+/// the rest.
 ///
 /// A pair with the same alias whose other end is in this namespace is adopted; one with another alias of pv-net's is
 /// a leftover and made anew.
@@ -76,8 +76,7 @@ pub async fn attach_veth(net: &Net, spec: &VethSpec, netns: &Netns) -> Result<Li
         net.set_segment_bytes(name, link.index, spec.segment_bytes).await;
         // The host side is a bridge port: it speaks no IPv6 of its own.
         sysctl::set_ipv6(&spec.host_if, "disable_ipv6", "1")?;
-        let inside = spec.clone();
-        netns.run(move || in_runtime(async move { configure(&inside).await })).await?
+        Ok(())
     };
     match finish.await {
         Ok(()) => Ok(link),
@@ -123,6 +122,17 @@ pub(crate) fn in_runtime<T>(work: impl Future<Output = Result<T, NetError>>) -> 
         .build()
         .map_err(|e| NetError::new("start", "a runtime in the namespace", e))?
         .block_on(work)
+}
+
+/// Sets the container's end up with its addresses and routes; what is there already stays. The host side comes first: a
+/// veth whose peer is up carries packets as soon as it is up itself. Else a worker of the kernel opens its queue some
+/// time later, and what the container sends until then is lost: an ARP request is repeated only after a second.
+///
+/// # Errors
+/// When the kernel refuses, or has no IPv6 that an address needs.
+pub async fn configure_inside(spec: &VethSpec, netns: &Netns) -> Result<(), NetError> {
+    let spec = spec.clone();
+    netns.run(move || in_runtime(async move { configure(&spec).await })).await?
 }
 
 /// The container's end: runs inside its namespace.
@@ -188,5 +198,8 @@ async fn add_default_route(net: &Net, index: u32, gateway: IpAddr) -> Result<(),
         IpAddr::V6(g) => RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).gateway(g).build(),
     };
     let what = format!("default via {gateway}");
-    net.handle.route().add(message).execute().await.map_err(NetError::nl("add route", &what))
+    match net.handle.route().add(message).execute().await.map_err(NetError::nl("add route", &what)) {
+        Err(e) if e.is(libc::EEXIST) => Ok(()),
+        other => other,
+    }
 }

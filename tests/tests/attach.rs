@@ -1,0 +1,49 @@
+//! The moments around an attach: the first packet, and what the daemon borrows from the kernel for it.
+
+use anyhow::{Result, ensure};
+use harness::{Device, SOON, configs, eventually};
+use nix::sys::signal::Signal;
+use std::fs;
+
+const SWITCH: &str = "/sys/kernel/rcu_expedited";
+
+/// A packet that is lost shows as a second: that is when an address resolution is repeated.
+#[test]
+fn the_first_packet_arrives() -> Result<()> {
+    let device = Device::started(&configs::two_pools())?;
+    // Each time into an empty pool: its bridge begins to carry with this port.
+    for round in 0..15 {
+        for gateway in ["10.0.3.1", "fd00:5056:0:3::1"] {
+            let container = device.attach("a", "internal")?;
+            let ping = container.ns.command("ping").args(["-n", "-q", "-c", "1", "-W", "0.8", gateway]).output()?;
+            let said = String::from_utf8_lossy(&ping.stdout);
+            ensure!(ping.status.success(), "round {round}: {gateway}: {said}");
+            device.cli(&["detach", "a"]).ok()?;
+        }
+    }
+    Ok(())
+}
+
+/// Other daemons may be switching it at the same time: it is off in between.
+fn switch_is_off() -> Result<()> {
+    eventually(SOON, || {
+        ensure!(fs::read_to_string(SWITCH)?.trim() == "0", "{SWITCH} is on");
+        Ok(())
+    })
+}
+
+#[test]
+fn grace_periods_are_normal_again() -> Result<()> {
+    let mut device = Device::started(&configs::two_pools())?;
+    let marker = device.file("run").join("rcu-expedited");
+    device.attach("a", "internal")?;
+    ensure!(!marker.exists(), "left after an attach");
+    switch_is_off()?;
+    // What a kill in the middle of an attach leaves.
+    device.stop(Signal::SIGKILL)?;
+    fs::write(&marker, [])?;
+    fs::write(SWITCH, "1")?;
+    device.start()?;
+    ensure!(!marker.exists(), "left after a start");
+    switch_is_off()
+}
