@@ -144,7 +144,7 @@ pub fn pv_stage_inbound(ctx: TcContext) -> i32 {
 /// Each stage reads the packet again: nothing but the frame crosses a tail call.
 #[inline(always)]
 fn stage(skb: *mut __sk_buff, work: impl FnOnce(&mut Packet) -> i32) -> i32 {
-    match ip_packet(skb) {
+    match ip_packet(skb).and_then(Packet::forgotten) {
         Some(mut packet) => work(&mut packet),
         None => ACT_SHOT,
     }

@@ -1,6 +1,6 @@
 //! Every map of the data plane. Key and value types are those of `pv-net-common`; the daemon sets the sizes.
 
-use crate::{decide::Ask, policy::PolicyKeys, verdict::ACT_SHOT};
+use crate::{decide::Ask, packet::Forgotten, policy::PolicyKeys, verdict::ACT_SHOT};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_NO_PREALLOC, bpf_fib_lookup},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
@@ -116,6 +116,8 @@ pub struct Scratch {
     pub sides: [PolicySide; 2],
     /// What the answering stage is to say.
     pub answer: Answer,
+    /// A packet that the verifier is to forget.
+    pub packet: Forgotten,
     /// A frame under construction.
     pub frame: [u8; FRAME_BYTES],
 }

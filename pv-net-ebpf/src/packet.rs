@@ -92,6 +92,22 @@ pub struct Packet {
     pub l4: u32,
 }
 
+/// What of a [`Packet`] is laid aside by [`Packet::forgotten`]: whatever the reading of a frame decides by.
+#[repr(C)]
+pub struct Forgotten {
+    key: FlowKey,
+    bits: u32,
+    rest: u32,
+    l4: u32,
+}
+
+/// A bool that costs no branch: the target has no instruction that makes one of a comparison.
+#[inline(always)]
+fn bit(byte: u8) -> bool {
+    // SAFETY: 0 or 1.
+    unsafe { core::mem::transmute(byte & 1) }
+}
+
 /// A `T` at `offset`, a constant: straight from the frame's linear part, else through the helper.
 #[inline(always)]
 pub fn read<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Result<T, DropReason> {
@@ -143,6 +159,37 @@ impl Packet {
             l4_info: 0,
             l4: 0,
         }
+    }
+
+    /// The same packet, of which the verifier knows no value any more. Else it follows each way of reading a frame through
+    /// all the rest of a stage: a multiple of the time and memory that loading takes, and kernel 6.1 does not load
+    /// the programs with 64 MiB left.
+    #[inline(always)]
+    pub fn forgotten(mut self) -> Option<Self> {
+        let Scratch { packet: slot, .. } = scratch()?;
+        let bits = [self.tracked, self.fragment, self.later, self.ports];
+        slot.key = self.key;
+        slot.bits = u32::from_ne_bytes(bits.map(u8::from));
+        slot.rest = u32::from_ne_bytes([u8::from(self.may_cut), u8::from(self.v4), self.proto, self.l4_info]);
+        slot.l4 = self.l4;
+        const WORDS: usize = size_of::<Forgotten>() / size_of::<u32>();
+        let mut known = MaybeUninit::<Forgotten>::uninit();
+        let (from, to) = ((&raw const *slot).cast::<u32>(), known.as_mut_ptr().cast::<u32>());
+        for i in 0..WORDS {
+            // SAFETY: both are whole and made of words. Volatile, or the compiler would use what it has just written.
+            unsafe { to.add(i).write(from.add(i).read_volatile()) };
+        }
+        // SAFETY: all words are written.
+        let known = unsafe { known.assume_init() };
+        self.key = known.key;
+        self.l4 = known.l4;
+        let [tracked, fragment, later, ports] = known.bits.to_ne_bytes();
+        (self.tracked, self.fragment) = (bit(tracked), bit(fragment));
+        (self.later, self.ports) = (bit(later), bit(ports));
+        let [may_cut, v4, proto, l4_info] = known.rest.to_ne_bytes();
+        (self.may_cut, self.v4) = (bit(may_cut), bit(v4));
+        (self.proto, self.l4_info) = (proto, l4_info);
+        Some(self)
     }
 
     /// An ICMP or ICMPv6 error (RFC 1122 section 3.2.2, RFC 4443 section 2.1).
