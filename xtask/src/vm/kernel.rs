@@ -56,8 +56,8 @@ fn fetch(cache: &Path, dir: &Path, series: &str, suite: Suite, arch: Arch) -> Re
     let release = newest(&apt.names(&format!("linux-image-{series}."))?, arch)
         .with_context(|| format!("Debian {} has none", suite.name))?;
     println!("vm: fetching kernel {release}");
-    // From 6.19 on linux-image-* has nothing in it but its needs: these two.
-    let parts = [format!("linux-binary-{release}"), format!("linux-modules-{release}")];
+    // From 6.19 on linux-image-* has nothing in it but its needs: image, modules, and in `base` what is said of them.
+    let parts = ["binary", "modules", "base"].map(|part| format!("linux-{part}-{release}"));
     let split = !apt.names(&parts[0])?.is_empty();
     let packages = if split { parts.to_vec() } else { vec![format!("linux-image-{release}")] };
     // Under another name until it is whole: what an interrupted run leaves is never taken for a kernel.
