@@ -52,7 +52,7 @@ pub struct LinkInfo {
     /// It is the loopback link.
     pub loopback: bool,
     /// An ipvlan in mode l3s: its packets come in as its parent's, and are its own only after routing (`ipvlan_l3s.c`),
-    /// where no program of the link's ingress sees them. Tried on 5.10 to 7.3.
+    /// where no program of the link's ingress sees them. Seen on 6.12.
     pub l3s: bool,
 }
 
