@@ -3,6 +3,7 @@
 
 mod container;
 mod device;
+mod kind;
 mod link;
 mod netns;
 mod process;
@@ -19,6 +20,7 @@ pub mod verify;
 
 pub use container::Container;
 pub use device::{Device, Reply, binary, counted, counters};
+pub use kind::{Beyond, Kind, TRUNK};
 pub use netns::Namespace;
 pub use process::{Process, output};
 pub use snapshot::Snapshot;

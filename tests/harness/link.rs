@@ -2,10 +2,13 @@
 
 use crate::Namespace;
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use pv_net::kernel::netlink::Net;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
+use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 /// A veth pair: `here` in `ns`, `there` in `other`.
@@ -16,12 +19,40 @@ pub(crate) fn pair(ns: &Namespace, here: &str, other: &Namespace, there: &str) -
         .name(here.to_owned())
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .build();
+    make(ns, message).with_context(|| format!("veth {here} in {}, {there} in {}", ns.name(), other.name()))
+}
+
+/// Makes the link that `message` describes.
+pub(crate) fn make(ns: &Namespace, message: LinkMessage) -> Result<()> {
     inside(ns, async move {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
         Ok(handle.link().add(message).execute().await?)
     })
-    .with_context(|| format!("veth {here} in {}, {there} in {}", ns.name(), other.name()))
+}
+
+/// Whether a link could not be made because the kernel does not know its kind.
+pub(crate) fn is_unknown_kind(why: &anyhow::Error) -> bool {
+    let Some(rtnetlink::Error::NetlinkError(said)) = why.downcast_ref::<rtnetlink::Error>() else { return false };
+    Errno::from_raw(-said.raw_code()) == Errno::EOPNOTSUPP
+}
+
+/// Index and MAC of a link.
+pub(crate) fn of_name(ns: &Namespace, link: &str) -> Result<(u32, [u8; 6])> {
+    let info = inside(ns, async { Net::here()?.link(link).await?.context("no such link") });
+    let info = info.with_context(|| format!("link {link} in {}", ns.name()))?;
+    Ok((info.index, info.mac.with_context(|| format!("{link} has no MAC"))?))
+}
+
+/// Tells `ns` where `address` is, for one that does not answer when it is asked for.
+pub(crate) fn neighbour(ns: &Namespace, link: u32, address: IpAddr, mac: [u8; 6]) -> Result<()> {
+    inside(ns, async move {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        let request = handle.neighbours().add(link, address).link_layer_address(&mac);
+        Ok(request.state(NeighbourState::Permanent).execute().await?)
+    })
+    .with_context(|| format!("neighbour {address} in {}", ns.name()))
 }
 
 /// Gives `link` its addresses, usable at once, and sets it up.

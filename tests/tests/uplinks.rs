@@ -1,7 +1,7 @@
 //! Which links are uplinks, and those that cannot be.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Container, Device, Namespace, Snapshot, configs, echo, eventually, occupied, skip};
+use harness::{Beyond, Container, Device, Kind, Namespace, Snapshot, configs, echo, eventually, occupied, skip};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
@@ -264,6 +264,46 @@ fn without_a_list_every_link_that_leads_out_is_an_uplink() -> Result<()> {
     ensure!(programs(&device)? != before, "nothing is attached");
     device.down()?;
     ensure!(programs(&device)? == before, "after `down`: {}", programs(&device)?);
+    Ok(())
+}
+
+/// As in a system container: the only link is on one of the machine's. `cargo xtask vm` tries the kinds that this
+/// kernel may not have.
+#[test]
+fn a_macvlan_is_an_uplink() -> Result<()> {
+    let mut device = Device::new(&config(&[]))?;
+    let beyond = Beyond::of(Kind::Macvlan, &device, LAN.link)?.context("a kernel without macvlan")?;
+    serve(&beyond.host, LAN)?;
+    device.start()?;
+    let web = web(&device)?;
+    let status = device.json(&["status"])?;
+    ensure!(names(&status) == ["eth1 off"] && status["conditions"] == json!([]), "{status}");
+    let grown = device.counted(|| both_ways(&web.ns, LAN, &beyond.host))?;
+    ensure!(grown["fast-path"] > 20, "{grown:?}");
+    Ok(())
+}
+
+/// The link below is an uplink too, and sees all frames first.
+#[test]
+fn a_macvlan_may_be_on_another_uplink() -> Result<()> {
+    let mut device = Device::new(&config(&[]))?;
+    let host = WAN.connect(&device)?;
+    device.ns.ip("link add eth1 link eth0 type macvlan mode bridge")?;
+    for (ns, addresses, link) in [(&device.ns, LAN.device, "eth1"), (&host, LAN.host, "eth0")] {
+        for address in with_prefix(addresses) {
+            ns.ip(&format!("addr add {address} dev {link} nodad"))?;
+        }
+    }
+    device.ns.ip("link set eth1 up")?;
+    [WAN, LAN].into_iter().try_for_each(|side| serve(&host, side))?;
+    device.start()?;
+    let web = web(&device)?;
+    let status = device.json(&["status"])?;
+    ensure!(names(&status) == ["eth0 off", "eth1 off"], "{status}");
+    for side in [WAN, LAN] {
+        let grown = device.counted(|| eventually(PATIENCE, || both_ways(&web.ns, side, &host)))?;
+        ensure!(grown["fast-path"] > 20, "{}: {grown:?}", side.link);
+    }
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use crate::kernel::bpf::{Ended, Hook};
 use crate::kernel::netlink::alias;
 use crate::kernel::{cgroup, netns, nudge};
 use crate::model::IfName;
-use crate::plan::{LinkState, locals, overlaps, set_down, uplink_infos, ways_out};
+use crate::plan::{LinkState, locals, overlaps, set_down, unfit, uplink_infos, ways_out};
 use ipnetwork::IpNetwork;
 use pv_net_common::Ip;
 use pv_net_common::endpoint::MAX_UPLINKS;
@@ -39,19 +39,18 @@ impl Daemon {
         let links: Vec<LinkState> = (self.net.links().await?.into_iter())
             .map(|l| {
                 let inner = l.loopback || l.controller.is_some() || alias::is_ours(l.alias.as_deref());
-                LinkState { index: l.index, name: l.name, mac: l.mac, mtu: l.mtu, up: l.up, inner }
+                LinkState { index: l.index, name: l.name, mac: l.mac, mtu: l.mtu, up: l.up, inner, unseen: l.l3s }
             })
             .collect();
         let addresses = self.net.addresses().await?;
         self.outside_conditions = missing(&self.device.uplinks, &links);
         self.pool_overlaps = overlaps(self.device.pools.values(), &links, &addresses, &self.pool_bridges());
         let mut uplinks = self.uplink_names(&links, &addresses).await?;
-        // Frames of other links have no Ethernet header, that the programs read first.
-        let is_ethernet = |name: &IfName| links.iter().any(|l| l.name == name.as_str() && l.mac.is_some());
-        for name in uplinks.iter().filter(|name| !is_ethernet(name)) {
-            self.outside_conditions.push(format!("uplink {name}: is not an Ethernet link: not used"));
-        }
-        uplinks.retain(is_ethernet);
+        uplinks.retain(|name| {
+            let why = links.iter().find(|l| l.name == name.as_str()).and_then(unfit);
+            self.outside_conditions.extend(why.map(|why| format!("uplink {name}: {why}: not used")));
+            why.is_none()
+        });
         self.leave_out_the_last(&mut uplinks);
         let mut uplinks: BTreeSet<IfName> = uplinks.into_iter().collect();
         // Those that cannot be hooked are no uplinks: what leaves by them would get no reply.

@@ -23,6 +23,21 @@ pub struct LinkState {
     pub up: bool,
     /// It is the loopback link, pv-net made it, or it is a port of another link: nothing leaves the device by it.
     pub inner: bool,
+    /// No program sees what comes in by it: an ipvlan in mode l3s.
+    pub unseen: bool,
+}
+
+/// Why a link cannot be an uplink, as a condition says it; none when it can.
+#[must_use]
+pub const fn unfit(link: &LinkState) -> Option<&'static str> {
+    if link.mac.is_none() {
+        // Its frames have no Ethernet header, that the programs read first.
+        return Some("is not an Ethernet link");
+    }
+    if link.unseen {
+        return Some("is an ipvlan in mode l3s, by which packets come in unseen (those in modes l2 and l3 are seen)");
+    }
+    None
 }
 
 /// The links that lead out of the device, when nobody has said which: those of default routes, in front, and Ethernet
@@ -141,7 +156,7 @@ mod tests {
     use crate::model::Mac;
 
     fn link(index: u32, name: &str) -> LinkState {
-        LinkState { index, name: name.to_owned(), mac: Some([2; 6]), mtu: 1500, up: true, inner: false }
+        LinkState { index, name: name.to_owned(), mac: Some([2; 6]), mtu: 1500, up: true, inner: false, unseen: false }
     }
 
     fn net(text: &str) -> IpNetwork {
@@ -225,6 +240,14 @@ mod tests {
             let found = found(&addresses);
             assert!(found.starts_with(said) && found.is_empty() == said.is_empty(), "{name}: {found}");
         }
+    }
+
+    #[test]
+    fn a_link_that_programs_cannot_read_is_unfit() {
+        assert_eq!(unfit(&link(2, "eth0")), None);
+        assert_eq!(unfit(&LinkState { mac: None, ..link(2, "wwan0") }), Some("is not an Ethernet link"));
+        let l3s = unfit(&LinkState { unseen: true, ..link(2, "eth0") });
+        assert!(l3s.is_some_and(|why| why.contains("l3s")), "{l3s:?}");
     }
 
     #[test]

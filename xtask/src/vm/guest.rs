@@ -75,8 +75,10 @@ fn debian_std(cache: &Path, arch: Arch) -> Result<PathBuf> {
     Ok(dir.join("sysroot"))
 }
 
-/// Writes the initramfs: the program under both its names, the kernel's modules, and the folders of a system.
-pub fn initramfs(program: &Path, kernel: &Kernel, to: &Path) -> Result<()> {
+/// Writes the initramfs: the program under both its names, the kernel's modules, and the folders of a system. Gives the
+/// kinds of links that the kernel has then.
+pub fn initramfs(program: &Path, kernel: &Kernel, to: &Path) -> Result<Vec<&'static str>> {
+    let modules = modules::of(&kernel.modules, &kernel.config)?;
     let write = || -> Result<()> {
         let mut archive = Archive::new(BufWriter::new(std::fs::File::create(to)?));
         for folder in ["dev", "proc", "sys", "tmp", "run", "modules"] {
@@ -86,13 +88,14 @@ pub fn initramfs(program: &Path, kernel: &Kernel, to: &Path) -> Result<()> {
         archive.program("init", program)?;
         archive.link("pv-net", "init")?;
         let mut order = String::new();
-        for (name, data) in modules::of(&kernel.modules)? {
-            archive.file(&format!("modules/{name}"), &data)?;
+        for (name, data) in &modules.files {
+            archive.file(&format!("modules/{name}"), data)?;
             order += &format!("{name}\n");
         }
         archive.file("modules/order", order.as_bytes())?;
         archive.finish()?;
         Ok(())
     };
-    write().with_context(|| format!("initramfs {}", to.display()))
+    write().with_context(|| format!("initramfs {}", to.display()))?;
+    Ok(modules.kinds)
 }

@@ -19,6 +19,8 @@ pub struct Kernel {
     pub image: PathBuf,
     /// Its modules: the folder that `modules.dep` is in.
     pub modules: PathBuf,
+    /// The configuration that it was built with.
+    pub config: PathBuf,
 }
 
 const BULLSEYE: Suite = Suite { name: "bullseye", security: false };
@@ -36,14 +38,17 @@ pub fn get(cache: &Path, series: &str, arch: Arch) -> Result<Kernel> {
         bail!("kernel {series}: no such series\nhelp: one of {}", all.join(", "));
     };
     let dir = cache.join("kernels").join(arch.name()).join(series);
-    if !dir.join("release").exists()
+    // One that an older xtask got has no configuration.
+    if !dir.join("config").exists()
         && let Err(why) = fetch(cache, &dir, series, *suite, arch)
     {
         let help = "it is fetched once, and that needs the network";
         bail!("kernel {series} for {}: not fetched: {why:#}\nhelp: {help}", arch.name());
     }
     let release = std::fs::read_to_string(dir.join("release"))?;
-    Ok(Kernel { series: series.to_owned(), image: dir.join("vmlinuz"), modules: dir.join("modules"), release })
+    let file = |name: &str| dir.join(name);
+    let (image, modules, config) = (file("vmlinuz"), file("modules"), file("config"));
+    Ok(Kernel { series: series.to_owned(), release, image, modules, config })
 }
 
 fn fetch(cache: &Path, dir: &Path, series: &str, suite: Suite, arch: Arch) -> Result<()> {
@@ -51,8 +56,8 @@ fn fetch(cache: &Path, dir: &Path, series: &str, suite: Suite, arch: Arch) -> Re
     let release = newest(&apt.names(&format!("linux-image-{series}."))?, arch)
         .with_context(|| format!("Debian {} has none", suite.name))?;
     println!("vm: fetching kernel {release}");
-    // From 6.19 on linux-image-* has nothing in it but its needs: these two.
-    let parts = [format!("linux-binary-{release}"), format!("linux-modules-{release}")];
+    // From 6.19 on linux-image-* has nothing in it but its needs: image, modules, and in `base` what is said of them.
+    let parts = ["binary", "modules", "base"].map(|part| format!("linux-{part}-{release}"));
     let split = !apt.names(&parts[0])?.is_empty();
     let packages = if split { parts.to_vec() } else { vec![format!("linux-image-{release}")] };
     // Under another name until it is whole: what an interrupted run leaves is never taken for a kernel.
@@ -64,12 +69,16 @@ fn fetch(cache: &Path, dir: &Path, series: &str, suite: Suite, arch: Arch) -> Re
     let modules = modules.iter().map(|m| m.join(&release)).find(|m| m.is_dir()).context("no modules in the package")?;
     let images = [root.join("boot").join(format!("vmlinuz-{release}")), modules.join("vmlinuz")];
     let image = images.iter().find(|i| i.is_file()).context("no image in the package")?;
+    let configs = [root.join("boot").join(format!("config-{release}")), modules.join("config")];
+    let config = configs.iter().find(|c| c.is_file()).context("no configuration in the package")?;
     std::fs::rename(image, part.join("vmlinuz"))?;
+    std::fs::rename(config, part.join("config"))?;
     std::fs::rename(&modules, part.join("modules"))?;
     if !part.join("modules/modules.dep").exists() {
         depmod(&part.join("modules"), &release)?;
     }
     remove(&root)?;
+    remove(dir)?;
     std::fs::write(part.join("release"), &release)?;
     remove(dir)?;
     Ok(std::fs::rename(part, dir)?)

@@ -142,14 +142,14 @@ fn boot(args: &Args, cache: &Path, kernel: &Kernel, program: &Path) -> Result<Re
     let start = Instant::now();
     let name = format!("{}-{}", args.arch.name(), kernel.series);
     let initramfs = Scratch(cache.join(format!("{name}-{}.cpio", std::process::id())));
-    guest::initramfs(program, kernel, &initramfs.0)?;
+    let kinds = guest::initramfs(program, kernel, &initramfs.0)?.join(",");
     let (memory, guest) = if args.memory_floor { (FLOOR_MEMORY, "memory-floor") } else { (MEMORY, "suite") };
     let boot = Boot {
         arch: args.arch,
         image: &kernel.image,
         initramfs: &initramfs.0,
         memory,
-        words: &format!("PV_NET_BIN=/pv-net PV_NET_SLOW={SLOW} PV_NET_GUEST={guest}"),
+        words: &format!("PV_NET_BIN=/pv-net PV_NET_SLOW={SLOW} PV_NET_GUEST={guest} PV_NET_KINDS={kinds}"),
         log: &cache.join("logs").join(format!("{name}.log")),
         limit: LIMIT,
     };

@@ -1,13 +1,37 @@
 //! Which modules a guest needs, and in which order they are loaded: it has no `modprobe`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// What pv-net uses and a kernel may have as a module.
-const NEEDED: [&str; 7] = ["bridge", "veth", "sch_ingress", "cls_bpf", "ipv6", "af_packet", "dummy"];
+/// What pv-net uses and a kernel may have as a module: the option, and the module.
+const NEEDED: [(&str, &str); 7] = [
+    ("CONFIG_BRIDGE", "bridge"),
+    ("CONFIG_VETH", "veth"),
+    ("CONFIG_NET_SCH_INGRESS", "sch_ingress"),
+    ("CONFIG_NET_CLS_BPF", "cls_bpf"),
+    ("CONFIG_IPV6", "ipv6"),
+    ("CONFIG_PACKET", "af_packet"),
+    ("CONFIG_DUMMY", "dummy"),
+];
+
+/// Kinds of links that a device may be connected by, and not every kernel has: rtnetlink's name, option, module.
+const KINDS: [(&str, &str, &str); 4] = [
+    ("vlan", "CONFIG_VLAN_8021Q", "8021q"),
+    ("macvlan", "CONFIG_MACVLAN", "macvlan"),
+    ("ipvlan", "CONFIG_IPVLAN", "ipvlan"),
+    ("netkit", "CONFIG_NETKIT", "netkit"),
+];
+
+/// What a guest loads.
+pub struct Modules {
+    /// File names and contents, each after those that it needs.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// Kinds of links that the kernel has with them.
+    pub kinds: Vec<&'static str>,
+}
 
 /// `modules.dep`: files by the name of their module, and what each file needs.
 struct Dependencies {
@@ -15,22 +39,38 @@ struct Dependencies {
     needs: BTreeMap<String, Vec<String>>,
 }
 
-/// File names and contents, each after those that it needs.
-pub fn of(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
-    let read =
-        |name: &str| std::fs::read_to_string(dir.join(name)).with_context(|| format!("{}/{name}", dir.display()));
-    let known = Dependencies::parse(&read("modules.dep")?);
-    // Debian's 7.x packages do not have this list: what is no module is taken for built in then, and the guest shows it.
-    let builtin = read("modules.builtin").ok().map(|text| text.lines().map(module_name).collect::<BTreeSet<_>>());
+/// The modules for a kernel with these in `dir`, built as the file `config` says.
+pub fn of(dir: &Path, config: &Path) -> Result<Modules> {
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
+    let known = Dependencies::parse(&read(&dir.join("modules.dep"))?);
+    let config = read(config)?;
     let mut order = Vec::new();
-    for name in NEEDED {
-        match known.files.get(name) {
-            Some(file) => known.add(file, &mut order),
-            None if builtin.as_ref().is_none_or(|all| all.contains(name)) => {}
-            None => bail!("{}: no module {name}, and it is not built in", dir.display()),
+    // `modules.builtin` would not do: that of 7.3 leaves out IPv6.
+    let mut has = |option: &str, module: &str| match (setting(&config, option), known.files.get(module)) {
+        (None, _) => Ok(false),
+        (Some("m"), Some(file)) => {
+            known.add(file, &mut order);
+            Ok(true)
+        }
+        (Some("m"), None) => bail!("{}: no module {module}, and the configuration has {option}=m", dir.display()),
+        (Some(_), _) => Ok(true),
+    };
+    for (option, module) in NEEDED {
+        ensure!(has(option, module)?, "{}: a kernel without {option}", dir.display());
+    }
+    let mut kinds = Vec::new();
+    for (kind, option, module) in KINDS {
+        if has(option, module)? {
+            kinds.push(kind);
         }
     }
-    order.into_iter().map(|file| Ok((plain_name(&file), read_module(&dir.join(&file))?))).collect()
+    let read = |file: String| Ok((plain_name(&file), read_module(&dir.join(&file))?));
+    Ok(Modules { files: order.into_iter().map(read).collect::<Result<_>>()?, kinds })
+}
+
+/// `y` or `m`; none for an option that is not set, or that this kernel does not know.
+fn setting<'a>(config: &'a str, option: &str) -> Option<&'a str> {
+    config.lines().find_map(|line| line.strip_prefix(option)?.strip_prefix('='))
 }
 
 impl Dependencies {
@@ -79,7 +119,14 @@ fn read_module(file: &Path) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::Dependencies;
+    use super::{Dependencies, setting};
+
+    #[test]
+    fn an_option_is_read_by_its_whole_name() {
+        let config = "CONFIG_IPVLAN_L3S=y\nCONFIG_IPVLAN=m\n# CONFIG_NETKIT is not set\nCONFIG_MACVLAN=y\n";
+        let all = ["CONFIG_IPVLAN", "CONFIG_NETKIT", "CONFIG_MACVLAN", "CONFIG_VLAN_8021Q"];
+        assert_eq!(all.map(|option| setting(config, option)), [Some("m"), None, Some("y"), None]);
+    }
 
     #[test]
     fn each_module_comes_after_what_it_needs_and_once() {

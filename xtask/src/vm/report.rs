@@ -18,6 +18,7 @@ pub struct Report {
     log: PathBuf,
     passed: usize,
     failed: Vec<String>,
+    absent: Vec<String>,
     /// Instructions by program.
     pub counts: Counts,
     /// Why it ended.
@@ -35,6 +36,7 @@ impl Report {
             log: log.to_owned(),
             passed: 0,
             failed: Vec::new(),
+            absent: Vec::new(),
             counts: Counts::new(),
             ended: Ended::Silent,
             took: Duration::ZERO,
@@ -46,6 +48,7 @@ impl Report {
         match line.split_once(' ') {
             Some(("ok", _)) => self.passed += 1,
             Some(("FAIL", why)) => self.failed.push(why.to_owned()),
+            Some(("none", what)) => self.absent.push(what.to_owned()),
             Some(("fact", _)) => {}
             Some(("insns", rest)) => {
                 let Some((program, count)) = rest.rsplit_once(' ') else { return false };
@@ -84,6 +87,9 @@ impl Report {
         let verdict = if wrong.is_empty() { "passed" } else { "FAILED" };
         let seconds = self.took.as_secs();
         let mut text = format!("vm: {verdict} {}: {} checks in {seconds} s", self.release, self.passed);
+        for absent in &self.absent {
+            text += &format!("\nvm:   {absent}");
+        }
         for fault in wrong {
             text += &format!("\nvm:   {fault}");
         }
@@ -101,6 +107,7 @@ mod tests {
             release: "6.1.0-1-cloud-amd64".to_owned(),
             image: PathBuf::new(),
             modules: PathBuf::new(),
+            config: PathBuf::new(),
         };
         let mut report = Report::new(&kernel, Path::new("/nonexistent"));
         lines.iter().for_each(|line| {
@@ -123,6 +130,14 @@ mod tests {
         ] {
             assert!(!report(lines, ended).faults().is_empty(), "{lines:?} {ended:?}");
         }
+    }
+
+    #[test]
+    fn what_a_kernel_lacks_is_told_and_is_no_check() {
+        let heard = report(&["ok   one (0.1 s)", "none two: not in this kernel"], Ended::Verdict(0));
+        assert!(heard.faults().is_empty());
+        assert!(heard.line(&[]).ends_with("1 checks in 0 s\nvm:   two: not in this kernel"), "{}", heard.line(&[]));
+        assert!(!report(&["none one: not in this kernel"], Ended::Verdict(0)).faults().is_empty());
     }
 
     #[test]

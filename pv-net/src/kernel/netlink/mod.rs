@@ -18,7 +18,9 @@ pub use watch::{NetEvent, watch};
 use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo as Info, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoIpVlan, InfoKind, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo as Info, LinkLayerType, LinkMessage,
+};
 use rtnetlink::{Handle, LinkUnspec};
 use std::net::IpAddr;
 
@@ -49,6 +51,9 @@ pub struct LinkInfo {
     pub controller: Option<u32>,
     /// It is the loopback link.
     pub loopback: bool,
+    /// An ipvlan in mode l3s: its packets come in as its parent's, and are its own only after routing (`ipvlan_l3s.c`),
+    /// where no program of the link's ingress sees them. Seen on 6.12.
+    pub l3s: bool,
 }
 
 impl Net {
@@ -210,6 +215,7 @@ impl From<&LinkMessage> for LinkInfo {
             alias: None,
             controller: None,
             loopback: message.header.flags.contains(LinkFlags::Loopback),
+            l3s: false,
         };
         // Others have addresses of six octets too: loopback, and radios that hand up raw frames.
         let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
@@ -220,7 +226,10 @@ impl From<&LinkMessage> for LinkInfo {
                 LinkAttribute::Mtu(mtu) => info.mtu = *mtu,
                 LinkAttribute::IfAlias(alias) => info.alias = Some(alias.clone()),
                 LinkAttribute::Controller(index) => info.controller = Some(*index),
-                LinkAttribute::LinkInfo(parts) => info.kind = parts.iter().find_map(kind_of),
+                LinkAttribute::LinkInfo(parts) => {
+                    info.kind = parts.iter().find_map(kind_of);
+                    info.l3s = parts.iter().any(is_l3s);
+                }
                 _ => {}
             }
         }
@@ -234,6 +243,11 @@ fn kind_of(part: &Info) -> Option<String> {
         Info::Kind(kind) => Some(kind.to_string()),
         _ => None,
     }
+}
+
+fn is_l3s(part: &Info) -> bool {
+    let Info::Data(InfoData::IpVlan(parts)) = part else { return false };
+    parts.contains(&InfoIpVlan::Mode(IpVlanMode::L3S))
 }
 
 #[cfg(test)]

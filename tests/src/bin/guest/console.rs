@@ -13,6 +13,11 @@ pub fn failed(check: &str, why: &anyhow::Error) {
     say(&format!("FAIL {check}: {}", format!("{why:#}").replace('\n', " | ")));
 }
 
+/// A check of what this kernel does not have.
+pub fn absent(check: &str) {
+    say(&format!("none {check}: not in this kernel"));
+}
+
 /// Something worth knowing.
 pub fn fact(text: &str) {
     say(&format!("fact {text}"));

@@ -4,6 +4,7 @@ mod floor;
 mod forwarding;
 mod guard;
 mod isolation;
+mod kinds;
 mod life;
 mod outside;
 mod policy;
@@ -12,11 +13,24 @@ mod uplinks;
 use crate::console;
 use crate::lab::Lab;
 use anyhow::{Result, anyhow};
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 /// A name and what it does with the device.
 type Check = (&'static str, fn(&mut Lab) -> Result<()>);
+
+/// The running kernel lacks what a check is about.
+#[derive(Debug)]
+struct Absent;
+
+impl std::error::Error for Absent {}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("not in this kernel")
+    }
+}
 
 /// The data plane on a machine with memory enough. The last one takes everything down.
 const SUITE: &[Check] = &[
@@ -37,6 +51,13 @@ const SUITE: &[Check] = &[
     ("published port, from the device", outside::published_here),
     ("policy denies", policy::denies),
     ("uplinks come and go", uplinks::come_and_go),
+    ("uplink: vlan", kinds::vlan),
+    ("uplink: macvlan", kinds::macvlan),
+    ("uplink: ipvlan l2", kinds::ipvlan_l2),
+    ("uplink: ipvlan l3", kinds::ipvlan_l3),
+    ("uplink: ipvlan l3s is refused", kinds::ipvlan_l3s),
+    ("uplink: netkit l2", kinds::netkit_l2),
+    ("uplink: netkit l3", kinds::netkit_l3),
     ("masquerade without a daemon", outside::masquerade_survives),
     ("killed daemon", life::killed),
     ("stopped daemon", life::stopped),
@@ -85,6 +106,10 @@ fn one(name: &str, check: fn(&mut Lab) -> Result<()>, lab: &mut Lab) -> bool {
     match guarded(|| check(lab)) {
         Ok(()) => {
             console::passed(name, start.elapsed());
+            true
+        }
+        Err(why) if why.is::<Absent>() => {
+            console::absent(name);
             true
         }
         Err(why) => {

@@ -19,11 +19,16 @@ fn blob(length: usize) -> Vec<u8> {
     (0..length).map(|i| ((i * 11) >> 3) as u8).collect()
 }
 
-/// TCP, UDP and echo out of `from` to the host; it sees the uplink's address.
+/// TCP, UDP and echo out of `from` to the host on the lab's uplink.
 fn hidden(lab: &Lab, from: &Container, port: u16) -> Result<()> {
+    hidden_from(&lab.outside, HOSTS, from, port)
+}
+
+/// TCP, UDP and echo out of `from` to `outside`; it sees the uplink's address. `pairs` are addresses of both.
+pub fn hidden_from(outside: &Namespace, pairs: [(IpAddr, IpAddr); 2], from: &Container, port: u16) -> Result<()> {
     let blob = blob(100_000);
-    for (host, device) in HOSTS {
-        echo::serve(&lab.outside, host, port)?;
+    for (host, device) in pairs {
+        echo::serve(outside, host, port)?;
         let server = SocketAddr::new(host, port);
         icmp::ping(&from.ns, host, 5)?;
         let seen = echo::tcp(&from.ns, server, &blob).with_context(|| format!("TCP to {server}"))?;
@@ -69,16 +74,25 @@ pub fn closed_port(lab: &mut Lab) -> Result<()> {
 pub fn published(lab: &mut Lab) -> Result<()> {
     // One socket on `::` serves both families.
     echo::serve(&lab.web.ns, Ipv6Addr::UNSPECIFIED.into(), PUBLISHED.1)?;
-    let blob = blob(100_000);
-    for (host, device) in HOSTS {
+    published_to(&lab.outside, HOSTS)?;
+    for (_, device) in HOSTS {
         let at = SocketAddr::new(device, PUBLISHED.0);
-        let seen = echo::tcp(&lab.outside, at, &blob).with_context(|| format!("TCP to {at}"))?;
-        ensure!(seen.ip() == host, "TCP to {at}: the container saw {seen}");
-        let seen = echo::udp(&lab.outside, at, &blob[..1200]).with_context(|| format!("UDP to {at}"))?;
-        ensure!(seen.ip() == host, "UDP to {at}: the container saw {seen}");
         // A peer by the device's address.
-        echo::tcp(&lab.a.ns, at, &blob).with_context(|| format!("TCP to {at} from a peer"))?;
+        echo::tcp(&lab.a.ns, at, &blob(100_000)).with_context(|| format!("TCP to {at} from a peer"))?;
         ensure!(refused(&lab.outside, SocketAddr::new(device, CLOSED)).is_ok(), "{device}: {CLOSED} answers");
+    }
+    Ok(())
+}
+
+/// A published port from `outside`, by the device's address of each pair: the container sees the other one.
+pub fn published_to(outside: &Namespace, pairs: [(IpAddr, IpAddr); 2]) -> Result<()> {
+    let blob = blob(100_000);
+    for (host, device) in pairs {
+        let at = SocketAddr::new(device, PUBLISHED.0);
+        let seen = echo::tcp(outside, at, &blob).with_context(|| format!("TCP to {at}"))?;
+        ensure!(seen.ip() == host, "TCP to {at}: the container saw {seen}");
+        let seen = echo::udp(outside, at, &blob[..1200]).with_context(|| format!("UDP to {at}"))?;
+        ensure!(seen.ip() == host, "UDP to {at}: the container saw {seen}");
     }
     Ok(())
 }

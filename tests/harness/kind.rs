@@ -1,0 +1,147 @@
+//! Kinds of links that a device may have instead of a network card of its own, as in a pod or a system container: each
+//! with a host beyond it.
+
+use crate::{Device, Namespace, link};
+use anyhow::{Context, Result};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoNetkit, IpVlanMode, LinkMessage, MacVlanMode, NetkitMode};
+use rtnetlink::{LinkIpVlan, LinkMacVlan, LinkMessageBuilder, LinkNetkit, LinkUnspec, LinkVlan};
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
+
+/// A kind of link, and its mode where that makes a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// 802.1Q, on a link of the device itself: [`TRUNK`].
+    Vlan,
+    /// A MAC of its own on somebody else's link.
+    Macvlan,
+    /// With the MAC of the link that it is on.
+    IpvlanL2,
+    /// The same, and routed by who has that link: it answers to no ARP.
+    IpvlanL3,
+    /// The same, and incoming packets are filtered there too.
+    IpvlanL3s,
+    /// A pair, as of veth.
+    NetkitL2,
+    /// The same, without MACs.
+    NetkitL3,
+}
+
+/// The link of the device that [`Kind::Vlan`] is on.
+pub const TRUNK: &str = "trunk0";
+const VLAN_ID: u16 = 100;
+
+/// The device's addresses.
+const DEVICE: [&str; 2] = ["198.51.100.1/24", "2001:db8:2::1/64"];
+/// Those of whose link it is on: it routes for what does not speak Ethernet.
+const NODE: [&str; 2] = ["198.51.100.5/24", "2001:db8:2::5/64"];
+/// Those of the host.
+const HOST: [&str; 2] = ["198.51.100.9/24", "2001:db8:2::9/64"];
+
+/// A host beyond such a link.
+pub struct Beyond {
+    /// The host.
+    pub host: Namespace,
+    /// Who has the link that the device's is on; the device's goes with it.
+    _node: Option<Namespace>,
+}
+
+impl Beyond {
+    /// The host's address and the device's, a pair a family.
+    pub const PAIRS: [(IpAddr, IpAddr); 2] = [
+        (IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)), IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1))),
+        (
+            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 9)),
+            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1)),
+        ),
+    ];
+
+    /// Connects `link` of the device with a host; none when the kernel does not know the kind.
+    ///
+    /// # Errors
+    /// When a link cannot be made for another reason.
+    pub fn of(kind: Kind, device: &Device, link: &str) -> Result<Option<Self>> {
+        match Self::connect(kind, device, link) {
+            Ok(made) => Ok(Some(made)),
+            Err(why) if link::is_unknown_kind(&why) => Ok(None),
+            Err(why) => Err(why).with_context(|| format!("{kind:?} {link}")),
+        }
+    }
+
+    fn connect(kind: Kind, device: &Device, name: &str) -> Result<Self> {
+        let host = Namespace::new("beyond")?;
+        match kind {
+            Kind::NetkitL2 | Kind::NetkitL3 => {
+                let mode = if kind == Kind::NetkitL2 { NetkitMode::L2 } else { NetkitMode::L3 };
+                let file = File::open(device.ns.path())?;
+                link::make(&host, netkit(mode, name, &file))?;
+                link::configure(&host, "eth0", &HOST)?;
+                link::configure(&device.ns, name, &DEVICE)?;
+                Ok(Self { host, _node: None })
+            }
+            Kind::Vlan => {
+                device.ns.connect((TRUNK, &[]), &host, ("eth0", &[]))?;
+                for (ns, under, name, addresses) in
+                    [(&device.ns, TRUNK, name, &DEVICE), (&host, "eth0", "eth0.100", &HOST)]
+                {
+                    let (index, _) = link::of_name(ns, under)?;
+                    link::make(ns, LinkVlan::new(name, index, VLAN_ID).build())?;
+                    link::configure(ns, name, addresses)?;
+                }
+                Ok(Self { host, _node: None })
+            }
+            Kind::Macvlan | Kind::IpvlanL2 | Kind::IpvlanL3 | Kind::IpvlanL3s => {
+                let node = Namespace::new("node")?;
+                node.connect(("eth0", &NODE), &host, ("eth0", &HOST))?;
+                let (under, mac) = link::of_name(&node, "eth0")?;
+                let file = File::open(device.ns.path())?;
+                link::make(&node, on_a_parent(kind, name, under, &file))?;
+                link::configure(&device.ns, name, &DEVICE)?;
+                if matches!(kind, Kind::IpvlanL3 | Kind::IpvlanL3s) {
+                    let (eth0, _) = link::of_name(&host, "eth0")?;
+                    for (_, address) in Self::PAIRS {
+                        link::neighbour(&host, eth0, address, mac)?;
+                    }
+                }
+                Ok(Self { host, _node: Some(node) })
+            }
+        }
+    }
+}
+
+impl Kind {
+    /// What rtnetlink calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vlan => "vlan",
+            Self::Macvlan => "macvlan",
+            Self::IpvlanL2 | Self::IpvlanL3 | Self::IpvlanL3s => "ipvlan",
+            Self::NetkitL2 | Self::NetkitL3 => "netkit",
+        }
+    }
+}
+
+/// A link in the namespace `file`, on link `under` of the namespace where it is made.
+fn on_a_parent(kind: Kind, name: &str, under: u32, file: &File) -> LinkMessage {
+    let mode = match kind {
+        Kind::IpvlanL3 => IpVlanMode::L3,
+        Kind::IpvlanL3s => IpVlanMode::L3S,
+        _ => IpVlanMode::L2,
+    };
+    if kind == Kind::Macvlan {
+        return LinkMacVlan::new(name, under, MacVlanMode::Bridge).setns_by_fd(file.as_raw_fd()).build();
+    }
+    LinkIpVlan::new(name, under, mode).setns_by_fd(file.as_raw_fd()).build()
+}
+
+/// `eth0` where it is made, the primary; its peer is `name` in the namespace `file`, as with a pod.
+fn netkit(mode: NetkitMode, name: &str, file: &File) -> LinkMessage {
+    let peer = LinkUnspec::new_with_name(name).setns_by_fd(file.as_raw_fd()).build();
+    let parts = vec![InfoNetkit::Mode(mode), InfoNetkit::Peer(peer)];
+    LinkMessageBuilder::<LinkNetkit>::new_with_info_kind(InfoKind::Netkit)
+        .name("eth0")
+        .set_info_data(InfoData::Netkit(parts))
+        .build()
+}

@@ -1,0 +1,93 @@
+//! Uplinks that are no network card's, as pods and system containers have them: the same must work by each, and what
+//! cannot work must be said.
+
+use super::{Absent, outside};
+use crate::lab::{self, Lab, UPLINK};
+use anyhow::{Context, Result, bail, ensure};
+use harness::{Beyond, Kind, TRUNK};
+use serde_json::json;
+
+/// The uplink.
+const LINK: &str = "kind0";
+/// What the machine that boots this one knows of its kernel: the kinds that it has.
+const KINDS: &str = "PV_NET_KINDS";
+
+/// A host behind [`LINK`]; an error when kernel and configuration say different things about the kind.
+fn connect(lab: &Lab, kind: Kind) -> Result<Beyond> {
+    let kinds = std::env::var(KINDS).context(KINDS)?;
+    let expected = kinds.split(',').any(|name| name == kind.name());
+    match Beyond::of(kind, &lab.device, LINK)? {
+        Some(beyond) if expected => Ok(beyond),
+        None if !expected => Err(Absent.into()),
+        Some(_) => bail!("the kernel has {}, and its configuration does not say so: {kinds}", kind.name()),
+        None => bail!("the kernel's configuration has {}, and the kernel refuses it", kind.name()),
+    }
+}
+
+/// Runs `check` with a host behind a link of this kind, that is an uplink beside that of the lab.
+fn with(lab: &Lab, kind: Kind, check: impl FnOnce(&Beyond) -> Result<()>) -> Result<()> {
+    let beyond = connect(lab, kind)?;
+    // The link below sees the same frames first, with their tag.
+    let below = (kind == Kind::Vlan).then_some(TRUNK);
+    let mut config = lab::config();
+    config["network"]["uplinks"] = json!([&[UPLINK, LINK], below.as_slice()].concat());
+    let done = lab.reload(&config).and_then(|()| check(&beyond));
+    // The next checks want the links of the lab alone.
+    [LINK].iter().chain(&below).try_for_each(|link| lab::delete_link(&lab.device.ns, link))?;
+    lab.reload(&lab::config())?;
+    done
+}
+
+/// Out and in by the flow table, and nothing to complain about.
+fn works(lab: &Lab, kind: Kind, port: u16) -> Result<()> {
+    with(lab, kind, |beyond| {
+        let said = lab.get("/status")?["conditions"].to_string();
+        ensure!(!said.contains(LINK), "{said}");
+        let out = lab.counted(|| outside::hidden_from(&beyond.host, Beyond::PAIRS, &lab.a, port))?;
+        ensure!(out["fast-path"] > 20, "masquerade: {out:?}");
+        let inwards = lab.counted(|| outside::published_to(&beyond.host, Beyond::PAIRS))?;
+        ensure!(inwards["fast-path"] > 20, "published port: {inwards:?}");
+        Ok(())
+    })
+}
+
+/// 802.1Q, on another uplink.
+pub fn vlan(lab: &mut Lab) -> Result<()> {
+    works(lab, Kind::Vlan, 7600)
+}
+
+/// Macvlan.
+pub fn macvlan(lab: &mut Lab) -> Result<()> {
+    works(lab, Kind::Macvlan, 7601)
+}
+
+/// Ipvlan that speaks Ethernet.
+pub fn ipvlan_l2(lab: &mut Lab) -> Result<()> {
+    works(lab, Kind::IpvlanL2, 7602)
+}
+
+/// Ipvlan that is routed: its Ethernet headers mean nothing, and are there.
+pub fn ipvlan_l3(lab: &mut Lab) -> Result<()> {
+    works(lab, Kind::IpvlanL3, 7603)
+}
+
+/// Ipvlan whose packets come in past all programs: not used, and it is said.
+pub fn ipvlan_l3s(lab: &mut Lab) -> Result<()> {
+    with(lab, Kind::IpvlanL3s, |_| {
+        let status = lab.get("/status")?;
+        let said = status["conditions"].to_string();
+        ensure!(said.contains(&format!("uplink {LINK}: is an ipvlan in mode l3s")), "{said}");
+        ensure!(status["uplinks"] == json!([{"name": UPLINK, "xdp": "off"}]), "{}", status["uplinks"]);
+        Ok(())
+    })
+}
+
+/// Netkit that speaks Ethernet.
+pub fn netkit_l2(lab: &mut Lab) -> Result<()> {
+    works(lab, Kind::NetkitL2, 7605)
+}
+
+/// Netkit that is routed: its Ethernet headers are all zero, and are there.
+pub fn netkit_l3(lab: &mut Lab) -> Result<()> {
+    works(lab, Kind::NetkitL3, 7606)
+}
