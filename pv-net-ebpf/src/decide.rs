@@ -69,26 +69,23 @@ impl Ask {
     /// Whether the flow may be.
     #[inline(always)]
     pub fn allowed(&self) -> Result<(), DropReason> {
+        self.may(false)
+    }
+
+    /// The same; for what `goes_on` no rule forbids it, whatever the defaults say.
+    #[inline(always)]
+    pub fn may(&self, goes_on: bool) -> Result<(), DropReason> {
         let (from, to) = self.ends();
         match self.rules(from, to) {
             POLICY_DENY => return Err(DropReason::PolicyDenied),
             POLICY_ALLOW => return Ok(()),
+            _ if goes_on => return Ok(()),
             _ => {}
         }
         match (from, to) {
             (Some(from), Some(to)) => self.between(from, to),
             (Some(from), None) if is_local(self.dst) => self.to_device(from),
             (None, Some(_)) if !self.service && !is_local(self.src) => Err(DropReason::Unpublished),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether no rule forbids it, whatever the defaults say: for what goes on.
-    #[inline(always)]
-    pub fn not_denied(&self) -> Result<(), DropReason> {
-        let (from, to) = self.ends();
-        match self.rules(from, to) {
-            POLICY_DENY => Err(DropReason::PolicyDenied),
             _ => Ok(()),
         }
     }

@@ -146,15 +146,16 @@ pub fn inside(packet: &mut Packet) -> i32 {
     let epoch = epoch();
     let Some(me) = interface(packet.link) else { return ACT_SHOT };
     let dst = packet.key.dst;
-    let Some(target) = endpoint_at(dst, packet.link) else { return to_device(packet, me, epoch) };
-    if target.ifindex == packet.link {
-        return to_stack();
-    }
-    // As ARP is: rules are about what the link carries, not about the link.
-    if target.pool_id == me.pool_id && guard::is_neighbour(packet) {
-        return to_stack();
-    }
-    let to = Target { addr: dst, port_be: packet.key.dport_be };
+    let (target, to) = match endpoint_at(dst, packet.link) {
+        Some(target) if target.ifindex == packet.link => return to_stack(),
+        // As ARP is: rules are about what the link carries, not about the link.
+        Some(target) if target.pool_id == me.pool_id && guard::is_neighbour(packet) => return to_stack(),
+        Some(target) => (target, Target { addr: dst, port_be: packet.key.dport_be }),
+        None => match published(packet) {
+            Some(found) => found,
+            None => return to_device(packet, epoch),
+        },
+    };
     to_container(packet, me, target, &to, epoch)
 }
 
@@ -278,18 +279,19 @@ pub fn open(packet: &mut Packet) -> i32 {
     deliver(packet, &mut flow.forward)
 }
 
-/// To an address of the device: a published port, or the device itself. Or to a link-local one that no container has,
-/// and somebody else at the bridge may have.
+/// Who serves a published port of the device.
 #[inline(always)]
-fn to_device(packet: &mut Packet, me: &InterfaceInfo, epoch: u32) -> i32 {
-    let key = packet.key;
-    if packet.tracked
-        && is_local(key.dst)
-        && let Some(to) = service::of(&key)
-        && let Some(target) = endpoint(to.addr)
-    {
-        return to_container(packet, me, target, &to, epoch);
+fn published(packet: &Packet) -> Option<(&'static EndpointInfo, Target)> {
+    if !packet.tracked || !is_local(packet.key.dst) {
+        return None;
     }
+    let to = service::of(&packet.key)?;
+    Some((endpoint(to.addr)?, to))
+}
+
+/// To the device itself, or to a link-local address that no container has, and somebody else at the bridge may have.
+#[inline(always)]
+fn to_device(packet: &Packet, epoch: u32) -> i32 {
     // Neighbour discovery is part of having a link.
     if !packet.v4 && guard::is_discovery(packet) {
         return to_stack();
@@ -303,31 +305,24 @@ fn to_device(packet: &mut Packet, me: &InterfaceInfo, epoch: u32) -> i32 {
 pub fn by_stack(packet: &Packet, epoch: u32) -> i32 {
     let key = packet.key;
     let reply_key = key.reversed(0);
-    let ask = Ask::of_key(&key);
-    if packet.tracked
-        && let Some(open) = TRANSIENT.get_ptr_mut(&reply_key)
-    {
+    let known = match TRANSIENT.get_ptr_mut(&reply_key) {
         // SAFETY: a map value stays readable for the program's run.
-        let open = unsafe { &mut *open };
-        if open.origin == key {
-            if open.reply.epoch == epoch {
-                return to_stack();
-            }
-            let asked = ask.allowed();
-            open.reply.epoch = if asked.is_ok() { epoch } else { REFUSED };
-            return match asked {
-                Ok(()) => to_stack(),
-                Err(reason) => denied(packet, reason),
-            };
-        }
+        Some(open) if packet.tracked => Some(unsafe { &mut *open }).filter(|open| open.origin == key),
+        _ => None,
+    };
+    if known.as_ref().is_some_and(|open| open.reply.epoch == epoch) {
+        return to_stack();
     }
     // A segment that opens nothing is the stack's to answer.
-    let asked = if packet.continues_tcp() { ask.not_denied() } else { ask.allowed() };
-    if let Err(reason) = asked {
-        return denied(packet, reason);
+    let continues = known.is_none() && packet.continues_tcp();
+    let asked = Ask::of_key(&key).may(continues);
+    match known {
+        Some(open) => open.reply.epoch = if asked.is_ok() { epoch } else { REFUSED },
+        None if asked.is_ok() && packet.tracked && !continues => flow::note_stack(&key, &reply_key, epoch),
+        None => {}
     }
-    if packet.tracked && !packet.continues_tcp() {
-        flow::note_stack(&key, &reply_key, epoch);
+    match asked {
+        Ok(()) => to_stack(),
+        Err(reason) => denied(packet, reason),
     }
-    to_stack()
 }

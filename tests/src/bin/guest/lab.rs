@@ -46,6 +46,8 @@ pub fn config() -> Value {
         pool["isolated"] = json!(false);
         config["network"]["pools"][name] = pool;
     }
+    // The whole flow table for one container: see `floor::full_table`.
+    config["network"]["pools"]["internal"]["max_flows"] = json!(8192);
     config
 }
 
