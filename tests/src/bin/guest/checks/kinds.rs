@@ -5,7 +5,7 @@ use super::{Absent, outside};
 use crate::lab::{self, Lab, UPLINK};
 use anyhow::{Context, Result, bail, ensure};
 use harness::{Beyond, Kind, TRUNK};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The uplink.
 const LINK: &str = "kind0";
@@ -24,31 +24,50 @@ fn connect(lab: &Lab, kind: Kind) -> Result<Beyond> {
     }
 }
 
-/// Runs `check` with a host behind a link of this kind, that is an uplink beside that of the lab.
-fn with(lab: &Lab, kind: Kind, check: impl FnOnce(&Beyond) -> Result<()>) -> Result<()> {
-    let beyond = connect(lab, kind)?;
+/// The lab's configuration with [`LINK`] for another uplink.
+fn config(kind: Kind) -> Value {
     // The link below sees the same frames first, with their tag.
     let below = (kind == Kind::Vlan).then_some(TRUNK);
     let mut config = lab::config();
     config["network"]["uplinks"] = json!([&[UPLINK, LINK], below.as_slice()].concat());
-    let done = lab.reload(&config).and_then(|()| check(&beyond));
+    config
+}
+
+/// Runs `check` with a host behind a link of this kind, that is an uplink beside that of the lab.
+fn with(lab: &Lab, kind: Kind, check: impl FnOnce(&Beyond) -> Result<()>) -> Result<()> {
+    let beyond = connect(lab, kind)?;
+    let done = lab.reload(&config(kind)).and_then(|()| check(&beyond));
     // The next checks want the links of the lab alone.
-    [LINK].iter().chain(&below).try_for_each(|link| lab::delete_link(&lab.device.ns, link))?;
+    lab::delete_link(&lab.device.ns, LINK)?;
+    if kind == Kind::Vlan {
+        lab::delete_link(&lab.device.ns, TRUNK)?;
+    }
     lab.reload(&lab::config())?;
     done
 }
 
-/// Out and in by the flow table, and nothing to complain about.
+/// Out and in by the flow table, and nothing to complain about; with a filter before the stack too.
 fn works(lab: &Lab, kind: Kind, port: u16) -> Result<()> {
     with(lab, kind, |beyond| {
-        let said = lab.get("/status")?["conditions"].to_string();
-        ensure!(!said.contains(LINK), "{said}");
-        let out = lab.counted(|| outside::hidden_from(&beyond.host, Beyond::PAIRS, &lab.a, port))?;
-        ensure!(out["fast-path"] > 20, "masquerade: {out:?}");
-        let inwards = lab.counted(|| outside::published_to(&beyond.host, Beyond::PAIRS))?;
-        ensure!(inwards["fast-path"] > 20, "published port: {inwards:?}");
-        Ok(())
+        both_ways(lab, beyond, "off", port)?;
+        let mut filtered = config(kind);
+        filtered["network"]["uplink_filter"] = json!({"deny": ["203.0.113.0/24"], "xdp": "generic"});
+        lab.reload(&filtered)?;
+        both_ways(lab, beyond, "generic", port + 20).context("with uplink_filter")
     })
+}
+
+fn both_ways(lab: &Lab, beyond: &Beyond, xdp: &str, port: u16) -> Result<()> {
+    let status = lab.get("/status")?;
+    let said = status["conditions"].to_string();
+    ensure!(!said.contains(LINK), "{said}");
+    let uplinks = status["uplinks"].as_array().context("uplinks")?;
+    ensure!(uplinks.contains(&json!({"name": LINK, "xdp": xdp})), "{uplinks:?}");
+    let out = lab.counted(|| outside::hidden_from(&beyond.host, Beyond::PAIRS, &lab.a, port))?;
+    ensure!(out["fast-path"] > 20, "masquerade: {out:?}");
+    let inwards = lab.counted(|| outside::published_to(&beyond.host, Beyond::PAIRS))?;
+    ensure!(inwards["fast-path"] > 20, "published port: {inwards:?}");
+    Ok(())
 }
 
 /// 802.1Q, on another uplink.
