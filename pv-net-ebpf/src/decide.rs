@@ -98,7 +98,7 @@ impl Ask {
         }
         let Some(scratch) = scratch() else { return POLICY_DENY };
         scratch.ask = *self;
-        said(config.epoch, from.map_or(0, |e| e.identity), to.map_or(0, |e| e.identity))
+        pv_said(config.epoch, from.map_or(0, |e| e.identity), to.map_or(0, |e| e.identity))
     }
 
     #[inline(always)]
@@ -132,9 +132,10 @@ impl Ask {
 }
 
 /// What the rules say of the question in the scratch memory: a function of its own, for the callers have little stack
-/// left.
+/// left. A global one: the verifier goes through it once, and not at each call with all that the caller knows.
 #[inline(never)]
-fn said(generation: u32, from: u32, to: u32) -> u32 {
+#[unsafe(no_mangle)]
+pub extern "C" fn pv_said(generation: u32, from: u32, to: u32) -> u32 {
     let Some(Scratch { ask, sides, .. }) = scratch() else { return POLICY_DENY };
     sides[0].identity = from;
     sides[0].addr = ask.src;
