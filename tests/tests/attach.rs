@@ -7,19 +7,18 @@ use std::fs;
 
 const SWITCH: &str = "/sys/kernel/rcu_expedited";
 
-/// A packet that is lost shows as a second: that is when an address resolution is repeated.
+/// A queue that a worker of the kernel opens some time after "up" drops what the container sends first: an ARP request
+/// that is repeated only after a second.
 #[test]
-fn the_first_packet_arrives() -> Result<()> {
+fn the_containers_queue_is_open_when_it_is_attached() -> Result<()> {
     let device = Device::started(&configs::two_pools())?;
     // Each time into an empty pool: its bridge begins to carry with this port.
     for round in 0..15 {
-        for gateway in ["10.0.3.1", "fd00:5056:0:3::1"] {
-            let container = device.attach("a", "internal")?;
-            let ping = container.ns.command("ping").args(["-n", "-q", "-c", "1", "-W", "0.8", gateway]).output()?;
-            let said = String::from_utf8_lossy(&ping.stdout);
-            ensure!(ping.status.success(), "round {round}: {gateway}: {said}");
-            device.cli(&["detach", "a"]).ok()?;
-        }
+        let container = device.attach("a", "internal")?;
+        let said = container.ns.ip("-o link show dev eth0")?;
+        ensure!(said.contains("qdisc noqueue"), "round {round}: {said}");
+        container.ns.ping("10.0.3.1", 1)?;
+        device.cli(&["detach", "a"]).ok()?;
     }
     Ok(())
 }
