@@ -1,4 +1,4 @@
-//! The moments around an attach: the first packet, and what the daemon borrows from the kernel for it.
+//! What the daemon borrows from the kernel for an attach, and gives back.
 
 use anyhow::{Result, ensure};
 use harness::{Device, SOON, configs, eventually};
@@ -6,22 +6,6 @@ use nix::sys::signal::Signal;
 use std::fs;
 
 const SWITCH: &str = "/sys/kernel/rcu_expedited";
-
-/// A queue that a worker of the kernel opens some time after "up" drops what the container sends first: an ARP request
-/// that is repeated only after a second.
-#[test]
-fn the_containers_queue_is_open_when_it_is_attached() -> Result<()> {
-    let device = Device::started(&configs::two_pools())?;
-    // Each time into an empty pool: its bridge begins to carry with this port.
-    for round in 0..15 {
-        let container = device.attach("a", "internal")?;
-        let said = container.ns.ip("-o link show dev eth0")?;
-        ensure!(said.contains("qdisc noqueue"), "round {round}: {said}");
-        container.ns.ping("10.0.3.1", 1)?;
-        device.cli(&["detach", "a"]).ok()?;
-    }
-    Ok(())
-}
 
 /// Other daemons may be switching it at the same time: it is off in between.
 fn switch_is_off() -> Result<()> {
