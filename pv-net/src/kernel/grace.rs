@@ -32,8 +32,8 @@ impl GracePeriods {
         Self { marker }
     }
 
-    /// Makes grace periods short until the answer is dropped. None when they are already, when this may not be (see
-    /// [`may_expedite`]), or when `/sys` cannot be written: then it takes longer, and nothing else.
+    /// Makes grace periods short until the answer is dropped. None when they are already, when somebody objects to
+    /// them, or when `/sys` cannot be written: then it takes longer, and nothing else.
     #[must_use]
     pub fn expedite(&self) -> Option<Expedited> {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
