@@ -81,7 +81,7 @@ pub struct FlowEntry {
     pub dport_be: u16,
     /// What the new addresses change in a checksum (RFC 1624), with [`FLOW_NAT`].
     pub addr_diff: u32,
-    /// What the new ports change in a checksum, with [`FLOW_NAT`].
+    /// What the new ports change in a checksum, with [`FLOW_NAT`]; 0 when they are the old ones.
     pub port_diff: u32,
     /// Link to hand the packet to.
     pub ifindex: u32,

@@ -25,6 +25,8 @@ pub const PROG_SOCK: [&str; 10] = [
 ];
 /// A read-only global: whether programs may use `bpf_set_retval`.
 pub const GLOBAL_HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
+/// Another: whether `bpf_redirect_peer` leaves the packet's type right.
+pub const GLOBAL_PEER_SCRUBS: &str = "PEER_SCRUBS";
 /// Stages that the programs above hand a packet on to, in the order of [`crate::Stage`].
 pub const PROG_STAGES: [&str; 12] = [
     "pv_stage_container",

@@ -170,11 +170,12 @@ fn finish(flow: &mut TransientFlow, reply_key: &FlowKey) {
 fn set_diffs(entry: &mut FlowEntry, key: &FlowKey, echo: bool) {
     entry.flags |= FLOW_NAT;
     entry.addr_diff = addr_diff(key.src, key.dst, entry.src, entry.dst);
-    entry.port_diff = if echo {
-        port_diff([key.sport_be, 0], [entry.sport_be, 0])
-    } else {
-        port_diff([key.sport_be, key.dport_be], [entry.sport_be, entry.dport_be])
+    let (old, new) = match echo {
+        true => ([key.sport_be, 0], [entry.sport_be, 0]),
+        false => ([key.sport_be, key.dport_be], [entry.sport_be, entry.dport_be]),
     };
+    // Nothing to write, and to save: masquerade leaves most flows their ports.
+    entry.port_diff = if old == new { 0 } else { port_diff(old, new) };
 }
 
 /// What two new addresses add to a checksum's sum.

@@ -276,7 +276,10 @@ pub fn open(packet: &mut Packet) -> i32 {
         Err(DropReason::NoFlow) => return answer::unknown_tcp(packet),
         Err(reason) => return verdict::drop(packet, reason),
     }
-    deliver(packet, &mut flow.forward)
+    match packet.forget() {
+        Some(()) => deliver(packet, &mut flow.forward),
+        None => ACT_SHOT,
+    }
 }
 
 /// Who serves a published port of the device.

@@ -114,8 +114,8 @@ pub fn pv_stage_answer(ctx: TcContext) -> i32 {
 /// First packets of flows that may be.
 #[classifier]
 pub fn pv_stage_open(ctx: TcContext) -> i32 {
-    // It goes through more, not less, when it forgets: most of it is one loop. Nor does kernel 6.1 take what the compiler
-    // makes of that loop then ("back-edge": its start is entered from above and by a jump).
+    // It forgets after its loop, not before: the verifier would go through more, and kernel 6.1 does not take what the
+    // compiler makes of the loop then ("back-edge": its start is entered from above and by a jump).
     with(ip_packet(ctx.skb.skb), forward::open)
 }
 
@@ -146,7 +146,7 @@ pub fn pv_stage_inbound(ctx: TcContext) -> i32 {
 /// Each stage reads the packet again: nothing but the frame crosses a tail call.
 #[inline(always)]
 fn stage(skb: *mut __sk_buff, work: impl FnOnce(&mut Packet) -> i32) -> i32 {
-    with(ip_packet(skb).and_then(Packet::forgotten), work)
+    with(ip_packet(skb), |packet| packet.forget().map_or(ACT_SHOT, |()| work(packet)))
 }
 
 #[inline(always)]

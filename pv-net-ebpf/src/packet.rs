@@ -92,7 +92,7 @@ pub struct Packet {
     pub l4: u32,
 }
 
-/// What of a [`Packet`] is laid aside by [`Packet::forgotten`]: whatever the reading of a frame decides by.
+/// What of a [`Packet`] is laid aside by [`Packet::forget`]: whatever the reading of a frame decides by.
 #[repr(C)]
 pub struct Forgotten {
     key: FlowKey,
@@ -161,11 +161,11 @@ impl Packet {
         }
     }
 
-    /// The same packet, of which the verifier knows no value any more. Else it follows each way of reading a frame through
-    /// all the rest of a stage: a multiple of the time and memory that loading takes, and kernel 6.1 does not load
-    /// the programs with 64 MiB left.
+    /// Makes the verifier forget every value of the packet. Else it follows each way of reading a frame through all the
+    /// rest of a stage: a multiple of the time and memory that loading takes, and kernel 6.1 does not load the programs
+    /// with 64 MiB left.
     #[inline(always)]
-    pub fn forgotten(mut self) -> Option<Self> {
+    pub fn forget(&mut self) -> Option<()> {
         let Scratch { packet: slot, .. } = scratch()?;
         let bits = [self.tracked, self.fragment, self.later, self.ports];
         slot.key = self.key;
@@ -189,7 +189,7 @@ impl Packet {
         let [may_cut, v4, proto, l4_info] = known.rest.to_ne_bytes();
         (self.may_cut, self.v4) = (bit(may_cut), bit(v4));
         (self.proto, self.l4_info) = (proto, l4_info);
-        Some(self)
+        Some(())
     }
 
     /// An ICMP or ICMPv6 error (RFC 1122 section 3.2.2, RFC 4443 section 2.1).

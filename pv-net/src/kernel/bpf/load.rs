@@ -302,7 +302,9 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Sche
 fn load_object(options: &Options, maps: &Path) -> Result<Ebpf, BpfError> {
     let has_set_retval = u32::from(kernel_has(5, 18));
     let mut loader = EbpfLoader::new();
+    let peer_scrubs = u32::from(kernel_has(6, 15));
     loader.override_global(names::GLOBAL_HAS_SET_RETVAL, &has_set_retval, true);
+    loader.override_global(names::GLOBAL_PEER_SCRUBS, &peer_scrubs, true);
     for name in names::MAPS {
         loader.map_pin_path(name, maps.join(name));
     }
