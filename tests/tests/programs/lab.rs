@@ -68,7 +68,7 @@ impl Family {
 
 /// The containers: `a` and `b` in one pool, `c` in a second, closed one; `d` and `e` in two open ones.
 pub struct Lab {
-    plane: DataPlane,
+    pub plane: DataPlane,
     pub a: Host,
     pub b: Host,
     pub c: Host,

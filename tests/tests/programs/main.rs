@@ -3,6 +3,7 @@
 mod answers;
 mod lab;
 mod malformed;
+mod translated;
 
 use anyhow::{Result, ensure};
 use harness::frame;
