@@ -55,8 +55,9 @@ pub fn between(client: (&Namespace, IpAddr), server: (&Namespace, IpAddr), witne
     let at = SocketAddr::new(server.1, PORT);
     Wire {
         ends: Ends { client: client.0.path(), server: server.0.path(), listen: at, connect: at },
-        links: [Link::new(client.0, "eth0"), Link::new(server.0, "eth0")],
+        links: vec![Link::new(client.0, "eth0"), Link::new(server.0, "eth0")],
         witness,
+        shares: Vec::new(),
         marks: Vec::new(),
         seen_as: client.1,
         carriers: Vec::new(),

@@ -4,7 +4,7 @@ use crate::case::{Candidate, Case, Metric};
 use crate::options::Options;
 use crate::wire::Wire;
 use crate::witness::{Link, Witness};
-use crate::{nets, pvnet};
+use crate::{nets, pvnet, rules};
 use anyhow::Result;
 use harness::{Device, configs};
 
@@ -63,7 +63,7 @@ pub fn bridge() -> Result<Wire> {
 pub fn docker() -> Result<Wire> {
     let net = nets::bridged(true)?;
     let device = net.device()?;
-    nets::feed(device, "iptables-restore", &docker_rules(&[]))?;
+    nets::feed(device, "iptables-restore", &rules::docker(&[]))?;
     let witness = Witness::iptables(device, "filter", "FORWARD", "ACCEPT");
     Ok(net.wire(witness))
 }
@@ -83,57 +83,6 @@ pub fn nft(rules: &str) -> Result<Wire> {
     nets::feed(device, "nft -f", rules)?;
     let witness = Witness::nft(device, "forward");
     Ok(net.wire(witness))
-}
-
-/// Docker's rule set (28, bridge `docker0`) for containers whose port is published: address and protocol of each.
-pub fn docker_rules(published: &[(&str, &str)]) -> String {
-    let (port, to) = (nets::PUBLISHED, nets::PORT);
-    let filter = |(ip, proto): &(&str, &str)| {
-        format!("-A DOCKER -d {ip}/32 ! -i docker0 -o docker0 -p {proto} -m {proto} --dport {to} -j ACCEPT\n")
-    };
-    let hairpin = |(ip, proto): &(&str, &str)| {
-        format!("-A POSTROUTING -s {ip}/32 -d {ip}/32 -p {proto} -m {proto} --dport {to} -j MASQUERADE\n")
-    };
-    let nat = |(ip, proto): &(&str, &str)| {
-        format!("-A DOCKER ! -i docker0 -p {proto} -m {proto} --dport {port} -j DNAT --to-destination {ip}:{to}\n")
-    };
-    format!(
-        "*filter
-:INPUT ACCEPT [0:0]
-:FORWARD DROP [0:0]
-:OUTPUT ACCEPT [0:0]
-:DOCKER - [0:0]
-:DOCKER-ISOLATION-STAGE-1 - [0:0]
-:DOCKER-ISOLATION-STAGE-2 - [0:0]
-:DOCKER-USER - [0:0]
--A FORWARD -j DOCKER-USER
--A FORWARD -j DOCKER-ISOLATION-STAGE-1
--A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A FORWARD -o docker0 -j DOCKER
--A FORWARD -i docker0 ! -o docker0 -j ACCEPT
--A FORWARD -i docker0 -o docker0 -j ACCEPT
-{}-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
--A DOCKER-ISOLATION-STAGE-1 -j RETURN
--A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
--A DOCKER-ISOLATION-STAGE-2 -j RETURN
--A DOCKER-USER -j RETURN
-COMMIT
-*nat
-:PREROUTING ACCEPT [0:0]
-:INPUT ACCEPT [0:0]
-:OUTPUT ACCEPT [0:0]
-:POSTROUTING ACCEPT [0:0]
-:DOCKER - [0:0]
--A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
--A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
--A POSTROUTING -s 10.0.3.0/24 ! -o docker0 -j MASQUERADE
-{}-A DOCKER -i docker0 -j RETURN
-{}COMMIT
-",
-        published.iter().map(filter).collect::<String>(),
-        published.iter().map(hairpin).collect::<String>(),
-        published.iter().map(nat).collect::<String>(),
-    )
 }
 
 /// From a container in `internal` to one in `pool`.
