@@ -12,6 +12,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use super::arch::Arch;
+use crate::signals;
 
 /// What to boot.
 pub struct Boot<'a> {
@@ -41,6 +42,9 @@ pub enum Ended {
     /// It took too long.
     Late,
 }
+
+/// How long to listen before looking whether a signal came.
+const LISTEN: Duration = Duration::from_millis(200);
 
 /// The emulator's process; killed when dropped.
 struct Machine(Child);
@@ -74,23 +78,27 @@ pub fn run(boot: &Boot, mut heard: impl FnMut(&str)) -> Result<Ended> {
     });
     let ended = loop {
         let left = boot.limit.saturating_sub(start.elapsed());
-        match inbox.recv_timeout(left) {
+        if let Err(why) = signals::check() {
+            break Err(why);
+        }
+        match inbox.recv_timeout(left.min(LISTEN)) {
             Ok(line) => {
                 writeln!(log, "{line}")?;
                 if let Some(failed) = verdict(&line) {
-                    break Ended::Verdict(failed);
+                    break Ok(Ended::Verdict(failed));
                 }
                 heard(&line);
             }
-            Err(RecvTimeoutError::Timeout) => break Ended::Late,
-            Err(RecvTimeoutError::Disconnected) => break Ended::Silent,
+            Err(RecvTimeoutError::Timeout) if left > LISTEN => {}
+            Err(RecvTimeoutError::Timeout) => break Ok(Ended::Late),
+            Err(RecvTimeoutError::Disconnected) => break Ok(Ended::Silent),
         }
     };
     // What it does after its last word is of no interest: it is killed, not waited for.
     drop(machine);
     drop(inbox);
     reader.join().map_err(|_| anyhow::anyhow!("reading the console failed"))?;
-    Ok(ended)
+    ended
 }
 
 fn spawn(boot: &Boot) -> Result<Machine> {
