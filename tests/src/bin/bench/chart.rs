@@ -45,7 +45,7 @@ pub fn draw(report: &Report, file: &Path) -> Result<()> {
         // Where the baseline ends: what is beyond it is more.
         let one = LEFT + (f64::from(SCALE) / longest) as i32;
         let height = paths * BAR;
-        area.draw(&PathElement::new(vec![(one, y), (one, y + height)], RGBColor(90, 90, 90))).map_err(paint)?;
+        area.draw(&PathElement::new(vec![(one, y), (one, y + height)], RGBColor(215, 215, 215))).map_err(paint)?;
         for (i, path) in report.paths.iter().enumerate() {
             let middle = y + BAR / 2;
             area.draw(&Text::new(path.clone(), (LEFT - 8, middle), small(HPos::Right))).map_err(paint)?;

@@ -21,9 +21,10 @@ pub fn how(options: &Options) -> Value {
 /// The same as words.
 pub fn words(how: &Value) -> String {
     let text = |key: &str| how[key].to_string().trim_matches('"').to_owned();
+    let rounds = if how["rounds"] == 1 { "round" } else { "rounds" };
     let small = if how["small"] == true { ", small" } else { "" };
     format!(
-        "{} rounds of {} s{small}; {} x {}, Linux {}, {}; {}, TCP with {}",
+        "{} {rounds} of {} s{small}; {} x {}, Linux {}, {}; {}, TCP with {}",
         text("rounds"),
         text("seconds"),
         text("cpus"),

@@ -48,7 +48,7 @@ pub fn without_room(device: &Device) -> Witness {
 
 /// What an established flow takes, and the share of it. A connection's first and last packets take the slow path, and
 /// short connections have few others.
-fn fast_path(device: &Device) -> (Witness, Least) {
+pub fn fast_path(device: &Device) -> (Witness, Least) {
     (stats(device, &["fast-path"]), |work| if work == Work::Crr { CRR_FAST } else { SHARE })
 }
 
@@ -82,4 +82,26 @@ pub fn all_in_force(device: &Device) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::Path;
+    use harness::configs;
+    use pv_net_common::names;
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn what_falls_back_to_the_bridge_gives_no_figure() -> Result<()> {
+        let device = Device::started(&configs::open_pools())?;
+        let (a, b) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
+        let mut path = wire(&device, &(&a).into(), &(&b).into());
+        path.verify()?;
+        // The pins are what keeps the programs on the links: the bridge below carries the packets now.
+        std::fs::remove_dir_all(device.pins().join("links").join(names::PROG_FROM_CONTAINER))?;
+        let why = path.verify().err().context("it was taken for pv-net's path")?.to_string();
+        anyhow::ensure!(why.contains("fast-path") && why.contains("another way"), "{why}");
+        Ok(())
+    }
 }

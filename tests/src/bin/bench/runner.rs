@@ -162,6 +162,8 @@ impl Progress {
     fn say(&self, what: &str) {
         let left = self.left().unwrap_or_default();
         let line = format!("{} ({left}{} s): {what}", self.case, self.start.elapsed().as_secs());
+        // A line that wraps cannot be written over.
+        let line: String = if self.terminal { line.chars().take(columns() - 1).collect() } else { line };
         let mut out = std::io::stderr();
         // Progress that nobody reads is no fault.
         let _ = if self.terminal { write!(out, "\r\x1b[K{line}") } else { writeln!(out, "{line}") };
@@ -173,4 +175,12 @@ impl Progress {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
+}
+
+/// How wide the terminal is.
+fn columns() -> usize {
+    let mut size = nix::libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the request writes one winsize, which lives until the call returns.
+    let done = unsafe { nix::libc::ioctl(nix::libc::STDERR_FILENO, nix::libc::TIOCGWINSZ, &raw mut size) };
+    if done == 0 && size.ws_col > 1 { size.ws_col.into() } else { 80 }
 }

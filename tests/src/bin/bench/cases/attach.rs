@@ -223,3 +223,39 @@ impl Hand for PvNet {
         self.device.counters()?.get("to-stack").copied().context("no counter to-stack")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says that it has done it.
+    struct Lazy(Commands);
+
+    impl Hand for Lazy {
+        fn attach(&self, ns: &Namespace) -> Result<()> {
+            self.0.attach(ns)
+        }
+
+        fn detach(&self, _: &Namespace) -> Result<()> {
+            Ok(())
+        }
+
+        fn knows_it(&self) -> Result<()> {
+            self.0.knows_it()
+        }
+
+        fn seen(&self) -> Result<u64> {
+            self.0.seen()
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn a_detach_that_leaves_the_link_gives_no_figure() -> Result<()> {
+        Commands::new()?.verify()?;
+        let mut lazy = Lazy(Commands::new()?);
+        let why = lazy.verify().err().context("it was taken for a detach")?.to_string();
+        ensure!(why.contains("eth0 is still there"), "{why}");
+        Ok(())
+    }
+}

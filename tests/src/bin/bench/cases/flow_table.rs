@@ -131,3 +131,21 @@ impl Path for Filled {
         Ok(sample)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn a_path_that_is_slow_or_not_as_full_as_it_says_gives_no_figure() -> Result<()> {
+        let mut full = Filled::new(FULL)?;
+        full.verify()?;
+        full.wire.shares.push(pvnet::fast_path(&full.lab.2));
+        let why = full.verify().err().context("the slow path was taken for the fast one")?.to_string();
+        ensure!(why.contains("pv-net's fast-path counted"), "{why}");
+        full.flows += 100;
+        ensure!(full.is_filled().is_err(), "{} flows fit into the table", full.flows);
+        Ok(())
+    }
+}

@@ -151,3 +151,18 @@ fn pv_net(n: usize) -> Result<Wire> {
     wire.keep = Box::new((client, server, device));
     Ok(wire)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn a_path_without_its_rules_is_none() -> Result<()> {
+        counted(nft(&linear(10))?, 10, NFT_RULES)?;
+        let why = counted(nft(&linear(9))?, 10, NFT_RULES).err().context("a rule is missing")?.to_string();
+        ensure!(why == "9 rules are loaded, not 10", "{why}");
+        ensure!(counted(nft(&verdict_map(9))?, 10, NFT_PAIRS).is_err(), "a pair is missing");
+        Ok(())
+    }
+}
