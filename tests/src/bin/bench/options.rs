@@ -22,7 +22,7 @@ pub struct Options {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
     /// Length of one measurement
-    #[arg(long, value_name = "S", default_value = "0.6", value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value = "0.5", value_parser = seconds)]
     pub seconds: Duration,
     /// Only these loads, such as `rr-same,stream4-split`, in cases that send traffic
     #[arg(long, value_delimiter = ',', value_name = "LOAD")]
