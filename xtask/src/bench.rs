@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{run, setup};
+use crate::{run, setup, signals};
 
 /// What `cargo xtask bench` takes: the benchmarks' own words.
 #[derive(clap::Args)]
@@ -18,8 +18,12 @@ pub struct Args {
 
 /// Builds the benchmarks, lets them check their words, builds the daemon as it is shipped, runs them.
 pub fn run(args: &Args) -> Result<()> {
-    setup::ensure(false)?;
     let only_says = args.words.iter().any(|w| ["--list", "--help", "-h"].contains(&w.as_str()));
+    if !only_says {
+        run::need_root("benchmarks make network namespaces and load eBPF programs")?;
+    }
+    signals::catch()?;
+    setup::ensure(only_says)?;
     run::run(run::cargo().args(["build", "--quiet", "--release", "--package", "pv-net-tests", "--bin", "bench"]))?;
     let bin = run::target_dir()?.join("release");
     if only_says {
@@ -33,8 +37,8 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn bench(bin: &Path, words: &[String]) -> Result<()> {
     let mut command = Command::new(bin.join("bench"));
-    command.args(words).env("PV_NET_BIN", bin.join("pv-net")).current_dir(run::root());
-    let status = command.status().with_context(|| run::show(&command))?;
+    command.args(words).env("PV_NET_BIN", bin.join("pv-net")).env("PATH", run::search_path()?).current_dir(run::root());
+    let status = signals::run(&mut command).with_context(|| run::show(&command))?;
     match status.code() {
         Some(0) => Ok(()),
         // It has said why.

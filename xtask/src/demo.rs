@@ -2,15 +2,14 @@
 
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::{run, setup};
+use crate::{run, setup, signals};
 
 /// Builds the daemon and the demo as they are shipped, and runs the demo.
 pub fn run() -> Result<()> {
-    if !run::is_root() {
-        bail!("the demo makes network namespaces and loads eBPF programs: run it as root");
-    }
+    run::need_root("the demo makes network namespaces and loads eBPF programs")?;
+    signals::catch()?;
     setup::ensure(false)?;
     run::run(run::cargo().args([
         "build",

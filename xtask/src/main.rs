@@ -4,8 +4,10 @@ mod bench;
 mod build;
 mod ci;
 mod demo;
+mod fault;
 mod run;
 mod setup;
+mod signals;
 mod test;
 mod vm;
 
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("error: {why:#}");
-            ExitCode::FAILURE
+            ExitCode::from(if why.is::<fault::Misuse>() { 2 } else { 1 })
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Running programs, and finding them and this workspace.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+
+use crate::fault::misuse;
+use crate::signals;
 
 /// The workspace's folder.
 pub fn root() -> &'static Path {
@@ -28,7 +31,8 @@ pub fn target_dir() -> Result<PathBuf> {
 
 /// Runs to the end with this terminal; a failure is an error that names the command.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("{} could not be started", show(command)))?;
+    let status = signals::run(command).with_context(|| format!("{} could not be started", show(command)))?;
+    signals::check()?;
     if !status.success() {
         bail!("{}: {status}", show(command));
     }
@@ -43,10 +47,20 @@ pub fn show(command: &Command) -> String {
 
 /// The first `name` in PATH, in cargo's bin folder or where root's programs are.
 pub fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let dirs = std::env::split_paths(&path).chain(cargo_bin()).chain(more);
+    let dirs = path().into_iter().chain(cargo_bin()).chain(SBIN.map(PathBuf::from));
     dirs.map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// Where root's programs are; not everybody who is root has it in PATH.
+const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
+
+fn path() -> Vec<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect()
+}
+
+/// PATH, with root's programs: what setup finds must be found by what it is installed for.
+pub fn search_path() -> Result<OsString> {
+    Ok(std::env::join_paths(path().into_iter().chain(SBIN.map(PathBuf::from)))?)
 }
 
 /// Where `cargo install` puts programs.
@@ -58,4 +72,9 @@ fn cargo_bin() -> Option<PathBuf> {
 /// True for the root user.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// Fails unless root runs this; `what` says why it must.
+pub fn need_root(what: &str) -> Result<()> {
+    if is_root() { Ok(()) } else { Err(misuse(format!("{what}: not root"), "run it as root")) }
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::arch::Arch;
 use crate::run::{find, show};
+use crate::signals;
 
 /// What signs Debian's suites.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -108,6 +109,7 @@ impl Apt {
 /// What a program printed; a failure is an error with what it said.
 pub fn said(command: &mut Command) -> Result<String> {
     let done = command.output().with_context(|| format!("{} could not be started", show(command)))?;
+    signals::check()?;
     if !done.status.success() {
         let why = String::from_utf8_lossy(&done.stderr).trim().replace('\n', "; ");
         bail!("{}: {}: {why}", command.get_program().to_string_lossy(), done.status);

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail};
 
 use super::apt::{Apt, Suite, said};
 use super::arch::Arch;
+use crate::fault::misuse;
+use crate::signals;
 
 /// A kernel that is unpacked.
 pub struct Kernel {
@@ -31,17 +33,28 @@ const BACKPORTS: Suite = Suite { name: "trixie-backports", security: false };
 const SERIES: [(&str, Suite); 5] =
     [("5.10", BULLSEYE), ("6.1", BOOKWORM), ("6.12", BOOKWORM), ("6.18", BACKPORTS), ("7.3", BACKPORTS)];
 
+/// Fails when there is no such series: before anything is installed or built for it.
+pub fn check(series: &str) -> Result<()> {
+    suite(series).map(drop)
+}
+
+fn suite(series: &str) -> Result<Suite> {
+    let found = SERIES.iter().find(|(name, _)| *name == series).map(|(_, suite)| *suite);
+    found.ok_or_else(|| {
+        let all: Vec<&str> = SERIES.iter().map(|(series, _)| *series).collect();
+        misuse(format!("kernel {series}: no such series"), format!("one of {}", all.join(", ")))
+    })
+}
+
 /// Gets the newest kernel of a series, or takes the one that an earlier run got.
 pub fn get(cache: &Path, series: &str, arch: Arch) -> Result<Kernel> {
-    let Some((_, suite)) = SERIES.iter().find(|(name, _)| *name == series) else {
-        let all: Vec<&str> = SERIES.iter().map(|(series, _)| *series).collect();
-        bail!("kernel {series}: no such series\nhelp: one of {}", all.join(", "));
-    };
+    let suite = suite(series)?;
     let dir = cache.join("kernels").join(arch.name()).join(series);
     // One that an older xtask got has no configuration.
     if !dir.join("config").exists()
-        && let Err(why) = fetch(cache, &dir, series, *suite, arch)
+        && let Err(why) = fetch(cache, &dir, series, suite, arch)
     {
+        signals::check()?;
         let help = "it is fetched once, and that needs the network";
         bail!("kernel {series} for {}: not fetched: {why:#}\nhelp: {help}", arch.name());
     }

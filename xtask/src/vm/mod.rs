@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{run, setup};
+use crate::{run, setup, signals};
 use arch::Arch;
 use budget::Budget;
 use kernel::Kernel;
@@ -77,6 +77,8 @@ impl Args {
 
 /// Fetches the kernels, builds the guest, boots them all, and sums up.
 pub fn run(args: &Args) -> Result<()> {
+    args.series().iter().try_for_each(|series| kernel::check(series))?;
+    signals::catch()?;
     setup::ensure(true)?;
     setup::ensure_vm(args.arch == Arch::Arm)?;
     let cache = run::target_dir()?.join("vm");
@@ -121,7 +123,7 @@ fn boot_all(args: &Args, cache: &Path, kernels: &[Kernel], program: &Path) -> Re
         loop {
             // The lock is let go before the machine starts.
             let taken = next.lock().ok().and_then(|mut next| next.next());
-            let Some((index, kernel)) = taken else { return };
+            let Some((index, kernel)) = taken.filter(|_| signals::check().is_ok()) else { return };
             let report = boot(args, cache, kernel, program);
             if let Ok(mut done) = done.lock() {
                 done.push((index, report));
@@ -133,6 +135,7 @@ fn boot_all(args: &Args, cache: &Path, kernels: &[Kernel], program: &Path) -> Re
             scope.spawn(work);
         }
     });
+    signals::check()?;
     let mut done = done.into_inner().map_err(|_| anyhow::anyhow!("a machine's thread failed"))?;
     done.sort_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, report)| report).collect()

@@ -12,6 +12,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use super::arch::Arch;
+use crate::signals;
 
 /// What to boot.
 pub struct Boot<'a> {
@@ -42,6 +43,9 @@ pub enum Ended {
     Late,
 }
 
+/// How long to listen before looking whether a signal came.
+const LISTEN: Duration = Duration::from_millis(200);
+
 /// The emulator's process; killed when dropped.
 struct Machine(Child);
 
@@ -54,10 +58,15 @@ impl Drop for Machine {
 }
 
 /// Boots, hands each line of the console to `heard`, and waits for the verdict.
-pub fn run(boot: &Boot, mut heard: impl FnMut(&str)) -> Result<Ended> {
+pub fn run(boot: &Boot, heard: impl FnMut(&str)) -> Result<Ended> {
+    let name = || boot.log.display().to_string();
+    let log = std::fs::File::create(boot.log).with_context(name)?;
+    let machine = Machine(spawn(command(boot))?);
+    listen(machine, log, boot.limit, heard).with_context(name)
+}
+
+fn listen(mut machine: Machine, mut log: impl Write, limit: Duration, mut heard: impl FnMut(&str)) -> Result<Ended> {
     let start = Instant::now();
-    let mut log = std::fs::File::create(boot.log).with_context(|| boot.log.display().to_string())?;
-    let mut machine = spawn(boot)?;
     let console = machine.0.stdout.take().context("the machine's console")?;
     let (lines, inbox) = channel();
     let reader = std::thread::spawn(move || {
@@ -73,27 +82,31 @@ pub fn run(boot: &Boot, mut heard: impl FnMut(&str)) -> Result<Ended> {
         }
     });
     let ended = loop {
-        let left = boot.limit.saturating_sub(start.elapsed());
-        match inbox.recv_timeout(left) {
+        let left = limit.saturating_sub(start.elapsed());
+        if let Err(why) = signals::check() {
+            break Err(why);
+        }
+        match inbox.recv_timeout(left.min(LISTEN)) {
             Ok(line) => {
                 writeln!(log, "{line}")?;
                 if let Some(failed) = verdict(&line) {
-                    break Ended::Verdict(failed);
+                    break Ok(Ended::Verdict(failed));
                 }
                 heard(&line);
             }
-            Err(RecvTimeoutError::Timeout) => break Ended::Late,
-            Err(RecvTimeoutError::Disconnected) => break Ended::Silent,
+            Err(RecvTimeoutError::Timeout) if left > LISTEN => {}
+            Err(RecvTimeoutError::Timeout) => break Ok(Ended::Late),
+            Err(RecvTimeoutError::Disconnected) => break Ok(Ended::Silent),
         }
     };
     // What it does after its last word is of no interest: it is killed, not waited for.
     drop(machine);
     drop(inbox);
     reader.join().map_err(|_| anyhow::anyhow!("reading the console failed"))?;
-    Ok(ended)
+    ended
 }
 
-fn spawn(boot: &Boot) -> Result<Machine> {
+fn command(boot: &Boot) -> Command {
     let mut command: Command = boot.arch.machine();
     let console = boot.arch.console();
     command.args(["-m", &boot.memory.to_string(), "-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"]);
@@ -103,15 +116,18 @@ fn spawn(boot: &Boot) -> Result<Machine> {
     let timer = if boot.arch == Arch::X86 { "no_timer_check" } else { "" };
     let words = format!("console={console} panic=-1 quiet mitigations=off {timer} {}", boot.words);
     command.args(["-append", &words]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+}
+
+fn spawn(mut command: Command) -> Result<Child> {
     let die_with_parent = || Ok(set_pdeathsig(Signal::SIGKILL)?);
     // SAFETY: one system call between fork and exec, and no allocation. It is the spawning thread's end that counts,
     // and that thread waits for the machine.
     unsafe { command.pre_exec(die_with_parent) };
-    let program = boot.arch.qemu();
-    let child = command.spawn().with_context(|| {
+    command.spawn().with_context(|| {
+        let program = command.get_program().to_string_lossy();
         format!("{program} could not be started\nhelp: cargo xtask setup installs it, for ARM: cargo xtask vm --arch aarch64")
-    })?;
-    Ok(Machine(child))
+    })
 }
 
 /// `VMRC=<n>`. Text of the kernel may stand before it on the line.
@@ -122,7 +138,31 @@ fn verdict(line: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::verdict;
+    use super::*;
+
+    /// What a machine that prints this and does that is taken for; how long that took.
+    fn ended(script: &str, limit_secs: u64) -> (Ended, Duration) {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let start = Instant::now();
+        let machine = Machine(spawn(command).expect("sh"));
+        let ended = listen(machine, std::io::sink(), Duration::from_secs(limit_secs), |_| ()).expect("a machine");
+        (ended, start.elapsed())
+    }
+
+    #[test]
+    fn without_a_verdict_a_machine_has_none_and_is_not_waited_for() {
+        assert_eq!(ended("echo ok one; echo VMRC=", 60).0, Ended::Silent);
+        assert_eq!(ended("exit 0", 60).0, Ended::Silent);
+        let soon = Duration::from_secs(20);
+        for (script, limit, what) in
+            [("echo ok one; exec sleep 60", 1, Ended::Late), ("echo VMRC=3; exec sleep 60", 60, Ended::Verdict(3))]
+        {
+            let (ended, took) = ended(script, limit);
+            assert_eq!(ended, what);
+            assert!(took < soon, "{script}: {took:?}");
+        }
+    }
 
     #[test]
     fn only_a_number_is_a_verdict() {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use harness::output;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -34,12 +34,38 @@ impl Loaded {
         Ok(found)
     }
 
-    /// The sum of a number of all programs.
+    /// A number of each program. Hooks of both families and stages of one name share it with nobody: names are whole.
     ///
     /// # Errors
     /// When `bpftool` fails, or no program is loaded.
-    pub fn sum(&self, field: &str) -> Result<f64> {
-        Ok(self.programs()?.iter().filter_map(|p| p[field].as_f64()).sum())
+    pub fn each(&self, field: &str) -> Result<BTreeMap<String, f64>> {
+        let mut all = BTreeMap::new();
+        for program in self.programs()? {
+            let name = program["name"].as_str().context("a program without a name")?;
+            // Without run-time statistics so far there is no such field.
+            *all.entry(name.to_owned()).or_default() += program[field].as_f64().unwrap_or_default();
+        }
+        Ok(all)
+    }
+
+    /// How many instructions the verifier went through for each program.
+    ///
+    /// # Errors
+    /// As above, and on a kernel that does not say it (before 5.16).
+    pub fn verified(&self) -> Result<BTreeMap<String, f64>> {
+        let ours = self.programs()?;
+        let names: BTreeMap<u64, &str> =
+            ours.iter().filter_map(|p| Some((p["id"].as_u64()?, p["name"].as_str()?))).collect();
+        let mut all = BTreeMap::new();
+        // bpftool does not tell it.
+        for program in aya::programs::loaded_programs() {
+            // One of somebody else's may be gone by now.
+            let Ok(program) = program else { continue };
+            let Some(name) = names.get(&u64::from(program.id())) else { continue };
+            let count = program.verified_instruction_count().context("verified instructions: kernel 5.16 or later")?;
+            *all.entry((*name).to_owned()).or_default() += f64::from(count);
+        }
+        Ok(all)
     }
 
     /// Memory of all maps in bytes, by the kernel's own account.

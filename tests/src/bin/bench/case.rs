@@ -101,6 +101,8 @@ pub struct Sample {
     pub value: f64,
     /// What else was seen, such as `p99_us`.
     pub extras: BTreeMap<&'static str, f64>,
+    /// What the value is the sum of, by name.
+    pub parts: BTreeMap<String, f64>,
     /// CPU seconds that something else used, of all CPUs; none where that cannot be told apart.
     pub foreign_secs: Option<f64>,
 }

@@ -1,5 +1,6 @@
 //! A chart of a case: bars of the ratio to the baseline, for each metric. Text is SVG text: no font is needed here.
 
+use crate::case::Better;
 use crate::report::{Report, number};
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -8,10 +9,10 @@ use std::path::Path;
 
 const BAR: i32 = 16;
 const GAP: i32 = 30;
-const LEFT: i32 = 250;
-const RIGHT: i32 = 190;
+const LEFT: i32 = 270;
+const RIGHT: i32 = 230;
 const SCALE: i32 = 420;
-const TOP: i32 = 56;
+const TOP: i32 = 72;
 const FONT: &str = "sans-serif";
 
 /// Draws it.
@@ -28,16 +29,23 @@ pub fn draw(report: &Report, file: &Path) -> Result<()> {
     let baseline = report.paths.first().map_or("", String::as_str);
     let title = TextStyle::from((FONT, 16));
     area.draw(&Text::new(format!("{}: {}", report.case, report.about), (12, 12), title)).map_err(paint)?;
-    let note = format!("length: ratio to \"{baseline}\"; text: ratio, median");
-    area.draw(&Text::new(note, (12, 34), TextStyle::from((FONT, 12)))).map_err(paint)?;
+    let note = format!("length: ratio to \"{baseline}\"; text: ratio, median; *: too much else used the CPUs");
+    for (line, y) in [(note, 34), (report.measured(), 50)] {
+        area.draw(&Text::new(line, (12, y), TextStyle::from((FONT, 12)))).map_err(paint)?;
+    }
 
     let ratios = report.rows.iter().filter_map(|r| r.figure.ratio);
     let longest = ratios.fold(1.0_f64, f64::max);
     let mut y = TOP;
     for metric in &report.metrics {
-        let head = format!("{}, {}", metric.name, metric.unit);
+        let way = if metric.better == Better::Higher { "more" } else { "less" };
+        let head = format!("{}, {} ({way} is better)", metric.name, metric.unit);
         area.draw(&Text::new(head, (12, y + GAP - 18), TextStyle::from((FONT, 13)))).map_err(paint)?;
         y += GAP;
+        // Where the baseline ends: what is beyond it is more.
+        let one = LEFT + (f64::from(SCALE) / longest) as i32;
+        let height = paths * BAR;
+        area.draw(&PathElement::new(vec![(one, y), (one, y + height)], RGBColor(215, 215, 215))).map_err(paint)?;
         for (i, path) in report.paths.iter().enumerate() {
             let middle = y + BAR / 2;
             area.draw(&Text::new(path.clone(), (LEFT - 8, middle), small(HPos::Right))).map_err(paint)?;
@@ -48,7 +56,10 @@ pub fn draw(report: &Report, file: &Path) -> Result<()> {
             area.draw(&Rectangle::new([(LEFT, y + 2), (end.max(LEFT + 1), y + BAR - 2)], colour.filled()))
                 .map_err(paint)?;
             let said = match row {
-                Some(row) => format!("{ratio:.2}   {}", number(row.figure.median)),
+                Some(row) => {
+                    let star = if row.figure.disturbed { "*" } else { "" };
+                    format!("{ratio:.2}{star} · {} {}", number(row.figure.median), short(metric.unit))
+                }
                 None => "failed".to_owned(),
             };
             area.draw(&Text::new(said, (end + 6, middle), small(HPos::Left))).map_err(paint)?;
@@ -56,6 +67,11 @@ pub fn draw(report: &Report, file: &Path) -> Result<()> {
         }
     }
     area.present().map_err(paint)
+}
+
+/// The unit without what it says of the metric.
+fn short(unit: &str) -> &str {
+    if unit.starts_with("ms ") { "ms" } else { unit }
 }
 
 fn grey(i: usize) -> RGBColor {

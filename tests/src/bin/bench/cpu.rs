@@ -87,22 +87,22 @@ pub struct Mark {
 /// CPU time between two marks.
 #[derive(Clone, Copy, Debug)]
 pub struct Used {
-    /// By this process and the kernel threads that finish its packets.
+    /// By this process, programs that carry its packets, and the kernel threads that finish these.
     pub own_secs: f64,
     /// By everyone else, and what the hypervisor took.
     pub foreign_secs: f64,
 }
 
 impl Mark {
-    /// Now.
+    /// Now. `carriers` are programs that carry the packets, such as a proxy.
     ///
     /// # Errors
     /// When `/proc` cannot be read.
-    pub fn now(pin: Pin) -> Result<Self> {
+    pub fn now(pin: Pin, carriers: &[u32]) -> Result<Self> {
         let usage = getrusage(UsageWho::RUSAGE_SELF)?;
         let secs = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
         let softirq: f64 = softirq_threads().iter().map(|pid| run_secs(*pid)).sum();
-        let own_secs = secs(usage.user_time()) + secs(usage.system_time()) + softirq;
+        let own_secs = secs(usage.user_time()) + secs(usage.system_time()) + softirq + family_secs(carriers);
         let (client, server) = pin.cpus();
         let other = if server == client { 0.0 } else { busy_secs(server)? };
         Ok(Self { pin, all_secs: busy_secs(client)? + other, own_secs })
@@ -112,12 +112,15 @@ impl Mark {
     ///
     /// # Errors
     /// When `/proc` cannot be read.
-    pub fn used(self) -> Result<Used> {
-        let now = Self::now(self.pin)?;
-        let own_secs = now.own_secs - self.own_secs;
+    pub fn used(self, carriers: &[u32]) -> Result<Used> {
+        let now = Self::now(self.pin, carriers)?;
+        let own_secs = (now.own_secs - self.own_secs).max(0.0);
         Ok(Used { own_secs, foreign_secs: (now.all_secs - self.all_secs - own_secs).max(0.0) })
     }
 }
+
+/// Ticks of `/proc` in a second, on every architecture that Linux reports it on here.
+const USER_HZ: f64 = 100.0;
 
 /// Time of a CPU that was neither idle nor waiting for a disk; proc(5) has the columns.
 fn busy_secs(cpu: usize) -> Result<f64> {
@@ -126,8 +129,7 @@ fn busy_secs(cpu: usize) -> Result<f64> {
     let line = line.with_context(|| format!("/proc/stat has no cpu{cpu}"))?;
     let ticks: Vec<f64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
     let busy: f64 = ticks.iter().take(8).enumerate().filter(|(i, _)| *i != 3 && *i != 4).map(|(_, n)| n).sum();
-    // The kernel's USER_HZ is 100 on every architecture that Linux reports it on here.
-    Ok(busy / 100.0)
+    Ok(busy / USER_HZ)
 }
 
 /// `ksoftirqd` of each CPU.
@@ -147,4 +149,31 @@ fn softirq_threads() -> &'static [u32] {
 fn run_secs(pid: u32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
     text.split_whitespace().next().and_then(|n| n.parse::<f64>().ok()).unwrap_or_default() / 1e9
+}
+
+/// CPU time so far of processes, of the children that they have and of those that they had: a proxy may fork for each
+/// connection.
+fn family_secs(pids: &[u32]) -> f64 {
+    if pids.is_empty() {
+        return 0.0;
+    }
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let all: Vec<(u32, u32, f64)> =
+        entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter_map(process).collect();
+    let mut family = pids.to_vec();
+    let mut at = 0;
+    while let Some(parent) = family.get(at).copied() {
+        family.extend(all.iter().filter(|(_, ppid, _)| *ppid == parent).map(|(pid, _, _)| *pid));
+        at += 1;
+    }
+    all.iter().filter(|(pid, _, _)| family.contains(pid)).map(|(_, _, secs)| secs).sum()
+}
+
+/// A process, its parent, and the CPU time of it and of its children that ended; proc(5) has the columns.
+fn process(pid: u32) -> Option<(u32, u32, f64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name is in parentheses, and may have spaces.
+    let columns: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks: f64 = columns.get(11..15)?.iter().filter_map(|n| n.parse::<f64>().ok()).sum();
+    Some((pid, columns.get(1)?.parse().ok()?, ticks / USER_HZ))
 }

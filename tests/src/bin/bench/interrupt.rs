@@ -1,6 +1,7 @@
 //! Ctrl-C ends the run as an error does, so that all namespaces go away.
 
-use anyhow::{Result, bail};
+use crate::fault::failure;
+use anyhow::Result;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,7 +30,7 @@ pub fn catch() -> Result<()> {
 /// When the user asked for the end.
 pub fn check() -> Result<()> {
     if ASKED.load(Ordering::Relaxed) {
-        bail!("ended by a signal");
+        return Err(failure("ended by a signal", "what it made is gone; cases that were through have their files"));
     }
     Ok(())
 }

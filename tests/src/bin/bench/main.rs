@@ -5,21 +5,26 @@ mod case;
 mod cases;
 mod chart;
 mod cpu;
+mod fault;
 mod interrupt;
 mod load;
+mod machine;
 mod nets;
 mod options;
 mod pvnet;
 mod report;
+mod rules;
 mod runner;
 mod stats;
+mod table;
 mod unix_http;
 mod wire;
 mod witness;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
-use options::{Bad, Options};
+use fault::{Fault, failure};
+use options::Options;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -28,10 +33,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("error: {why:#}");
-            match why.downcast_ref::<Bad>() {
-                Some(bad) => {
-                    eprintln!("help: {}", bad.help);
-                    ExitCode::from(2)
+            match why.downcast_ref::<Fault>() {
+                Some(fault) => {
+                    eprintln!("help: {}", fault.help);
+                    ExitCode::from(fault.code)
                 }
                 None => ExitCode::FAILURE,
             }
@@ -41,8 +46,10 @@ fn main() -> ExitCode {
 
 fn bench(options: &Options) -> Result<()> {
     if options.list {
-        for case in cases::all() {
-            println!("{:<12} {}", case.name(), case.about());
+        let all = cases::all();
+        let width = all.iter().map(|case| case.name().len()).max().unwrap_or_default();
+        for case in all {
+            println!("{:<width$}  {}", case.name(), case.about());
         }
         return Ok(());
     }
@@ -55,12 +62,29 @@ fn bench(options: &Options) -> Result<()> {
     if !options.small {
         cpu::go_first();
     }
-    std::fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
+    report::writable(&options.out)?;
+    let mut failed = Vec::new();
     for case in chosen {
-        let report = runner::run(case.as_ref(), options).with_context(|| case.name())?;
-        report.print();
-        report.save(&options.out)?;
+        let name = case.name();
+        match runner::run(case.as_ref(), options) {
+            Ok(report) => {
+                report.print();
+                report.save(&options.out)?;
+                failed.extend(report.failed.iter().map(|(path, _)| format!("{name}: {path}")));
+            }
+            // One case that cannot be measured here is no reason to leave out the others.
+            Err(why) => {
+                interrupt::check()?;
+                println!("\n{name}: {}\n  {why:#}\n", case.about());
+                failed.push(format!("{name}: all"));
+            }
+        }
     }
-    println!("JSON, charts and tables: {}", options.out.display());
+    report::join(&options.out)?;
+    println!("JSON and a chart of each case, tables of all in tables.md: {}", options.out.display());
+    if !failed.is_empty() {
+        let help = "why is with each case above; figures of other paths stand";
+        return Err(failure(format!("paths without figures: {}", failed.join("; ")), help));
+    }
     Ok(())
 }

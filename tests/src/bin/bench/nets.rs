@@ -55,8 +55,9 @@ pub fn between(client: (&Namespace, IpAddr), server: (&Namespace, IpAddr), witne
     let at = SocketAddr::new(server.1, PORT);
     Wire {
         ends: Ends { client: client.0.path(), server: server.0.path(), listen: at, connect: at },
-        links: [Link::new(client.0, "eth0"), Link::new(server.0, "eth0")],
+        links: vec![Link::new(client.0, "eth0"), Link::new(server.0, "eth0")],
         witness,
+        shares: Vec::new(),
         marks: Vec::new(),
         seen_as: client.1,
         carriers: Vec::new(),
@@ -89,6 +90,8 @@ fn bridge(device: &Namespace, containers: &[(&Namespace, Ipv4Addr)]) -> Result<(
     device.ip("link add docker0 type bridge")?;
     device.ip("addr add 10.0.3.1/24 dev docker0")?;
     device.ip("link set docker0 up")?;
+    // Where the module is loaded, a namespace begins with it on: figures must not depend on that.
+    bridge_netfilter(device, false)?;
     for (i, (ns, address)) in containers.iter().enumerate() {
         let port = format!("c{i}");
         device.connect((&port, &[]), ns, ("eth0", &[&format!("{address}/24")]))?;
@@ -98,16 +101,27 @@ fn bridge(device: &Namespace, containers: &[(&Namespace, Ipv4Addr)]) -> Result<(
     Ok(())
 }
 
-/// Two containers on a bridge. `netfilter`: the bridge's packets go through the host's rules, as Docker wants them to.
+/// Whether the bridge's own packets go through the host's rules.
+fn bridge_netfilter(device: &Namespace, on: bool) -> Result<()> {
+    if !on && !std::path::Path::new("/proc/sys/net/bridge").exists() {
+        return Ok(());
+    }
+    for family in ["iptables", "ip6tables"] {
+        let value = if on { "1" } else { "0" };
+        sysctl(device, &format!("bridge/bridge-nf-call-{family}"), value)
+            .context("no br_netfilter: load the module")?;
+    }
+    Ok(())
+}
+
+/// Two containers on a bridge. `netfilter`: the bridge's packets go through the host's rules, as Docker has them where it
+/// separates containers of one bridge (`icc=false`).
 pub fn bridged(netfilter: bool) -> Result<Net> {
     let (device, client, server) = (Namespace::new("dev")?, Namespace::new("a")?, Namespace::new("b")?);
     bridge(&device, &[(&client, CLIENT), (&server, SERVER)])?;
     sysctl(&device, "ipv4/ip_forward", "1")?;
-    let file = "bridge/bridge-nf-call-iptables";
     if netfilter {
-        sysctl(&device, file, "1").context("no br_netfilter: load the module")?;
-    } else if std::path::Path::new("/proc/sys/net/bridge").exists() {
-        sysctl(&device, file, "0")?;
+        bridge_netfilter(&device, true)?;
     }
     Ok(Net { client: (client, CLIENT.into()), server: (server, SERVER.into()), device: Some(device) })
 }

@@ -1,6 +1,7 @@
 //! What the command takes, and whether the machine can do it.
 
 use crate::case::{Case, Metric};
+use crate::fault::misuse;
 use crate::{cases, cpu, load};
 use anyhow::Result;
 use clap::Parser;
@@ -21,7 +22,7 @@ pub struct Options {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
     /// Length of one measurement
-    #[arg(long, value_name = "S", default_value = "0.6", value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value = "0.5", value_parser = seconds)]
     pub seconds: Duration,
     /// Only these loads, such as `rr-same,stream4-split`, in cases that send traffic
     #[arg(long, value_delimiter = ',', value_name = "LOAD")]
@@ -32,32 +33,12 @@ pub struct Options {
     /// Small numbers of containers and rules: for a quick look, and for the tests
     #[arg(long)]
     pub small: bool,
-    /// Folder for JSON, charts and tables
+    /// Folder for JSON, charts and tables; `tables.md` there has the tables of all cases that were run
     #[arg(long, value_name = "DIR", default_value = "target/bench")]
     pub out: PathBuf,
     /// Only check the arguments and the machine
     #[arg(long, hide = true)]
     pub check: bool,
-}
-
-/// Wrong use, with a remedy.
-#[derive(Debug)]
-pub struct Bad {
-    what: String,
-    /// What to do.
-    pub help: String,
-}
-
-impl std::fmt::Display for Bad {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.what)
-    }
-}
-
-impl std::error::Error for Bad {}
-
-fn bad(what: impl Into<String>, help: impl Into<String>) -> anyhow::Error {
-    Bad { what: what.into(), help: help.into() }.into()
 }
 
 /// The length of a measurement.
@@ -78,39 +59,48 @@ impl Options {
         let mut all = cases::all();
         if let Some(name) = self.cases.iter().find(|n| !all.iter().any(|c| c.name() == n.as_str())) {
             let known: Vec<&str> = all.iter().map(|c| c.name()).collect();
-            return Err(bad(
+            return Err(misuse(
                 format!("case {name:?}: there is none of this name"),
                 format!("one of {}", known.join(", ")),
             ));
         }
         if let Some(name) = self.loads.iter().find(|n| load::Load::named(n).is_none()) {
             let known: Vec<String> = load::Load::all().iter().map(load::Load::name).collect();
-            return Err(bad(
+            return Err(misuse(
                 format!("load {name:?}: there is none of this name"),
                 format!("one of {}", known.join(", ")),
             ));
         }
         all.retain(|c| self.cases.is_empty() || self.cases.iter().any(|n| n == c.name()));
+        let paths: Vec<String> = all.iter().flat_map(|c| c.paths(self)).map(|path| path.name).collect();
+        if let Some(name) = self.paths.iter().find(|n| !paths.iter().any(|path| path.contains(n.as_str()))) {
+            let what = format!("path {name:?}: no path's name contains it");
+            let known: std::collections::BTreeSet<String> = paths.into_iter().collect();
+            return Err(misuse(what, format!("there are: {}", Vec::from_iter(known).join("; "))));
+        }
         if !nix::unistd::geteuid().is_root() {
-            return Err(bad("benchmarks make network namespaces and load eBPF programs: not root", "run it as root"));
+            return Err(misuse(
+                "benchmarks make network namespaces and load eBPF programs: not root",
+                "run it as root",
+            ));
         }
         for program in all.iter().flat_map(|c| c.needs()).chain(&["ip", "nsenter", "ping"]) {
             if !in_path(program) {
-                return Err(bad(format!("{program}: no such program"), "install it, or run `cargo xtask setup`"));
+                return Err(misuse(format!("{program}: no such program"), "install it, or run `cargo xtask setup`"));
             }
         }
         // A check comes before the build.
         if !self.check && !harness::binary().is_ok_and(|file| file.is_file()) {
-            return Err(bad("pv-net: not built", "run `cargo xtask bench`, or name it in PV_NET_BIN"));
+            return Err(misuse("pv-net: not built", "run `cargo xtask bench`, or name it in PV_NET_BIN"));
         }
         if !load::congestion_is_known() {
-            return Err(bad(
+            return Err(misuse(
                 format!("TCP congestion control {:?}: this kernel has none of this name", load::CONGESTION),
                 format!("load the module tcp_{}", load::CONGESTION),
             ));
         }
         if cpu::allowed().len() < 2 && self.loads.iter().any(|l| l.ends_with("split")) {
-            return Err(bad(
+            return Err(misuse(
                 "one CPU: \"split\" loads need two",
                 "leave out --loads, or name loads that end in \"same\"",
             ));

@@ -3,7 +3,7 @@
 use crate::load::{Ends, Work};
 use crate::nets::PORT;
 use crate::unix_http;
-use crate::wire::Wire;
+use crate::wire::{Least, SHARE, Wire};
 use crate::witness::{Link, Witness};
 use anyhow::{Context, Result, bail};
 use harness::{Container, Device, Namespace};
@@ -24,24 +24,45 @@ impl<'a> From<&'a Container> for End<'a> {
     }
 }
 
-/// Forwarded packets by the data plane's own counters. Only a connection's first and last packets may take the slow
-/// path, and short connections have little else.
-pub fn fast_path(device: &Device) -> Witness {
+/// The data plane's own counters, summed. Those of forwarded packets are `fast-path`, one look-up in the flow table, and
+/// `slow-path`, through the stages. What falls back to the bridge or the host's stack is in neither.
+fn stats(device: &Device, counters: &'static [&'static str]) -> Witness {
     let socket = device.file("run").join("api.sock");
-    Witness::new("pv-net's fast path", move |work| {
+    Witness::new(format!("pv-net's {}", counters.join(" and ")), move |_| {
         let status: Value = serde_json::from_str(&unix_http::ask(&socket, "GET", "/status", "")?)?;
-        let stat = |name: &str| status["data_plane"]["stats"][name].as_u64().with_context(|| format!("stats: {name}"));
-        Ok(stat("fast-path")? + if work == Work::Crr { stat("slow-path")? } else { 0 })
+        let stat =
+            |name: &&str| status["data_plane"]["stats"][*name].as_u64().with_context(|| format!("stats: {name}"));
+        counters.iter().map(stat).sum()
     })
 }
+
+/// All that pv-net forwarded.
+pub fn any_path(device: &Device) -> Witness {
+    stats(device, &["fast-path", "slow-path"])
+}
+
+/// Flows that found no room in the flow table.
+pub fn without_room(device: &Device) -> Witness {
+    stats(device, &["flow-table-full", "flow-limit"])
+}
+
+/// What an established flow takes, and the share of it. A connection's first and last packets take the slow path, and
+/// short connections have few others.
+pub fn fast_path(device: &Device) -> (Witness, Least) {
+    (stats(device, &["fast-path"]), |work| if work == Work::Crr { CRR_FAST } else { SHARE })
+}
+
+/// Of the packets of a connection with one exchange, the share that must take the fast path: four in five do.
+const CRR_FAST: f64 = 0.7;
 
 /// The path between two ends of a device; both have `eth0`. It keeps nothing alive yet.
 pub fn wire(device: &Device, client: &End<'_>, server: &End<'_>) -> Wire {
     let at = SocketAddr::new(server.address, PORT);
     Wire {
         ends: Ends { client: client.ns.path(), server: server.ns.path(), listen: at, connect: at },
-        links: [Link::new(client.ns, "eth0"), Link::new(server.ns, "eth0")],
-        witness: fast_path(device),
+        links: vec![Link::new(client.ns, "eth0"), Link::new(server.ns, "eth0")],
+        witness: any_path(device),
+        shares: vec![fast_path(device)],
         marks: Vec::new(),
         seen_as: client.address,
         carriers: Vec::new(),
@@ -61,4 +82,26 @@ pub fn all_in_force(device: &Device) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::Path;
+    use harness::configs;
+    use pv_net_common::names;
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn what_falls_back_to_the_bridge_gives_no_figure() -> Result<()> {
+        let device = Device::started(&configs::open_pools())?;
+        let (a, b) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
+        let mut path = wire(&device, &(&a).into(), &(&b).into());
+        path.verify()?;
+        // The pins are what keeps the programs on the links: the bridge below carries the packets now.
+        std::fs::remove_dir_all(device.pins().join("links").join(names::PROG_FROM_CONTAINER))?;
+        let why = path.verify().err().context("it was taken for pv-net's path")?.to_string();
+        anyhow::ensure!(why.contains("fast-path") && why.contains("another way"), "{why}");
+        Ok(())
+    }
 }

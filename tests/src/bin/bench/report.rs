@@ -1,10 +1,13 @@
-//! What comes out: a table, JSON, Markdown, a chart.
+//! What comes out of a case: tables on the terminal and in Markdown, JSON, a chart.
 
 use crate::case::{Better, Case, Metric};
+use crate::fault::failure;
 use crate::stats::Figure;
-use crate::{chart, cpu, load, options::Options};
-use anyhow::{Context, Result};
+use crate::table::Table;
+use crate::{cases, chart, machine, options::Options};
+use anyhow::Result;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -50,17 +53,7 @@ impl Report {
         failed: Vec<(String, String)>,
         thrown_away: u32,
     ) -> Self {
-        let how = json!({
-            "date": today(),
-            "cpu": cpu_model(),
-            "cpus": cpu::allowed().len(),
-            "kernel": first_line("/proc/sys/kernel/osrelease"),
-            "scheduling": cpu::class(),
-            "congestion_control": load::CONGESTION,
-            "rounds": options.rounds,
-            "seconds": options.seconds.as_secs_f64(),
-            "small": options.small,
-        });
+        let how = machine::how(options);
         Self { case: case.name(), about: case.about(), paths, metrics, rows, failed, thrown_away, how }
     }
 
@@ -71,20 +64,8 @@ impl Report {
 
     /// The table, on the terminal.
     pub fn print(&self) {
-        let text = |key: &str| self.how[key].to_string().trim_matches('"').to_owned();
         println!("\n{}: {}", self.case, self.about);
-        println!(
-            "{} x {}, Linux {}, {}; {} rounds of {} s, {}, TCP with {}; {} disturbed measurements thrown away",
-            text("cpus"),
-            text("cpu"),
-            text("kernel"),
-            text("date"),
-            text("rounds"),
-            text("seconds"),
-            text("scheduling"),
-            text("congestion_control"),
-            self.thrown_away,
-        );
+        println!("{}; {} disturbed measurements thrown away", self.measured(), self.thrown_away);
         for (path, why) in &self.failed {
             println!("  {path}  failed: {}", one_line(why));
         }
@@ -97,6 +78,9 @@ impl Report {
                     println!("    {path:<width$}  {line}");
                 }
             }
+        }
+        for (path, table) in self.parts() {
+            println!("\n  {path}, in parts\n{}", table.aligned("    ").trim_end());
         }
         if self.rows.iter().any(|r| r.figure.disturbed) {
             println!("\n  * something else used the CPUs in too many rounds to leave them out");
@@ -112,7 +96,7 @@ impl Report {
         if let Some(ratio) = f.ratio {
             let _ = write!(line, "  ratio {ratio:.2}{star}");
         }
-        for (name, value) in f.extras.iter().filter(|(name, _)| **name != "witnessed") {
+        for (name, value) in f.extras.iter().filter(|(name, _)| !PROOFS.contains(name)) {
             let _ = write!(line, "  {name} {}", number(*value));
         }
         Some(line)
@@ -136,6 +120,8 @@ impl Report {
                 "disturbed": r.figure.disturbed,
                 "samples": r.samples,
                 "extras": extras,
+                "parts": r.figure.parts,
+                "traffic": r.metric.load.is_some(),
             })
         };
         let failed: Map<String, Value> = self.failed.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
@@ -151,25 +137,84 @@ impl Report {
         })
     }
 
-    /// A table of ratios and values in Markdown.
+    /// How it was measured, in words.
+    #[must_use]
+    pub fn measured(&self) -> String {
+        machine::words(&self.how)
+    }
+
+    /// A section in Markdown: a table of ratios and medians, one of what else was seen, and what sums are made of.
     #[must_use]
     pub fn markdown(&self) -> String {
-        let names: Vec<String> = self.metrics.iter().map(|m| format!("{}, {}", m.name, m.unit)).collect();
-        let mut text = format!("| {} | {} |\n|---|{}\n", self.case, names.join(" | "), "---|".repeat(names.len()));
-        for path in &self.paths {
-            let cell = |metric: &Metric| match self.row(path, metric) {
-                Some(row) => {
-                    let star = if row.figure.disturbed { "*" } else { "" };
-                    let ratio = row.figure.ratio.filter(|_| self.paths.len() > 1);
-                    let ratio = ratio.map(|r| format!("**{r:.2}**{star} · ")).unwrap_or_default();
-                    format!("{ratio}{}", number(row.figure.median))
-                }
-                None => "failed".to_owned(),
-            };
-            let cells: Vec<String> = self.metrics.iter().map(cell).collect();
-            let _ = writeln!(text, "| {path} | {} |", cells.join(" | "));
+        let mut text = format!("## {}: {}\n\n", self.case, self.about);
+        let _ = writeln!(text, "`cargo xtask bench {}`; {}.\n", self.case, self.measured());
+        let names = self.metrics.iter().map(|m| format!("{}, {}", m.name, m.unit));
+        text += &self.table(self.case, names.collect(), &self.metrics.iter().collect::<Vec<_>>(), |row| {
+            let star = if row.figure.disturbed { "*" } else { "" };
+            let ratio = row.figure.ratio.filter(|_| self.paths.len() > 1);
+            let ratio = ratio.map(|r| format!("**{r:.2}**{star} · ")).unwrap_or_default();
+            format!("{ratio}{}", number(row.figure.median))
+        });
+        let more: Vec<&Metric> = self.metrics.iter().filter(|m| self.more(m).is_some()).collect();
+        if !more.is_empty() {
+            let heads = more.iter().map(|m| format!("{}, {}", m.name, self.more(m).unwrap_or_default())).collect();
+            text += "\n";
+            text += &self.table("beside it", heads, &more, |row| {
+                let shown = MORE.iter().flat_map(|(names, _)| *names).filter_map(|name| row.figure.extras.get(name));
+                shown.map(|v| number(*v)).collect::<Vec<_>>().join(" / ")
+            });
+        }
+        for (path, table) in self.parts() {
+            let _ = write!(text, "\n{path}, in parts:\n\n{}", table.markdown());
         }
         text
+    }
+
+    fn table(&self, head: &str, names: Vec<String>, metrics: &[&Metric], cell: impl Fn(&Row) -> String) -> String {
+        let mut table = Table::new([vec![head.to_owned()], names].concat());
+        for path in &self.paths {
+            let cells = metrics.iter().map(|m| self.row(path, m).map_or_else(|| "failed".to_owned(), &cell));
+            table.row([path.clone()].into_iter().chain(cells).collect());
+        }
+        table.markdown()
+    }
+
+    /// What is shown of a metric beside its figure.
+    fn more(&self, metric: &Metric) -> Option<&'static str> {
+        let rows = || self.rows.iter().filter(|r| r.metric.name == metric.name);
+        let seen = |name: &&str| rows().any(|r| r.figure.extras.contains_key(name));
+        MORE.iter().find(|(names, _)| names.iter().any(seen)).map(|(_, what)| *what)
+    }
+
+    /// Of each path whose figures are sums, the parts of each metric. What is a size and the same as on an earlier path
+    /// is not said again.
+    fn parts(&self) -> Vec<(&str, Table)> {
+        let mut said: Vec<(&str, &String, f64)> = Vec::new();
+        let mut all = Vec::new();
+        for path in &self.paths {
+            let rows: Vec<&Row> = self.rows.iter().filter(|r| r.path == *path && !r.figure.parts.is_empty()).collect();
+            let names: BTreeSet<&String> = rows.iter().flat_map(|r| r.figure.parts.keys()).collect();
+            let heads = rows.iter().map(|r| r.metric.name.clone());
+            let mut table = Table::new(["part".to_owned()].into_iter().chain(heads).collect());
+            let mut news = false;
+            for name in names {
+                let mut cells = Vec::new();
+                for row in &rows {
+                    let one = row.figure.parts.get(name).map(|value| (row.metric.name.as_str(), name, *value));
+                    let new = one.filter(|one| !row.metric.once || !said.contains(one));
+                    cells.push(new.map_or_else(|| "–".to_owned(), |(_, _, value)| number(value)));
+                    said.extend(new);
+                }
+                if cells.iter().any(|c| c != "–") {
+                    table.row([name.clone()].into_iter().chain(cells).collect());
+                    news = true;
+                }
+            }
+            if news {
+                all.push((path.as_str(), table));
+            }
+        }
+        all
     }
 
     /// Writes `CASE.json`, `CASE.md` and `CASE.svg`.
@@ -179,19 +224,60 @@ impl Report {
     pub fn save(&self, folder: &Path) -> Result<()> {
         let file = |ending: &str| folder.join(format!("{}.{ending}", self.case));
         let pretty = serde_json::to_string_pretty(&self.json())?;
-        std::fs::write(file("json"), pretty + "\n").with_context(|| file("json").display().to_string())?;
-        std::fs::write(file("md"), self.markdown()).with_context(|| file("md").display().to_string())?;
-        chart::draw(self, &file("svg")).with_context(|| file("svg").display().to_string())
+        std::fs::write(file("json"), pretty + "\n").map_err(|why| unwritten(&file("json"), &why))?;
+        std::fs::write(file("md"), self.markdown()).map_err(|why| unwritten(&file("md"), &why))?;
+        chart::draw(self, &file("svg")).map_err(|why| unwritten(&file("svg"), &why))
     }
+}
+
+/// What a reader sees beside the figure: names of extras, and what they are.
+const MORE: [(&[&str], &str); 3] = [
+    (&["p50_us", "p99_us"], "µs: median / 99th percentile"),
+    (&["cpu_secs_per_gb"], "CPU s a GB"),
+    (&["worst"], "worst"),
+];
+
+/// Extras that prove a measurement, and say nothing about the path's speed.
+const PROOFS: [&str; 2] = ["witnessed", "packets"];
+
+/// The file with the tables of all cases.
+const JOINED: &str = "tables.md";
+
+/// Makes the folder, and fails when no file can be written there: better now than after the measurements.
+///
+/// # Errors
+/// When it cannot.
+pub fn writable(folder: &Path) -> Result<()> {
+    let probe = folder.join(".probe");
+    // A full disk lets an empty file be made.
+    let write = || std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&probe, [0u8; 64 * 1024]));
+    let done = write();
+    // Not there when it could not be made.
+    let _ = std::fs::remove_file(&probe);
+    done.map_err(|why| unwritten(folder, &why))
+}
+
+/// Joins the tables of all cases that are in the folder, of this run and of earlier ones.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn join(folder: &Path) -> Result<()> {
+    let all = cases::all();
+    let sections = all.iter().filter_map(|c| std::fs::read_to_string(folder.join(format!("{}.md", c.name()))).ok());
+    let file = folder.join(JOINED);
+    std::fs::write(&file, sections.collect::<Vec<_>>().join("\n")).map_err(|why| unwritten(&file, &why))
+}
+
+fn unwritten(file: &Path, why: &dyn std::fmt::Display) -> anyhow::Error {
+    failure(format!("{}: {why}", file.display()), "--out names another folder for JSON, charts and tables")
 }
 
 /// Three digits that count, or all of a large number, in groups.
 pub fn number(value: f64) -> String {
     let digits = match value.abs() {
-        v if v >= 100.0 => return grouped(value.round() as i64),
+        v if v >= 100.0 || v.fract() == 0.0 => return grouped(value.round() as i64),
         v if v >= 10.0 => 1,
         v if v >= 1.0 => 2,
-        0.0 => 0,
         _ => 3,
     };
     format!("{value:.digits$}")
@@ -219,37 +305,20 @@ fn one_line(why: &str) -> String {
     short
 }
 
-fn first_line(file: &str) -> String {
-    std::fs::read_to_string(file).unwrap_or_default().lines().next().unwrap_or_default().to_owned()
-}
-
-fn cpu_model() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let named = |l: &str| l.split_once(':').filter(|(k, _)| k.trim() == "model name").map(|(_, v)| v.trim().to_owned());
-    text.lines().find_map(named).unwrap_or_else(|| std::env::consts::ARCH.to_owned())
-}
-
-/// Year-month-day in UTC, by Howard Hinnant's `civil_from_days`.
-fn today() -> String {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let days = (since.as_secs() / 86_400) as i64 + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let (day, month) =
-        (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn numbers_are_readable() {
-        let shown = [(1_234_567.0, "1,234,567"), (999.6, "1,000"), (42.25, "42.2"), (0.9712, "0.971"), (0.0, "0")];
+        let shown = [
+            (1_234_567.0, "1,234,567"),
+            (999.6, "1,000"),
+            (42.25, "42.2"),
+            (0.9712, "0.971"),
+            (0.0, "0"),
+            (21.0, "21"),
+        ];
         for (value, text) in shown {
             assert_eq!(number(value), text);
         }

@@ -1,6 +1,7 @@
 //! Runs a case: all paths are set up, then measured in turn, round by round.
 
 use crate::case::{Candidate, Case, Metric, Path, Sample};
+use crate::fault::failure;
 use crate::interrupt;
 use crate::options::Options;
 use crate::report::{Report, Row};
@@ -25,7 +26,7 @@ struct Lane {
 /// # Errors
 /// When no path works, or the user ends it. One path's failure is a line of the report.
 pub fn run(case: &dyn Case, options: &Options) -> Result<Report> {
-    let progress = Progress::new(case.name());
+    let mut progress = Progress::new(case.name());
     let metrics = case.metrics(options);
     let mut lanes = Vec::new();
     for (i, candidate) in case.paths(options).into_iter().enumerate() {
@@ -39,11 +40,14 @@ pub fn run(case: &dyn Case, options: &Options) -> Result<Report> {
         options.seconds.as_secs_f64() * f64::from(options.rounds) * (metrics.len() * lanes.len()) as f64 * EXTRA;
     let mut rows = Vec::new();
     let mut thrown_away = 0;
+    let rounds_of = |metric: &Metric| if metric.once { 1 } else { options.rounds };
+    progress.plan(metrics.iter().map(|m| rounds_of(m) as usize * lanes.len()).sum());
     for metric in &metrics {
         let mut taken: Vec<Vec<Taken>> = lanes.iter().map(|_| Vec::new()).collect();
-        let rounds = if metric.once { 1 } else { options.rounds };
+        let rounds = rounds_of(metric);
         for round in 1..=rounds {
             for (lane, taken) in lanes.iter_mut().zip(&mut taken) {
+                progress.step();
                 let Ok(path) = lane.path.as_mut() else { continue };
                 progress.say(&format!("{} round {round}/{rounds}: {}", metric.name, lane.name));
                 match measure(path.as_mut(), metric, options, &mut extra, &mut thrown_away) {
@@ -72,7 +76,8 @@ pub fn run(case: &dyn Case, options: &Options) -> Result<Report> {
     let paths: Vec<String> = lanes.iter().map(|l| l.name.clone()).collect();
     if failed.len() == paths.len() {
         let whys: Vec<String> = failed.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-        bail!("no path works: {}", whys.join("; "));
+        let help = "a path needs what its error names; --paths leaves paths out, but for the first";
+        return Err(failure(format!("no path works: {}", whys.join("; ")), help));
     }
     Ok(Report::new(case, options, paths, metrics, rows, failed, thrown_away))
 }
@@ -119,20 +124,46 @@ fn measure(
     }
 }
 
-/// One line that says what is done now; on a terminal it is written over.
+/// One line that says what is done now and how long the rest takes; on a terminal it is written over.
 struct Progress {
     case: &'static str,
     terminal: bool,
     start: Instant,
+    /// When the measurements began, how many there are, and how many are behind us.
+    measuring: Option<(Instant, usize, usize)>,
 }
 
 impl Progress {
     fn new(case: &'static str) -> Self {
-        Self { case, terminal: std::io::stderr().is_terminal(), start: Instant::now() }
+        Self { case, terminal: std::io::stderr().is_terminal(), start: Instant::now(), measuring: None }
+    }
+
+    /// From now on `count` measurements are made.
+    fn plan(&mut self, count: usize) {
+        self.measuring = Some((Instant::now(), count, 0));
+    }
+
+    /// The next one begins.
+    fn step(&mut self) {
+        if let Some((_, _, begun)) = &mut self.measuring {
+            *begun += 1;
+        }
+    }
+
+    /// `17 of 210, 96 s left`.
+    fn left(&self) -> Option<String> {
+        let (since, count, begun) = self.measuring?;
+        let done = begun.saturating_sub(1);
+        let each = since.elapsed().as_secs_f64() / done as f64;
+        let left = (done > 0).then(|| format!(", {:.0} s left", each * (count - done) as f64));
+        Some(format!("{begun} of {count}{}, ", left.unwrap_or_default()))
     }
 
     fn say(&self, what: &str) {
-        let line = format!("{} ({} s): {what}", self.case, self.start.elapsed().as_secs());
+        let left = self.left().unwrap_or_default();
+        let line = format!("{} ({left}{} s): {what}", self.case, self.start.elapsed().as_secs());
+        // A line that wraps cannot be written over.
+        let line: String = if self.terminal { line.chars().take(columns() - 1).collect() } else { line };
         let mut out = std::io::stderr();
         // Progress that nobody reads is no fault.
         let _ = if self.terminal { write!(out, "\r\x1b[K{line}") } else { writeln!(out, "{line}") };
@@ -144,4 +175,12 @@ impl Progress {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
+}
+
+/// How wide the terminal is.
+fn columns() -> usize {
+    let mut size = nix::libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the request writes one winsize, which lives until the call returns.
+    let done = unsafe { nix::libc::ioctl(nix::libc::STDERR_FILENO, nix::libc::TIOCGWINSZ, &raw mut size) };
+    if done == 0 && size.ws_col > 1 { size.ws_col.into() } else { 80 }
 }

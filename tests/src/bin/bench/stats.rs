@@ -42,6 +42,8 @@ pub struct Figure {
     pub disturbed: bool,
     /// Medians of what else was seen.
     pub extras: BTreeMap<&'static str, f64>,
+    /// Medians of what the value is the sum of.
+    pub parts: BTreeMap<String, f64>,
 }
 
 /// The middle one, or the mean of the middle two.
@@ -61,8 +63,8 @@ pub fn figure(taken: &[Taken], baseline: &[Taken]) -> Option<Figure> {
     let used = if clean.len() >= ENOUGH.min(taken.len()) { clean } else { taken.iter().collect() };
     let disturbed = used.iter().any(|t| t.disturbed);
     let values: Vec<f64> = used.iter().map(|t| t.sample.value).collect();
-    let names = used.first()?.sample.extras.keys().copied();
-    let extra = |name| median(&used.iter().filter_map(|t| t.sample.extras.get(name).copied()).collect::<Vec<_>>());
+    let extras = medians(used.iter().map(|t| t.sample.extras.iter().map(|(name, v)| (*name, *v))));
+    let parts = medians(used.iter().map(|t| t.sample.parts.iter().map(|(name, v)| (name.clone(), *v))));
     Some(Figure {
         median: median(&values)?,
         min: values.iter().copied().fold(f64::INFINITY, f64::min),
@@ -70,8 +72,16 @@ pub fn figure(taken: &[Taken], baseline: &[Taken]) -> Option<Figure> {
         ratio: ratio(taken, baseline),
         rounds: values.len(),
         disturbed,
-        extras: names.filter_map(|name| Some((name, extra(name)?))).collect(),
+        extras,
+        parts,
     })
+}
+
+/// The median of each name's values; a measurement need not have all names.
+fn medians<K: Ord>(measurements: impl Iterator<Item = impl Iterator<Item = (K, f64)>>) -> BTreeMap<K, f64> {
+    let mut all: BTreeMap<K, Vec<f64>> = BTreeMap::new();
+    measurements.flatten().for_each(|(name, value)| all.entry(name).or_default().push(value));
+    all.into_iter().filter_map(|(name, values)| Some((name, median(&values)?))).collect()
 }
 
 /// Pairs of one round: what drifts from round to round falls out.

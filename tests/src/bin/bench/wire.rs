@@ -9,23 +9,31 @@ use anyhow::{Context, Result, ensure};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long each load of a proof takes.
 const PROOF: Duration = Duration::from_millis(60);
 
 /// The least share of the packets moved that the witness must have counted. What it may miss is what no path carries:
 /// ARP of the two ends, and packets in flight while the counters are read.
-const SHARE: f64 = 0.9;
+pub const SHARE: f64 = 0.9;
+
+/// The least share of the packets moved that a witness must have counted, by the kind of work.
+pub type Least = fn(Work) -> f64;
+
+/// How long counters may lag behind the ends on a busy machine.
+const SETTLED: Duration = Duration::from_millis(200);
 
 /// Client, server, what is between them, and who can tell which way the packets went.
 pub struct Wire {
     /// Where the load goes from and to.
     pub ends: Ends,
-    /// Links of the client and of the server: what both sent is what was moved.
-    pub links: [Link; 2],
+    /// Links of the client and of the server, once where both have the same one: what they sent is what was moved.
+    pub links: Vec<Link>,
     /// Counts packets that took this path.
     pub witness: Witness,
+    /// Counters that must have counted a share of the packets moved, by the kind of work.
+    pub shares: Vec<(Witness, Least)>,
     /// Counters that a new flow must raise, such as that of a NAT rule.
     pub marks: Vec<(&'static str, Witness)>,
     /// The client's address as the server must see it.
@@ -38,26 +46,57 @@ pub struct Wire {
 
 impl Wire {
     /// Runs a load between two readings of the counters.
-    fn witnessed(&self, load: &Load, time: Duration, check: Check) -> Result<(Outcome, Used, f64)> {
-        let before = (self.moved()?, self.witness.count(load.work)?);
-        let mark = Mark::now(load.pin)?;
+    fn witnessed(&self, load: &Load, time: Duration, check: Check) -> Result<Seen> {
+        let before = self.counts(load.work)?;
+        let mark = Mark::now(load.pin, &self.carriers)?;
         let outcome = load.run(&self.ends, time, check)?;
-        let used = mark.used()?;
-        // The last packets of a connection may follow the load's end.
-        std::thread::sleep(Duration::from_millis(2));
-        let moved = self.moved()? - before.0;
-        let counted = self.witness.count(load.work)? - before.1;
-        ensure!(moved > 0, "{}: nothing was moved", load.name());
-        let share = counted as f64 / moved as f64;
-        let what = self.witness.what();
-        ensure!(share >= SHARE, "{}: {what} counted {counted} of {moved} packets: they went another way", load.name());
+        let used = mark.used(&self.carriers)?;
+        let (moved, share) = self.compared(load, &before)?;
         let seen = outcome.seen_as.context("the server saw no client")?;
         ensure!(seen == self.seen_as, "the server saw the client as {seen}, not {}", self.seen_as);
-        Ok((outcome, used, share))
+        Ok(Seen { outcome, used, share, moved })
     }
 
-    fn moved(&self) -> Result<u64> {
-        Ok(self.links[0].sent()? + self.links[1].sent()?)
+    /// Packets moved since `before`, and the least share of a witness that must have counted nearly all of them.
+    fn compared(&self, load: &Load, before: &[u64]) -> Result<(u64, f64)> {
+        let end = Instant::now();
+        loop {
+            // The last packets of a connection may follow the load's end.
+            std::thread::sleep(Duration::from_millis(2));
+            let after = self.counts(load.work)?;
+            let grown: Vec<u64> =
+                after.iter().zip(before).map(|(after, before)| after.saturating_sub(*before)).collect();
+            match self.judged(load, &grown) {
+                Err(_) if end.elapsed() < SETTLED => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn judged(&self, load: &Load, grown: &[u64]) -> Result<(u64, f64)> {
+        let (moved, counted) = grown.split_first().context("nothing was counted")?;
+        ensure!(*moved > 0, "{}: nothing was moved", load.name());
+        let mut share = 1.0_f64;
+        for ((witness, least), counted) in self.witnesses().zip(counted) {
+            let (part, least) = (*counted as f64 / *moved as f64, least(load.work));
+            let (name, what) = (load.name(), witness.what());
+            ensure!(part >= least, "{name}: {what} counted {counted} of {moved} packets: they went another way");
+            share = share.min(if least >= SHARE { part } else { 1.0 });
+        }
+        Ok((*moved, share))
+    }
+
+    /// All that tell which way packets went, and the least share of each.
+    fn witnesses(&self) -> impl Iterator<Item = (&Witness, Least)> {
+        let all: Least = |_| SHARE;
+        [(&self.witness, all)].into_iter().chain(self.shares.iter().map(|(witness, least)| (witness, *least)))
+    }
+
+    /// Packets moved, and what each witness has counted.
+    fn counts(&self, work: Work) -> Result<Vec<u64>> {
+        let moved = self.links.iter().map(Link::sent).sum::<Result<u64>>();
+        let counted = self.witnesses().map(|(witness, _)| witness.count(work));
+        std::iter::once(moved).chain(counted).collect()
     }
 
     fn pin_carriers(&self, pin: Pin) -> Result<()> {
@@ -67,6 +106,15 @@ impl Wire {
         }
         Ok(())
     }
+}
+
+/// What a load gave, and what was seen beside it.
+struct Seen {
+    outcome: Outcome,
+    used: Used,
+    /// The least share of a witness that must have counted nearly all.
+    share: f64,
+    moved: u64,
 }
 
 impl Path for Wire {
@@ -86,17 +134,15 @@ impl Path for Wire {
     fn measure(&mut self, metric: &Metric, time: Duration) -> Result<Sample> {
         let load = metric.load.context("only loads are measured on a wire")?;
         self.pin_carriers(load.pin)?;
-        let (outcome, used, share) = self.witnessed(&load, time, Check::Marks)?;
-        let mut extras = BTreeMap::from([("witnessed", share)]);
+        let Seen { outcome, used, share, moved } = self.witnessed(&load, time, Check::Marks)?;
+        let mut extras = BTreeMap::from([("witnessed", share), ("packets", moved as f64)]);
         extras.extend(outcome.p50_us.map(|v| ("p50_us", v)));
         extras.extend(outcome.p99_us.map(|v| ("p99_us", v)));
         extras.extend(outcome.lost.map(|v| ("lost", v)));
-        let alone = self.carriers.is_empty();
-        if let (Work::Stream(_), true) = (load.work, alone) {
+        if let Work::Stream(_) = load.work {
             extras.insert("cpu_secs_per_gb", used.own_secs / (outcome.count as f64 / 1e9));
         }
-        // What a proxy's own processes used looks like anyone's.
-        Ok(Sample { value: outcome.rate, extras, foreign_secs: alone.then_some(used.foreign_secs) })
+        Ok(Sample { value: outcome.rate, extras, foreign_secs: Some(used.foreign_secs), ..Sample::default() })
     }
 }
 

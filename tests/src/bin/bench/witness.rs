@@ -33,7 +33,7 @@ impl Witness {
 
     /// Packets that these links have received: of the ports of a bridge, say.
     pub fn received(what: &str, links: Vec<Link>) -> Self {
-        Self::new(what, move |_| links.iter().map(|l| l.column(1)).sum())
+        Self::new(what, move |_| links.iter().map(Link::received).sum())
     }
 
     /// Packets that a proxy took part in: what it received on both sides. It may answer with fewer, larger ones.
@@ -117,6 +117,14 @@ impl Link {
     /// When there is no such link.
     pub fn sent(&self) -> Result<u64> {
         self.column(9)
+    }
+
+    /// Packets that it has received.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn received(&self) -> Result<u64> {
+        self.column(1)
     }
 
     /// A column of `/proc/net/dev`, 0 being the first after the name.

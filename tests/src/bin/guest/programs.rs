@@ -1,16 +1,55 @@
 //! What the verifier made of the programs.
 
-use anyhow::{Context, Result, ensure};
-use std::collections::BTreeMap;
+use crate::console;
+use anyhow::{Context, Result, anyhow, ensure};
+use pv_net_common::names;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 
 /// Bytes of one instruction.
 const INSTRUCTION: u32 = 8;
 
-/// Instructions by program, all that are loaded and pv-net's.
+/// What the kernel keeps of a name.
+const NAME: usize = 15;
+
+/// Programs whose instructions were said.
+static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Says the instructions of the programs that are loaded now and were not before: some are only while they are needed.
 ///
-/// The kernel keeps fifteen characters of a name; programs that share these are one here, the largest.
-pub fn instructions() -> Result<BTreeMap<String, u32>> {
-    let mut all = BTreeMap::new();
+/// Programs that share what the kernel keeps of their names are one here, the largest.
+pub fn tell() -> Result<()> {
+    let mut told = TOLD.lock().map_err(|_| anyhow!("a check panicked here"))?;
+    for (name, counts) in instructions()? {
+        if told.insert(name.clone()) {
+            console::instructions(&name, counts.into_iter().max().unwrap_or_default());
+        }
+    }
+    Ok(())
+}
+
+/// Fails unless each of these is loaded, as often as it is named.
+pub fn are_loaded<'a>(wanted: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let mut all: BTreeMap<&str, usize> = BTreeMap::new();
+    wanted.into_iter().for_each(|name| *all.entry(&name[..name.len().min(NAME)]).or_default() += 1);
+    let loaded = instructions()?;
+    for (name, count) in all {
+        let found = loaded.get(name).map_or(0, Vec::len);
+        ensure!(found == count, "{found} programs {name} are loaded, not {count}");
+    }
+    Ok(())
+}
+
+/// Programs of every device, but for what only some configurations and kernels have.
+pub fn always() -> impl Iterator<Item = &'static str> {
+    [names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK, names::PROG_CLOCK]
+        .into_iter()
+        .chain(names::PROG_STAGES)
+}
+
+/// Instructions of pv-net's programs that are loaded, by name.
+pub fn instructions() -> Result<BTreeMap<String, Vec<u32>>> {
+    let mut all: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for program in aya::programs::loaded_programs() {
         let program = program.context("list the loaded programs")?;
         let name = program.name_as_str().unwrap_or_default().to_owned();
@@ -20,8 +59,7 @@ pub fn instructions() -> Result<BTreeMap<String, u32>> {
         // bpf_prog_info.verified_insns came with kernel 5.16; before, the size of what was verified has to do.
         let translated = program.size_translated().map(|bytes| bytes / INSTRUCTION);
         let count = program.verified_instruction_count().or(translated).with_context(|| format!("{name}: no size"))?;
-        let entry = all.entry(name).or_insert(0);
-        *entry = count.max(*entry);
+        all.entry(name).or_default().push(count);
     }
     ensure!(!all.is_empty(), "no program is loaded");
     Ok(all)

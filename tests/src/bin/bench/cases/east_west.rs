@@ -4,7 +4,7 @@ use crate::case::{Candidate, Case, Metric};
 use crate::options::Options;
 use crate::wire::Wire;
 use crate::witness::{Link, Witness};
-use crate::{nets, pvnet};
+use crate::{nets, pvnet, rules};
 use anyhow::Result;
 use harness::{Device, configs};
 
@@ -33,6 +33,7 @@ impl Case for EastWest {
             Candidate::new("direct veth pair", direct),
             Candidate::new("Linux bridge", bridge),
             Candidate::new("bridge, Docker's rules", docker),
+            Candidate::new("bridge, Docker's rules and br_netfilter", docker_netfilter),
             Candidate::new("routed, nft stateful", || nft(STATEFUL)),
             Candidate::new("pv-net, one pool", || pv_net("internal")),
             Candidate::new("pv-net, two open pools", || pv_net("management")),
@@ -59,11 +60,19 @@ pub fn bridge() -> Result<Wire> {
     Ok(net.wire(witness))
 }
 
-/// A bridge as Docker leaves it.
-pub fn docker() -> Result<Wire> {
+/// A bridge as Docker leaves it: its rules are there, and packets between its ports do not meet them.
+fn docker() -> Result<Wire> {
+    let net = nets::bridged(false)?;
+    nets::feed(net.device()?, "iptables-restore", &rules::docker(&[]))?;
+    let witness = nets::bridge_ports(&net)?;
+    Ok(net.wire(witness))
+}
+
+/// The same with packets of the bridge going through the rules.
+fn docker_netfilter() -> Result<Wire> {
     let net = nets::bridged(true)?;
     let device = net.device()?;
-    nets::feed(device, "iptables-restore", &docker_rules(&[]))?;
+    nets::feed(device, "iptables-restore", &rules::docker(&[]))?;
     let witness = Witness::iptables(device, "filter", "FORWARD", "ACCEPT");
     Ok(net.wire(witness))
 }
@@ -83,57 +92,6 @@ pub fn nft(rules: &str) -> Result<Wire> {
     nets::feed(device, "nft -f", rules)?;
     let witness = Witness::nft(device, "forward");
     Ok(net.wire(witness))
-}
-
-/// Docker's rule set (28, bridge `docker0`) for containers whose port is published: address and protocol of each.
-pub fn docker_rules(published: &[(&str, &str)]) -> String {
-    let (port, to) = (nets::PUBLISHED, nets::PORT);
-    let filter = |(ip, proto): &(&str, &str)| {
-        format!("-A DOCKER -d {ip}/32 ! -i docker0 -o docker0 -p {proto} -m {proto} --dport {to} -j ACCEPT\n")
-    };
-    let hairpin = |(ip, proto): &(&str, &str)| {
-        format!("-A POSTROUTING -s {ip}/32 -d {ip}/32 -p {proto} -m {proto} --dport {to} -j MASQUERADE\n")
-    };
-    let nat = |(ip, proto): &(&str, &str)| {
-        format!("-A DOCKER ! -i docker0 -p {proto} -m {proto} --dport {port} -j DNAT --to-destination {ip}:{to}\n")
-    };
-    format!(
-        "*filter
-:INPUT ACCEPT [0:0]
-:FORWARD DROP [0:0]
-:OUTPUT ACCEPT [0:0]
-:DOCKER - [0:0]
-:DOCKER-ISOLATION-STAGE-1 - [0:0]
-:DOCKER-ISOLATION-STAGE-2 - [0:0]
-:DOCKER-USER - [0:0]
--A FORWARD -j DOCKER-USER
--A FORWARD -j DOCKER-ISOLATION-STAGE-1
--A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A FORWARD -o docker0 -j DOCKER
--A FORWARD -i docker0 ! -o docker0 -j ACCEPT
--A FORWARD -i docker0 -o docker0 -j ACCEPT
-{}-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
--A DOCKER-ISOLATION-STAGE-1 -j RETURN
--A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
--A DOCKER-ISOLATION-STAGE-2 -j RETURN
--A DOCKER-USER -j RETURN
-COMMIT
-*nat
-:PREROUTING ACCEPT [0:0]
-:INPUT ACCEPT [0:0]
-:OUTPUT ACCEPT [0:0]
-:POSTROUTING ACCEPT [0:0]
-:DOCKER - [0:0]
--A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
--A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
--A POSTROUTING -s 10.0.3.0/24 ! -o docker0 -j MASQUERADE
-{}-A DOCKER -i docker0 -j RETURN
-{}COMMIT
-",
-        published.iter().map(filter).collect::<String>(),
-        published.iter().map(hairpin).collect::<String>(),
-        published.iter().map(nat).collect::<String>(),
-    )
 }
 
 /// From a container in `internal` to one in `pool`.

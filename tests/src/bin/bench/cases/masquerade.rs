@@ -1,10 +1,11 @@
 //! From a container to outside, behind the device's address.
 
-use super::east_west::{USUAL, docker_rules};
+use super::east_west::USUAL;
 use crate::case::{Candidate, Case, Metric};
 use crate::nets::{self, Edge, Net, OUTSIDE, UPLINK};
 use crate::options::Options;
 use crate::pvnet::{self, End};
+use crate::rules;
 use crate::wire::Wire;
 use crate::witness::Witness;
 use anyhow::Result;
@@ -33,7 +34,7 @@ impl Case for Masquerade {
             Candidate::new("iptables MASQUERADE", iptables),
             Candidate::new("Docker's rules", docker),
             Candidate::new("nftables masquerade", || nft(false, NFT)),
-            Candidate::new("netavark's rules", || nft(true, NETAVARK)),
+            Candidate::new("netavark's rules", || nft(true, &rules::netavark(None))),
             Candidate::new("pv-net", pv_net),
         ]
     }
@@ -46,37 +47,6 @@ impl Case for Masquerade {
 const NFT: &str = "table inet bench { chain nat { type nat hook postrouting priority srcnat;
     oifname \"eth0\" ip saddr 10.0.3.0/24 counter masquerade
 }
-}";
-
-/// Rules of netavark 1.10 for one network, in a table of the name that the witnesses read.
-const NETAVARK: &str = "table inet bench {
-    chain published { }
-    chain input { type filter hook input priority filter; policy accept;
-        ip saddr 10.0.3.0/24 meta l4proto { tcp, udp } th dport 53 accept
-    }
-    chain isolation-2 { }
-    chain isolation-3 { oifname \"docker0\" drop; jump isolation-2
-    }
-    chain isolation-1 { }
-    chain forward { type filter hook forward priority filter; policy accept;
-        ct state invalid drop
-        jump isolation-1
-        ip daddr 10.0.3.0/24 ct state established,related counter accept
-        ip saddr 10.0.3.0/24 counter accept
-    }
-    chain network { ip daddr 10.0.3.0/24 accept
-        ip daddr != 224.0.0.0/4 counter masquerade
-    }
-    chain postrouting { type nat hook postrouting priority srcnat; policy accept;
-        meta mark & 0x00002000 == 0x00002000 masquerade
-        ip saddr 10.0.3.0/24 jump network
-    }
-    chain prerouting { type nat hook prerouting priority dstnat; policy accept;
-        fib daddr type local jump published
-    }
-    chain output { type nat hook output priority -100; policy accept;
-        fib daddr type local jump published
-    }
 }";
 
 fn plain() -> Result<Wire> {
@@ -105,7 +75,7 @@ fn iptables() -> Result<Wire> {
 fn docker() -> Result<Wire> {
     let net = Edge::new(true)?.outward();
     let device = net.device()?;
-    nets::feed(device, "iptables-restore", &docker_rules(&[]))?;
+    nets::feed(device, "iptables-restore", &rules::docker(&[]))?;
     let mark = Witness::iptables(device, "nat", "POSTROUTING", "MASQUERADE");
     let witness = Witness::iptables(device, "filter", "FORWARD", "ACCEPT");
     Ok(masqueraded(net, witness, mark))

@@ -2,12 +2,12 @@
 
 use super::east_west::nft;
 use crate::case::{Candidate, Case, Metric};
-use crate::nets;
+use crate::nets::{self, Net};
 use crate::options::Options;
 use crate::pvnet;
 use crate::wire::Wire;
 use crate::witness::Witness;
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use harness::{Device, configs};
 use serde_json::json;
 use std::fmt::Write;
@@ -34,9 +34,11 @@ impl Case for Policy {
         let counts = if options.small { vec![few, many] } else { vec![few, 1000, many] };
         for n in &counts {
             let n = *n;
-            paths.push(Candidate::new(format!("nft, {n} rules"), move || nft(&linear(n))));
+            paths.push(Candidate::new(format!("nft, {n} rules"), move || counted(nft(&linear(n))?, n, NFT_RULES)));
         }
-        paths.push(Candidate::new(format!("nft verdict map, {many}"), move || nft(&verdict_map(many))));
+        paths.push(Candidate::new(format!("nft verdict map, {many}"), move || {
+            counted(nft(&verdict_map(many))?, many, NFT_PAIRS)
+        }));
         for n in &counts {
             let n = *n;
             paths.push(Candidate::new(format!("iptables, {n} rules"), move || iptables(n)));
@@ -50,6 +52,21 @@ impl Case for Policy {
     fn metrics(&self, options: &Options) -> Vec<Metric> {
         options.traffic(&["rr-same", "crr-same", "udp-same"])
     }
+}
+
+/// A command that lists rules, and what stands in it once for each.
+type Listing = (&'static str, &'static [&'static str]);
+const NFT_RULES: Listing = ("nft list chain inet bench forward", &["dport 99 drop", "accept"]);
+const NFT_PAIRS: Listing = ("nft list map inet bench pairs", &[" : drop", " : accept"]);
+const IPTABLES_RULES: Listing = ("iptables -w -S FORWARD", &["-A FORWARD"]);
+
+/// The path, when the kernel has `n` rules: a path with fewer would be a better one.
+fn counted(wire: Wire, n: usize, (command, each): Listing) -> Result<Wire> {
+    let device = wire.keep.downcast_ref::<Net>().context("no network")?.device()?;
+    let said = device.sh(command)?;
+    let found: usize = each.iter().map(|word| said.matches(word).count()).sum();
+    ensure!(found == n, "{found} rules are loaded, not {n}");
+    Ok(wire)
 }
 
 fn routing() -> Result<Wire> {
@@ -107,7 +124,7 @@ fn iptables(n: usize) -> Result<Wire> {
     rules += "-A FORWARD -s 10.0.4.0/24 -d 10.0.3.0/24 -j ACCEPT\nCOMMIT\n";
     nets::feed(device, "iptables-restore", &rules)?;
     let witness = Witness::iptables(device, "filter", "FORWARD", "ACCEPT");
-    Ok(net.wire(witness))
+    counted(net.wire(witness), n, IPTABLES_RULES)
 }
 
 /// Pools that are closed to each other, and `n` rules: without the last one nothing would pass.
@@ -123,7 +140,29 @@ fn pv_net(n: usize) -> Result<Wire> {
     let device = Device::started(&config)?;
     let (client, server) = (device.attach("a", "internal")?, device.attach("b", "management")?);
     pvnet::all_in_force(&device)?;
+    let listed = device.json(&["policy", "list"])?;
+    let in_force = listed.as_array().into_iter().flatten().filter(|rule| rule["in_force"] == true).count();
+    ensure!(in_force == n, "{in_force} rules are in force, not {n}");
+    // The kernel's own maps have the last of them too.
+    let last = n.saturating_sub(2);
+    let verdict = device.json(&["policy", "explain", "a", &stranger(last), "tcp/99"])?;
+    ensure!(verdict["rule"] == format!("deny-{last}"), "the kernel does not know rule deny-{last}: {verdict}");
     let mut wire = pvnet::wire(&device, &(&client).into(), &(&server).into());
     wire.keep = Box::new((client, server, device));
     Ok(wire)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root: run by cargo xtask test"]
+    fn a_path_without_its_rules_is_none() -> Result<()> {
+        counted(nft(&linear(10))?, 10, NFT_RULES)?;
+        let why = counted(nft(&linear(9))?, 10, NFT_RULES).err().context("a rule is missing")?.to_string();
+        ensure!(why == "9 rules are loaded, not 10", "{why}");
+        ensure!(counted(nft(&verdict_map(9))?, 10, NFT_PAIRS).is_err(), "a pair is missing");
+        Ok(())
+    }
 }

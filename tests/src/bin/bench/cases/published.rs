@@ -1,16 +1,18 @@
 //! From outside to a published port of a container.
 
-use super::east_west::{USUAL, docker_rules};
+use super::east_west::USUAL;
 use crate::case::{Candidate, Case, Metric};
 use crate::nets::{self, CLIENT, Edge, PORT, PUBLISHED, UPLINK};
 use crate::options::Options;
 use crate::pvnet::{self, End};
+use crate::rules;
 use crate::wire::Wire;
 use crate::witness::Witness;
 use anyhow::Result;
 use harness::{Device, Namespace, Process, configs, eventually};
 use serde_json::json;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The case.
@@ -35,8 +37,9 @@ impl Case for Published {
             Candidate::new("iptables DNAT", iptables),
             Candidate::new("Docker's rules", docker),
             Candidate::new("nftables DNAT", nft),
+            Candidate::new("netavark's rules", netavark),
             Candidate::new("socat", socat),
-            Candidate::new("pv-net", pv_net),
+            Candidate::new("pv-net", || Ok(pv_net(false)?.0)),
         ]
     }
 
@@ -75,7 +78,7 @@ fn iptables() -> Result<Wire> {
 fn docker() -> Result<Wire> {
     let net = Edge::new(true)?.inward();
     let (device, ip) = (net.device()?, CLIENT.to_string());
-    nets::feed(device, "iptables-restore", &docker_rules(&[(&ip, "tcp"), (&ip, "udp")]))?;
+    nets::feed(device, "iptables-restore", &rules::docker(&[(&ip, "tcp"), (&ip, "udp")]))?;
     let mark = Witness::iptables(device, "nat", "DOCKER", "DNAT");
     let accepted =
         [("FORWARD", "ACCEPT"), ("DOCKER", "ACCEPT")].map(|(c, t)| Witness::iptables(device, "filter", c, t));
@@ -99,6 +102,16 @@ fn nft() -> Result<Wire> {
         ),
     )?;
     let (witness, mark) = (Witness::routed(device), Witness::nft(device, "nat"));
+    let mut wire = published(net.wire(witness));
+    wire.marks.push(("the DNAT rule", mark));
+    Ok(wire)
+}
+
+fn netavark() -> Result<Wire> {
+    let net = Edge::new(true)?.inward();
+    let device = net.device()?;
+    nets::feed(device, "nft -f", &rules::netavark(Some(CLIENT)))?;
+    let (witness, mark) = (Witness::routed(device), Witness::nft(device, "network-dnat"));
     let mut wire = published(net.wire(witness));
     wire.marks.push(("the DNAT rule", mark));
     Ok(wire)
@@ -143,9 +156,13 @@ fn socat() -> Result<Wire> {
     Ok(wire)
 }
 
-fn pv_net() -> Result<Wire> {
+/// The path and where the device's pins are; with an XDP program before the stack if there is a filter.
+pub(super) fn pv_net(filter: bool) -> Result<(Wire, PathBuf)> {
     let mut config = configs::two_pools();
     config["network"]["uplinks"] = json!(["eth0"]);
+    if filter {
+        config["network"]["uplink_filter"] = json!({"deny": ["203.0.113.0/24"]});
+    }
     let mut device = Device::new(&config)?;
     let outside = device.outside("eth0", &["192.0.2.1/24"], &["192.0.2.2/24"])?;
     device.start()?;
@@ -156,6 +173,7 @@ fn pv_net() -> Result<Wire> {
     pvnet::all_in_force(&device)?;
     let client = End { ns: &outside, address: nets::OUTSIDE.into() };
     let mut wire = published(pvnet::wire(&device, &client, &(&container).into()));
+    let pins = device.pins();
     wire.keep = Box::new((container, outside, device));
-    Ok(wire)
+    Ok((wire, pins))
 }

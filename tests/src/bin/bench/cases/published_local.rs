@@ -1,4 +1,4 @@
-//! A published port from where no uplink is: the device itself, and another container on it.
+//! A published port from where no uplink is: the device itself, another container on it, and the container itself.
 
 use super::published::{published, start_socat};
 use crate::case::{Candidate, Case, Metric};
@@ -11,6 +11,7 @@ use anyhow::Result;
 use harness::{Container, Device, Namespace, Process, configs};
 use serde_json::json;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 /// The case.
 pub struct PublishedLocal;
@@ -24,7 +25,7 @@ impl Case for PublishedLocal {
     }
 
     fn about(&self) -> &'static str {
-        "a published port from the device itself, and from another container"
+        "a published port from the device itself, from another container, from its own container"
     }
 
     fn needs(&self) -> &'static [&'static str] {
@@ -36,10 +37,12 @@ impl Case for PublishedLocal {
             Candidate::new("veth, from the device", || of_device(None)),
             Candidate::new("nftables DNAT, from the device", || of_device(Some(OUTPUT_NAT))),
             Candidate::new("socat, from the device", of_device_by_socat),
-            Candidate::new("pv-net, device to the container itself", || pv_net_device(false)),
-            Candidate::new("pv-net, from the device", || pv_net_device(true)),
+            Candidate::new("pv-net, device to the container itself", || Ok(pv_net_device(false)?.0)),
+            Candidate::new("pv-net, from the device", || Ok(pv_net_device(true)?.0)),
             Candidate::new("nftables DNAT, from a container", hairpin),
             Candidate::new("pv-net, from a container", pv_net_hairpin),
+            Candidate::new("nftables DNAT, a container to itself", to_itself),
+            Candidate::new("pv-net, a container to itself", pv_net_to_itself),
         ]
     }
 
@@ -53,6 +56,14 @@ const OUTPUT_NAT: &str = "table inet bench { chain nat { type nat hook output pr
 }
 }";
 
+const SELF_NAT: &str = "table inet bench { chain nat { type nat hook prerouting priority dstnat;
+    ip daddr 10.0.3.1 meta l4proto { tcp, udp } th dport 8080 counter dnat ip to 10.0.3.2:7001
+}
+chain back { type nat hook postrouting priority srcnat;
+    ip saddr 10.0.3.2 ip daddr 10.0.3.2 masquerade
+}
+}";
+
 const HAIRPIN_NAT: &str = "table inet bench { chain nat { type nat hook prerouting priority dstnat;
     ip daddr 10.0.3.1 meta l4proto { tcp, udp } th dport 8080 counter dnat ip to 10.0.3.3:7001
 }
@@ -62,14 +73,14 @@ chain back { type nat hook postrouting priority srcnat;
 }";
 
 /// From the device by its link `link` to the only container on it.
-fn by_link(device: &Namespace, link: &str, container: &Namespace) -> [Link; 2] {
-    [Link::new(device, link), Link::new(container, "eth0")]
+fn by_link(device: &Namespace, link: &str, container: &Namespace) -> Vec<Link> {
+    vec![Link::new(device, link), Link::new(container, "eth0")]
 }
 
 fn of_device(rules: Option<&str>) -> Result<Wire> {
     let Edge { outside, container, device } = Edge::new(false)?;
     let links = by_link(&device, "c0", &container);
-    let witness = Witness::received("the container's link", links.to_vec());
+    let witness = Witness::received("the container's link", links.clone());
     let mut wire = nets::between((&device, GATEWAY.into()), (&container, CLIENT.into()), witness);
     wire.links = links;
     if let Some(rules) = rules {
@@ -87,7 +98,7 @@ fn of_device_by_socat() -> Result<Wire> {
     let Edge { outside, container, device } = Edge::new(false)?;
     let proxies = start_socat(&device)?;
     let links = by_link(&device, "c0", &container);
-    let witness = Witness::received("the container's link", links.to_vec());
+    let witness = Witness::received("the container's link", links.clone());
     let mut wire = published(nets::between((&device, GATEWAY.into()), (&container, CLIENT.into()), witness));
     wire.links = links;
     wire.carriers = proxies.iter().map(Process::pid).collect();
@@ -103,7 +114,8 @@ fn web(device: &Device) -> Result<Container> {
     }))
 }
 
-fn pv_net_device(by_port: bool) -> Result<Wire> {
+/// The path and where the device's pins are.
+pub(super) fn pv_net_device(by_port: bool) -> Result<(Wire, PathBuf)> {
     let device = Device::started(&configs::two_pools())?;
     let container = web(&device)?;
     pvnet::all_in_force(&device)?;
@@ -111,13 +123,15 @@ fn pv_net_device(by_port: bool) -> Result<Wire> {
     let client = End { ns: &device.ns, address: GATEWAY.into() };
     let mut wire = pvnet::wire(&device, &client, &(&container).into());
     // The connection is led to the container before there is a packet; what then goes is the stack's.
-    wire.witness = Witness::received("the container's link", links.to_vec());
+    wire.witness = Witness::received("the container's link", links.clone());
+    wire.shares.clear();
     wire.links = links;
     if by_port {
         wire.ends.connect = SocketAddr::new(GATEWAY.into(), PUBLISHED);
     }
+    let pins = device.pins();
     wire.keep = Box::new((container, device));
-    Ok(wire)
+    Ok((wire, pins))
 }
 
 fn hairpin() -> Result<Wire> {
@@ -140,4 +154,35 @@ fn pv_net_hairpin() -> Result<Wire> {
     wire.ends.connect = SocketAddr::new(GATEWAY.into(), PUBLISHED);
     wire.keep = Box::new((client, server, device));
     Ok(wire)
+}
+
+/// Out of the container's link and in again.
+fn to_itself() -> Result<Wire> {
+    let Edge { outside, container, device } = Edge::new(false)?;
+    // The device sends the packets back where they came from: no reason to tell the container a shorter way.
+    nets::sysctl(&device, "ipv4/conf/all/send_redirects", "0")?;
+    nets::sysctl(&device, "ipv4/conf/c0/send_redirects", "0")?;
+    nets::feed(&device, "nft -f", SELF_NAT)?;
+    let (witness, mark) = (Witness::routed(&device), Witness::nft(&device, "nat"));
+    let mut wire = nets::between((&container, CLIENT.into()), (&container, CLIENT.into()), witness);
+    wire.keep = Box::new((outside, device));
+    wire.marks.push(("the DNAT rule", mark));
+    Ok(by_itself(wire, container))
+}
+
+/// Both ends are one container, that sees the gateway as its client.
+fn by_itself(mut wire: Wire, keep: impl Sized + 'static) -> Wire {
+    wire.links.truncate(1);
+    wire.ends.connect = SocketAddr::new(GATEWAY.into(), PUBLISHED);
+    wire.seen_as = GATEWAY.into();
+    wire.keep = Box::new((wire.keep, keep));
+    wire
+}
+
+fn pv_net_to_itself() -> Result<Wire> {
+    let device = Device::started(&configs::two_pools())?;
+    let container = web(&device)?;
+    pvnet::all_in_force(&device)?;
+    let wire = pvnet::wire(&device, &(&container).into(), &(&container).into());
+    Ok(by_itself(wire, (container, device)))
 }

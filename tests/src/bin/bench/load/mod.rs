@@ -2,7 +2,7 @@
 //! arrives; only that is counted.
 
 mod crr;
-mod exchanges;
+pub mod exchanges;
 mod rr;
 mod socket;
 mod stream;

@@ -3,8 +3,10 @@
 
 use super::{Absent, outside};
 use crate::lab::{self, Lab, UPLINK};
+use crate::programs;
 use anyhow::{Context, Result, bail, ensure};
 use harness::{Beyond, Kind, TRUNK};
+use pv_net_common::names;
 use serde_json::{Value, json};
 
 /// The uplink.
@@ -53,6 +55,10 @@ fn works(lab: &Lab, kind: Kind, port: u16) -> Result<()> {
         let mut filtered = config(kind);
         filtered["network"]["uplink_filter"] = json!({"deny": ["203.0.113.0/24"], "xdp": "generic"});
         lab.reload(&filtered)?;
+        // Frames of several pieces came with 5.18; before, another program takes them.
+        let xdp = if lab::kernel()? >= (5, 18) { names::PROG_XDP_UPLINK } else { names::PROG_XDP_UPLINK_SINGLE };
+        programs::are_loaded([xdp])?;
+        programs::tell()?;
         both_ways(lab, beyond, "generic", port + 20).context("with uplink_filter")
     })
 }

@@ -2,7 +2,7 @@
 
 use super::forwarding::talks;
 use crate::lab::{self, Lab, UPLINK, kernel};
-use crate::{console, icmp, programs};
+use crate::{icmp, programs};
 use anyhow::{Context, Result, ensure};
 use harness::{Container, Namespace, echo};
 use nix::sys::signal::Signal;
@@ -13,12 +13,17 @@ use std::net::{SocketAddr, TcpStream};
 /// Containers of the lab.
 const CONTAINERS: usize = 6;
 
-/// Every program is loaded; how many instructions the verifier went through.
+/// Every program is loaded, but for those of a filter and of the policy's probe, that are loaded later; how many
+/// instructions the verifier went through.
 pub fn programs(_: &mut Lab) -> Result<()> {
-    for (name, count) in programs::instructions()? {
-        console::instructions(&name, count);
-    }
-    Ok(())
+    let hooks = if has_cookies()? { names::PROG_SOCK.as_slice() } else { &[] };
+    programs::are_loaded(programs::always().chain(hooks.iter().copied()))?;
+    programs::tell()
+}
+
+/// Whether the kernel tells programs on a cgroup which namespace a socket is in: without it none are attached.
+fn has_cookies() -> Result<bool> {
+    Ok(kernel()? >= (5, 14))
 }
 
 /// Links of tcx where the kernel has them (6.6), filters of clsact elsewhere.
@@ -27,7 +32,7 @@ pub fn hook(lab: &mut Lab) -> Result<()> {
     let want = if has_tcx { "tcx" } else { "clsact" };
     let status = lab.get("/status")?;
     ensure!(status["hook"] == want, "{} instead of {want}", status["hook"]);
-    let has_cookies = kernel()? >= (5, 14);
+    let has_cookies = has_cookies()?;
     for (folder, count, there) in [
         (names::PROG_FROM_CONTAINER, CONTAINERS, has_tcx),
         (names::PROG_TO_CONTAINER, CONTAINERS, has_tcx),

@@ -65,11 +65,12 @@ const SUITE: &[Check] = &[
     ("down leaves nothing", life::down),
 ];
 
-/// What a device with 64 MiB must bear.
+/// What a device with 64 MiB must bear. Rules bring a program of their own, that asks them.
 const FLOOR: &[Check] = &[
     ("forwards", forwarding::same_pool),
     ("masquerade", outside::masquerade),
     ("published port", outside::published),
+    ("policy denies", policy::denies),
     ("full flow table", floor::full_table),
     ("masquerade without a daemon", outside::masquerade_survives),
     ("killed daemon", life::killed),

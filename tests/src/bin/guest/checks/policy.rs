@@ -3,8 +3,10 @@
 use super::forwarding::talks;
 use super::life::{exchange, greeted};
 use crate::lab::{self, HOSTS, Lab};
+use crate::programs;
 use anyhow::{Context, Result, ensure};
 use harness::{echo, patience};
+use pv_net_common::names;
 use serde_json::json;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -37,6 +39,10 @@ pub fn denies(lab: &mut Lab) -> Result<()> {
         {"from": {"container": "d"}, "to": {"container": "e"}, "ports": ["udp/1-6999"], "action": "deny"},
     ]);
     lab.reload(&config)?;
+    let asked = lab.get(&format!("/policy/verdict?from=a&to={}&proto=tcp&port={PORT}", servers[0].ip()))?;
+    ensure!(asked["verdict"] == "deny", "{asked}");
+    programs::are_loaded([names::PROG_POLICY_PROBE])?;
+    programs::tell()?;
     for server in servers {
         denied(lab, server)?;
         // Only this port, and only of this container.
