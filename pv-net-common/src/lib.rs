@@ -27,7 +27,7 @@ pub use stats::Stat;
 pub use uplink_filter::{FilterRate, FilterSource};
 
 /// Layout version of every pinned map; kept in the `config` map.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Index in the `stages` map: what decides about packets that the flow table knows nothing of.
 #[repr(u32)]
@@ -57,6 +57,8 @@ pub enum Stage {
     Inbound = 10,
     /// From an uplink, without its Ethernet header.
     Bare = 11,
+    /// First packets of flows that are claimed.
+    Send = 12,
 }
 
 /// The one entry of the `config` map: what the programs must know of the device as a whole.

@@ -28,7 +28,7 @@ pub const GLOBAL_HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
 /// Another: whether `bpf_redirect_peer` leaves the packet's type right.
 pub const GLOBAL_PEER_SCRUBS: &str = "PEER_SCRUBS";
 /// Stages that the programs above hand a packet on to, in the order of [`crate::Stage`].
-pub const PROG_STAGES: [&str; 12] = [
+pub const PROG_STAGES: [&str; 13] = [
     "pv_stage_container",
     "pv_stage_outside",
     "pv_stage_uplink",
@@ -41,6 +41,7 @@ pub const PROG_STAGES: [&str; 12] = [
     "pv_stage_known",
     "pv_stage_inbound",
     "pv_stage_bare",
+    "pv_stage_send",
 ];
 /// Program that writes the kernel's tick counter into [`MAP_CONFIG`] when it is test-run.
 pub const PROG_CLOCK: &str = "pv_clock";

@@ -253,33 +253,38 @@ fn to_container(packet: &mut Packet, me: &InterfaceInfo, target: &EndpointInfo, 
     hand_on(packet.skb, Stage::Open)
 }
 
-/// The stage for first packets: claims the flow and sends its packet on.
+/// The stage for first packets: claims the flow.
 #[inline(always)]
 pub fn open(packet: &mut Packet) -> i32 {
     let Some(Scratch { flow, plan, .. }) = scratch() else { return ACT_SHOT };
     packet.key.ifindex = plan.link;
     packet.settle_fragment();
     count(Stat::SlowPath);
-    if !packet.tracked {
-        // Without ports there is nothing to tell flows apart by, but addresses that stay need no flow.
-        if plan.src != packet.key.src || plan.dst != packet.key.dst {
-            let reason = if packet.later { DropReason::FragmentLost } else { DropReason::Unsupported };
-            return verdict::drop(packet, reason);
+    if packet.tracked {
+        // Before it is entered: what is delivered is a copy.
+        stamp(packet, &mut flow.forward);
+        match flow::claim(packet, flow, plan) {
+            Ok(Some(open)) => flow::again(packet, open),
+            Ok(None) => {}
+            Err(DropReason::NoFlow) => return answer::unknown_tcp(packet),
+            Err(reason) => return verdict::drop(packet, reason),
         }
-        return deliver(packet, &mut flow.forward);
+    } else if plan.src != packet.key.src || plan.dst != packet.key.dst {
+        // Without ports there is nothing to tell flows apart by, but addresses that stay need no flow.
+        let reason = if packet.later { DropReason::FragmentLost } else { DropReason::Unsupported };
+        return verdict::drop(packet, reason);
     }
-    // Before it is entered: what is delivered below is a copy.
-    stamp(packet, &mut flow.forward);
-    match flow::claim(packet, flow, plan) {
-        Ok(Some(open)) => flow::again(packet, open),
-        Ok(None) => {}
-        Err(DropReason::NoFlow) => return answer::unknown_tcp(packet),
-        Err(reason) => return verdict::drop(packet, reason),
-    }
-    match packet.forget() {
-        Some(()) => deliver(packet, &mut flow.forward),
-        None => ACT_SHOT,
-    }
+    // The verifier would go through the delivery once for each way out of the claim's loop.
+    hand_on(packet.skb, Stage::Send)
+}
+
+/// The stage for first packets whose flow is claimed: sends them on.
+#[inline(always)]
+pub fn send(packet: &mut Packet) -> i32 {
+    let Some(Scratch { flow, plan, .. }) = scratch() else { return ACT_SHOT };
+    packet.key.ifindex = plan.link;
+    packet.settle_fragment();
+    deliver(packet, &mut flow.forward)
 }
 
 /// Who serves a published port of the device.

@@ -114,9 +114,15 @@ pub fn pv_stage_answer(ctx: TcContext) -> i32 {
 /// First packets of flows that may be.
 #[classifier]
 pub fn pv_stage_open(ctx: TcContext) -> i32 {
-    // It forgets after its loop, not before: the verifier would go through more, and kernel 6.1 does not take what the
-    // compiler makes of the loop then ("back-edge": its start is entered from above and by a jump).
+    // It goes through more, not less, when it forgets: most of it is one loop. Nor does kernel 6.1 take what the compiler
+    // makes of that loop then ("back-edge": its start is entered from above and by a jump).
     with(ip_packet(ctx.skb.skb), forward::open)
+}
+
+/// First packets of flows that are claimed.
+#[classifier]
+pub fn pv_stage_send(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, forward::send)
 }
 
 /// Flows that open or close.
