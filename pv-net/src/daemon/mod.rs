@@ -136,6 +136,7 @@ impl Daemon {
         daemon.open_plane()?;
         daemon.start_policy().await?;
         daemon.reconcile().await?;
+        daemon.put_away_object();
         daemon.adopted_containers =
             daemon.links.values().map(|(container, _)| container).collect::<BTreeSet<_>>().len();
         Ok(daemon)
@@ -157,6 +158,13 @@ impl Daemon {
         self.plane = Some(plane);
         self.hook_sockets();
         Ok(())
+    }
+
+    /// What had to be loaded is loaded.
+    pub(super) fn put_away_object(&mut self) {
+        if let Some(plane) = &mut self.plane {
+            plane.put_away_object();
+        }
     }
 
     /// The data plane, for an operation that needs it.
@@ -220,6 +228,7 @@ impl Daemon {
         self.read_declarations();
         self.open_plane()?;
         self.reconcile().await?;
+        self.put_away_object();
         self.resize_segments(&resized).await;
         self.enforce_or_say(true).await
     }
