@@ -76,8 +76,7 @@ impl PolicyTables {
     /// # Errors
     /// The kernel's; the rest can be removed by another call.
     pub fn forget(&mut self, generation: u32) -> Result<(), BpfError> {
-        wait_for_programs();
-        self.remove(|g| g == generation)
+        self.remove_in_use(|g| g == generation)
     }
 
     /// Removes every generation but `generation`: what a daemon that died left behind.
@@ -85,8 +84,7 @@ impl PolicyTables {
     /// # Errors
     /// The kernel's; the rest can be removed by another call.
     pub fn keep_only(&mut self, generation: u32) -> Result<(), BpfError> {
-        wait_for_programs();
-        self.remove(|g| g != generation)
+        self.remove_in_use(|g| g != generation)
     }
 
     /// Entries of `generation`: containers, networks, verdicts.
@@ -130,23 +128,57 @@ impl PolicyTables {
         Ok(policy.ids.iter().all(id) && policy.cidrs.iter().all(cidr) && policy.pairs.iter().all(pair))
     }
 
+    /// Removes what programs may still be reading; where there is nothing, nobody is waited for.
+    fn remove_in_use(&mut self, which: impl Fn(u32) -> bool) -> Result<(), BpfError> {
+        let stale = self.stale(which)?;
+        if stale.is_empty() {
+            return Ok(());
+        }
+        wait_for_programs();
+        self.remove_all(&stale)
+    }
+
     fn remove(&mut self, which: impl Fn(u32) -> bool) -> Result<(), BpfError> {
-        for key in keys(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)? {
-            if which(key.generation) {
-                gone(self.ids.remove(&key), names::MAP_POLICY_IDS)?;
-            }
+        let stale = self.stale(which)?;
+        self.remove_all(&stale)
+    }
+
+    fn stale(&self, which: impl Fn(u32) -> bool) -> Result<Stale, BpfError> {
+        let mut stale = Stale {
+            ids: keys(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?,
+            pairs: keys(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?,
+            cidrs: keys(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?,
+        };
+        stale.ids.retain(|key| which(key.generation));
+        stale.pairs.retain(|key| which(key.data().generation));
+        stale.cidrs.retain(|key| which(key.data().generation));
+        Ok(stale)
+    }
+
+    fn remove_all(&mut self, stale: &Stale) -> Result<(), BpfError> {
+        for key in &stale.ids {
+            gone(self.ids.remove(key), names::MAP_POLICY_IDS)?;
         }
-        for key in keys(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)? {
-            if which(key.data().generation) {
-                gone(self.pairs.remove(&key), names::MAP_POLICY_PAIRS)?;
-            }
+        for key in &stale.pairs {
+            gone(self.pairs.remove(key), names::MAP_POLICY_PAIRS)?;
         }
-        for key in keys(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)? {
-            if which(key.data().generation) {
-                gone(self.cidrs.remove(&key), names::MAP_POLICY_CIDRS)?;
-            }
+        for key in &stale.cidrs {
+            gone(self.cidrs.remove(key), names::MAP_POLICY_CIDRS)?;
         }
         Ok(())
+    }
+}
+
+/// Entries to remove.
+struct Stale {
+    ids: Vec<PolicyId>,
+    pairs: Vec<Key<PolicyPair>>,
+    cidrs: Vec<Key<PolicyAddr>>,
+}
+
+impl Stale {
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.pairs.is_empty() && self.cidrs.is_empty()
     }
 }
 
