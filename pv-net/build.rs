@@ -1,8 +1,10 @@
-//! Builds `pv-net-ebpf` and puts the object where `kernel::bpf` includes it from.
+//! Builds `pv-net-ebpf` and puts the object where `kernel::bpf` includes it from, with its SHA-256 beside it: a daemon that
+//! takes over pinned programs need not read the object.
 //!
 //! Two toolchains can do it: rustup's nightly with `rust-src`, or Debian's `rustc` with its ready-built `core` for the
 //! BPF target. `cargo xtask setup` brings one of them.
 
+use sha2::{Digest, Sha256};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,7 +53,11 @@ fn build(source: &Path, out: &Path) -> Result<(), String> {
         return Err(format!("{line} ({})", done.status));
     }
     let object = target_dir.join(TARGET).join("release").join(OBJECT);
-    std::fs::copy(&object, out.join(OBJECT)).map_err(|e| format!("copy {}: {e}", object.display()))?;
+    let bytes = std::fs::read(&object).map_err(|e| format!("read {}: {e}", object.display()))?;
+    for (name, what) in [(OBJECT.to_owned(), bytes.as_slice()), (format!("{OBJECT}.sha256"), &Sha256::digest(&bytes))] {
+        let file = out.join(name);
+        std::fs::write(&file, what).map_err(|e| format!("write {}: {e}", file.display()))?;
+    }
     Ok(())
 }
 

@@ -39,7 +39,7 @@ impl Kernel {
         let device = Device::new(&json!({}))?;
         let options = Options { pin_dir: device.pins(), flow_entries: 1024 };
         let (plane, _) = DataPlane::open(&options)?;
-        let (tables, probe) = (PolicyTables::open(&device.pins())?, PolicyProbe::load(&device.pins())?);
+        let (tables, probe) = (PolicyTables::open(&device.pins())?, PolicyProbe::open(&device.pins())?);
         Ok(Self { tables, probe, _plane: plane, _device: device })
     }
 

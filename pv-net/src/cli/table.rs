@@ -107,10 +107,11 @@ pub fn status(value: &Value) -> String {
     let mut lines = vec![
         format!("pv-net {}, process {}", cell(&value["version"]), cell(&value["pid"])),
         format!(
-            "adopted     {} containers, {} links, maps: {}",
+            "adopted     {} containers, {} links, maps: {}, programs: {}",
             cell(&adopted["containers"]),
             cell(&adopted["links"]),
-            cell(&adopted["maps"])
+            cell(&adopted["maps"]),
+            cell(&adopted["programs"])
         ),
         format!("hook        {}", cell(&value["hook"])),
         format!("generation  {}", cell(&value["generation"])),

@@ -136,8 +136,10 @@ impl Daemon {
         daemon.open_plane()?;
         daemon.start_policy().await?;
         daemon.reconcile().await?;
+        daemon.put_away_object();
         daemon.adopted_containers =
             daemon.links.values().map(|(container, _)| container).collect::<BTreeSet<_>>().len();
+        give_back_memory();
         Ok(daemon)
     }
 
@@ -157,6 +159,13 @@ impl Daemon {
         self.plane = Some(plane);
         self.hook_sockets();
         Ok(())
+    }
+
+    /// What had to be loaded is loaded.
+    pub(super) fn put_away_object(&mut self) {
+        if let Some(plane) = &mut self.plane {
+            plane.put_away_object();
+        }
     }
 
     /// The data plane, for an operation that needs it.
@@ -220,6 +229,7 @@ impl Daemon {
         self.read_declarations();
         self.open_plane()?;
         self.reconcile().await?;
+        self.put_away_object();
         self.resize_segments(&resized).await;
         self.enforce_or_say(true).await
     }
@@ -270,6 +280,15 @@ impl Daemon {
     #[must_use]
     pub fn sweep_sooner(&self) -> Arc<Notify> {
         self.sweep_sooner.clone()
+    }
+}
+
+/// A start needs more memory than what follows; glibc keeps most of it unless told.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number, and may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

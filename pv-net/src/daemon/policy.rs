@@ -28,7 +28,7 @@ impl InForce {
     pub fn probe(&mut self, pins: &Path) -> Result<&mut PolicyProbe, BpfError> {
         Ok(match &mut self.probe {
             Some(probe) => probe,
-            none => none.insert(PolicyProbe::load(pins)?),
+            none => none.insert(PolicyProbe::open(pins)?),
         })
     }
 }

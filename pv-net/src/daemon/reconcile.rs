@@ -186,6 +186,8 @@ impl Daemon {
         if let Err(e) = self.refresh_outside().await {
             tracing::warn!(error = %e, "uplinks not refreshed");
         }
+        // Of an uplink's first filter.
+        self.put_away_object();
         self.refresh_policy().await;
     }
 

@@ -9,6 +9,9 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// The first sweep measures the kernel's tick rate since the start: whoever asks the daemon at once does not wait for it.
+const FIRST_SWEEP: Duration = Duration::from_secs(1);
+
 /// Runs until SIGTERM, SIGINT or `down`. Stopping leaves the data plane working.
 ///
 /// # Errors
@@ -30,7 +33,7 @@ pub async fn run(paths: Paths) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| internal("signals", e))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| internal("signals", e))?;
     let sweep_sooner = shared.daemon().await.sweep_sooner();
-    let mut sweep = tokio::time::Instant::now();
+    let mut sweep = tokio::time::Instant::now() + FIRST_SWEEP;
     tracing::info!(socket = %paths.socket().display(), "ready");
     loop {
         tokio::select! {

@@ -119,7 +119,9 @@ pub struct StatusView {
 pub struct AdoptedView {
     /// The maps were there.
     pub maps: bool,
-    /// Links whose program was replaced.
+    /// The programs were, the same that the daemon would have loaded.
+    pub programs: bool,
+    /// Host-side links that it put its programs on.
     pub links: usize,
     /// Containers that were attached.
     pub containers: usize,
@@ -247,6 +249,7 @@ impl Daemon {
             pid: std::process::id(),
             adopted: AdoptedView {
                 maps: self.adopted.maps,
+                programs: self.adopted.programs,
                 links: self.adopted.links.len(),
                 containers: self.adopted_containers,
             },

@@ -16,12 +16,8 @@ fn publish(lab: &mut Lab, gateway: &Host, to: &Host) -> Result<()> {
         for proto in [TCP, UDP] {
             let addr = Ip::from(gateway.gateway(family));
             let key = ServiceKey { addr, proto_be: u16::from(proto).to_be(), port_be: PUBLISHED.to_be() };
-            let target = Service {
-                addr: to.ip(family).into(),
-                first_port: PUBLISHED,
-                target_port: PORT,
-                identity: to.ifindex,
-            };
+            let target =
+                Service { addr: to.ip(family).into(), first_port: PUBLISHED, target_port: PORT, identity: to.ifindex };
             services.push(((SERVICE_PREFIX + 16, key), target));
         }
     }

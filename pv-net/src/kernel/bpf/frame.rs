@@ -1,7 +1,7 @@
 //! Running a program on a frame in memory: `BPF_PROG_TEST_RUN`. Nothing is sent; maps change as if it were.
 
 use super::BpfError;
-use super::load::{DataPlane, program};
+use super::load::DataPlane;
 use aya::programs::{TestRun, TestRunOptions};
 use pv_net_common::names;
 
@@ -36,7 +36,9 @@ impl DataPlane {
             ..TestRunOptions::default()
         };
         let name = names::PROG_FROM_CONTAINER;
-        let ran = program(&mut self.ebpf, name)?
+        let ran = self
+            .programs
+            .entry(name)?
             .test_run(options)
             .map_err(|e| BpfError::Load(format!("run {name}: {}", BpfError::chain(&e))))?;
         out.truncate(ran.data_size_out as usize);

@@ -7,11 +7,11 @@ use super::BpfError;
 use super::flows::{next_sweep, silence, transient_silence};
 use super::load::DataPlane;
 use super::table::Table;
-use aya::Ebpf;
 use pv_net_common::flow::{FLOW_NEIGHBOUR, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, FLOW_UPLINK, charged_link};
 use pv_net_common::{FlowCount, FlowEntry, FlowKey, Ip, names};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 /// The two counts of each container's flows.
@@ -23,16 +23,16 @@ pub(super) struct Charges {
 }
 
 impl Charges {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+    pub(super) fn open(maps: &Path) -> Result<Self, BpfError> {
         Ok(Self {
-            counts: Table::take(ebpf, names::MAP_FLOW_COUNTS)?,
-            freed: Table::take(ebpf, names::MAP_FLOWS_FREED)?,
+            counts: Table::open(maps, names::MAP_FLOW_COUNTS)?,
+            freed: Table::open(maps, names::MAP_FLOWS_FREED)?,
             off: HashMap::new(),
         })
     }
 
     /// Begins to count for a link; one that is counted already goes on.
-    pub(super) fn open(&mut self, link: u32) -> Result<(), BpfError> {
+    pub(super) fn begin(&mut self, link: u32) -> Result<(), BpfError> {
         if self.counts.get(&link)?.is_none() {
             self.freed.set(&link, &0)?;
             self.counts.set(&link, &FlowCount::default())?;
@@ -41,7 +41,7 @@ impl Charges {
     }
 
     /// Ends it.
-    pub(super) fn close(&mut self, link: u32) -> Result<(), BpfError> {
+    pub(super) fn end(&mut self, link: u32) -> Result<(), BpfError> {
         self.off.remove(&link);
         self.counts.remove(&link)?;
         self.freed.remove(&link).map(drop)

@@ -1,11 +1,10 @@
 //! Where the programs sit: links of containers, uplinks, and the sockets of the device.
 
-use super::load::program;
 use super::{BpfError, DataPlane, Hook, clsact, pin};
 use crate::model::IfName;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, TcAttachType};
+use aya::programs::{CgroupAttachMode, CgroupSockAddrAttachType, TcAttachType};
 use pv_net_common::names;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -44,6 +43,20 @@ impl Place {
         pin::links_dir(root).join(self.program())
     }
 }
+
+/// Where the programs of [`names::PROG_SOCK`] belong.
+const SOCKET_HOOKS: [CgroupSockAddrAttachType; names::PROG_SOCK.len()] = [
+    CgroupSockAddrAttachType::Bind4,
+    CgroupSockAddrAttachType::Bind6,
+    CgroupSockAddrAttachType::Connect4,
+    CgroupSockAddrAttachType::Connect6,
+    CgroupSockAddrAttachType::UDPSendMsg4,
+    CgroupSockAddrAttachType::UDPSendMsg6,
+    CgroupSockAddrAttachType::UDPRecvMsg4,
+    CgroupSockAddrAttachType::UDPRecvMsg6,
+    CgroupSockAddrAttachType::GetPeerName4,
+    CgroupSockAddrAttachType::GetPeerName6,
+];
 
 impl DataPlane {
     /// Links that have all programs of a container. None without tcx: a filter goes with its link, and attaching
@@ -106,7 +119,7 @@ impl DataPlane {
         let failed = |why: String| BpfError::Attach { program: place.program(), link: link_name.to_string(), why };
         let pin = pin::of_link(&place.dir(self.pin_dir()), link_name.as_str());
         let hook = self.hook();
-        let program = program(&mut self.ebpf, place.program())?;
+        let program = self.programs.entry(place.program())?;
         let id = match hook {
             Hook::Tcx if pin.exists() => return Ok(()),
             Hook::Tcx => {
@@ -149,12 +162,13 @@ impl DataPlane {
         Ok((adopted, conditions))
     }
 
-    /// `BPF_LINK_UPDATE`: no packet runs without a program.
+    /// `BPF_LINK_UPDATE`: no packet runs without a program. The kernel leaves a link alone that has this program already,
+    /// and says when its device is gone.
     fn replace_program(&mut self, place: Place, path: &Path) -> Result<(), BpfError> {
         let failed = |why: String| BpfError::Link { path: path.to_owned(), why };
         let pinned = PinnedLink::from_pin(path).map_err(|e| failed(BpfError::chain(&e)))?;
         let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(|e| failed(BpfError::chain(&e)))?;
-        let program = program(&mut self.ebpf, place.program())?;
+        let program = self.programs.entry(place.program())?;
         let id = program.attach_to_link(link).map_err(|e| failed(BpfError::chain(&e)))?;
         // Dropping the handle closes it; the pin keeps the link.
         drop(program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?);
@@ -170,17 +184,9 @@ impl DataPlane {
         let attach_error =
             |program: &'static str, why: String| BpfError::Attach { program, link: cgroup.display().to_string(), why };
         let file = File::open(cgroup).map_err(|e| attach_error(names::PROG_SOCK[0], e.to_string()))?;
-        for name in names::PROG_SOCK {
+        for (name, at) in names::PROG_SOCK.into_iter().zip(SOCKET_HOOKS) {
             let failed = |why: String| attach_error(name, why);
-            let program: &mut CgroupSockAddr = self
-                .ebpf
-                .program_mut(name)
-                .ok_or_else(|| BpfError::Load(format!("{name}: not in the object")))?
-                .try_into()
-                .map_err(|e: aya::programs::ProgramError| failed(BpfError::chain(&e)))?;
-            if program.fd().is_err() {
-                program.load().map_err(|e| BpfError::Load(format!("{name}: {}", BpfError::chain(&e))))?;
-            }
+            let mut program = self.programs.socket_hook(name, at)?;
             let id = program.attach(&file, CgroupAttachMode::Single).map_err(|e| failed(BpfError::chain(&e)))?;
             let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
             let link = FdLink::try_from(link).map_err(|e| failed(BpfError::chain(&e)))?;

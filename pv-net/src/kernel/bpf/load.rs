@@ -4,23 +4,19 @@ use super::BpfError;
 use super::flows::{FlowRecord, FlowState, Ticks};
 use super::garbage::Charges;
 use super::pin;
-use super::programs::load_programs;
+use super::programs::Programs;
 use super::stages::set_stages;
-use super::table::{Counters, Services, Single, Table, map_error, take};
+use super::table::{Counters, Services, Single, Table, map_error, pinned};
 use super::xdp::Filter;
 use crate::model::FlowTimeouts;
-use aya::maps::{MapData, RingBuf};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use aya::{Ebpf, EbpfLoader};
+use aya::maps::{Map, MapData, RingBuf};
+use aya::programs::{TestRun, TestRunOptions};
 use pv_net_common::{
     ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FlowEntry, FlowKey, GlobalConfig, InterfaceInfo, Ip, Stat,
     TransientFlow, UplinkInfo, names,
 };
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// The programs, built from `pv-net-ebpf`.
-pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pv-net-ebpf"));
 
 /// Where and how large.
 #[derive(Clone, Debug)]
@@ -56,7 +52,9 @@ impl Hook {
 pub struct Adopted {
     /// Whether the maps were there.
     pub maps: bool,
-    /// Host-side links whose program was replaced.
+    /// Whether the programs were, and the same that this daemon would have loaded.
+    pub programs: bool,
+    /// Host-side links that have these programs now.
     pub links: Vec<String>,
     /// What could not be adopted, and why.
     pub conditions: Vec<String>,
@@ -66,7 +64,7 @@ pub struct Adopted {
 pub struct DataPlane {
     pub(super) pin_dir: PathBuf,
     hook: Hook,
-    pub(super) ebpf: Ebpf,
+    pub(super) programs: Programs,
     pub(super) config: Single<GlobalConfig>,
     pub(super) flows: Table<FlowKey, FlowEntry>,
     pub(super) transient: Table<FlowKey, TransientFlow>,
@@ -80,12 +78,13 @@ pub struct DataPlane {
     pub(super) filter: Filter,
     drops: Counters,
     stats: Counters,
+    events: Option<Map>,
     first_tick: (Instant, u64),
 }
 
 impl DataPlane {
-    /// Loads the programs, with the maps that are pinned where there are any of this layout, and puts the new
-    /// programs behind the pinned links.
+    /// Takes over what is pinned: maps of this layout, programs that are those of this daemon, links. What is not there
+    /// is made and loaded, and new programs are put behind the pinned links.
     ///
     /// # Errors
     /// When the directory is not on a BPF file system, or the kernel refuses a map or a program.
@@ -104,28 +103,28 @@ impl DataPlane {
                 ));
             }
         }
-        let mut ebpf = load_object(options, &maps)?;
-        let hook = hook_of_kernel();
-        load_programs(&mut ebpf)?;
+        let (programs, taken_over) = Programs::open(options)?;
+        adopted.programs = taken_over;
         // Before any program hands a packet on.
-        set_stages(&mut ebpf)?;
+        set_stages(&maps, &programs)?;
         let mut plane = Self {
             pin_dir: options.pin_dir.clone(),
-            hook,
-            config: Single::take(&mut ebpf, names::MAP_CONFIG)?,
-            flows: Table::take(&mut ebpf, names::MAP_FLOWS)?,
-            transient: Table::take(&mut ebpf, names::MAP_TRANSIENT)?,
-            charges: Charges::take(&mut ebpf)?,
+            hook: hook_of_kernel(),
+            programs,
+            config: Single::open(&maps, names::MAP_CONFIG)?,
+            flows: Table::open(&maps, names::MAP_FLOWS)?,
+            transient: Table::open(&maps, names::MAP_TRANSIENT)?,
+            charges: Charges::open(&maps)?,
             timeouts: FlowTimeouts::default(),
-            endpoints: Table::take(&mut ebpf, names::MAP_ENDPOINTS)?,
-            interfaces: Table::take(&mut ebpf, names::MAP_INTERFACES)?,
-            locals: Table::take(&mut ebpf, names::MAP_LOCALS)?,
-            uplinks: Table::take(&mut ebpf, names::MAP_UPLINKS)?,
-            services: Services::take(&mut ebpf, names::MAP_SERVICES)?,
-            filter: Filter::take(&mut ebpf)?,
-            drops: Counters::take(&mut ebpf, names::MAP_DROPS)?,
-            stats: Counters::take(&mut ebpf, names::MAP_STATS)?,
-            ebpf,
+            endpoints: Table::open(&maps, names::MAP_ENDPOINTS)?,
+            interfaces: Table::open(&maps, names::MAP_INTERFACES)?,
+            locals: Table::open(&maps, names::MAP_LOCALS)?,
+            uplinks: Table::open(&maps, names::MAP_UPLINKS)?,
+            services: Services::open(&maps, names::MAP_SERVICES)?,
+            filter: Filter::open(&maps)?,
+            drops: Counters::open(&maps, names::MAP_DROPS)?,
+            stats: Counters::open(&maps, names::MAP_STATS)?,
+            events: Some(pinned(&maps, names::MAP_EVENTS)?),
             first_tick: (Instant::now(), 0),
         };
         let mut config = plane.config.get()?;
@@ -137,6 +136,7 @@ impl DataPlane {
         adopted.links = links;
         adopted.conditions.extend(conditions);
         adopted.conditions.extend(plane.adopt_filters()?);
+        plane.programs.remove_others()?;
         Ok((plane, adopted))
     }
 
@@ -161,7 +161,7 @@ impl DataPlane {
     /// The kernel's, such as a full map.
     pub fn set_interface(&mut self, ifindex: u32, info: &InterfaceInfo) -> Result<(), BpfError> {
         // Before the link may send.
-        self.charges.open(ifindex)?;
+        self.charges.begin(ifindex)?;
         self.interfaces.set(&ifindex, info)
     }
 
@@ -187,7 +187,7 @@ impl DataPlane {
     /// The kernel's.
     pub fn remove_interface(&mut self, ifindex: u32) -> Result<(), BpfError> {
         self.interfaces.remove(&ifindex)?;
-        self.charges.close(ifindex)
+        self.charges.end(ifindex)
     }
 
     /// All links with what they may send.
@@ -226,7 +226,8 @@ impl DataPlane {
         // The kernel wants an Ethernet header at least.
         let frame = [0u8; 64];
         let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
-        program(&mut self.ebpf, names::PROG_CLOCK)?
+        self.programs
+            .entry(names::PROG_CLOCK)?
             .test_run(options)
             .map_err(|e| BpfError::Load(format!("{}: {}", names::PROG_CLOCK, BpfError::chain(&e))))?;
         Ok(self.config.get()?.jiffies)
@@ -288,30 +289,15 @@ impl DataPlane {
     /// # Errors
     /// When it was taken already.
     pub fn events(&mut self) -> Result<RingBuf<MapData>, BpfError> {
-        RingBuf::try_from(take(&mut self.ebpf, names::MAP_EVENTS)?).map_err(map_error("open", names::MAP_EVENTS))
+        let name = names::MAP_EVENTS;
+        let taken = || BpfError::Map { op: "open", map: name, why: "it has a reader".to_owned() };
+        RingBuf::try_from(self.events.take().ok_or_else(taken)?).map_err(map_error("open", name))
     }
-}
 
-pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, BpfError> {
-    ebpf.program_mut(name)
-        .ok_or_else(|| BpfError::Load(format!("{name}: not in the object")))?
-        .try_into()
-        .map_err(|e: aya::programs::ProgramError| BpfError::Load(format!("{name}: {e}")))
-}
-
-fn load_object(options: &Options, maps: &Path) -> Result<Ebpf, BpfError> {
-    let has_set_retval = u32::from(kernel_has(5, 18));
-    let mut loader = EbpfLoader::new();
-    let peer_scrubs = u32::from(kernel_has(6, 15));
-    loader.override_global(names::GLOBAL_HAS_SET_RETVAL, &has_set_retval, true);
-    loader.override_global(names::GLOBAL_PEER_SCRUBS, &peer_scrubs, true);
-    for name in names::MAPS {
-        loader.map_pin_path(name, maps.join(name));
+    /// Gives back the memory of what was only needed for loading.
+    pub fn put_away_object(&mut self) {
+        self.programs.put_away_object();
     }
-    loader
-        .map_max_entries(names::MAP_FLOWS, options.flow_entries)
-        .map_max_entries(names::MAP_TRANSIENT, (options.flow_entries / 2).max(1024));
-    loader.load(OBJECT).map_err(|e| BpfError::Load(BpfError::chain(&e)))
 }
 
 /// The layout version of the pinned maps; `None` when there are none.
@@ -322,7 +308,7 @@ fn pinned_abi(maps: &Path) -> Option<u32> {
     }
     let read = || -> Result<u32, aya::maps::MapError> {
         let data = MapData::from_pin(&path)?;
-        let map = aya::maps::Array::<_, GlobalConfig>::try_from(aya::maps::Map::from_map_data(data)?)?;
+        let map = aya::maps::Array::<_, GlobalConfig>::try_from(Map::from_map_data(data)?)?;
         Ok(map.get(&0, 0)?.abi)
     };
     // A map of another size is of another layout; zero is none that ever was.
@@ -334,6 +320,6 @@ fn hook_of_kernel() -> Hook {
     if kernel_has(6, 6) { Hook::Tcx } else { Hook::Clsact }
 }
 
-fn kernel_has(major: u8, minor: u8) -> bool {
+pub(super) fn kernel_has(major: u8, minor: u8) -> bool {
     aya::util::KernelVersion::current().is_ok_and(|v| v >= aya::util::KernelVersion::new(major, minor, 0))
 }

@@ -1,7 +1,7 @@
 //! The data plane in the kernel: its programs, maps and pins.
 //!
-//! What is pinned outlives the daemon: a new one adopts the maps and replaces the programs behind the pinned links
-//! atomically. This module decides nothing; it carries out and reads back.
+//! What is pinned outlives the daemon: a new one adopts maps, programs and links, and replaces programs of another build
+//! behind the pinned links atomically. This module decides nothing; it carries out and reads back.
 
 mod batch;
 mod clsact;

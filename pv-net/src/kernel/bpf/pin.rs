@@ -1,5 +1,5 @@
-//! Where the pins are: `<bpffs>/maps/NAME`, `<bpffs>/links/PROGRAM/LINK`, `<bpffs>/links/xdp_MODE/LINK` and
-//! `<bpffs>/links/sockets/PROGRAM`.
+//! Where the pins are: `<bpffs>/maps/NAME`, `<bpffs>/programs/DIGEST/PROGRAM`, `<bpffs>/links/PROGRAM/LINK`,
+//! `<bpffs>/links/xdp_MODE/LINK` and `<bpffs>/links/sockets/PROGRAM`.
 //!
 //! A BPF file system refuses names with a dot, and names of links have them: VLAN links are called `eth0.100`. So LINK
 //! is the name with `%2e` for a dot and `%25` for a percent sign.
@@ -17,6 +17,10 @@ pub(super) fn maps_dir(root: &Path) -> PathBuf {
     root.join("maps")
 }
 
+pub(super) fn programs_dir(root: &Path) -> PathBuf {
+    root.join("programs")
+}
+
 pub(super) fn links_dir(root: &Path) -> PathBuf {
     root.join("links")
 }
@@ -28,10 +32,11 @@ pub(super) fn sockets_dir(root: &Path) -> PathBuf {
 /// Every directory below `root`, the deeper ones first.
 fn dirs(root: &Path) -> Vec<PathBuf> {
     let places = Place::ALL.into_iter().map(|place| place.dir(root));
-    places.chain(xdp::dirs(root)).chain([sockets_dir(root), links_dir(root), maps_dir(root), root.to_owned()]).collect()
+    let roofs = [sockets_dir(root), links_dir(root), programs_dir(root), maps_dir(root), root.to_owned()];
+    places.chain(xdp::dirs(root)).chain(roofs).collect()
 }
 
-fn pin_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpfError {
+pub(super) fn pin_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpfError {
     let path = path.to_owned();
     move |source| BpfError::Pin { op, path, source }
 }
@@ -85,6 +90,21 @@ pub(super) fn remove(path: &Path) -> Result<(), BpfError> {
     }
 }
 
+/// Directories of pinned programs.
+pub(super) fn program_dirs(root: &Path) -> Result<Vec<PathBuf>, BpfError> {
+    let all = programs_dir(root);
+    Ok(list(&all)?.into_iter().map(|name| all.join(name)).collect())
+}
+
+/// Removes a directory of pinned programs; one that is not there is fine.
+pub(super) fn remove_programs(dir: &Path) -> Result<(), BpfError> {
+    list(dir)?.iter().try_for_each(|name| remove(&dir.join(name)))?;
+    match fs::remove_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(pin_error("remove directory", dir)(e)),
+        _ => Ok(()),
+    }
+}
+
 /// Removes every pin of pv-net under `root` and the directories: links first, so that no program runs without its
 /// maps being findable. What else is in `root` stays.
 ///
@@ -102,6 +122,10 @@ pub fn remove_all(root: &Path) -> Result<(), BpfError> {
             Ok(names) => names.iter().for_each(|name| note(remove(&dir.join(name)))),
             Err(e) => note(Err(e)),
         }
+    }
+    match program_dirs(root) {
+        Ok(dirs) => dirs.iter().for_each(|dir| note(remove_programs(dir))),
+        Err(e) => note(Err(e)),
     }
     for name in names::MAPS {
         note(remove(&maps_dir(root).join(name)));

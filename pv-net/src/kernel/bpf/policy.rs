@@ -3,20 +3,20 @@
 //! Nothing here says which generation is in force: that is one write elsewhere. The order is [`PolicyTables::load`],
 //! that write, [`PolicyTables::forget`].
 
-use super::load::OBJECT;
-use super::table::map_error;
+use super::programs::Programs;
+use super::table::{map_error, pinned};
 use super::{BpfError, pin};
 use crate::policy::{Compiled, PairKey};
+use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{HashMap, MapData, MapError};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use aya::{Ebpf, EbpfLoader, Pod};
 use pv_net_common::policy::{
     MAX_POLICY_CIDRS, MAX_POLICY_IDS, MAX_POLICY_PAIRS, POLICY_ADDR_HEAD_BITS, POLICY_ANSWER_AT, POLICY_QUERY_AT,
 };
 use pv_net_common::{Ip, PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicyVerdict, names};
 use std::hash::Hash;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// The daemon's hold on the policy maps.
@@ -32,18 +32,12 @@ impl PolicyTables {
     /// # Errors
     /// When they are not there, or are of another layout.
     pub fn open(pin_dir: &Path) -> Result<Self, BpfError> {
-        let dir = pin::maps_dir(pin_dir);
-        let open = |name: &'static str| -> Result<MapData, BpfError> {
-            MapData::from_pin(dir.join(name)).map_err(map_error("open", name))
-        };
-        let trie = |name| -> Result<Map, BpfError> { Map::from_map_data(open(name)?).map_err(map_error("open", name)) };
-        let ids = Map::from_map_data(open(names::MAP_POLICY_IDS)?).map_err(map_error("open", names::MAP_POLICY_IDS))?;
+        let maps = pin::maps_dir(pin_dir);
+        let (ids, cidrs, pairs) = (names::MAP_POLICY_IDS, names::MAP_POLICY_CIDRS, names::MAP_POLICY_PAIRS);
         Ok(Self {
-            ids: HashMap::try_from(ids).map_err(map_error("open", names::MAP_POLICY_IDS))?,
-            cidrs: LpmTrie::try_from(trie(names::MAP_POLICY_CIDRS)?)
-                .map_err(map_error("open", names::MAP_POLICY_CIDRS))?,
-            pairs: LpmTrie::try_from(trie(names::MAP_POLICY_PAIRS)?)
-                .map_err(map_error("open", names::MAP_POLICY_PAIRS))?,
+            ids: HashMap::try_from(pinned(&maps, ids)?).map_err(map_error("open", ids))?,
+            cidrs: LpmTrie::try_from(pinned(&maps, cidrs)?).map_err(map_error("open", cidrs))?,
+            pairs: LpmTrie::try_from(pinned(&maps, pairs)?).map_err(map_error("open", pairs))?,
         })
     }
 
@@ -82,8 +76,7 @@ impl PolicyTables {
     /// # Errors
     /// The kernel's; the rest can be removed by another call.
     pub fn forget(&mut self, generation: u32) -> Result<(), BpfError> {
-        wait_for_programs();
-        self.remove(|g| g == generation)
+        self.remove_in_use(|g| g == generation)
     }
 
     /// Removes every generation but `generation`: what a daemon that died left behind.
@@ -91,8 +84,7 @@ impl PolicyTables {
     /// # Errors
     /// The kernel's; the rest can be removed by another call.
     pub fn keep_only(&mut self, generation: u32) -> Result<(), BpfError> {
-        wait_for_programs();
-        self.remove(|g| g != generation)
+        self.remove_in_use(|g| g != generation)
     }
 
     /// Entries of `generation`: containers, networks, verdicts.
@@ -136,23 +128,57 @@ impl PolicyTables {
         Ok(policy.ids.iter().all(id) && policy.cidrs.iter().all(cidr) && policy.pairs.iter().all(pair))
     }
 
+    /// Removes what programs may still be reading; where there is nothing, nobody is waited for.
+    fn remove_in_use(&mut self, which: impl Fn(u32) -> bool) -> Result<(), BpfError> {
+        let stale = self.stale(which)?;
+        if stale.is_empty() {
+            return Ok(());
+        }
+        wait_for_programs();
+        self.remove_all(&stale)
+    }
+
     fn remove(&mut self, which: impl Fn(u32) -> bool) -> Result<(), BpfError> {
-        for key in keys(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)? {
-            if which(key.generation) {
-                gone(self.ids.remove(&key), names::MAP_POLICY_IDS)?;
-            }
+        let stale = self.stale(which)?;
+        self.remove_all(&stale)
+    }
+
+    fn stale(&self, which: impl Fn(u32) -> bool) -> Result<Stale, BpfError> {
+        let mut stale = Stale {
+            ids: keys(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?,
+            pairs: keys(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?,
+            cidrs: keys(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?,
+        };
+        stale.ids.retain(|key| which(key.generation));
+        stale.pairs.retain(|key| which(key.data().generation));
+        stale.cidrs.retain(|key| which(key.data().generation));
+        Ok(stale)
+    }
+
+    fn remove_all(&mut self, stale: &Stale) -> Result<(), BpfError> {
+        for key in &stale.ids {
+            gone(self.ids.remove(key), names::MAP_POLICY_IDS)?;
         }
-        for key in keys(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)? {
-            if which(key.data().generation) {
-                gone(self.pairs.remove(&key), names::MAP_POLICY_PAIRS)?;
-            }
+        for key in &stale.pairs {
+            gone(self.pairs.remove(key), names::MAP_POLICY_PAIRS)?;
         }
-        for key in keys(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)? {
-            if which(key.data().generation) {
-                gone(self.cidrs.remove(&key), names::MAP_POLICY_CIDRS)?;
-            }
+        for key in &stale.cidrs {
+            gone(self.cidrs.remove(key), names::MAP_POLICY_CIDRS)?;
         }
         Ok(())
+    }
+}
+
+/// Entries to remove.
+struct Stale {
+    ids: Vec<PolicyId>,
+    pairs: Vec<Key<PolicyPair>>,
+    cidrs: Vec<Key<PolicyAddr>>,
+}
+
+impl Stale {
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.pairs.is_empty() && self.cidrs.is_empty()
     }
 }
 
@@ -208,27 +234,16 @@ fn wait_for_programs() {
 
 /// The program that answers from the maps as the data plane would, for `policy explain`.
 pub struct PolicyProbe {
-    ebpf: Ebpf,
+    program: SchedClassifier,
 }
 
 impl PolicyProbe {
-    /// Loads it over the maps that are pinned under `pin_dir`.
+    /// The one that is pinned beside the maps under `pin_dir`; it is loaded and pinned where it is not there.
     ///
     /// # Errors
     /// When the kernel refuses it, or there are no such maps.
-    pub fn load(pin_dir: &Path) -> Result<Self, BpfError> {
-        let dir = pin::maps_dir(pin_dir);
-        let mut loader = EbpfLoader::new();
-        for name in names::MAPS {
-            let pinned: PathBuf = dir.join(name);
-            if !pinned.exists() {
-                return Err(BpfError::Map { op: "open", map: name, why: "it is not pinned".to_owned() });
-            }
-            loader.map_pin_path(name, pinned);
-        }
-        let mut ebpf = loader.load(OBJECT).map_err(|e| BpfError::Load(BpfError::chain(&e)))?;
-        program(&mut ebpf)?.load().map_err(|e| failed(&e))?;
-        Ok(Self { ebpf })
+    pub fn open(pin_dir: &Path) -> Result<Self, BpfError> {
+        Ok(Self { program: Programs::policy_probe(pin_dir)? })
     }
 
     /// What the rules of a generation say.
@@ -253,7 +268,7 @@ impl PolicyProbe {
             repeat: times,
             ..TestRunOptions::default()
         };
-        let done = program(&mut self.ebpf)?.test_run(options).map_err(|e| failed(&e))?;
+        let done = self.program.test_run(options).map_err(|e| failed(&e))?;
         if done.return_value != 0 {
             return Err(BpfError::Load(format!("{}: it could not answer", names::PROG_POLICY_PROBE)));
         }
@@ -265,10 +280,4 @@ impl PolicyProbe {
 
 fn failed(e: &aya::programs::ProgramError) -> BpfError {
     BpfError::Load(format!("{}: {}", names::PROG_POLICY_PROBE, BpfError::chain(e)))
-}
-
-fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, BpfError> {
-    let found = ebpf.program_mut(names::PROG_POLICY_PROBE);
-    let program = found.ok_or_else(|| BpfError::Load(format!("{}: not in the object", names::PROG_POLICY_PROBE)))?;
-    program.try_into().map_err(|e: aya::programs::ProgramError| failed(&e))
 }

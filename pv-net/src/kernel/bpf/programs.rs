@@ -1,29 +1,218 @@
-//! Handing the programs to the kernel's verifier, which is most of what a start takes.
+//! The programs: verified once, pinned, and taken over by every later daemon that would load the same.
+//!
+//! They are at `<bpffs>/programs/DIGEST/NAME`. DIGEST stands for all that tells two loads apart: the object, what is set
+//! in it, and which maps are pinned, by the kernel's numbers. A directory of that name has what this daemon would load,
+//! bound to the very maps that are pinned. (The kernel that verified a program is the one that holds its pin.)
+//!
+//! Programs that hand a packet on to each other share an unpinned map for it, so they are of one load. They are pinned
+//! in `programs/new` and get their name by one rename: who dies before it leaves nothing that could be taken over. The
+//! others are loaded when they are wanted first, each with a pin of its own.
 
-use super::BpfError;
-use aya::Ebpf;
-use aya::programs::{Program, SchedClassifier};
+use super::load::kernel_has;
+use super::{BpfError, Options, pin};
+use aya::maps::MapInfo;
+use aya::programs::{
+    CgroupSockAddr, CgroupSockAddrAttachType, Program, ProgramError, ProgramInfo, ProgramType, SchedClassifier, Xdp,
+};
+use aya::{Ebpf, EbpfLoader};
+use aya_obj::programs::XdpAttachType;
 use pv_net_common::names;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// Those that packets of containers and uplinks meet; the last ones are the largest.
-fn wanted() -> Vec<&'static str> {
-    let entries = [names::PROG_CLOCK, names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK];
-    entries.into_iter().chain(names::PROG_STAGES).collect()
+/// The programs, built from `pv-net-ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pv-net-ebpf"));
+static OBJECT_SHA256: &[u8; 32] = include_bytes!(concat!(env!("OUT_DIR"), "/pv-net-ebpf.sha256"));
+
+/// What the kernel keeps of a program's name.
+const NAME_BYTES: usize = 15;
+
+/// Those that the daemon itself runs or attaches, of the data plane.
+const ENTRIES: [&str; 4] =
+    [names::PROG_CLOCK, names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK];
+
+/// Those that are of one load: what packets of containers and uplinks meet. The last ones are the largest.
+fn data_plane() -> impl Iterator<Item = &'static str> {
+    ENTRIES.into_iter().chain(names::PROG_STAGES)
+}
+
+/// The daemon's hold on the programs that go with the pinned maps.
+pub(super) struct Programs {
+    root: PathBuf,
+    dir: PathBuf,
+    entries: BTreeMap<&'static str, SchedClassifier>,
+    object: Option<Ebpf>,
+}
+
+impl Programs {
+    /// Takes over what is pinned, or loads the programs of the data plane, with the maps that are pinned where there are
+    /// any. Also whether they were taken over.
+    ///
+    /// # Errors
+    /// When the kernel refuses a map, a program or a pin. What an earlier daemon pinned is still there then.
+    pub(super) fn open(options: &Options) -> Result<(Self, bool), BpfError> {
+        let root = options.pin_dir.clone();
+        if let Some(dir) = dir_of(&root)
+            && data_plane().all(|name| found(&dir, name, SchedClassifier::PROGRAM_TYPE).is_some())
+        {
+            let entries = entries(&dir)?;
+            return Ok((Self { root, dir, entries, object: None }, true));
+        }
+        let mut object = parse(&root, Some(options.flow_entries))?;
+        load_data_plane(&mut object)?;
+        let dir = pin_data_plane(&mut object, &root)?;
+        let entries = entries(&dir)?;
+        Ok((Self { root, dir, entries, object: Some(object) }, false))
+    }
+
+    /// Of those that go with the maps pinned under `root`, the one that answers what the rules say.
+    ///
+    /// # Errors
+    /// When there are no such maps, or the kernel refuses it.
+    pub(super) fn policy_probe(root: &Path) -> Result<SchedClassifier, BpfError> {
+        let dir = dir_of(root).ok_or_else(unpinned)?;
+        let mut programs = Self { root: root.to_owned(), dir, entries: BTreeMap::new(), object: None };
+        programs.pinned(names::PROG_POLICY_PROBE, SchedClassifier::PROGRAM_TYPE)?;
+        classifier(&programs.dir, names::PROG_POLICY_PROBE)
+    }
+
+    /// One that the daemon runs or attaches.
+    pub(super) fn entry(&mut self, name: &'static str) -> Result<&mut SchedClassifier, BpfError> {
+        self.entries.get_mut(name).ok_or_else(|| missing(name))
+    }
+
+    /// One that others hand packets on to.
+    pub(super) fn stage(&self, name: &'static str) -> Result<SchedClassifier, BpfError> {
+        classifier(&self.dir, name)
+    }
+
+    /// A socket hook.
+    pub(super) fn socket_hook(
+        &mut self,
+        name: &'static str,
+        at: CgroupSockAddrAttachType,
+    ) -> Result<CgroupSockAddr, BpfError> {
+        self.pinned(name, CgroupSockAddr::PROGRAM_TYPE)?;
+        CgroupSockAddr::from_pin(self.dir.join(name), at).map_err(refused(name))
+    }
+
+    /// The uplinks' filter: the program for frames of several pieces where the kernel has those.
+    pub(super) fn xdp(&mut self) -> Result<Xdp, BpfError> {
+        let both = [names::PROG_XDP_UPLINK, names::PROG_XDP_UPLINK_SINGLE];
+        // What the kernel refuses is not tried anew as long as the other one is there.
+        let there = both.into_iter().find_map(|name| Some((name, found(&self.dir, name, Xdp::PROGRAM_TYPE)?)));
+        let (name, info) = match there {
+            Some(there) => there,
+            None => match self.pinned(both[0], Xdp::PROGRAM_TYPE) {
+                Ok(info) => (both[0], info),
+                Err(_) => (both[1], self.pinned(both[1], Xdp::PROGRAM_TYPE)?),
+            },
+        };
+        Xdp::from_program_info(info, name.into(), XdpAttachType::Interface).map_err(refused(name))
+    }
+
+    /// Gives back the memory of what was only needed for loading. What is loaded later parses the object anew.
+    pub(super) fn put_away_object(&mut self) {
+        self.object = None;
+    }
+
+    /// Removes the pins of programs that are not these; none of them must be in use any more.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub(super) fn remove_others(&self) -> Result<(), BpfError> {
+        let mut dirs = pin::program_dirs(&self.root)?;
+        dirs.retain(|dir| *dir != self.dir);
+        dirs.iter().try_for_each(|dir| pin::remove_programs(dir))
+    }
+
+    /// The pinned program, loaded and pinned where it is not there yet.
+    fn pinned(&mut self, name: &'static str, kind: ProgramType) -> Result<ProgramInfo, BpfError> {
+        if let Some(info) = found(&self.dir, name, kind) {
+            return Ok(info);
+        }
+        let object = match &mut self.object {
+            Some(object) => object,
+            none => none.insert(parse(&self.root, None)?),
+        };
+        let program = object.program_mut(name).ok_or_else(|| missing(name))?;
+        if program.fd().is_err() {
+            load(name, program)?;
+        }
+        let file = self.dir.join(name);
+        pin::remove(&file)?;
+        pin_at(program, &file)?;
+        found(&self.dir, name, kind).ok_or_else(|| missing(name))
+    }
+}
+
+/// Where the programs are that go with the maps pinned under `root`; none when one of these is not there.
+fn dir_of(root: &Path) -> Option<PathBuf> {
+    let mut digest = Sha256::new_with_prefix(OBJECT_SHA256);
+    for (_, value) in globals() {
+        digest.update(value.to_ne_bytes());
+    }
+    for name in names::MAPS {
+        digest.update(MapInfo::from_pin(pin::maps_dir(root).join(name)).ok()?.id().to_ne_bytes());
+    }
+    let name: String = digest.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(pin::programs_dir(root).join(name))
+}
+
+/// The program that is pinned in `dir`, if it is of this name and kind.
+fn found(dir: &Path, name: &str, kind: ProgramType) -> Option<ProgramInfo> {
+    let info = ProgramInfo::from_pin(dir.join(name)).ok()?;
+    let kept = &name.as_bytes()[..name.len().min(NAME_BYTES)];
+    (info.name() == kept && info.program_type() == kind.into()).then_some(info)
+}
+
+/// The pinned program, by its whole name: filters of clsact bear it.
+fn classifier(dir: &Path, name: &'static str) -> Result<SchedClassifier, BpfError> {
+    let info = found(dir, name, SchedClassifier::PROGRAM_TYPE).ok_or_else(|| missing(name))?;
+    SchedClassifier::from_program_info(info, name.into()).map_err(refused(name))
+}
+
+fn entries(dir: &Path) -> Result<BTreeMap<&'static str, SchedClassifier>, BpfError> {
+    ENTRIES.into_iter().map(|name| Ok((name, classifier(dir, name)?))).collect()
+}
+
+/// What is set in the object, by the global's name.
+fn globals() -> [(&'static str, u32); 2] {
+    [
+        (names::GLOBAL_HAS_SET_RETVAL, u32::from(kernel_has(5, 18))),
+        (names::GLOBAL_PEER_SCRUBS, u32::from(kernel_has(6, 15))),
+    ]
+}
+
+/// Reads the object, and makes and pins the maps that are not there.
+fn parse(root: &Path, flow_entries: Option<u32>) -> Result<Ebpf, BpfError> {
+    let globals = globals();
+    let mut loader = EbpfLoader::new();
+    for (name, value) in &globals {
+        loader.override_global(name, value, true);
+    }
+    for name in names::MAPS {
+        loader.map_pin_path(name, pin::maps_dir(root).join(name));
+    }
+    if let Some(entries) = flow_entries {
+        loader.map_max_entries(names::MAP_FLOWS, entries);
+        loader.map_max_entries(names::MAP_TRANSIENT, (entries / 2).max(1024));
+    }
+    loader.load(OBJECT).map_err(|e| BpfError::Load(BpfError::chain(&e)))
 }
 
 /// Loads the programs of the data plane, two at a time: the verifier has one CPU a program. Its memory would grow with
 /// every further one, and small devices have little.
-///
-/// # Errors
-/// When one is not in the object, or the kernel refuses it.
-pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), BpfError> {
-    let wanted = wanted();
+fn load_data_plane(object: &mut Ebpf) -> Result<(), BpfError> {
+    let wanted: Vec<_> = data_plane().collect();
     let place = |name: &str| wanted.iter().position(|w| *w == name);
-    let mut found: Vec<_> = ebpf.programs_mut().filter(|(name, _)| place(name).is_some()).collect();
-    if let Some(missing) = wanted.iter().find(|w| found.iter().all(|(name, _)| name != *w)) {
-        return Err(BpfError::Load(format!("{missing}: not in the object")));
+    let mut found: Vec<_> = object.programs_mut().filter(|(name, _)| place(name).is_some()).collect();
+    if let Some(lost) = wanted.iter().find(|w| found.iter().all(|(name, _)| name != *w)) {
+        return Err(missing(lost));
     }
     found.sort_by_key(|(name, _)| place(name));
     let rest = Mutex::new(found);
@@ -43,8 +232,43 @@ pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), BpfError> {
     })
 }
 
+/// Pins them where the next daemon looks for them; where that is.
+fn pin_data_plane(object: &mut Ebpf, root: &Path) -> Result<PathBuf, BpfError> {
+    let dir = dir_of(root).ok_or_else(unpinned)?;
+    let new = pin::programs_dir(root).join("new");
+    // Of a daemon that died, or not what it should be.
+    pin::remove_programs(&new)?;
+    pin::remove_programs(&dir)?;
+    fs::create_dir(&new).map_err(pin::pin_error("create directory", &new))?;
+    for name in data_plane() {
+        pin_at(object.program_mut(name).ok_or_else(|| missing(name))?, &new.join(name))?;
+    }
+    fs::rename(&new, &dir).map_err(pin::pin_error("rename", &new))?;
+    Ok(dir)
+}
+
 fn load(name: &str, program: &mut Program) -> Result<(), BpfError> {
-    let program: &mut SchedClassifier =
-        program.try_into().map_err(|e: aya::programs::ProgramError| BpfError::Load(format!("{name}: {e}")))?;
-    program.load().map_err(|e| BpfError::Load(format!("{name}: {}", BpfError::chain(&e))))
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    loaded.map_err(refused(name))
+}
+
+fn pin_at(program: &mut Program, file: &Path) -> Result<(), BpfError> {
+    program.pin(file).map_err(|e| BpfError::Load(format!("pin {}: {}", file.display(), BpfError::chain(&e))))
+}
+
+fn refused(name: &str) -> impl FnOnce(ProgramError) -> BpfError {
+    move |e| BpfError::Load(format!("{name}: {}", BpfError::chain(&e)))
+}
+
+fn missing(name: &str) -> BpfError {
+    BpfError::Load(format!("{name}: it is not there"))
+}
+
+fn unpinned() -> BpfError {
+    BpfError::Load("not all maps are pinned".to_owned())
 }

@@ -1,23 +1,19 @@
 //! What the programs must know beside containers: each other, the device's addresses, uplinks and published ports.
 
-use super::table::{ServicePrefix, map_error, take};
+use super::programs::Programs;
+use super::table::{ServicePrefix, map_error, pinned};
 use super::{BpfError, DataPlane};
-use aya::Ebpf;
 use aya::maps::ProgramArray;
-use aya::programs::SchedClassifier;
 use pv_net_common::{EndpointKey, Ip, Service, ServiceKey, UplinkInfo, names};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// Enters the stages' programs into the map that the others find them by. An entry of an earlier daemon is replaced.
-pub(super) fn set_stages(ebpf: &mut Ebpf) -> Result<(), BpfError> {
+pub(super) fn set_stages(maps: &Path, programs: &Programs) -> Result<(), BpfError> {
     let mut stages =
-        ProgramArray::try_from(take(ebpf, names::MAP_STAGES)?).map_err(map_error("open", names::MAP_STAGES))?;
+        ProgramArray::try_from(pinned(maps, names::MAP_STAGES)?).map_err(map_error("open", names::MAP_STAGES))?;
     for (index, name) in (0u32..).zip(names::PROG_STAGES) {
-        let program: &SchedClassifier = ebpf
-            .program(name)
-            .ok_or_else(|| BpfError::Load(format!("{name}: not in the object")))?
-            .try_into()
-            .map_err(|e: aya::programs::ProgramError| BpfError::Load(format!("{name}: {e}")))?;
+        let program = programs.stage(name)?;
         let fd = program.fd().map_err(|e| BpfError::Load(format!("{name}: {e}")))?;
         stages.set(index, fd, 0).map_err(map_error("write", names::MAP_STAGES))?;
     }

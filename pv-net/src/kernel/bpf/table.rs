@@ -4,9 +4,10 @@ use super::BpfError;
 use super::batch;
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use pv_net_common::{Service, ServiceKey};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 /// A hash map that knows its name.
 pub(super) struct Table<K: Pod, V: Pod> {
@@ -19,16 +20,16 @@ pub(super) fn map_error(op: &'static str, map: &'static str) -> impl FnOnce(MapE
     move |e| BpfError::Map { op, map, why: BpfError::chain(&e) }
 }
 
-/// Takes map `name` out of the loaded object.
-pub(super) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<aya::maps::Map, BpfError> {
-    ebpf.take_map(name).ok_or(BpfError::Map { op: "find", map: name, why: "not in the object".to_owned() })
+/// The map `name` that is pinned in `maps`.
+pub(super) fn pinned(maps: &Path, name: &'static str) -> Result<Map, BpfError> {
+    MapData::from_pin(maps.join(name)).and_then(Map::from_map_data).map_err(map_error("open", name))
 }
 
 impl<K: Pod, V: Pod> Table<K, V> {
-    pub(super) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<Self, BpfError> {
-        let map = take(ebpf, name)?;
+    pub(super) fn open(maps: &Path, name: &'static str) -> Result<Self, BpfError> {
+        let map = pinned(maps, name)?;
         let fd = match &map {
-            aya::maps::Map::HashMap(data) | aya::maps::Map::LruHashMap(data) => data.fd().as_fd().try_clone_to_owned(),
+            Map::HashMap(data) | Map::LruHashMap(data) => data.fd().as_fd().try_clone_to_owned(),
             _ => Err(std::io::Error::other("not a hash")),
         }
         .map_err(|e| BpfError::Map { op: "open", map: name, why: e.to_string() })?;
@@ -71,8 +72,8 @@ pub(super) struct Single<V: Pod> {
 }
 
 impl<V: Pod> Single<V> {
-    pub(super) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<Self, BpfError> {
-        let map = Array::try_from(take(ebpf, name)?).map_err(map_error("open", name))?;
+    pub(super) fn open(maps: &Path, name: &'static str) -> Result<Self, BpfError> {
+        let map = Array::try_from(pinned(maps, name)?).map_err(map_error("open", name))?;
         Ok(Self { name, map })
     }
 
@@ -92,8 +93,8 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    pub(super) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<Self, BpfError> {
-        let map = PerCpuArray::try_from(take(ebpf, name)?).map_err(map_error("open", name))?;
+    pub(super) fn open(maps: &Path, name: &'static str) -> Result<Self, BpfError> {
+        let map = PerCpuArray::try_from(pinned(maps, name)?).map_err(map_error("open", name))?;
         Ok(Self { name, map })
     }
 
@@ -114,8 +115,8 @@ pub(super) struct Services {
 pub type ServicePrefix = (u32, ServiceKey);
 
 impl Services {
-    pub(super) fn take(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<Self, BpfError> {
-        let map = LpmTrie::try_from(take(ebpf, name)?).map_err(map_error("open", name))?;
+    pub(super) fn open(maps: &Path, name: &'static str) -> Result<Self, BpfError> {
+        let map = LpmTrie::try_from(pinned(maps, name)?).map_err(map_error("open", name))?;
         Ok(Self { name, map })
     }
 

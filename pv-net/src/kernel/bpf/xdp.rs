@@ -2,10 +2,9 @@
 //!
 //! A link's mode is the folder of its pin: the kernel does not say it of a link.
 
-use super::table::{Single, map_error, take};
+use super::table::{Single, map_error, pinned};
 use super::{BpfError, DataPlane, pin};
 use crate::model::{IfName, XdpMode};
-use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{MapData, MapError};
 use aya::programs::links::{FdLink, PinnedLink};
@@ -26,11 +25,11 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
-        let sources = take(ebpf, names::MAP_FILTER_SOURCES)?;
+    pub(super) fn open(maps: &Path) -> Result<Self, BpfError> {
+        let sources = pinned(maps, names::MAP_FILTER_SOURCES)?;
         Ok(Self {
             sources: LpmTrie::try_from(sources).map_err(map_error("open", names::MAP_FILTER_SOURCES))?,
-            rate: Single::take(ebpf, names::MAP_FILTER_RATE)?,
+            rate: Single::open(maps, names::MAP_FILTER_RATE)?,
         })
     }
 
@@ -102,8 +101,8 @@ impl DataPlane {
             why: format!("{} XDP: {why}", mode.label()),
         };
         let pin = pin::of_link(&dir(&self.pin_dir, mode), uplink.as_str());
-        let program = program(&mut self.ebpf)?;
-        let id = attach(program, uplink, mode).map_err(|e| failed(BpfError::chain(&e)))?;
+        let mut program = self.programs.xdp()?;
+        let id = attach(&mut program, uplink, mode).map_err(|e| failed(BpfError::chain(&e)))?;
         let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
         let link = FdLink::try_from(link).map_err(|e| failed(BpfError::chain(&e)))?;
         link.pin(&pin).map_err(|e| failed(format!("pin {}: {}", pin.display(), BpfError::chain(&e))))?;
@@ -137,41 +136,12 @@ impl DataPlane {
         let failed = |why: String| BpfError::Link { path: path.to_owned(), why };
         let pinned = PinnedLink::from_pin(path).map_err(|e| failed(BpfError::chain(&e)))?;
         let link = XdpLink::try_from(FdLink::from(pinned)).map_err(|e| failed(BpfError::chain(&e)))?;
-        let program = program(&mut self.ebpf)?;
+        let mut program = self.programs.xdp()?;
         let id = program.attach_to_link(link).map_err(|e| failed(BpfError::chain(&e)))?;
         // Dropping the handle closes it; the pin keeps the link.
         drop(program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?);
         Ok(())
     }
-}
-
-/// The program, loaded: the one for frames of several pieces where the kernel has those.
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, BpfError> {
-    let mut refused = None;
-    let mut usable = None;
-    for name in [names::PROG_XDP_UPLINK, names::PROG_XDP_UPLINK_SINGLE] {
-        let program = find(ebpf, name)?;
-        let loaded = if program.fd().is_ok() { Ok(()) } else { program.load() };
-        match loaded {
-            Ok(()) => {
-                usable = Some(name);
-                break;
-            }
-            Err(e) => refused = Some(BpfError::Load(format!("{name}: {}", BpfError::chain(&e)))),
-        }
-    }
-    match (usable, refused) {
-        (Some(name), _) => find(ebpf, name),
-        (None, Some(e)) => Err(e),
-        (None, None) => Err(BpfError::Load(format!("{}: not in the object", names::PROG_XDP_UPLINK))),
-    }
-}
-
-fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, BpfError> {
-    ebpf.program_mut(name)
-        .ok_or_else(|| BpfError::Load(format!("{name}: not in the object")))?
-        .try_into()
-        .map_err(|e: ProgramError| BpfError::Load(format!("{name}: {e}")))
 }
 
 /// Attaches, and waits a little for a link of ours that was removed just before: the kernel lets go of it later.

@@ -1,4 +1,5 @@
-//! The daemon's start with containers to adopt, and what it needs of memory.
+//! The daemon's starts, and what it needs of memory: a restart, which takes over what is pinned, and starts that load and
+//! verify the programs, on a device with nothing yet and with those of another build.
 
 use super::scale::{crowd, wide_pool};
 use crate::bpf::Loaded;
@@ -20,7 +21,7 @@ impl Case for Start {
     }
 
     fn about(&self) -> &'static str {
-        "the daemon starts and adopts what is there; its memory"
+        "the daemon starts, for the first time and with containers to adopt; its memory"
     }
 
     fn needs(&self) -> &'static [&'static str] {
@@ -30,8 +31,10 @@ impl Case for Start {
     fn paths(&self, options: &Options) -> Vec<Candidate> {
         let n = if options.small { 5 } else { 200 };
         vec![
-            Candidate::new("pv-net, no containers", || Adopting::new(0)),
-            Candidate::new(format!("pv-net, {n} containers"), move || Adopting::new(n)),
+            Candidate::new("first start", || Starting::new(Before::Nothing, 0)),
+            Candidate::new("restart, no containers", || Starting::new(Before::Same, 0)),
+            Candidate::new(format!("restart, {n} containers"), move || Starting::new(Before::Same, n)),
+            Candidate::new(format!("another build, {n} containers"), move || Starting::new(Before::Another, n)),
         ]
     }
 
@@ -44,31 +47,42 @@ impl Case for Start {
     }
 }
 
-struct Adopting {
+/// What the daemon finds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// A device on which pv-net never ran.
+    Nothing,
+    /// What a daemon of the same build left.
+    Same,
+    /// What a daemon of another build left: the programs are of no use.
+    Another,
+}
+
+struct Starting {
+    before: Before,
     containers: usize,
     daemon: Option<Process>,
     device: Device,
     _crowd: Namespace,
 }
 
-impl Adopting {
-    fn new(containers: usize) -> Result<Self> {
+impl Starting {
+    fn new(before: Before, containers: usize) -> Result<Self> {
         let mut device = Device::started(&wide_pool())?;
         let crowd = crowd(&device, containers)?;
         device.stop(Signal::SIGTERM)?;
-        let mut adopting = Self { containers, daemon: None, device, _crowd: crowd };
-        adopting.start()?;
-        Ok(adopting)
+        let mut starting = Self { before, containers, daemon: None, device, _crowd: crowd };
+        starting.start()?;
+        Ok(starting)
     }
 
     /// From the program's start until its API answers.
     fn start(&mut self) -> Result<Duration> {
-        if let Some(mut old) = self.daemon.take() {
-            old.signal(Signal::SIGTERM)?;
-            harness::eventually(Duration::from_secs(10), || {
-                ensure!(old.has_ended()?, "the daemon does not end");
-                Ok(())
-            })?;
+        self.end()?;
+        if self.before == Before::Another {
+            let programs = self.device.pins().join("programs");
+            let pinned = std::fs::read_dir(&programs)?.next().context("no programs are pinned")??;
+            std::fs::rename(pinned.path(), programs.join("0123456789abcdef"))?;
         }
         let mut command = self.device.command();
         command.arg("run").stdout(Stdio::null()).stderr(Stdio::null());
@@ -84,6 +98,21 @@ impl Adopting {
         }
     }
 
+    /// Ends the daemon that runs, and takes away what the next one is not to find.
+    fn end(&mut self) -> Result<()> {
+        if let Some(mut old) = self.daemon.take() {
+            old.signal(Signal::SIGTERM)?;
+            harness::eventually(Duration::from_secs(10), || {
+                ensure!(old.has_ended()?, "the daemon does not end");
+                Ok(())
+            })?;
+        }
+        if self.before == Before::Nothing {
+            self.device.cli(&["down"]).ok()?;
+        }
+        Ok(())
+    }
+
     /// Resident memory of the daemon that runs.
     fn rss_mib(&self) -> Result<f64> {
         let pid = self.daemon.as_ref().context("no daemon")?.pid();
@@ -93,11 +122,14 @@ impl Adopting {
     }
 }
 
-impl Path for Adopting {
+impl Path for Starting {
     fn verify(&mut self) -> Result<()> {
         let listed = self.device.json(&["containers"])?;
         let attached = listed.as_array().into_iter().flatten().filter(|c| c["state"] == "attached").count();
         ensure!(attached == self.containers, "{attached} containers were adopted, not {}", self.containers);
+        let adopted = &self.device.json(&["status"])?["adopted"];
+        ensure!(adopted["maps"] == (self.before != Before::Nothing), "adopted {adopted}");
+        ensure!(adopted["programs"] == (self.before == Before::Same), "adopted {adopted}");
         Ok(())
     }
 

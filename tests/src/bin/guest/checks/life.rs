@@ -7,8 +7,10 @@ use anyhow::{Context, Result, ensure};
 use harness::{Container, Namespace, echo};
 use nix::sys::signal::Signal;
 use pv_net_common::names;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 
 /// Containers of the lab.
 const CONTAINERS: usize = 6;
@@ -83,17 +85,19 @@ pub fn exchange(stream: &mut TcpStream, word: &[u8]) -> Result<()> {
 }
 
 /// The daemon goes by `signal` and comes again; nothing that passes notices.
-fn gone_and_back(lab: &mut Lab, signal: Signal, port: u16) -> Result<()> {
+fn gone_and_back(lab: &mut Lab, signal: Signal, port: u16, meanwhile: fn(&Path) -> Result<bool>) -> Result<()> {
     let leases = lab.get("/leases")?;
     let mut stream = connection(&lab.a, &lab.b, port)?;
     lab.device.stop(signal)?;
     exchange(&mut stream, b"without a daemon")?;
     // New flows too: all that decides is in the kernel.
     talks(&lab.d, &lab.e, port + 1)?;
+    let same_programs = meanwhile(&lab.device.pins().join("programs"))?;
     lab.device.start()?;
     exchange(&mut stream, b"with a new one")?;
     let adopted = &lab.get("/status")?["adopted"];
     ensure!(adopted["maps"] == true && adopted["containers"] == CONTAINERS, "adopted {adopted}");
+    ensure!(adopted["programs"] == same_programs, "adopted {adopted}");
     // Filters of clsact are not adopted but replaced, in place.
     let links = if kernel()? >= (6, 6) { CONTAINERS } else { 0 };
     ensure!(adopted["links"] == links, "adopted {adopted}");
@@ -103,12 +107,21 @@ fn gone_and_back(lab: &mut Lab, signal: Signal, port: u16) -> Result<()> {
 
 /// SIGKILL.
 pub fn killed(lab: &mut Lab) -> Result<()> {
-    gone_and_back(lab, Signal::SIGKILL, 7100)
+    gone_and_back(lab, Signal::SIGKILL, 7100, |_| Ok(true))
 }
 
 /// SIGTERM.
 pub fn stopped(lab: &mut Lab) -> Result<()> {
-    gone_and_back(lab, Signal::SIGTERM, 7110)
+    gone_and_back(lab, Signal::SIGTERM, 7110, |_| Ok(true))
+}
+
+/// A daemon of another build: it loads its programs beside those of the one before, and puts them in their place.
+pub fn replaced(lab: &mut Lab) -> Result<()> {
+    gone_and_back(lab, Signal::SIGKILL, 7120, |programs| {
+        let one = fs::read_dir(programs)?.next().context("no programs are pinned")??;
+        fs::rename(one.path(), programs.join("0123456789abcdef"))?;
+        Ok(false)
+    })
 }
 
 /// A container that goes and one that comes.

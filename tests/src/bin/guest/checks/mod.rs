@@ -61,6 +61,7 @@ const SUITE: &[Check] = &[
     ("masquerade without a daemon", outside::masquerade_survives),
     ("killed daemon", life::killed),
     ("stopped daemon", life::stopped),
+    ("replaced daemon", life::replaced),
     ("detach and attach", life::detach),
     ("down leaves nothing", life::down),
 ];
@@ -74,6 +75,7 @@ const FLOOR: &[Check] = &[
     ("full flow table", floor::full_table),
     ("masquerade without a daemon", outside::masquerade_survives),
     ("killed daemon", life::killed),
+    ("replaced daemon", life::replaced),
     ("down leaves nothing", life::down),
 ];
 
