@@ -16,6 +16,7 @@ pub mod frame;
 pub mod occupied;
 pub mod raw;
 pub mod testrun;
+pub mod unix_http;
 pub mod verify;
 
 pub use container::Container;

@@ -2,6 +2,7 @@
 
 use crate::Namespace;
 use anyhow::{Context, Result};
+use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use pv_net::kernel::netlink::Net;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
@@ -63,16 +64,20 @@ pub(crate) fn configure(ns: &Namespace, link: &str, addresses: &[&str]) -> Resul
     inside(ns, async {
         let net = Net::here()?;
         let index = net.link(link).await?.context("no such link")?.index;
-        for address in addresses {
-            net.add_address(link, index, address.parse().with_context(|| (*address).to_owned())?).await?;
+        let addresses: Vec<IpNetwork> =
+            addresses.iter().map(|text| text.parse().with_context(|| (*text).to_owned())).collect::<Result<_>>()?;
+        for address in &addresses {
+            net.add_address(link, index, *address).await?;
         }
-        Ok(net.set_up(link, index).await?)
+        net.set_up(link, index).await?;
+        net.wait_until_received(index, &addresses).await;
+        Ok(())
     })
     .with_context(|| format!("link {link} in {}", ns.name()))
 }
 
 fn inside<T: Send>(ns: &Namespace, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
-    ns.run(|| tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(work))
+    ns.run(|| tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ mod pvnet;
 mod report;
 mod runner;
 mod stats;
-mod unix_http;
 mod wire;
 mod witness;
 
