@@ -38,6 +38,17 @@ pub(crate) fn is_unknown_kind(why: &anyhow::Error) -> bool {
     Errno::from_raw(-said.raw_code()) == Errno::EOPNOTSUPP
 }
 
+/// Makes `port` a port of the bridge or VRF `controller`.
+pub(crate) fn enslave(ns: &Namespace, port: &str, controller: &str) -> Result<()> {
+    inside(ns, async {
+        let net = Net::here()?;
+        let to = net.link(controller).await?.context("nothing to be a port of")?.index;
+        let index = net.link(port).await?.context("no such link")?.index;
+        Ok(net.enslave(port, index, to).await?)
+    })
+    .with_context(|| format!("port {port} of {controller} in {}", ns.name()))
+}
+
 /// Index and MAC of a link.
 pub(crate) fn of_name(ns: &Namespace, link: &str) -> Result<(u32, [u8; 6])> {
     let info = inside(ns, async { Net::here()?.link(link).await?.context("no such link") });

@@ -146,7 +146,6 @@ fn round(device: &Device, number: usize) -> Result<()> {
 }
 
 #[test]
-#[ignore = "needs root: run by cargo xtask test"]
 fn the_first_packets_of_an_empty_pool_are_not_lost() -> Result<()> {
     let device = Device::started(&configs::masqueraded())?;
     let _outside = device.outside(configs::UPLINK, &configs::DEVICE, &configs::HOST)?;
