@@ -137,7 +137,7 @@ fn round(device: &Device, number: usize) -> Result<()> {
     let asked = solicitations(&seen)?;
     ensure!(asked == [1, 1], "the gateways {GATEWAYS:?} were asked for {asked:?} times");
     unix_http::ask(&api, "DELETE", "/containers/new", "")?;
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         // With the question the kernel's worker is through with the bridge that has no port any more.
         let bridge = device.ns.ip("link show pvbr3")?;
         ensure!(bridge.contains("NO-CARRIER"), "{bridge}");
