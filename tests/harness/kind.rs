@@ -4,7 +4,7 @@
 use crate::{Device, Namespace, link};
 use anyhow::{Context, Result};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoNetkit, IpVlanMode, LinkMessage, MacVlanMode, NetkitMode};
-use rtnetlink::{LinkIpVlan, LinkMacVlan, LinkMessageBuilder, LinkNetkit, LinkUnspec, LinkVlan};
+use rtnetlink::{LinkBridge, LinkIpVlan, LinkMacVlan, LinkMessageBuilder, LinkNetkit, LinkUnspec, LinkVlan, LinkVrf};
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
@@ -26,11 +26,16 @@ pub enum Kind {
     NetkitL2,
     /// The same, without MACs.
     NetkitL3,
+    /// Like a card of its own, but with a table of routes of its own: a port of [`VRF`].
+    VrfPort,
 }
 
 /// The link of the device that [`Kind::Vlan`] is on.
 pub const TRUNK: &str = "trunk0";
 const VLAN_ID: u16 = 100;
+/// The VRF of the device that [`Kind::VrfPort`] is in.
+pub const VRF: &str = "vrf0";
+const VRF_TABLE: u32 = 100;
 
 /// The device's addresses.
 const DEVICE: [&str; 2] = ["198.51.100.1/24", "2001:db8:2::1/64"];
@@ -91,6 +96,15 @@ impl Beyond {
                 }
                 Ok(Self { host, _node: None })
             }
+            Kind::VrfPort => {
+                link::pair(&device.ns, name, &host, "eth0")?;
+                link::configure(&host, "eth0", &HOST)?;
+                // First: a link that becomes a port loses its IPv6 addresses.
+                link::make(&device.ns, LinkVrf::new(VRF, VRF_TABLE).up().build())?;
+                link::enslave(&device.ns, name, VRF)?;
+                link::configure(&device.ns, name, &DEVICE)?;
+                Ok(Self { host, _node: None })
+            }
             Kind::Macvlan | Kind::IpvlanL2 | Kind::IpvlanL3 | Kind::IpvlanL3s => {
                 let node = Namespace::new("node")?;
                 node.connect(("eth0", &NODE), &host, ("eth0", &HOST))?;
@@ -110,6 +124,15 @@ impl Beyond {
     }
 }
 
+/// Makes a bridge in [`VRF`], for a pool.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn bridge_in_vrf(device: &Device, name: &str) -> Result<()> {
+    link::make(&device.ns, LinkBridge::new(name).build())?;
+    link::enslave(&device.ns, name, VRF)
+}
+
 impl Kind {
     /// What rtnetlink calls it.
     #[must_use]
@@ -119,6 +142,7 @@ impl Kind {
             Self::Macvlan => "macvlan",
             Self::IpvlanL2 | Self::IpvlanL3 | Self::IpvlanL3s => "ipvlan",
             Self::NetkitL2 | Self::NetkitL3 => "netkit",
+            Self::VrfPort => "vrf",
         }
     }
 }

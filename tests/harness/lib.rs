@@ -16,11 +16,12 @@ pub mod frame;
 pub mod occupied;
 pub mod raw;
 pub mod testrun;
+pub mod unix_http;
 pub mod verify;
 
 pub use container::Container;
 pub use device::{Device, Reply, binary, counted, counters};
-pub use kind::{Beyond, Kind, TRUNK};
+pub use kind::{Beyond, Kind, TRUNK, VRF, bridge_in_vrf};
 pub use netns::Namespace;
 pub use process::{Process, output};
 pub use snapshot::Snapshot;

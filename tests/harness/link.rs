@@ -2,6 +2,7 @@
 
 use crate::Namespace;
 use anyhow::{Context, Result};
+use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 use pv_net::kernel::netlink::Net;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
@@ -37,6 +38,17 @@ pub(crate) fn is_unknown_kind(why: &anyhow::Error) -> bool {
     Errno::from_raw(-said.raw_code()) == Errno::EOPNOTSUPP
 }
 
+/// Makes `port` a port of the bridge or VRF `controller`.
+pub(crate) fn enslave(ns: &Namespace, port: &str, controller: &str) -> Result<()> {
+    inside(ns, async {
+        let net = Net::here()?;
+        let to = net.link(controller).await?.context("nothing to be a port of")?.index;
+        let index = net.link(port).await?.context("no such link")?.index;
+        Ok(net.enslave(port, index, to).await?)
+    })
+    .with_context(|| format!("port {port} of {controller} in {}", ns.name()))
+}
+
 /// Index and MAC of a link.
 pub(crate) fn of_name(ns: &Namespace, link: &str) -> Result<(u32, [u8; 6])> {
     let info = inside(ns, async { Net::here()?.link(link).await?.context("no such link") });
@@ -63,16 +75,20 @@ pub(crate) fn configure(ns: &Namespace, link: &str, addresses: &[&str]) -> Resul
     inside(ns, async {
         let net = Net::here()?;
         let index = net.link(link).await?.context("no such link")?.index;
-        for address in addresses {
-            net.add_address(link, index, address.parse().with_context(|| (*address).to_owned())?).await?;
+        let addresses: Vec<IpNetwork> =
+            addresses.iter().map(|text| text.parse().with_context(|| (*text).to_owned())).collect::<Result<_>>()?;
+        for address in &addresses {
+            net.add_address(link, index, *address).await?;
         }
-        Ok(net.set_up(link, index).await?)
+        net.set_up(link, index).await?;
+        net.wait_until_received(index, &addresses).await;
+        Ok(())
     })
     .with_context(|| format!("link {link} in {}", ns.name()))
 }
 
 fn inside<T: Send>(ns: &Namespace, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
-    ns.run(|| tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(work))
+    ns.run(|| tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
 }
 
 #[cfg(test)]

@@ -20,9 +20,22 @@ impl RawSocket {
     /// # Errors
     /// When the link is not there.
     pub fn open(ns: &Namespace, link: &str) -> Result<Self> {
+        Self::bound(ns, Some(link))
+    }
+
+    /// Opens one on all links inside `ns`, those to come too: to look on.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open_all(ns: &Namespace) -> Result<Self> {
+        Self::bound(ns, None)
+    }
+
+    fn bound(ns: &Namespace, link: Option<&str>) -> Result<Self> {
         ns.run(|| {
             let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
-            let index = nix::net::if_::if_nametoindex(link).with_context(|| link.to_owned())?;
+            let index_of = |name: &str| nix::net::if_::if_nametoindex(name).with_context(|| name.to_owned());
+            let index = link.map(index_of).transpose()?.unwrap_or(0);
             let mut address: libc::sockaddr_ll = unsafe_zeroed();
             address.sll_family = u16::try_from(libc::AF_PACKET)?;
             address.sll_protocol = u16::try_from(libc::ETH_P_ALL)?.to_be();

@@ -31,7 +31,7 @@ fn config(big_tcp: bool) -> Value {
 fn sizes(ns: &Namespace, link: &str) -> Result<[u32; 4]> {
     let link = link.to_owned();
     ns.run(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection()?;
             tokio::spawn(connection);

@@ -6,7 +6,7 @@ use crate::config::{check_container, parse_run_named};
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::{self, ContainerRecord};
 use crate::ipam::{Lease, Request};
-use crate::kernel::netlink::{VethSpec, alias, attach_veth, configure_inside, host_if_name};
+use crate::kernel::netlink::{VethSpec, address_inside, alias, attach_veth, host_if_name, raise_inside};
 use crate::kernel::netns::{self, Netns};
 use crate::model::{Attachment, Container, ContainerName, IfName, Interface, NetnsRef, PoolName};
 use crate::plan::{ObservedLink, endpoint, endpoint_ops};
@@ -202,10 +202,12 @@ impl Daemon {
         let seen = ObservedLink { index: made.index, up: made.up, controller: made.controller };
         self.links.insert(made.index, (attachment.container.clone(), attachment.host_if.clone()));
         let connected = async {
+            // First: the kernel's worker makes an IPv6 address usable while the programs are attached.
+            address_inside(&spec, netns).await?;
             for op in endpoint_ops(&endpoint, &seen) {
                 self.apply(&op).await?;
             }
-            Ok(configure_inside(&spec, netns).await?)
+            Ok(raise_inside(&spec, netns).await?)
         };
         if let Err(failure) = connected.await {
             self.disconnect(made.index, attachment).await?;

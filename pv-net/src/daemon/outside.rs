@@ -4,14 +4,32 @@
 use super::Daemon;
 use crate::failure::Failure;
 use crate::kernel::bpf::{Ended, Hook};
-use crate::kernel::netlink::alias;
+use crate::kernel::netlink::{LinkInfo, alias};
 use crate::kernel::{cgroup, netns, nudge};
-use crate::model::IfName;
-use crate::plan::{LinkState, locals, overlaps, set_down, unfit, uplink_infos, ways_out};
+use crate::model::{IfName, PoolName};
+use crate::plan::{LinkState, Unseen, apart, locals, overlaps, set_down, unfit, uplink_infos, ways_out};
 use ipnetwork::IpNetwork;
 use pv_net_common::Ip;
 use pv_net_common::endpoint::MAX_UPLINKS;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The links as the plan knows them.
+fn link_states(links: Vec<LinkInfo>) -> Vec<LinkState> {
+    let is_vrf = |l: &LinkInfo| l.kind.as_deref() == Some("vrf");
+    let vrfs: BTreeMap<u32, String> = links.iter().filter(|l| is_vrf(l)).map(|l| (l.index, l.name.clone())).collect();
+    let state = |l: LinkInfo| LinkState {
+        index: l.index,
+        mac: l.mac,
+        mtu: l.mtu,
+        up: l.up,
+        // A port of a VRF too: who has set it apart says so when published ports shall be reached by it.
+        inner: l.loopback || l.controller.is_some() || alias::is_ours(l.alias.as_deref()),
+        unseen: if is_vrf(&l) { Some(Unseen::Vrf) } else { l.l3s.then_some(Unseen::L3s) },
+        vrf: l.controller.and_then(|index| vrfs.get(&index).cloned()),
+        name: l.name,
+    };
+    links.into_iter().map(state).collect()
+}
 
 /// Uplinks that are configured and not there.
 fn missing(uplinks: &[IfName], links: &[LinkState]) -> Vec<String> {
@@ -36,12 +54,7 @@ impl Daemon {
         if self.plane.is_none() {
             return Ok(());
         }
-        let links: Vec<LinkState> = (self.net.links().await?.into_iter())
-            .map(|l| {
-                let inner = l.loopback || l.controller.is_some() || alias::is_ours(l.alias.as_deref());
-                LinkState { index: l.index, name: l.name, mac: l.mac, mtu: l.mtu, up: l.up, inner, unseen: l.l3s }
-            })
-            .collect();
+        let links = link_states(self.net.links().await?);
         let addresses = self.net.addresses().await?;
         self.outside_conditions = missing(&self.device.uplinks, &links);
         self.pool_overlaps = overlaps(self.device.pools.values(), &links, &addresses, &self.pool_bridges());
@@ -56,6 +69,11 @@ impl Daemon {
         // Those that cannot be hooked are no uplinks: what leaves by them would get no reply.
         let before = self.hook_uplinks(&links, &uplinks).await?;
         uplinks.retain(|name| self.uplinks.contains_key(name));
+        let bridges: Vec<(&PoolName, u32)> = self.pools.iter().map(|(pool, link)| (pool, link.index)).collect();
+        for link in links.iter().filter(|l| uplinks.iter().any(|name| name.as_str() == l.name)) {
+            let why = apart(link, &links, &bridges);
+            self.outside_conditions.extend(why.map(|why| format!("uplink {}: {why}", link.name)));
+        }
         let infos = uplink_infos(&links, &addresses, &uplinks, self.pools.values());
         let down = set_down(&links, &uplinks);
         let was_down = std::mem::replace(&mut self.uplinks_down, down.clone());

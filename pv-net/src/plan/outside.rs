@@ -23,8 +23,19 @@ pub struct LinkState {
     pub up: bool,
     /// It is the loopback link, pv-net made it, or it is a port of another link: nothing leaves the device by it.
     pub inner: bool,
-    /// No program sees what comes in by it: an ipvlan in mode l3s.
-    pub unseen: bool,
+    /// No program sees what comes in by it.
+    pub unseen: Option<Unseen>,
+    /// Name of the VRF that it is a port of.
+    pub vrf: Option<String>,
+}
+
+/// Links whose packets pass no program at their ingress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unseen {
+    /// An ipvlan in mode l3s.
+    L3s,
+    /// A VRF: its ports are what packets come in by.
+    Vrf,
 }
 
 /// Why a link cannot be an uplink, as a condition says it; none when it can.
@@ -34,10 +45,33 @@ pub const fn unfit(link: &LinkState) -> Option<&'static str> {
         // Its frames have no Ethernet header, that the programs read first.
         return Some("is not an Ethernet link");
     }
-    if link.unseen {
-        return Some("is an ipvlan in mode l3s, by which packets come in unseen (those in modes l2 and l3 are seen)");
+    match link.unseen {
+        Some(Unseen::L3s) => {
+            Some("is an ipvlan in mode l3s, by which packets come in unseen (those in modes l2 and l3 are seen)")
+        }
+        Some(Unseen::Vrf) => Some("is a VRF, by whose ports packets come in (name those)"),
+        None => None,
     }
-    None
+}
+
+/// What does not work by an uplink in a VRF, as a condition says it: routes for containers are looked up in the table of
+/// their pool's bridge. `bridges` are those, with their pools.
+#[must_use]
+pub fn apart(uplink: &LinkState, links: &[LinkState], bridges: &[(&PoolName, u32)]) -> Option<String> {
+    let vrf = uplink.vrf.as_deref()?;
+    let is_apart =
+        |bridge: u32| links.iter().find(|l| l.index == bridge).is_some_and(|l| l.vrf.as_deref() != Some(vrf));
+    let pools: Vec<&str> =
+        bridges.iter().filter(|(_, bridge)| is_apart(*bridge)).map(|(pool, _)| pool.as_str()).collect();
+    let (pools, are) = match pools.as_slice() {
+        [] => return None,
+        [pool] => (format!("pool {pool}"), "is"),
+        pools => (format!("pools {}", pools.join(", ")), "are"),
+    };
+    Some(format!(
+        "is in VRF {vrf}, and {pools} {are} not: published ports are reached by it, but containers go out by it only \
+         where a route of the main table leads to it"
+    ))
 }
 
 /// The links that lead out of the device, when nobody has said which: those of default routes, in front, and Ethernet
@@ -51,7 +85,9 @@ pub fn ways_out<'a>(
 ) -> Vec<&'a LinkState> {
     let is_default = |link: &LinkState| default_routes.contains(&link.index);
     let has_address = |link: &LinkState| addresses.iter().any(|(index, a)| *index == link.index && is_known(a.ip()));
-    let leads_out = |link: &LinkState| is_default(link) || link.mac.is_some() && has_address(link);
+    // A VRF often has an address, for the programs in it.
+    let is_card = |link: &LinkState| link.mac.is_some() && link.unseen != Some(Unseen::Vrf);
+    let leads_out = |link: &LinkState| is_default(link) || is_card(link) && has_address(link);
     let mut found: Vec<&LinkState> =
         links.iter().filter(|l| !l.inner && !bridges.contains(l.name.as_str()) && leads_out(l)).collect();
     found.sort_by_key(|l| (!is_default(l), l.index));
@@ -156,7 +192,16 @@ mod tests {
     use crate::model::Mac;
 
     fn link(index: u32, name: &str) -> LinkState {
-        LinkState { index, name: name.to_owned(), mac: Some([2; 6]), mtu: 1500, up: true, inner: false, unseen: false }
+        LinkState {
+            index,
+            name: name.to_owned(),
+            mac: Some([2; 6]),
+            mtu: 1500,
+            up: true,
+            inner: false,
+            unseen: None,
+            vrf: None,
+        }
     }
 
     fn net(text: &str) -> IpNetwork {
@@ -177,6 +222,7 @@ mod tests {
             link(9, "idle0"),
             link(10, "local0"),
             link(11, "lan6"),
+            LinkState { unseen: Some(Unseen::Vrf), ..link(12, "vrf0") },
         ];
         let addresses = [
             (1, net("192.0.2.255/32")),
@@ -188,6 +234,7 @@ mod tests {
             (10, net("fe80::1/64")),
             (10, net("169.254.3.1/16")),
             (11, net("fd00:1::1/64")),
+            (12, net("10.8.0.1/32")),
         ];
         let names = |default_routes: &[u32]| {
             let found = ways_out(&links, &addresses, &default_routes.iter().copied().collect(), &["pvbr3"].into());
@@ -246,8 +293,26 @@ mod tests {
     fn a_link_that_programs_cannot_read_is_unfit() {
         assert_eq!(unfit(&link(2, "eth0")), None);
         assert_eq!(unfit(&LinkState { mac: None, ..link(2, "wwan0") }), Some("is not an Ethernet link"));
-        let l3s = unfit(&LinkState { unseen: true, ..link(2, "eth0") });
-        assert!(l3s.is_some_and(|why| why.contains("l3s")), "{l3s:?}");
+        for (unseen, word) in [(Unseen::L3s, "l3s"), (Unseen::Vrf, "VRF")] {
+            let why = unfit(&LinkState { unseen: Some(unseen), ..link(2, "eth0") });
+            assert!(why.is_some_and(|why| why.contains(word)), "{why:?}");
+        }
+    }
+
+    #[test]
+    fn an_uplink_in_a_vrf_without_a_pools_bridge_is_said() {
+        let within = |index, name, vrf: &str| LinkState { vrf: Some(vrf.to_owned()), ..link(index, name) };
+        let links = [link(2, "eth0"), within(3, "eth1", "red"), link(4, "pvbr4"), within(5, "pvbr5", "red")];
+        let names = ["a", "b", "c"].map(|name| name.parse::<PoolName>().expect("name"));
+        let [a, b, c] = &names;
+        let said = |uplink: usize, bridges: &[(&PoolName, u32)]| {
+            let why = apart(&links[uplink], &links, bridges);
+            why.map(|why| why.split(':').next().unwrap_or_default().to_owned())
+        };
+        assert_eq!(said(0, &[(a, 4), (b, 5)]), None);
+        assert_eq!(said(1, &[(b, 5)]), None);
+        assert_eq!(said(1, &[(a, 4), (b, 5)]).as_deref(), Some("is in VRF red, and pool a is not"));
+        assert_eq!(said(1, &[(a, 4), (c, 2)]).as_deref(), Some("is in VRF red, and pools a, c are not"));
     }
 
     #[test]

@@ -18,11 +18,12 @@ const NEEDED: [(&str, &str); 7] = [
 ];
 
 /// Kinds of links that a device may be connected by, and not every kernel has: rtnetlink's name, option, module.
-const KINDS: [(&str, &str, &str); 4] = [
+const KINDS: [(&str, &str, &str); 5] = [
     ("vlan", "CONFIG_VLAN_8021Q", "8021q"),
     ("macvlan", "CONFIG_MACVLAN", "macvlan"),
     ("ipvlan", "CONFIG_IPVLAN", "ipvlan"),
     ("netkit", "CONFIG_NETKIT", "netkit"),
+    ("vrf", "CONFIG_NET_VRF", "vrf"),
 ];
 
 /// What a guest loads.

@@ -138,5 +138,6 @@ async fn complete(net: &Net, spec: &BridgeSpec, link: &LinkInfo, ours: bool) -> 
     if !link.up {
         net.set_up(&link.name, link.index).await?;
     }
+    net.wait_until_received(link.index, &added).await;
     Ok(added)
 }

@@ -4,6 +4,7 @@ pub mod alias;
 mod bridge;
 mod clsact;
 mod error;
+mod ready;
 mod route;
 pub mod segments;
 mod veth;
@@ -12,7 +13,7 @@ mod watch;
 pub use bridge::{BridgeSpec, Ensured, ensure_bridge};
 pub use error::NetError;
 pub(crate) use veth::in_runtime;
-pub use veth::{VethSpec, attach_veth, configure_inside, host_if_name};
+pub use veth::{VethSpec, address_inside, attach_veth, host_if_name, raise_inside};
 pub use watch::{NetEvent, watch};
 
 use futures_util::TryStreamExt;
@@ -148,8 +149,8 @@ impl Net {
         }
     }
 
-    /// Adds an address, usable at once: IPv6 without duplicate address detection (RFC 4862 section 5.4), as the pool
-    /// hands every address out once. One that is there is fine.
+    /// Adds an address, IPv6 without duplicate address detection (RFC 4862 section 5.4), as the pool hands every address
+    /// out once. One that is there is fine. It can be used after [`Net::wait_until_received`].
     ///
     /// # Errors
     /// The kernel's.

@@ -151,7 +151,8 @@ fn a_container_gets_its_interface_and_keeps_it() {
         net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
         // Twice, as for a pair that another daemon made and did not finish.
         for _ in 0..2 {
-            configure_inside(&spec, &netns).await.expect("configured");
+            address_inside(&spec, &netns).await.expect("addressed");
+            raise_inside(&spec, &netns).await.expect("raised");
         }
         let again = attach_veth(&net, &spec, &netns).await.expect("adopted");
         assert_eq!(again.index, link.index);

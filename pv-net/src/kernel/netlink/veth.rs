@@ -4,14 +4,12 @@ use super::{LinkInfo, Net, NetError, alias};
 use crate::kernel::netns::Netns;
 use crate::kernel::sysctl;
 use crate::model::{ContainerName, IfName, Mac};
-use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, State};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
 
 /// A container's interface as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +47,8 @@ pub fn host_if_name(container: &ContainerName, interface: &IfName) -> IfName {
     name.parse().expect("2 + 5 + 1 + 7 letters, digits and a dash are an interface name")
 }
 
-/// Makes the pair, and leaves both ends down: nothing passes before the programs are attached. [`configure_inside`] does
-/// the rest.
+/// Makes the pair, and leaves both ends down: nothing passes before the programs are attached. [`address_inside`] and
+/// [`raise_inside`] do the rest.
 ///
 /// A pair with the same alias whose other end is in this namespace is adopted; one with another alias of pv-net's is
 /// a leftover and made anew.
@@ -118,33 +116,46 @@ async fn has_peer(netns: &Netns, spec: &VethSpec) -> Result<bool, NetError> {
 /// Runs `work` on a runtime of its own: the netlink socket belongs to the namespace of the calling thread.
 pub(crate) fn in_runtime<T>(work: impl Future<Output = Result<T, NetError>>) -> Result<T, NetError> {
     tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()
         .map_err(|e| NetError::new("start", "a runtime in the namespace", e))?
         .block_on(work)
 }
 
-/// Sets the container's end up with its addresses and routes; what is there already stays. The host side comes first: a
-/// veth whose peer is up carries packets as soon as it is up itself. Else a worker of the kernel opens its queue some
-/// time later, and what the container sends until then is lost: an ARP request is repeated only after a second.
+/// Gives the container's end its settings and addresses; what is there already stays. It may be down: the kernel's worker
+/// makes the addresses usable while the programs are attached.
 ///
 /// # Errors
 /// When the kernel refuses, or has no IPv6 that an address needs.
-pub async fn configure_inside(spec: &VethSpec, netns: &Netns) -> Result<(), NetError> {
+pub async fn address_inside(spec: &VethSpec, netns: &Netns) -> Result<(), NetError> {
     let spec = spec.clone();
-    netns.run(move || in_runtime(async move { configure(&spec).await })).await?
+    netns.run(move || in_runtime(async move { address(&spec).await })).await?
 }
 
-/// The container's end: runs inside its namespace.
-async fn configure(spec: &VethSpec) -> Result<(), NetError> {
+/// Sets the container's end up, with its routes; what is there already stays. The host side comes first: a veth whose
+/// peer is up carries packets as soon as it is up itself. Else a worker of the kernel opens its queue some time later,
+/// and what the container sends until then is lost: an ARP request is repeated only after a second.
+///
+/// # Errors
+/// When the kernel refuses.
+pub async fn raise_inside(spec: &VethSpec, netns: &Netns) -> Result<(), NetError> {
+    let spec = spec.clone();
+    netns.run(move || in_runtime(async move { raise(&spec).await })).await?
+}
+
+/// Runs inside the container's namespace.
+async fn address(spec: &VethSpec) -> Result<(), NetError> {
     let net = Net::here()?;
-    let name = spec.container_if.as_str();
-    let link = net.link(name).await?.ok_or_else(|| NetError::Vanished { name: name.to_owned() })?;
+    let link = inner(&net, spec).await?;
+    let name = link.name.as_str();
     let wants_ipv6 = spec.addresses.iter().any(IpNetwork::is_ipv6);
     let mut has_ipv6 = true;
     // Router advertisements come from nobody here; the address is the lease's; link-local is EUI-64, as the source
-    // guard expects it.
-    for (key, value) in [("accept_ra", "0"), ("autoconf", "0"), ("dad_transmits", "0"), ("addr_gen_mode", "0")] {
+    // guard expects it, and nobody else's: `dad_transmits` alone leaves it tentative for up to a second (RFC 4861
+    // section 6.3.7), `accept_dad` alone is not enough where `all` has it on.
+    let settings =
+        [("accept_ra", "0"), ("autoconf", "0"), ("dad_transmits", "0"), ("accept_dad", "0"), ("addr_gen_mode", "0")];
+    for (key, value) in settings {
         has_ipv6 &= sysctl::set_ipv6(&spec.container_if, key, value)?;
     }
     if wants_ipv6 {
@@ -153,43 +164,34 @@ async fn configure(spec: &VethSpec) -> Result<(), NetError> {
         }
         sysctl::set_ipv6(&spec.container_if, "disable_ipv6", "0")?;
     }
+    // Before it is up: a connection keeps the size that it began with.
+    net.set_segment_bytes(name, link.index, spec.segment_bytes).await;
+    for address in &spec.addresses {
+        net.add_address(name, link.index, *address).await?;
+    }
+    Ok(())
+}
+
+/// Runs inside the container's namespace.
+async fn raise(spec: &VethSpec) -> Result<(), NetError> {
+    let net = Net::here()?;
+    let link = inner(&net, spec).await?;
     if let Some(lo) = net.link("lo").await?
         && !lo.up
     {
         net.set_up("lo", lo.index).await?;
     }
-    // Before it is up: a connection keeps the size that it began with.
-    net.set_segment_bytes(name, link.index, spec.segment_bytes).await;
-    net.set_up(name, link.index).await?;
-    for address in &spec.addresses {
-        net.add_address(name, link.index, *address).await?;
-    }
+    net.set_up(&link.name, link.index).await?;
     for gateway in &spec.gateways {
         add_default_route(&net, link.index, *gateway).await?;
     }
+    net.wait_until_received(link.index, &spec.addresses).await;
     Ok(())
 }
 
-/// How long a link may take from being up to carrying packets; the kernel's worker for it waits for others.
-const CARRY: Duration = Duration::from_millis(250);
-
-impl Net {
-    /// Waits until the links of `indices`, that are up, carry packets too; not for ever. The kernel says yes to "up"
-    /// before: what is sent then is lost, and an address resolution is repeated only after a second.
-    pub async fn wait_until_it_carries(&self, indices: &[u32]) {
-        let start = Instant::now();
-        for index in indices {
-            while start.elapsed() < CARRY && !self.carries(*index).await {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        }
-    }
-
-    async fn carries(&self, index: u32) -> bool {
-        let found = self.handle.link().get().match_index(index).execute().try_next().await;
-        // A link that is gone is nothing to wait for.
-        found.ok().flatten().is_none_or(|m| m.attributes.contains(&LinkAttribute::OperState(State::Up)))
-    }
+async fn inner(net: &Net, spec: &VethSpec) -> Result<LinkInfo, NetError> {
+    let name = spec.container_if.as_str();
+    net.link(name).await?.ok_or_else(|| NetError::Vanished { name: name.to_owned() })
 }
 
 async fn add_default_route(net: &Net, index: u32, gateway: IpAddr) -> Result<(), NetError> {

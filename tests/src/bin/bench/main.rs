@@ -17,7 +17,6 @@ mod rules;
 mod runner;
 mod stats;
 mod table;
-mod unix_http;
 mod wire;
 mod witness;
 

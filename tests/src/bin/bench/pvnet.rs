@@ -2,10 +2,10 @@
 
 use crate::load::{Ends, Work};
 use crate::nets::PORT;
-use crate::unix_http;
 use crate::wire::{Least, SHARE, Wire};
 use crate::witness::{Link, Witness};
 use anyhow::{Context, Result, bail};
+use harness::unix_http;
 use harness::{Container, Device, Namespace};
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};

@@ -5,11 +5,12 @@ use futures_util::TryStreamExt;
 use harness::configs::{self, DEVICE, HOST};
 pub use harness::configs::{HOSTS, UPLINK};
 use harness::{Container, Device, Namespace, patience};
-use rtnetlink::Handle;
 use rtnetlink::packet_route::tc::{TcAttribute, TcMessage};
+use rtnetlink::{Handle, RouteMessageBuilder};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -158,10 +159,17 @@ pub fn delete_link(ns: &Namespace, name: &str) -> Result<()> {
     netlink(ns, async |handle| Ok(handle.link().del(index).execute().await?)).with_context(|| name.to_owned())
 }
 
+/// A route of the main table to one host on link `link`.
+pub fn route(ns: &Namespace, host: IpAddr, link: u32) -> Result<()> {
+    let prefix = if host.is_ipv4() { 32 } else { 128 };
+    let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(host, prefix)?.output_interface(link).build();
+    netlink(ns, async |handle| Ok(handle.route().add(route.clone()).execute().await?)).with_context(|| host.to_string())
+}
+
 /// Asks the kernel about a namespace's links.
 fn netlink<T: Send>(ns: &Namespace, work: impl AsyncFnOnce(Handle) -> Result<T> + Send) -> Result<T> {
     ns.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection()?;
             tokio::spawn(connection);

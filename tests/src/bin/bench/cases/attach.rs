@@ -1,13 +1,13 @@
 //! How long it takes until a container has its network, and until it is gone.
 
 use crate::case::{Candidate, Case, Metric, Path, Sample};
+use crate::interrupt;
 use crate::load::in_namespace;
 use crate::options::Options;
 use crate::stats::median;
 use crate::witness::Link;
-use crate::{interrupt, unix_http};
 use anyhow::{Context, Result, bail, ensure};
-use harness::{Device, Namespace, configs};
+use harness::{Device, Namespace, configs, unix_http};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, setsockopt, socket,
     sockopt::ReceiveTimeout,

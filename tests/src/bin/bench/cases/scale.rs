@@ -3,9 +3,9 @@
 use crate::case::{Candidate, Case, Metric};
 use crate::options::Options;
 use crate::wire::Wire;
-use crate::{interrupt, pvnet, unix_http};
+use crate::{interrupt, pvnet};
 use anyhow::{Context, Result};
-use harness::{Device, Namespace, configs};
+use harness::{Device, Namespace, configs, unix_http};
 use serde_json::{Value, json};
 
 /// The case.

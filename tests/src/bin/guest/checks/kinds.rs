@@ -5,7 +5,7 @@ use super::{Absent, outside};
 use crate::lab::{self, Lab, UPLINK};
 use crate::programs;
 use anyhow::{Context, Result, bail, ensure};
-use harness::{Beyond, Kind, TRUNK};
+use harness::{Beyond, Kind, TRUNK, VRF, bridge_in_vrf, configs, echo};
 use pv_net_common::names;
 use serde_json::{Value, json};
 
@@ -41,8 +41,10 @@ fn with(lab: &Lab, kind: Kind, check: impl FnOnce(&Beyond) -> Result<()>) -> Res
     let done = lab.reload(&config(kind)).and_then(|()| check(&beyond));
     // The next checks want the links of the lab alone.
     lab::delete_link(&lab.device.ns, LINK)?;
-    if kind == Kind::Vlan {
-        lab::delete_link(&lab.device.ns, TRUNK)?;
+    for (of, other) in [(Kind::Vlan, TRUNK), (Kind::VrfPort, VRF)] {
+        if kind == of {
+            lab::delete_link(&lab.device.ns, other)?;
+        }
     }
     lab.reload(&lab::config())?;
     done
@@ -115,4 +117,64 @@ pub fn netkit_l2(lab: &mut Lab) -> Result<()> {
 /// Netkit that is routed: its Ethernet headers are all zero, and are there.
 pub fn netkit_l3(lab: &mut Lab) -> Result<()> {
     works(lab, Kind::NetkitL3, 7606)
+}
+
+/// A port of a VRF: published ports are reached by it, and the way out is there when a route of the pools leads to it.
+pub fn vrf_port(lab: &mut Lab) -> Result<()> {
+    with(lab, Kind::VrfPort, |beyond| {
+        let status = lab.get("/status")?;
+        let said = status["conditions"].to_string();
+        ensure!(said.contains(&format!("uplink {LINK}: is in VRF {VRF}, and pools internal, ")), "{said}");
+        let uplinks = status["uplinks"].as_array().context("uplinks")?;
+        ensure!(uplinks.contains(&json!({"name": LINK, "xdp": "off"})), "{uplinks:?}");
+        let inwards = lab.counted(|| outside::published_to(&beyond.host, Beyond::PAIRS))?;
+        ensure!(inwards["fast-path"] > 20, "published port: {inwards:?}");
+        for (host, _) in Beyond::PAIRS {
+            let out = echo::connect(&lab.a.ns, (host, 7607).into());
+            let why = format!("{:#}", out.err().context("a way out, and no route that leads there")?);
+            ensure!(why.contains("unreachable") || why.contains("No route"), "{host}: {why}");
+        }
+        let index = lab.device.ns.run(|| Ok(nix::net::if_::if_nametoindex(LINK)?))?;
+        for (host, _) in Beyond::PAIRS {
+            lab::route(&lab.device.ns, host, index)?;
+        }
+        let out = lab.counted(|| outside::hidden_from(&beyond.host, Beyond::PAIRS, &lab.a, 7608))?;
+        ensure!(out["fast-path"] > 20, "masquerade, with routes in the main table: {out:?}");
+        Ok(())
+    })
+}
+
+/// A pool whose bridge is in the uplink's VRF: its containers go out by it, and are not complained about.
+pub fn vrf_pool(lab: &mut Lab) -> Result<()> {
+    const BRIDGE: &str = "br-red";
+    with(lab, Kind::VrfPort, |beyond| {
+        bridge_in_vrf(&lab.device, BRIDGE)?;
+        let mut config = config(Kind::VrfPort);
+        let mut pool = configs::pool(7);
+        (pool["bridge"], pool["nat"]) = (json!(BRIDGE), json!(true));
+        config["network"]["pools"]["red"] = pool;
+        lab.reload(&config)?;
+        let said = lab.get("/status")?["conditions"].to_string();
+        ensure!(said.contains("and pools internal, left, management, right are not"), "{said}");
+        let red = lab::attach(&lab.device, "red", "red")?;
+        let out = lab.counted(|| outside::hidden_from(&beyond.host, Beyond::PAIRS, &red, 7610))?;
+        ensure!(out["fast-path"] > 20, "masquerade: {out:?}");
+        lab.device.cli(&["detach", "red"]).ok()?;
+        lab.reload(&self::config(Kind::VrfPort))?;
+        lab::delete_link(&lab.device.ns, BRIDGE)
+    })
+}
+
+/// A VRF itself: what comes in by its ports passes no program of its own.
+pub fn vrf(lab: &mut Lab) -> Result<()> {
+    with(lab, Kind::VrfPort, |_| {
+        let mut config = lab::config();
+        config["network"]["uplinks"] = json!([UPLINK, VRF]);
+        lab.reload(&config)?;
+        let status = lab.get("/status")?;
+        let said = status["conditions"].to_string();
+        ensure!(said.contains(&format!("uplink {VRF}: is a VRF")), "{said}");
+        ensure!(status["uplinks"] == json!([{"name": UPLINK, "xdp": "off"}]), "{}", status["uplinks"]);
+        Ok(())
+    })
 }
