@@ -1,11 +1,13 @@
 //! A device with little memory.
 
 use super::forwarding::talks;
-use crate::lab::Lab;
+use super::outside;
+use crate::lab::{self, HOSTS, Lab, UPLINK};
 use crate::{console, icmp, memory};
 use anyhow::{Context, Result, ensure};
 use harness::frame;
 use harness::raw::RawSocket;
+use serde_json::json;
 use std::net::UdpSocket;
 
 /// What programs have, before the daemon starts.
@@ -21,6 +23,29 @@ const SERVER_PORT: u16 = 9;
 pub fn prepare() -> Result<()> {
     memory::leave(LEFT)?;
     console::fact(&format!("{} KiB available before the daemon starts", memory::available()? / 1024));
+    Ok(())
+}
+
+/// Rules and a filter before the stack, in force together, with all that was there before; they stay.
+pub fn all_on(lab: &mut Lab) -> Result<()> {
+    let mut config = lab::config();
+    let rule = |n: u32| {
+        json!({"from": {"container": "a"}, "to": {"cidr": format!("198.51.100.{n}/32")}, "ports": [format!("tcp/{n}")],
+            "action": "deny"})
+    };
+    config["network"]["policies"] = (1..=100).map(rule).collect();
+    config["network"]["uplink_filter"] = json!({
+        "deny": ["203.0.113.0/24", "2001:db8:bad::/48"], "xdp": "generic",
+        "rate_limit": {"packets_per_second": 100_000, "burst": 100_000},
+    });
+    lab.reload(&config)?;
+    let uplinks = &lab.get("/status")?["uplinks"];
+    ensure!(*uplinks == json!([{"name": UPLINK, "xdp": "generic"}]), "{uplinks}");
+    let asked = lab.get("/policy/verdict?from=a&to=198.51.100.7&proto=tcp&port=7")?;
+    ensure!(asked["verdict"] == "deny", "{asked}");
+    console::fact(&format!("with rules and a filter: {} KiB available", memory::available()? / 1024));
+    let grown = lab.counted(|| outside::hidden_from(&lab.outside, HOSTS, &lab.a, 7410))?;
+    ensure!(grown["fast-path"] > 20, "{grown:?}");
     Ok(())
 }
 

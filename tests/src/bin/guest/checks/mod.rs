@@ -75,6 +75,7 @@ const FLOOR: &[Check] = &[
     ("masquerade", outside::masquerade),
     ("published port", outside::published),
     ("policy denies", policy::denies),
+    ("rules and a filter", floor::all_on),
     ("full flow table", floor::full_table),
     ("masquerade without a daemon", outside::masquerade_survives),
     ("killed daemon", life::killed),
