@@ -31,10 +31,10 @@ impl Case for Start {
     fn paths(&self, options: &Options) -> Vec<Candidate> {
         let n = if options.small { 5 } else { 200 };
         vec![
-            Candidate::new("first start", || Starting::new(Before::Nothing, 0)),
-            Candidate::new("restart, no containers", || Starting::new(Before::Same, 0)),
-            Candidate::new(format!("restart, {n} containers"), move || Starting::new(Before::Same, n)),
-            Candidate::new(format!("another build, {n} containers"), move || Starting::new(Before::Another, n)),
+            Candidate::new("pv-net, first start", || Starting::new(Before::Nothing, 0)),
+            Candidate::new("pv-net, restart, no containers", || Starting::new(Before::Same, 0)),
+            Candidate::new(format!("pv-net, restart, {n} containers"), move || Starting::new(Before::Same, n)),
+            Candidate::new(format!("pv-net, another build, {n} containers"), move || Starting::new(Before::Another, n)),
         ]
     }
 
