@@ -86,7 +86,7 @@ fn two_hundred_containers() -> Result<()> {
     device.start()?;
     println!("restarted in {:.2?}; the daemon has {} KiB", start.elapsed(), resident_kib(&device)?);
     let adopted = &device.json(&["status"])?["adopted"];
-    ensure!(*adopted == json!({"maps": true, "links": 200, "containers": 200}), "adopted {adopted}");
+    ensure!(*adopted == json!({"maps": true, "programs": true, "links": 200, "containers": 200}), "adopted {adopted}");
     ensure!(device.json(&["leases"])? == leases, "the leases changed");
     ensure!(resident_kib(&device)? < limits.resident_kib, "the daemon has {} KiB", resident_kib(&device)?);
     for (from, to) in [(0, 199), (199, 100)] {
