@@ -192,6 +192,8 @@ pub const DEFAULT_SHARE: u32 = 4;
 pub const DEFAULT_TRANSIENT: u32 = 8_192;
 /// Endpoints (addresses) that a device can have.
 pub const MAX_ENDPOINTS: u32 = 8_192;
+/// Links of containers that a device can have, each with two addresses as a rule.
+pub const MAX_LINKS: u32 = MAX_ENDPOINTS / 2;
 /// Bytes of the ring buffer for events.
 pub const EVENT_BYTES: u32 = 64 * 1024;
 

@@ -13,7 +13,7 @@ use pv_net_common::{
     UplinkInfo,
     drop_reason::DROP_SLOTS,
     endpoint::{MAX_LOCALS, MAX_SERVICES, MAX_SOCKETS, MAX_UPLINKS},
-    flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS},
+    flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
     names,
     stats::STAT_SLOTS,
     uplink_filter::{MAX_FILTER_BUCKETS, MAX_FILTER_SOURCES},
@@ -34,12 +34,12 @@ pub static TRANSIENT: LruHashMap<FlowKey, TransientFlow, { DEFAULT_TRANSIENT as 
 
 /// Link to how many flows its container has; the daemon makes the entries, the programs count.
 #[btf_map(name = "flow_counts")]
-pub static FLOW_COUNTS: HashMap<u32, FlowCount, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+pub static FLOW_COUNTS: HashMap<u32, FlowCount, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
 /// Link to how many of them the daemon took out; written by the daemon.
 #[btf_map(name = "flows_freed")]
-pub static FLOWS_FREED: HashMap<u32, u64, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+pub static FLOWS_FREED: HashMap<u32, u64, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// Address to link; written by the daemon. Not preallocated: most devices have few.
 #[btf_map(name = "endpoints")]
@@ -48,7 +48,7 @@ pub static ENDPOINTS: HashMap<EndpointKey, EndpointInfo, { MAX_ENDPOINTS as usiz
 
 /// Link to what its container may send; written by the daemon.
 #[btf_map(name = "interfaces")]
-pub static INTERFACES: HashMap<u32, InterfaceInfo, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+pub static INTERFACES: HashMap<u32, InterfaceInfo, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
 /// The programs of the stages, by `Stage`; written by the daemon.

@@ -77,6 +77,25 @@ pub fn ip(src: IpAddr, dst: IpAddr, proto: u8, payload: &[u8]) -> Vec<u8> {
     }
 }
 
+/// The same IPv4 packet with two words of options.
+#[must_use]
+pub fn with_options(packet: &[u8]) -> Vec<u8> {
+    let mut all = [&packet[..20], &[0x94, 4, 0, 0, 1, 1, 1, 0], &packet[20..]].concat();
+    all[0] = 0x47;
+    let length = u16::from_be_bytes([all[2], all[3]]) + 8;
+    all[2..4].copy_from_slice(&length.to_be_bytes());
+    fix_ipv4(&mut all);
+    all
+}
+
+/// Makes an IPv4 header's checksum right again.
+pub fn fix_ipv4(packet: &mut [u8]) {
+    let end = usize::from(packet[0] & 0xf) * 4;
+    packet[10..12].copy_from_slice(&[0, 0]);
+    let check = checksum(&[&packet[..end]]);
+    packet[10..12].copy_from_slice(&check);
+}
+
 fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, length: usize) -> Vec<u8> {
     let length = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     let octets = |a: IpAddr| match a {

@@ -124,28 +124,10 @@ fn packet(proto: Proto, (src, dst): Pair, reply: bool, payload: &[u8]) -> Vec<u8
     }
 }
 
-/// The same IPv4 packet with options; its header's checksum is right.
-fn with_options(packet: &[u8]) -> Vec<u8> {
-    let mut all = [&packet[..20], &[0x94, 4, 0, 0, 1, 1, 1, 0], &packet[20..]].concat();
-    all[0] = 0x47;
-    let length = u16::from_be_bytes([all[2], all[3]]) + 8;
-    all[2..4].copy_from_slice(&length.to_be_bytes());
-    fix(&mut all);
-    all
-}
-
-/// Makes the IPv4 header's checksum right.
-fn fix(packet: &mut [u8]) {
-    let end = usize::from(packet[0] & 0xf) * 4;
-    packet[10..12].copy_from_slice(&[0, 0]);
-    let check = frame::checksum(&[&packet[..end]]);
-    packet[10..12].copy_from_slice(&check);
-}
-
 fn hop(mut packet: Vec<u8>) -> Vec<u8> {
     if packet[0] >> 4 == 4 {
         packet[8] -= 1;
-        fix(&mut packet);
+        frame::fix_ipv4(&mut packet);
     } else {
         packet[7] -= 1;
     }
@@ -156,7 +138,7 @@ fn as_fragment(packet: &[u8]) -> Vec<u8> {
     if packet[0] >> 4 == 4 {
         let mut all = packet.to_vec();
         all[6] = 0x20;
-        fix(&mut all);
+        frame::fix_ipv4(&mut all);
         return all;
     }
     let mut all = [&packet[..40], &[packet[6], 0, 0, 1, 1, 2, 3, 4], &packet[40..]].concat();
@@ -181,7 +163,7 @@ fn quoted(flow: &Flow, pair: Pair, reply: bool, quote: Quote, filler: [u8; 2]) -
     }
     match quote {
         Quote::Short => whole[..ip + 8].to_vec(),
-        Quote::Options if pair.0.0.is_ipv4() => with_options(&whole),
+        Quote::Options if pair.0.0.is_ipv4() => frame::with_options(&whole),
         Quote::Fragment => {
             let all = as_fragment(&whole);
             all[..all.len() - 20].to_vec()
@@ -265,7 +247,7 @@ impl Lab {
         let reply = matches!(flow.opener, Opener::Outside);
         let (sent, wanted) = ((flow.device, flow.outside), (flow.inside, self.far(flow)));
         let filler = if matches!(quote, Quote::ZeroSum) { zero_sum(flow, wanted, reply) } else { [7, 7] };
-        let outer = |p: Vec<u8>| if options { with_options(&p) } else { p };
+        let outer = |p: Vec<u8>| if options { frame::with_options(&p) } else { p };
         let told = outer(error(from, flow.device.0, kind, &quoted(flow, sent, reply, quote, filler)));
         let want = outer(error(from, flow.inside.0, kind, &quoted(flow, wanted, reply, quote, filler)));
         self.send_outside(&told)?;

@@ -217,8 +217,5 @@ pub fn may_be_refused(frame: &[u8]) -> bool {
 
 /// An IPv4 header's checksum made right again.
 pub fn fix_ipv4(frame: &mut [u8]) {
-    let end = 14 + usize::from(frame[14] & 0xf) * 4;
-    frame[24..26].copy_from_slice(&[0, 0]);
-    let check = frame::checksum(&[&frame[14..end]]);
-    frame[24..26].copy_from_slice(&check);
+    frame::fix_ipv4(&mut frame[14..]);
 }

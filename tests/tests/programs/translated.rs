@@ -48,16 +48,6 @@ impl Shape {
     }
 }
 
-/// The same frame with two words of IPv4 options; its header's checksum is right.
-fn with_options(frame: &[u8]) -> Vec<u8> {
-    let mut all = [&frame[..34], &[0x94, 4, 0, 0, 1, 1, 1, 0], &frame[34..]].concat();
-    all[14] = 0x47;
-    let length = u16::from_be_bytes([all[16], all[17]]) + 8;
-    all[16..18].copy_from_slice(&length.to_be_bytes());
-    fix_ipv4(&mut all);
-    all
-}
-
 /// The frame with a hop less, from the gateway to its receiver.
 fn routed(mut frame: Vec<u8>, to: &Host, family: Family) -> Vec<u8> {
     frame[..6].copy_from_slice(&to.mac);
@@ -89,8 +79,8 @@ fn a_published_port_changes_what_it_says_and_every_checksum() -> Result<()> {
                 let (client, server) = ((d.ip(family), client_port), (e.ip(family), PORT));
                 let named = (d.gateway(family), PUBLISHED);
                 let wrap = |packet: Vec<u8>, from: &Host| {
-                    let frame = between(from, from.gateway_mac, &packet);
-                    if options { with_options(&frame) } else { frame }
+                    let packet = if options { frame::with_options(&packet) } else { packet };
+                    between(from, from.gateway_mac, &packet)
                 };
                 let back = if let Shape::Tcp(0x02) = shape { Shape::Tcp(0x12) } else { shape };
                 for (what, from, to, sent, arrives) in [
