@@ -1,9 +1,11 @@
-//! What the daemon borrows from the kernel for an attach, and gives back; and the addresses after it.
+//! What the daemon borrows from the kernel for an attach, and gives back; the addresses after it; and the next start of
+//! a container.
 
-use anyhow::{Result, ensure};
-use harness::{Device, SOON, configs, eventually};
+use anyhow::{Context, Result, ensure};
+use harness::{Device, Namespace, Process, SOON, configs, eventually};
 use nix::sys::signal::Signal;
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 const SWITCH: &str = "/sys/kernel/rcu_expedited";
@@ -42,5 +44,50 @@ fn a_link_local_address_can_be_used_soon() -> Result<()> {
         let addresses = container.ns.ip("-6 addr show dev eth0")?;
         ensure!(addresses.contains("inet6 fe80::") && !addresses.contains("tentative"), "{addresses}");
     }
+    Ok(())
+}
+
+/// A namespace lives on for some time when its name is gone, or for as long as a process is in it.
+#[test]
+fn a_container_that_starts_again_needs_no_detach() -> Result<()> {
+    let device = Device::started(&configs::two_pools())?;
+    let other = device.attach("other", "internal")?;
+    let mut web = device.attach("web", "internal")?;
+    for round in 0..3 {
+        let addresses = web.addresses();
+        let stays = Process::start(web.ns.command("sleep").arg("60"))?;
+        drop(web);
+        web = device.attach("web", "internal").with_context(|| format!("start {round}"))?;
+        ensure!(web.addresses() == addresses, "start {round}: {:?} after {addresses:?}", web.addresses());
+        for to in other.addresses() {
+            web.ns.ping(to, 2).with_context(|| format!("start {round}"))?;
+        }
+        drop(stays);
+    }
+    Ok(())
+}
+
+/// A runtime that gives each start's namespace the same name.
+#[test]
+fn a_namespace_of_the_same_name_is_another_one() -> Result<()> {
+    let device = Device::started(&configs::two_pools())?;
+    let web = device.attach("web", "internal")?;
+    let path = web.ns.path().display().to_string();
+    let next = Namespace::new("next")?;
+    let words = ["attach", "web", "--netns", &path, "--pool", "internal"];
+    let before = web.ns.ip("-o link show dev eth0")?;
+    device.json(&words)?;
+    ensure!(web.ns.ip("-o link show dev eth0")? == before, "the same again changed something");
+
+    let over = Command::new("mount").args(["--bind", &next.path().display().to_string(), &path]).status()?;
+    ensure!(over.success(), "mount: {over}");
+    let again = device.json(&words);
+    let seen = next.ip("-o link show dev eth0");
+    let off = Command::new("umount").arg(&path).status()?;
+    ensure!(off.success(), "umount: {off}");
+    again?;
+    seen.context("in the namespace that has the name now")?;
+    next.ping("10.0.3.1", 2)?;
+    ensure!(web.ns.ip("-o link show dev eth0").is_err(), "the one before has it too");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Attaching a container: all of its interfaces, or nothing.
 
 use super::segments::segment_bytes;
+use super::standing::Standing;
 use super::{Daemon, lease_key};
 use crate::config::{check_container, parse_run_named};
 use crate::failure::{Failure, Kind};
@@ -34,7 +35,8 @@ pub struct AttachRequest {
 }
 
 impl Daemon {
-    /// Attaches a container. The same again is fine; another one under its name is not.
+    /// Attaches a container. The same again is fine; another one under its name is not, unless the first one's namespace
+    /// is gone.
     ///
     /// # Errors
     /// Whatever is wrong; links, maps and leases are then as before.
@@ -46,12 +48,17 @@ impl Daemon {
             return Err(errors.into());
         }
         let netns = netns::open(&reference).map_err(|e| Failure::from(e).about(format!("container {name}")))?;
-        if self.is_same(name, &run, &reference)? {
-            return Ok(());
-        }
+        let left = match self.standing(name, &run, &reference, &netns).await? {
+            Standing::Attached => return Ok(()),
+            Standing::Absent => Vec::new(),
+            Standing::Left(links) => links,
+        };
         self.check_ports(&container)?;
         self.open_plane()?;
         let _quick = self.grace.expedite();
+        for (index, attachment) in left {
+            self.disconnect(index, &attachment).await?;
+        }
         let before = self.state.clone();
         match self.try_attach(&container, run, reference, &netns).await {
             Ok(()) => Ok(()),
@@ -92,21 +99,6 @@ impl Daemon {
         };
         let container = parse_run_named(&format!("container {name}"), &run.to_string(), Some(name))?;
         Ok((run, container))
-    }
-
-    /// Whether exactly this is attached already and its links are there.
-    fn is_same(&self, name: &ContainerName, run: &serde_json::Value, netns: &NetnsRef) -> Result<bool, Failure> {
-        let Some(record) = self.state.containers.get(name) else { return Ok(false) };
-        let there = record.attachments.iter().filter(|a| self.link_index(&a.host_if).is_some()).count();
-        if there == 0 && !record.attachments.is_empty() {
-            // Its namespace went away: this is the container's next start.
-            return Ok(false);
-        }
-        if there == record.attachments.len() && record.run == *run && record.netns.as_ref() == Some(netns) {
-            return Ok(true);
-        }
-        let why = format!("container {name}: is attached already");
-        Err(Failure::new(Kind::Conflict, why).help(format!("detach it first: pv-net detach {name}")))
     }
 
     pub(super) fn link_index(&self, host_if: &IfName) -> Option<u32> {

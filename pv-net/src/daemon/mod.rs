@@ -16,6 +16,7 @@ mod ports;
 mod reconcile;
 mod segments;
 mod serve;
+mod standing;
 mod teardown;
 mod uplink_filter;
 mod view;

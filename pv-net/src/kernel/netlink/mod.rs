@@ -13,7 +13,7 @@ mod watch;
 pub use bridge::{BridgeSpec, Ensured, ensure_bridge};
 pub use error::NetError;
 pub(crate) use veth::in_runtime;
-pub use veth::{VethSpec, address_inside, attach_veth, host_if_name, raise_inside};
+pub use veth::{VethSpec, address_inside, attach_veth, has_end_of, host_if_name, raise_inside};
 pub use watch::{NetEvent, watch};
 
 use futures_util::TryStreamExt;
@@ -48,6 +48,8 @@ pub struct LinkInfo {
     pub up: bool,
     /// `ifalias`.
     pub alias: Option<String>,
+    /// For a veth the index of its other end, in that one's namespace (`IFLA_LINK`).
+    pub other_end: Option<u32>,
     /// Index of the bridge, bond or the like that it is a port of.
     pub controller: Option<u32>,
     /// It is the loopback link.
@@ -214,6 +216,7 @@ impl From<&LinkMessage> for LinkInfo {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             alias: None,
+            other_end: None,
             controller: None,
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             l3s: false,
@@ -226,6 +229,7 @@ impl From<&LinkMessage> for LinkInfo {
                 LinkAttribute::Address(mac) if is_ethernet => info.mac = mac.as_slice().try_into().ok(),
                 LinkAttribute::Mtu(mtu) => info.mtu = *mtu,
                 LinkAttribute::IfAlias(alias) => info.alias = Some(alias.clone()),
+                LinkAttribute::Link(index) => info.other_end = Some(*index),
                 LinkAttribute::Controller(index) => info.controller = Some(*index),
                 LinkAttribute::LinkInfo(parts) => {
                     info.kind = parts.iter().find_map(kind_of);

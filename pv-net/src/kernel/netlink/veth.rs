@@ -143,6 +143,17 @@ pub async fn raise_inside(spec: &VethSpec, netns: &Netns) -> Result<(), NetError
     netns.run(move || in_runtime(async move { raise(&spec).await })).await?
 }
 
+/// Whether the container's end of one of the device's `links` is in `netns`.
+///
+/// # Errors
+/// When the namespace cannot be entered, or its links not be listed.
+pub async fn has_end_of(links: &[u32], netns: &Netns) -> Result<bool, NetError> {
+    let links = links.to_owned();
+    let inside = netns.run(move || in_runtime(async move { Net::here()?.links().await })).await??;
+    let is_end = |l: &LinkInfo| l.kind.as_deref() == Some("veth") && l.other_end.is_some_and(|i| links.contains(&i));
+    Ok(inside.iter().any(is_end))
+}
+
 /// Runs inside the container's namespace.
 async fn address(spec: &VethSpec) -> Result<(), NetError> {
     let net = Net::here()?;
