@@ -100,7 +100,7 @@ fn two_hundred_containers() -> Result<()> {
 }
 
 /// All of which a detached container could leave something behind.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 struct Footprint {
     maps: BTreeMap<&'static str, usize>,
     leases: Value,
@@ -133,7 +133,10 @@ impl Footprint {
             let now = Self::of(device)?;
             let changed = self.kernel.diff(&now.kernel);
             ensure!(changed.is_empty(), "left behind:\n{changed}");
-            ensure!(*self == now, "left behind: {:?} became {:?}", self.without_kernel(), now.without_kernel());
+            let same = self.maps == now.maps && self.leases == now.leases && self.containers == now.containers;
+            // The connection of the last question may still have been open at the beginning.
+            let files = now.open_files <= self.open_files;
+            ensure!(same && files, "left behind: {:?} became {:?}", self.without_kernel(), now.without_kernel());
             Ok(())
         })
     }
