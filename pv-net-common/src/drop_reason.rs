@@ -79,6 +79,21 @@ reasons! {
     SpoofedPool = 24, "spoofed-pool";
     /// XDP: above the source's rate.
     RateLimited = 25, "rate-limited";
+    /// A source or destination that is never on a wire: loopback, or a source that is a group (RFC 6890, RFC 1812
+    /// section 5.3.7).
+    Martian = 26, "martian";
+    /// By an uplink, or another link that is no container's, with a source that is the device's own or a pool's.
+    ForgedSource = 27, "forged-source";
+    /// A unicast packet in a frame to somebody who has not its destination address.
+    NotAddressed = 28, "not-addressed";
+    /// IGMP or MLD query from a container: it would become the querier, or its link a router port (RFC 4541).
+    RogueQuerier = 29, "rogue-querier";
+    /// More packets to neighbours that are not known yet than the sender may have asked for.
+    NeighbourLimit = 30, "neighbour-limit";
+    /// More IGMP or MLD reports than a container may send.
+    GroupLimit = 31, "group-limit";
+    /// An ICMP error that is about no known flow of its link, or out of that flow's window.
+    ForgedIcmp = 32, "forged-icmp";
 }
 
 /// Slots of the `drops` map; room to grow without a new layout.

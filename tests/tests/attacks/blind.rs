@@ -1,0 +1,1 @@
+//! A blind attacker off the path: resets, and frames with another MAC.

@@ -1,0 +1,1 @@
+//! Devices as they are: many addresses, router advertisements, firewalls.

@@ -1,0 +1,1 @@
+//! DHCP and router advertisements: who asks whom, and who answers.

@@ -1,0 +1,1 @@
+//! Fragments, and headers that are not where they seem to be.

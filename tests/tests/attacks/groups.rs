@@ -1,0 +1,1 @@
+//! Broadcast, multicast, and frames to somebody else's MAC.

@@ -1,0 +1,1 @@
+//! What honest programs do still works.

@@ -1,0 +1,1 @@
+//! ICMP errors and requests that are forged.

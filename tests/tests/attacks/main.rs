@@ -1,0 +1,18 @@
+//! Attacks with real packets. Each test is named by what the attacker tries, and fails where it works.
+
+mod blind;
+mod device;
+mod dhcp;
+mod fragments;
+mod groups;
+mod honest;
+mod icmp;
+mod identity;
+mod lab;
+mod neighbours;
+mod own_ports;
+mod routes;
+mod shares;
+mod sizes;
+mod stack;
+mod vlan;

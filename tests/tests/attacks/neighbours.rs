@@ -1,0 +1,1 @@
+//! ARP, neighbour discovery, MLD, IGMP, and the neighbour table.

@@ -1,0 +1,1 @@
+//! The device's own connections beside published and translated ports.

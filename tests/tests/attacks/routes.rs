@@ -1,0 +1,1 @@
+//! Routes, uplinks and their addresses that change.

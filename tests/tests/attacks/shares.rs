@@ -1,0 +1,1 @@
+//! One who takes what others need.

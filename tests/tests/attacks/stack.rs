@@ -1,0 +1,1 @@
+//! Ways to the device's own stack.

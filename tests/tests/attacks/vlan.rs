@@ -1,0 +1,1 @@
+//! Priority tags (VLAN 0) in front of what is looked at.
