@@ -175,9 +175,10 @@ const _: () = assert!(size_of::<SockOrigin>() == 20);
 
 /// Entries of the `services` map.
 pub const MAX_SERVICES: u32 = 4_096;
-/// Entries of the `locals` map: the device's own addresses.
-pub const MAX_LOCALS: u32 = 512;
-/// Entries of the `uplinks` map.
-pub const MAX_UPLINKS: u32 = 64;
+/// Entries of the `locals` map: the device's own addresses. Each has its memory when it is there; a device with many
+/// veths has a link-local one for each.
+pub const MAX_LOCALS: u32 = 16_384;
+/// Entries of the `uplinks` map, likewise.
+pub const MAX_UPLINKS: u32 = 1_024;
 /// Entries of the `sock_origins` map, an LRU.
 pub const MAX_SOCKETS: u32 = 2_048;

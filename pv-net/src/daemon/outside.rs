@@ -7,7 +7,7 @@ use crate::kernel::bpf::{Ended, Hook};
 use crate::kernel::netlink::{LinkInfo, alias};
 use crate::kernel::{cgroup, netns, nudge};
 use crate::model::{IfName, PoolName};
-use crate::plan::{LinkState, Unseen, apart, locals, overlaps, set_down, unfit, uplink_infos, ways_out};
+use crate::plan::{LinkState, Unseen, apart, fitting, locals, overlaps, set_down, unfit, uplink_infos, ways_out};
 use ipnetwork::IpNetwork;
 use pv_net_common::Ip;
 use pv_net_common::endpoint::MAX_UPLINKS;
@@ -76,10 +76,16 @@ impl Daemon {
         }
         let infos = uplink_infos(&links, &addresses, &uplinks, self.pools.values());
         let down = set_down(&links, &uplinks);
+        let (locals, left_out) = fitting(locals(&addresses));
+        if left_out > 0 {
+            let most = locals.len();
+            self.outside_conditions
+                .push(format!("{left_out} addresses of the device are not known to the programs: {most} are the most"));
+        }
         let was_down = std::mem::replace(&mut self.uplinks_down, down.clone());
         let plane = self.plane()?;
         let known = plane.uplinks();
-        plane.set_locals(&locals(&addresses))?;
+        plane.set_locals(&locals)?;
         plane.set_uplinks(&infos)?;
         let present: BTreeSet<Ip> = infos.values().flat_map(|i| [i.addr4, i.addr6]).collect();
         let lost: Vec<Ip> = known

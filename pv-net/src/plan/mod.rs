@@ -10,7 +10,7 @@ mod uplink_filter;
 
 pub use desired::{Desired, Endpoint, PoolLink, endpoint};
 pub use op::{Observed, ObservedLink, Op, diff, endpoint_ops};
-pub use outside::{LinkState, Unseen, apart, locals, overlaps, set_down, unfit, uplink_infos, ways_out};
+pub use outside::{LinkState, Unseen, apart, fitting, locals, overlaps, set_down, unfit, uplink_infos, ways_out};
 pub use services::{Published, prefixes, range_of, reservations};
 pub use uplink_filter::{filter_rate, filter_sources};
 

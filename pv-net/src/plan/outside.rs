@@ -3,7 +3,7 @@
 use super::PoolLink;
 use crate::model::{IfName, Pool, PoolKind, PoolName};
 use ipnetwork::IpNetwork;
-use pv_net_common::endpoint::UPLINK_POOL;
+use pv_net_common::endpoint::{MAX_LOCALS, UPLINK_POOL};
 use pv_net_common::{Ip, UplinkInfo};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -145,6 +145,19 @@ fn is_known(addr: IpAddr) -> bool {
 #[must_use]
 pub fn locals(addresses: &[(u32, IpNetwork)]) -> BTreeSet<Ip> {
     addresses.iter().map(|(_, a)| Ip::from(a.ip())).collect()
+}
+
+/// As many of the device's addresses as the programs can know while they still know as many others, and how many are
+/// left out. Link-local ones go first: a container reaches none but that of its own pool's bridge.
+#[must_use]
+pub fn fitting(mut locals: BTreeSet<Ip>) -> (BTreeSet<Ip>, usize) {
+    const ROOM: usize = MAX_LOCALS as usize / 2;
+    let excess = locals.len().saturating_sub(ROOM);
+    let (link_local, others): (Vec<Ip>, Vec<Ip>) = locals.iter().partition(|a| a.is_link_local());
+    for addr in link_local.iter().chain(&others).take(excess) {
+        locals.remove(addr);
+    }
+    (locals, excess)
 }
 
 /// The uplinks that are set down: IPv4 addresses stay on them, but no packet leaves or comes.
@@ -321,6 +334,21 @@ mod tests {
             [link(2, "wan0"), LinkState { up: false, ..link(3, "lan0") }, LinkState { up: false, ..link(4, "x") }];
         let uplinks = ["wan0", "lan0"].map(|name| name.parse().expect("name")).into();
         assert_eq!(set_down(&links, &uplinks), BTreeSet::from([3]));
+    }
+
+    #[test]
+    fn of_too_many_addresses_link_local_ones_are_left_out_first() {
+        let room = MAX_LOCALS / 2;
+        let global = |n: u32| Ip::from(std::net::Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(n)));
+        let link_local = |n: u32| Ip::from(std::net::Ipv6Addr::from(0xfe80_u128 << 112 | u128::from(n)));
+        for (globals, link_locals, left_out, kept) in
+            [(1, room - 1, 0, room - 1), (room - 1, 3, 2, 1), (room + 4, 3, 7, 0)]
+        {
+            let all = (0..globals).map(global).chain((0..link_locals).map(link_local)).collect();
+            let (fit, excess) = fitting(all);
+            assert_eq!((fit.len(), excess), (room as usize, left_out));
+            assert_eq!(fit.iter().filter(|a| a.is_link_local()).count(), kept as usize);
+        }
     }
 
     #[test]

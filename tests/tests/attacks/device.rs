@@ -1,1 +1,3 @@
-//! Devices as they are: many addresses, router advertisements, firewalls.
+//! The device as it is on real networks: many addresses, others' firewalls, the unit as packaged.
+
+mod addresses;
