@@ -90,15 +90,15 @@ const _: () = assert!(size_of::<InterfaceInfo>() == 168);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UplinkInfo {
-    /// Its IPv4 address that masquerade uses, or all zero.
+    /// Its IPv4 address that masquerade uses where `sources` has no other, or all zero.
     pub addr4: Ip,
-    /// Its IPv6 address that masquerade uses, or all zero.
+    /// Its IPv6 address, likewise.
     pub addr6: Ip,
     /// MTU, bytes.
     pub mtu: u32,
     /// Its MAC.
     pub mac: [u8; 6],
-    /// [`UPLINK_POOL`].
+    /// [`UPLINK_POOL`] and its like.
     pub flags: u16,
 }
 
@@ -106,6 +106,26 @@ const _: () = assert!(size_of::<UplinkInfo>() == 44);
 
 /// Set in the flags of a link that is the bridge of a pool, no uplink.
 pub const UPLINK_POOL: u16 = 1;
+/// Set in the flags of an uplink for which `sources` has entries.
+pub const UPLINK_SOURCES: u16 = 2;
+
+/// Key of the `sources` map: where masquerade uses another address of an uplink than the usual one. An LPM key, the
+/// link is always whole.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SourceKey {
+    /// The uplink's index.
+    pub link: u32,
+    /// IPv6: the destination. IPv4: the next hop.
+    pub to: Ip,
+}
+
+const _: () = assert!(size_of::<SourceKey>() == 20);
+
+/// Bits of a [`SourceKey`].
+pub const SOURCE_BITS: u32 = 160;
+/// Entries of the `sources` map.
+pub const MAX_SOURCES: u32 = 8_192;
 
 /// Key of the `services` map: a published port or a part of a published range. An LPM key: address and protocol are
 /// always whole, the prefix ends in the port. The unspecified address of a family stands for all of the device's.

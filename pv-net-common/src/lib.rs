@@ -19,7 +19,9 @@ pub mod uplink_filter;
 
 pub use addr::Ip;
 pub use drop_reason::DropReason;
-pub use endpoint::{EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, UplinkInfo};
+pub use endpoint::{
+    EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, SourceKey, UplinkInfo,
+};
 pub use event::{BindEvent, DropEvent};
 pub use flow::{FlowCount, FlowEntry, FlowKey, FragmentKey, FragmentPorts, TransientFlow};
 pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
@@ -27,7 +29,7 @@ pub use stats::Stat;
 pub use uplink_filter::{FilterRate, FilterSource};
 
 /// Layout version of every pinned map; kept in the `config` map.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Index in the `stages` map: what decides about packets that the flow table knows nothing of.
 #[repr(u32)]
@@ -110,6 +112,10 @@ mod pod {
     unsafe impl aya::Pod for crate::ServiceKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::UplinkInfo {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::SourceKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::Ip {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::FragmentPorts {}
     // SAFETY: as above.

@@ -81,6 +81,8 @@ pub const MAP_FRAGMENTS: &str = "fragments";
 pub const MAP_LOCALS: &str = "locals";
 /// Link index to [`crate::UplinkInfo`].
 pub const MAP_UPLINKS: &str = "uplinks";
+/// [`crate::SourceKey`] to [`crate::Ip`], LPM: what masquerade uses.
+pub const MAP_SOURCES: &str = "sources";
 /// [`crate::ServiceKey`] to [`crate::Service`], LPM: published ports.
 pub const MAP_SERVICES: &str = "services";
 /// [`crate::SockKey`] to [`crate::SockOrigin`], LRU.
@@ -97,7 +99,7 @@ pub const MAP_FILTER_BUCKETS: &str = "filter_buckets";
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map that is pinned.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 23] = [
     MAP_STAGES,
     MAP_CONFIG,
     MAP_FLOWS,
@@ -112,6 +114,7 @@ pub const MAPS: [&str; 22] = [
     MAP_FRAGMENTS,
     MAP_LOCALS,
     MAP_UPLINKS,
+    MAP_SOURCES,
     MAP_SERVICES,
     MAP_SOCK_ORIGINS,
     MAP_POLICY_IDS,

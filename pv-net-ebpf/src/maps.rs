@@ -9,10 +9,10 @@ use aya_ebpf::{
 };
 use pv_net_common::{
     EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowCount, FlowEntry, FlowKey, FragmentKey, FragmentPorts,
-    GlobalConfig, InterfaceInfo, Ip, PolicySide, Service, ServiceKey, SockKey, SockOrigin, Stage, TransientFlow,
+    GlobalConfig, InterfaceInfo, Ip, PolicySide, Service, ServiceKey, SockKey, SockOrigin, SourceKey, Stage, TransientFlow,
     UplinkInfo,
     drop_reason::DROP_SLOTS,
-    endpoint::{MAX_LOCALS, MAX_SERVICES, MAX_SOCKETS, MAX_UPLINKS},
+    endpoint::{MAX_LOCALS, MAX_SERVICES, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS},
     flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
     names,
     stats::STAT_SLOTS,
@@ -66,6 +66,10 @@ pub static LOCALS: HashMap<EndpointKey, u32, { MAX_LOCALS as usize }, { BPF_F_NO
 /// Uplinks and the pools' bridges; written by the daemon.
 #[btf_map(name = "uplinks")]
 pub static UPLINKS: HashMap<u32, UplinkInfo, { MAX_UPLINKS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Uplink and destination to the address that masquerade uses; written by the daemon.
+#[btf_map(name = "sources")]
+pub static SOURCES: LpmTrie<SourceKey, Ip, { MAX_SOURCES as usize }> = LpmTrie::new();
 
 /// Published ports; written by the daemon.
 #[btf_map(name = "services")]

@@ -6,14 +6,14 @@ use crate::{
     deliver::{AF_INET, AF_INET6},
     flow,
     forward::{by_stack, denied, plan_of, to_stack},
-    maps::{Plan, Scratch, epoch, hand_on, interface, scratch, uplink},
+    maps::{Plan, SOURCES, Scratch, epoch, hand_on, interface, scratch, uplink},
     packet::Packet,
     verdict::ACT_SHOT,
 };
-use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated::bpf_fib_lookup as fib_lookup};
+use aya_ebpf::{bindings::bpf_fib_lookup, btf_maps::lpm_trie::Key, helpers::generated::bpf_fib_lookup as fib_lookup};
 use pv_net_common::{
-    DropReason, FlowEntry, InterfaceInfo, Ip, Stage, TransientFlow, UplinkInfo,
-    endpoint::{POOL_NAT, UPLINK_POOL},
+    DropReason, FlowEntry, InterfaceInfo, Ip, SourceKey, Stage, TransientFlow, UplinkInfo,
+    endpoint::{POOL_NAT, SOURCE_BITS, UPLINK_POOL, UPLINK_SOURCES},
     flow::{FLOW_NEIGHBOUR, FLOW_ROUTED},
 };
 
@@ -45,7 +45,7 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
         flow::forget(&key);
         return denied(packet, reason);
     }
-    let Some(src) = source(packet, me, up) else {
+    let Some(src) = source(packet, me, up, fib.ifindex, next_hop) else {
         return if is_left_over(packet, me) { answer::unknown_tcp(packet) } else { answer::no_route(packet) };
     };
     *flow = TransientFlow::default();
@@ -80,11 +80,18 @@ fn is_left_over(packet: &Packet, me: &InterfaceInfo) -> bool {
 
 /// The address that the packet leaves with; none when the uplink has none of its family.
 #[inline(always)]
-fn source(packet: &Packet, me: &InterfaceInfo, up: &UplinkInfo) -> Option<Ip> {
+fn source(packet: &Packet, me: &InterfaceInfo, up: &UplinkInfo, link: u32, next_hop: Ip) -> Option<Ip> {
     if me.pool_flags & POOL_NAT == 0 {
         return Some(packet.key.src);
     }
-    let addr = if packet.v4 { up.addr4 } else { up.addr6 };
+    let usual = if packet.v4 { up.addr4 } else { up.addr6 };
+    let addr = if up.flags & UPLINK_SOURCES == 0 {
+        usual
+    } else {
+        // A next hop of IPv6 leads to IPv4 destinations too (RFC 8950).
+        let to = if packet.v4 && next_hop.is_v4() { next_hop } else { packet.key.dst };
+        SOURCES.get(&Key::new(SOURCE_BITS, SourceKey { link, to })).copied().unwrap_or(usual)
+    };
     if addr.is_unspecified() { None } else { Some(addr) }
 }
 

@@ -4,14 +4,19 @@
 use super::Daemon;
 use crate::failure::Failure;
 use crate::kernel::bpf::{Ended, Hook};
-use crate::kernel::netlink::{LinkInfo, alias};
-use crate::kernel::{cgroup, netns, nudge};
+use crate::kernel::netlink::{AddressInfo, LinkInfo, alias};
+use crate::kernel::{cgroup, netns, nudge, sysctl};
 use crate::model::{IfName, PoolName};
-use crate::plan::{LinkState, Unseen, apart, fitting, locals, overlaps, set_down, unfit, uplink_infos, ways_out};
+use crate::plan::{
+    Candidate, LinkState, Unseen, UplinkSources, apart, fitting, locals, overlaps, set_down, unfit, uplink_infos,
+    ways_out,
+};
 use ipnetwork::IpNetwork;
+use netlink_packet_route::address::AddressFlags;
 use pv_net_common::Ip;
-use pv_net_common::endpoint::MAX_UPLINKS;
+use pv_net_common::endpoint::{MAX_SOURCES, MAX_UPLINKS};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// The links as the plan knows them.
 fn link_states(links: Vec<LinkInfo>) -> Vec<LinkState> {
@@ -37,6 +42,36 @@ fn missing(uplinks: &[IfName], links: &[LinkState]) -> Vec<String> {
     uplinks.iter().filter(absent).map(|name| format!("uplink {name}: no such link: it is used when it comes")).collect()
 }
 
+/// What masquerade uses, by the uplink's index. What is no address yet, or not beyond the link, is nothing to leave with.
+fn sources(uplinks: &BTreeMap<IfName, u32>, addresses: &[AddressInfo]) -> BTreeMap<u32, UplinkSources> {
+    let of = |(name, link): (&IfName, &u32)| {
+        let candidates: Vec<Candidate> = addresses.iter().filter(|a| a.link == *link).filter_map(candidate).collect();
+        let prefer_temporary = sysctl::get("ipv6", name, "use_tempaddr").and_then(|text| text.parse::<i32>().ok());
+        (*link, UplinkSources::new(&candidates, prefer_temporary.is_some_and(|n| n > 1)))
+    };
+    uplinks.iter().map(of).collect()
+}
+
+fn candidate(info: &AddressInfo) -> Option<Candidate> {
+    let has = |flag: AddressFlags| info.flags.contains(flag);
+    let optimistic = has(AddressFlags::Optimistic);
+    let usable = match info.address.ip() {
+        IpAddr::V4(addr) => !addr.is_loopback(),
+        IpAddr::V6(addr) => {
+            let tentative = has(AddressFlags::Tentative) && !optimistic || has(AddressFlags::Dadfailed);
+            info.beyond_link && !addr.is_unicast_link_local() && !addr.is_loopback() && !tentative
+        }
+    };
+    // One bit with two names (`if_addr.h`).
+    let secondary = has(AddressFlags::Secondary);
+    usable.then_some(Candidate {
+        address: info.address,
+        avoided: has(AddressFlags::Deprecated) || optimistic,
+        temporary: info.address.is_ipv6() && secondary,
+        secondary: info.address.is_ipv4() && (secondary || !info.beyond_link),
+    })
+}
+
 /// Tells the containers that connections of theirs have ended. Who is not told learns by the next segment.
 pub(super) fn tell(ended: &[Ended]) {
     if let Err(e) = nudge::connections(ended) {
@@ -55,7 +90,8 @@ impl Daemon {
             return Ok(());
         }
         let links = link_states(self.net.links().await?);
-        let addresses = self.net.addresses().await?;
+        let address_infos = self.net.address_infos().await?;
+        let addresses: Vec<(u32, IpNetwork)> = address_infos.iter().map(|info| (info.link, info.address)).collect();
         self.outside_conditions = missing(&self.device.uplinks, &links);
         self.pool_overlaps = overlaps(self.device.pools.values(), &links, &addresses, &self.pool_bridges());
         let mut uplinks = self.uplink_names(&links, &addresses).await?;
@@ -74,7 +110,10 @@ impl Daemon {
             let why = apart(link, &links, &bridges);
             self.outside_conditions.extend(why.map(|why| format!("uplink {}: {why}", link.name)));
         }
-        let infos = uplink_infos(&links, &addresses, &uplinks, self.pools.values());
+        let sources = sources(&self.uplinks, &address_infos);
+        let others: Vec<_> =
+            sources.iter().flat_map(|(link, s)| s.entries(*link)).take(MAX_SOURCES as usize / 2).collect();
+        let infos = uplink_infos(&links, &sources, &uplinks, self.pools.values());
         let down = set_down(&links, &uplinks);
         let (locals, left_out) = fitting(locals(&addresses));
         if left_out > 0 {
@@ -84,15 +123,13 @@ impl Daemon {
         }
         let was_down = std::mem::replace(&mut self.uplinks_down, down.clone());
         let plane = self.plane()?;
-        let known = plane.uplinks();
+        let (known, known_locals) = (plane.uplinks(), plane.locals());
         plane.set_locals(&locals)?;
+        plane.set_sources(&others)?;
         plane.set_uplinks(&infos)?;
-        let present: BTreeSet<Ip> = infos.values().flat_map(|i| [i.addr4, i.addr6]).collect();
-        let lost: Vec<Ip> = known
-            .values()
-            .flat_map(|i| [i.addr4, i.addr6])
-            .filter(|a| !a.is_unspecified() && !present.contains(a))
-            .collect();
+        // A flow keeps the address that it began with as long as the device has it, whatever new ones are given. Of
+        // link-local ones no flow is masqueraded, and they come and go with containers' links.
+        let lost: Vec<Ip> = known_locals.difference(&locals).copied().filter(|a| !a.is_link_local()).collect();
         // Its entry stays: what leaves by it is masqueraded from the first packet after it is up again.
         let gone: Vec<u32> =
             known.keys().filter(|i| !infos.contains_key(i)).chain(down.difference(&was_down)).copied().collect();

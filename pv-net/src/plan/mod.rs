@@ -6,12 +6,14 @@ mod desired;
 mod op;
 mod outside;
 mod services;
+mod source;
 mod uplink_filter;
 
 pub use desired::{Desired, Endpoint, PoolLink, endpoint};
 pub use op::{Observed, ObservedLink, Op, diff, endpoint_ops};
 pub use outside::{LinkState, Unseen, apart, fitting, locals, overlaps, set_down, unfit, uplink_infos, ways_out};
 pub use services::{Published, prefixes, range_of, reservations};
+pub use source::{Candidate, Sources, UplinkSources};
 pub use uplink_filter::{filter_rate, filter_sources};
 
 #[cfg(test)]

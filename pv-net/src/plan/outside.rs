@@ -1,9 +1,9 @@
 //! The device's own addresses and its uplinks, as the programs know them. Pure.
 
-use super::PoolLink;
+use super::{PoolLink, Sources, UplinkSources};
 use crate::model::{IfName, Pool, PoolKind, PoolName};
 use ipnetwork::IpNetwork;
-use pv_net_common::endpoint::{MAX_LOCALS, UPLINK_POOL};
+use pv_net_common::endpoint::{MAX_LOCALS, UPLINK_POOL, UPLINK_SOURCES};
 use pv_net_common::{Ip, UplinkInfo};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -167,28 +167,28 @@ pub fn set_down(links: &[LinkState], uplinks: &BTreeSet<IfName>) -> BTreeSet<u32
     links.iter().filter(is_uplink).filter(|link| !link.up).map(|link| link.index).collect()
 }
 
-/// The entries for the uplinks, and for the pools' bridges.
+/// The entries for the uplinks, and for the pools' bridges. `sources` are the uplinks' by index.
 #[must_use]
 pub fn uplink_infos<'a>(
     links: &[LinkState],
-    addresses: &[(u32, IpNetwork)],
+    sources: &BTreeMap<u32, UplinkSources>,
     uplinks: &BTreeSet<IfName>,
     pools: impl Iterator<Item = &'a PoolLink>,
 ) -> BTreeMap<u32, UplinkInfo> {
     let mut infos = BTreeMap::new();
     for link in links.iter().filter(|l| uplinks.iter().any(|u| u.as_str() == l.name)) {
-        let of_link = || addresses.iter().filter(|(index, _)| *index == link.index).map(|(_, a)| a.ip());
-        let addr4 = of_link().find(|a| a.is_ipv4() && !a.is_loopback());
-        let addr6 = of_link().find(|a| matches!(a, IpAddr::V6(a) if !a.is_unicast_link_local() && !a.is_loopback()));
-        let zero = Ip::UNSPECIFIED;
+        let source = sources.get(&link.index);
+        let usual =
+            |of: fn(&UplinkSources) -> &Sources| source.and_then(|s| of(s).usual).map_or(Ip::UNSPECIFIED, Ip::from);
+        let has_others = source.is_some_and(|s| s.entries(link.index).next().is_some());
         infos.insert(
             link.index,
             UplinkInfo {
-                addr4: addr4.map_or(zero, Ip::from),
-                addr6: addr6.map_or(zero, Ip::from),
+                addr4: usual(|s| &s.v4),
+                addr6: usual(|s| &s.v6),
                 mtu: link.mtu,
                 mac: link.mac.unwrap_or_default(),
-                flags: 0,
+                flags: if has_others { UPLINK_SOURCES } else { 0 },
             },
         );
     }
@@ -203,6 +203,7 @@ pub fn uplink_infos<'a>(
 mod tests {
     use super::*;
     use crate::model::Mac;
+    use crate::plan::Candidate;
 
     fn link(index: u32, name: &str) -> LinkState {
         LinkState {
@@ -352,23 +353,26 @@ mod tests {
     }
 
     #[test]
-    fn an_uplink_masquerades_with_its_first_global_addresses() {
+    fn an_uplink_masquerades_with_its_own_addresses() {
         let first = LinkState { mtu: 1400, ..link(4, "eth0") };
         let other = LinkState { mac: None, ..link(5, "eth1") };
-        let addresses = [
-            (5, net("203.0.113.1/24")),
-            (4, net("fe80::1/64")),
-            (4, net("192.0.2.7/24")),
-            (4, net("192.0.2.8/24")),
-            (4, net("2001:db8::7/64")),
-        ];
+        let candidates = ["192.0.2.7/24", "2001:db8::7/64", "fd00:1::7/64"].map(|a| Candidate {
+            address: net(a),
+            avoided: false,
+            temporary: false,
+            secondary: false,
+        });
+        let sources = |n: usize| BTreeMap::from([(4, UplinkSources::new(&candidates[..n], false))]);
         let uplinks = BTreeSet::from(["eth0".parse().expect("name")]);
         let pool = PoolLink { index: 9, mac: Mac([1; 6]), mtu: 1500, id: 1 };
-        let infos = uplink_infos(&[first, other], &addresses, &uplinks, std::iter::once(&pool));
-        assert_eq!(infos.keys().copied().collect::<Vec<_>>(), [4, 9]);
-        assert_eq!(IpAddr::from(infos[&4].addr4).to_string(), "192.0.2.7");
-        assert_eq!(IpAddr::from(infos[&4].addr6).to_string(), "2001:db8::7");
-        assert_eq!((infos[&4].mtu, infos[&9].flags), (1400, UPLINK_POOL));
-        assert_eq!(locals(&addresses).len(), 5);
+        let links = [first, other];
+        let infos = |n: usize| uplink_infos(&links, &sources(n), &uplinks, std::iter::once(&pool));
+        let two = infos(2);
+        assert_eq!(two.keys().copied().collect::<Vec<_>>(), [4, 9]);
+        assert_eq!(IpAddr::from(two[&4].addr4).to_string(), "192.0.2.7");
+        assert_eq!(IpAddr::from(two[&4].addr6).to_string(), "2001:db8::7");
+        assert_eq!((two[&4].mtu, two[&4].flags, two[&9].flags), (1400, 0, UPLINK_POOL));
+        // Unique local ones have an entry of their own.
+        assert_eq!(infos(3)[&4], UplinkInfo { flags: UPLINK_SOURCES, ..two[&4] });
     }
 }

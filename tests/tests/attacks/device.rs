@@ -1,3 +1,4 @@
 //! The device as it is on real networks: many addresses, others' firewalls, the unit as packaged.
 
 mod addresses;
+mod sources;

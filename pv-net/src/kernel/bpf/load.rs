@@ -6,14 +6,14 @@ use super::garbage::Charges;
 use super::pin;
 use super::programs::Programs;
 use super::stages::set_stages;
-use super::table::{Counters, Services, Single, Table, map_error, pinned};
+use super::table::{Counters, Services, Single, Table, Trie, map_error, pinned};
 use super::xdp::Filter;
 use crate::model::FlowTimeouts;
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{TestRun, TestRunOptions};
 use pv_net_common::{
-    ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FlowEntry, FlowKey, GlobalConfig, InterfaceInfo, Ip, Stat,
-    TransientFlow, UplinkInfo, names,
+    ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FlowEntry, FlowKey, GlobalConfig, InterfaceInfo, Ip, SourceKey,
+    Stat, TransientFlow, UplinkInfo, names,
 };
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,6 +74,7 @@ pub struct DataPlane {
     pub(super) interfaces: Table<u32, InterfaceInfo>,
     pub(super) locals: Table<EndpointKey, u32>,
     pub(super) uplinks: Table<u32, UplinkInfo>,
+    pub(super) sources: Trie<SourceKey, Ip>,
     pub(super) services: Services,
     pub(super) filter: Filter,
     drops: Counters,
@@ -120,6 +121,7 @@ impl DataPlane {
             interfaces: Table::open(&maps, names::MAP_INTERFACES)?,
             locals: Table::open(&maps, names::MAP_LOCALS)?,
             uplinks: Table::open(&maps, names::MAP_UPLINKS)?,
+            sources: Trie::open(&maps, names::MAP_SOURCES)?,
             services: Services::open(&maps, names::MAP_SERVICES)?,
             filter: Filter::open(&maps)?,
             drops: Counters::open(&maps, names::MAP_DROPS)?,

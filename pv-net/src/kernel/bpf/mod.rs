@@ -28,5 +28,5 @@ pub use load::{Adopted, DataPlane, Hook, Options};
 pub use pin::remove_all;
 pub use policy::{PolicyProbe, PolicyTables};
 pub use probe::{Probe, probe};
-pub use table::ServicePrefix;
+pub use table::{ServicePrefix, SourcePrefix};
 pub use xdp::FilterSources;

@@ -1,11 +1,11 @@
 //! What the programs must know beside containers: each other, the device's addresses, uplinks and published ports.
 
 use super::programs::Programs;
-use super::table::{ServicePrefix, map_error, pinned};
+use super::table::{ServicePrefix, SourcePrefix, map_error, pinned};
 use super::{BpfError, DataPlane};
 use aya::maps::ProgramArray;
 use pv_net_common::{EndpointKey, Ip, Service, ServiceKey, UplinkInfo, names};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 /// Enters the stages' programs into the map that the others find them by. An entry of an earlier daemon is replaced.
@@ -40,6 +40,29 @@ impl DataPlane {
         for (key, _) in self.locals.entries() {
             if !addresses.contains(&key.addr) {
                 self.locals.remove(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the programs take for the device's own addresses.
+    #[must_use]
+    pub fn locals(&self) -> BTreeSet<Ip> {
+        self.locals.entries().into_iter().map(|(key, _)| key.addr).collect()
+    }
+
+    /// Makes `sources` all that masquerade uses beside the uplinks' usual addresses: prefixes of an LPM trie.
+    ///
+    /// # Errors
+    /// The kernel's, such as a full map.
+    pub fn set_sources(&mut self, sources: &[(SourcePrefix, Ip)]) -> Result<(), BpfError> {
+        for (prefix, source) in sources {
+            self.sources.set(*prefix, *source)?;
+        }
+        let wanted: HashSet<_> = sources.iter().map(|(prefix, _)| *prefix).collect();
+        for (prefix, _) in self.sources.entries() {
+            if !wanted.contains(&prefix) {
+                self.sources.remove(prefix)?;
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use super::batch;
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use pv_net_common::{Service, ServiceKey};
+use pv_net_common::{Service, ServiceKey, SourceKey};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -105,26 +105,32 @@ impl Counters {
     }
 }
 
-/// Published ports: an LPM trie.
-pub(super) struct Services {
+/// An LPM trie: how many of a key's bits count, and the key.
+pub(super) struct Trie<K: Pod, V: Pod> {
     name: &'static str,
-    map: LpmTrie<MapData, ServiceKey, Service>,
+    map: LpmTrie<MapData, K, V>,
 }
 
-/// A key of the trie: how many of its bits count, and the bits.
+/// Published ports.
+pub(super) type Services = Trie<ServiceKey, Service>;
+
+/// A key of their trie.
 pub type ServicePrefix = (u32, ServiceKey);
 
-impl Services {
+/// A key of the trie of masquerade's sources.
+pub type SourcePrefix = (u32, SourceKey);
+
+impl<K: Pod, V: Pod> Trie<K, V> {
     pub(super) fn open(maps: &Path, name: &'static str) -> Result<Self, BpfError> {
         let map = LpmTrie::try_from(pinned(maps, name)?).map_err(map_error("open", name))?;
         Ok(Self { name, map })
     }
 
-    pub(super) fn set(&mut self, (bits, key): ServicePrefix, service: Service) -> Result<(), BpfError> {
-        self.map.insert(&Key::new(bits, key), service, 0).map_err(map_error("write", self.name))
+    pub(super) fn set(&mut self, (bits, key): (u32, K), value: V) -> Result<(), BpfError> {
+        self.map.insert(&Key::new(bits, key), value, 0).map_err(map_error("write", self.name))
     }
 
-    pub(super) fn remove(&mut self, (bits, key): ServicePrefix) -> Result<(), BpfError> {
+    pub(super) fn remove(&mut self, (bits, key): (u32, K)) -> Result<(), BpfError> {
         match self.map.remove(&Key::new(bits, key)) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -132,7 +138,7 @@ impl Services {
         }
     }
 
-    pub(super) fn entries(&self) -> Vec<(ServicePrefix, Service)> {
+    pub(super) fn entries(&self) -> Vec<((u32, K), V)> {
         self.map.iter().filter_map(Result::ok).map(|(k, v)| ((k.prefix_len(), k.data()), v)).collect()
     }
 }

@@ -18,7 +18,7 @@ pub use watch::{NetEvent, watch};
 
 use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
     InfoData, InfoIpVlan, InfoKind, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo as Info, LinkLayerType, LinkMessage,
 };
@@ -57,6 +57,19 @@ pub struct LinkInfo {
     /// An ipvlan in mode l3s: its packets come in as its parent's, and are its own only after routing (`ipvlan_l3s.c`),
     /// where no program of the link's ingress sees them. Seen on 6.12.
     pub l3s: bool,
+}
+
+/// An address of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressInfo {
+    /// Index of its link.
+    pub link: u32,
+    /// The address, with its network's prefix length.
+    pub address: IpNetwork,
+    /// Tentative, deprecated, temporary and so on. For IPv4 secondary is what is temporary for IPv6.
+    pub flags: AddressFlags,
+    /// Its scope (`rtnetlink(7)`) is wider than its link.
+    pub beyond_link: bool,
 }
 
 impl Net {
@@ -100,9 +113,17 @@ impl Net {
     /// # Errors
     /// The kernel's.
     pub async fn addresses(&self) -> Result<Vec<(u32, IpNetwork)>, NetError> {
+        Ok(self.address_infos().await?.iter().map(|info| (info.link, info.address)).collect())
+    }
+
+    /// All addresses with their state, in the kernel's order.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn address_infos(&self) -> Result<Vec<AddressInfo>, NetError> {
         let messages: Vec<AddressMessage> =
             self.handle.address().get().execute().try_collect().await.map_err(NetError::nl("list", "addresses"))?;
-        Ok(messages.iter().filter_map(address_of).collect())
+        Ok(messages.iter().filter_map(info_of).collect())
     }
 
     /// Changes one link.
@@ -191,6 +212,14 @@ impl Net {
         }
         Ok(())
     }
+}
+
+fn info_of(message: &AddressMessage) -> Option<AddressInfo> {
+    let (link, address) = address_of(message)?;
+    let find = |a: &AddressAttribute| if let AddressAttribute::Flags(flags) = a { Some(*flags) } else { None };
+    let low = || AddressFlags::from_bits_retain(message.header.flags.bits().into());
+    let flags = message.attributes.iter().find_map(find).unwrap_or_else(low);
+    Some(AddressInfo { link, address, flags, beyond_link: u8::from(message.header.scope) < AddressScope::Link.into() })
 }
 
 fn address_of(message: &AddressMessage) -> Option<(u32, IpNetwork)> {

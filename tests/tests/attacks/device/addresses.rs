@@ -36,7 +36,7 @@ fn add(device: &Device, numbers: impl Iterator<Item = u16>) -> Result<()> {
 fn a_device_with_many_addresses_has_all_of_them() -> Result<()> {
     let mut device = Device::new(&configs::masqueraded())?;
     let out = device.outside(UPLINK, &DEVICE, &HOST)?;
-    device.ns.ip("link add many0 type dummy")?;
+    device.ns.ip("link add many0 type bridge")?;
     device.ns.ip("link set many0 up")?;
     add(&device, 1..=MANY)?;
     device.start()?;
