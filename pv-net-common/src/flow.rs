@@ -58,6 +58,9 @@ pub const FLOW_STACK: u8 = 32;
 pub const TCP_FIN_SEEN: u8 = 1;
 /// TCP: both directions have; what is missing is the last acknowledgement.
 pub const TCP_LAST_ACK: u8 = 2;
+/// TCP: a reset was seen. Whether it counts is for who receives it to say, by its window (RFC 5961 section 3.2); a later
+/// segment of either side shows that the connection lives, and takes the mark off.
+pub const TCP_RST_SEEN: u8 = 4;
 
 /// What to do with a packet of a known flow, and what was seen of it.
 #[repr(C)]
@@ -99,7 +102,7 @@ pub struct FlowEntry {
     pub dst_mac: [u8; 6],
     /// [`FLOW_ROUTED`] and its like.
     pub flags: u8,
-    /// [`TCP_FIN_SEEN`] and [`TCP_LAST_ACK`].
+    /// [`TCP_FIN_SEEN`] and its like.
     pub tcp: u8,
 }
 
@@ -181,7 +184,8 @@ impl FlowCount {
 
 /// No reply seen yet.
 pub const FLOW_OPENING: u32 = 0;
-/// Both sides have sent FIN, or one RST: it is not entered into the flow table again.
+/// Both sides have sent FIN, or the container a reset: it is not entered into the flow table again, but for a segment
+/// after a reset.
 pub const FLOW_CLOSING: u32 = 1;
 
 /// Default number of entries of the flow table (two a flow).

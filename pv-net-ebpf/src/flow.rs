@@ -5,14 +5,17 @@ use crate::{
     deliver::stamp,
     maps::{FLOWS, Plan, Scratch, TRANSIENT, scratch},
     nat,
-    packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, Packet, TCP_FIN, TCP_RST},
+    packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, Packet, TCP_FIN, TCP_RST, TCP_SYN},
     service::Target,
     verdict::count,
 };
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_csum_diff};
 use pv_net_common::{
     DropReason, EndpointInfo, FlowEntry, FlowKey, Ip, Stage, Stat, TransientFlow,
-    flow::{FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK, charged_link},
+    flow::{
+        FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK, TCP_RST_SEEN,
+        charged_link,
+    },
 };
 
 /// Fills in addresses, keys and checksum differences of the flow in `flow` and claims its reply key. `flow` has the
@@ -207,11 +210,22 @@ pub fn again(packet: &Packet, open: &mut TransientFlow) {
 /// the flow table would see only the rest of its end, and keep it until it has been silent for long.
 #[inline(always)]
 pub fn goes_on(packet: &Packet, open: &mut TransientFlow, replies: bool) -> bool {
+    if packet.tcp_has(TCP_RST) {
+        open.forward.tcp |= TCP_RST_SEEN;
+        if packet.key.ifindex != 0 {
+            open.phase = FLOW_CLOSING;
+        }
+        return false;
+    }
+    if open.forward.tcp & TCP_RST_SEEN != 0 {
+        open.forward.tcp &= !TCP_RST_SEEN;
+        open.phase = FLOW_OPENING;
+    }
     if packet.tcp_has(TCP_FIN) {
         let entry = if replies { &mut open.reply } else { &mut open.forward };
         entry.tcp |= TCP_FIN_SEEN;
     }
-    if packet.tcp_has(TCP_RST) || open.forward.tcp & open.reply.tcp & TCP_FIN_SEEN != 0 {
+    if open.forward.tcp & open.reply.tcp & TCP_FIN_SEEN != 0 {
         open.phase = FLOW_CLOSING;
     }
     open.phase == FLOW_OPENING && (open.forward.tcp | open.reply.tcp) & TCP_FIN_SEEN == 0
@@ -251,12 +265,12 @@ pub fn establish(open: &TransientFlow) {
 /// Whether [`close`] has something to do for this packet of an established flow.
 #[inline(always)]
 pub fn ends(packet: &Packet, entry: &FlowEntry) -> bool {
-    packet.tcp_has(TCP_FIN | TCP_RST) || entry.tcp & TCP_LAST_ACK != 0
+    packet.tcp_has(TCP_FIN | TCP_RST | TCP_SYN) || entry.tcp & (TCP_LAST_ACK | TCP_RST_SEEN) != 0
 }
 
-/// The end of an established flow: it leaves the flow table with what follows both FINs, or with an RST, so that the
-/// table holds only what is alive. A translated one lives on as closing: its port is not free yet. To be called when the
-/// packet is on its way: the entry's memory may be another flow's afterwards.
+/// The end of an established flow: it leaves the flow table with what follows both FINs, so that the table holds only
+/// what is alive. A translated one lives on as closing: its port is not free yet. To be called when the packet is on
+/// its way: the entry's memory may be another flow's afterwards.
 #[inline(always)]
 pub fn close(packet: &Packet, entry: &mut FlowEntry) {
     let key = packet.key;
@@ -264,13 +278,34 @@ pub fn close(packet: &Packet, entry: &mut FlowEntry) {
     let Some(opposite) = FLOWS.get_ptr_mut(&opposite_key) else { return };
     // SAFETY: a map value stays readable for the program's run.
     let opposite = unsafe { &mut *opposite };
-    if packet.l4_info & TCP_RST == 0 {
+    if packet.opens_tcp() {
+        // The opener uses its port again: of the last connection not even the last acknowledgement may have come by.
+        if entry.flags & FLOW_REPLY == 0 {
+            entry.tcp = 0;
+            opposite.tcp = 0;
+        }
+        return;
+    }
+    if packet.l4_info & TCP_RST != 0 {
+        entry.tcp |= TCP_RST_SEEN;
+        opposite.tcp |= TCP_RST_SEEN;
+        // Anybody outside may have sent it: the entry stays, and the daemon asks the container. What the container itself
+        // sends may be its answer to a forged segment: another one of the connection brings the flow back.
+        if key.ifindex == 0 {
+            return;
+        }
+    } else {
+        entry.tcp &= !TCP_RST_SEEN;
+        opposite.tcp &= !TCP_RST_SEEN;
         if packet.l4_info & TCP_FIN != 0 {
             entry.tcp |= TCP_FIN_SEEN;
             if opposite.tcp & TCP_FIN_SEEN != 0 {
                 entry.tcp |= TCP_LAST_ACK;
                 opposite.tcp |= TCP_LAST_ACK;
             }
+            return;
+        }
+        if entry.tcp & TCP_LAST_ACK == 0 {
             return;
         }
         if entry.flags & FLOW_NAT == 0 {

@@ -50,6 +50,8 @@ pub fn ask_again(packet: &mut Packet) -> i32 {
     let Some(entry) = FLOWS.get_ptr_mut(&packet.key) else { return ACT_SHOT };
     // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
     let entry = unsafe { &mut *entry };
+    // Before the rules are asked: what they say is not of a later policy than the entry says.
+    let epoch = epoch();
     // In the scratch memory: kernels before 6.8 count this stage's stack to the last byte.
     let Some(Scratch { ask, .. }) = scratch() else { return ACT_SHOT };
     *ask = Ask::of_entry(&packet.key, entry);
@@ -65,7 +67,7 @@ pub fn ask_again(packet: &mut Packet) -> i32 {
         flow::refuse(packet, entry);
         return done;
     }
-    entry.epoch = epoch();
+    entry.epoch = epoch;
     hand_on(packet.skb, Stage::Known)
 }
 

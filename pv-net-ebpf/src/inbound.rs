@@ -48,6 +48,8 @@ pub fn stage(packet: &mut Packet) -> i32 {
     // cannot be told, so that the rules alone are asked.
     let goes_on = !packet.tracked || (open.is_none() && packet.continues_tcp());
     let origin = open.as_ref().map_or(key, |open| open.origin);
+    // Before the rules are asked: what they say is not of a later policy than the note says.
+    let epoch = epoch();
     match Ask::of_key(&origin).allowed() {
         Err(reason) if !goes_on || reason == DropReason::PolicyDenied => {
             if let Some(open) = open {
@@ -64,8 +66,8 @@ pub fn stage(packet: &mut Packet) -> i32 {
         _ => {}
     }
     match open {
-        Some(open) => open.reply.epoch = epoch(),
-        None if !goes_on => flow::note_stack(&key, &replies, epoch()),
+        Some(open) => open.reply.epoch = epoch,
+        None if !goes_on => flow::note_stack(&key, &replies, epoch),
         None => {}
     }
     ACT_OK

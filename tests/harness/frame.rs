@@ -124,11 +124,17 @@ pub fn udp(src: (IpAddr, u16), dst: (IpAddr, u16), payload: &[u8]) -> Vec<u8> {
 /// A TCP packet (RFC 9293) with these flags, sequence number 1000 and acknowledgement 2000.
 #[must_use]
 pub fn tcp(src: (IpAddr, u16), dst: (IpAddr, u16), flags: u8, payload: &[u8]) -> Vec<u8> {
+    tcp_numbered(src, dst, [1000, 2000], flags, payload)
+}
+
+/// The same with this sequence number and this acknowledgement.
+#[must_use]
+pub fn tcp_numbered(src: (IpAddr, u16), dst: (IpAddr, u16), numbers: [u32; 2], flags: u8, payload: &[u8]) -> Vec<u8> {
     let head = [
         &src.1.to_be_bytes()[..],
         &dst.1.to_be_bytes(),
-        &1000u32.to_be_bytes(),
-        &2000u32.to_be_bytes(),
+        &numbers[0].to_be_bytes(),
+        &numbers[1].to_be_bytes(),
         &[5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0],
     ]
     .concat();

@@ -266,7 +266,9 @@ impl Daemon {
         plane.set_timeouts(timeouts);
         let start = std::time::Instant::now();
         match plane.collect_garbage() {
-            Ok(Swept { removed, read, next }) => {
+            Ok(Swept { removed, read, next, doubtful }) => {
+                // Who has ended the connection answers with a reset, and who has not with a segment of it.
+                outside::tell(&doubtful);
                 tracing::debug!(removed, read, ?next, took = ?start.elapsed(), "flow table swept");
                 next
             }

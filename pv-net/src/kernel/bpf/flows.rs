@@ -3,7 +3,7 @@
 use crate::model::FlowTimeouts;
 use pv_net_common::{
     FlowEntry, FlowKey, TransientFlow,
-    flow::{FLOW_CLOSING, FLOW_REFUSED, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK},
+    flow::{FLOW_CLOSING, FLOW_OPENING, FLOW_REFUSED, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK, TCP_RST_SEEN},
 };
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,6 +13,9 @@ const UDP: u32 = 17;
 
 /// The two directions are made one after the other; what stays alone longer has lost its partner.
 const ORPHAN: Duration = Duration::from_secs(2);
+
+/// A flow with a reset is asked about after so much silence: the container of most is done with it.
+const DOUBT: Duration = Duration::from_secs(10);
 
 /// One direction of a flow.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +37,7 @@ pub enum FlowState {
     Opening,
     /// In the flow table.
     Established,
-    /// Both sides are done.
+    /// Both sides are done, or a reset was seen.
     Closing,
 }
 
@@ -48,7 +51,7 @@ impl FlowState {
     /// The state of a flow of the flow table.
     #[must_use]
     pub const fn of_entry(entry: &FlowEntry) -> Self {
-        if entry.tcp & TCP_LAST_ACK != 0 { Self::Closing } else { Self::Established }
+        if entry.tcp & (TCP_LAST_ACK | TCP_RST_SEEN) != 0 { Self::Closing } else { Self::Established }
     }
 
     /// Its name for people.
@@ -100,6 +103,7 @@ impl Ticks {
 fn timeout(timeouts: &FlowTimeouts, proto: u32, tcp: u8) -> Duration {
     match proto {
         TCP if tcp & TCP_LAST_ACK != 0 => timeouts.tcp_closed,
+        TCP if tcp & TCP_RST_SEEN != 0 => timeouts.tcp_closed.min(DOUBT),
         TCP if tcp & TCP_FIN_SEEN != 0 => timeouts.tcp_half_closed,
         TCP => timeouts.tcp,
         UDP => timeouts.udp,
@@ -155,11 +159,16 @@ pub(super) fn transient_silence(flow: &TransientFlow, ticks: Ticks, timeouts: &F
     let answered = flow.reply.last_used != 0;
     let most = match flow.origin.proto {
         TCP if flow.phase == FLOW_CLOSING => timeouts.tcp_closed,
-        TCP if !answered => timeouts.tcp_opening,
+        TCP if !answered || was_reset(flow) => timeouts.tcp_opening,
         UDP if !answered => timeouts.udp_opening,
         proto => timeout(timeouts, proto, flow.forward.tcp | flow.reply.tcp),
     };
     Some(Silence { idle, most })
+}
+
+/// Whether somebody outside sent a reset and nothing was seen of the flow since: the receiver may have refused it.
+pub(super) const fn was_reset(flow: &TransientFlow) -> bool {
+    flow.phase == FLOW_OPENING && flow.forward.tcp & TCP_RST_SEEN != 0
 }
 
 /// Sweeps are no closer to each other: what is over may stay for so long.
@@ -218,6 +227,8 @@ mod tests {
             ("tcp half closed", pair(TCP, [121, 121], [TCP_FIN_SEEN, 0]), 2),
             ("tcp without its last word", pair(TCP, [121, 121], [TCP_FIN_SEEN | TCP_LAST_ACK; 2]), 2),
             ("tcp before its last word", pair(TCP, [119, 119], [TCP_FIN_SEEN | TCP_LAST_ACK; 2]), 0),
+            ("tcp with a reset", pair(TCP, [11, 11], [TCP_RST_SEEN; 2]), 2),
+            ("tcp after a reset", pair(TCP, [9, 9], [TCP_RST_SEEN; 2]), 0),
             ("echo idle", pair(1, [31, 31], [0, 0]), 2),
         ] {
             assert_eq!(over(entries), gone, "{name}");
@@ -231,6 +242,8 @@ mod tests {
             ("SYN without an answer", TCP, 121, false, 0, 0, true),
             ("connection above the limit", TCP, 121, true, 0, 0, false),
             ("half closed", TCP, 121, true, 0, TCP_FIN_SEEN, true),
+            ("with a reset", TCP, 121, true, 0, TCP_RST_SEEN, true),
+            ("after a reset", TCP, 119, true, 0, TCP_RST_SEEN, false),
             ("closed", TCP, 121, true, FLOW_CLOSING, 0, true),
             ("closed just now", TCP, 119, true, FLOW_CLOSING, 0, false),
             ("question", UDP, 31, false, 0, 0, true),

@@ -4,10 +4,12 @@
 //! took out the opener's entry has ended the flow, and only one can.
 
 use super::BpfError;
-use super::flows::{next_sweep, silence, transient_silence};
+use super::flows::{next_sweep, silence, transient_silence, was_reset};
 use super::load::DataPlane;
 use super::table::Table;
-use pv_net_common::flow::{FLOW_NEIGHBOUR, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, FLOW_UPLINK, charged_link};
+use pv_net_common::flow::{
+    FLOW_NEIGHBOUR, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, FLOW_UPLINK, TCP_RST_SEEN, charged_link,
+};
 use pv_net_common::{FlowCount, FlowEntry, FlowKey, Ip, names};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -81,7 +83,7 @@ impl Charges {
 }
 
 /// What a sweep of the tables did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Swept {
     /// Entries that went.
     pub removed: usize,
@@ -89,6 +91,9 @@ pub struct Swept {
     pub read: usize,
     /// When the next one is due.
     pub next: Duration,
+    /// Ends of flows whose time is over by a reset that may be forged. They go with the next sweep, but for those whose
+    /// container has answered.
+    pub doubtful: Vec<Ended>,
 }
 
 /// The end of a flow that is in a container.
@@ -138,7 +143,8 @@ impl DataPlane {
         Some((u64::try_from(live).unwrap_or_default(), info.max_flows))
     }
 
-    /// Removes flows that have been silent for too long, and sets the counts right.
+    /// Removes flows that have been silent for too long, and sets the counts right. One that is over by a reset of
+    /// somebody outside is left until its container was asked.
     ///
     /// # Errors
     /// The kernel's.
@@ -154,9 +160,19 @@ impl DataPlane {
         let mut left: Option<Duration> = None;
         let mut stays = |time: Duration| left = Some(left.map_or(time, |least| least.min(time)));
         let mut gone = Vec::new();
+        let asked = std::mem::take(&mut self.asked);
+        let mut doubtful = Vec::new();
         for (key, entry) in &entries {
             let silence = silence(&entries, key, entry, ticks, &self.timeouts);
-            if silence.is_over() { gone.push((*key, *entry)) } else { stays(silence.left()) }
+            if !silence.is_over() {
+                stays(silence.left());
+            } else if entry.tcp & TCP_RST_SEEN == 0 || asked.contains(key) {
+                gone.push((*key, *entry));
+            } else {
+                self.asked.insert(*key);
+                doubtful.extend(Ended::inside(key, entry));
+                stays(Duration::ZERO);
+            }
         }
         let mut removed = self.remove_entries(gone.iter().copied())?;
         // What the flow left behind when it was established: with it the port would stay taken.
@@ -167,6 +183,12 @@ impl DataPlane {
         }
         for (key, flow) in self.transient.entries() {
             match transient_silence(&flow, ticks, &self.timeouts) {
+                Some(silence) if silence.is_over() && was_reset(&flow) && !asked.contains(&key) => {
+                    self.asked.insert(key);
+                    doubtful.extend(Ended::inside(&key, &flow.reply));
+                    doubtful.extend(Ended::inside(&flow.origin, &flow.forward));
+                    stays(Duration::ZERO);
+                }
                 Some(silence) if silence.is_over() => removed += usize::from(self.transient.remove(&key)?),
                 Some(silence) => stays(silence.left()),
                 None => {}
@@ -178,7 +200,7 @@ impl DataPlane {
         } else {
             next_sweep(Some(Duration::ZERO), &self.timeouts)
         };
-        Ok(Swept { removed, read: entries.len(), next })
+        Ok(Swept { removed, read: entries.len(), next, doubtful })
     }
 
     /// Takes entries out of the flow table; how many there were.

@@ -15,6 +15,7 @@ use pv_net_common::{
     ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FlowEntry, FlowKey, GlobalConfig, InterfaceInfo, Ip, SourceKey,
     Stat, TransientFlow, UplinkInfo, names,
 };
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -70,6 +71,8 @@ pub struct DataPlane {
     pub(super) transient: Table<FlowKey, TransientFlow>,
     pub(super) charges: Charges,
     pub(super) timeouts: FlowTimeouts,
+    /// Flows with a reset whose containers were asked after the last sweep.
+    pub(super) asked: HashSet<FlowKey>,
     endpoints: Table<EndpointKey, EndpointInfo>,
     pub(super) interfaces: Table<u32, InterfaceInfo>,
     pub(super) locals: Table<EndpointKey, u32>,
@@ -117,6 +120,7 @@ impl DataPlane {
             transient: Table::open(&maps, names::MAP_TRANSIENT)?,
             charges: Charges::open(&maps)?,
             timeouts: FlowTimeouts::default(),
+            asked: HashSet::new(),
             endpoints: Table::open(&maps, names::MAP_ENDPOINTS)?,
             interfaces: Table::open(&maps, names::MAP_INTERFACES)?,
             locals: Table::open(&maps, names::MAP_LOCALS)?,
