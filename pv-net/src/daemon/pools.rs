@@ -65,8 +65,11 @@ impl Daemon {
         if ensured.raised && !self.state.raised.contains(bridge) {
             self.state.raised.push(bridge.clone());
         }
-        for family in ensured.forwarding {
+        for family in ensured.forwarded.families {
             self.state.forwarding.push(BorrowedForwarding { link: bridge.clone(), family });
+        }
+        if ensured.forwarded.listens && !self.state.listening.contains(bridge) {
+            self.state.listening.push(bridge.clone());
         }
         let mac = ensured.link.mac.map_or(mac, Mac);
         let id = self.state.pool_id(&pool.name);
@@ -96,12 +99,14 @@ impl Daemon {
         unused.addresses.retain(|b| !kept.contains(b));
         unused.raised.retain(|link| !pools.iter().any(|p| p.bridge() == Some(link)));
         unused.forwarding.retain(|f| !pools.iter().any(|p| p.bridge() == Some(&f.link)));
+        unused.listening.retain(|link| !pools.iter().any(|p| p.bridge() == Some(link)));
         for failure in unused.give_back(&self.net).await {
             tracing::warn!(error = %failure, "not given back");
         }
         self.state.borrowed.retain(|b| !unused.addresses.contains(b));
         self.state.raised.retain(|link| !unused.raised.contains(link));
         self.state.forwarding.retain(|f| !unused.forwarding.contains(f));
+        self.state.listening.retain(|link| !unused.listening.contains(link));
         Ok(())
     }
 

@@ -37,6 +37,9 @@ pub struct State {
     /// Sysctls of bridges that somebody else made.
     #[serde(default)]
     pub forwarding: Vec<BorrowedForwarding>,
+    /// Bridges that somebody else made, and whose `accept_ra` was 1 before they forwarded.
+    #[serde(default)]
+    pub listening: Vec<IfName>,
     /// Filters on uplinks; none where the kernel has tcx (6.6), whose links are pinned.
     #[serde(default)]
     pub filters: Vec<UplinkFilter>,

@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod forwarding;
 pub mod grace;
 pub mod listeners;
 pub mod netlink;

@@ -1,4 +1,5 @@
 //! The device as it is on real networks: many addresses, others' firewalls, the unit as packaged.
 
 mod addresses;
+mod advertised;
 mod sources;

@@ -1,6 +1,7 @@
 //! A pool's bridge.
 
 use super::{LinkInfo, Net, NetError, alias};
+use crate::kernel::forwarding::{Forwarded, switch_on};
 use crate::kernel::sysctl;
 use crate::model::{IfName, Mac};
 use ipnetwork::IpNetwork;
@@ -32,13 +33,23 @@ pub struct Ensured {
     pub borrowed: Vec<IpNetwork>,
     /// It is a bridge that somebody else made, and was down.
     pub raised: bool,
-    /// Families (`ipv4`, `ipv6`) for which `forwarding` was off on a bridge that somebody else made.
-    pub forwarding: Vec<String>,
+    /// What forwarding changed on a bridge that somebody else made.
+    pub forwarded: Forwarded,
+}
+
+impl Ensured {
+    /// A bridge of which nothing is anybody else's.
+    fn ours(link: LinkInfo) -> Self {
+        Self { link, borrowed: Vec::new(), raised: false, forwarded: Forwarded::default() }
+    }
 }
 
 /// Makes the bridge, or completes the one that is there. Of a bridge that pv-net did not make only addresses that are
 /// missing are added, it is set up, forwarding is switched on for it, and its MAC is held as it is, as it would follow that
 /// of its ports; its MTU stays.
+///
+/// Routes for containers are looked up as if their packets came in on the bridge, and the kernel looks none up where
+/// forwarding is off.
 ///
 /// # Errors
 /// When there is a link of that name that is no bridge, or the kernel refuses. A bridge made by this call is removed
@@ -58,13 +69,13 @@ pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<Ensured, NetE
                 // Containers have the gateway's MAC in their neighbour tables when a port comes or goes.
                 net.set_link(name, link.index, |l| l.address(mac.to_vec())).await?;
             }
-            let forwarding = forward(&spec.name)?;
+            let forwarded = switch_on(&spec.name)?;
             let borrowed = complete(net, spec, &link, ours).await?;
             let link = find(net, name).await?;
             if ours {
-                return Ok(Ensured { link, borrowed: Vec::new(), raised: false, forwarding: Vec::new() });
+                return Ok(Ensured::ours(link));
             }
-            Ok(Ensured { link, borrowed, raised: !was_up, forwarding })
+            Ok(Ensured { link, borrowed, raised: !was_up, forwarded })
         }
         None => {
             let message = LinkBridge::new(name).address(spec.mac.0.to_vec()).mtu(spec.mtu).build();
@@ -72,12 +83,12 @@ pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<Ensured, NetE
             let link = find(net, name).await?;
             let finish = async {
                 net.set_link(name, link.index, |l| l.alias(spec.alias.clone())).await?;
-                forward(&spec.name)?;
+                switch_on(&spec.name)?;
                 complete(net, spec, &link, true).await?;
                 find(net, name).await
             };
             match finish.await {
-                Ok(link) => Ok(Ensured { link, borrowed: Vec::new(), raised: false, forwarding: Vec::new() }),
+                Ok(link) => Ok(Ensured::ours(link)),
                 Err(e) => {
                     net.delete_link(name, link.index).await?;
                     Err(e)
@@ -85,19 +96,6 @@ pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<Ensured, NetE
             }
         }
     }
-}
-
-/// Routes for containers are looked up as if their packets came in on the bridge, and the kernel looks none up where
-/// forwarding is off. The families where it was.
-fn forward(bridge: &IfName) -> Result<Vec<String>, NetError> {
-    let mut changed = Vec::new();
-    for family in ["ipv4", "ipv6"] {
-        if sysctl::get(family, bridge, "forwarding").as_deref() == Some("0") {
-            sysctl::set(family, bridge, "forwarding", "1")?;
-            changed.push(family.to_owned());
-        }
-    }
-    Ok(changed)
 }
 
 async fn find(net: &Net, name: &str) -> Result<LinkInfo, NetError> {
