@@ -47,7 +47,10 @@ impl DropEvent {
     }
 }
 
-/// A program of the device that was refused a published port. Its size tells it from a [`DropEvent`].
+/// The identity of no container.
+pub const NOBODY: u32 = 0;
+
+/// A program of the device that was refused a published port; or was not, and has taken one of masquerade's. Its size tells it from a [`DropEvent`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BindEvent {
@@ -59,7 +62,7 @@ pub struct BindEvent {
     pub comm: [u8; 16],
     /// Process (thread group).
     pub pid: u32,
-    /// Identity of the container that publishes the port.
+    /// Identity of the container that publishes the port; [`NOBODY`] when it is one of masquerade's.
     pub identity: u32,
     /// IP protocol number.
     pub proto: u32,

@@ -231,10 +231,6 @@ pub struct FragmentPorts {
 
 /// Entries of the `fragments` map, an LRU.
 pub const MAX_FRAGMENTS: u32 = 1_024;
-/// First port of the range that masquerade takes ports from: behind Linux's default `ip_local_port_range`.
-pub const NAT_FIRST_PORT: u16 = 61_000;
-/// Ports in that range.
-pub const NAT_PORTS: u16 = 4_536;
 
 #[cfg(test)]
 mod tests {

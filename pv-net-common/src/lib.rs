@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod event;
 pub mod flow;
 pub mod names;
+pub mod nat;
 pub mod policy;
 pub mod stats;
 pub mod uplink_filter;
@@ -24,6 +25,7 @@ pub use endpoint::{
 };
 pub use event::{BindEvent, DropEvent};
 pub use flow::{FlowCount, FlowEntry, FlowKey, FragmentKey, FragmentPorts, TransientFlow};
+pub use nat::NatOwner;
 pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
 pub use stats::Stat;
 pub use uplink_filter::{FilterRate, FilterSource};
@@ -69,8 +71,10 @@ pub enum Stage {
 pub struct GlobalConfig {
     /// [`ABI_VERSION`] of the daemon that made the maps.
     pub abi: u32,
+    /// First port of masquerade; 0: none yet.
+    pub nat_first_port: u16,
     /// Written padding.
-    pub pad: u32,
+    pub pad: u16,
     /// Policy generation: flows decided under another one are decided again.
     pub epoch: u32,
     /// Not 0: the generation has rules. In one word with it, so that both change at once.
@@ -90,6 +94,8 @@ mod pod {
     unsafe impl aya::Pod for crate::GlobalConfig {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::FlowKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::NatOwner {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::FlowEntry {}
     // SAFETY: as above.

@@ -54,6 +54,8 @@ pub const MAP_CONFIG: &str = "config";
 pub const MAP_FLOWS: &str = "flows";
 /// Reply [`crate::FlowKey`] to [`crate::TransientFlow`]: opening and closing flows, LRU.
 pub const MAP_TRANSIENT: &str = "transient";
+/// [`crate::nat::slot`] to [`crate::NatOwner`]: whose a port of masquerade is.
+pub const MAP_NAT_OWNERS: &str = "nat_owners";
 /// Link index to [`crate::FlowCount`]: flows of the link's container, counted by the programs.
 pub const MAP_FLOW_COUNTS: &str = "flow_counts";
 /// Link index to a number: flows of the link's container that the daemon took out, counted by it.
@@ -99,11 +101,12 @@ pub const MAP_FILTER_BUCKETS: &str = "filter_buckets";
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map that is pinned.
-pub const MAPS: [&str; 23] = [
+pub const MAPS: [&str; 24] = [
     MAP_STAGES,
     MAP_CONFIG,
     MAP_FLOWS,
     MAP_TRANSIENT,
+    MAP_NAT_OWNERS,
     MAP_FLOW_COUNTS,
     MAP_FLOWS_FREED,
     MAP_ENDPOINTS,

@@ -3,7 +3,7 @@
 use crate::{
     charge,
     deliver::stamp,
-    maps::{FLOWS, Plan, Scratch, TRANSIENT, scratch},
+    maps::{FLOWS, Scratch, TRANSIENT, scratch},
     nat,
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, Packet, TCP_FIN, TCP_RST, TCP_SYN},
     service::Target,
@@ -11,117 +11,22 @@ use crate::{
 };
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_csum_diff};
 use pv_net_common::{
-    DropReason, EndpointInfo, FlowEntry, FlowKey, Ip, Stage, Stat, TransientFlow,
+    EndpointInfo, FlowEntry, FlowKey, Ip, Stage, Stat, TransientFlow,
     flow::{
         FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK, TCP_RST_SEEN,
         charged_link,
     },
 };
 
-/// Fills in addresses, keys and checksum differences of the flow in `flow` and claims its reply key. `flow` has the
-/// rest of both entries. What comes back is the flow's place in the transient map when this packet is not its first.
-#[inline(always)]
-pub fn claim(
-    packet: &Packet,
-    flow: &mut TransientFlow,
-    plan: &Plan,
-) -> Result<Option<&'static mut TransientFlow>, DropReason> {
-    let key = packet.key;
-    flow.origin = key;
-    // What ends a connection that is not known any more opens none.
-    flow.phase = if packet.tcp_has(TCP_FIN | TCP_RST) { FLOW_CLOSING } else { FLOW_OPENING };
-    flow.forward.src = plan.src;
-    flow.forward.dst = plan.dst;
-    flow.forward.reply_ifindex = plan.reply_link;
-    flow.reply.src = key.dst;
-    flow.reply.dst = key.src;
-    flow.reply.sport_be = key.dport_be;
-    flow.reply.dport_be = key.sport_be;
-    flow.reply.reply_ifindex = key.ifindex;
-    flow.reply.flags |= FLOW_REPLY;
-    let echo = packet.proto == IPPROTO_ICMP || packet.proto == IPPROTO_ICMPV6;
-    let mut attempt = 0;
-    while attempt < nat::ATTEMPTS {
-        let sport_be = nat::candidate(&key, attempt);
-        // Echo has one identifier, not two ports.
-        let dport_be = if echo { sport_be } else { plan.dport_be };
-        flow.forward.sport_be = sport_be;
-        flow.forward.dport_be = dport_be;
-        let reply_key = FlowKey {
-            src: plan.dst,
-            dst: plan.src,
-            sport_be: dport_be,
-            dport_be: sport_be,
-            ifindex: plan.reply_link,
-            proto: key.proto,
-        };
-        match holder(&reply_key, &key) {
-            Holder::Other => {}
-            Holder::Me(found) => {
-                finish(flow, &reply_key);
-                // A new connection with the ports of the last one.
-                if packet.opens_tcp() || found.forward.epoch != flow.forward.epoch {
-                    copy(found, flow);
-                }
-                return Ok(Some(found));
-            }
-            Holder::MeEstablished { opened } => {
-                finish(flow, &reply_key);
-                // An entry of an older epoch, or of another MAC: replaced below by the packet that follows.
-                let _ = TRANSIENT.insert(&reply_key, &*flow, 0);
-                let (forward, reply) = if opened { (&key, &reply_key) } else { (&reply_key, &key) };
-                charge::remove_flow(forward, reply);
-                return Ok(None);
-            }
-            // What is left of a connection whose flow has ended: outside it would come from another address or port.
-            Holder::Nobody if plan.device_port != 0 && packet.continues_tcp() => {}
-            Holder::Nobody if attempt == 0 && plan.device_port != 0 && nat::device_uses(packet, &reply_key) => {}
-            Holder::Nobody => {
-                finish(flow, &reply_key);
-                if TRANSIENT.insert(&reply_key, &*flow, BPF_NOEXIST as u64).is_ok() {
-                    return Ok(None);
-                }
-            }
-        }
-        attempt += 1;
-    }
-    Err(if packet.continues_tcp() { DropReason::NoFlow } else { DropReason::NatExhausted })
-}
-
 /// Word by word: what the compiler makes of an assignment this large needs more stack than there is.
 #[inline(always)]
-fn copy(to: &mut TransientFlow, from: &TransientFlow) {
+pub fn copy(to: &mut TransientFlow, from: &TransientFlow) {
     const WORDS: usize = size_of::<TransientFlow>() / size_of::<u64>();
     let (to, from) = ((&raw mut *to).cast::<u64>(), (&raw const *from).cast::<u64>());
     for i in 0..WORDS {
         // SAFETY: both are whole, aligned to words and made of integers without padding.
         unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
     }
-}
-
-enum Holder {
-    Nobody,
-    Other,
-    Me(&'static mut TransientFlow),
-    /// `opened`: by me, or by who has the reply key.
-    MeEstablished {
-        opened: bool,
-    },
-}
-
-/// Who has `reply_key`, seen from the flow that `key` opens.
-#[inline(always)]
-fn holder(reply_key: &FlowKey, key: &FlowKey) -> Holder {
-    if let Some(entry) = FLOWS.get_ptr(reply_key) {
-        // SAFETY: a map value stays readable for the program's run.
-        let entry = unsafe { &*entry };
-        let mine = entry.opposite_key(key.proto) == *key;
-        return if mine { Holder::MeEstablished { opened: entry.flags & FLOW_REPLY != 0 } } else { Holder::Other };
-    }
-    let Some(found) = TRANSIENT.get_ptr_mut(reply_key) else { return Holder::Nobody };
-    // SAFETY: as above.
-    let found = unsafe { &mut *found };
-    if found.origin == *key { Holder::Me(found) } else { Holder::Other }
 }
 
 /// The stage that goes on with a packet of a flow that is there.
@@ -154,7 +59,7 @@ pub fn is_claimed(key: &FlowKey, target: &EndpointInfo, to: &Target) -> bool {
 
 /// Sets what follows from the addresses and ports that were chosen.
 #[inline(always)]
-fn finish(flow: &mut TransientFlow, reply_key: &FlowKey) {
+pub fn finish(flow: &mut TransientFlow, reply_key: &FlowKey) {
     let key = flow.origin;
     let forward = &flow.forward;
     let same = forward.src == key.src
@@ -343,6 +248,9 @@ fn retire(packet: &Packet, entry: &FlowEntry, opposite: &FlowEntry, flow: &mut T
 /// Enters `flow` under its reply key. Where its claim still stands, that is cheaper than a new entry.
 #[inline(always)]
 fn keep_transient(reply_key: &FlowKey, flow: &TransientFlow) {
+    if flow.phase == FLOW_CLOSING {
+        nat::release(&flow.origin, &flow.forward);
+    }
     if let Some(found) = TRANSIENT.get_ptr_mut(reply_key) {
         // SAFETY: a map value stays readable for the program's run.
         return copy(unsafe { &mut *found }, flow);

@@ -1,13 +1,14 @@
 //! What a container sends: by the flow table, else by the whole decision.
 
 use crate::{
-    answer,
+    answer, claim,
     decide::Ask,
     deliver::{deliver, stamp},
     flow::{self, REFUSED},
     guard::{self, same_mac},
     icmp,
     maps::{FLOWS, Plan, Scratch, TRANSIENT, endpoint, endpoint_at, epoch, hand_on, interface, is_local, scratch},
+    nat,
     packet::Packet,
     service::{self, Target},
     verdict::{self, ACT_OK, ACT_SHOT, count},
@@ -207,7 +208,9 @@ fn transient_reply(packet: &Packet, epoch: u32) -> Option<i32> {
 #[inline(always)]
 pub fn plan_of(packet: &Packet, src: Ip, dst: Ip, reply_link: u32) -> Plan {
     let Packet { key, .. } = packet;
-    Plan { src, dst, reply_link, device_port: 0, link: key.ifindex, dport_be: key.dport_be, pad: 0 }
+    let first_port = nat::first_port();
+    let dport_be = key.dport_be;
+    Plan { src, dst, reply_link, masquerade: 0, offset: 0, first_port, link: key.ifindex, dport_be, pad: 0 }
 }
 
 /// To another container, or back to the sender by a published port of its own.
@@ -265,7 +268,7 @@ pub fn open(packet: &mut Packet) -> i32 {
     if packet.tracked {
         // Before it is entered: what is delivered is a copy.
         stamp(packet, &mut flow.forward);
-        match flow::claim(packet, flow, plan) {
+        match claim::claim(packet, flow, plan) {
             Ok(Some(open)) => flow::again(packet, open),
             Ok(None) => {}
             Err(DropReason::NoFlow) => return answer::unknown_tcp(packet),

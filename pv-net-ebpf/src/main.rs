@@ -5,6 +5,7 @@
 mod answer;
 mod bare;
 mod charge;
+mod claim;
 mod decide;
 mod deliver;
 mod flow;

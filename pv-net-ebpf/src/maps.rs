@@ -9,12 +9,13 @@ use aya_ebpf::{
 };
 use pv_net_common::{
     EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowCount, FlowEntry, FlowKey, FragmentKey, FragmentPorts,
-    GlobalConfig, InterfaceInfo, Ip, PolicySide, Service, ServiceKey, SockKey, SockOrigin, SourceKey, Stage, TransientFlow,
-    UplinkInfo,
+    GlobalConfig, InterfaceInfo, Ip, NatOwner, PolicySide, Service, ServiceKey, SockKey, SockOrigin, SourceKey, Stage,
+    TransientFlow, UplinkInfo,
     drop_reason::DROP_SLOTS,
     endpoint::{MAX_LOCALS, MAX_SERVICES, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS},
     flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
     names,
+    nat::OWNER_SLOTS,
     stats::STAT_SLOTS,
     uplink_filter::{MAX_FILTER_BUCKETS, MAX_FILTER_SOURCES},
 };
@@ -31,6 +32,11 @@ pub static FLOWS: HashMap<FlowKey, FlowEntry, { DEFAULT_FLOWS as usize }> = Hash
 /// Opening and closing flows, keyed by their replies. LRU: a flood of new flows pushes out only its own kind.
 #[btf_map(name = "transient")]
 pub static TRANSIENT: LruHashMap<FlowKey, TransientFlow, { DEFAULT_TRANSIENT as usize }> = LruHashMap::new();
+
+/// Whose each port of masquerade is: a container's port keeps its port outside for all peers. An array, for each new flow
+/// looks at several.
+#[btf_map(name = "nat_owners")]
+pub static NAT_OWNERS: Array<NatOwner, { OWNER_SLOTS as usize }> = Array::new();
 
 /// Link to how many flows its container has; the daemon makes the entries, the programs count.
 #[btf_map(name = "flow_counts")]
@@ -135,8 +141,12 @@ pub struct Plan {
     pub dst: Ip,
     /// Link of the replies' key: 0 when they come from outside.
     pub reply_link: u32,
-    /// Not 0: the source address is the device's, and its port must not be one that a socket of the device uses.
-    pub device_port: u32,
+    /// Not 0: the source address is the device's, and the port one of masquerade's range: first this one.
+    pub masquerade: u32,
+    /// Where in the range.
+    pub offset: u16,
+    /// Where the range begins.
+    pub first_port: u16,
     /// Link of the packet's own key.
     pub link: u32,
     pub dport_be: u16,

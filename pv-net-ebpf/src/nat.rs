@@ -1,29 +1,113 @@
-//! Source ports for translated flows.
+//! Ports for translated flows.
 
-use crate::packet::{IPPROTO_TCP, IPPROTO_UDP, Packet};
+use crate::{
+    maps::{CONFIG, NAT_OWNERS},
+    packet::{IPPROTO_TCP, IPPROTO_UDP, Packet},
+};
 use aya_ebpf::{
     bindings::bpf_sock_tuple,
-    helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::generated::{bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
 };
 use pv_net_common::{
-    FlowKey,
-    flow::{NAT_FIRST_PORT, NAT_PORTS},
+    FlowEntry, FlowKey, NatOwner,
+    flow::FLOW_NEIGHBOUR,
+    nat::{self, PORTS, TRIES},
 };
 
-/// How many ports are tried for a flow: its own, then some of the range.
-pub const ATTEMPTS: u32 = 16;
 /// `BPF_F_CURRENT_NETNS`: the namespace of the packet's link.
 const CURRENT_NETNS: u64 = u64::MAX;
 /// `BPF_TCP_LISTEN`.
 const LISTENING: u32 = 10;
 
-/// The port that attempt `n` tries, network byte order. The same flow tries the same ports in the same order: its
-/// second packet finds what its first one claimed.
+/// First port of the range.
 #[inline(always)]
-pub fn candidate(key: &FlowKey, n: u32) -> u16 {
-    if n == 0 {
-        return key.sport_be;
+pub fn first_port() -> u16 {
+    CONFIG.get(0).map_or(nat::FIRST_PORT, |c| c.nat_first_port)
+}
+
+/// The place in the range that the flow that `key` opens tries first: its port's own one, else one that it can have for
+/// all peers.
+#[inline(always)]
+pub fn mapping(key: &FlowKey, first: u16) -> u32 {
+    // SAFETY: the helper has no preconditions.
+    let ticks = unsafe { bpf_jiffies64() };
+    let port = u16::from_be(key.sport_be);
+    let mut offset = nat::start(key.ifindex, port);
+    let (mut best, mut least) = (offset, u32::MAX);
+    // A port of the range stays as it is, when it is free.
+    if let Some(own) = nat::offset_of(first, port)
+        && let Some(cost @ ..=FREE) = owner(key, own).and_then(|owner| owner.cost(key.ifindex, port, ticks))
+    {
+        (best, least) = (own, cost);
     }
+    let mut n = 0;
+    while n < TRIES && least != 0 {
+        if let Some(cost) = owner(key, offset).and_then(|owner| owner.cost(key.ifindex, port, ticks))
+            && cost < least
+        {
+            (best, least) = (offset, cost);
+        }
+        offset = nat::next(offset);
+        n += 1;
+    }
+    best
+}
+
+/// What a port that is nobody's costs.
+const FREE: u32 = 1 << 16;
+
+/// Whose the port is that is `offset` into the range.
+#[inline(always)]
+pub fn owner(key: &FlowKey, offset: u32) -> Option<NatOwner> {
+    NAT_OWNERS.get(nat::slot(key, offset)).copied()
+}
+
+/// The port is the container's for all peers: of the one that sends `key`.
+#[inline(always)]
+pub fn own(key: &FlowKey, offset: u32, ticks: u64) {
+    if let Some(owner) = NAT_OWNERS.get_ptr_mut(nat::slot(key, offset)) {
+        // SAFETY: one word of a map value.
+        unsafe { owner.write_volatile(NatOwner::new(key.ifindex, u16::from_be(key.sport_be), ticks)) };
+    }
+}
+
+/// A connection is over that `origin` opened and `forward` sent on: others may have its port before those in use.
+#[inline(always)]
+pub fn release(origin: &FlowKey, forward: &FlowEntry) {
+    if forward.flags & FLOW_NEIGHBOUR == 0 {
+        return;
+    }
+    let Some(offset) = nat::offset_of(first_port(), u16::from_be(forward.sport_be)) else { return };
+    let Some(owner) = NAT_OWNERS.get_ptr_mut(nat::slot(origin, offset)) else { return };
+    // SAFETY: one word of a map value; who claims it at the same instant loses no more than the mark.
+    unsafe {
+        let held = owner.read_volatile();
+        if held.is(origin.ifindex, u16::from_be(origin.sport_be)) {
+            owner.write_volatile(held.idle());
+        }
+    }
+}
+
+/// A program of the device binds `port`: no container gets it any more. Whether it is of the range.
+#[inline(always)]
+pub fn keep_for_device(proto: u32, port: u16) -> bool {
+    let Some(offset) = nat::offset_of(first_port(), port) else { return false };
+    if proto != IPPROTO_TCP as u32 && proto != IPPROTO_UDP as u32 {
+        return false;
+    }
+    for v4 in [true, false] {
+        if let Some(owner) = NAT_OWNERS.get_ptr_mut(nat::slot_of(v4, proto, offset)) {
+            // SAFETY: one word of a map value.
+            unsafe { owner.write_volatile(NatOwner::DEVICE) };
+        }
+    }
+    true
+}
+
+/// The place in the range that attempt `n` tries for this peer alone. The same flow tries the same ports in the same
+/// order: its second packet finds what its first one claimed.
+#[inline(always)]
+pub fn candidate(key: &FlowKey, n: u32) -> u32 {
     let ports = (key.sport_be as u32) << 16 | key.dport_be as u32;
     let mut h = key.src.words_be[3] ^ key.dst.words_be[3].rotate_left(7) ^ ports.rotate_left(13) ^ key.dst.words_be[1];
     h = h.wrapping_add(n.wrapping_mul(0x9e37_79b9)) ^ key.src.words_be[2];
@@ -31,20 +115,20 @@ pub fn candidate(key: &FlowKey, n: u32) -> u16 {
     h = (h ^ h >> 16).wrapping_mul(0x85eb_ca6b);
     h = (h ^ h >> 13).wrapping_mul(0xc2b2_ae35);
     h ^= h >> 16;
-    (NAT_FIRST_PORT + (h % NAT_PORTS as u32) as u16).to_be()
+    h % PORTS as u32
 }
 
-/// Whether a socket of the device itself would take the replies. A listening one does not: no reply is for it.
+/// Whether a socket of the device would take what comes by `key`. `listeners`: those too that only wait for connections.
 #[inline(always)]
-pub fn device_uses(packet: &Packet, reply: &FlowKey) -> bool {
+pub fn device_takes(packet: &Packet, key: &FlowKey, listeners: bool) -> bool {
     if packet.proto != IPPROTO_TCP && packet.proto != IPPROTO_UDP {
         return false;
     }
     // `struct bpf_sock_tuple`: addresses, then both ports.
-    let [s0, s1] = reply.sport_be.to_ne_bytes();
-    let [d0, d1] = reply.dport_be.to_ne_bytes();
+    let [s0, s1] = key.sport_be.to_ne_bytes();
+    let [d0, d1] = key.dport_be.to_ne_bytes();
     let ports = u32::from_ne_bytes([s0, s1, d0, d1]);
-    let (src, dst) = (reply.src.words_be, reply.dst.words_be);
+    let (src, dst) = (key.src.words_be, key.dst.words_be);
     let mut tuple = [src[0], src[1], src[2], src[3], dst[0], dst[1], dst[2], dst[3], ports];
     let size = if packet.v4 {
         (tuple[0], tuple[1], tuple[2]) = (src[3], dst[3], ports);
@@ -65,6 +149,6 @@ pub fn device_uses(packet: &Packet, reply: &FlowKey) -> bool {
         }
         let listens = packet.proto == IPPROTO_TCP && (*socket).state == LISTENING;
         bpf_sk_release(socket.cast());
-        !listens
+        listeners || !listens
     }
 }

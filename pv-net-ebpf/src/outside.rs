@@ -6,7 +6,8 @@ use crate::{
     deliver::{AF_INET, AF_INET6},
     flow,
     forward::{by_stack, denied, plan_of, to_stack},
-    maps::{Plan, SOURCES, Scratch, epoch, hand_on, interface, scratch, uplink},
+    maps::{SOURCES, Scratch, epoch, hand_on, interface, scratch, uplink},
+    nat,
     packet::Packet,
     verdict::ACT_SHOT,
 };
@@ -67,7 +68,11 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
         mtu: me.mtu,
         ..FlowEntry::default()
     };
-    *plan = Plan { device_port: u32::from(src != key.src), ..plan_of(packet, src, key.dst, 0) };
+    *plan = plan_of(packet, src, key.dst, 0);
+    if src != key.src {
+        plan.masquerade = 1;
+        plan.offset = nat::mapping(&key, plan.first_port) as u16;
+    }
     hand_on(packet.skb, Stage::Open)
 }
 

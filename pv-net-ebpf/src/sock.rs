@@ -5,6 +5,7 @@
 
 use crate::{
     maps::{CONFIG, EVENTS, SOCK_ORIGINS, is_local},
+    nat,
     packet::IPPROTO_TCP,
     service,
     verdict::{count, event_time},
@@ -13,12 +14,14 @@ use aya_ebpf::{
     bindings::bpf_sock_addr,
     helpers::{
         bpf_get_current_comm,
-        generated::{bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
+        generated::{
+            bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
+        },
     },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use pv_net_common::{BindEvent, Ip, SockKey, SockOrigin, Stat, drop_reason::DROP_SLOTS};
+use pv_net_common::{BindEvent, Ip, SockKey, SockOrigin, Stat, drop_reason::DROP_SLOTS, event::NOBODY};
 
 /// The system call goes on.
 const GO_ON: i32 = 1;
@@ -154,8 +157,17 @@ fn keep_free(a: Address, family: Family) -> i32 {
     if owner.is_none() && addr.is_unspecified() && family.v6 {
         owner = service::publisher(Ip::from_v4_be(0), proto, port_be);
     }
-    let Some(identity) = owner else { return GO_ON };
-    tell(addr, proto, port_be, identity);
+    let Some(identity) = owner else {
+        if !is_loopback(addr) && nat::keep_for_device(proto, u16::from_be(port_be)) {
+            // None of these may be lost: flows end by it.
+            // SAFETY: the helper has no preconditions.
+            tell(unsafe { bpf_ktime_get_ns() }, addr, proto, port_be, NOBODY);
+        }
+        return GO_ON;
+    };
+    if let Some(now) = event_time(DROP_SLOTS) {
+        tell(now, addr, proto, port_be, identity);
+    }
     // SAFETY: a static of the object, read as the loader left it; the helper takes a number.
     unsafe {
         if core::ptr::read_volatile(&raw const HAS_SET_RETVAL) != 0 {
@@ -165,10 +177,9 @@ fn keep_free(a: Address, family: Family) -> i32 {
     REFUSED
 }
 
-/// Says who was refused which port: what the program itself says of it names nobody.
+/// Says who was refused which port, or has taken one of masquerade's: what the program itself says of it names nobody.
 #[inline(always)]
-fn tell(addr: Ip, proto: u32, port_be: u16, identity: u32) {
-    let Some(time_ns) = event_time(DROP_SLOTS) else { return };
+fn tell(time_ns: u64, addr: Ip, proto: u32, port_be: u16, identity: u32) {
     // SAFETY: the helper has no preconditions.
     let pid = unsafe { (bpf_get_current_pid_tgid() >> 32) as u32 };
     let comm = bpf_get_current_comm().unwrap_or_default();

@@ -8,6 +8,7 @@ use crate::{
     guard::same_mac,
     icmp,
     maps::{FLOWS, Plan, Scratch, endpoint, epoch, hand_on, is_local, scratch, uplink},
+    nat,
     packet::{IPPROTO_TCP, Packet},
     service::{self, Target},
     verdict::{ACT_OK, ACT_SHOT},
@@ -61,10 +62,15 @@ pub fn slow(packet: &mut Packet) -> i32 {
         && let Some(to) = service::of(&key)
         && let Some(target) = endpoint(to.addr)
     {
-        if packet.proto == IPPROTO_TCP && !packet.later && !packet.opens_tcp() && !flow::is_claimed(&key, target, &to) {
-            return answer::unknown_tcp(packet);
+        let goes_on = packet.proto == IPPROTO_TCP && !packet.later && !packet.opens_tcp();
+        if goes_on && flow::is_claimed(&key, target, &to) {
+            return inwards(packet, target, &to, epoch);
         }
-        return inwards(packet, target, &to, epoch);
+        // The device's own socket had the port before it was published.
+        if !packet.opens_tcp() && nat::device_takes(packet, &key, false) {
+            return ACT_OK;
+        }
+        return if goes_on { answer::unknown_tcp(packet) } else { inwards(packet, target, &to, epoch) };
     }
     ACT_OK
 }

@@ -6,6 +6,7 @@ use crate::ipam::store::StoreError;
 use crate::kernel::bpf::BpfError;
 use crate::kernel::netlink::NetError;
 use crate::kernel::netns::NetnsError;
+use crate::kernel::sysctl::SysctlError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -135,6 +136,12 @@ impl From<BpfError> for Failure {
             Some(help) => failure.help(help),
             None => failure,
         }
+    }
+}
+
+impl From<SysctlError> for Failure {
+    fn from(e: SysctlError) -> Self {
+        Self::new(Kind::Internal, e.to_string())
     }
 }
 

@@ -87,8 +87,8 @@ fn two_containers_with_one_source_port_are_told_apart() -> Result<()> {
             ensure!(client.ip() == device, "{client}");
             seen.push(client.port());
         }
-        // The port is kept when it is free.
-        ensure!(seen[0] == own_port && seen[1] != own_port && seen[1] >= 61_000, "{seen:?}");
+        // Each has one of masquerade's.
+        ensure!(seen[0] != seen[1] && seen.iter().all(|port| *port >= 61_000), "{seen:?}");
     }
     Ok(())
 }
@@ -98,7 +98,8 @@ fn the_devices_own_sockets_keep_their_ports() -> Result<()> {
     let lab = lab(&config())?;
     for (host, device) in hosts() {
         echo::serve(&lab.outside, host, PORT)?;
-        let port = if host.is_ipv4() { 5556 } else { 5558 };
+        // Of masquerade's range: the container's flow would have it.
+        let port = if host.is_ipv4() { 61_556 } else { 61_558 };
         let own = lab.device.ns.run(|| {
             let socket = std::net::UdpSocket::bind((device, port))?;
             socket.connect((host, PORT))?;

@@ -1,4 +1,4 @@
-//! Dropped packets and refused binds: from the kernel's ring buffer to everyone who listens.
+//! Dropped packets, refused binds and binds of masquerade's ports: from the kernel's ring buffer to everyone who listens.
 
 use super::Shared;
 use crate::daemon::Daemon;
@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use aya::maps::{MapData, RingBuf};
 use bytes::Bytes;
 use futures_util::stream;
+use pv_net_common::event::NOBODY;
 use pv_net_common::{BindEvent, DropEvent, DropReason};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -187,15 +188,19 @@ async fn forward(ring: RingBuf<MapData>, shared: &Shared) -> std::io::Result<()>
         }
         guard.clear_ready();
         if shared.events.receiver_count() == 0 {
-            // Refused binds are logged all the same.
+            // Refused binds are logged, and flows end, all the same.
             records.retain(|record| matches!(record, Record::Bind(_)));
         }
         if records.is_empty() {
             continue;
         }
-        let daemon = shared.daemon().await;
+        let mut daemon = shared.daemon().await;
         for record in &records {
             let view = match record {
+                Record::Bind(event) if event.identity == NOBODY => {
+                    daemon.port_is_taken(event.proto, u16::from_be(event.port_be));
+                    continue;
+                }
                 Record::Drop(event) => EventView::Drop(DropEventView::new(event, &daemon)),
                 Record::Bind(event) => {
                     let view = BindEventView::new(event, &daemon);

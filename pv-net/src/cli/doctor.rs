@@ -4,7 +4,6 @@ use super::table;
 use crate::daemon::Paths;
 use crate::kernel::bpf::{Probe, probe};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use pv_net_common::flow::NAT_FIRST_PORT;
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -26,30 +25,11 @@ pub fn run(paths: &Paths, json: bool) -> ExitCode {
         lost: "socket hooks, that a later version uses for published ports",
         remedy: "mount -t cgroup2 none DIR, and name it with --cgroup",
     });
-    probes.push(nat_ports());
     let usable = probes.iter().all(|p| p.ok || !p.required);
     let text =
         if json { format!("{:#}", json!({"usable": usable, "probes": probes})) } else { report(&probes, usable) };
     println!("{text}");
     if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Programs of the device must not be given the ports that masquerade takes.
-fn nat_ports() -> Probe {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    Probe {
-        name: "ports of masquerade (61000-65535) outside of ip_local_port_range",
-        ok: is_apart(&range),
-        required: false,
-        lost: "a program of the device and a container can want the same port to the same host: one of them fails",
-        remedy: "sysctl net.ipv4.ip_local_port_range=\"32768 60999\"",
-    }
-}
-
-/// Whether `range`, as the kernel writes it, has none of masquerade's ports.
-fn is_apart(range: &str) -> bool {
-    let ports: Vec<u16> = range.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    matches!(ports[..], [_, last] if last < NAT_FIRST_PORT)
 }
 
 fn bpffs(paths: &Paths) -> Probe {
@@ -81,22 +61,4 @@ fn report(probes: &[Probe], usable: bool) -> String {
     let end = if usable { "pv-net can run here" } else { "pv-net cannot run here" };
     lines.push(format!("{end}; {} missing", table::count(missing, "thing")));
     lines.join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_apart;
-
-    #[test]
-    fn the_range_must_end_before_masquerades() {
-        for (range, want) in [
-            ("32768\t60999\n", true),
-            ("1024 61000", false),
-            ("1024\t65535", false),
-            ("62000 63000", false),
-            ("", false),
-        ] {
-            assert_eq!(is_apart(range), want, "{range:?}");
-        }
-    }
 }

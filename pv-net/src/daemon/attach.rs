@@ -63,7 +63,9 @@ impl Daemon {
         match self.try_attach(&container, run, reference, &netns).await {
             Ok(()) => Ok(()),
             Err(failure) => {
+                let reserved = self.state.reserved_ports.take();
                 self.state = before;
+                self.state.reserved_ports = reserved;
                 store::save(&self.paths.state_dir, &self.state)?;
                 Err(failure.about(format!("container {name}")))
             }

@@ -8,6 +8,7 @@ mod container_view;
 mod detach;
 mod filters;
 mod outside;
+mod own_ports;
 mod paths;
 mod policy;
 mod policy_view;
@@ -83,6 +84,8 @@ pub struct Daemon {
     filterable: BTreeSet<IfName>,
     /// What is wrong with uplinks.
     outside_conditions: Vec<String>,
+    /// What is wrong with the device's ports beside those of containers.
+    port_conditions: Vec<String>,
     /// Uplinks without the filter that they should have.
     filter_conditions: Vec<String>,
     /// Whether the kernel said that addresses, links or routes changed.
@@ -126,6 +129,7 @@ impl Daemon {
             uplinks_down: BTreeSet::new(),
             filterable: BTreeSet::new(),
             outside_conditions: Vec::new(),
+            port_conditions: Vec::new(),
             filter_conditions: Vec::new(),
             outside_changed: false,
             astray: BTreeSet::new(),
@@ -262,6 +266,7 @@ impl Daemon {
     /// Removes flows that have been silent for too long; how long until that is worth doing again.
     pub fn tick(&mut self) -> Duration {
         let timeouts = self.device.flow_timeouts;
+        self.look_at_ports();
         let Some(plane) = &mut self.plane else { return next_sweep(None, &timeouts) };
         plane.set_timeouts(timeouts);
         let start = std::time::Instant::now();

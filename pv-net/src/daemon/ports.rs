@@ -51,6 +51,10 @@ impl Daemon {
         all
     }
 
+    pub(super) fn all_published(&self) -> Vec<Published> {
+        self.published().into_iter().map(|(_, p)| p).collect()
+    }
+
     /// The container with this identity.
     #[must_use]
     pub fn with_identity(&self, identity: u32) -> Option<&ContainerName> {
@@ -88,9 +92,14 @@ impl Daemon {
     /// # Errors
     /// The kernel's, such as a full map.
     pub(super) fn refresh_ports(&mut self) -> Result<(), Failure> {
-        let entries: Vec<_> =
-            self.published().iter().flat_map(|(_, p)| prefixes(p).into_iter().chain(reservations(p))).collect();
-        let Some(plane) = &mut self.plane else { return Ok(()) };
+        if self.plane.is_none() {
+            return Ok(());
+        }
+        let published = self.all_published();
+        let entries: Vec<_> = published.iter().flat_map(|p| prefixes(p).into_iter().chain(reservations(p))).collect();
+        // Before they are published: no socket gets one in between.
+        self.keep_ports_apart(&published)?;
+        let plane = self.plane()?;
         let gone = plane.set_services(&entries)?;
         if gone.is_empty() {
             return Ok(());

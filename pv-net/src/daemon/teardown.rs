@@ -2,7 +2,7 @@
 
 use super::Paths;
 use super::borrowed::Borrowed;
-use super::filters;
+use super::{filters, own_ports};
 use crate::failure::{Failure, Message};
 use crate::ipam::store;
 use crate::kernel::bpf;
@@ -31,6 +31,7 @@ pub async fn teardown(paths: &Paths) -> Result<(), Failure> {
                 failures.extend(filters::remove(filter, &net).await.err());
             }
             failures.extend(Borrowed::of(&state).give_back(&net).await);
+            failures.extend(own_ports::give_back(&state).err());
         }
         Err(e) => failures.push(e.into()),
     }

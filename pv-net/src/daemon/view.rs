@@ -238,6 +238,7 @@ impl Daemon {
     pub fn status(&self) -> Result<StatusView, Failure> {
         let mut conditions = self.start_conditions.clone();
         conditions.extend(self.outside_conditions.iter().cloned());
+        conditions.extend(self.port_conditions.iter().cloned());
         conditions.extend(self.declared_conditions.iter().chain(&self.policy.condition).cloned());
         conditions.extend(self.filter_conditions.iter().cloned());
         for pool in self.device.pools.keys() {

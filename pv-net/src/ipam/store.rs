@@ -43,6 +43,19 @@ pub struct State {
     /// Filters on uplinks; none where the kernel has tcx (6.6), whose links are pinned.
     #[serde(default)]
     pub filters: Vec<UplinkFilter>,
+    /// Ports that the device does not take for itself.
+    #[serde(default)]
+    pub reserved_ports: Option<ReservedPorts>,
+}
+
+/// What was done to `ip_local_reserved_ports`. Lists as the kernel writes them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReservedPorts {
+    /// What was there, and is given back.
+    pub was: String,
+    /// What was added.
+    pub ours: String,
 }
 
 /// A filter of clsact on an uplink. Nothing in the kernel says who put it there, nor who added the qdisc.

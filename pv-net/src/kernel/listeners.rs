@@ -1,4 +1,4 @@
-//! Sockets of the device that listen: who has a port.
+//! Sockets of the device: who has a port.
 
 use crate::model::Transport;
 use procfs::net::{TcpState, UdpNetEntry};
@@ -31,6 +31,21 @@ pub fn all() -> Vec<Listener> {
     let udp =
         udp.filter(unconnected).map(|e| Listener { transport: Transport::Udp, addr: e.local_address, inode: e.inode });
     tcp.chain(udp).collect()
+}
+
+/// Sockets of the daemon's namespace with a local port that `wanted` accepts, connected ones too. What has no owner any
+/// more is none: it only waits for its time to be over.
+#[must_use]
+pub fn holders(wanted: impl Fn(&Listener) -> bool) -> Vec<Listener> {
+    let tcp = [procfs::net::tcp(), procfs::net::tcp6()].into_iter().flatten().flatten();
+    let udp = [procfs::net::udp(), procfs::net::udp6()].into_iter().flatten().flatten();
+    let socket = |transport, addr: SocketAddr, inode| {
+        let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
+        Listener { transport, addr, inode }
+    };
+    let tcp = tcp.map(|e| socket(Transport::Tcp, e.local_address, e.inode));
+    let udp = udp.map(|e| socket(Transport::Udp, e.local_address, e.inode));
+    tcp.chain(udp).filter(|s| s.inode != 0).filter(wanted).collect()
 }
 
 /// The listener that stands in the way of publishing `ports` on `host` (`None`: every address of both families).

@@ -1,7 +1,8 @@
-//! Per-interface sysctls. `/proc/sys/net` shows the network namespace of the thread that opens it.
+//! Sysctls of interfaces and of the namespace. `/proc/sys/net` shows the network namespace of the thread that opens it.
 
 use crate::model::IfName;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 /// A sysctl that could not be read or written.
@@ -12,6 +13,37 @@ pub struct SysctlError {
     pub path: PathBuf,
     /// The kernel's answer.
     pub source: io::Error,
+}
+
+/// What the device's own connections have their ports from.
+pub const LOCAL_PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// What they do not get of it.
+pub const RESERVED_PORTS: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+/// A list of ports has at most so many bytes: every second one.
+const LONGEST: usize = 256 * 1024;
+
+/// Reads one of the namespace.
+///
+/// # Errors
+/// The kernel's.
+pub fn read(path: &str) -> Result<String, SysctlError> {
+    let read = || {
+        // In one call: a list of ports is cut to the size of the first, and has no second (`proc_do_large_bitmap`).
+        let mut text = vec![0; LONGEST];
+        let length = File::open(path)?.read(&mut text)?;
+        text.truncate(length);
+        String::from_utf8(text).map_err(io::Error::other)
+    };
+    read().map(|text| text.trim().to_owned()).map_err(|source| SysctlError { path: path.into(), source })
+}
+
+/// Writes one of the namespace.
+///
+/// # Errors
+/// The kernel's.
+pub fn write(path: &str, value: &str) -> Result<(), SysctlError> {
+    // An empty write does not reach the kernel.
+    fs::write(path, format!("{value}\n")).map_err(|source| SysctlError { path: path.into(), source })
 }
 
 /// A slash separates, so that a dot in a link's name is not taken for one.

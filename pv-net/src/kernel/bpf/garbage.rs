@@ -181,19 +181,22 @@ impl DataPlane {
                 self.transient.remove(&entry.opposite_key(key.proto))?;
             }
         }
-        for (key, flow) in self.transient.entries() {
-            match transient_silence(&flow, ticks, &self.timeouts) {
-                Some(silence) if silence.is_over() && was_reset(&flow) && !asked.contains(&key) => {
-                    self.asked.insert(key);
-                    doubtful.extend(Ended::inside(&key, &flow.reply));
+        let transient = self.transient.entries();
+        for (key, flow) in &transient {
+            match transient_silence(flow, ticks, &self.timeouts) {
+                Some(silence) if silence.is_over() && was_reset(flow) && !asked.contains(key) => {
+                    self.asked.insert(*key);
+                    doubtful.extend(Ended::inside(key, &flow.reply));
                     doubtful.extend(Ended::inside(&flow.origin, &flow.forward));
                     stays(Duration::ZERO);
                 }
-                Some(silence) if silence.is_over() => removed += usize::from(self.transient.remove(&key)?),
+                Some(silence) if silence.is_over() => removed += usize::from(self.transient.remove(key)?),
                 Some(silence) => stays(silence.left()),
                 None => {}
             }
         }
+        let openers = transient.iter().map(|(_, flow)| (&flow.origin, &flow.forward));
+        self.free_ports(entries.iter().chain(openers))?;
         // A count that seems wrong is looked at again soon.
         let next = if self.charges.off.is_empty() {
             next_sweep(left, &self.timeouts)

@@ -3,6 +3,7 @@
 use super::BpfError;
 use super::flows::{FlowRecord, FlowState, Ticks};
 use super::garbage::Charges;
+use super::owners::Owners;
 use super::pin;
 use super::programs::Programs;
 use super::stages::set_stages;
@@ -13,7 +14,7 @@ use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{TestRun, TestRunOptions};
 use pv_net_common::{
     ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FlowEntry, FlowKey, GlobalConfig, InterfaceInfo, Ip, SourceKey,
-    Stat, TransientFlow, UplinkInfo, names,
+    Stat, TransientFlow, UplinkInfo, names, nat,
 };
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -70,6 +71,7 @@ pub struct DataPlane {
     pub(super) flows: Table<FlowKey, FlowEntry>,
     pub(super) transient: Table<FlowKey, TransientFlow>,
     pub(super) charges: Charges,
+    pub(super) owners: Owners,
     pub(super) timeouts: FlowTimeouts,
     /// Flows with a reset whose containers were asked after the last sweep.
     pub(super) asked: HashSet<FlowKey>,
@@ -119,6 +121,7 @@ impl DataPlane {
             flows: Table::open(&maps, names::MAP_FLOWS)?,
             transient: Table::open(&maps, names::MAP_TRANSIENT)?,
             charges: Charges::open(&maps)?,
+            owners: Owners::open(&maps)?,
             timeouts: FlowTimeouts::default(),
             asked: HashSet::new(),
             endpoints: Table::open(&maps, names::MAP_ENDPOINTS)?,
@@ -136,6 +139,9 @@ impl DataPlane {
         let mut config = plane.config.get()?;
         config.abi = ABI_VERSION;
         config.epoch = config.epoch.max(1);
+        if config.nat_first_port == 0 {
+            config.nat_first_port = nat::FIRST_PORT;
+        }
         plane.config.set(config)?;
         plane.first_tick = (Instant::now(), plane.read_tick()?);
         let (links, conditions) = plane.adopt_links()?;
@@ -226,6 +232,20 @@ impl DataPlane {
         config.rules = u32::from(rules);
         self.config.set(config)?;
         Ok(config.epoch)
+    }
+
+    /// Masquerade takes its ports from the range that begins here. Nobody owns a port of another range.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_nat_range(&mut self, first_port: u16) -> Result<(), BpfError> {
+        let mut config = self.config.get()?;
+        if config.nat_first_port == first_port {
+            return Ok(());
+        }
+        config.nat_first_port = first_port;
+        self.config.set(config)?;
+        self.owners.clear()
     }
 
     fn read_tick(&mut self) -> Result<u64, BpfError> {

@@ -11,6 +11,7 @@ mod frame;
 mod garbage;
 mod hooks;
 mod load;
+mod owners;
 mod pin;
 mod policy;
 mod probe;
