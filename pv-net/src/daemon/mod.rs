@@ -7,6 +7,7 @@ mod borrowed;
 mod container_view;
 mod detach;
 mod filters;
+mod mtu;
 mod outside;
 mod own_ports;
 mod paths;
@@ -80,6 +81,10 @@ pub struct Daemon {
     uplinks: BTreeMap<IfName, u32>,
     /// Those of them that are set down.
     uplinks_down: BTreeSet<u32>,
+    /// The smallest MTU of the uplinks in use: that of pools which say none.
+    uplink_mtu: Option<u32>,
+    /// It is another one than the pools have.
+    mtu_changed: bool,
     /// Uplinks that the filter is for.
     filterable: BTreeSet<IfName>,
     /// What is wrong with uplinks.
@@ -127,6 +132,8 @@ impl Daemon {
             links: BTreeMap::new(),
             uplinks: BTreeMap::new(),
             uplinks_down: BTreeSet::new(),
+            uplink_mtu: None,
+            mtu_changed: false,
             filterable: BTreeSet::new(),
             outside_conditions: Vec::new(),
             port_conditions: Vec::new(),

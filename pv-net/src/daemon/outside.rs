@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// The links as the plan knows them.
-fn link_states(links: Vec<LinkInfo>) -> Vec<LinkState> {
+pub(super) fn link_states(links: Vec<LinkInfo>) -> Vec<LinkState> {
     let is_vrf = |l: &LinkInfo| l.kind.as_deref() == Some("vrf");
     let vrfs: BTreeMap<u32, String> = links.iter().filter(|l| is_vrf(l)).map(|l| (l.index, l.name.clone())).collect();
     let state = |l: LinkInfo| LinkState {
@@ -110,6 +110,7 @@ impl Daemon {
             let why = apart(link, &links, &bridges);
             self.outside_conditions.extend(why.map(|why| format!("uplink {}: {why}", link.name)));
         }
+        self.note_mtu(&links);
         let sources = sources(&self.uplinks, &address_infos);
         let others: Vec<_> =
             sources.iter().flat_map(|(link, s)| s.entries(*link)).take(MAX_SOURCES as usize / 2).collect();
@@ -144,7 +145,7 @@ impl Daemon {
     }
 
     /// The uplinks that are there, the important ones first: those of the configuration, else what leads out.
-    async fn uplink_names(
+    pub(super) async fn uplink_names(
         &mut self,
         links: &[LinkState],
         addresses: &[(u32, IpNetwork)],

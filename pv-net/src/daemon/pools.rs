@@ -10,8 +10,8 @@ use crate::model::{IfName, Mac, Pool, PoolName};
 use crate::plan::PoolLink;
 use std::collections::BTreeSet;
 
-/// What an Ethernet link has unless it is told otherwise.
-const DEFAULT_MTU: u32 = 1500;
+/// What every link of IPv6 has.
+const LEAST_IPV6_MTU: u32 = 1280;
 
 /// The addresses that a pool has on its bridge.
 fn gateways(pool: &Pool) -> Vec<BorrowedAddress> {
@@ -26,7 +26,11 @@ impl Daemon {
         self.pools.clear();
         self.pool_conditions.clear();
         self.remove_old_bridges().await?;
-        let default_mtu = self.uplink_mtu().await?;
+        let default_mtu = match self.uplink_mtu {
+            Some(mtu) => mtu,
+            None => self.expected_mtu().await?,
+        };
+        self.uplink_mtu = Some(default_mtu);
         let pools: Vec<Pool> = self.device.pools.values().cloned().collect();
         for pool in pools {
             if let Err(failure) = self.ensure_pool(&pool, default_mtu).await {
@@ -40,7 +44,8 @@ impl Daemon {
     async fn ensure_pool(&mut self, pool: &Pool, default_mtu: u32) -> Result<(), Failure> {
         // Other kinds have no link of their own; containers cannot be attached to them yet.
         let Some(bridge) = pool.bridge() else { return Ok(()) };
-        let mtu = pool.mtu.unwrap_or(default_mtu);
+        // Below its least MTU there is no IPv6 on a link (RFC 8200 section 5).
+        let mtu = pool.mtu.unwrap_or(if pool.v6.is_some() { default_mtu.max(LEAST_IPV6_MTU) } else { default_mtu });
         let mac = pool
             .v4
             .as_ref()
@@ -108,15 +113,5 @@ impl Daemon {
         self.state.forwarding.retain(|f| !unused.forwarding.contains(f));
         self.state.listening.retain(|link| !unused.listening.contains(link));
         Ok(())
-    }
-
-    /// The smallest MTU of the uplinks that are there.
-    async fn uplink_mtu(&self) -> Result<u32, Failure> {
-        if self.device.uplinks.is_empty() {
-            return Ok(DEFAULT_MTU);
-        }
-        let links = self.net.links().await?;
-        let uplinks = links.iter().filter(|l| self.device.uplinks.iter().any(|u| u.as_str() == l.name));
-        Ok(uplinks.map(|l| l.mtu).min().unwrap_or(DEFAULT_MTU))
     }
 }

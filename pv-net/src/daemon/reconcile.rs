@@ -17,8 +17,14 @@ impl Daemon {
             return Ok(());
         }
         let _quick = self.grace.expedite();
-        self.ensure_pools().await?;
-        self.refresh_outside().await?;
+        // The uplinks in use, that pools take their MTU from, are known only when the pools' bridges are.
+        for _ in 0..2 {
+            self.ensure_pools().await?;
+            self.refresh_outside().await?;
+            if !std::mem::take(&mut self.mtu_changed) {
+                break;
+            }
+        }
         let links = self.net.links().await?;
         self.note_links(&links);
         self.container_conditions.clear();
@@ -28,6 +34,7 @@ impl Daemon {
             tracing::debug!(%op, "apply");
             self.apply(&op).await?;
         }
+        self.fit_links(&links).await;
         self.refresh_ports()?;
         store::save(&self.paths.state_dir, &self.state)?;
         Ok(())
@@ -153,7 +160,7 @@ impl Daemon {
     pub async fn on_event(&mut self, event: &NetEvent) {
         let inside = match event {
             NetEvent::LinkGone { ours, .. } => *ours,
-            NetEvent::Link { index } | NetEvent::LeftBridge { index } => self.links.contains_key(index),
+            NetEvent::Link { index, .. } | NetEvent::LeftBridge { index } => self.links.contains_key(index),
             NetEvent::Changed => false,
         };
         if let NetEvent::LinkGone { index, .. } = event
@@ -164,7 +171,7 @@ impl Daemon {
                 tracing::warn!(%container, error = %e, "link not forgotten");
             }
         }
-        if let NetEvent::LeftBridge { index } = event
+        if let NetEvent::LeftBridge { index } | NetEvent::Link { index, up: false } = event
             && inside
         {
             self.astray.insert(*index);
@@ -186,12 +193,18 @@ impl Daemon {
         if let Err(e) = self.refresh_outside().await {
             tracing::warn!(error = %e, "uplinks not refreshed");
         }
+        if std::mem::take(&mut self.mtu_changed)
+            && let Err(e) = self.reconcile().await
+        {
+            tracing::warn!(error = %e, "pools do not follow the uplinks' MTU");
+        }
         // Of an uplink's first filter.
         self.put_away_object();
         self.refresh_policy().await;
     }
 
-    /// Makes a container's link a port of its bridge again when somebody took it off.
+    /// Makes a container's link a port of its bridge again when somebody took it off, and sets it up when it was set
+    /// down.
     async fn put_back(&mut self, index: u32) -> Result<(), Failure> {
         let Some((container, host_if)) = self.links.get(&index) else { return Ok(()) };
         let attachments = self.state.containers.get(container).map(|r| &r.attachments[..]).unwrap_or_default();
@@ -200,10 +213,14 @@ impl Daemon {
             return Ok(());
         };
         // A link that is deleted leaves its bridge first.
-        let link = self.net.link(host_if.as_str()).await?;
-        if link.is_some_and(|l| l.index == index && l.controller != Some(bridge)) {
+        let Some(link) = self.net.link(host_if.as_str()).await?.filter(|l| l.index == index) else { return Ok(()) };
+        if link.controller != Some(bridge) {
             tracing::warn!(%container, %host_if, "link was taken off its bridge: put back");
             self.net.enslave(host_if.as_str(), index, bridge).await?;
+        }
+        if !link.up {
+            tracing::warn!(%container, %host_if, "link was set down: set up again");
+            self.net.set_up(host_if.as_str(), index).await?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! BIG TCP on the pools' links: set when a link is made, and on those that are there when a pool's setting changes.
 
 use super::Daemon;
-use crate::kernel::netlink::{Net, NetError, alias, segments};
+use crate::kernel::netlink::{LinkInfo, Net, NetError, alias, in_runtime, segments};
 use crate::kernel::netns;
 use crate::model::{Attachment, Device, NetnsRef, Pool, PoolName};
 use std::collections::BTreeSet;
@@ -49,24 +49,34 @@ impl Daemon {
 }
 
 async fn resize_inside(reference: &NetnsRef, attachment: &Attachment, bytes: u32) {
-    let (name, mac) = (attachment.interface.clone(), attachment.mac.0);
-    let work = async move {
-        let net = Net::here()?;
-        // A link with another MAC is not ours.
-        if let Some(link) = net.link(name.as_str()).await?
-            && link.mac == Some(mac)
-        {
-            net.set_segment_bytes(name.as_str(), link.index, bytes).await;
-        }
-        Ok::<(), NetError>(())
+    let name = attachment.interface.clone();
+    let resize = async move |net: Net, link: LinkInfo| {
+        net.set_segment_bytes(name.as_str(), link.index, bytes).await;
+        Ok(())
     };
-    let done = match netns::open(reference) {
-        Ok(netns) => netns.run(move || crate::kernel::netlink::in_runtime(work)).await.map_err(|e| e.to_string()),
-        Err(e) => Err(e.to_string()),
-    };
-    match done {
-        Ok(Ok(())) => {}
-        Ok(Err(e)) => tracing::debug!(container = %attachment.container, error = %e, "segment size inside"),
-        Err(e) => tracing::debug!(container = %attachment.container, error = %e, "segment size inside"),
+    if let Err(e) = inside(reference, attachment, resize).await {
+        tracing::debug!(container = %attachment.container, error = %e, "segment size inside");
     }
+}
+
+/// Does `work` on a container's interface in its namespace. A link with another MAC is not ours, and left alone.
+pub(super) async fn inside<F>(
+    reference: &NetnsRef,
+    attachment: &Attachment,
+    work: impl FnOnce(Net, LinkInfo) -> F + Send + 'static,
+) -> Result<(), String>
+where
+    F: Future<Output = Result<(), NetError>> + Send,
+{
+    let (name, mac) = (attachment.interface.clone(), attachment.mac.0);
+    let found = async move {
+        let net = Net::here()?;
+        match net.link(name.as_str()).await? {
+            Some(link) if link.mac == Some(mac) => work(net, link).await,
+            _ => Ok(()),
+        }
+    };
+    let netns = netns::open(reference).map_err(|e| e.to_string())?;
+    let done = netns.run(move || in_runtime(found)).await.map_err(|e| e.to_string())?;
+    done.map_err(|e: NetError| e.to_string())
 }

@@ -2,4 +2,5 @@
 
 mod addresses;
 mod advertised;
+mod links;
 mod sources;

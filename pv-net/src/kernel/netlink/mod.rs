@@ -153,6 +153,14 @@ impl Net {
         self.set_link(name, index, |l| l.down()).await
     }
 
+    /// Sets a link's MTU, bytes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn set_mtu(&self, name: &str, index: u32, mtu: u32) -> Result<(), NetError> {
+        self.set_link(name, index, |l| l.mtu(mtu)).await
+    }
+
     /// Makes a link a port of bridge `bridge`.
     ///
     /// # Errors

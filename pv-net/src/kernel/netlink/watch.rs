@@ -4,6 +4,7 @@ use super::{LinkInfo, NetError, alias};
 use futures_util::StreamExt;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::link::LinkFlags;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::sync::mpsc;
 
@@ -23,6 +24,8 @@ pub enum NetEvent {
     Link {
         /// Interface index.
         index: u32,
+        /// It is set up.
+        up: bool,
     },
     /// A link is no port of its bridge any more.
     LeftBridge {
@@ -64,7 +67,7 @@ pub fn watch() -> Result<mpsc::UnboundedReceiver<NetEvent>, NetError> {
                     NetEvent::LeftBridge { index: m.header.index }
                 }
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(m)) => {
-                    NetEvent::Link { index: m.header.index }
+                    NetEvent::Link { index: m.header.index, up: m.header.flags.contains(LinkFlags::Up) }
                 }
                 NetlinkPayload::InnerMessage(_) => NetEvent::Changed,
                 _ => continue,
