@@ -265,7 +265,7 @@ fn quote<const N: usize>(packet: &Packet, frame: &mut Frame, at: usize) -> Resul
     if failed != 0 { Err(DropReason::Malformed) } else { Ok(()) }
 }
 
-const _: () = assert!(V4_ERROR <= FRAME_BYTES && V6_LONG_ERROR <= FRAME_BYTES && V6_ERROR < V6_LONG_ERROR);
+const _: () = assert!(V4_ERROR < V6_LONG_ERROR && V6_ERROR < V6_LONG_ERROR && V6_LONG_ERROR + 2 <= FRAME_BYTES);
 
 #[inline(always)]
 fn icmp4(packet: &Packet, from: Ip, error: Answer) -> Result<i32, DropReason> {
@@ -278,7 +278,7 @@ fn icmp4(packet: &Packet, from: Ip, error: Answer) -> Result<i32, DropReason> {
     put_word(frame, 38, error.rest.to_be());
     let check = checksum::<V4_ERROR>(frame, 34, 0);
     frame[36..38].copy_from_slice(&check);
-    Ok(send_back::<V4_ERROR>(packet, frame))
+    Ok(send_back::<V4_ERROR>(packet, frame, 0))
 }
 
 #[inline(always)]
@@ -302,7 +302,7 @@ fn icmp6<const QUOTE: usize, const N: usize>(packet: &Packet, from: Ip, error: A
     let seed = pseudo(N - 54, IPPROTO_ICMPV6) + sum_ip(src) + sum_ip(dst);
     let check = checksum::<N>(frame, 54, seed);
     frame[56..58].copy_from_slice(&check);
-    Ok(send_back::<N>(packet, frame))
+    Ok(send_back::<N>(packet, frame, seed))
 }
 
 /// RST that the sender accepts (RFC 9293 section 3.5.2, group 1).
@@ -341,9 +341,10 @@ fn reset<const N: usize>(packet: &Packet) -> i32 {
     } else {
         sum_ip(src) + sum_ip(dst)
     };
-    let check = checksum::<N>(frame, at, pseudo(20, IPPROTO_TCP) + addresses);
+    let seed = pseudo(20, IPPROTO_TCP) + addresses;
+    let check = checksum::<N>(frame, at, seed);
     frame[at + 16..at + 18].copy_from_slice(&check);
-    send_back::<N>(packet, frame)
+    send_back::<N>(packet, frame, seed)
 }
 
 /// Offset of the IP packet's end; what is behind it in the frame is padding.
@@ -357,15 +358,57 @@ fn end(packet: &Packet) -> u32 {
     }
 }
 
-/// Turns the packet into the first `N` bytes of `frame` and sends it out of the link that it came in on; what is for the
-/// device comes in by the pool's bridge, where no guard asks for what the container may send.
+/// Where the packet's checksum stands that is left to a card (`CHECKSUM_PARTIAL`): one of a machine on this one, or of
+/// segments that became one. No helper says so; but what is cut may not end before it (`__bpf_skb_min_len`).
 #[inline(always)]
-fn send_back<const N: usize>(packet: &Packet, frame: &Frame) -> i32 {
+fn left_to_card(packet: &Packet) -> Option<u32> {
+    let at = packet.l4
+        + match packet.proto {
+            IPPROTO_TCP => 16,
+            IPPROTO_UDP => 6,
+            _ => return None,
+        };
+    // SAFETY: the helper checks the length itself.
+    let failed = unsafe { bpf_skb_change_tail(packet.skb.cast(), at + 1, 0) };
+    if failed != 0 { Some(at) } else { None }
+}
+
+/// Makes the answer right whether a card has its say or not: as it does for the packet, that adds up all from the
+/// upper-layer header on, and writes the complement to `at`. How many bytes the frame is longer for it.
+///
+/// A reset has its checksum there, and begins with the pseudo-header's sum. In an error something else stands there, and
+/// two bytes behind the packet's end, that nobody reads, see to it that the same is written again.
+#[inline(always)]
+fn leave_to_card<const N: usize>(packet: &Packet, frame: &mut Frame, at: u32, seed: u32) -> u32 {
+    let at = match (packet.v4, at) {
+        (true, 40) => 40,
+        (true, 50) => 50,
+        (false, 60) => 60,
+        (false, 70) => 70,
+        // Behind options or extension headers, that the answer has none of: right until it comes to a card.
+        _ => return 0,
+    };
+    if N == V4_RESET || N == V6_RESET {
+        frame[at..at + 2].copy_from_slice(&csum::fold(seed).to_ne_bytes());
+        return 0;
+    }
+    let stands = u16::from_ne_bytes([frame[at], frame[at + 1]]);
+    let rest = csum::fold((!stands) as u32 + csum::fold(seed) as u32);
+    frame[N..N + 2].copy_from_slice(&rest.to_ne_bytes());
+    2
+}
+
+/// Turns the packet into the first `N` bytes of `frame` and sends it out of the link that it came in on; what is for the
+/// device comes in by the pool's bridge, where no guard asks for what the container may send. `seed`: the sum of the
+/// pseudo-header of what is answered with.
+#[inline(always)]
+fn send_back<const N: usize>(packet: &Packet, frame: &mut Frame, seed: u32) -> i32 {
     let skb = packet.skb.cast();
+    let length = N as u32 + left_to_card(packet).map_or(0, |at| leave_to_card::<N>(packet, frame, at, seed));
     // SAFETY: the helpers check offsets and lengths themselves.
     unsafe {
-        if bpf_skb_change_tail(skb, N as u32, 0) != 0
-            || bpf_skb_store_bytes(skb, 0, frame.as_ptr().cast(), N as u32, 0) != 0
+        if bpf_skb_change_tail(skb, length, 0) != 0
+            || bpf_skb_store_bytes(skb, 0, frame.as_ptr().cast(), length, 0) != 0
         {
             return ACT_SHOT;
         }

@@ -12,7 +12,37 @@ use std::time::Duration;
 /// Runs until it is finished.
 pub struct Capture {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<BTreeMap<verify::Seen, u64>>>,
+    thread: JoinHandle<Result<Captured>>,
+}
+
+/// What was on a link.
+#[derive(Debug, Default)]
+pub struct Captured {
+    /// What came in.
+    pub received: Frames,
+    /// What went out.
+    pub sent: Frames,
+}
+
+/// Frames of one direction.
+#[derive(Debug, Default)]
+pub struct Frames {
+    /// How many there were of each kind.
+    pub kinds: BTreeMap<verify::Seen, u64>,
+    /// Bytes of the largest, with its Ethernet header: that of a frame, or of several that the kernel handles as one.
+    pub largest: usize,
+}
+
+impl Captured {
+    /// How many frames of each kind there were, in both directions.
+    #[must_use]
+    pub fn kinds(self) -> BTreeMap<verify::Seen, u64> {
+        let mut all = self.received.kinds;
+        for (seen, count) in self.sent.kinds {
+            *all.entry(seen).or_default() += count;
+        }
+        all
+    }
 }
 
 /// `PACKET_AUXDATA` of packet(7), and its status bit: the checksum is left to the network card.
@@ -34,13 +64,13 @@ impl Capture {
         Ok(Self { stop, thread })
     }
 
-    /// Ends it: how many packets of each kind there were.
+    /// Ends it: what there was.
     ///
     /// # Errors
     /// The first wrong checksum.
-    pub fn finish(self) -> Result<BTreeMap<verify::Seen, u64>> {
+    pub fn finish(self) -> Result<Captured> {
         // What was sent last is on its way through.
-        std::thread::sleep(crate::patience(Duration::from_millis(100)));
+        std::thread::sleep(Duration::from_millis(100));
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow::anyhow!("the capture panicked"))?
     }
@@ -72,15 +102,17 @@ fn open(link: &str) -> Result<OwnedFd> {
     }
 }
 
-fn read_all(socket: &OwnedFd, stop: &AtomicBool, quotes: bool) -> Result<BTreeMap<verify::Seen, u64>> {
-    let mut kinds = BTreeMap::new();
+fn read_all(socket: &OwnedFd, stop: &AtomicBool, quotes: bool) -> Result<Captured> {
+    let mut all = Captured::default();
     let mut buffer = vec![0u8; 600_000];
     loop {
         // Asked before the queue is: what came before the end is read.
         let last = stop.load(Ordering::Relaxed);
-        while let Some((size, partial)) = next(socket, &mut buffer)? {
+        while let Some(Next { size, partial, outgoing }) = next(socket, &mut buffer)? {
+            let frames = if outgoing { &mut all.sent } else { &mut all.received };
+            frames.largest = frames.largest.max(size);
             if let Some(seen) = verify::frame(&buffer[..size], partial, quotes)? {
-                *kinds.entry(seen).or_default() += 1;
+                *frames.kinds.entry(seen).or_default() += 1;
             }
         }
         if last {
@@ -88,17 +120,27 @@ fn read_all(socket: &OwnedFd, stop: &AtomicBool, quotes: bool) -> Result<BTreeMa
         }
     }
     ensure!(dropped(socket)? == 0, "packets were missed");
-    Ok(kinds)
+    Ok(all)
 }
 
-/// The next frame's length, and whether its checksum is left to the card.
-fn next(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(usize, bool)>> {
+/// A frame that was read: its length, whether its checksum is left to the card, and its direction.
+struct Next {
+    size: usize,
+    partial: bool,
+    outgoing: bool,
+}
+
+/// The next frame.
+fn next(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<Next>> {
     let mut control = [0u64; 16];
     let mut data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: a C struct of integers and pointers, filled in below; all of what it points to outlives the call. What
     // the kernel writes into the control buffer is walked with its own macros.
     unsafe {
+        let mut from: libc::sockaddr_ll = std::mem::zeroed();
         let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_name = (&raw mut from).cast();
+        message.msg_namelen = libc::socklen_t::try_from(size_of_val(&from))?;
         (message.msg_iov, message.msg_iovlen) = (&raw mut data, 1);
         (message.msg_control, message.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control));
         let size = libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0);
@@ -114,7 +156,8 @@ fn next(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(usize, bool)>> {
             if ((*at).cmsg_level, (*at).cmsg_type) == (libc::SOL_PACKET, AUXDATA) {
                 // `tp_status` is the first word of `struct tpacket_auxdata`.
                 let status = libc::CMSG_DATA(at).cast::<u32>().read_unaligned();
-                return Ok(Some((size, status & CHECKSUM_NOT_READY != 0)));
+                let outgoing = from.sll_pkttype == libc::PACKET_OUTGOING;
+                return Ok(Some(Next { size, partial: status & CHECKSUM_NOT_READY != 0, outgoing }));
             }
             at = libc::CMSG_NXTHDR(&raw const message, at);
         }

@@ -5,7 +5,8 @@ use harness::configs::{self, DEVICE, HOST, HOSTS};
 use harness::{Container, Device, Namespace, capture::Capture, echo, frame, raw::RawSocket, verify::Seen};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 const PORT: u16 = 7000;
@@ -89,7 +90,7 @@ fn captured(lab: &Lab, quotes: bool) -> Result<Vec<BTreeMap<Seen, u64>>> {
     ];
     let done = traffic(lab);
     // A wrong checksum explains why something did not come through.
-    let seen = links.into_iter().map(Capture::finish).collect::<Result<Vec<_>>>()?;
+    let seen = links.into_iter().map(|link| Ok(link.finish()?.kinds())).collect::<Result<Vec<_>>>()?;
     done.map(|()| seen)
 }
 
@@ -165,6 +166,85 @@ fn a_datagram_without_one_stays_so() -> Result<()> {
         outside.send_to(answer.as_bytes(), client)?;
         inside.recv_from(&mut [0; 200])?;
         bare(&lan, answer.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// An option of a socket.
+fn set(socket: &impl AsRawFd, (level, name): (libc::c_int, libc::c_int), value: libc::c_int) -> Result<()> {
+    let size = libc::socklen_t::try_from(size_of_val(&value))?;
+    // SAFETY: the kernel reads one integer.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+    ensure!(done == 0, "option {name}: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// What a datagram from outside that asks too much is answered with.
+fn datagram_is_refused(lab: &Lab, device: IpAddr) -> Result<()> {
+    let (level, errors, hops, mtu) = match device {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR, libc::IP_TTL, libc::IP_MTU),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, libc::IPV6_UNICAST_HOPS, libc::IPV6_MTU),
+    };
+    let any: IpAddr = if device.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+    let socket = lab.outside.run(|| Ok(UdpSocket::bind((any, 0))?))?;
+    socket.connect((device, 8080))?;
+    socket.set_read_timeout(Some(echo::PATIENCE))?;
+    set(&socket, (level, errors), 1)?;
+    set(&socket, (level, hops), 1)?;
+    socket.send(b"at the end of its hops")?;
+    let told = socket.recv(&mut [0; 64]).err().and_then(|e| e.raw_os_error());
+    ensure!(told == Some(libc::EHOSTUNREACH), "{device}: at the end of its hops: {told:?}");
+    set(&socket, (level, hops), 64)?;
+    socket.send(&[0; 1450])?;
+    let told = socket.recv(&mut [0; 64]).err().and_then(|e| e.raw_os_error());
+    ensure!(told == Some(libc::EMSGSIZE), "{device}: too large: {told:?}");
+    let (mut found, mut size) = (0u32, libc::socklen_t::try_from(size_of::<u32>())?);
+    // SAFETY: the kernel writes at most `size` bytes.
+    let got = unsafe { libc::getsockopt(socket.as_raw_fd(), level, mtu, (&raw mut found).cast(), &raw mut size) };
+    ensure!(got == 0 && found == 1400, "{device}: the path's MTU is {found}");
+    Ok(())
+}
+
+/// Packets whose checksum is left to a card, as virtual machines and GRO make them, are answered by being turned into the
+/// answer, and stay so (`CHECKSUM_PARTIAL`): where the answer leaves by a card (`skb_checksum_help` here), that writes into
+/// it. It must be right then, and where it comes to no card.
+#[test]
+fn answers_are_right_whatever_a_card_adds() -> Result<()> {
+    for card in [true, false] {
+        let mut config = configs::masqueraded();
+        config["network"]["pools"]["internal"]["mtu"] = json!(1400);
+        let mut device = Device::new(&config)?;
+        let outside = device.outside("up0", &DEVICE, &HOST)?;
+        device.start()?;
+        let run = json!({"name": "web", "network": {"pool": "internal", "ports": ["8080:80/tcp", "8080:80/udp"]}});
+        let web = device.attach_run(&run)?;
+        let peer = device.attach("peer", "internal")?;
+        if card {
+            device.ns.sh("ethtool -K up0 tx off tso off gso off")?;
+        }
+        echo::serve(&web.ns, Ipv6Addr::UNSPECIFIED.into(), 80)?;
+        let mut lab = Lab { device, outside, web, peer };
+        let capture = Capture::start(&lab.outside, "eth0", false)?;
+        for (_, device) in HOSTS {
+            datagram_is_refused(&lab, device)?;
+        }
+        // The connections are of a container that is gone when they go on.
+        let mut streams = Vec::new();
+        for (_, device) in HOSTS {
+            streams.push(echo::connect(&lab.outside, (device, 8080).into())?);
+        }
+        lab.device.cli(&["detach", "web"]).ok()?;
+        lab.web = lab.device.attach_run(&run)?;
+        for stream in &mut streams {
+            stream.write_all(b"is anybody there?")?;
+            let end = stream.read_to_end(&mut Vec::new()).err().map(|e| e.kind());
+            ensure!(end == Some(ErrorKind::ConnectionReset), "a connection to nobody ends by {end:?}");
+        }
+        let seen = capture.finish()?.received.kinds;
+        for (v6, proto) in [(false, 1), (true, 58), (false, 6), (true, 6)] {
+            let right = |s: &&Seen| (s.v6, s.proto) == (v6, proto) && (!card || !s.partial);
+            ensure!(seen.keys().any(|s| right(&s)), "card: {card}: no answer of protocol {proto}: {seen:?}");
+        }
     }
     Ok(())
 }
