@@ -104,10 +104,8 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 /// When the kernel does not tell.
 pub fn own_cookie() -> io::Result<u64> {
     use std::os::fd::AsRawFd;
-    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).or_else(|_| {
-        // Without a loopback address, a socket that is not bound to one.
-        std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))
-    })?;
+    // Any socket knows it; this one needs no address, and no family that the unit does not have anyway.
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
     let mut cookie = 0u64;
     let mut size = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the option writes a u64, and the buffer's size is told.

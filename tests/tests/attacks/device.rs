@@ -4,3 +4,4 @@ mod addresses;
 mod advertised;
 mod links;
 mod sources;
+mod unit;
