@@ -24,9 +24,9 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
+        f.write_str(&one_line(&self.file))?;
         if !self.path.is_empty() {
-            write!(f, ": {}", self.path)?;
+            write!(f, ": {}", one_line(&self.path))?;
         }
         if let Some(value) = &self.value {
             write!(f, ": {value}")?;
@@ -37,20 +37,32 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// More than anybody reads. A file with as many as it can hold must not take a device's memory.
+const MAX_ERRORS: usize = 1000;
+
 /// The errors of one file so far.
 pub(super) struct Checker {
     file: String,
-    schema: Option<fn() -> Schema>,
+    schema: Option<fn() -> &'static Schema>,
     pub errors: Vec<ConfigError>,
 }
 
 /// `value` for an error message: not longer than a line takes.
 fn show(value: &Value) -> String {
-    let text = value.to_string();
+    let text = one_line(&value.to_string());
     match text.char_indices().nth(80) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text,
     }
+}
+
+/// The text as a terminal and a log show it in one line: a file may hold any character.
+fn one_line(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 impl Checker {
@@ -60,20 +72,27 @@ impl Checker {
 
     /// Notes an error. Without help, what the field at `path` is for is the help.
     pub fn wrong(&mut self, path: &str, value: Option<&Value>, why: impl Into<String>, help: Option<String>) {
-        let described = || Some(format!("{path} is: {}", describe(&self.schema?(), path)?));
-        let help = help.or_else(described);
-        self.errors.push(ConfigError {
+        if self.errors.len() == MAX_ERRORS {
+            return;
+        }
+        let described = || Some(format!("{path} is: {}", describe(self.schema?(), path)?));
+        let mut error = ConfigError {
             file: self.file.clone(),
             path: path.to_owned(),
             value: value.map(show),
-            why: why.into(),
-            help,
-        });
+            why: one_line(&why.into()),
+            help: help.or_else(described).map(|help| one_line(&help)),
+        };
+        if self.errors.len() + 1 == MAX_ERRORS {
+            let why = format!("has more than {MAX_ERRORS} errors: those behind this one are not shown");
+            error = ConfigError { path: String::new(), value: None, why, help: None, ..error };
+        }
+        self.errors.push(error);
     }
 
     /// Reads the whole file as a `T`.
     pub fn file<T: serde::de::DeserializeOwned + Section>(&mut self, text: &str) -> Option<T> {
-        self.schema = Some(|| schemars::schema_for!(T));
+        self.schema = Some(T::schema);
         // Twice the same key: the second would win in silence.
         if let Err(e) = serde_json::from_str::<super::duplicates::NoDuplicates>(text) {
             let help = Some("the file is JSON (RFC 8259) with each key once in its object".to_owned());
@@ -101,6 +120,9 @@ impl Checker {
     /// Reports the fields that `T` does not know.
     fn known<T: Section>(&mut self, path: &str, field: &Field<T>) {
         let Ok(section) = &field.parsed else { return };
+        if section.unknown().is_empty() {
+            return;
+        }
         let names = T::names();
         for (key, value) in section.unknown() {
             let help = match nearest(key, &names) {

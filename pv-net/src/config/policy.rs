@@ -81,7 +81,9 @@ fn selector(
         return None;
     };
     let path = join(path, key);
-    let Ok(raw) = &field.parsed else {
+    // A word stands for itself; serde takes `{"host": null}` for one too.
+    let of_its_form = |raw: &&raw::Selector| !matches!(raw, raw::Selector::Word(_)) || field.value.is_string();
+    let Some(raw) = field.parsed.as_ref().ok().filter(of_its_form) else {
         c.wrong(&path, Some(&field.value), "is no selector", Some(SELECTORS.to_owned()));
         return None;
     };

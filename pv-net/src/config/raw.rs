@@ -3,10 +3,11 @@
 
 use super::field::{Field, Section};
 use crate::model::{HostAccess, XdpChoice};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 macro_rules! section {
     ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty,)* }) => {
@@ -24,6 +25,11 @@ macro_rules! section {
         impl Section for $name {
             fn unknown(&self) -> &Map<String, Value> {
                 &self.unknown
+            }
+
+            fn schema() -> &'static Schema {
+                static SCHEMA: LazyLock<Schema> = LazyLock::new(|| schemars::schema_for!($name));
+                &SCHEMA
             }
         }
     };

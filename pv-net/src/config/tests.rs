@@ -30,6 +30,25 @@ fn pool(fields: Value) -> Value {
 }
 
 #[test]
+fn an_error_is_one_line() {
+    let text = "{\"network\": {\"a\\n\\u001b[31m\": 1, \"backend\": \"b\\nc\"}}";
+    let errors = parse_device("device.json", text).expect_err("wrong");
+    assert_eq!(errors.len(), 2);
+    for error in errors {
+        assert!(!error.to_string().contains(char::is_control), "{error:?}");
+    }
+}
+
+#[test]
+fn nobody_reads_more_than_a_thousand_errors() {
+    let list = vec![json!({"pool": 1}); 2000];
+    let text = json!({"name": "web", "network": {"interfaces": list}}).to_string();
+    let errors = parse_run("run.json", &text).expect_err("wrong");
+    assert_eq!(errors.len(), 1000);
+    assert!(errors[999].to_string().contains("more than 1000 errors"));
+}
+
+#[test]
 fn devices_that_are_wrong() {
     let ok = json!({"subnet": "10.0.3.0/24"});
     let cases: Vec<Case> = vec![
@@ -73,6 +92,11 @@ fn devices_that_are_wrong() {
             "mtu too small for IPv6",
             pool(json!({"subnet6": "fd00::/64", "mtu": 1000})),
             &[("network.pools.p.mtu", "1280")],
+        ),
+        (
+            "an object in the place of a name",
+            pool(json!({"subnet": "10.0.3.0/24", "type": {"bridge": null}})),
+            &[("network.pools.p.type", "expected a name")],
         ),
         (
             "mtu of a wrong type",

@@ -2,9 +2,10 @@
 
 use crate::config::field::{Field, Section};
 use crate::model::{ContainerKind, NetworkMode};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::sync::LazyLock;
 
 /// A container's configuration, `run.json`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -34,6 +35,11 @@ pub struct Run {
 impl Section for Run {
     fn unknown(&self) -> &Map<String, Value> {
         &self.unknown
+    }
+
+    fn schema() -> &'static Schema {
+        static SCHEMA: LazyLock<Schema> = LazyLock::new(|| schemars::schema_for!(Run));
+        &SCHEMA
     }
 }
 
