@@ -145,7 +145,7 @@ pub fn load(dir: &Path) -> Result<(State, Vec<String>), StoreError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((State::default(), Vec::new())),
         Err(e) => return Err(failed("read", &path)(e)),
     };
-    match parse(&text) {
+    match decode(&text) {
         Ok(state) => Ok((state, Vec::new())),
         Err(why) => {
             let aside = free_name(dir);
@@ -164,7 +164,11 @@ fn free_name(dir: &Path) -> PathBuf {
     (1u32..).map(|n| dir.join(format!("{FILE}.corrupt-{n}"))).find(|p| !p.exists()).unwrap_or_else(|| dir.join(FILE))
 }
 
-fn parse(text: &[u8]) -> Result<State, String> {
+/// The state in the text of a file.
+///
+/// # Errors
+/// What is wrong with it: that it is torn, of another version, or makes no sense.
+pub fn decode(text: &[u8]) -> Result<State, String> {
     let envelope: Envelope<&serde_json::value::RawValue> =
         serde_json::from_slice(text).map_err(|e| format!("torn or not JSON: {e}"))?;
     if envelope.version != VERSION {
@@ -176,17 +180,31 @@ fn parse(text: &[u8]) -> Result<State, String> {
     serde_json::from_str(envelope.body.get()).map_err(|e| e.to_string())
 }
 
+/// The text of the file that holds `state`.
+///
+/// # Errors
+/// The encoder's.
+pub fn encode(state: &State) -> serde_json::Result<Vec<u8>> {
+    envelope(serde_json::to_string(state)?)
+}
+
+/// The text of a file with this body.
+///
+/// # Errors
+/// When it is no JSON.
+pub fn envelope(body: String) -> serde_json::Result<Vec<u8>> {
+    let checksum = checksum(&body);
+    let body = serde_json::value::RawValue::from_string(body)?;
+    serde_json::to_vec(&Envelope { version: VERSION, checksum, body })
+}
+
 /// Writes the state to `dir`, durably: when this returns, a power cut cannot lose it.
 ///
 /// # Errors
 /// When the disk refuses; the old file is still there then.
 pub fn save(dir: &Path, state: &State) -> Result<(), StoreError> {
     let (path, new) = (dir.join(FILE), dir.join(NEW_FILE));
-    let body = serde_json::to_string(state).map_err(|e| failed("encode", &path)(e.into()))?;
-    let checksum = checksum(&body);
-    let body = serde_json::value::RawValue::from_string(body).map_err(|e| failed("encode", &path)(e.into()))?;
-    let text = serde_json::to_vec(&Envelope { version: VERSION, checksum, body })
-        .map_err(|e| failed("encode", &path)(e.into()))?;
+    let text = encode(state).map_err(|e| failed("encode", &path)(e.into()))?;
     let mut file = File::create(&new).map_err(failed("write", &new))?;
     file.write_all(&text).map_err(failed("write", &new))?;
     file.sync_all().map_err(failed("write", &new))?;

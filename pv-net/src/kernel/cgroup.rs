@@ -15,7 +15,8 @@ pub fn find(wanted: &Path) -> Option<PathBuf> {
 }
 
 /// The mount point of a cgroup2 line of `mountinfo` (proc(5)).
-fn mount_point(line: &str) -> Option<PathBuf> {
+#[must_use]
+pub fn mount_point(line: &str) -> Option<PathBuf> {
     let (mount, kind) = line.split_once(" - ")?;
     let is_unified = kind.split(' ').next() == Some("cgroup2");
     is_unified.then(|| mount.split(' ').nth(4).map(PathBuf::from)).flatten()

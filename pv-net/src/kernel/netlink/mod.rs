@@ -12,6 +12,7 @@ mod watch;
 
 pub use bridge::{BridgeSpec, Ensured, ensure_bridge};
 pub use error::NetError;
+pub use route::default_route_of;
 pub(crate) use veth::in_runtime;
 pub use veth::{VethSpec, address_inside, attach_veth, has_end_of, host_if_name, raise_inside};
 pub use watch::{NetEvent, watch};
@@ -222,7 +223,9 @@ impl Net {
     }
 }
 
-fn info_of(message: &AddressMessage) -> Option<AddressInfo> {
+/// The address that a message is about; none when it names none.
+#[must_use]
+pub fn info_of(message: &AddressMessage) -> Option<AddressInfo> {
     let (link, address) = address_of(message)?;
     let find = |a: &AddressAttribute| if let AddressAttribute::Flags(flags) = a { Some(*flags) } else { None };
     let low = || AddressFlags::from_bits_retain(message.header.flags.bits().into());

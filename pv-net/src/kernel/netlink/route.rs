@@ -25,10 +25,16 @@ impl Net {
                 .try_collect()
                 .await
                 .map_err(NetError::nl("list", "routes"))?;
-            links.extend(routes.iter().filter(|r| is_default(r)).flat_map(outputs));
+            links.extend(routes.iter().flat_map(default_route_of));
         }
         Ok(links)
     }
+}
+
+/// Indices of the links that `route` leads to, when it is a default route of the main table.
+#[must_use]
+pub fn default_route_of(route: &RouteMessage) -> Vec<u32> {
+    if is_default(route) { outputs(route) } else { Vec::new() }
 }
 
 fn is_default(route: &RouteMessage) -> bool {

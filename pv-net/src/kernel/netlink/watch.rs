@@ -36,6 +36,29 @@ pub enum NetEvent {
     Changed,
 }
 
+impl NetEvent {
+    /// What a message of the kernel says; nothing for one that is no change.
+    #[must_use]
+    pub fn of(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Self> {
+        let NetlinkPayload::InnerMessage(message) = payload else { return None };
+        Some(match message {
+            // A bridge says of a port that leaves it that it is gone.
+            RouteNetlinkMessage::DelLink(m) if m.header.interface_family == AddressFamily::Bridge => {
+                Self::LeftBridge { index: m.header.index }
+            }
+            RouteNetlinkMessage::DelLink(m) => {
+                let link = LinkInfo::from(m);
+                let ours = link.kind.as_deref() == Some("veth") && alias::is_ours(link.alias.as_deref());
+                Self::LinkGone { index: link.index, name: link.name, ours }
+            }
+            RouteNetlinkMessage::NewLink(m) => {
+                Self::Link { index: m.header.index, up: m.header.flags.contains(LinkFlags::Up) }
+            }
+            _ => Self::Changed,
+        })
+    }
+}
+
 /// Events of the calling thread's namespace, until the receiver is dropped.
 ///
 /// # Errors
@@ -54,24 +77,7 @@ pub fn watch() -> Result<mpsc::UnboundedReceiver<NetEvent>, NetError> {
     let (send, receive) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some((message, _)) = messages.next().await {
-            let event = match message.payload {
-                // A bridge says of a port that leaves it that it is gone.
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(m))
-                    if m.header.interface_family != AddressFamily::Bridge =>
-                {
-                    let link = LinkInfo::from(&m);
-                    let ours = link.kind.as_deref() == Some("veth") && alias::is_ours(link.alias.as_deref());
-                    NetEvent::LinkGone { index: link.index, name: link.name, ours }
-                }
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(m)) => {
-                    NetEvent::LeftBridge { index: m.header.index }
-                }
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(m)) => {
-                    NetEvent::Link { index: m.header.index, up: m.header.flags.contains(LinkFlags::Up) }
-                }
-                NetlinkPayload::InnerMessage(_) => NetEvent::Changed,
-                _ => continue,
-            };
+            let Some(event) = NetEvent::of(&message.payload) else { continue };
             if send.send(event).is_err() {
                 break;
             }
