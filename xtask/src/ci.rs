@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::run::{self, cargo};
-use crate::{setup, test, vm};
+use crate::{fuzz, setup, test, vm};
 
 /// Runs every check, cheapest first, and ends at the first that fails.
 pub fn run() -> Result<()> {
@@ -24,6 +24,8 @@ pub fn run() -> Result<()> {
     step("docs", &["doc", "--workspace", "--no-deps", "--quiet"])?;
     println!("ci: tests ({} s)", start.elapsed().as_secs());
     test::run(&test::Args::strict())?;
+    println!("ci: fuzzing ({} s)", start.elapsed().as_secs());
+    fuzz::run(&fuzz::Args::for_ci())?;
     println!("ci: kernels in emulated machines ({} s)", start.elapsed().as_secs());
     vm::run(&vm::Args::for_ci())?;
     println!("ci: green after {} s", start.elapsed().as_secs());

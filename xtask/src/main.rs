@@ -1,10 +1,11 @@
-//! Build and test runner of pv-net: `cargo xtask setup`, `build`, `demo`, `test`, `bench`, `vm`, `ci`.
+//! Build and test runner of pv-net: `cargo xtask setup`, `build`, `demo`, `test`, `bench`, `vm`, `fuzz`, `ci`.
 
 mod bench;
 mod build;
 mod ci;
 mod demo;
 mod fault;
+mod fuzz;
 mod run;
 mod setup;
 mod signals;
@@ -37,7 +38,9 @@ enum Task {
     Bench(bench::Args),
     /// Boot the kernels of distributions in emulated machines, and check the data plane on each
     Vm(vm::Args),
-    /// What CI runs: formatting, lints, docs, licences and all tests. A skipped test fails it
+    /// Feed what reads configuration, state, netlink messages and packets with what is made up
+    Fuzz(fuzz::Args),
+    /// What CI runs: formatting, lints, docs, licences, all tests, fuzzing and kernels. A skipped test fails it
     Ci,
 }
 
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Vm(args) => vm::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Ci => ci::run(),
     };
     match done {
