@@ -76,6 +76,45 @@ impl Ip {
         u32::from_be(self.words_be[0]) >> 22 == 0xfe80 >> 6
     }
 
+    /// Whether this is a loopback address: 127.0.0.0/8 or `::1` (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.3).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_loopback(self) -> bool {
+        let [a, b, c, d] = self.words_be;
+        if self.is_v4() { u32::from_be(d) >> 24 == 127 } else { a | b | c == 0 && d == 1_u32.to_be() }
+    }
+
+    /// Whether this is a multicast address (RFC 1112, RFC 4291 section 2.7).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_multicast(self) -> bool {
+        if self.is_v4() {
+            return u32::from_be(self.words_be[3]) >> 28 == 0xe;
+        }
+        u32::from_be(self.words_be[0]) >> 24 == 0xff
+    }
+
+    /// Whether this is 255.255.255.255.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_limited_broadcast(self) -> bool {
+        self.is_v4() && self.words_be[3] == u32::MAX
+    }
+
+    /// Whether this names nobody: 0.0.0.0/8 or `::` (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.2).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_nobody(self) -> bool {
+        if self.is_v4() { u32::from_be(self.words_be[3]) >> 24 == 0 } else { self.is_unspecified() }
+    }
+
+    /// Whether this means something on its own link alone: 169.254.0.0/16 (RFC 3927) or `fe80::/10`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_link_scoped(self) -> bool {
+        if self.is_v4() { u32::from_be(self.words_be[3]) >> 16 == 0xa9fe } else { self.is_link_local() }
+    }
+
     /// A link-local address as the `endpoints` map has it: with its pool's number in the second word, where the address
     /// itself has zeroes. Two pools may have the same one.
     #[inline(always)]
@@ -158,6 +197,28 @@ mod tests {
         assert_eq!(IpAddr::from(ip.of_pool(5)), want);
         for other in ["10.0.3.7", "fd00::1", "fec0::1", "ff02::1", "::"] {
             assert!(!Ip::from(other.parse::<IpAddr>().expect("an address")).is_link_local(), "{other}");
+        }
+    }
+
+    #[test]
+    fn kinds_of_addresses() {
+        let is = |text: &str| {
+            let ip = Ip::from(text.parse::<IpAddr>().expect("an address"));
+            let kinds =
+                [ip.is_loopback(), ip.is_multicast(), ip.is_limited_broadcast(), ip.is_nobody(), ip.is_link_scoped()];
+            kinds.iter().position(|is| *is).filter(|_| kinds.iter().filter(|is| **is).count() == 1)
+        };
+        for (kind, addresses) in [
+            (Some(0), &["127.0.0.1", "127.255.0.9", "::1"][..]),
+            (Some(1), &["224.0.0.1", "239.255.255.250", "ff02::1", "ff05::2"]),
+            (Some(2), &["255.255.255.255"]),
+            (Some(3), &["0.0.0.0", "0.1.2.3", "::"]),
+            (Some(4), &["169.254.0.1", "fe80::1", "febf::1"]),
+            (None, &["10.0.3.1", "128.0.0.1", "240.0.0.1", "::2", "fec0::1", "fd00::1", "2001:db8::1"]),
+        ] {
+            for address in addresses {
+                assert_eq!(is(address), kind, "{address}");
+            }
         }
     }
 

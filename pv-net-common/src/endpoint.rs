@@ -100,9 +100,11 @@ pub struct UplinkInfo {
     pub mac: [u8; 6],
     /// [`UPLINK_POOL`] and its like.
     pub flags: u16,
+    /// The number of the pool whose bridge it is.
+    pub pool_id: u32,
 }
 
-const _: () = assert!(size_of::<UplinkInfo>() == 44);
+const _: () = assert!(size_of::<UplinkInfo>() == 48);
 
 /// Set in the flags of a link that is the bridge of a pool, no uplink.
 pub const UPLINK_POOL: u16 = 1;
@@ -126,6 +128,22 @@ const _: () = assert!(size_of::<SourceKey>() == 20);
 pub const SOURCE_BITS: u32 = 160;
 /// Entries of the `sources` map.
 pub const MAX_SOURCES: u32 = 8_192;
+/// Set in the flags of a pool's bridge that somebody else made: others than containers may be on it.
+pub const UPLINK_BORROWED: u16 = 4;
+
+/// Value in the `locals` map: an address of the device.
+pub const LOCAL_ADDRESS: u32 = 1;
+/// Value in the `locals` map: the broadcast address of a network that the device is in.
+pub const LOCAL_BROADCAST: u32 = 2;
+
+/// Set as the mark of what a container sends by its bridge or the device's stack (`SO_MARK`'s number): it is decided.
+/// It is taken off where the device's stack begins.
+pub const MARK_CONTAINER: u32 = 0x7076_6e01;
+/// The same for a packet to a group that the device itself must not read.
+pub const MARK_NOT_FOR_DEVICE: u32 = 0x7076_6e02;
+
+/// Entries of the `networks` map: networks of pools.
+pub const MAX_NETWORKS: u32 = 1_024;
 
 /// Key of the `services` map: a published port or a part of a published range. An LPM key: address and protocol are
 /// always whole, the prefix ends in the port. The unspecified address of a family stands for all of the device's.

@@ -54,6 +54,9 @@ pub const FLOW_UPLINK: u8 = 16;
 /// The packet is for the host's stack.
 pub const FLOW_STACK: u8 = 32;
 
+/// With [`FLOW_STACK`]: it ends at the device itself, whatever address that has.
+pub const FLOW_DEVICE: u8 = 64;
+
 /// TCP: this direction has sent a FIN.
 pub const TCP_FIN_SEEN: u8 = 1;
 /// TCP: both directions have; what is missing is the last acknowledgement.
@@ -163,9 +166,13 @@ pub const FLOW_LANES: usize = 32;
 pub struct FlowCount {
     /// Entered less taken out, modulo 2^64: a flow may come by one CPU and go by another.
     pub lanes: [u64; FLOW_LANES],
+    /// Token bucket of packets to neighbours that are not known yet, as [`crate::FilterRate`] has them.
+    pub neighbours: u64,
+    /// Token bucket of memberships that are reported (IGMP, MLD).
+    pub reports: u64,
 }
 
-const _: () = assert!(size_of::<FlowCount>() == 256 && FLOW_LANES.is_power_of_two());
+const _: () = assert!(size_of::<FlowCount>() == 272 && FLOW_LANES.is_power_of_two());
 
 impl FlowCount {
     /// Flows in the table, when the daemon took out `freed`.
@@ -201,36 +208,52 @@ pub const MAX_LINKS: u32 = MAX_ENDPOINTS / 2;
 /// Bytes of the ring buffer for events.
 pub const EVENT_BYTES: u32 = 64 * 1024;
 
-/// Key of the `fragments` map: what the fragments of one packet share (RFC 791, RFC 8200 section 4.5).
+/// Key of the `fragments` map: a place among those that the packets of one link and direction have. A packet that takes
+/// the place of another one takes it from its own link's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FragmentKey {
+    /// Link that the fragments come in on, or go out by.
+    pub link: u32,
+    /// Not 0: they go out by it.
+    pub leaves: u16,
+    /// The place, by a hash of addresses and identification.
+    pub slot: u16,
+}
+
+const _: () = assert!(size_of::<FragmentKey>() == 8);
+
+/// Value of the `fragments` map: a fragmented packet whose first fragment was let pass (RFC 791, RFC 8200 section 4.5),
+/// and what only that one carries.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentInfo {
     /// Source address.
     pub src: Ip,
     /// Destination address.
     pub dst: Ip,
     /// Identification, as it stands in the packet.
     pub id_be: u32,
-    /// IP protocol number.
+    /// The upper layer's protocol.
     pub proto: u32,
-    /// Link that the fragments come in on.
-    pub ifindex: u32,
-}
-
-const _: () = assert!(size_of::<FragmentKey>() == 44);
-
-/// Value of the `fragments` map: what only the first fragment carries.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FragmentPorts {
+    /// Link that the packet came in on; 0 when the device made it.
+    pub came_by: u32,
     /// Source port, network byte order.
     pub sport_be: u16,
     /// Destination port, network byte order.
     pub dport_be: u16,
+    /// Not 0: it has ports.
+    pub ports: u32,
 }
 
+const _: () = assert!(size_of::<FragmentInfo>() == 52);
+
 /// Entries of the `fragments` map, an LRU.
-pub const MAX_FRAGMENTS: u32 = 1_024;
+pub const MAX_FRAGMENTS: u32 = 2_048;
+/// Fragmented packets of one container that are known at a time, a power of two.
+pub const FRAGMENT_SHARE: u32 = 32;
+/// The same of what comes in by one uplink.
+pub const FRAGMENT_SHARE_OUTSIDE: u32 = 256;
 
 #[cfg(test)]
 mod tests {

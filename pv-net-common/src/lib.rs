@@ -12,6 +12,7 @@ pub mod drop_reason;
 pub mod endpoint;
 pub mod event;
 pub mod flow;
+pub mod headers;
 pub mod names;
 pub mod nat;
 pub mod policy;
@@ -24,7 +25,7 @@ pub use endpoint::{
     EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, SourceKey, UplinkInfo,
 };
 pub use event::{BindEvent, DropEvent};
-pub use flow::{FlowCount, FlowEntry, FlowKey, FragmentKey, FragmentPorts, TransientFlow};
+pub use flow::{FlowCount, FlowEntry, FlowKey, FragmentInfo, FragmentKey, TransientFlow};
 pub use nat::NatOwner;
 pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
 pub use stats::Stat;
@@ -63,6 +64,10 @@ pub enum Stage {
     Bare = 11,
     /// First packets of flows that are claimed.
     Send = 12,
+    /// From an uplink or a bridge, with a tag that names no VLAN.
+    Untag = 13,
+    /// From a container to the device's stack, or to a group.
+    Stack = 14,
 }
 
 /// The one entry of the `config` map: what the programs must know of the device as a whole.
@@ -123,7 +128,7 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Ip {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for crate::FragmentPorts {}
+    unsafe impl aya::Pod for crate::FragmentInfo {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::FragmentKey {}
     // SAFETY: as above.

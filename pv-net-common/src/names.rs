@@ -6,6 +6,8 @@ pub const PROG_FROM_CONTAINER: &str = "pv_from_container";
 pub const PROG_TO_CONTAINER: &str = "pv_to_container";
 /// Program on ingress of an uplink.
 pub const PROG_FROM_UPLINK: &str = "pv_from_uplink";
+/// Program on ingress of a pool's bridge: what the bridge hands to the device's stack.
+pub const PROG_FROM_BRIDGE: &str = "pv_from_bridge";
 /// XDP program on an uplink.
 pub const PROG_XDP_UPLINK: &str = "pv_xdp_uplink";
 /// The same for kernels before 5.18, which know no frames of several pieces in XDP.
@@ -28,7 +30,7 @@ pub const GLOBAL_HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
 /// Another: whether `bpf_redirect_peer` leaves the packet's type right.
 pub const GLOBAL_PEER_SCRUBS: &str = "PEER_SCRUBS";
 /// Stages that the programs above hand a packet on to, in the order of [`crate::Stage`].
-pub const PROG_STAGES: [&str; 13] = [
+pub const PROG_STAGES: [&str; 15] = [
     "pv_stage_container",
     "pv_stage_outside",
     "pv_stage_uplink",
@@ -42,6 +44,8 @@ pub const PROG_STAGES: [&str; 13] = [
     "pv_stage_inbound",
     "pv_stage_bare",
     "pv_stage_send",
+    "pv_stage_untag",
+    "pv_stage_stack",
 ];
 /// Program that writes the kernel's tick counter into [`MAP_CONFIG`] when it is test-run.
 pub const PROG_CLOCK: &str = "pv_clock";
@@ -77,10 +81,12 @@ pub const MAP_POLICY_CIDRS: &str = "policy_cidrs";
 /// [`crate::PolicyPair`] to [`crate::PolicyVerdict`], longest prefix: what the rules say.
 pub const MAP_POLICY_PAIRS: &str = "policy_pairs";
 
-/// [`crate::FragmentKey`] to [`crate::FragmentPorts`], LRU.
+/// [`crate::FragmentKey`] to [`crate::FragmentInfo`], LRU: packets whose first fragment was let pass.
 pub const MAP_FRAGMENTS: &str = "fragments";
 /// [`crate::EndpointKey`]: the device's own addresses.
 pub const MAP_LOCALS: &str = "locals";
+/// [`crate::FilterSource`] to the index of a bridge, LPM: networks of pools.
+pub const MAP_NETWORKS: &str = "networks";
 /// Link index to [`crate::UplinkInfo`].
 pub const MAP_UPLINKS: &str = "uplinks";
 /// [`crate::SourceKey`] to [`crate::Ip`], LPM: what masquerade uses.
@@ -101,7 +107,7 @@ pub const MAP_FILTER_BUCKETS: &str = "filter_buckets";
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map that is pinned.
-pub const MAPS: [&str; 24] = [
+pub const MAPS: [&str; 25] = [
     MAP_STAGES,
     MAP_CONFIG,
     MAP_FLOWS,
@@ -116,6 +122,7 @@ pub const MAPS: [&str; 24] = [
     MAP_EVENTS,
     MAP_FRAGMENTS,
     MAP_LOCALS,
+    MAP_NETWORKS,
     MAP_UPLINKS,
     MAP_SOURCES,
     MAP_SERVICES,

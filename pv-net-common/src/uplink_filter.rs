@@ -24,6 +24,29 @@ impl FilterSource {
     pub const fn new(addr: Ip) -> Self {
         Self { family: if addr.is_v4() { 4 } else { 6 }, addr }
     }
+
+    /// The same with its first `prefix6` bits only, when it is IPv6: who has one address of such a network has all of
+    /// them. `prefix6` is at most 128.
+    #[inline(always)]
+    #[must_use]
+    pub const fn within(addr: Ip, prefix6: u32) -> Self {
+        let mut source = Self::new(addr);
+        if source.family == 6 {
+            let mut word = 0;
+            while word < 4 {
+                source.addr.words_be[word] &= mask_be(prefix6, word as u32);
+                word += 1;
+            }
+        }
+        source
+    }
+}
+
+/// The mask of the 32 bits at `word` of an address with a prefix of `bits`, network byte order.
+#[inline(always)]
+const fn mask_be(bits: u32, word: u32) -> u32 {
+    let here = bits.saturating_sub(word * 32);
+    if here >= 32 { u32::MAX } else { !(u32::MAX >> here).to_be() }
 }
 
 /// The one entry of the `filter_rate` map: what each source may send. All zero: as much as it likes.
@@ -34,9 +57,17 @@ pub struct FilterRate {
     pub packet_ns: u64,
     /// Nanoseconds that a source may be ahead of its rate.
     pub burst_ns: u64,
+    /// Bits of an IPv6 address that tell two sources apart.
+    pub prefix6: u32,
+    /// Written padding.
+    pub pad: u32,
 }
 
-const _: () = assert!(size_of::<FilterRate>() == 16);
+const _: () = assert!(size_of::<FilterRate>() == 24);
+
+/// Bits of an IPv6 address that tell two sources apart unless the configuration says otherwise: a host has a whole
+/// network of this size to choose addresses from (RFC 4291 section 2.5.4).
+pub const DEFAULT_PREFIX6: u32 = 64;
 
 impl FilterRate {
     /// `burst` packets at once, then `packets_per_second`; both at least 1.
@@ -44,7 +75,7 @@ impl FilterRate {
     pub const fn new(packets_per_second: u32, burst: u32) -> Self {
         let per_second = if packets_per_second == 0 { 1 } else { packets_per_second };
         let packet_ns = 1_000_000_000 / per_second as u64;
-        Self { packet_ns, burst_ns: packet_ns * burst as u64 }
+        Self { packet_ns, burst_ns: packet_ns * burst as u64, prefix6: DEFAULT_PREFIX6, pad: 0 }
     }
 
     /// The bucket of a source after one more packet at `now`, or `None` when that is above its rate.
@@ -54,9 +85,16 @@ impl FilterRate {
     #[inline(always)]
     #[must_use]
     pub const fn take(&self, full_at: u64, now: u64) -> Option<u64> {
+        self.take_many(full_at, now, 1)
+    }
+
+    /// The same of `n` packets at once.
+    #[inline(always)]
+    #[must_use]
+    pub const fn take_many(&self, full_at: u64, now: u64, n: u32) -> Option<u64> {
         let ahead = full_at.saturating_sub(now);
         // This rate lets nobody get further ahead than its burst: the bucket is an earlier, slower rate's.
-        let ahead = if ahead > self.burst_ns { 0 } else { ahead } + self.packet_ns;
+        let ahead = if ahead > self.burst_ns { 0 } else { ahead } + self.packet_ns * n as u64;
         if ahead > self.burst_ns { None } else { Some(now + ahead) }
     }
 }
@@ -68,7 +106,24 @@ pub const MAX_FILTER_BUCKETS: u32 = 8192;
 
 #[cfg(test)]
 mod tests {
-    use super::FilterRate;
+    use super::{FilterRate, FilterSource};
+    use crate::Ip;
+    use core::net::IpAddr;
+
+    #[test]
+    fn ipv6_sources_are_networks() {
+        let ip = |text: &str| Ip::from(text.parse::<IpAddr>().expect("an address"));
+        for (addr, prefix, want) in [
+            ("2001:db8:1:2:3:4:5:6", 64, "2001:db8:1:2::"),
+            ("2001:db8:1:2:3:4:5:6", 128, "2001:db8:1:2:3:4:5:6"),
+            ("2001:db8:1:2:3:4:5:6", 56, "2001:db8:1::"),
+            ("2001:db8:1:2:3:4:5:6", 33, "2001:db8::"),
+            ("2001:db8:1:2:3:4:5:6", 0, "::"),
+            ("192.0.2.9", 64, "192.0.2.9"),
+        ] {
+            assert_eq!(FilterSource::within(ip(addr), prefix).addr, ip(want), "{addr}/{prefix}");
+        }
+    }
 
     #[test]
     fn a_burst_passes_and_then_the_rate() {

@@ -14,7 +14,7 @@ use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
-use pv_net_common::{DropReason, Ip, Stage, Stat, csum};
+use pv_net_common::{DropReason, Ip, Stage, Stat, csum, endpoint::MARK_CONTAINER};
 
 /// A frame under construction; the answer is its first bytes.
 type Frame = [u8; FRAME_BYTES];
@@ -415,6 +415,7 @@ fn send_back<const N: usize>(packet: &Packet, frame: &mut Frame, seed: u32) -> i
         count(Stat::Answered);
         match (scratch(), interface(packet.link)) {
             (Some(scratch), Some(me)) if scratch.answer.to_device != 0 => {
+                packet.set_mark(MARK_CONTAINER);
                 bpf_redirect(me.bridge, BPF_F_INGRESS as u64) as i32
             }
             _ => bpf_redirect(packet.link, 0) as i32,

@@ -2,11 +2,11 @@
 
 use crate::{
     charge, flow,
-    maps::{FLOWS, Plan, TRANSIENT},
+    maps::{FLOWS, Plan, Scratch, TRANSIENT, scratch},
     nat,
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, Packet, TCP_FIN, TCP_RST},
 };
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
 use pv_net_common::{
     DropReason, FlowEntry, FlowKey, NatOwner, TransientFlow,
     flow::{FLOW_CLOSING, FLOW_OPENING, FLOW_REPLY},
@@ -23,8 +23,10 @@ pub fn claim(
     flow: &mut TransientFlow,
     plan: &Plan,
 ) -> Result<Option<&'static mut TransientFlow>, DropReason> {
-    let key = packet.key;
-    flow.origin = key;
+    flow.origin = packet.key;
+    // Where it is written, and not on the stack, of which this stage has none left.
+    // SAFETY: a part of a map value, that is not written to again here.
+    let key: &FlowKey = unsafe { &*(&raw const flow.origin) };
     // What ends a connection that is not known any more opens none.
     flow.phase = if packet.tcp_has(TCP_FIN | TCP_RST) { FLOW_CLOSING } else { FLOW_OPENING };
     flow.forward.src = plan.src;
@@ -36,132 +38,153 @@ pub fn claim(
     flow.reply.dport_be = key.sport_be;
     flow.reply.reply_ifindex = key.ifindex;
     flow.reply.flags |= FLOW_REPLY;
-    let masquerade = plan.masquerade != 0;
+    let Some(Scratch { reply_key, .. }) = scratch() else { return Err(DropReason::Malformed) };
+    let skb = packet.skb;
+    let goes_on = u32::from(packet.continues_tcp());
     // Who takes it all leaves nothing to others: then somebody's flow makes room.
-    let (mut victim, mut least) = (0, u32::MAX);
+    let (mut victim, mut least) = (0, UNMOVED);
+    let mut found = UNMOVED;
     let mut attempt = 0;
     while attempt < ATTEMPTS {
-        let offset = if attempt == 0 { u32::from(plan.offset) } else { nat::candidate(&key, attempt) };
-        let sport_be = match attempt {
-            0 if !masquerade => key.sport_be,
-            _ => plan.first_port.wrapping_add(offset as u16).to_be(),
-        };
-        let reply_key = reply_key(flow, &key, plan, sport_be);
-        match holder(&reply_key, &key, flow.forward.last_used) {
-            Holder::Other { cost } => {
-                if masquerade && cost < least {
-                    (victim, least) = (offset, cost);
-                }
-            }
-            Holder::Me(found) => {
-                flow::finish(flow, &reply_key);
-                // A new connection with the ports of the last one.
-                if packet.opens_tcp() || found.forward.epoch != flow.forward.epoch {
-                    flow::copy(found, flow);
-                }
-                return Ok(Some(found));
-            }
-            Holder::MeEstablished { opened } => {
-                flow::finish(flow, &reply_key);
-                // An entry of an older epoch, or of another MAC: replaced below by the packet that follows.
-                let _ = TRANSIENT.insert(&reply_key, &*flow, 0);
-                let (forward, reply) = if opened { (&key, &reply_key) } else { (&reply_key, &key) };
-                charge::remove_flow(forward, reply);
-                return Ok(None);
-            }
-            // What is left of a connection whose flow has ended: outside it would come from another address or port.
-            Holder::Nobody if masquerade && packet.continues_tcp() => {}
-            Holder::Nobody if masquerade && is_devices(packet, &reply_key, offset) => {}
-            Holder::Nobody => {
-                flow::finish(flow, &reply_key);
-                if TRANSIENT.insert(&reply_key, &*flow, BPF_NOEXIST as u64).is_ok() {
-                    if masquerade && attempt == 0 {
-                        nat::own(&key, offset, flow.forward.last_used);
-                    }
-                    return Ok(None);
-                }
-            }
+        found = pv_try_port(skb, attempt, goes_on);
+        if found > UNMOVED {
+            break;
+        }
+        if found < least {
+            (victim, least) = (attempt, found);
         }
         attempt += 1;
     }
-    if packet.continues_tcp() {
-        return Err(DropReason::NoFlow);
+    if found <= UNMOVED {
+        if goes_on != 0 {
+            return Err(DropReason::NoFlow);
+        }
+        if least == UNMOVED {
+            return Err(DropReason::NatExhausted);
+        }
+        // Writes its key again.
+        pv_try_port(skb, victim, goes_on);
+        flow::finish(flow, reply_key);
+        flow::forget(reply_key);
+        let _ = TRANSIENT.insert(&*reply_key, &*flow, 0);
+        return Ok(None);
     }
-    if least == u32::MAX {
-        return Err(DropReason::NatExhausted);
+    flow::finish(flow, reply_key);
+    match found {
+        MINE => {
+            let Some(open) = TRANSIENT.get_ptr_mut(&*reply_key) else { return Err(DropReason::NatExhausted) };
+            // SAFETY: a map value stays readable for the program's run.
+            let open = unsafe { &mut *open };
+            // A new connection with the ports of the last one.
+            if packet.opens_tcp() || open.forward.epoch != flow.forward.epoch {
+                flow::copy(open, flow);
+            }
+            Ok(Some(open))
+        }
+        NOBODYS => {
+            // Another CPU may have been quicker; the sender tries again.
+            if TRANSIENT.insert(&*reply_key, &*flow, BPF_NOEXIST as u64).is_err() {
+                return Err(DropReason::NatExhausted);
+            }
+            if plan.masquerade != 0 && attempt == 0 {
+                nat::own(key, u32::from(plan.offset), flow.forward.last_used);
+            }
+            Ok(None)
+        }
+        _ => {
+            // An entry of an older epoch, or of another MAC: replaced by the packet that follows.
+            let _ = TRANSIENT.insert(&*reply_key, &*flow, 0);
+            let (forward, reply) = if found == OPENED { (key, &*reply_key) } else { (&*reply_key, key) };
+            charge::remove_flow(forward, reply);
+            Ok(None)
+        }
     }
-    let reply_key = reply_key(flow, &key, plan, plan.first_port.wrapping_add(victim as u16).to_be());
-    flow::finish(flow, &reply_key);
-    flow::forget(&reply_key);
-    let _ = TRANSIENT.insert(&reply_key, &*flow, 0);
-    Ok(None)
 }
 
-/// Writes the port that the flow leaves with; the key of its replies.
+/// What [`pv_try_port`] says when nobody has the key.
+const NOBODYS: u32 = u32::MAX;
+/// The opening flow itself has it.
+const MINE: u32 = u32::MAX - 1;
+/// The same flow, established, and opened by who sends now.
+const OPENED: u32 = u32::MAX - 2;
+/// The same flow, established, and opened by the other side.
+const SERVED: u32 = u32::MAX - 3;
+/// Another one has it, and makes no room. What is below says how unwillingly it would.
+const UNMOVED: u32 = u32::MAX - 4;
+
+/// Tries a port: writes it, and the key of the replies, and says who has that. A global function: the verifier goes
+/// through it once, and not once for each way through the attempts before.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn pv_try_port(skb: *mut __sk_buff, attempt: u32, goes_on: u32) -> u32 {
+    let Some(Scratch { flow, plan, reply_key, .. }) = scratch() else { return UNMOVED };
+    let masquerade = plan.masquerade != 0;
+    let offset = if attempt == 0 { u32::from(plan.offset) } else { nat::candidate(&flow.origin, attempt) };
+    let sport_be = match attempt {
+        0 if !masquerade => flow.origin.sport_be,
+        _ => plan.first_port.wrapping_add(offset as u16).to_be(),
+    };
+    write_reply_key(reply_key, flow, plan, sport_be);
+    match holder(reply_key, &flow.origin, flow.forward.last_used) {
+        // What is left of a connection whose flow has ended: outside it would come from another address or port.
+        NOBODYS if masquerade && (goes_on != 0 || is_devices(skb, reply_key, offset)) => UNMOVED,
+        // Without masquerade there is one port, and who has it keeps it.
+        cost if cost < UNMOVED && !masquerade => UNMOVED,
+        said => said,
+    }
+}
+
+/// Writes the port that the flow leaves with, and the key of its replies.
 #[inline(always)]
-fn reply_key(flow: &mut TransientFlow, key: &FlowKey, plan: &Plan, sport_be: u16) -> FlowKey {
-    let echo = key.proto == IPPROTO_ICMP as u32 || key.proto == IPPROTO_ICMPV6 as u32;
+fn write_reply_key(to: &mut FlowKey, flow: &mut TransientFlow, plan: &Plan, sport_be: u16) {
+    let proto = flow.origin.proto;
+    let echo = proto == IPPROTO_ICMP as u32 || proto == IPPROTO_ICMPV6 as u32;
     // Echo has one identifier, not two ports.
     let dport_be = if echo { sport_be } else { plan.dport_be };
     flow.forward.sport_be = sport_be;
     flow.forward.dport_be = dport_be;
-    FlowKey {
-        src: plan.dst,
-        dst: plan.src,
-        sport_be: dport_be,
-        dport_be: sport_be,
-        ifindex: plan.reply_link,
-        proto: key.proto,
-    }
+    to.src = plan.dst;
+    to.dst = plan.src;
+    to.sport_be = dport_be;
+    to.dport_be = sport_be;
+    to.ifindex = plan.reply_link;
+    to.proto = proto;
 }
 
 /// Whether the port is the device's own: reserved for it, or a socket's of its own.
 #[inline(always)]
-fn is_devices(packet: &Packet, reply_key: &FlowKey, offset: u32) -> bool {
+fn is_devices(skb: *mut __sk_buff, reply_key: &FlowKey, offset: u32) -> bool {
     nat::owner(reply_key, offset).is_none_or(|owner| owner == NatOwner::DEVICE)
-        || nat::device_takes(packet, reply_key, true)
-}
-
-enum Holder {
-    Nobody,
-    /// `cost`: how unwillingly it makes room, the least first; [`u32::MAX`]: not at all.
-    Other {
-        cost: u32,
-    },
-    Me(&'static mut TransientFlow),
-    /// `opened`: by me, or by who has the reply key.
-    MeEstablished {
-        opened: bool,
-    },
+        || nat::device_takes(skb, reply_key, true)
 }
 
 /// Who has `reply_key`, seen from the flow that `key` opens at `ticks`. What is over makes room first, then what its own
 /// container has had for longest without a packet, then what others have in the transient map: there is no more of that
 /// than they may have in the flow table, but of somebody who takes all ports to one peer.
 #[inline(always)]
-fn holder(reply_key: &FlowKey, key: &FlowKey, ticks: u64) -> Holder {
+fn holder(reply_key: &FlowKey, key: &FlowKey, ticks: u64) -> u32 {
     if let Some(entry) = FLOWS.get_ptr(reply_key) {
         // SAFETY: a map value stays readable for the program's run.
         let entry: &FlowEntry = unsafe { &*entry };
         let opener = entry.opposite_key(key.proto);
         if opener == *key {
-            return Holder::MeEstablished { opened: entry.flags & FLOW_REPLY != 0 };
+            return if entry.flags & FLOW_REPLY != 0 { OPENED } else { SERVED };
         }
         let own = opener.ifindex == key.ifindex && key.proto != IPPROTO_TCP as u32;
-        return Holder::Other { cost: if own { cost(1, entry, ticks) } else { u32::MAX } };
+        return if own { cost(1, entry, ticks) } else { UNMOVED };
     }
-    let Some(found) = TRANSIENT.get_ptr_mut(reply_key) else { return Holder::Nobody };
+    let Some(found) = TRANSIENT.get_ptr(reply_key) else { return NOBODYS };
     // SAFETY: as above.
-    let found = unsafe { &mut *found };
+    let found = unsafe { &*found };
     if found.origin == *key {
-        return Holder::Me(found);
+        return MINE;
     }
     let rank = match found.origin.ifindex == key.ifindex {
         _ if found.phase == FLOW_CLOSING => 0,
         true => 1,
         false => 2,
     };
-    Holder::Other { cost: cost(rank, &found.forward, ticks) }
+    cost(rank, &found.forward, ticks)
 }
 
 #[inline(always)]

@@ -7,9 +7,9 @@ use crate::{
     service::Target,
 };
 use pv_net_common::{
-    DropReason, EndpointInfo, FlowEntry, FlowKey, Ip,
+    DropReason, EndpointInfo, FlowEntry, FlowKey, InterfaceInfo, Ip, TransientFlow,
     endpoint::{POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_OPEN},
-    flow::FLOW_REPLY,
+    flow::{FLOW_DEVICE, FLOW_REPLY},
     policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NOTHING},
 };
 
@@ -29,6 +29,8 @@ pub struct Ask {
     pub dport_be: u16,
     /// It came by a published port.
     pub service: bool,
+    /// It ends at the device, whatever address that has.
+    pub device: bool,
 }
 
 impl Ask {
@@ -43,6 +45,7 @@ impl Ask {
                 proto: key.proto,
                 dport_be: key.sport_be,
                 service: entry.src != key.src,
+                device: false,
             };
         }
         Self { dst: entry.dst, dport_be: entry.dport_be, service: entry.dst != key.dst, ..Self::of_key(key) }
@@ -52,7 +55,33 @@ impl Ask {
     #[inline(always)]
     pub fn of_key(key: &FlowKey) -> Self {
         let FlowKey { src, dst, ifindex, proto, dport_be, .. } = *key;
-        Self { src, dst, link: ifindex, proto, dport_be, service: false }
+        Self { src, dst, link: ifindex, proto, dport_be, service: false, device: false }
+    }
+
+    /// The same, of who may not have an address yet: it is asked as the container behind the link `me`.
+    #[inline(always)]
+    pub fn of_sender(key: &FlowKey, me: &InterfaceInfo) -> Self {
+        let src = match key.src.is_nobody() {
+            false => key.src,
+            true if me.addr4.is_unspecified() => me.addr6,
+            true => me.addr4,
+        };
+        Self { src, ..Self::of_key(key) }
+    }
+
+    /// What the note of a flow with the host's stack at one end was made for.
+    #[inline(always)]
+    pub fn of_note(open: &TransientFlow) -> Self {
+        Self { device: open.reply.flags & FLOW_DEVICE != 0, ..Self::of_key(&open.origin) }
+    }
+
+    /// The same flow when it ends at the device by an address that only the kernel knows, or by a group: for the rules
+    /// that is the gateway of `me`.
+    #[inline(always)]
+    pub fn to_device_of(self, me: &InterfaceInfo) -> Self {
+        let gateway = if self.src.is_v4() { me.gateway4 } else { me.gateway6 };
+        let gateway = if gateway.is_unspecified() { me.gateway4 } else { gateway };
+        Self { dst: gateway, device: true, ..self }
     }
 
     /// The same, of one who came by a published port that leads to `to`; or straight, when that is the destination.
@@ -84,7 +113,9 @@ impl Ask {
         }
         match (from, to) {
             (Some(from), Some(to)) => self.between(from, to),
-            (Some(from), None) if is_local(self.dst) => self.to_device(from),
+            (Some(from), None) if self.device || is_local(self.dst) => self.to_device(from),
+            // Nobody knows who asks.
+            (None, None) if self.device => Err(DropReason::HostAccess),
             (None, Some(_)) if !self.service && !is_local(self.src) => Err(DropReason::Unpublished),
             _ => Ok(()),
         }

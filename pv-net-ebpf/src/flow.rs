@@ -13,8 +13,8 @@ use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_csum_diff};
 use pv_net_common::{
     EndpointInfo, FlowEntry, FlowKey, Ip, Stage, Stat, TransientFlow,
     flow::{
-        FLOW_CLOSING, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK, TCP_RST_SEEN,
-        charged_link,
+        FLOW_CLOSING, FLOW_DEVICE, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK,
+        TCP_RST_SEEN, charged_link,
     },
 };
 
@@ -258,14 +258,15 @@ fn keep_transient(reply_key: &FlowKey, flow: &TransientFlow) {
     let _ = TRANSIENT.insert(reply_key, flow, 0);
 }
 
-/// Notes a flow with the host's stack at its other end, by the key of its replies: those are let back.
+/// Notes a flow with the host's stack at its other end, by the key of its replies: those are let back. `to_device`: the
+/// kernel calls the destination its own, though the daemon may not know it.
 #[inline(always)]
-pub fn note_stack(origin: &FlowKey, reply_key: &FlowKey, epoch: u32) {
+pub fn note_stack(origin: &FlowKey, reply_key: &FlowKey, epoch: u32, to_device: bool) {
     let Some(Scratch { flow, .. }) = scratch() else { return };
     *flow = TransientFlow::default();
     flow.origin = *origin;
     flow.reply.epoch = epoch;
-    flow.reply.flags = FLOW_STACK;
+    flow.reply.flags = if to_device { FLOW_STACK | FLOW_DEVICE } else { FLOW_STACK };
     // A full LRU makes room.
     let _ = TRANSIENT.insert(reply_key, &*flow, 0);
 }

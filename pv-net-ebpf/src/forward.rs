@@ -8,10 +8,12 @@ use crate::{
     guard::{self, same_mac},
     icmp,
     maps::{FLOWS, Plan, Scratch, TRANSIENT, endpoint, endpoint_at, epoch, hand_on, interface, is_local, scratch},
+    maps::ToStack,
     nat,
     packet::Packet,
     service::{self, Target},
-    verdict::{self, ACT_OK, ACT_SHOT, count},
+    stack::{by_stack, to_stack},
+    verdict::{self, ACT_SHOT, count},
 };
 use pv_net_common::{
     DropReason, EndpointInfo, FlowEntry, InterfaceInfo, Ip, Stage, Stat, TransientFlow,
@@ -22,6 +24,7 @@ use pv_net_common::{
 #[inline(always)]
 pub fn known(packet: &Packet, entry: &mut FlowEntry) -> i32 {
     count(Stat::FastPath);
+    packet.admit_fragments();
     let done = deliver(packet, entry);
     if flow::ends(packet, entry) {
         flow::close(packet, entry);
@@ -129,17 +132,21 @@ pub fn slow(packet: &mut Packet) -> i32 {
     if let Err(reason) = guarded {
         return verdict::drop(packet, reason);
     }
+    if packet.is_lost() {
+        return verdict::drop(packet, DropReason::FragmentLost);
+    }
+    let dst = packet.key.dst;
+    if dst.is_loopback() || dst.is_nobody() {
+        return verdict::drop(packet, DropReason::Martian);
+    }
     if let Some(stage) = flow::stage_of(packet) {
         return hand_on(packet.skb, stage);
     }
     if packet.is_icmp_error() && !icmp::was_here(packet) {
         return hand_on(packet.skb, Stage::Icmp);
     }
-    let dst = packet.key.dst;
-    if dst.is_link_local() || endpoint(dst).is_some() || is_local(dst) {
-        return hand_on(packet.skb, Stage::Inside);
-    }
-    if is_unicast(dst) { hand_on(packet.skb, Stage::Outside) } else { to_stack() }
+    let stays = dst.is_link_local() || guard::is_group(dst, me) || endpoint(dst).is_some() || is_local(dst);
+    hand_on(packet.skb, if stays { Stage::Inside } else { Stage::Outside })
 }
 
 /// The stage for what stays on the device.
@@ -149,33 +156,20 @@ pub fn inside(packet: &mut Packet) -> i32 {
     let epoch = epoch();
     let Some(me) = interface(packet.link) else { return ACT_SHOT };
     let dst = packet.key.dst;
+    if guard::is_group(dst, me) {
+        return hand_on(packet.skb, Stage::Stack);
+    }
     let (target, to) = match endpoint_at(dst, packet.link) {
-        Some(target) if target.ifindex == packet.link => return to_stack(),
+        Some(target) if target.ifindex == packet.link => return to_stack(packet),
         // As ARP is: rules are about what the link carries, not about the link.
-        Some(target) if target.pool_id == me.pool_id && guard::is_neighbour(packet) => return to_stack(),
+        Some(target) if target.pool_id == me.pool_id && guard::is_neighbour(packet) => return to_stack(packet),
         Some(target) => (target, Target { addr: dst, port_be: packet.key.dport_be }),
         None => match published(packet) {
             Some(found) => found,
-            None => return to_device(packet, epoch),
+            None => return to_device(packet, me),
         },
     };
     to_container(packet, me, target, &to, epoch)
-}
-
-#[inline(always)]
-pub fn to_stack() -> i32 {
-    count(Stat::ToStack);
-    ACT_OK
-}
-
-/// Neither multicast nor broadcast: what may be routed, when it is not link-local.
-#[inline(always)]
-fn is_unicast(addr: Ip) -> bool {
-    if addr.is_v4() {
-        let v4 = u32::from_be(addr.words_be[3]);
-        return v4 >> 28 != 0xe && v4 != u32::MAX && v4 != 0;
-    }
-    u32::from_be(addr.words_be[0]) >> 24 != 0xff && !addr.is_unspecified()
 }
 
 /// A packet that answers an opening or closing flow: the flow is established by it.
@@ -185,7 +179,7 @@ fn transient_reply(packet: &Packet, epoch: u32) -> Option<i32> {
     let open = TRANSIENT.get_ptr_mut(&packet.key).map(|p| unsafe { &mut *p })?;
     let stack = open.reply.flags & FLOW_STACK != 0;
     if open.reply.epoch != epoch {
-        let ask = if stack { Ask::of_key(&open.origin) } else { Ask::of_entry(&packet.key, &open.reply) };
+        let ask = if stack { Ask::of_note(open) } else { Ask::of_entry(&packet.key, &open.reply) };
         if let Err(reason) = ask.allowed() {
             // It stays, so that what follows is known for a reply, and is refused with it.
             open.reply.epoch = REFUSED;
@@ -195,8 +189,9 @@ fn transient_reply(packet: &Packet, epoch: u32) -> Option<i32> {
         open.forward.epoch = epoch;
     }
     if stack {
-        return Some(to_stack());
+        return Some(to_stack(packet));
     }
+    packet.admit_fragments();
     count(Stat::SlowPath);
     if flow::goes_on(packet, open, true) {
         flow::establish(open);
@@ -207,7 +202,7 @@ fn transient_reply(packet: &Packet, epoch: u32) -> Option<i32> {
 /// A plan with these addresses and the packet's own port.
 #[inline(always)]
 pub fn plan_of(packet: &Packet, src: Ip, dst: Ip, reply_link: u32) -> Plan {
-    let Packet { key, .. } = packet;
+    let key = packet.key;
     let first_port = nat::first_port();
     let dport_be = key.dport_be;
     Plan { src, dst, reply_link, masquerade: 0, offset: 0, first_port, link: key.ifindex, dport_be, pad: 0 }
@@ -289,6 +284,7 @@ pub fn send(packet: &mut Packet) -> i32 {
     let Some(Scratch { flow, plan, .. }) = scratch() else { return ACT_SHOT };
     packet.key.ifindex = plan.link;
     packet.settle_fragment();
+    packet.admit_fragments();
     deliver(packet, &mut flow.forward)
 }
 
@@ -304,38 +300,15 @@ fn published(packet: &Packet) -> Option<(&'static EndpointInfo, Target)> {
 
 /// To the device itself, or to a link-local address that no container has, and somebody else at the bridge may have.
 #[inline(always)]
-fn to_device(packet: &Packet, epoch: u32) -> i32 {
+fn to_device(packet: &Packet, me: &InterfaceInfo) -> i32 {
     // Neighbour discovery is part of having a link.
     if !packet.v4 && guard::is_discovery(packet) {
-        return to_stack();
+        return to_stack(packet);
     }
-    by_stack(packet, epoch)
-}
-
-/// To the stack, if it may. That the container spoke first is remembered, so that `pv_to_container` knows the answer,
-/// and that a flow is decided again when the policy changes.
-#[inline(always)]
-pub fn by_stack(packet: &Packet, epoch: u32) -> i32 {
-    let key = packet.key;
-    let reply_key = key.reversed(0);
-    let known = match TRANSIENT.get_ptr_mut(&reply_key) {
-        // SAFETY: a map value stays readable for the program's run.
-        Some(open) if packet.tracked => Some(unsafe { &mut *open }).filter(|open| open.origin == key),
-        _ => None,
-    };
-    if known.as_ref().is_some_and(|open| open.reply.epoch == epoch) {
-        return to_stack();
+    // The bridge looks at the MAC alone: with another one the packet would be led away under the device's name.
+    let led_away = !same_mac(packet.eth.dst, me.gateway_mac) && packet.eth.dst[0] & 1 == 0;
+    if led_away && is_local(packet.key.dst) {
+        return verdict::drop(packet, DropReason::NotAddressed);
     }
-    // A segment that opens nothing is the stack's to answer.
-    let continues = known.is_none() && packet.continues_tcp();
-    let asked = Ask::of_key(&key).may(continues);
-    match known {
-        Some(open) => open.reply.epoch = if asked.is_ok() { epoch } else { REFUSED },
-        None if asked.is_ok() && packet.tracked && !continues => flow::note_stack(&key, &reply_key, epoch),
-        None => {}
-    }
-    match asked {
-        Ok(()) => to_stack(),
-        Err(reason) => denied(packet, reason),
-    }
+    by_stack(packet, ToStack::default())
 }

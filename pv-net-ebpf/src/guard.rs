@@ -1,20 +1,34 @@
-//! Source guard: a container sends only as itself, and answers neither DHCP nor router solicitations.
+//! Source guard: a container sends only as itself, and is neither a DHCP server, nor a router, nor a multicast querier.
 
-use crate::packet::{ETH_LEN, IPPROTO_ICMPV6, IPPROTO_UDP, Packet, load, read};
+use crate::packet::{ETH_LEN, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_UDP, Packet, load, read};
 use pv_net_common::{DropReason, InterfaceInfo, Ip};
 
 const DHCP_SERVER_BE: u16 = 67_u16.to_be();
 const DHCP_CLIENT_BE: u16 = 68_u16.to_be();
+const DHCPV6_CLIENT_BE: u16 = 546_u16.to_be();
 const DHCPV6_SERVER_BE: u16 = 547_u16.to_be();
+
+const ARP_REQUEST: u8 = 1;
+const ARP_REPLY: u8 = 2;
 
 const ND_ROUTER_SOLICITATION: u8 = 133;
 const ND_ROUTER_ADVERTISEMENT: u8 = 134;
 const ND_NEIGHBOUR_SOLICITATION: u8 = 135;
 const ND_NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const ND_REDIRECT: u8 = 137;
+const MLD_QUERY: u8 = 130;
 const MLD_REPORT_V1: u8 = 131;
 const MLD_DONE: u8 = 132;
 const MLD_REPORT_V2: u8 = 143;
+/// Multicast router discovery (RFC 4286): advertisement, solicitation, termination.
+const MRD_FIRST: u8 = 151;
+const MRD_LAST: u8 = 153;
+const IGMP_REPORT_V1: u8 = 0x12;
+const IGMP_REPORT_V2: u8 = 0x16;
+const IGMP_LEAVE: u8 = 0x17;
+const IGMP_REPORT_V3: u8 = 0x22;
+/// Protocol Independent Multicast: what routers say to each other (RFC 7761).
+const IPPROTO_PIM: u8 = 103;
 
 /// ND options that are looked at; ND messages have one or two (RFC 4861 section 4.6).
 const MAX_ND_OPTIONS: u32 = 4;
@@ -32,38 +46,81 @@ pub fn same_mac(a: [u8; 6], b: [u8; 6]) -> bool {
     half(&a, 0) == half(&b, 0) && half(&a, 2) == half(&b, 2) && half(&a, 4) == half(&b, 4)
 }
 
-/// ARP (RFC 826): the sender is the container, or nobody yet (probe, RFC 5227).
-#[inline(always)]
-pub fn arp(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
-    let head: [u8; 8] = read(packet.skb, ETH_LEN)?;
-    let sender_mac: [u8; 6] = read(packet.skb, ETH_LEN + 8)?;
-    let sender_ip: [u8; 4] = read(packet.skb, ETH_LEN + 14)?;
-    // Ethernet and IPv4, with their address lengths.
-    if head[0] != 0 || head[1] != 1 || head[2] != 8 || head[3] != 0 || head[4] != 6 || head[5] != 4 {
-        return Err(DropReason::Malformed);
-    }
-    let ip = u32::from_ne_bytes(sender_ip);
-    let own = !me.addr4.is_unspecified() && ip == me.addr4.words_be[3];
-    if !same_mac(sender_mac, me.mac) || !(own || ip == 0) {
-        return Err(DropReason::SpoofedArp);
-    }
-    Ok(())
+/// The sender of an ARP frame, and what it asks for: operation, MAC, addresses.
+pub struct Arp {
+    operation: u8,
+    mac: [u8; 6],
+    /// The sender's address.
+    pub sender: Ip,
+    /// What it asks for.
+    pub target: Ip,
 }
 
-/// IPv4: the container's address, or a DHCP client that has none yet; never a DHCP server.
+impl Arp {
+    /// Whether the sender has no address, and asks whether somebody has the one that it is about to take (RFC 5227).
+    #[inline(always)]
+    pub fn is_probe(&self) -> bool {
+        self.sender.words_be[3] == 0
+    }
+}
+
+/// Reads ARP for IPv4 over Ethernet (RFC 826).
+#[inline(always)]
+pub fn read_arp(packet: &Packet) -> Result<Arp, DropReason> {
+    let head: [u8; 8] = read(packet.skb, ETH_LEN)?;
+    let mac: [u8; 6] = read(packet.skb, ETH_LEN + 8)?;
+    let sender: [u8; 4] = read(packet.skb, ETH_LEN + 14)?;
+    let target: [u8; 4] = read(packet.skb, ETH_LEN + 24)?;
+    // Ethernet and IPv4, with their address lengths.
+    if head[0] != 0 || head[1] != 1 || head[2] != 8 || head[3] != 0 || head[4] != 6 || head[5] != 4 || head[6] != 0 {
+        return Err(DropReason::Malformed);
+    }
+    let ip = |octets: [u8; 4]| Ip::from_v4_be(u32::from_ne_bytes(octets));
+    Ok(Arp { operation: head[7], mac, sender: ip(sender), target: ip(target) })
+}
+
+/// ARP: the sender is the container. Before it has its address it may ask whether somebody else has it, and nothing more:
+/// a probe for another's address makes that one give it up (RFC 5227 section 2.4).
+#[inline(always)]
+pub fn arp(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
+    let arp = read_arp(packet)?;
+    let has = |addr: Ip| !me.addr4.is_unspecified() && addr == me.addr4;
+    let own = has(arp.sender) && matches!(arp.operation, ARP_REQUEST | ARP_REPLY);
+    let probe = arp.is_probe() && arp.operation == ARP_REQUEST && has(arp.target);
+    if same_mac(arp.mac, me.mac) && (own || probe) { Ok(()) } else { Err(DropReason::SpoofedArp) }
+}
+
+/// The broadcast address of the pool's network.
+#[inline(always)]
+fn is_pool_broadcast(addr: Ip, me: &InterfaceInfo) -> bool {
+    let broadcast = me.net4.words_be[3] | !me.mask4_be;
+    !me.net4.is_unspecified() && addr.is_v4() && addr.words_be[3] == broadcast
+}
+
+/// Whether `addr` is for several on the link of `me`: multicast, or broadcast.
+#[inline(always)]
+pub fn is_group(addr: Ip, me: &InterfaceInfo) -> bool {
+    addr.is_multicast() || addr.is_limited_broadcast() || is_pool_broadcast(addr, me)
+}
+
+/// IPv4: the container's address, or a DHCP client that has none yet and asks on its own link; never a DHCP server.
 #[inline(always)]
 pub fn ipv4(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     let key = &packet.key;
     // Later fragments have no ports here, and are nothing without the first.
     let udp = packet.proto == IPPROTO_UDP;
-    if udp && key.sport_be == DHCP_SERVER_BE {
+    if udp && (key.sport_be == DHCP_SERVER_BE || key.dport_be == DHCP_CLIENT_BE) {
         return Err(DropReason::RogueDhcp);
+    }
+    if packet.proto == IPPROTO_IGMP && !packet.later && !is_report(packet) || packet.proto == IPPROTO_PIM {
+        return Err(DropReason::RogueQuerier);
     }
     if key.src.words_be[3] == me.addr4.words_be[3] && !me.addr4.is_unspecified() {
         return Ok(());
     }
     if key.src.words_be[3] == 0 && udp && key.sport_be == DHCP_CLIENT_BE && key.dport_be == DHCP_SERVER_BE {
-        return Ok(());
+        let near = key.dst.is_limited_broadcast() || is_pool_broadcast(key.dst, me) || key.dst == me.gateway4;
+        return if near { Ok(()) } else { Err(DropReason::SpoofedIpv4) };
     }
     Err(DropReason::SpoofedIpv4)
 }
@@ -73,13 +130,17 @@ pub fn ipv4(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
 #[inline(always)]
 pub fn ipv6(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     let key = &packet.key;
-    if packet.proto == IPPROTO_UDP && key.sport_be == DHCPV6_SERVER_BE {
+    if packet.proto == IPPROTO_UDP && (key.sport_be == DHCPV6_SERVER_BE || key.dport_be == DHCPV6_CLIENT_BE) {
         return Err(DropReason::RogueDhcp);
     }
-    let icmp = packet.proto == IPPROTO_ICMPV6;
+    if packet.proto == IPPROTO_PIM {
+        return Err(DropReason::RogueQuerier);
+    }
+    let icmp = packet.proto == IPPROTO_ICMPV6 && !packet.later;
     if icmp {
         match packet.l4_info {
             ND_ROUTER_ADVERTISEMENT | ND_REDIRECT => return Err(DropReason::RogueRa),
+            MLD_QUERY | MRD_FIRST..=MRD_LAST => return Err(DropReason::RogueQuerier),
             // Nodes ignore fragmented neighbour discovery (RFC 6980); an attacker's reader may not.
             ND_ROUTER_SOLICITATION | ND_NEIGHBOUR_SOLICITATION | ND_NEIGHBOUR_ADVERTISEMENT if packet.fragment => {
                 return Err(DropReason::SpoofedNd);
@@ -88,7 +149,7 @@ pub fn ipv6(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
             _ => {}
         }
     }
-    if key.src == me.link_local || (key.src == me.addr6 && !me.addr6.is_unspecified()) {
+    if is_own6(key.src, me) {
         return Ok(());
     }
     let unspecified_may = matches!(
@@ -99,6 +160,68 @@ pub fn ipv6(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
         return Ok(());
     }
     Err(DropReason::SpoofedIpv6)
+}
+
+#[inline(always)]
+fn is_own6(addr: Ip, me: &InterfaceInfo) -> bool {
+    addr == me.link_local || (addr == me.addr6 && !me.addr6.is_unspecified())
+}
+
+/// A report of groups, or that one is left: IGMP (RFC 3376) or MLD (RFC 3810).
+#[inline(always)]
+pub fn is_report(packet: &Packet) -> bool {
+    if packet.later {
+        return false;
+    }
+    match packet.proto {
+        IPPROTO_IGMP => {
+            matches!(packet.l4_info, IGMP_REPORT_V1 | IGMP_REPORT_V2 | IGMP_LEAVE | IGMP_REPORT_V3) && packet.v4
+        }
+        IPPROTO_ICMPV6 => matches!(packet.l4_info, MLD_REPORT_V1 | MLD_DONE | MLD_REPORT_V2) && !packet.v4,
+        _ => false,
+    }
+}
+
+/// How many groups a report names.
+#[inline(always)]
+pub fn reported_groups(packet: &Packet) -> u32 {
+    if !matches!(packet.l4_info, IGMP_REPORT_V3 | MLD_REPORT_V2) {
+        return 1;
+    }
+    // Both have the number of records at 6 (RFC 3376 section 4.2, RFC 3810 section 5.2).
+    let records: u16 = load(packet.skb, packet.l4 + 6).unwrap_or(u16::MAX);
+    (u16::from_be(records) as u32).max(1)
+}
+
+/// What comes to a DHCP client, by the port that clients listen on.
+#[inline(always)]
+pub fn is_for_dhcp_client(packet: &Packet) -> bool {
+    let port = if packet.v4 { DHCP_CLIENT_BE } else { DHCPV6_CLIENT_BE };
+    packet.proto == IPPROTO_UDP && packet.key.dport_be == port
+}
+
+/// A router's word to hosts: an advertisement or a redirect.
+#[inline(always)]
+pub fn is_routers(packet: &Packet) -> bool {
+    !packet.v4
+        && !packet.later
+        && packet.proto == IPPROTO_ICMPV6
+        && matches!(packet.l4_info, ND_ROUTER_ADVERTISEMENT | ND_REDIRECT)
+}
+
+/// The address that a neighbour message speaks for: what an advertisement advertises, and what a solicitation without
+/// sender is about to take.
+#[inline(always)]
+pub fn spoken_for(packet: &Packet) -> Option<Ip> {
+    if packet.v4 || packet.later || packet.proto != IPPROTO_ICMPV6 {
+        return None;
+    }
+    let claims = packet.l4_info == ND_NEIGHBOUR_ADVERTISEMENT
+        || packet.l4_info == ND_NEIGHBOUR_SOLICITATION && packet.key.src.is_unspecified();
+    if !claims {
+        return None;
+    }
+    load(packet.skb, packet.l4 + 8).ok().map(|words_be| Ip { words_be })
 }
 
 /// Router and neighbour discovery (RFC 4861 section 4).
@@ -115,18 +238,22 @@ pub fn is_neighbour(packet: &Packet) -> bool {
 }
 
 /// Neighbour messages (RFC 4861 sections 4.3 and 4.4): what is advertised is the container's, and so is every
-/// link-layer address in an option.
+/// link-layer address in an option. Who solicits without an address looks for its own: for another's that one would give
+/// it up (RFC 4862 section 5.4.3).
 #[inline(always)]
 fn neighbour(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
+    let mut at = packet.l4 + 24;
+    if at > packet.end {
+        return Err(DropReason::Malformed);
+    }
     let target = Ip { words_be: load(packet.skb, packet.l4 + 8)? };
-    let own = target == me.link_local || (target == me.addr6 && !me.addr6.is_unspecified());
-    if packet.l4_info == ND_NEIGHBOUR_ADVERTISEMENT && !own {
+    let speaks_for = packet.l4_info == ND_NEIGHBOUR_ADVERTISEMENT || packet.key.src.is_unspecified();
+    if speaks_for && !is_own6(target, me) {
         return Err(DropReason::SpoofedNd);
     }
-    let mut at = packet.l4 + 24;
     for _ in 0..MAX_ND_OPTIONS {
-        if at + 8 > packet.len() {
-            return Ok(());
+        if at + 8 > packet.end {
+            break;
         }
         let option: [u8; 8] = load(packet.skb, at)?;
         if option[1] == 0 {
@@ -139,5 +266,6 @@ fn neighbour(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
         }
         at += option[1] as u32 * 8;
     }
-    Ok(())
+    // What is left over was not looked at.
+    if at == packet.end { Ok(()) } else { Err(DropReason::Malformed) }
 }

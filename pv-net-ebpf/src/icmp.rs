@@ -4,10 +4,10 @@
 use crate::{
     deliver::{deliver_error, write_addresses},
     flow::{addr_diff, port_diff},
-    forward::to_stack,
     maps::{FLOWS, TRANSIENT, epoch, hand_on, interface},
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Packet, load},
-    verdict::{self, count},
+    stack::to_stack,
+    verdict::{self, ACT_OK, count},
 };
 use aya_ebpf::{
     bindings::BPF_F_PSEUDO_HDR,
@@ -152,7 +152,7 @@ fn error(packet: &Packet, epoch: u32) -> Option<i32> {
     }
     if entry.flags & FLOW_STACK != 0 {
         // To whom it is about alone: the stack would carry it anywhere.
-        return (packet.key.dst == quoted.src).then(to_stack);
+        return (packet.key.dst == quoted.src).then(|| by_stack_of(packet));
     }
     if entry.flags & FLOW_ROUTED != 0 && packet.ttl <= 1 {
         return Some(verdict::drop(packet, DropReason::TtlExpired));
@@ -162,6 +162,12 @@ fn error(packet: &Packet, epoch: u32) -> Option<i32> {
         return Some(verdict::drop(packet, DropReason::Rewrite));
     }
     Some(deliver_error(packet, entry))
+}
+
+/// On to the stack: from a container marked as decided, from an uplink as it is.
+#[inline(always)]
+fn by_stack_of(packet: &Packet) -> i32 {
+    if packet.key.ifindex == 0 { ACT_OK } else { to_stack(packet) }
 }
 
 /// Whether the other direction was decided under the policy in force: the quoted packet went that way, and this one may

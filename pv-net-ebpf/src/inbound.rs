@@ -1,56 +1,136 @@
 //! What the bridge or the host's stack delivers to a container.
+//!
+//! Who sends is told by the link that the packet came in by, and by nothing in it: a container by its own link, the device
+//! when there is none, and whoever else is a stranger, with whatever address.
 
 use crate::{
-    answer,
+    answer, bridge,
     decide::Ask,
     flow::{self, REFUSED},
     guard,
-    maps::{TRANSIENT, epoch, hand_on, interface, is_local},
-    packet::{Packet, TCP_RST},
+    maps::{TRANSIENT, epoch, hand_on, interface},
+    packet::{Kind, Packet, TCP_RST},
     verdict::{self, ACT_OK},
 };
 use pv_net_common::{DropReason, FlowKey, InterfaceInfo, Ip, Stage, TransientFlow};
 
-/// A packet on its way into a container.
+/// Who sends.
+#[derive(Clone, Copy)]
+enum Sender {
+    Device,
+    Container(&'static InterfaceInfo),
+    Stranger,
+}
+
+impl Sender {
+    #[inline(always)]
+    fn of(packet: &Packet) -> Self {
+        match packet.came_by() {
+            0 => Self::Device,
+            link => interface(link).map_or(Self::Stranger, Self::Container),
+        }
+    }
+
+    #[inline(always)]
+    fn is_device(self) -> bool {
+        matches!(self, Self::Device)
+    }
+}
+
+/// A frame on its way into a container.
 #[inline(always)]
-pub fn to_container(packet: &mut Packet) -> i32 {
-    packet.settle_fragment();
-    let Some(me) = interface(packet.link) else { return ACT_OK };
-    let key = packet.key;
-    // On the pool's own link: the sender's guard has seen it. Multicast is the bridge's.
-    if !is_of_device(packet, me)
-        && (in_pool(key.src, me) || (key.dst != me.addr4 && key.dst != me.addr6) || key.src.is_unspecified())
-    {
-        return ACT_OK;
+pub fn to_container(packet: &mut Packet, kind: Kind) -> i32 {
+    let Some(me) = interface(packet.link) else {
+        return verdict::drop(packet, DropReason::UnknownInterface);
+    };
+    let refused = match kind {
+        Kind::Ip => return ip(packet, me),
+        // A container's own program has seen its ARP.
+        Kind::Arp if interface(packet.came_by()).is_some() || packet.came_by() == 0 => return ACT_OK,
+        Kind::Arp => match bridge::judge_arp(packet, me.pool_id) {
+            Ok(()) => return ACT_OK,
+            Err(reason) => reason,
+        },
+        Kind::PriorityTag | Kind::Vlan => DropReason::VlanTag,
+        Kind::Other => DropReason::Ethertype,
+        Kind::Unreadable => DropReason::Malformed,
+    };
+    verdict::drop(packet, refused)
+}
+
+#[inline(always)]
+fn ip(packet: &mut Packet, me: &InterfaceInfo) -> i32 {
+    packet.settle_leaving();
+    let sender = Sender::of(packet);
+    if let Err(reason) = judge(packet, me, sender) {
+        return verdict::drop(packet, reason);
     }
+    let of_link = match sender {
+        // What its sender's program let pass to a neighbour is about the link, not by it.
+        Sender::Container(_) => guard::is_discovery(packet),
+        Sender::Device => is_link_matter(packet, me),
+        Sender::Stranger => guard::is_discovery(packet),
+    };
     // A reset ends things. It may be the very answer to a segment that was refused.
-    if packet.is_icmp_error() || packet.tcp_has(TCP_RST) {
+    if of_link || packet.later || sender.is_device() && (packet.is_icmp_error() || packet.tcp_has(TCP_RST)) {
+        packet.admit_leaving();
         return ACT_OK;
     }
-    if !packet.tracked {
-        return if is_link_matter(packet, me) { ACT_OK } else { hand_on(packet.skb, Stage::Inbound) };
-    }
+    let key = packet.key;
     match noted(packet, &key.reversed(packet.link)) {
-        Some(open) if open.reply.epoch == epoch() => ACT_OK,
+        Some(open) if packet.tracked && open.reply.epoch == epoch() => {
+            packet.admit_leaving();
+            ACT_OK
+        }
         _ => hand_on(packet.skb, Stage::Inbound),
+    }
+}
+
+/// What is wrong with the packet, whatever the rules say.
+#[inline(always)]
+fn judge(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> Result<(), DropReason> {
+    let dst = packet.key.dst;
+    if packet.is_lost() {
+        return Err(DropReason::FragmentLost);
+    }
+    if !is_mine(dst, me) && !guard::is_group(dst, me) {
+        return Err(DropReason::NotAddressed);
+    }
+    if sender.is_device() {
+        return Ok(());
+    }
+    if guard::is_for_dhcp_client(packet) {
+        return Err(DropReason::RogueDhcp);
+    }
+    if guard::is_routers(packet) {
+        return Err(DropReason::RogueRa);
+    }
+    match sender {
+        Sender::Stranger => bridge::judge(packet, me.pool_id),
+        _ => Ok(()),
     }
 }
 
 /// The stage for what has no note, or one of another policy: decided, and remembered, so that the answer is let back.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
-    packet.settle_fragment();
-    let Some(me) = interface(packet.link) else { return ACT_OK };
+    packet.settle_leaving();
+    let Some(me) = interface(packet.link) else {
+        return verdict::drop(packet, DropReason::UnknownInterface);
+    };
+    let epoch = epoch();
+    let sender = Sender::of(packet);
     let key = packet.key;
     let replies = key.reversed(packet.link);
     let open = if packet.tracked { noted(packet, &replies) } else { None };
     // The note of a connection may be lost; its segments open nothing. Nor does what has no ports: who spoke first
-    // cannot be told, so that the rules alone are asked.
-    let goes_on = !packet.tracked || (open.is_none() && packet.continues_tcp());
-    let origin = open.as_ref().map_or(key, |open| open.origin);
-    // Before the rules are asked: what they say is not of a later policy than the note says.
-    let epoch = epoch();
-    match Ask::of_key(&origin).allowed() {
+    // cannot be told, so that the rules alone are asked. So they are of those on the pool's own link, and for groups.
+    let goes_on = !packet.tracked || (open.is_none() && packet.continues_tcp()) || is_near(packet, me, sender);
+    let ask = match &open {
+        Some(open) => Ask::of_note(open),
+        None => ask_of(packet, me, sender),
+    };
+    match ask.allowed() {
         Err(reason) if !goes_on || reason == DropReason::PolicyDenied => {
             if let Some(open) = open {
                 let first = open.reply.epoch != REFUSED;
@@ -61,31 +141,53 @@ pub fn stage(packet: &mut Packet) -> i32 {
                     return ACT_OK;
                 }
             }
-            return refused(packet, reason, is_of_device(packet, me));
+            return refused(packet, reason, sender.is_device());
         }
         _ => {}
     }
     match open {
         Some(open) => open.reply.epoch = epoch,
-        None if !goes_on => flow::note_stack(&key, &replies, epoch),
+        None if !goes_on => flow::note_stack(&key, &replies, epoch, false),
         None => {}
     }
+    packet.admit_leaving();
     ACT_OK
 }
 
-/// Whether an untracked packet is part of having a link, or of a packet that was decided: neighbour discovery, groups,
-/// and what follows a fragment.
+/// What the sender asks for: to reach this container, whatever group it names.
 #[inline(always)]
-fn is_link_matter(packet: &Packet, me: &InterfaceInfo) -> bool {
-    let dst = packet.key.dst;
-    let mine = dst == me.addr4 || dst == me.addr6 || dst == me.link_local;
-    packet.later || !mine || guard::is_discovery(packet)
+fn ask_of(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> Ask {
+    let ask = match sender {
+        Sender::Container(them) => Ask::of_sender(&packet.key, them),
+        // A group that the device speaks to without an address.
+        Sender::Device if packet.key.src.is_nobody() => Ask { src: me.gateway4, ..Ask::of_key(&packet.key) },
+        _ => Ask::of_key(&packet.key),
+    };
+    if is_mine(ask.dst, me) {
+        return ask;
+    }
+    Ask { dst: if me.addr4.is_unspecified() { me.addr6 } else { me.addr4 }, ..ask }
+}
+
+/// Whether the sender is on the pool's own link, where there is nothing to publish.
+#[inline(always)]
+fn is_near(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> bool {
+    match sender {
+        Sender::Container(them) => them.pool_id == me.pool_id,
+        Sender::Device => false,
+        Sender::Stranger => in_pool(packet.key.src, me) || packet.key.src.is_nobody(),
+    }
 }
 
 #[inline(always)]
-fn is_of_device(packet: &Packet, me: &InterfaceInfo) -> bool {
-    let src = packet.key.src;
-    src == me.gateway4 || src == me.gateway6 || is_local(src)
+fn is_mine(addr: Ip, me: &InterfaceInfo) -> bool {
+    addr == me.link_local || !addr.is_unspecified() && (addr == me.addr4 || addr == me.addr6)
+}
+
+/// Whether a packet of the device is part of having a link: neighbour discovery, and queries for groups.
+#[inline(always)]
+fn is_link_matter(packet: &Packet, me: &InterfaceInfo) -> bool {
+    guard::is_discovery(packet) || !packet.tracked && guard::is_group(packet.key.dst, me)
 }
 
 /// The note of the packet's flow, whoever spoke first. A new connection is no part of an old one.

@@ -4,6 +4,8 @@
 
 mod answer;
 mod bare;
+mod bridge;
+mod budget;
 mod charge;
 mod claim;
 mod decide;
@@ -20,20 +22,21 @@ mod packet;
 mod policy;
 mod service;
 mod sock;
+mod stack;
 mod uplink;
 mod verdict;
 mod xdp;
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::bpf_jiffies64,
+    helpers::generated::{bpf_jiffies64, bpf_skb_vlan_pop},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use maps::{CONFIG, hand_on, interface};
-use packet::{ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Eth, Packet, read};
-use pv_net_common::{DropReason, Stage, Stat};
-use verdict::{ACT_OK, ACT_SHOT, count};
+use packet::{Kind, Packet};
+use pv_net_common::{DropReason, Stage, endpoint::UPLINK_POOL};
+use verdict::{ACT_OK, ACT_SHOT};
 
 /// Ingress of a container's host-side link: everything that the container sends.
 #[classifier]
@@ -43,23 +46,15 @@ pub fn pv_from_container(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn from_container(skb: *mut __sk_buff) -> i32 {
-    let Ok(eth) = read::<Eth>(skb, 0) else { return ACT_SHOT };
-    let mut packet = Packet::new(skb, eth);
-    // SAFETY: a context field.
-    if unsafe { (*skb).vlan_present } != 0 {
-        return verdict::drop(&packet, DropReason::VlanTag);
-    }
-    let parsed = match u16::from_be(eth.proto_be) {
-        ETH_P_IP => packet.parse_v4(),
-        ETH_P_IPV6 => packet.parse_v6(),
-        ETH_P_ARP => return arp(&packet),
-        ETH_P_8021Q | ETH_P_8021AD => Err(DropReason::VlanTag),
-        _ => Err(DropReason::Ethertype),
+    let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
+    let reason = match packet.parse() {
+        Kind::Ip => return forward::from_container(&mut packet),
+        Kind::Arp => return arp(&packet),
+        Kind::PriorityTag | Kind::Vlan => DropReason::VlanTag,
+        Kind::Other => DropReason::Ethertype,
+        Kind::Unreadable => DropReason::Malformed,
     };
-    match parsed {
-        Ok(()) => forward::from_container(&mut packet),
-        Err(reason) => verdict::drop(&packet, reason),
-    }
+    verdict::drop(&packet, reason)
 }
 
 #[inline(always)]
@@ -68,10 +63,7 @@ fn arp(packet: &Packet) -> i32 {
         return verdict::drop(packet, DropReason::UnknownInterface);
     };
     match guard::mac(packet, me).and_then(|()| guard::arp(packet, me)) {
-        Ok(()) => {
-            count(Stat::ToStack);
-            ACT_OK
-        }
+        Ok(()) => stack::to_stack(packet),
         Err(reason) => verdict::drop(packet, reason),
     }
 }
@@ -92,6 +84,12 @@ pub fn pv_stage_inside(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn pv_stage_outside(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, outside::to_outside)
+}
+
+/// From a container to the device's stack.
+#[classifier]
+pub fn pv_stage_stack(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, stack::stage)
 }
 
 /// From an uplink, not in the flow table.
@@ -115,9 +113,7 @@ pub fn pv_stage_answer(ctx: TcContext) -> i32 {
 /// First packets of flows that may be.
 #[classifier]
 pub fn pv_stage_open(ctx: TcContext) -> i32 {
-    // It goes through more, not less, when it forgets: most of it is one loop. Nor does kernel 6.1 take what the compiler
-    // makes of that loop then ("back-edge": its start is entered from above and by a jump).
-    with(ip_packet(ctx.skb.skb), forward::open)
+    stage(ctx.skb.skb, forward::open)
 }
 
 /// First packets of flows that are claimed.
@@ -153,33 +149,74 @@ pub fn pv_stage_inbound(ctx: TcContext) -> i32 {
 /// Each stage reads the packet again: nothing but the frame crosses a tail call.
 #[inline(always)]
 fn stage(skb: *mut __sk_buff, work: impl FnOnce(&mut Packet) -> i32) -> i32 {
-    with(ip_packet(skb), |packet| packet.forget().map_or(ACT_SHOT, |()| work(packet)))
+    with(skb, |packet| packet.forget().map_or(ACT_SHOT, |()| work(packet)))
 }
 
+/// The packet is made here and stays here: the compiler would keep a copy for each function that hands it on.
 #[inline(always)]
-fn with(packet: Option<Packet>, work: impl FnOnce(&mut Packet) -> i32) -> i32 {
-    match packet {
-        Some(mut packet) => work(&mut packet),
-        None => ACT_SHOT,
-    }
+fn with(skb: *mut __sk_buff, work: impl FnOnce(&mut Packet) -> i32) -> i32 {
+    let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
+    if packet.parse() == Kind::Ip { work(&mut packet) } else { ACT_SHOT }
 }
 
 /// Egress of a container's host-side link: what the bridge or the host's stack delivers.
 #[classifier]
 pub fn pv_to_container(ctx: TcContext) -> i32 {
-    match ip_packet(ctx.skb.skb) {
-        Some(mut packet) => inbound::to_container(&mut packet),
-        None => ACT_OK,
-    }
+    let Some(mut packet) = Packet::of(ctx.skb.skb) else { return ACT_SHOT };
+    let kind = packet.parse();
+    inbound::to_container(&mut packet, kind)
 }
 
 /// Ingress of an uplink.
 #[classifier]
 pub fn pv_from_uplink(ctx: TcContext) -> i32 {
-    match ip_packet(ctx.skb.skb) {
-        Some(mut packet) => uplink::from_uplink(&mut packet),
-        None if bare::is_bare(ctx.skb.skb) => hand_on(ctx.skb.skb, Stage::Bare),
-        None => ACT_OK,
+    let skb = ctx.skb.skb;
+    let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
+    match packet.parse() {
+        Kind::Ip => uplink::from_uplink(&mut packet),
+        // The frame may have its Ethernet header elsewhere, and be read wrong.
+        Kind::Other | Kind::Unreadable if bare::is_bare(skb) => hand_on(skb, Stage::Bare),
+        kind => unread(&packet, kind),
+    }
+}
+
+/// A frame from an uplink that is not IP.
+#[inline(always)]
+fn unread(packet: &Packet, kind: Kind) -> i32 {
+    match kind {
+        Kind::PriorityTag => hand_on(packet.skb, Stage::Untag),
+        Kind::Unreadable => verdict::drop(packet, DropReason::Malformed),
+        // ARP and what is no IP are the stack's; a VLAN's frames are another link's.
+        _ => ACT_OK,
+    }
+}
+
+/// Ingress of a pool's bridge: what it hands to the device's stack.
+#[classifier]
+pub fn pv_from_bridge(ctx: TcContext) -> i32 {
+    let Some(mut packet) = Packet::of(ctx.skb.skb) else { return ACT_SHOT };
+    match packet.parse() {
+        Kind::PriorityTag => hand_on(packet.skb, Stage::Untag),
+        kind => bridge::from_bridge(&packet, kind),
+    }
+}
+
+/// With a tag that names no VLAN. The stack takes it off, and so the program does first.
+#[classifier]
+pub fn pv_stage_untag(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the helper has no preconditions.
+    if unsafe { bpf_skb_vlan_pop(skb.cast()) } != 0 {
+        return ACT_SHOT;
+    }
+    let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
+    let of_pool = maps::uplink(packet.link).is_some_and(|up| up.flags & UPLINK_POOL != 0);
+    match packet.parse() {
+        // As many as there are: a tail call that is one too many drops the packet.
+        Kind::PriorityTag => hand_on(skb, Stage::Untag),
+        kind if of_pool => bridge::from_bridge(&packet, kind),
+        Kind::Ip => uplink::from_uplink(&mut packet),
+        kind => unread(&packet, kind),
     }
 }
 
@@ -189,9 +226,10 @@ pub fn pv_stage_bare(ctx: TcContext) -> i32 {
     if bare::restore(ctx.skb.skb).is_err() {
         return ACT_OK;
     }
-    match ip_packet(ctx.skb.skb) {
-        Some(mut packet) => uplink::from_uplink(&mut packet),
-        None => ACT_OK,
+    let Some(mut packet) = Packet::of(ctx.skb.skb) else { return ACT_SHOT };
+    match packet.parse() {
+        Kind::Ip => uplink::from_uplink(&mut packet),
+        kind => unread(&packet, kind),
     }
 }
 
@@ -205,23 +243,6 @@ pub fn pv_xdp_uplink(ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn pv_xdp_uplink_single(ctx: XdpContext) -> u32 {
     xdp::from_uplink(&ctx)
-}
-
-/// A packet of the device's own side; what cannot be read is the stack's to judge.
-#[inline(always)]
-fn ip_packet(skb: *mut __sk_buff) -> Option<Packet> {
-    let eth = read::<Eth>(skb, 0).ok()?;
-    let mut packet = Packet::new(skb, eth);
-    // SAFETY: a context field.
-    if unsafe { (*skb).vlan_present } != 0 {
-        return None;
-    }
-    let parsed = match u16::from_be(eth.proto_be) {
-        ETH_P_IP => packet.parse_v4(),
-        ETH_P_IPV6 => packet.parse_v6(),
-        _ => return None,
-    };
-    parsed.ok().map(|()| packet)
 }
 
 /// Not attached anywhere: the daemon test-runs it to learn the kernel's tick count.

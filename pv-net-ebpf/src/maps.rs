@@ -3,16 +3,16 @@
 use crate::{decide::Ask, packet::Forgotten, policy::PolicyKeys, verdict::ACT_SHOT};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_NO_PREALLOC, bpf_fib_lookup},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, lpm_trie::Key, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
     programs::TcContext,
 };
 use pv_net_common::{
-    EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowCount, FlowEntry, FlowKey, FragmentKey, FragmentPorts,
+    EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowCount, FlowEntry, FlowKey, FragmentInfo, FragmentKey,
     GlobalConfig, InterfaceInfo, Ip, NatOwner, PolicySide, Service, ServiceKey, SockKey, SockOrigin, SourceKey, Stage,
     TransientFlow, UplinkInfo,
     drop_reason::DROP_SLOTS,
-    endpoint::{MAX_LOCALS, MAX_SERVICES, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS},
+    endpoint::{LOCAL_ADDRESS, MAX_LOCALS, MAX_NETWORKS, MAX_SERVICES, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS},
     flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
     names,
     nat::OWNER_SLOTS,
@@ -61,13 +61,17 @@ pub static INTERFACES: HashMap<u32, InterfaceInfo, { MAX_LINKS as usize }, { BPF
 #[btf_map(name = "stages")]
 pub static STAGES: ProgramArray<{ names::PROG_STAGES.len() }> = ProgramArray::new();
 
-/// Ports of fragmented packets, learned from their first fragment.
+/// Packets whose first fragment was let pass. LRU, with a bound of places for each link.
 #[btf_map(name = "fragments")]
-pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentInfo, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
 
-/// The device's own addresses; written by the daemon.
+/// The device's own addresses, and the broadcast addresses of its networks, with their kind; written by the daemon.
 #[btf_map(name = "locals")]
 pub static LOCALS: HashMap<EndpointKey, u32, { MAX_LOCALS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
+/// Networks of the pools, with the index of their bridge; written by the daemon.
+#[btf_map(name = "networks")]
+pub static NETWORKS: LpmTrie<FilterSource, u32, { MAX_NETWORKS as usize }> = LpmTrie::new();
 
 /// Uplinks and the pools' bridges; written by the daemon.
 #[btf_map(name = "uplinks")]
@@ -115,13 +119,18 @@ pub static STATS: PerCpuArray<u64, { STAT_SLOTS as usize }> = PerCpuArray::new()
 pub struct Scratch {
     pub flow: TransientFlow,
     pub fib: bpf_fib_lookup,
-    /// Key of a fragmented packet.
-    pub fragment: FragmentKey,
+    /// Place and content of a fragmented packet.
+    pub fragment_key: FragmentKey,
+    pub fragment: FragmentInfo,
     /// What the opening stage is to do, with `flow`.
     pub plan: Plan,
+    /// The key of the replies that it tries to claim.
+    pub reply_key: FlowKey,
     pub policy: PolicyKeys,
     /// What the rules are asked about.
     pub ask: Ask,
+    /// How the stage for the device's stack is asked.
+    pub to_stack: ToStack,
     /// And whom.
     pub sides: [PolicySide; 2],
     /// What the answering stage is to say.
@@ -151,6 +160,16 @@ pub struct Plan {
     pub link: u32,
     pub dport_be: u16,
     pub pad: u16,
+}
+
+/// What is known of a packet for the device's stack.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct ToStack {
+    /// Not 0: the kernel's routes call its destination the device's own.
+    pub device: u32,
+    /// Not 0: the kernel does not know the neighbour that it goes to yet.
+    pub unresolved: u32,
 }
 
 /// An ICMP or ICMPv6 error, or a TCP reset.
@@ -195,7 +214,20 @@ pub fn scratch() -> Option<&'static mut Scratch> {
 /// Whether `addr` is one of the device's own.
 #[inline(always)]
 pub fn is_local(addr: Ip) -> bool {
+    // SAFETY: an entry is one word.
+    LOCALS.get_ptr(&EndpointKey { addr }).is_some_and(|kind| unsafe { *kind } == LOCAL_ADDRESS)
+}
+
+/// Whether `addr` is the device's, or the broadcast address of a network that it is in: nobody else sends with it.
+#[inline(always)]
+pub fn is_of_device(addr: Ip) -> bool {
     LOCALS.get_ptr(&EndpointKey { addr }).is_some()
+}
+
+/// Index of the bridge of the pool whose network `addr` is in.
+#[inline(always)]
+pub fn network(addr: Ip) -> Option<u32> {
+    NETWORKS.get(&Key::new(FilterSource::HEAD_BITS + 128, FilterSource::new(addr))).copied()
 }
 
 /// The container that has `addr`, if that is no link-local one.
@@ -207,7 +239,13 @@ pub fn endpoint(addr: Ip) -> Option<&'static EndpointInfo> {
 /// The container that has `addr` for what comes in by `link`: a link-local one is valid in that link's pool alone.
 #[inline(always)]
 pub fn endpoint_at(addr: Ip, link: u32) -> Option<&'static EndpointInfo> {
-    holder(if addr.is_link_local() { addr.of_pool(interface(link)?.pool_id) } else { addr })
+    if addr.is_link_local() { endpoint_in(addr, interface(link)?.pool_id) } else { holder(addr) }
+}
+
+/// The container that has `addr` on the bridge of pool `pool_id`.
+#[inline(always)]
+pub fn endpoint_in(addr: Ip, pool_id: u32) -> Option<&'static EndpointInfo> {
+    holder(if addr.is_link_local() { addr.of_pool(pool_id) } else { addr })
 }
 
 #[inline(always)]

@@ -2,10 +2,10 @@
 
 use crate::{
     maps::{CONFIG, NAT_OWNERS},
-    packet::{IPPROTO_TCP, IPPROTO_UDP, Packet},
+    packet::{IPPROTO_TCP, IPPROTO_UDP},
 };
 use aya_ebpf::{
-    bindings::bpf_sock_tuple,
+    bindings::{__sk_buff, bpf_sock_tuple},
     helpers::generated::{bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
 };
 use pv_net_common::{
@@ -120,8 +120,9 @@ pub fn candidate(key: &FlowKey, n: u32) -> u32 {
 
 /// Whether a socket of the device would take what comes by `key`. `listeners`: those too that only wait for connections.
 #[inline(always)]
-pub fn device_takes(packet: &Packet, key: &FlowKey, listeners: bool) -> bool {
-    if packet.proto != IPPROTO_TCP && packet.proto != IPPROTO_UDP {
+pub fn device_takes(skb: *mut __sk_buff, key: &FlowKey, listeners: bool) -> bool {
+    let tcp = key.proto == IPPROTO_TCP as u32;
+    if !tcp && key.proto != IPPROTO_UDP as u32 {
         return false;
     }
     // `struct bpf_sock_tuple`: addresses, then both ports.
@@ -130,16 +131,16 @@ pub fn device_takes(packet: &Packet, key: &FlowKey, listeners: bool) -> bool {
     let ports = u32::from_ne_bytes([s0, s1, d0, d1]);
     let (src, dst) = (key.src.words_be, key.dst.words_be);
     let mut tuple = [src[0], src[1], src[2], src[3], dst[0], dst[1], dst[2], dst[3], ports];
-    let size = if packet.v4 {
+    let size = if key.src.is_v4() {
         (tuple[0], tuple[1], tuple[2]) = (src[3], dst[3], ports);
         12
     } else {
         36
     };
-    let (skb, tuple) = (packet.skb.cast(), (&raw mut tuple).cast::<bpf_sock_tuple>());
+    let (skb, tuple) = (skb.cast(), (&raw mut tuple).cast::<bpf_sock_tuple>());
     // SAFETY: the tuple is whole for its family; a socket that was found is released.
     unsafe {
-        let socket = if packet.proto == IPPROTO_TCP {
+        let socket = if tcp {
             bpf_skc_lookup_tcp(skb, tuple, size, CURRENT_NETNS, 0)
         } else {
             bpf_sk_lookup_udp(skb, tuple, size, CURRENT_NETNS, 0)
@@ -147,7 +148,7 @@ pub fn device_takes(packet: &Packet, key: &FlowKey, listeners: bool) -> bool {
         if socket.is_null() {
             return false;
         }
-        let listens = packet.proto == IPPROTO_TCP && (*socket).state == LISTENING;
+        let listens = tcp && (*socket).state == LISTENING;
         bpf_sk_release(socket.cast());
         listeners || !listens
     }

@@ -5,11 +5,14 @@ use crate::{
     decide::Ask,
     deliver::{AF_INET, AF_INET6},
     flow,
-    forward::{by_stack, denied, plan_of, to_stack},
-    maps::{SOURCES, Scratch, epoch, hand_on, interface, scratch, uplink},
+    budget,
+    forward::{denied, plan_of},
+    guard::same_mac,
+    maps::{SOURCES, Scratch, ToStack, epoch, hand_on, interface, scratch, uplink},
     nat,
     packet::Packet,
-    verdict::ACT_SHOT,
+    stack::by_stack,
+    verdict::{self, ACT_SHOT},
 };
 use aya_ebpf::{bindings::bpf_fib_lookup, btf_maps::lpm_trie::Key, helpers::generated::bpf_fib_lookup as fib_lookup};
 use pv_net_common::{
@@ -25,18 +28,22 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
     let epoch = epoch();
     let Some(me) = interface(packet.link) else { return ACT_SHOT };
     let Some(Scratch { flow, fib, plan, .. }) = scratch() else { return ACT_SHOT };
-    let next_hop = match look_up_route(packet, me, fib) {
-        Route::To(hop) => hop,
-        // The kernel says the same of "no route" as of broadcast.
+    let (next_hop, resolved) = match look_up_route(packet, me.bridge, fib) {
+        Route::To(hop) => (hop, true),
+        Route::Unresolved(hop) => (hop, false),
+        // The kernel says the same of "no route" as of what is its own.
         Route::Local | Route::None if is_left_over(packet, me) => return answer::unknown_tcp(packet),
-        Route::Local => return to_stack(),
+        Route::Local => return by_stack(packet, ToStack { device: 1, unresolved: 0 }),
         Route::None => return answer::no_route(packet),
     };
     let up = match uplink(fib.ifindex) {
         Some(up) if up.flags & UPLINK_POOL == 0 => up,
         // An address of a pool that no container has: on its own link the bridge knows who it is.
         Some(_) if fib.ifindex != me.bridge => return denied(packet, DropReason::PoolIsolated),
-        _ => return by_stack(packet, epoch),
+        // Who is on its own link is asked there, not by way of the gateway.
+        Some(_) if same_mac(packet.eth.dst, me.gateway_mac) => return answer::no_route(packet),
+        Some(_) => return by_stack(packet, ToStack::default()),
+        None => return by_stack(packet, ToStack { device: 0, unresolved: u32::from(!resolved) }),
     };
     if packet.key.src.is_link_local() {
         return answer::beyond_scope(packet);
@@ -45,6 +52,9 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
     if let Err(reason) = Ask::of_key(&key).allowed() {
         flow::forget(&key);
         return denied(packet, reason);
+    }
+    if !resolved && !budget::neighbour(packet.link) {
+        return verdict::drop(packet, DropReason::NeighbourLimit);
     }
     let Some(src) = source(packet, me, up, fib.ifindex, next_hop) else {
         return if is_left_over(packet, me) { answer::unknown_tcp(packet) } else { answer::no_route(packet) };
@@ -102,19 +112,28 @@ fn source(packet: &Packet, me: &InterfaceInfo, up: &UplinkInfo, link: u32, next_
 
 enum Route {
     To(Ip),
+    /// The same, to a neighbour that the kernel does not know yet.
+    Unresolved(Ip),
     Local,
     None,
 }
 
-/// `bpf_fib_lookup` as if the packet had come in on the pool's bridge, which has forwarding on for it.
+/// Whether the kernel knows the next neighbour of a packet that it forwards from `link`.
 #[inline(always)]
-fn look_up_route(packet: &Packet, me: &InterfaceInfo, fib: &mut bpf_fib_lookup) -> Route {
+pub fn is_resolved(packet: &Packet, link: u32, fib: &mut bpf_fib_lookup) -> bool {
+    !matches!(look_up_route(packet, link, fib), Route::Unresolved(_))
+}
+
+/// `bpf_fib_lookup` as if the packet had come in on `link`: for a container that is the pool's bridge, which has
+/// forwarding on for it.
+#[inline(always)]
+fn look_up_route(packet: &Packet, link: u32, fib: &mut bpf_fib_lookup) -> Route {
     let (src, dst) = (packet.key.src.words_be, packet.key.dst.words_be);
     // SAFETY: a C structure of integers and unions of them; all zero is a value of it.
     *fib = unsafe { core::mem::zeroed() };
     fib.family = if packet.v4 { AF_INET as u8 } else { AF_INET6 as u8 };
     fib.l4_protocol = packet.proto;
-    fib.ifindex = me.bridge;
+    fib.ifindex = link;
     if packet.v4 {
         fib.__bindgen_anon_3.ipv4_src = src[3];
         fib.__bindgen_anon_4.ipv4_dst = dst[3];
@@ -126,11 +145,15 @@ fn look_up_route(packet: &Packet, me: &InterfaceInfo, fib: &mut bpf_fib_lookup) 
     // SAFETY: `fib` is a whole structure, and its size is told; unions are read as the family says.
     unsafe {
         let found = fib_lookup(packet.skb.cast(), fib, size_of::<bpf_fib_lookup>() as i32, 0);
+        let hop = match fib.family == AF_INET as u8 {
+            true => Ip::from_v4_be(fib.__bindgen_anon_4.ipv4_dst),
+            false => Ip { words_be: fib.__bindgen_anon_4.ipv6_dst },
+        };
         match found {
-            // `BPF_FIB_LKUP_RET_SUCCESS`; `_NO_NEIGH`: the helper that sends it asks for the neighbour;
-            // `_FRAG_NEEDED`: answered with the uplink's MTU when it is sent.
-            0 | 7 | 8 if fib.family == AF_INET as u8 => Route::To(Ip::from_v4_be(fib.__bindgen_anon_4.ipv4_dst)),
-            0 | 7 | 8 => Route::To(Ip { words_be: fib.__bindgen_anon_4.ipv6_dst }),
+            // `BPF_FIB_LKUP_RET_SUCCESS`; `_FRAG_NEEDED`: answered with the uplink's MTU when it is sent.
+            0 | 8 => Route::To(hop),
+            // `_NO_NEIGH`: the helper that sends it asks for the neighbour.
+            7 => Route::Unresolved(hop),
             // `_NOT_FWDED`: broadcast or the device's own. `_FWD_DISABLED`: the stack says the same.
             4 | 5 => Route::Local,
             _ => Route::None,

@@ -1,20 +1,22 @@
 //! What comes in by an uplink: replies to masqueraded flows, published ports, and what is routed.
 
 use crate::{
-    answer,
+    answer, budget,
     decide::Ask,
     flow,
     forward::{denied, known, plan_of},
     guard::same_mac,
     icmp,
-    maps::{FLOWS, Plan, Scratch, endpoint, epoch, hand_on, is_local, scratch, uplink},
+    maps::{FLOWS, Plan, Scratch, endpoint, epoch, hand_on, is_local, is_of_device, network, scratch, uplink},
     nat,
+    outside::is_resolved,
     packet::{IPPROTO_TCP, Packet},
     service::{self, Target},
-    verdict::{ACT_OK, ACT_SHOT},
+    verdict::{self, ACT_OK, ACT_SHOT},
 };
 use pv_net_common::{
-    EndpointInfo, FlowEntry, Stage, TransientFlow,
+    DropReason, EndpointInfo, FlowEntry, Ip, Stage, TransientFlow,
+    endpoint::UPLINK_BORROWED,
     flow::{FLOW_ROUTED, FLOW_UPLINK},
 };
 
@@ -34,10 +36,32 @@ pub fn from_uplink(packet: &mut Packet) -> i32 {
             return known(packet, entry);
         }
     }
-    if endpoint(packet.key.dst).is_none() && !is_local(packet.key.dst) {
+    if let Err(reason) = judge_source(packet) {
+        return verdict::drop(packet, reason);
+    }
+    let dst = packet.key.dst;
+    if endpoint(dst).is_none() && !is_local(dst) && network(dst).is_none() {
         return ACT_OK;
     }
     hand_on(packet.skb, Stage::Uplink)
+}
+
+/// An address is no identity: who is outside has none of the device's addresses and none of a pool's, and gets nobody's
+/// rights by claiming one. Loopback addresses are on no wire (RFC 1122 section 3.2.1.3).
+#[inline(always)]
+fn judge_source(packet: &Packet) -> Result<(), DropReason> {
+    let (src, dst) = (packet.key.src, packet.key.dst);
+    if src.is_loopback() || dst.is_loopback() {
+        return Err(DropReason::Martian);
+    }
+    if is_of_device(src) || network(src).is_some() { Err(DropReason::ForgedSource) } else { Ok(()) }
+}
+
+/// A source that nobody can be answered at from beyond the link.
+#[inline(always)]
+fn is_unanswerable(src: Ip, dst: Ip) -> bool {
+    let near = src.is_link_scoped() && !(src.is_v4() && dst.is_link_scoped());
+    near || src.is_multicast() || src.is_limited_broadcast() || src.is_nobody()
 }
 
 /// The stage for what the flow table does not know.
@@ -54,6 +78,9 @@ pub fn slow(packet: &mut Packet) -> i32 {
     }
     let key = packet.key;
     if let Some(target) = endpoint(key.dst) {
+        if packet.is_lost() {
+            return verdict::drop(packet, DropReason::FragmentLost);
+        }
         let to = Target { addr: key.dst, port_be: key.dport_be };
         return inwards(packet, target, &to, epoch);
     }
@@ -67,10 +94,28 @@ pub fn slow(packet: &mut Packet) -> i32 {
             return inwards(packet, target, &to, epoch);
         }
         // The device's own socket had the port before it was published.
-        if !packet.opens_tcp() && nat::device_takes(packet, &key, false) {
+        if !packet.opens_tcp() && nat::device_takes(packet.skb, &key, false) {
             return ACT_OK;
         }
         return if goes_on { answer::unknown_tcp(packet) } else { inwards(packet, target, &to, epoch) };
+    }
+    match network(key.dst) {
+        Some(bridge) if !is_local(key.dst) => to_nobody(packet, bridge),
+        _ => ACT_OK,
+    }
+}
+
+/// To an address of a pool that no container has. On a bridge of others somebody else may have it, and the device routes
+/// for them; but nobody makes the device ask for more neighbours than is his share.
+#[inline(always)]
+fn to_nobody(packet: &Packet, bridge: u32) -> i32 {
+    let Some(up) = uplink(bridge) else { return verdict::drop(packet, DropReason::Unpublished) };
+    if up.flags & UPLINK_BORROWED == 0 {
+        return verdict::drop(packet, DropReason::Unpublished);
+    }
+    let Some(Scratch { fib, .. }) = scratch() else { return ACT_SHOT };
+    if !is_resolved(packet, packet.link, fib) && !budget::neighbour_from(packet.key.src) {
+        return verdict::drop(packet, DropReason::NeighbourLimit);
     }
     ACT_OK
 }
@@ -92,6 +137,9 @@ fn follow_router(packet: &Packet, entry: &mut FlowEntry) {
 #[inline(always)]
 fn inwards(packet: &mut Packet, target: &EndpointInfo, to: &Target, epoch: u32) -> i32 {
     let key = packet.key;
+    if is_unanswerable(key.src, key.dst) {
+        return verdict::drop(packet, DropReason::Martian);
+    }
     if let Err(reason) = Ask::of_target(&key, to).allowed() {
         return denied(packet, reason);
     }

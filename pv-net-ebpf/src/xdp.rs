@@ -4,7 +4,7 @@
 
 use crate::{
     maps::{FILTER_BUCKETS, FILTER_RATE, FILTER_SOURCES},
-    packet::{ETH_LEN, ETH_P_IP, ETH_P_IPV6, Eth},
+    packet::{ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Eth},
     verdict::note,
 };
 use aya_ebpf::{
@@ -18,24 +18,27 @@ use pv_net_common::{DropReason, FilterSource, FlowKey, Ip};
 /// Bits of a whole source.
 const SOURCE_BITS: u32 = FilterSource::HEAD_BITS + 128;
 
+/// Tags without a VLAN (priority tags) that are looked behind: the stack takes off as many as there are, but no network
+/// has more than two.
+const MAX_PRIORITY_TAGS: usize = 4;
+
 /// The verdict on a frame from an uplink.
 #[inline(always)]
 pub fn from_uplink(ctx: &XdpContext) -> u32 {
-    let Some(key) = read_key(ctx) else { return XDP_PASS };
-    match refused(key.src) {
-        Some(reason) => {
-            note(&key, reason);
-            XDP_DROP
-        }
-        None => XDP_PASS,
-    }
+    let (key, reason) = match read_key(ctx) {
+        Ok(Some(key)) => (key, refused(key.src)),
+        Ok(None) => return XDP_PASS,
+        Err(reason) => (FlowKey::default(), Some(reason)),
+    };
+    let Some(reason) = reason else { return XDP_PASS };
+    note(&key, reason);
+    XDP_DROP
 }
 
 /// Why packets from `src` are dropped.
 #[inline(always)]
 fn refused(src: Ip) -> Option<DropReason> {
-    let source = FilterSource::new(src);
-    if let Some(reason) = FILTER_SOURCES.get(&Key::new(SOURCE_BITS, source)) {
+    if let Some(reason) = FILTER_SOURCES.get(&Key::new(SOURCE_BITS, FilterSource::new(src))) {
         return Some(if *reason == DropReason::SpoofedPool as u32 {
             DropReason::SpoofedPool
         } else {
@@ -46,6 +49,7 @@ fn refused(src: Ip) -> Option<DropReason> {
     if rate.packet_ns == 0 {
         return None;
     }
+    let source = FilterSource::within(src, rate.prefix6);
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let Some(bucket) = FILTER_BUCKETS.get_ptr_mut(&source) else {
@@ -68,22 +72,48 @@ fn refused(src: Ip) -> Option<DropReason> {
     }
 }
 
-/// Addresses, protocol and link of a frame; the ports are not looked for.
+/// Addresses, protocol and link of a frame; the ports are not looked for. None when it is not IP, or too short.
 #[inline(always)]
-fn read_key(ctx: &XdpContext) -> Option<FlowKey> {
+fn read_key(ctx: &XdpContext) -> Result<Option<FlowKey>, DropReason> {
+    let Some((proto, at)) = read_tags(ctx) else { return Ok(None) };
+    if matches!(proto, ETH_P_8021Q | ETH_P_8021AD) {
+        return Err(DropReason::VlanTag);
+    }
+    Ok(read_ip(ctx, proto, at))
+}
+
+/// EtherType and offset of what is behind the priority tags; none for the frame of a VLAN, that is another link's.
+#[inline(always)]
+fn read_tags(ctx: &XdpContext) -> Option<(u16, usize)> {
     let eth: Eth = read(ctx, 0)?;
+    let (mut proto, mut at) = (u16::from_be(eth.proto_be), ETH_LEN as usize);
+    for _ in 0..MAX_PRIORITY_TAGS {
+        if !matches!(proto, ETH_P_8021Q | ETH_P_8021AD) {
+            break;
+        }
+        let [tci, inner]: [u16; 2] = read(ctx, at)?;
+        if u16::from_be(tci) & 0xfff != 0 {
+            return None;
+        }
+        (proto, at) = (u16::from_be(inner), at + 4);
+    }
+    Some((proto, at))
+}
+
+#[inline(always)]
+fn read_ip(ctx: &XdpContext, proto: u16, at: usize) -> Option<FlowKey> {
     let mut key = FlowKey::default();
-    match u16::from_be(eth.proto_be) {
+    match proto {
         // Protocol at 9, addresses at 12 and 16 (RFC 791).
         ETH_P_IP => {
-            let ip: [u32; 5] = read(ctx, ETH_LEN as usize)?;
+            let ip: [u32; 5] = read(ctx, at)?;
             key.src = Ip::from_v4_be(ip[3]);
             key.dst = Ip::from_v4_be(ip[4]);
             key.proto = u32::from(ip[2].to_ne_bytes()[1]);
         }
         // Next header at 6, addresses at 8 and 24 (RFC 8200).
         ETH_P_IPV6 => {
-            let ip: [u32; 10] = read(ctx, ETH_LEN as usize)?;
+            let ip: [u32; 10] = read(ctx, at)?;
             key.src = Ip { words_be: [ip[2], ip[3], ip[4], ip[5]] };
             key.dst = Ip { words_be: [ip[6], ip[7], ip[8], ip[9]] };
             key.proto = u32::from(ip[1].to_ne_bytes()[2]);

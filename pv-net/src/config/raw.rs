@@ -118,6 +118,9 @@ section! {
         packets_per_second: u32,
         /// Packets that may come at once, 1 to 1000000; as many as a second's unless set.
         burst: u32,
+        /// Bits of an IPv6 address that tell two sources apart, 1 to 128; 64 unless set: who has one address of such a
+        /// network has all of them.
+        ipv6_prefix: u32,
     }
 }
 

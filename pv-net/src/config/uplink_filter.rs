@@ -11,6 +11,9 @@ use std::ops::RangeInclusive;
 
 const PACKETS_PER_SECOND: RangeInclusive<u32> = 1..=100_000_000;
 const BURST: RangeInclusive<u32> = 1..=1_000_000;
+const IPV6_PREFIX: RangeInclusive<u32> = 1..=128;
+/// Who has an address of a network has all of them (RFC 4291 section 2.5.4).
+const DEFAULT_IPV6_PREFIX: u8 = 64;
 /// Leaves room for the pools' networks in the map.
 const MAX_DENY: usize = 16_000;
 
@@ -50,7 +53,12 @@ fn rate_limit(c: &mut Checker, path: &str, raw: &raw::UplinkFilter) -> Option<Ra
         c.wrong(path, None, "has no \"packets_per_second\"", None);
     }
     let packets_per_second = rate?;
-    Some(RateLimit { packets_per_second, burst: burst.unwrap_or(packets_per_second.min(*BURST.end())) })
+    let ipv6_prefix = number(c, &join(path, "ipv6_prefix"), &raw.ipv6_prefix, &IPV6_PREFIX);
+    Some(RateLimit {
+        packets_per_second,
+        burst: burst.unwrap_or(packets_per_second.min(*BURST.end())),
+        ipv6_prefix: ipv6_prefix.and_then(|bits| bits.try_into().ok()).unwrap_or(DEFAULT_IPV6_PREFIX),
+    })
 }
 
 fn number(c: &mut Checker, path: &str, field: &Option<Field<u32>>, range: &RangeInclusive<u32>) -> Option<u32> {
@@ -80,13 +88,14 @@ mod tests {
             (
                 "every field",
                 json!({"deny": ["203.0.113.1/24", "::ffff:1.2.3.4", "10.9.0.0/16", "10.9.0.0/16"],
-                    "rate_limit": {"packets_per_second": 0, "burst": 0}, "xdp": "fast"}),
+                    "rate_limit": {"packets_per_second": 0, "burst": 0, "ipv6_prefix": 129}, "xdp": "fast"}),
                 &[
                     ("network.uplink_filter.deny[0]", "host bits"),
                     ("network.uplink_filter.deny[1]", "IPv4-mapped"),
                     ("network.uplink_filter.deny[3]", "twice"),
                     ("network.uplink_filter.rate_limit.packets_per_second", "1 to 100000000"),
                     ("network.uplink_filter.rate_limit.burst", "1 to 1000000"),
+                    ("network.uplink_filter.rate_limit.ipv6_prefix", "1 to 128"),
                     ("network.uplink_filter.xdp", "unknown variant"),
                 ],
             ),
@@ -110,7 +119,8 @@ mod tests {
         assert_eq!(parse_device("device.json", "{}").expect("valid").uplink_filter, None);
         let device = parse(&json!({"rate_limit": {"packets_per_second": 9}, "deny": ["203.0.113.7"]})).expect("valid");
         let filter = device.uplink_filter.expect("a filter");
-        assert_eq!((filter.xdp, filter.rate_limit.map(|r| r.burst)), (XdpChoice::Auto, Some(9)));
+        let limit = filter.rate_limit.map(|r| (r.burst, r.ipv6_prefix));
+        assert_eq!((filter.xdp, limit), (XdpChoice::Auto, Some((9, 64))));
         assert_eq!(filter.deny, ["203.0.113.7/32".parse().expect("network")]);
     }
 }

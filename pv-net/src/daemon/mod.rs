@@ -79,7 +79,9 @@ pub struct Daemon {
     links: BTreeMap<u32, (ContainerName, IfName)>,
     /// Uplinks that are there, with their index.
     uplinks: BTreeMap<IfName, u32>,
-    /// Those of them that are set down.
+    /// Pools' bridges that have their program, with their index.
+    hooked_bridges: BTreeMap<IfName, u32>,
+    /// Those uplinks that are set down.
     uplinks_down: BTreeSet<u32>,
     /// The smallest MTU of the uplinks in use: that of pools which say none.
     uplink_mtu: Option<u32>,
@@ -131,6 +133,7 @@ impl Daemon {
             container_conditions: BTreeMap::new(),
             links: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            hooked_bridges: BTreeMap::new(),
             uplinks_down: BTreeSet::new(),
             uplink_mtu: None,
             mtu_changed: false,

@@ -8,8 +8,8 @@ use crate::kernel::netlink::{AddressInfo, LinkInfo, alias};
 use crate::kernel::{cgroup, netns, nudge, sysctl};
 use crate::model::{IfName, PoolName};
 use crate::plan::{
-    Candidate, LinkState, Unseen, UplinkSources, apart, fitting, locals, overlaps, set_down, unfit, uplink_infos,
-    ways_out,
+    Candidate, LinkState, PoolLink, Unseen, UplinkSources, apart, fitting, locals, networks, overlaps, set_down, unfit,
+    uplink_infos, ways_out,
 };
 use ipnetwork::IpNetwork;
 use netlink_packet_route::address::AddressFlags;
@@ -102,6 +102,18 @@ impl Daemon {
         });
         self.leave_out_the_last(&mut uplinks);
         let mut uplinks: BTreeSet<IfName> = uplinks.into_iter().collect();
+        let (locals, left_out) = fitting(locals(&addresses));
+        if left_out > 0 {
+            let most = locals.len();
+            self.outside_conditions
+                .push(format!("{left_out} addresses of the device are not known to the programs: {most} are the most"));
+        }
+        // Before a program asks: whose addresses these are.
+        let networks = networks(self.device.pools.values(), &self.pools);
+        let plane = self.plane()?;
+        let (known, known_locals) = (plane.uplinks(), plane.locals());
+        plane.set_locals(&locals)?;
+        plane.set_networks(&networks)?;
         // Those that cannot be hooked are no uplinks: what leaves by them would get no reply.
         let before = self.hook_uplinks(&links, &uplinks).await?;
         uplinks.retain(|name| self.uplinks.contains_key(name));
@@ -116,21 +128,14 @@ impl Daemon {
             sources.iter().flat_map(|(link, s)| s.entries(*link)).take(MAX_SOURCES as usize / 2).collect();
         let infos = uplink_infos(&links, &sources, &uplinks, self.pools.values());
         let down = set_down(&links, &uplinks);
-        let (locals, left_out) = fitting(locals(&addresses));
-        if left_out > 0 {
-            let most = locals.len();
-            self.outside_conditions
-                .push(format!("{left_out} addresses of the device are not known to the programs: {most} are the most"));
-        }
         let was_down = std::mem::replace(&mut self.uplinks_down, down.clone());
         let plane = self.plane()?;
-        let (known, known_locals) = (plane.uplinks(), plane.locals());
-        plane.set_locals(&locals)?;
         plane.set_sources(&others)?;
         plane.set_uplinks(&infos)?;
         // A flow keeps the address that it began with as long as the device has it, whatever new ones are given. Of
         // link-local ones no flow is masqueraded, and they come and go with containers' links.
-        let lost: Vec<Ip> = known_locals.difference(&locals).copied().filter(|a| !a.is_link_local()).collect();
+        let lost: Vec<Ip> =
+            known_locals.into_iter().filter(|a| !locals.contains_key(a) && !a.is_link_local()).collect();
         // Its entry stays: what leaves by it is masqueraded from the first packet after it is up again.
         let gone: Vec<u32> =
             known.keys().filter(|i| !infos.contains_key(i)).chain(down.difference(&was_down)).copied().collect();
@@ -190,8 +195,15 @@ impl Daemon {
         let mut now: BTreeMap<IfName, u32> =
             uplinks.iter().filter_map(|name| Some((name.clone(), *index.get(name.as_str())?))).collect();
         let before = std::mem::take(&mut self.uplinks);
+        let bridges = self.bridges();
+        let bridges_before = std::mem::take(&mut self.hooked_bridges);
         let new = match self.plane()?.hook() {
-            Hook::Clsact => self.prepare_filters(&now, &before).await?,
+            Hook::Clsact => {
+                let both = |a: &BTreeMap<IfName, u32>, b: &BTreeMap<IfName, u32>| {
+                    a.iter().chain(b).map(|(n, i)| (n.clone(), *i)).collect()
+                };
+                self.prepare_filters(&both(&now, &bridges), &both(&before, &bridges_before)).await?
+            }
             Hook::Tcx => {
                 let plane = self.plane()?;
                 for hooked in plane.hooked_uplinks()? {
@@ -202,10 +214,20 @@ impl Daemon {
                         plane.detach_uplink(&hooked)?;
                     }
                 }
-                now.keys().cloned().collect()
+                for hooked in plane.hooked_bridges()? {
+                    if !bridges.keys().any(|name| name.as_str() == hooked) {
+                        plane.detach_bridge(&hooked)?;
+                    }
+                }
+                now.keys().chain(bridges.keys()).cloned().collect()
             }
         };
+        self.hooked_bridges = bridges;
         for name in new {
+            if self.hooked_bridges.contains_key(&name) {
+                self.hook_bridge(&name)?;
+                continue;
+            }
             if let Err(e) = self.plane()?.attach_uplink(&name) {
                 now.remove(&name);
                 self.outside_conditions.push(format!("uplink {name}: not used: {e}"));
@@ -213,6 +235,29 @@ impl Daemon {
         }
         self.uplinks = now;
         Ok(before)
+    }
+
+    /// The bridges of pools, with their index.
+    fn bridges(&self) -> BTreeMap<IfName, u32> {
+        let bridge =
+            |(pool, link): (&PoolName, &PoolLink)| Some((self.device.pools.get(pool)?.bridge()?.clone(), link.index));
+        self.pools.iter().filter_map(bridge).collect()
+    }
+
+    /// Puts the program on a pool's bridge. A pool whose bridge has none is not available: what its containers send to
+    /// groups would reach the device unasked.
+    fn hook_bridge(&mut self, bridge: &IfName) -> Result<(), Failure> {
+        let Err(e) = self.plane()?.attach_bridge(bridge) else { return Ok(()) };
+        let why = Failure::from(e).line();
+        self.hooked_bridges.remove(bridge);
+        let device = &self.device;
+        let pools: Vec<PoolName> =
+            device.pools.values().filter(|p| p.bridge() == Some(bridge)).map(|p| p.name.clone()).collect();
+        for pool in pools {
+            self.pools.remove(&pool);
+            self.pool_conditions.insert(pool, why.clone());
+        }
+        Ok(())
     }
 
     /// Puts the socket hooks in place. Without them published ports work from everywhere but the device itself.

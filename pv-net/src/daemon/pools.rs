@@ -78,7 +78,8 @@ impl Daemon {
         }
         let mac = ensured.link.mac.map_or(mac, Mac);
         let id = self.state.pool_id(&pool.name);
-        self.pools.insert(pool.name.clone(), PoolLink { index: ensured.link.index, mac, mtu, id });
+        let borrowed = !alias::is_ours(ensured.link.alias.as_deref());
+        self.pools.insert(pool.name.clone(), PoolLink { index: ensured.link.index, mac, mtu, id, borrowed });
         Ok(())
     }
 

@@ -20,6 +20,8 @@ pub struct RateLimit {
     pub packets_per_second: u32,
     /// Packets that may come at once; at least one.
     pub burst: u32,
+    /// Bits of an IPv6 address that tell two sources apart; 1 to 128.
+    pub ipv6_prefix: u8,
 }
 
 /// Where XDP drops.

@@ -16,6 +16,8 @@ pub struct PoolLink {
     pub mtu: u32,
     /// Its number in the maps.
     pub id: u32,
+    /// Somebody else made it.
+    pub borrowed: bool,
 }
 
 /// What should exist for one interface of a container.

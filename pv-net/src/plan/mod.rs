@@ -12,7 +12,9 @@ mod uplink_filter;
 
 pub use desired::{Desired, Endpoint, PoolLink, endpoint};
 pub use op::{Observed, ObservedLink, Op, diff, endpoint_ops};
-pub use outside::{LinkState, Unseen, apart, fitting, locals, overlaps, set_down, unfit, uplink_infos, ways_out};
+pub use outside::{
+    LinkState, Unseen, apart, fitting, locals, networks, overlaps, set_down, unfit, uplink_infos, ways_out,
+};
 pub use own_ports::{PortSet, nat_range, reserved};
 pub use services::{Published, prefixes, range_of, reservations};
 pub use source::{Candidate, Sources, UplinkSources};

@@ -1,10 +1,13 @@
 //! The device's own addresses and its uplinks, as the programs know them. Pure.
 
+use super::uplink_filter::prefix;
 use super::{PoolLink, Sources, UplinkSources};
 use crate::model::{IfName, Pool, PoolKind, PoolName};
 use ipnetwork::IpNetwork;
-use pv_net_common::endpoint::{MAX_LOCALS, UPLINK_POOL, UPLINK_SOURCES};
-use pv_net_common::{Ip, UplinkInfo};
+use pv_net_common::endpoint::{
+    LOCAL_ADDRESS, LOCAL_BROADCAST, MAX_LOCALS, UPLINK_BORROWED, UPLINK_POOL, UPLINK_SOURCES,
+};
+use pv_net_common::{FilterSource, Ip, UplinkInfo};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -141,19 +144,40 @@ fn is_known(addr: IpAddr) -> bool {
     }
 }
 
-/// All addresses of the device.
+/// All addresses of the device, and the broadcast addresses of its networks, with their kind.
 #[must_use]
-pub fn locals(addresses: &[(u32, IpNetwork)]) -> BTreeSet<Ip> {
-    addresses.iter().map(|(_, a)| Ip::from(a.ip())).collect()
+pub fn locals(addresses: &[(u32, IpNetwork)]) -> BTreeMap<Ip, u32> {
+    let broadcasts = addresses.iter().filter_map(|(_, a)| match a {
+        // A network of two has none (RFC 3021).
+        IpNetwork::V4(net) if net.prefix() < 31 => Some((Ip::from(net.broadcast()), LOCAL_BROADCAST)),
+        _ => None,
+    });
+    // An address that is both is the device's.
+    broadcasts.chain(addresses.iter().map(|(_, a)| (Ip::from(a.ip()), LOCAL_ADDRESS))).collect()
+}
+
+/// The networks of `pools`, as prefixes of the `networks` map, with the index of their bridge; 0 when there is none.
+#[must_use]
+pub fn networks<'a>(
+    pools: impl Iterator<Item = &'a Pool>,
+    bridges: &BTreeMap<PoolName, PoolLink>,
+) -> BTreeMap<(u32, FilterSource), u32> {
+    // Pools of other kinds share the network of their parent.
+    let pools = pools.filter(|pool| matches!(pool.kind, PoolKind::Bridge { .. }));
+    let of_pool = |pool: &'a Pool| {
+        let bridge = bridges.get(&pool.name).map_or(0, |link| link.index);
+        pool.networks().map(move |network| (prefix(network), bridge))
+    };
+    pools.flat_map(of_pool).collect()
 }
 
 /// As many of the device's addresses as the programs can know while they still know as many others, and how many are
 /// left out. Link-local ones go first: a container reaches none but that of its own pool's bridge.
 #[must_use]
-pub fn fitting(mut locals: BTreeSet<Ip>) -> (BTreeSet<Ip>, usize) {
+pub fn fitting(mut locals: BTreeMap<Ip, u32>) -> (BTreeMap<Ip, u32>, usize) {
     const ROOM: usize = MAX_LOCALS as usize / 2;
     let excess = locals.len().saturating_sub(ROOM);
-    let (link_local, others): (Vec<Ip>, Vec<Ip>) = locals.iter().partition(|a| a.is_link_local());
+    let (link_local, others): (Vec<Ip>, Vec<Ip>) = locals.keys().partition(|a| a.is_link_local());
     for addr in link_local.iter().chain(&others).take(excess) {
         locals.remove(addr);
     }
@@ -189,12 +213,14 @@ pub fn uplink_infos<'a>(
                 mtu: link.mtu,
                 mac: link.mac.unwrap_or_default(),
                 flags: if has_others { UPLINK_SOURCES } else { 0 },
+                pool_id: 0,
             },
         );
     }
     for pool in pools {
-        let info = UplinkInfo { mtu: pool.mtu, mac: pool.mac.0, flags: UPLINK_POOL, ..UplinkInfo::default() };
-        infos.insert(pool.index, info);
+        let flags = if pool.borrowed { UPLINK_POOL | UPLINK_BORROWED } else { UPLINK_POOL };
+        let (mtu, mac, pool_id) = (pool.mtu, pool.mac.0, pool.id);
+        infos.insert(pool.index, UplinkInfo { mtu, mac, flags, pool_id, ..UplinkInfo::default() });
     }
     infos
 }
@@ -345,10 +371,11 @@ mod tests {
         for (globals, link_locals, left_out, kept) in
             [(1, room - 1, 0, room - 1), (room - 1, 3, 2, 1), (room + 4, 3, 7, 0)]
         {
-            let all = (0..globals).map(global).chain((0..link_locals).map(link_local)).collect();
+            let all = (0..globals).map(global).chain((0..link_locals).map(link_local));
+            let all = all.map(|a| (a, LOCAL_ADDRESS)).collect();
             let (fit, excess) = fitting(all);
             assert_eq!((fit.len(), excess), (room as usize, left_out));
-            assert_eq!(fit.iter().filter(|a| a.is_link_local()).count(), kept as usize);
+            assert_eq!(fit.keys().filter(|a| a.is_link_local()).count(), kept as usize);
         }
     }
 
@@ -364,7 +391,7 @@ mod tests {
         });
         let sources = |n: usize| BTreeMap::from([(4, UplinkSources::new(&candidates[..n], false))]);
         let uplinks = BTreeSet::from(["eth0".parse().expect("name")]);
-        let pool = PoolLink { index: 9, mac: Mac([1; 6]), mtu: 1500, id: 1 };
+        let pool = PoolLink { index: 9, mac: Mac([1; 6]), mtu: 1500, id: 1, borrowed: false };
         let links = [first, other];
         let infos = |n: usize| uplink_infos(&links, &sources(n), &uplinks, std::iter::once(&pool));
         let two = infos(2);
@@ -374,5 +401,19 @@ mod tests {
         assert_eq!((two[&4].mtu, two[&4].flags, two[&9].flags), (1400, 0, UPLINK_POOL));
         // Unique local ones have an entry of their own.
         assert_eq!(infos(3)[&4], UplinkInfo { flags: UPLINK_SOURCES, ..two[&4] });
+    }
+
+    #[test]
+    fn broadcast_addresses_are_local_too() {
+        let all = ["192.0.2.7/24", "203.0.113.1/31", "2001:db8::7/64"].map(|a| (4, net(a)));
+        let kinds: BTreeMap<String, u32> =
+            locals(&all).into_iter().map(|(a, kind)| (IpAddr::from(a).to_string(), kind)).collect();
+        let want = [
+            ("192.0.2.255", LOCAL_BROADCAST),
+            ("192.0.2.7", LOCAL_ADDRESS),
+            ("2001:db8::7", LOCAL_ADDRESS),
+            ("203.0.113.1", LOCAL_ADDRESS),
+        ];
+        assert_eq!(kinds, want.map(|(a, kind)| (a.to_owned(), kind)).into());
     }
 }

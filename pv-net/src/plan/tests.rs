@@ -33,7 +33,7 @@ fn wanted(n: u8, isolated: bool) -> Endpoint {
         ipv6: None,
         default_route: true,
     };
-    let link = PoolLink { index: 2, mac: Mac([2, 0, 10, 0, 3, 1]), mtu: 1500, id: 1 };
+    let link = PoolLink { index: 2, mac: Mac([2, 0, 10, 0, 3, 1]), mtu: 1500, id: 1, borrowed: false };
     endpoint(&attachment, &pool(isolated), &link, u32::from(n))
 }
 

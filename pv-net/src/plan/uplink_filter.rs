@@ -1,6 +1,6 @@
 //! What the uplinks' filter drops, as the kernel's maps hold it. Pure.
 
-use crate::model::{Pool, UplinkFilter};
+use crate::model::{Pool, RateLimit, UplinkFilter};
 use ipnetwork::IpNetwork;
 use pv_net_common::{DropReason, FilterRate, FilterSource};
 use std::collections::BTreeMap;
@@ -23,10 +23,13 @@ pub fn filter_sources<'a>(
 /// What each source may send; zero when that is not limited.
 #[must_use]
 pub fn filter_rate(filter: &UplinkFilter) -> FilterRate {
-    filter.rate_limit.map_or_else(FilterRate::default, |r| FilterRate::new(r.packets_per_second, r.burst))
+    let of_limit =
+        |r: RateLimit| FilterRate { prefix6: r.ipv6_prefix.into(), ..FilterRate::new(r.packets_per_second, r.burst) };
+    filter.rate_limit.map_or_else(FilterRate::default, of_limit)
 }
 
-fn prefix(network: IpNetwork) -> (u32, FilterSource) {
+/// A network as a prefix of [`FilterSource`]s: bits that count, and the bits.
+pub(super) fn prefix(network: IpNetwork) -> (u32, FilterSource) {
     let bits = u32::from(network.prefix()) + if network.is_ipv4() { V4_BITS } else { 0 };
     (FilterSource::HEAD_BITS + bits, FilterSource::new(network.network().into()))
 }
@@ -40,7 +43,7 @@ mod tests {
     fn pools_and_the_deny_list_are_in_one_trie() {
         let text = r#"{"network": {"pools": {"p": {"subnet": "10.0.3.0/24", "subnet6": "fd00:3::/64"}},
             "uplink_filter": {"deny": ["203.0.113.0/24", "10.0.3.0/24", "::/0"],
-                "rate_limit": {"packets_per_second": 1000, "burst": 3}}}}"#;
+                "rate_limit": {"packets_per_second": 1000, "burst": 3, "ipv6_prefix": 56}}}}"#;
         let device = parse_device("device.json", text).expect("valid");
         let filter = device.uplink_filter.expect("a filter");
         let sources = filter_sources(&filter, device.pools.values());
@@ -57,7 +60,7 @@ mod tests {
                 (152, 4, ip("203.0.113.0"), denied)
             ]
         );
-        assert_eq!(filter_rate(&filter), FilterRate { packet_ns: 1_000_000, burst_ns: 3_000_000 });
+        assert_eq!(filter_rate(&filter), FilterRate { packet_ns: 1_000_000, burst_ns: 3_000_000, prefix6: 56, pad: 0 });
         assert_eq!(filter_rate(&UplinkFilter::default()), FilterRate::default());
     }
 }

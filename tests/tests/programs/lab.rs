@@ -5,7 +5,7 @@ use harness::{Device, Namespace, frame};
 use pv_net::kernel::bpf::{DataPlane, FlowState, Options, Ran};
 use pv_net_common::{
     EndpointInfo, InterfaceInfo, Ip,
-    endpoint::{POOL_HOST_SERVICES, POOL_OPEN},
+    endpoint::{LOCAL_ADDRESS, POOL_HOST_SERVICES, POOL_OPEN},
 };
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -103,7 +103,8 @@ pub fn lab(work: impl FnOnce(&mut Lab) -> Result<()> + Send) -> Result<()> {
             lab.add(host, pool_id, pool_flags | POOL_HOST_SERVICES)?;
         }
         let gateways = [lab.a, lab.c, lab.d, lab.e].into_iter();
-        let locals = gateways.flat_map(|h| [Ip::from(h.gateway4), Ip::from(h.gateway6)]).collect();
+        let locals =
+            gateways.flat_map(|h| [h.gateway4.into(), h.gateway6.into()]).map(|a: Ip| (a, LOCAL_ADDRESS)).collect();
         lab.plane.set_locals(&locals)?;
         work(&mut lab)
     })

@@ -31,26 +31,28 @@ pub(super) fn attach(
     })
 }
 
-/// Adds the clsact qdisc to an uplink; whether it was not there before. It is looked for only by adding it: the attach
-/// that follows tells what else is wrong.
+/// Adds the clsact qdisc to an uplink or a bridge; whether it was not there before. It is looked for only by adding it:
+/// the attach that follows tells what else is wrong.
 #[must_use]
-pub fn add_qdisc(uplink: &str) -> bool {
-    qdisc_add_clsact(uplink).is_ok()
+pub fn add_qdisc(link: &str) -> bool {
+    qdisc_add_clsact(link).is_ok()
 }
 
-/// Takes the filter off an uplink; one that is not there is fine.
+/// Takes the filter off an uplink or a bridge; one that is not there is fine.
 ///
 /// # Errors
 /// The kernel's.
-pub fn remove_filter(uplink: &str) -> Result<(), BpfError> {
-    let place = Place::FromUplink;
-    match qdisc_detach_program(uplink, place.attach_type(), place.program()) {
-        Err(e) if !is_absent(&e) => {
-            let (program, link) = (place.program(), uplink.to_owned());
-            Err(BpfError::Detach { program, link, why: BpfError::chain(&e) })
+pub fn remove_filter(link: &str) -> Result<(), BpfError> {
+    for place in [Place::FromUplink, Place::FromBridge] {
+        match qdisc_detach_program(link, place.attach_type(), place.program()) {
+            Err(e) if !is_absent(&e) => {
+                let (program, link) = (place.program(), link.to_owned());
+                return Err(BpfError::Detach { program, link, why: BpfError::chain(&e) });
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// Whether an error says that there is no such filter, no qdisc, or no link.

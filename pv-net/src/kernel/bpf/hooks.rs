@@ -18,22 +18,25 @@ pub(super) enum Place {
     ToContainer,
     /// Ingress of an uplink.
     FromUplink,
+    /// Ingress of a pool's bridge.
+    FromBridge,
 }
 
 impl Place {
-    pub(super) const ALL: [Self; 3] = [Self::FromContainer, Self::ToContainer, Self::FromUplink];
+    pub(super) const ALL: [Self; 4] = [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::FromBridge];
 
     pub(super) const fn program(self) -> &'static str {
         match self {
             Self::FromContainer => names::PROG_FROM_CONTAINER,
             Self::ToContainer => names::PROG_TO_CONTAINER,
             Self::FromUplink => names::PROG_FROM_UPLINK,
+            Self::FromBridge => names::PROG_FROM_BRIDGE,
         }
     }
 
     pub(super) const fn attach_type(self) -> TcAttachType {
         match self {
-            Self::FromContainer | Self::FromUplink => TcAttachType::Ingress,
+            Self::FromContainer | Self::FromUplink | Self::FromBridge => TcAttachType::Ingress,
             Self::ToContainer => TcAttachType::Egress,
         }
     }
@@ -105,6 +108,30 @@ impl DataPlane {
     /// When the kernel refuses, or the link cannot be pinned.
     pub fn attach_uplink(&mut self, uplink: &IfName) -> Result<(), BpfError> {
         self.attach_at(Place::FromUplink, uplink)
+    }
+
+    /// Pools' bridges that have the program. None without tcx, as of uplinks.
+    ///
+    /// # Errors
+    /// When the pins cannot be listed.
+    pub fn hooked_bridges(&self) -> Result<Vec<String>, BpfError> {
+        pin::links(&Place::FromBridge.dir(self.pin_dir()))
+    }
+
+    /// Puts the program on a pool's bridge; one that is there already stays.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the link cannot be pinned.
+    pub fn attach_bridge(&mut self, bridge: &IfName) -> Result<(), BpfError> {
+        self.attach_at(Place::FromBridge, bridge)
+    }
+
+    /// Takes the program off a bridge.
+    ///
+    /// # Errors
+    /// When the pin cannot be removed.
+    pub fn detach_bridge(&mut self, bridge: &str) -> Result<(), BpfError> {
+        pin::remove(&pin::of_link(&Place::FromBridge.dir(self.pin_dir()), bridge))
     }
 
     /// Takes the program off an uplink.

@@ -13,8 +13,8 @@ use crate::model::FlowTimeouts;
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{TestRun, TestRunOptions};
 use pv_net_common::{
-    ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FlowEntry, FlowKey, GlobalConfig, InterfaceInfo, Ip, SourceKey,
-    Stat, TransientFlow, UplinkInfo, names, nat,
+    ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FilterSource, FlowEntry, FlowKey, GlobalConfig, InterfaceInfo,
+    Ip, SourceKey, Stat, TransientFlow, UplinkInfo, names, nat,
 };
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -79,6 +79,7 @@ pub struct DataPlane {
     pub(super) interfaces: Table<u32, InterfaceInfo>,
     pub(super) locals: Table<EndpointKey, u32>,
     pub(super) uplinks: Table<u32, UplinkInfo>,
+    pub(super) networks: Trie<FilterSource, u32>,
     pub(super) sources: Trie<SourceKey, Ip>,
     pub(super) services: Services,
     pub(super) filter: Filter,
@@ -128,6 +129,7 @@ impl DataPlane {
             interfaces: Table::open(&maps, names::MAP_INTERFACES)?,
             locals: Table::open(&maps, names::MAP_LOCALS)?,
             uplinks: Table::open(&maps, names::MAP_UPLINKS)?,
+            networks: Trie::open(&maps, names::MAP_NETWORKS)?,
             sources: Trie::open(&maps, names::MAP_SOURCES)?,
             services: Services::open(&maps, names::MAP_SERVICES)?,
             filter: Filter::open(&maps)?,

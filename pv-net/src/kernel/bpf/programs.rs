@@ -32,8 +32,13 @@ static OBJECT_SHA256: &[u8; 32] = include_bytes!(concat!(env!("OUT_DIR"), "/pv-n
 const NAME_BYTES: usize = 15;
 
 /// Those that the daemon itself runs or attaches, of the data plane.
-const ENTRIES: [&str; 4] =
-    [names::PROG_CLOCK, names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK];
+const ENTRIES: [&str; 5] = [
+    names::PROG_CLOCK,
+    names::PROG_FROM_CONTAINER,
+    names::PROG_TO_CONTAINER,
+    names::PROG_FROM_UPLINK,
+    names::PROG_FROM_BRIDGE,
+];
 
 /// Those that are of one load: what packets of containers and uplinks meet. The last ones are the largest.
 fn data_plane() -> impl Iterator<Item = &'static str> {

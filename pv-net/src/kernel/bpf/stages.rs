@@ -1,10 +1,10 @@
 //! What the programs must know beside containers: each other, the device's addresses, uplinks and published ports.
 
 use super::programs::Programs;
-use super::table::{ServicePrefix, SourcePrefix, map_error, pinned};
+use super::table::{Prefix, ServicePrefix, SourcePrefix, map_error, pinned};
 use super::{BpfError, DataPlane};
 use aya::maps::ProgramArray;
-use pv_net_common::{EndpointKey, Ip, Service, ServiceKey, UplinkInfo, names};
+use pv_net_common::{EndpointKey, FilterSource, Ip, Service, ServiceKey, UplinkInfo, names};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
@@ -29,23 +29,23 @@ fn ordered(prefix: &ServicePrefix) -> (u32, [u8; 16], u16, u16) {
 }
 
 impl DataPlane {
-    /// Makes `addresses` all that the programs take for the device's own.
+    /// Makes `addresses` all that the programs take for the device's own, with their kind.
     ///
     /// # Errors
     /// The kernel's, such as a full map.
-    pub fn set_locals(&mut self, addresses: &BTreeSet<Ip>) -> Result<(), BpfError> {
-        for addr in addresses {
-            self.locals.set(&EndpointKey { addr: *addr }, &1)?;
+    pub fn set_locals(&mut self, addresses: &BTreeMap<Ip, u32>) -> Result<(), BpfError> {
+        for (addr, kind) in addresses {
+            self.locals.set(&EndpointKey { addr: *addr }, kind)?;
         }
         for (key, _) in self.locals.entries() {
-            if !addresses.contains(&key.addr) {
+            if !addresses.contains_key(&key.addr) {
                 self.locals.remove(&key)?;
             }
         }
         Ok(())
     }
 
-    /// What the programs take for the device's own addresses.
+    /// What the programs take for the device's own addresses, and the broadcast addresses of its networks.
     #[must_use]
     pub fn locals(&self) -> BTreeSet<Ip> {
         self.locals.entries().into_iter().map(|(key, _)| key.addr).collect()
@@ -63,6 +63,23 @@ impl DataPlane {
         for (prefix, _) in self.sources.entries() {
             if !wanted.contains(&prefix) {
                 self.sources.remove(prefix)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `networks` all that the programs take for networks of pools, with the index of their bridge.
+    ///
+    /// # Errors
+    /// The kernel's, such as a full map.
+    pub fn set_networks(&mut self, networks: &BTreeMap<Prefix<FilterSource>, u32>) -> Result<(), BpfError> {
+        // Add before removing: no address of a pool is a stranger's in between.
+        for (prefix, bridge) in networks {
+            self.networks.set(*prefix, *bridge)?;
+        }
+        for (prefix, _) in self.networks.entries() {
+            if !networks.contains_key(&prefix) {
+                self.networks.remove(prefix)?;
             }
         }
         Ok(())

@@ -105,20 +105,23 @@ impl Counters {
     }
 }
 
-/// An LPM trie: how many of a key's bits count, and the key.
+/// A map that finds the longest prefix of its keys.
 pub(super) struct Trie<K: Pod, V: Pod> {
     name: &'static str,
     map: LpmTrie<MapData, K, V>,
 }
 
+/// A key of a trie: how many of its bits count, and the bits.
+pub type Prefix<K> = (u32, K);
+
 /// Published ports.
 pub(super) type Services = Trie<ServiceKey, Service>;
 
 /// A key of their trie.
-pub type ServicePrefix = (u32, ServiceKey);
+pub type ServicePrefix = Prefix<ServiceKey>;
 
 /// A key of the trie of masquerade's sources.
-pub type SourcePrefix = (u32, SourceKey);
+pub type SourcePrefix = Prefix<SourceKey>;
 
 impl<K: Pod, V: Pod> Trie<K, V> {
     pub(super) fn open(maps: &Path, name: &'static str) -> Result<Self, BpfError> {
@@ -126,11 +129,11 @@ impl<K: Pod, V: Pod> Trie<K, V> {
         Ok(Self { name, map })
     }
 
-    pub(super) fn set(&mut self, (bits, key): (u32, K), value: V) -> Result<(), BpfError> {
+    pub(super) fn set(&mut self, (bits, key): Prefix<K>, value: V) -> Result<(), BpfError> {
         self.map.insert(&Key::new(bits, key), value, 0).map_err(map_error("write", self.name))
     }
 
-    pub(super) fn remove(&mut self, (bits, key): (u32, K)) -> Result<(), BpfError> {
+    pub(super) fn remove(&mut self, (bits, key): Prefix<K>) -> Result<(), BpfError> {
         match self.map.remove(&Key::new(bits, key)) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -138,7 +141,7 @@ impl<K: Pod, V: Pod> Trie<K, V> {
         }
     }
 
-    pub(super) fn entries(&self) -> Vec<((u32, K), V)> {
+    pub(super) fn entries(&self) -> Vec<(Prefix<K>, V)> {
         self.map.iter().filter_map(Result::ok).map(|(k, v)| ((k.prefix_len(), k.data()), v)).collect()
     }
 }
