@@ -3,8 +3,11 @@
 use super::table;
 use crate::daemon::Paths;
 use crate::kernel::bpf::{Probe, probe};
+use crate::kernel::netfilter;
+use crate::plan::kept_by_firewall;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 /// Prints the findings. 0 when nothing that pv-net cannot do without is missing.
@@ -25,11 +28,30 @@ pub fn run(paths: &Paths, json: bool) -> ExitCode {
         lost: "socket hooks, that a later version uses for published ports",
         remedy: "mount -t cgroup2 none DIR, and name it with --cgroup",
     });
+    probes.push(firewall(paths));
     let usable = probes.iter().all(|p| p.ok || !p.required);
     let text =
         if json { format!("{:#}", json!({"usable": usable, "probes": probes})) } else { report(&probes, usable) };
     println!("{text}");
     if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What `pv-net status` says with names: whether a firewall of the host's own may drop what pools live on.
+fn firewall(paths: &Paths) -> Probe {
+    let pools = crate::config::load::device(&paths.config).map(|device| device.pools).unwrap_or_default();
+    let bridges: BTreeSet<&str> = pools.values().filter_map(|p| p.bridge()).map(|b| b.as_str()).collect();
+    // A firewall that cannot be read is none.
+    let kept = netfilter::dropping().map(|(chains, rules)| {
+        kept_by_firewall(&chains, netfilter::bridged(), &bridges, |chain, bridge| rules.name(chain, bridge))
+    });
+    Probe {
+        name: "the host's firewall knows the pools' bridges",
+        ok: !kept.is_ok_and(|kept| !kept.is_empty()),
+        required: false,
+        lost: "neighbour discovery, DHCP or DNS where a chain drops by policy: `pv-net status` names it",
+        remedy: "nft insert rule FAMILY TABLE CHAIN iifname BRIDGE accept; or sysctl net.bridge.bridge-nf-call-iptables=0 \
+                 net.bridge.bridge-nf-call-ip6tables=0",
+    }
 }
 
 fn bpffs(paths: &Paths) -> Probe {

@@ -7,6 +7,7 @@ mod borrowed;
 mod container_view;
 mod detach;
 mod filters;
+mod firewall;
 mod mtu;
 mod outside;
 mod own_ports;
@@ -95,6 +96,8 @@ pub struct Daemon {
     port_conditions: Vec<String>,
     /// Uplinks without the filter that they should have.
     filter_conditions: Vec<String>,
+    /// What the host's firewall keeps from pools.
+    firewall_conditions: Vec<String>,
     /// Whether the kernel said that addresses, links or routes changed.
     outside_changed: bool,
     /// Containers' links that left their bridge since the last look.
@@ -141,6 +144,7 @@ impl Daemon {
             outside_conditions: Vec::new(),
             port_conditions: Vec::new(),
             filter_conditions: Vec::new(),
+            firewall_conditions: Vec::new(),
             outside_changed: false,
             astray: BTreeSet::new(),
             policy: policy::InForce::default(),
@@ -273,8 +277,10 @@ impl Daemon {
         Ok(())
     }
 
-    /// Removes flows that have been silent for too long; how long until that is worth doing again.
+    /// Removes flows that have been silent for too long; how long until that is worth doing again. Looks at what nobody
+    /// tells of.
     pub fn tick(&mut self) -> Duration {
+        self.look_at_firewall();
         let timeouts = self.device.flow_timeouts;
         self.look_at_ports();
         let Some(plane) = &mut self.plane else { return next_sweep(None, &timeouts) };

@@ -168,7 +168,7 @@ impl Daemon {
         Ok(found.into_iter().filter_map(named).collect())
     }
 
-    fn pool_bridges(&self) -> BTreeSet<&str> {
+    pub(super) fn pool_bridges(&self) -> BTreeSet<&str> {
         self.device.pools.values().filter_map(|p| p.bridge().map(IfName::as_str)).collect()
     }
 

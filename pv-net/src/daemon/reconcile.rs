@@ -35,6 +35,7 @@ impl Daemon {
             self.apply(&op).await?;
         }
         self.fit_links(&links).await;
+        self.look_at_firewall();
         self.refresh_ports()?;
         store::save(&self.paths.state_dir, &self.state)?;
         Ok(())

@@ -240,7 +240,7 @@ impl Daemon {
         conditions.extend(self.outside_conditions.iter().cloned());
         conditions.extend(self.port_conditions.iter().cloned());
         conditions.extend(self.declared_conditions.iter().chain(&self.policy.condition).cloned());
-        conditions.extend(self.filter_conditions.iter().cloned());
+        conditions.extend(self.filter_conditions.iter().chain(&self.firewall_conditions).cloned());
         for pool in self.device.pools.keys() {
             conditions.extend(self.conditions_of_pool(pool).map(|why| format!("pool {pool}: {why}")));
         }

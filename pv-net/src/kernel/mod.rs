@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod forwarding;
 pub mod grace;
 pub mod listeners;
+pub mod netfilter;
 pub mod netlink;
 pub mod netns;
 pub mod nudge;

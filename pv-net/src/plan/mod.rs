@@ -3,6 +3,7 @@
 //! A plan is about the maps, programs and links of containers; what it needs of the kernel is in [`Observed`].
 
 mod desired;
+mod firewall;
 mod op;
 mod outside;
 mod own_ports;
@@ -11,6 +12,7 @@ mod source;
 mod uplink_filter;
 
 pub use desired::{Desired, Endpoint, PoolLink, endpoint};
+pub use firewall::{Bridged, DroppingChain, kept_by_firewall, strict_filters};
 pub use op::{Observed, ObservedLink, Op, diff, endpoint_ops};
 pub use outside::{
     LinkState, Unseen, apart, fitting, locals, networks, overlaps, set_down, unfit, uplink_infos, ways_out,

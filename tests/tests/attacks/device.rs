@@ -2,6 +2,7 @@
 
 mod addresses;
 mod advertised;
+mod firewall;
 mod links;
 mod sources;
 mod unit;
