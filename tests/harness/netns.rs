@@ -114,8 +114,16 @@ impl Namespace {
     /// When a link or an address cannot be made.
     pub fn connect(&self, here: (&str, &[&str]), other: &Self, there: (&str, &[&str])) -> Result<()> {
         link::pair(self, here.0, other, there.0)?;
-        link::configure(self, here.0, here.1)?;
-        link::configure(other, there.0, there.1)
+        self.configure(here.0, here.1)?;
+        other.configure(there.0, there.1)
+    }
+
+    /// Gives a link its addresses, usable at once, and sets it up.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn configure(&self, link: &str, addresses: &[&str]) -> Result<()> {
+        link::configure(self, link, addresses)
     }
 
     /// The MAC of a link.

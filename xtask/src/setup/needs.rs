@@ -39,6 +39,7 @@ pub const VM: &[Need] = &[
     need("qemu-system-x86_64", "qemu-system-x86", "machines with the kernels of distributions"),
     need("depmod", "kmod", "what the modules of a fetched kernel need"),
     need("xz", "xz-utils", "modules that are packed"),
+    need("ip", "iproute2", "the wire between a machine's network cards"),
 ];
 
 /// What `cargo xtask vm --arch aarch64` needs beside it (a name with a path is a file); installed when that is asked for.

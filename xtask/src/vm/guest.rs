@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use super::apt::{Apt, Suite, said};
 use super::arch::Arch;
 use super::cpio::Archive;
-use super::{kernel::Kernel, modules};
+use super::kernel::Kernel;
+use super::modules::{self, Has};
 use crate::run;
 
 /// Builds the program, static: there is nothing else in the guest.
@@ -75,9 +76,9 @@ fn debian_std(cache: &Path, arch: Arch) -> Result<PathBuf> {
     Ok(dir.join("sysroot"))
 }
 
-/// Writes the initramfs: the program under both its names, the kernel's modules, and the folders of a system. Gives the
-/// kinds of links that the kernel has then.
-pub fn initramfs(program: &Path, kernel: &Kernel, to: &Path) -> Result<Vec<&'static str>> {
+/// Writes the initramfs: the program under both its names, the kernel's modules, and the folders of a system. Gives
+/// what the kernel has then.
+pub fn initramfs(program: &Path, kernel: &Kernel, to: &Path) -> Result<Has> {
     let modules = modules::of(&kernel.modules, &kernel.config)?;
     let write = || -> Result<()> {
         let mut archive = Archive::new(BufWriter::new(std::fs::File::create(to)?));
@@ -97,5 +98,5 @@ pub fn initramfs(program: &Path, kernel: &Kernel, to: &Path) -> Result<Vec<&'sta
         Ok(())
     };
     write().with_context(|| format!("initramfs {}", to.display()))?;
-    Ok(modules.kinds)
+    Ok(modules.has)
 }

@@ -1,4 +1,5 @@
-//! Kernels of Debian's suites, in the flavour for clouds: a quarter of the size, and with all that a guest needs.
+//! Kernels of Debian's suites, in the flavour for clouds: a quarter of the size, and with all that a guest needs but the
+//! drivers of network cards that are no cloud's. For these one series is what a PC has.
 
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -29,30 +30,60 @@ const BULLSEYE: Suite = Suite { name: "bullseye", security: false };
 const BOOKWORM: Suite = Suite { name: "bookworm", security: true };
 const BACKPORTS: Suite = Suite { name: "trixie-backports", security: false };
 
-/// Which suite has which series.
-const SERIES: [(&str, Suite); 5] =
-    [("5.10", BULLSEYE), ("6.1", BOOKWORM), ("6.12", BOOKWORM), ("6.18", BACKPORTS), ("7.3", BACKPORTS)];
+/// For which machines a kernel is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flavour {
+    /// Virtual ones.
+    Cloud,
+    /// All.
+    Full,
+}
+
+impl Flavour {
+    /// What the name of a release ends with.
+    fn end(self, arch: Arch) -> String {
+        match self {
+            Self::Cloud => format!("-cloud-{}", arch.debian()),
+            Self::Full => format!("-{}", arch.debian()),
+        }
+    }
+}
+
+/// Which suite has which series, and which flavour of it is taken.
+const SERIES: [(&str, Suite, Flavour); 5] = [
+    ("5.10", BULLSEYE, Flavour::Cloud),
+    ("6.1", BOOKWORM, Flavour::Full),
+    ("6.12", BOOKWORM, Flavour::Cloud),
+    ("6.18", BACKPORTS, Flavour::Cloud),
+    ("7.3", BACKPORTS, Flavour::Cloud),
+];
 
 /// Fails when there is no such series: before anything is installed or built for it.
 pub fn check(series: &str) -> Result<()> {
-    suite(series).map(drop)
+    place(series).map(drop)
 }
 
-fn suite(series: &str) -> Result<Suite> {
-    let found = SERIES.iter().find(|(name, _)| *name == series).map(|(_, suite)| *suite);
+fn place(series: &str) -> Result<(Suite, Flavour)> {
+    let found = SERIES.iter().find(|(name, ..)| *name == series).map(|(_, suite, flavour)| (*suite, *flavour));
     found.ok_or_else(|| {
-        let all: Vec<&str> = SERIES.iter().map(|(series, _)| *series).collect();
+        let all: Vec<&str> = SERIES.iter().map(|(series, ..)| *series).collect();
         misuse(format!("kernel {series}: no such series"), format!("one of {}", all.join(", ")))
     })
 }
 
 /// Gets the newest kernel of a series, or takes the one that an earlier run got.
 pub fn get(cache: &Path, series: &str, arch: Arch) -> Result<Kernel> {
-    let suite = suite(series)?;
+    let (suite, mut flavour) = place(series)?;
+    if arch == Arch::Arm {
+        // There is no PC of that kind.
+        flavour = Flavour::Cloud;
+    }
+    let from = (suite, flavour);
     let dir = cache.join("kernels").join(arch.name()).join(series);
-    // One that an older xtask got has no configuration.
-    if !dir.join("config").exists()
-        && let Err(why) = fetch(cache, &dir, series, suite, arch)
+    // One that an older xtask got has no configuration, or is of another flavour.
+    let got = std::fs::read_to_string(dir.join("release")).is_ok_and(|release| is_of(&release, flavour, arch));
+    if !(got && dir.join("config").exists())
+        && let Err(why) = fetch(cache, &dir, series, from, arch)
     {
         signals::check()?;
         let help = "it is fetched once, and that needs the network";
@@ -64,9 +95,9 @@ pub fn get(cache: &Path, series: &str, arch: Arch) -> Result<Kernel> {
     Ok(Kernel { series: series.to_owned(), release, image, modules, config })
 }
 
-fn fetch(cache: &Path, dir: &Path, series: &str, suite: Suite, arch: Arch) -> Result<()> {
+fn fetch(cache: &Path, dir: &Path, series: &str, (suite, flavour): (Suite, Flavour), arch: Arch) -> Result<()> {
     let apt = Apt::open(cache, suite, arch)?;
-    let release = newest(&apt.names(&format!("linux-image-{series}."))?, arch)
+    let release = newest(&apt.names(&format!("linux-image-{series}."))?, flavour, arch)
         .with_context(|| format!("Debian {} has none", suite.name))?;
     println!("vm: fetching kernel {release}");
     // From 6.19 on linux-image-* has nothing in it but its needs: image, modules, and in `base` what is said of them.
@@ -118,10 +149,17 @@ fn remove(dir: &Path) -> Result<()> {
 }
 
 /// The newest release among names of packages.
-fn newest(names: &[String], arch: Arch) -> Option<String> {
-    let end = format!("-cloud-{}", arch.debian());
-    let releases = names.iter().filter(|n| n.ends_with(&end)).filter_map(|n| n.strip_prefix("linux-image-"));
+fn newest(names: &[String], flavour: Flavour, arch: Arch) -> Option<String> {
+    let releases = names.iter().filter_map(|n| n.strip_prefix("linux-image-")).filter(|n| is_of(n, flavour, arch));
     releases.max_by(|a, b| by_version(a, b)).map(str::to_owned)
+}
+
+/// Whether a release is of this flavour: what stands before its end is a version, and that ends with no word such as `rt`.
+fn is_of(release: &str, flavour: Flavour, arch: Arch) -> bool {
+    release.strip_suffix(&flavour.end(arch)).is_some_and(|version| {
+        let last = version.rsplit(['-', '+']).next().unwrap_or_default();
+        !["cloud", "rt"].contains(&last)
+    })
 }
 
 /// By the numbers in them: 6.1.0-9 is before 6.1.0-56.
@@ -134,19 +172,23 @@ fn by_version(a: &str, b: &str) -> Ordering {
 
 #[cfg(test)]
 mod tests {
-    use super::{Arch, newest};
+    use super::{Arch, Flavour, newest};
 
     #[test]
     fn the_newest_is_by_number_and_of_the_right_flavour() {
         let names = [
             "linux-image-6.1.0-9-cloud-amd64",
             "linux-image-6.1.0-56-cloud-amd64",
-            "linux-image-6.1.0-57-amd64",
+            "linux-image-6.1.0-55-amd64",
+            "linux-image-6.1.0-57-rt-amd64",
             "linux-image-6.1.0-57-cloud-amd64-unsigned",
             "linux-image-6.1.0-58-cloud-arm64",
         ];
         let names = names.map(str::to_owned);
-        assert_eq!(newest(&names, Arch::X86).as_deref(), Some("6.1.0-56-cloud-amd64"));
-        assert_eq!(newest(&names[..1], Arch::Arm), None);
+        let of = |flavour, arch| newest(&names, flavour, arch);
+        assert_eq!(of(Flavour::Cloud, Arch::X86).as_deref(), Some("6.1.0-56-cloud-amd64"));
+        assert_eq!(of(Flavour::Full, Arch::X86).as_deref(), Some("6.1.0-55-amd64"));
+        assert_eq!(of(Flavour::Full, Arch::Arm), None);
+        assert_eq!(newest(&names[..1], Flavour::Cloud, Arch::Arm), None);
     }
 }

@@ -9,6 +9,7 @@ mod kernel;
 mod modules;
 mod qemu;
 mod report;
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -22,6 +23,7 @@ use budget::Budget;
 use kernel::Kernel;
 use qemu::{Boot, Ended};
 use report::Report;
+use wire::Wire;
 
 /// What `cargo xtask vm` takes.
 #[derive(clap::Args)]
@@ -145,14 +147,24 @@ fn boot(args: &Args, cache: &Path, kernel: &Kernel, program: &Path) -> Result<Re
     let start = Instant::now();
     let name = format!("{}-{}", args.arch.name(), kernel.series);
     let initramfs = Scratch(cache.join(format!("{name}-{}.cpio", std::process::id())));
-    let kinds = guest::initramfs(program, kernel, &initramfs.0)?.join(",");
+    let has = guest::initramfs(program, kernel, &initramfs.0)?;
+    let (kinds, cards) = (has.kinds.join(","), has.cards.join(","));
+    let wire = Wire::lay();
+    if let Wire::Hub(why) = &wire {
+        println!("{:<5}| its cards are without offloads: no taps: {why:#}", kernel.series);
+    }
     let (memory, guest) = if args.memory_floor { (FLOOR_MEMORY, "memory-floor") } else { (MEMORY, "suite") };
     let boot = Boot {
         arch: args.arch,
         image: &kernel.image,
         initramfs: &initramfs.0,
         memory,
-        words: &format!("PV_NET_BIN=/pv-net PV_NET_SLOW={SLOW} PV_NET_GUEST={guest} PV_NET_KINDS={kinds}"),
+        wire: &wire,
+        words: &format!(
+            "PV_NET_BIN=/pv-net PV_NET_SLOW={SLOW} PV_NET_GUEST={guest} PV_NET_KINDS={kinds} PV_NET_CARDS={cards} \
+             PV_NET_WIRE={}",
+            wire.word()
+        ),
         log: &cache.join("logs").join(format!("{name}.log")),
         limit: LIMIT,
     };

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 /// What pv-net uses and a kernel may have as a module: the option, and the module.
-const NEEDED: [(&str, &str); 7] = [
+const NEEDED: [(&str, &str); 8] = [
     ("CONFIG_BRIDGE", "bridge"),
     ("CONFIG_VETH", "veth"),
     ("CONFIG_NET_SCH_INGRESS", "sch_ingress"),
@@ -15,6 +15,8 @@ const NEEDED: [(&str, &str); 7] = [
     ("CONFIG_IPV6", "ipv6"),
     ("CONFIG_PACKET", "af_packet"),
     ("CONFIG_DUMMY", "dummy"),
+    // What a card of virtio is plugged into.
+    ("CONFIG_VIRTIO_PCI", "virtio_pci"),
 ];
 
 /// Kinds of links that a device may be connected by, and not every kernel has: rtnetlink's name, option, module.
@@ -26,12 +28,23 @@ const KINDS: [(&str, &str, &str); 5] = [
     ("vrf", "CONFIG_NET_VRF", "vrf"),
 ];
 
+/// Drivers of network cards, and not every kernel has them: option, and module. Clouds have virtio, PCs the other.
+const CARDS: [(&str, &str); 2] = [("CONFIG_VIRTIO_NET", "virtio_net"), ("CONFIG_E1000E", "e1000e")];
+
 /// What a guest loads.
 pub struct Modules {
     /// File names and contents, each after those that it needs.
     pub files: Vec<(String, Vec<u8>)>,
-    /// Kinds of links that the kernel has with them.
+    /// What the kernel has with them.
+    pub has: Has,
+}
+
+/// What not every kernel has.
+pub struct Has {
+    /// Kinds of links.
     pub kinds: Vec<&'static str>,
+    /// Drivers of network cards.
+    pub cards: Vec<&'static str>,
 }
 
 /// `modules.dep`: files by the name of their module, and what each file needs.
@@ -65,8 +78,14 @@ pub fn of(dir: &Path, config: &Path) -> Result<Modules> {
             kinds.push(kind);
         }
     }
+    let mut cards = Vec::new();
+    for (option, module) in CARDS {
+        if has(option, module)? {
+            cards.push(module);
+        }
+    }
     let read = |file: String| Ok((plain_name(&file), read_module(&dir.join(&file))?));
-    Ok(Modules { files: order.into_iter().map(read).collect::<Result<_>>()?, kinds })
+    Ok(Modules { files: order.into_iter().map(read).collect::<Result<_>>()?, has: Has { kinds, cards } })
 }
 
 /// `y` or `m`; none for an option that is not set, or that this kernel does not know.

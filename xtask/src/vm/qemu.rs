@@ -12,6 +12,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use super::arch::Arch;
+use super::wire::Wire;
 use crate::signals;
 
 /// What to boot.
@@ -24,6 +25,8 @@ pub struct Boot<'a> {
     pub initramfs: &'a Path,
     /// Memory in MiB.
     pub memory: u32,
+    /// What its network cards are connected by.
+    pub wire: &'a Wire,
     /// More words of the kernel's command line; `KEY=VALUE` is in the environment of its first process.
     pub words: &'a str,
     /// All that the console says goes here too.
@@ -109,6 +112,7 @@ fn listen(mut machine: Machine, mut log: impl Write, limit: Duration, mut heard:
 fn command(boot: &Boot) -> Command {
     let mut command: Command = boot.arch.machine();
     let console = boot.arch.console();
+    boot.wire.connect(&mut command);
     command.args(["-m", &boot.memory.to_string(), "-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"]);
     command.arg("-kernel").arg(boot.image).arg("-initrd").arg(boot.initramfs);
     // A panic ends the machine (it may not reboot); the rest is time that an emulated machine would waste.

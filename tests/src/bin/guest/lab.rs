@@ -161,20 +161,34 @@ pub fn delete_link(ns: &Namespace, name: &str) -> Result<()> {
 
 /// A route of the main table to one host on link `link`.
 pub fn route(ns: &Namespace, host: IpAddr, link: u32) -> Result<()> {
+    add_route(ns, host, |route| Ok(route.output_interface(link)))
+}
+
+/// A route of the main table to one host by `router`.
+pub fn route_by(ns: &Namespace, host: IpAddr, router: IpAddr) -> Result<()> {
+    add_route(ns, host, |route| Ok(route.gateway(router)?))
+}
+
+type Route = RouteMessageBuilder<IpAddr>;
+
+fn add_route(ns: &Namespace, host: IpAddr, how: impl FnOnce(Route) -> Result<Route>) -> Result<()> {
     let prefix = if host.is_ipv4() { 32 } else { 128 };
-    let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(host, prefix)?.output_interface(link).build();
+    let route = how(Route::new().destination_prefix(host, prefix)?)?.build();
     netlink(ns, async |handle| Ok(handle.route().add(route.clone()).execute().await?)).with_context(|| host.to_string())
 }
 
-/// Asks the kernel about a namespace's links.
-fn netlink<T: Send>(ns: &Namespace, work: impl AsyncFnOnce(Handle) -> Result<T> + Send) -> Result<T> {
-    ns.run(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection()?;
-            tokio::spawn(connection);
-            work(handle).await
-        })
+/// Asks the kernel about a namespace's links, or changes them.
+pub fn netlink<T: Send>(ns: &Namespace, work: impl AsyncFnOnce(Handle) -> Result<T> + Send) -> Result<T> {
+    ns.run(|| here(work))
+}
+
+/// As [`netlink`], in the calling thread's namespace.
+pub fn here<T>(work: impl AsyncFnOnce(Handle) -> Result<T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        work(handle).await
     })
 }
 

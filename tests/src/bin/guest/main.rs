@@ -3,6 +3,7 @@
 //!
 //! It is the daemon too: called as `pv-net` it is nothing else, so that one static file is a whole device.
 
+mod cards;
 mod checks;
 mod console;
 mod icmp;

@@ -1,5 +1,6 @@
 //! The checks, in the order in which they run. A new one is a function and a line in its list.
 
+mod cards;
 mod floor;
 mod forwarding;
 mod guard;
@@ -61,6 +62,12 @@ const SUITE: &[Check] = &[
     ("uplink: in a VRF", kinds::vrf_port),
     ("uplink: in a VRF with a pool", kinds::vrf_pool),
     ("uplink: a VRF is refused", kinds::vrf),
+    ("uplink: virtio", cards::virtio),
+    ("uplink: virtio, path MTU", cards::virtio_path_mtu),
+    ("uplink: virtio, filter", cards::virtio_filter),
+    ("uplink: e1000e", cards::e1000e),
+    ("uplink: e1000e, path MTU", cards::e1000e_path_mtu),
+    ("uplink: e1000e, filter", cards::e1000e_filter),
     ("masquerade without a daemon", outside::masquerade_survives),
     ("killed daemon", life::killed),
     ("stopped daemon", life::stopped),

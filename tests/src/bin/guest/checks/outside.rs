@@ -91,8 +91,10 @@ pub fn published_to(outside: &Namespace, pairs: [(IpAddr, IpAddr); 2]) -> Result
         let at = SocketAddr::new(device, PUBLISHED.0);
         let seen = echo::tcp(outside, at, &blob).with_context(|| format!("TCP to {at}"))?;
         ensure!(seen.ip() == host, "TCP to {at}: the container saw {seen}");
-        let seen = echo::udp(outside, at, &blob[..1200]).with_context(|| format!("UDP to {at}"))?;
-        ensure!(seen.ip() == host, "UDP to {at}: the container saw {seen}");
+        for size in [1200, 9000] {
+            let seen = echo::udp(outside, at, &blob[..size]).with_context(|| format!("UDP of {size} bytes to {at}"))?;
+            ensure!(seen.ip() == host, "UDP to {at}: the container saw {seen}");
+        }
     }
     Ok(())
 }
