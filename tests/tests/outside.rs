@@ -181,7 +181,10 @@ fn traceroute_goes_through_masquerade() -> Result<()> {
 
 #[test]
 fn path_mtu_is_learned_through_masquerade() -> Result<()> {
-    let lab = lab(&config())?;
+    let mut config = config();
+    // Else the pool follows the uplink.
+    config["network"]["pools"]["internal"]["mtu"] = json!(1500);
+    let lab = lab(&config)?;
     let far = far(&lab)?;
     // The container has 1500, the uplink 1400, and a hop behind it 1280.
     for (namespace, link, mtu) in [(&lab.device.ns, "up0", 1400), (&lab.outside, "eth0", 1400)] {

@@ -49,11 +49,11 @@ fn rate_limit(c: &mut Checker, path: &str, raw: &raw::UplinkFilter) -> Option<Ra
     let raw = c.section(path, &raw.rate_limit)?;
     let rate = number(c, &join(path, "packets_per_second"), &raw.packets_per_second, &PACKETS_PER_SECOND);
     let burst = number(c, &join(path, "burst"), &raw.burst, &BURST);
+    let ipv6_prefix = number(c, &join(path, "ipv6_prefix"), &raw.ipv6_prefix, &IPV6_PREFIX);
     if raw.packets_per_second.is_none() {
         c.wrong(path, None, "has no \"packets_per_second\"", None);
     }
     let packets_per_second = rate?;
-    let ipv6_prefix = number(c, &join(path, "ipv6_prefix"), &raw.ipv6_prefix, &IPV6_PREFIX);
     Some(RateLimit {
         packets_per_second,
         burst: burst.unwrap_or(packets_per_second.min(*BURST.end())),
