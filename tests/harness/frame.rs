@@ -64,6 +64,12 @@ pub fn ipv6_hops(src: Ipv6Addr, dst: Ipv6Addr, next: u8, hops: u8, payload: &[u8
     [&header[..], &src.octets(), &dst.octets(), payload].concat()
 }
 
+/// The EtherType of an IP packet.
+#[must_use]
+pub fn kind(packet: &[u8]) -> u16 {
+    if packet[0] >> 4 == 4 { IPV4 } else { IPV6 }
+}
+
 /// An IP packet of either family.
 ///
 /// # Panics

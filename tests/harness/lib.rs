@@ -11,13 +11,17 @@ mod snapshot;
 
 pub mod capture;
 pub mod configs;
+pub mod dhcp;
+pub mod ear;
 pub mod echo;
 pub mod frame;
+pub mod groups;
 pub mod occupied;
 pub mod raw;
 pub mod testrun;
 pub mod unix_http;
 pub mod verify;
+pub mod wrap;
 
 pub use container::Container;
 pub use device::{Device, Reply, binary, counted, counters};

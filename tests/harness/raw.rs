@@ -31,6 +31,10 @@ impl RawSocket {
         Self::bound(ns, None)
     }
 
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
     fn bound(ns: &Namespace, link: Option<&str>) -> Result<Self> {
         ns.run(|| {
             let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
@@ -53,6 +57,14 @@ impl RawSocket {
         let sent = send(self.fd.as_raw_fd(), frame, MsgFlags::empty())?;
         ensure!(sent == frame.len(), "{sent} of {} bytes sent", frame.len());
         Ok(())
+    }
+
+    /// All frames that wait to be received.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn queued(&self) -> Result<Vec<Vec<u8>>> {
+        crate::ear::queued(&self.fd)
     }
 
     /// The first frame that `wanted` accepts within `patience`.
