@@ -15,4 +15,5 @@ mod routes;
 mod shares;
 mod sizes;
 mod stack;
+mod trial;
 mod vlan;
