@@ -1,1 +1,455 @@
 //! ARP, neighbour discovery, MLD, IGMP, and the neighbour table.
+
+use crate::lab::{self, Lab, PORT, Sender, link_local};
+use crate::trial::{Proto, Trial};
+use anyhow::{Context, Result, ensure};
+use harness::configs::UPLINK;
+use harness::ear::Ear;
+use harness::wrap::Extension::{AtomicFragment, Destination, HopByHop, RouterAlert};
+use harness::wrap::{Extension, extended};
+use harness::{Namespace, SOON, echo, eventually, frame, groups};
+use serde_json::{Value, json};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+const STRANGER: [u8; 6] = [2, 0, 0xde, 0xad, 0, 1];
+const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+fn b_hears(lab: &Lab) -> Result<Trial<'_>> {
+    Ok(Trial::new(&lab.device, vec![Ear::link(&lab.b.ns, "eth0")?]))
+}
+
+/// RFC 5227 section 2.1.1: a probe for an address makes who is about to take it give it up; section 2.4: so does any ARP
+/// packet with the address as its sender.
+#[test]
+fn arp_speaks_of_nobody_elses_address() -> Result<()> {
+    let lab = lab::lab(|_| ())?;
+    let a = lab.sender(&lab.a.ns, "pvbr3")?;
+    let mut trial = b_hears(&lab)?;
+    let (own, b, gateway) = (lab.a.v4, lab.b.v4, Ipv4Addr::new(10, 0, 3, 1));
+    let unused = Ipv4Addr::new(10, 0, 3, 77);
+    let zero = [0; 6];
+    // Operation, sender, target; RARP's and InARP's operations have the same fields.
+    let mut forged = vec![
+        ("an answer of nobody", 2, (a.mac, NOBODY), (STRANGER, own)),
+        ("an answer of nobody about b", 2, (a.mac, NOBODY), (a.mac, b)),
+        ("an answer of nobody about the gateway", 2, (a.mac, NOBODY), (a.mac, gateway)),
+        ("an announcement of nobody", 1, (a.mac, NOBODY), (zero, NOBODY)),
+    ];
+    for (what, target) in [("a probe for b", b), ("a probe for the gateway", gateway), ("a probe", unused)] {
+        forged.push((what, 1, (a.mac, NOBODY), (zero, target)));
+        for op in [1, 2, 3, 4, 8, 9] {
+            forged.push(("an announcement of another's", op, (a.mac, target), (zero, target)));
+            forged.push(("another's MAC", op, (STRANGER, own), (zero, target)));
+        }
+    }
+    for (what, op, sender, target) in forged {
+        for mac in [groups::BROADCAST, lab.b.mac()?] {
+            trial.refused(
+                format!("{what}: {op} {sender:?} {target:?}"),
+                &["spoofed-arp", "malformed"],
+                |twin, mark| {
+                    let forged = frame::arp(op, sender, target);
+                    let honest = frame::arp(1, (a.mac, own), (zero, b));
+                    let packet = [&twin.pick(forged, honest)[..], mark].concat();
+                    a.socket.send(&frame::ethernet(a.mac, mac, frame::ARP, &packet))
+                },
+            )?;
+        }
+    }
+    // RFC 5227: what a client does that takes its own address.
+    for (what, op, sender, target) in [
+        ("its own probe", 1, (a.mac, NOBODY), (zero, own)),
+        ("its own announcement", 1, (a.mac, own), (zero, own)),
+        ("its own announcement as an answer", 2, (a.mac, own), (a.mac, own)),
+        ("a question for the gateway", 1, (a.mac, own), (zero, gateway)),
+        ("an answer", 2, (a.mac, own), (lab.b.mac()?, b)),
+    ] {
+        trial.passes(what, |mark| {
+            let packet = [&frame::arp(op, sender, target)[..], mark].concat();
+            a.socket.send(&frame::ethernet(a.mac, groups::BROADCAST, frame::ARP, &packet))
+        })?;
+    }
+    trial.finish()
+}
+
+/// A neighbour message with these options behind its target, and `mark` in one that readers skip.
+fn message(kind: u8, src: Ipv6Addr, dst: Ipv6Addr, target: Ipv6Addr, options: &[u8], mark: &[u8]) -> Vec<u8> {
+    let mut skipped = [&[200, 3][..], mark].concat();
+    skipped.resize(24, 0);
+    let target = if kind == 133 { Vec::new() } else { target.octets().to_vec() };
+    let flags = if kind == 136 { 0x20 } else { 0 };
+    let all = [&[kind, 0, 0, 0, flags, 0, 0, 0][..], &target, options, &skipped].concat();
+    let mut packet = frame::icmp(src.into(), dst.into(), &all);
+    packet[7] = 255;
+    packet
+}
+
+/// RFC 4862 section 5.4.3: who hears a solicitation from `::` for its own tentative address gives it up; RFC 4861 section
+/// 7.2.5: an advertisement is believed.
+#[test]
+fn neighbour_discovery_speaks_of_nobody_elses_address() -> Result<()> {
+    let lab = lab::lab(|_| ())?;
+    let a = lab.sender(&lab.a.ns, "pvbr3")?;
+    let mut trial = b_hears(&lab)?;
+    let (own, b, nobody) = (lab.a.v6, lab.b.v6, Ipv6Addr::UNSPECIFIED);
+    let (own_link, b_link) = (link_local(a.mac), link_local(lab.b.mac()?));
+    let all: Ipv6Addr = "ff02::1".parse()?;
+    let routers: Ipv6Addr = "ff02::2".parse()?;
+    let bridge = lab::link_local_of(&lab.device.ns, "pvbr3")?;
+    let source = |mac: [u8; 6]| [&[1, 1][..], &mac].concat();
+    let target = |mac: [u8; 6]| [&[2, 1][..], &mac].concat();
+    let nonce = [14, 1, 1, 2, 3, 4, 5, 6];
+    let others: Vec<Ipv6Addr> = vec![b, b_link, "fd00:5056:0:3::1".parse()?, bridge, "fd00:5056:0:3::77".parse()?];
+    let mut forged = Vec::new();
+    for other in others {
+        let group = groups::solicited(other);
+        forged.push(("duplicate detection", (135, nobody, group, other, Vec::new())));
+        forged.push(("duplicate detection with a nonce", (135, nobody, group, other, nonce.to_vec())));
+        for src in [own, own_link] {
+            forged.push(("an advertisement", (136, src, all, other, target(a.mac))));
+            forged.push(("an advertisement without a MAC", (136, src, all, other, Vec::new())));
+        }
+    }
+    for (kind, dst) in [(133, routers), (135, groups::solicited(b)), (136, all)] {
+        let about = if kind == 136 { own } else { b };
+        for options in [source(STRANGER), target(STRANGER)] {
+            forged.push(("another's MAC", (kind, own, dst, about, options.clone())));
+            // RFC 4861 section 4.6: any number of options.
+            let many = [vec![nonce.to_vec(); 5].concat(), options.clone()].concat();
+            forged.push(("another's MAC behind five options", (kind, own, dst, about, many)));
+            let many = [vec![nonce.to_vec(); 20].concat(), options].concat();
+            forged.push(("another's MAC behind twenty options", (kind, own, dst, about, many)));
+        }
+    }
+    let reasons = &["spoofed-nd", "malformed"];
+    let wraps: [&[Extension]; 4] = [&[], &[HopByHop], &[Destination, Destination], &[AtomicFragment]];
+    for (what, (kind, src, dst, about, options)) in forged {
+        for wrap in wraps {
+            trial.refused(format!("{what}: {kind} from {src} about {about} in {wrap:?}"), reasons, |twin, mark| {
+                let bad = extended(&message(kind, src, dst, about, &options, mark), wrap);
+                let good = message(135, own, groups::solicited(b), b, &source(a.mac), mark);
+                a.send_to(groups::mac(dst.into()), &twin.pick(bad, good))
+            })?;
+        }
+    }
+    // RFC 4862 and RFC 4861: what a host does with its own.
+    for (what, kind, src, dst, about, options) in [
+        ("its own detection", 135, nobody, groups::solicited(own), own, Vec::new()),
+        ("its own detection with a nonce", 135, nobody, groups::solicited(own), own, nonce.to_vec()),
+        ("its own link-local's", 135, nobody, groups::solicited(own_link), own_link, Vec::new()),
+        ("a question", 135, own, groups::solicited(b), b, source(a.mac)),
+        ("an advertisement", 136, own, all, own, target(a.mac)),
+        ("an advertisement of the link-local", 136, own_link, all, own_link, target(a.mac)),
+        ("a router solicitation", 133, own_link, routers, own, source(a.mac)),
+        ("a router solicitation of nobody", 133, nobody, routers, own, Vec::new()),
+    ] {
+        trial.passes(what, |mark| a.send_to(groups::BROADCAST, &message(kind, src, dst, about, &options, mark)))?;
+    }
+    trial.finish()
+}
+
+/// RFC 5227 and 4862, by real programs: a container that comes keeps its address, whatever another one says.
+#[test]
+fn nobody_gives_an_address_up_for_a_forged_detection() -> Result<()> {
+    let lab = lab::lab(|_| ())?;
+    let a = lab.sender(&lab.a.ns, "pvbr3")?;
+    let target: Ipv6Addr = "fd00:5056:0:3::3".parse()?;
+    ensure!(target == lab.b.v6, "{}", lab.b.v6);
+    // Its own detection runs, for as long as the kernel asks.
+    lab.b.ns.ip("link set eth0 down")?;
+    lab.b.ns.ip("-6 addr flush dev eth0")?;
+    lab::sysctl(&lab.b.ns, "net/ipv6/conf/eth0/accept_dad", "1")?;
+    lab::sysctl(&lab.b.ns, "net/ipv6/conf/eth0/dad_transmits", "3")?;
+    lab.b.ns.ip("link set eth0 up")?;
+    lab.b.ns.ip(&format!("-6 addr add {target}/64 dev eth0"))?;
+    let detection =
+        || message(135, Ipv6Addr::UNSPECIFIED, groups::solicited(target), target, &[14, 1, 9, 9, 9, 9, 9, 9], b"mark");
+    let advertisement = message(136, lab.a.v6, "ff02::1".parse()?, target, &[], b"mark");
+    let state = eventually(SOON, || {
+        for packet in [detection(), advertisement.clone()] {
+            a.send_to(groups::mac(groups::solicited(target).into()), &packet)?;
+            a.send_to(lab.b.mac()?, &packet)?;
+        }
+        let said = lab.b.ns.ip("-6 -o addr show dev eth0 scope global")?;
+        ensure!(said.contains("dadfailed") || !said.contains("tentative"), "{said}");
+        Ok(said)
+    })?;
+    ensure!(!state.contains("dadfailed"), "b has given its address up: {state}");
+    Ok(())
+}
+
+/// A packet with this mark in it.
+type Marked = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+
+/// RFC 3376 section 6.6.2, RFC 3810 section 7.6.2: the lower address is the querier; RFC 4541 section 2.1.1 and RFC 4286:
+/// who asks, or says that it routes groups, gets all of them.
+#[test]
+fn a_container_becomes_neither_querier_nor_router_of_groups() -> Result<()> {
+    let lab = lab::lab(|_| ())?;
+    let a = lab.sender(&lab.a.ns, "pvbr3")?;
+    let mut trial = b_hears(&lab)?;
+    let (own4, own6, own_link) = (lab.a.v4, lab.a.v6, link_local(a.mac));
+    let v4 = |text: &str| text.parse::<Ipv4Addr>().expect("an address");
+    let v6 = |text: &str| text.parse::<Ipv6Addr>().expect("an address");
+    let mut forged: Vec<(String, Marked)> = Vec::new();
+    for (what, dst, group, rest) in [
+        ("IGMPv1 or 2 query", v4("224.0.0.1"), NOBODY, &[][..]),
+        ("IGMPv3 query", v4("224.0.0.1"), NOBODY, &[2, 125, 0, 0]),
+        ("IGMP query about a group", v4("239.1.2.3"), v4("239.1.2.3"), &[]),
+        ("IGMP query to b", lab.b.v4, NOBODY, &[]),
+        ("IGMP query to the gateway", v4("10.0.3.1"), NOBODY, &[]),
+    ] {
+        forged.push((
+            what.to_owned(),
+            Box::new(move |mark| groups::igmp(own4, dst, groups::IGMP_QUERY, group, &[rest, mark].concat())),
+        ));
+    }
+    forged.push((
+        "IGMP query without a router alert".to_owned(),
+        Box::new(move |mark| {
+            let mut message = [&[groups::IGMP_QUERY, 100, 0, 0, 0, 0, 0, 0][..], mark].concat();
+            let check = frame::checksum(&[&message]);
+            message[2..4].copy_from_slice(&check);
+            frame::ipv4(own4, v4("224.0.0.1"), 2, &message)
+        }),
+    ));
+    forged.push((
+        "router of groups, IPv4".to_owned(),
+        Box::new(move |mark| groups::igmp(own4, v4("224.0.0.106"), groups::IGMP_ROUTER, NOBODY, mark)),
+    ));
+    forged.push((
+        "PIM hello, IPv4".to_owned(),
+        Box::new(move |mark| frame::ipv4(own4, v4("224.0.0.13"), 103, &[&[0x20, 0, 0xdf, 0xff][..], mark].concat())),
+    ));
+    let wraps: [&[Extension]; 4] = [&[], &[RouterAlert], &[RouterAlert, Destination], &[AtomicFragment]];
+    for src in [own6, own_link] {
+        for (what, dst, group, rest) in [
+            ("MLDv1 query", v6("ff02::1"), Ipv6Addr::UNSPECIFIED, &[][..]),
+            ("MLDv2 query", v6("ff02::1"), Ipv6Addr::UNSPECIFIED, &[2, 125, 0, 0]),
+            ("MLD query about a group", v6("ff02::1234"), v6("ff02::1234"), &[]),
+            ("MLD query to b", lab.b.v6, Ipv6Addr::UNSPECIFIED, &[]),
+        ] {
+            for wrap in wraps {
+                forged.push((
+                    format!("{what} from {src} in {wrap:?}"),
+                    Box::new(move |mark| {
+                        extended(&groups::mld(src, dst, groups::MLD_QUERY, group, &[rest, mark].concat()), wrap)
+                    }),
+                ));
+            }
+        }
+        forged.push((
+            format!("router of groups, from {src}"),
+            Box::new(move |mark| {
+                extended(
+                    &groups::mld(src, v6("ff02::6a"), groups::MLD_ROUTER, Ipv6Addr::UNSPECIFIED, mark),
+                    &[RouterAlert],
+                )
+            }),
+        ));
+        forged.push((
+            format!("PIM hello from {src}"),
+            Box::new(move |mark| {
+                let hello = [&[0x20, 0, 0, 0][..], mark].concat();
+                frame::ip(src.into(), IpAddr::from(v6("ff02::d")), 103, &hello)
+            }),
+        ));
+    }
+    for (what, build) in forged {
+        let to = destination(&build(b""));
+        let mac = if to.is_multicast() { groups::mac(to) } else { lab.b.mac()? };
+        trial.refused(what, &["rogue-querier", "malformed", "fragment-lost"], |twin, mark| {
+            // As a member says it: to all, for the bridge sends a report to nobody but routers.
+            let honest = Proto::Udp.packet((own4.into(), 9), ([224, 0, 0, 1].into(), PORT), mark);
+            if twin.is_forged() {
+                a.send_to(mac, &build(mark))
+            } else {
+                a.send_to(groups::mac([224, 0, 0, 1].into()), &honest)
+            }
+        })?;
+    }
+    trial.finish()?;
+    let said = lab.device.ns.sh("bridge -d mdb show dev pvbr3")?;
+    ensure!(!said.contains(lab.a.host_if()) || !said.contains("router ports"), "a is a router port: {said}");
+    Ok(())
+}
+
+/// The destination of a packet.
+fn destination(packet: &[u8]) -> IpAddr {
+    if packet[0] >> 4 == 4 {
+        return <[u8; 4]>::try_from(&packet[16..20]).expect("four bytes").into();
+    }
+    <[u8; 16]>::try_from(&packet[24..40]).expect("sixteen bytes").into()
+}
+
+/// How many groups the bridge knows of a port.
+fn members(lab: &Lab, port: &str) -> Result<usize> {
+    let said = lab.device.ns.sh("bridge mdb show dev pvbr3")?;
+    Ok(said.lines().filter(|line| line.contains(&format!(" port {port} "))).count())
+}
+
+/// `mcast_hash_max` entries are all that the bridge has (net/bridge/br_multicast.c): when they are taken it stops to look,
+/// and everybody gets everything.
+#[test]
+fn reports_do_not_fill_the_bridges_groups() -> Result<()> {
+    const FLOOD: u16 = 6000;
+    let lab = lab::lab(|_| ())?;
+    let a = lab.sender(&lab.a.ns, "pvbr3")?;
+    let report = |n: u16, family: usize| {
+        let [high, low] = n.to_be_bytes();
+        if family == 0 {
+            let group = Ipv4Addr::new(239, 7, high, low);
+            return (groups::mac(group.into()), groups::igmp(lab.a.v4, group, groups::IGMP_REPORT, group, &[]));
+        }
+        let group = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 7, n);
+        let mld = groups::mld(link_local(a.mac), group, groups::MLD_REPORT, group, &[]);
+        (groups::mac(group.into()), extended(&mld, &[RouterAlert]))
+    };
+    let send = |n, family| {
+        let (mac, packet) = report(n, family);
+        a.send_to(mac, &packet)
+    };
+    let before = members(&lab, lab.a.host_if())?;
+    let grown = lab::grown(&lab.device, || (1..=4).try_for_each(|n| send(n, 0).and_then(|()| send(n, 1))))?;
+    ensure!(lab::count(&grown, "group-limit") == 0, "a few reports are too many: {grown:?}");
+    eventually(SOON, || {
+        let known = members(&lab, lab.a.host_if())?;
+        ensure!(known >= before + 8, "the bridge knows {known} groups of a, {before} before");
+        Ok(())
+    })?;
+    for family in [0, 1] {
+        let grown = lab::grown(&lab.device, || (5..FLOOD).try_for_each(|n| send(n, family)))?;
+        ensure!(lab::count(&grown, "group-limit") > u64::from(FLOOD) / 2, "family {family}: {grown:?}");
+    }
+    let known = members(&lab, lab.a.host_if())?;
+    ensure!(known < 1000, "the bridge knows {known} groups of a");
+    // Others still join.
+    let _joined = lab.b.ns.run(|| {
+        let (four, six) = (std::net::UdpSocket::bind("0.0.0.0:0")?, std::net::UdpSocket::bind("[::]:0")?);
+        let index = nix::net::if_::if_nametoindex("eth0")?;
+        four.join_multicast_v4(&Ipv4Addr::new(239, 9, 9, 9), &lab.b.v4)?;
+        six.join_multicast_v6(&"ff15::9:9".parse()?, index)?;
+        Ok((four, six))
+    })?;
+    eventually(SOON, || {
+        let said = lab.device.ns.sh("bridge mdb show dev pvbr3")?;
+        let of_b = |group: &str| said.lines().any(|l| l.contains(lab.b.host_if()) && l.contains(group));
+        ensure!(of_b("239.9.9.9") && of_b("ff15::9:9"), "b is not in its groups");
+        Ok(())
+    })
+}
+
+/// The neighbours that the device knows or looks for, of those that have one of these prefixes.
+fn looked_for(ns: &Namespace, prefixes: &[&str]) -> Result<usize> {
+    let said = ns.ip("neigh show nud all")?;
+    Ok(said.lines().filter(|line| prefixes.iter().any(|p| line.starts_with(p)) && !line.contains("PERMANENT")).count())
+}
+
+const UNUSED: u16 = 200;
+
+/// Sends a datagram to each of 200 addresses that nobody has.
+fn sweep(from: &Sender, src: IpAddr, to: impl Fn(u16) -> IpAddr) -> Result<()> {
+    (0..UNUSED).try_for_each(|n| from.send(&frame::udp((src, 5000 + n), (to(n), PORT), b"anybody?")))
+}
+
+fn unused(network: [&'static str; 2], family: usize) -> impl Fn(u16) -> IpAddr {
+    move |n| {
+        let text =
+            if family == 0 { format!("{}{}", network[0], 40 + n) } else { format!("{}{:x}", network[1], 0x4000 + n) };
+        text.parse().expect("an address")
+    }
+}
+
+/// `net.ipv4.neigh.default.gc_thresh3` is one for the whole machine, all namespaces (net/core/neighbour.c): some hundred
+/// questions nobody answers, and nobody's are asked any more.
+#[test]
+fn a_container_does_not_fill_the_neighbour_table() -> Result<()> {
+    let lab = lab::lab(|config| {
+        config["network"]["policies"] = json!([
+            {"from": {"container": "denied"}, "to": {"cidr": "192.0.2.0/24"}, "action": "deny"},
+            {"from": {"container": "denied"}, "to": {"cidr": "2001:db8:1::/64"}, "action": "deny"},
+        ]);
+    })?;
+    let denied = lab.device.attach("denied", "internal")?;
+    let (a, d) = (lab.sender(&lab.a.ns, "pvbr3")?, lab.sender(&denied.ns, "pvbr3")?);
+    let outside = ["192.0.2.", "2001:db8:1::"];
+    let other = ["10.0.4.", "fd00:5056:0:4::"];
+    let own = ["10.0.3.", "fd00:5056:0:3::"];
+    for family in [0, 1] {
+        for (what, from, src, network, most) in [
+            ("what a rule denies", &d, denied.addresses(), outside, 0),
+            ("another pool", &a, lab.a.addresses(), other, 0),
+            ("its own pool", &a, lab.a.addresses(), own, 64),
+            ("the uplink's network", &a, lab.a.addresses(), outside, 64),
+        ] {
+            let count = || looked_for(&lab.device.ns, &[network[family]]);
+            let before = count()?;
+            let grown = lab::grown(&lab.device, || sweep(from, src[family], unused(network, family)))?;
+            let asked = count()?.saturating_sub(before);
+            ensure!(asked <= most, "{what}, family {family}: {asked} neighbours are looked for: {grown:?}");
+            if what == "the uplink's network" {
+                ensure!(lab::count(&grown, "neighbour-limit") > 0, "{what}, family {family}: {grown:?}");
+            }
+        }
+        // Another one still finds whom it asks for, a new one.
+        let new = unused(outside, family)(UNUSED + u16::try_from(family)?);
+        let (family_word, length) = if family == 0 { ("-4", 24) } else { ("-6", 64) };
+        lab.out.ip(&format!("{family_word} addr add {new}/{length} dev eth0"))?;
+        lab.out.settle()?;
+        echo::serve(&lab.out, new, PORT)?;
+        echo::udp(&lab.b.ns, (new, PORT).into(), b"found").context("b does not find a new neighbour")?;
+    }
+    Ok(())
+}
+
+/// What is not published is not looked for either, where the kernel forwards.
+#[test]
+fn outside_does_not_fill_the_neighbour_table() -> Result<()> {
+    let allow = |config: &mut Value| {
+        config["network"]["policies"] = json!([
+            {"from": {"cidr": "192.0.2.9/32"}, "to": {"pool": "management"}, "action": "allow"},
+            {"from": {"cidr": "2001:db8:1::9/128"}, "to": {"pool": "management"}, "action": "allow"},
+        ]);
+    };
+    let (lab, ()) = lab::prepared(allow, lab::forwarding, &[])?;
+    let out = lab.outsider()?;
+    for (network, what) in [
+        (["10.0.3.", "fd00:5056:0:3::"], "a pool that nothing of is published"),
+        (["10.0.4.", "fd00:5056:0:4::"], "a pool that rules open"),
+    ] {
+        for family in [0, 1] {
+            let before = looked_for(&lab.device.ns, &[network[family]])?;
+            let grown = lab::grown(&lab.device, || sweep(&out, lab::host()[family], unused(network, family)))?;
+            let asked = looked_for(&lab.device.ns, &[network[family]])?.saturating_sub(before);
+            ensure!(asked <= 64, "{what}, family {family}: {asked} neighbours are looked for: {grown:?}");
+        }
+    }
+    // A container that is there is reached, by who may.
+    let mut trial = Trial::new(&lab.device, vec![Ear::link(&lab.c.ns, "eth0")?]);
+    for (src, dst) in lab::host().into_iter().zip(lab.c.addresses()) {
+        trial.passes(format!("{src} to {dst}"), |mark| out.send(&Proto::Udp.packet((src, 9), (dst, PORT), mark)))?;
+    }
+    trial.finish()
+}
+
+/// An uplink's neighbour that is really there is found by every container, again and again.
+#[test]
+fn a_sweep_of_one_container_does_not_stop_others() -> Result<()> {
+    let lab = lab::lab(|_| ())?;
+    let a = lab.sender(&lab.a.ns, "pvbr3")?;
+    for addr in lab::host() {
+        echo::serve(&lab.out, addr, PORT)?;
+    }
+    for round in 0..3 {
+        lab.device.ns.ip(&format!("neigh flush dev {UPLINK}"))?;
+        for (family, to) in lab::host().into_iter().enumerate() {
+            sweep(&a, lab.a.addresses()[family], unused(["192.0.2.", "2001:db8:1::"], family))?;
+            let found = eventually(Duration::from_secs(10), || echo::udp(&lab.b.ns, (to, PORT).into(), b"there?"));
+            found.with_context(|| format!("round {round}: b does not reach {to}"))?;
+            // Who is known already is reached by the one who swept, too.
+            echo::udp(&lab.a.ns, (to, PORT).into(), b"there?").with_context(|| format!("round {round}: a, {to}"))?;
+        }
+    }
+    Ok(())
+}
