@@ -145,7 +145,7 @@ pub fn ipv6(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
             ND_ROUTER_SOLICITATION | ND_NEIGHBOUR_SOLICITATION | ND_NEIGHBOUR_ADVERTISEMENT if packet.fragment => {
                 return Err(DropReason::SpoofedNd);
             }
-            ND_NEIGHBOUR_SOLICITATION | ND_NEIGHBOUR_ADVERTISEMENT => neighbour(packet, me)?,
+            ND_ROUTER_SOLICITATION | ND_NEIGHBOUR_SOLICITATION | ND_NEIGHBOUR_ADVERTISEMENT => discovery(packet, me)?,
             _ => {}
         }
     }
@@ -195,9 +195,9 @@ pub fn reported_groups(packet: &Packet) -> u32 {
 
 /// What comes to a DHCP client, by the port that clients listen on.
 #[inline(always)]
-pub fn is_for_dhcp_client(packet: &Packet) -> bool {
+pub fn is_for_dhcp_client(packet: &Packet, dport_be: u16) -> bool {
     let port = if packet.v4 { DHCP_CLIENT_BE } else { DHCPV6_CLIENT_BE };
-    packet.proto == IPPROTO_UDP && packet.key.dport_be == port
+    packet.proto == IPPROTO_UDP && dport_be == port
 }
 
 /// A router's word to hosts: an advertisement or a redirect.
@@ -237,19 +237,22 @@ pub fn is_neighbour(packet: &Packet) -> bool {
     !packet.v4 && packet.proto == IPPROTO_ICMPV6 && kind && packet.ttl == 255
 }
 
-/// Neighbour messages (RFC 4861 sections 4.3 and 4.4): what is advertised is the container's, and so is every
-/// link-layer address in an option. Who solicits without an address looks for its own: for another's that one would give
-/// it up (RFC 4862 section 5.4.3).
+/// Solicitations and neighbour messages (RFC 4861 sections 4.1, 4.3 and 4.4): what is advertised is the container's, and
+/// so is every link-layer address in an option. Who solicits without an address looks for its own: for another's that one
+/// would give it up (RFC 4862 section 5.4.3).
 #[inline(always)]
-fn neighbour(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
-    let mut at = packet.l4 + 24;
+fn discovery(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
+    let router = packet.l4_info == ND_ROUTER_SOLICITATION;
+    let mut at = packet.l4 + if router { 8 } else { 24 };
     if at > packet.end {
         return Err(DropReason::Malformed);
     }
-    let target = Ip { words_be: load(packet.skb, packet.l4 + 8)? };
-    let speaks_for = packet.l4_info == ND_NEIGHBOUR_ADVERTISEMENT || packet.key.src.is_unspecified();
-    if speaks_for && !is_own6(target, me) {
-        return Err(DropReason::SpoofedNd);
+    if !router {
+        let target = Ip { words_be: load(packet.skb, packet.l4 + 8)? };
+        let speaks_for = packet.l4_info == ND_NEIGHBOUR_ADVERTISEMENT || packet.key.src.is_unspecified();
+        if speaks_for && !is_own6(target, me) {
+            return Err(DropReason::SpoofedNd);
+        }
     }
     for _ in 0..MAX_ND_OPTIONS {
         if at + 8 > packet.end {

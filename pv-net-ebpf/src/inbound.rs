@@ -99,7 +99,7 @@ fn judge(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> Result<(), Drop
     if sender.is_device() {
         return Ok(());
     }
-    if guard::is_for_dhcp_client(packet) {
+    if guard::is_for_dhcp_client(packet, packet.key.dport_be) {
         return Err(DropReason::RogueDhcp);
     }
     if guard::is_routers(packet) {

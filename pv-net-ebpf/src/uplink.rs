@@ -5,7 +5,7 @@ use crate::{
     decide::Ask,
     flow,
     forward::{denied, known, plan_of},
-    guard::same_mac,
+    guard::{is_for_dhcp_client, same_mac},
     icmp,
     maps::{FLOWS, Plan, Scratch, endpoint, epoch, hand_on, is_local, is_of_device, network, scratch, uplink},
     nat,
@@ -139,6 +139,10 @@ fn inwards(packet: &mut Packet, target: &EndpointInfo, to: &Target, epoch: u32) 
     let key = packet.key;
     if is_unanswerable(key.src, key.dst) {
         return verdict::drop(packet, DropReason::Martian);
+    }
+    // The pool's own server is nobody outside.
+    if is_for_dhcp_client(packet, to.port_be) {
+        return verdict::drop(packet, DropReason::RogueDhcp);
     }
     if let Err(reason) = Ask::of_target(&key, to).allowed() {
         return denied(packet, reason);
