@@ -243,6 +243,7 @@ fn advertisements_and_redirects_do_not_hide_in_wrappings() -> Result<()> {
     let (own, b) = (link_local(a.mac), link_local(lab.b.mac()?));
     let all: Ipv6Addr = "ff02::1".parse()?;
     let reasons = &["rogue-ra", "malformed", "spoofed-nd"];
+    let mut id = 0x1000;
     for kind in [134, 137] {
         for (src, to, mac) in
             [(own, all, groups::mac(all.into())), (own, b, lab.b.mac()?), (lab.a.v6, lab.b.v6, lab.b.mac()?)]
@@ -259,10 +260,11 @@ fn advertisements_and_redirects_do_not_hide_in_wrappings() -> Result<()> {
                 })?;
             }
             for cut in [8, 16, 24] {
+                id += 2;
                 trial.refused(format!("{kind} to {to} in pieces of {cut}"), reasons, |twin, mark| {
                     let honest = Proto::Udp.packet((src.into(), 9), (to.into(), PORT), &[&[7; 16][..], mark].concat());
                     let packet = if twin.is_forged() { discovery(kind, src, to, mark) } else { honest };
-                    let pieces = fragments(&packet, 0x1000 + cut as u32, &[0, cut]);
+                    let pieces = fragments(&packet, id + twin.pick(0, 1), &[0, cut]);
                     pieces.iter().try_for_each(|piece| a.send_to(mac, piece))
                 })?;
             }

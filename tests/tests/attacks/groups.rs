@@ -108,7 +108,7 @@ fn a_frame_to_ones_mac_with_anothers_address_is_not_delivered() -> Result<()> {
     let everybody = [groups::BROADCAST, groups::mac([224, 0, 0, 1].into()), groups::mac("ff02::1".parse::<IpAddr>()?)];
     let mut port = 10_000;
     let targets = others.into_iter().flat_map(|(what, pair)| pair.map(|addr| (what, addr)));
-    let targets = targets.chain(link_locals.map(|addr| ("a link-local", IpAddr::from(addr))));
+    let targets = targets.chain(["another container", "a link-local"].into_iter().zip(link_locals.map(IpAddr::from)));
     for (what, addr) in targets {
         let family = usize::from(addr.is_ipv6());
         for proto in Proto::ALL {

@@ -14,6 +14,8 @@ const FORGED: &[&str] = &["forged-source"];
 const MARTIAN: &[&str] = &["martian"];
 /// For addresses that are both.
 const EITHER: &[&str] = &["forged-source", "martian"];
+/// An IPv4 address in an IPv6 header: no such packet is one (RFC 4291 section 2.5.5.2 is about programs).
+const MAPPED: &[&str] = &["malformed"];
 
 /// A source that nobody outside can have.
 struct Source {
@@ -71,8 +73,8 @@ fn sources(lab: &Lab) -> Result<Vec<Source>> {
         ("nobody", v4([0; 4]), MARTIAN),
         ("nobody's network", v4([0, 0, 0, 9]), MARTIAN),
         ("nobody", v6("::"), MARTIAN),
-        ("an IPv4 container in IPv6", v6("::ffff:10.0.3.3"), EITHER),
-        ("IPv4 loopback in IPv6", v6("::ffff:127.0.0.1"), EITHER),
+        ("an IPv4 container in IPv6", v6("::ffff:10.0.3.3"), MAPPED),
+        ("IPv4 loopback in IPv6", v6("::ffff:127.0.0.1"), MAPPED),
     ];
     let everywhere = everywhere.into_iter().map(|(what, addr, reasons)| source(what, addr, reasons, false));
     let behind = behind_the_device.into_iter().map(|(what, addr, reasons)| source(what, addr, reasons, true));
@@ -294,7 +296,7 @@ fn loopback_on_the_wire_reaches_no_port() -> Result<()> {
                     port += 1;
                     let src = (of(*own, loopback), port);
                     let what = format!("{proto:?} from {who} to {loopback}, port {dport}");
-                    trial.dropped(&what, &["martian", "not-addressed"], |mark| {
+                    trial.dropped(&what, &["martian", "not-addressed", "malformed"], |mark| {
                         sender.send(&proto.packet(src, (loopback, dport), mark))
                     })?;
                 }
@@ -315,10 +317,14 @@ fn loopback_on_the_wire_reaches_no_port() -> Result<()> {
     // In a frame to the container's own MAC, past the device's stack.
     let (_, from_lan, own) = &senders[2];
     for loopback in loopbacks() {
-        trial.dropped(format!("to {loopback} at the container"), &["martian", "not-addressed"], |mark| {
-            let packet = Proto::Udp.packet((of(*own, loopback), 9), (loopback, WEB), mark);
-            from_lan.send_to(lab.a.mac()?, &packet)
-        })?;
+        trial.dropped(
+            format!("to {loopback} at the container"),
+            &["martian", "not-addressed", "malformed"],
+            |mark| {
+                let packet = Proto::Udp.packet((of(*own, loopback), 9), (loopback, WEB), mark);
+                from_lan.send_to(lab.a.mac()?, &packet)
+            },
+        )?;
     }
     trial.finish()
 }
@@ -330,7 +336,7 @@ fn a_source_of_loopback_reaches_no_port() -> Result<()> {
     let (lab, lan) = lab::prepared(|config| config["network"]["policies"] = rules, lan, &PORTS)?;
     let mut trial = Trial::new(&lab.device, ears(&lab)?);
     let (b, lan) = (lab.sender(&lab.b.ns, "pvbr3")?, lab.sender(&lan, "pvbr3")?);
-    let reasons = &["martian", "spoofed-ipv4", "spoofed-ipv6"];
+    let reasons = &["martian", "spoofed-ipv4", "spoofed-ipv6", "malformed"];
     let mut port = 10_000;
     for loopback in loopbacks() {
         for (who, sender, own) in [("a container", &b, lab.b.addresses()), ("a LAN port", &lan, LAN)] {

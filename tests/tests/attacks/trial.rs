@@ -7,12 +7,16 @@ use harness::{Device, counters, frame, patience, unix_http};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long an honest packet, or a count, may be on its way.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What was sent before an honest packet that has arrived is not far behind it.
 const STRAGGLERS: Duration = Duration::from_millis(15);
+
+/// Two trials may be heard by the same ears.
+static NEXT_MARK: AtomicU32 = AtomicU32::new(1);
 
 /// Which of the two is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +162,8 @@ impl<'a> Trial<'a> {
 
     fn marks(&mut self) -> (Vec<u8>, Vec<u8>) {
         self.number += 1;
-        let mark = |kind| format!("pv{kind}{:06}{kind}vp", self.number).into_bytes();
+        let number = NEXT_MARK.fetch_add(1, Ordering::Relaxed);
+        let mark = |kind| format!("pv{kind}{number:06}{kind}vp").into_bytes();
         (mark('f'), mark('h'))
     }
 
