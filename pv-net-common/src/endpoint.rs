@@ -110,6 +110,8 @@ const _: () = assert!(size_of::<UplinkInfo>() == 48);
 pub const UPLINK_POOL: u16 = 1;
 /// Set in the flags of an uplink for which `sources` has entries.
 pub const UPLINK_SOURCES: u16 = 2;
+/// Set in the flags of an uplink without a carrier.
+pub const UPLINK_NO_CARRIER: u16 = 4;
 
 /// Key of the `sources` map: where masquerade uses another address of an uplink than the usual one. An LPM key, the
 /// link is always whole.

@@ -93,7 +93,7 @@ pub struct FlowEntry {
     pub ifindex: u32,
     /// Link index of the key of the opposite direction: 0 for the outside.
     pub reply_ifindex: u32,
-    /// Policy generation that decided.
+    /// Epoch in which it was decided.
     pub epoch: u32,
     /// Largest IP packet that the target takes, bytes.
     pub mtu: u32,

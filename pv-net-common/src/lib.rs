@@ -32,7 +32,7 @@ pub use stats::Stat;
 pub use uplink_filter::{FilterRate, FilterSource};
 
 /// Layout version of every pinned map; kept in the `config` map.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Index in the `stages` map: what decides about packets that the flow table knows nothing of.
 #[repr(u32)]
@@ -68,6 +68,8 @@ pub enum Stage {
     Untag = 13,
     /// From a container to the device's stack, or to a group.
     Stack = 14,
+    /// Known flows whose way out, or whose peer's MAC, may be another one by now.
+    Route = 15,
 }
 
 /// The one entry of the `config` map: what the programs must know of the device as a whole.
@@ -80,17 +82,22 @@ pub struct GlobalConfig {
     pub nat_first_port: u16,
     /// Written padding.
     pub pad: u16,
-    /// Policy generation: flows decided under another one are decided again.
-    pub epoch: u32,
+    /// Generation of the policy maps that is in force.
+    pub generation: u32,
     /// Not 0: the generation has rules. In one word with it, so that both change at once.
     pub rules: u32,
     /// Timer ticks now, written by `pv_clock` for the daemon (`bpf_jiffies64`).
     pub jiffies: u64,
     /// Cookie of the device's network namespace (`SO_NETNS_COOKIE`): whose sockets the socket hooks act on.
     pub netns_cookie: u64,
+    /// Grows whenever anything that decisions come from has changed: flows decided under an older one are decided again.
+    /// Raised after what it stands for is written.
+    pub epoch: u32,
+    /// The epoch that began with the last change of routes or uplinks: the way out of older flows is looked up again.
+    pub routes: u32,
 }
 
-const _: () = assert!(size_of::<GlobalConfig>() == 32);
+const _: () = assert!(size_of::<GlobalConfig>() == 40);
 
 #[cfg(feature = "user")]
 mod pod {

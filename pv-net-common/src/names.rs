@@ -30,7 +30,7 @@ pub const GLOBAL_HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
 /// Another: whether `bpf_redirect_peer` leaves the packet's type right.
 pub const GLOBAL_PEER_SCRUBS: &str = "PEER_SCRUBS";
 /// Stages that the programs above hand a packet on to, in the order of [`crate::Stage`].
-pub const PROG_STAGES: [&str; 15] = [
+pub const PROG_STAGES: [&str; 16] = [
     "pv_stage_container",
     "pv_stage_outside",
     "pv_stage_uplink",
@@ -46,6 +46,7 @@ pub const PROG_STAGES: [&str; 15] = [
     "pv_stage_send",
     "pv_stage_untag",
     "pv_stage_stack",
+    "pv_stage_route",
 ];
 /// Program that writes the kernel's tick counter into [`MAP_CONFIG`] when it is test-run.
 pub const PROG_CLOCK: &str = "pv_clock";

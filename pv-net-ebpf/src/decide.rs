@@ -129,7 +129,7 @@ impl Ask {
         }
         let Some(scratch) = scratch() else { return POLICY_DENY };
         scratch.ask = *self;
-        pv_said(config.epoch, from.map_or(0, |e| e.identity), to.map_or(0, |e| e.identity))
+        pv_said(config.generation, from.map_or(0, |e| e.identity), to.map_or(0, |e| e.identity))
     }
 
     #[inline(always)]

@@ -7,8 +7,10 @@ use crate::{
     flow::{self, REFUSED},
     guard::{self, same_mac},
     icmp,
-    maps::{FLOWS, Plan, Scratch, TRANSIENT, endpoint, endpoint_at, epoch, hand_on, interface, is_local, scratch},
-    maps::ToStack,
+    maps::{
+        FLOWS, Plan, Scratch, TRANSIENT, ToStack, endpoint, endpoint_at, epoch, hand_on, interface, is_local,
+        routes_changed_since, scratch,
+    },
     nat,
     packet::Packet,
     service::{self, Target},
@@ -71,8 +73,9 @@ pub fn ask_again(packet: &mut Packet) -> i32 {
         flow::refuse(packet, entry);
         return done;
     }
+    let next = if routes_changed_since(entry.epoch) { Stage::Route } else { Stage::Known };
     entry.epoch = epoch;
-    hand_on(packet.skb, Stage::Known)
+    hand_on(packet.skb, next)
 }
 
 /// The stage for packets that the policy has allowed again.

@@ -20,6 +20,7 @@ mod nat;
 mod outside;
 mod packet;
 mod policy;
+mod route;
 mod service;
 mod sock;
 mod stack;
@@ -138,6 +139,12 @@ pub fn pv_stage_policy(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn pv_stage_known(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, forward::allowed_again)
+}
+
+/// Known flows whose way out may be another one.
+#[classifier]
+pub fn pv_stage_route(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, route::stage)
 }
 
 /// To a container, from the device's side.

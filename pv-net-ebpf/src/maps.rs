@@ -3,7 +3,7 @@
 use crate::{decide::Ask, packet::Forgotten, policy::PolicyKeys, verdict::ACT_SHOT};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_NO_PREALLOC, bpf_fib_lookup},
-    btf_maps::{Array, HashMap, LpmTrie, lpm_trie::Key, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
     macros::btf_map,
     programs::TcContext,
 };
@@ -261,10 +261,16 @@ pub fn uplink(ifindex: u32) -> Option<&'static UplinkInfo> {
     UPLINKS.get_ptr(&ifindex).map(|p| unsafe { &*p })
 }
 
-/// The policy generation in force.
+/// The epoch: flows of an older one are decided again.
 #[inline(always)]
 pub fn epoch() -> u32 {
     CONFIG.get(0).map_or(0, |c| c.epoch)
+}
+
+/// Whether routes or uplinks have changed since a flow was decided in `epoch`.
+#[inline(always)]
+pub fn routes_changed_since(epoch: u32) -> bool {
+    CONFIG.get(0).is_some_and(|c| c.routes.wrapping_sub(epoch) as i32 > 0)
 }
 
 /// Hands the packet on to a stage. It comes back only when the stage is not there, and is lost then.

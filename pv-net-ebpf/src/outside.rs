@@ -1,11 +1,10 @@
 //! What a container sends to where routes lead: the uplink, the next hop, and the address that it leaves with.
 
 use crate::{
-    answer,
+    answer, budget,
     decide::Ask,
     deliver::{AF_INET, AF_INET6},
     flow,
-    budget,
     forward::{denied, plan_of},
     guard::same_mac,
     maps::{SOURCES, Scratch, ToStack, epoch, hand_on, interface, scratch, uplink},
@@ -16,7 +15,7 @@ use crate::{
 };
 use aya_ebpf::{bindings::bpf_fib_lookup, btf_maps::lpm_trie::Key, helpers::generated::bpf_fib_lookup as fib_lookup};
 use pv_net_common::{
-    DropReason, FlowEntry, InterfaceInfo, Ip, SourceKey, Stage, TransientFlow, UplinkInfo,
+    DropReason, FlowEntry, FlowKey, InterfaceInfo, Ip, SourceKey, Stage, TransientFlow, UplinkInfo,
     endpoint::{POOL_NAT, SOURCE_BITS, UPLINK_POOL, UPLINK_SOURCES},
     flow::{FLOW_NEIGHBOUR, FLOW_ROUTED},
 };
@@ -28,7 +27,7 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
     let epoch = epoch();
     let Some(me) = interface(packet.link) else { return ACT_SHOT };
     let Some(Scratch { flow, fib, plan, .. }) = scratch() else { return ACT_SHOT };
-    let (next_hop, resolved) = match look_up_route(packet, me.bridge, fib) {
+    let (next_hop, resolved) = match look_up_route(packet, &packet.key, me.bridge, fib) {
         Route::To(hop) => (hop, true),
         Route::Unresolved(hop) => (hop, false),
         // The kernel says the same of "no route" as of what is its own.
@@ -95,7 +94,7 @@ fn is_left_over(packet: &Packet, me: &InterfaceInfo) -> bool {
 
 /// The address that the packet leaves with; none when the uplink has none of its family.
 #[inline(always)]
-fn source(packet: &Packet, me: &InterfaceInfo, up: &UplinkInfo, link: u32, next_hop: Ip) -> Option<Ip> {
+pub fn source(packet: &Packet, me: &InterfaceInfo, up: &UplinkInfo, link: u32, next_hop: Ip) -> Option<Ip> {
     if me.pool_flags & POOL_NAT == 0 {
         return Some(packet.key.src);
     }
@@ -110,7 +109,8 @@ fn source(packet: &Packet, me: &InterfaceInfo, up: &UplinkInfo, link: u32, next_
     if addr.is_unspecified() { None } else { Some(addr) }
 }
 
-enum Route {
+/// What the kernel's routes say.
+pub enum Route {
     To(Ip),
     /// The same, to a neighbour that the kernel does not know yet.
     Unresolved(Ip),
@@ -121,14 +121,14 @@ enum Route {
 /// Whether the kernel knows the next neighbour of a packet that it forwards from `link`.
 #[inline(always)]
 pub fn is_resolved(packet: &Packet, link: u32, fib: &mut bpf_fib_lookup) -> bool {
-    !matches!(look_up_route(packet, link, fib), Route::Unresolved(_))
+    !matches!(look_up_route(packet, &packet.key, link, fib), Route::Unresolved(_))
 }
 
-/// `bpf_fib_lookup` as if the packet had come in on `link`: for a container that is the pool's bridge, which has
+/// `bpf_fib_lookup` for `key` as if it had come in on `link`: for a container that is the pool's bridge, which has
 /// forwarding on for it.
 #[inline(always)]
-fn look_up_route(packet: &Packet, link: u32, fib: &mut bpf_fib_lookup) -> Route {
-    let (src, dst) = (packet.key.src.words_be, packet.key.dst.words_be);
+pub fn look_up_route(packet: &Packet, key: &FlowKey, link: u32, fib: &mut bpf_fib_lookup) -> Route {
+    let (src, dst) = (key.src.words_be, key.dst.words_be);
     // SAFETY: a C structure of integers and unions of them; all zero is a value of it.
     *fib = unsafe { core::mem::zeroed() };
     fib.family = if packet.v4 { AF_INET as u8 } else { AF_INET6 as u8 };
@@ -139,7 +139,7 @@ fn look_up_route(packet: &Packet, link: u32, fib: &mut bpf_fib_lookup) -> Route 
         fib.__bindgen_anon_4.ipv4_dst = dst[3];
     } else {
         // Where a link-local address does not lead is told by `beyond_scope`, not by the lack of a route.
-        fib.__bindgen_anon_3.ipv6_src = if packet.key.src.is_link_local() { [0; 4] } else { src };
+        fib.__bindgen_anon_3.ipv6_src = if key.src.is_link_local() { [0; 4] } else { src };
         fib.__bindgen_anon_4.ipv6_dst = dst;
     }
     // SAFETY: `fib` is a whole structure, and its size is told; unions are read as the family says.

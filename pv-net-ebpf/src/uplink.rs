@@ -32,7 +32,10 @@ pub fn from_uplink(packet: &mut Packet) -> i32 {
         // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
         let entry = unsafe { &mut *entry };
         if entry.epoch == epoch {
-            follow_router(packet, entry);
+            // A router that has taken over, or a forgery: the kernel knows.
+            if entry.from_mac != [0; 6] && !same_mac(entry.from_mac, packet.eth.src) {
+                return hand_on(packet.skb, Stage::Route);
+            }
             return known(packet, entry);
         }
     }
@@ -118,19 +121,6 @@ fn to_nobody(packet: &Packet, bridge: u32) -> i32 {
         return verdict::drop(packet, DropReason::NeighbourLimit);
     }
     ACT_OK
-}
-
-/// Replies go to the MAC that the flow's packets come from: a router that takes over has another one.
-#[inline(always)]
-fn follow_router(packet: &Packet, entry: &mut FlowEntry) {
-    if same_mac(entry.from_mac, packet.eth.src) || entry.from_mac == [0; 6] {
-        return;
-    }
-    if let Some(opposite) = FLOWS.get_ptr_mut(&entry.opposite_key(packet.key.proto)) {
-        // SAFETY: as above.
-        unsafe { (*opposite).dst_mac = packet.eth.src };
-    }
-    entry.from_mac = packet.eth.src;
 }
 
 /// Into a container.

@@ -100,6 +100,8 @@ pub struct Daemon {
     firewall_conditions: Vec<String>,
     /// Whether the kernel said that addresses, links or routes changed.
     outside_changed: bool,
+    /// Whether the kernel said that a route which leads outside changed, or a routing rule.
+    routes_changed: bool,
     /// Containers' links that left their bridge since the last look.
     astray: BTreeSet<u32>,
     policy: policy::InForce,
@@ -146,6 +148,8 @@ impl Daemon {
             filter_conditions: Vec::new(),
             firewall_conditions: Vec::new(),
             outside_changed: false,
+            // While no daemon ran.
+            routes_changed: true,
             astray: BTreeSet::new(),
             policy: policy::InForce::default(),
             sweep_sooner: Arc::default(),

@@ -27,6 +27,7 @@ pub(super) fn link_states(links: Vec<LinkInfo>) -> Vec<LinkState> {
         mac: l.mac,
         mtu: l.mtu,
         up: l.up,
+        carrier: l.carrier,
         // A port of a VRF too: who has set it apart says so when published ports shall be reached by it.
         inner: l.loopback || l.controller.is_some() || alias::is_ours(l.alias.as_deref()),
         unseen: if is_vrf(&l) { Some(Unseen::Vrf) } else { l.l3s.then_some(Unseen::L3s) },
@@ -129,6 +130,7 @@ impl Daemon {
         let infos = uplink_infos(&links, &sources, &uplinks, self.pools.values());
         let down = set_down(&links, &uplinks);
         let was_down = std::mem::replace(&mut self.uplinks_down, down.clone());
+        let routes_changed = std::mem::take(&mut self.routes_changed);
         let plane = self.plane()?;
         plane.set_sources(&others)?;
         plane.set_uplinks(&infos)?;
@@ -145,6 +147,10 @@ impl Daemon {
                     || [key.src, key.dst, entry.src, entry.dst].iter().any(|addr| lost.contains(addr))
             })?;
             tell(&ended);
+        }
+        // After those that cannot go on have ended: the others' way out is looked up again.
+        if known != infos || routes_changed {
+            plane.routes_changed()?;
         }
         self.refresh_filter(&before)
     }

@@ -124,13 +124,13 @@ impl Daemon {
             Some(tables) => tables,
             none => none.insert(PolicyTables::open(&self.paths.bpffs)?),
         };
-        let current = plane.epoch()?;
+        let current = plane.generation()?;
         if !anew && tables.holds(compiled, current)? {
             // An earlier daemon put the very same in force: its flows go on undisturbed.
             return Ok(tables.keep_only(current)?);
         }
         tables.load(compiled, current.wrapping_add(1).max(1))?;
-        let generation = plane.bump_epoch(!compiled.rules.is_empty())?;
+        let generation = plane.next_generation(!compiled.rules.is_empty())?;
         tracing::info!(generation, rules = compiled.rules.len(), pairs = compiled.pairs.len(), "policy in force");
         Ok(tables.keep_only(generation)?)
     }
@@ -144,7 +144,7 @@ impl Daemon {
         }
         let Err(failure) = self.enforce_or_say(false).await else { return Ok(()) };
         let Some(plane) = &self.plane else { return Err(failure) };
-        let earlier = PolicyTables::open(&self.paths.bpffs)?.entries(plane.epoch()?)?;
+        let earlier = PolicyTables::open(&self.paths.bpffs)?.entries(plane.generation()?)?;
         if earlier.iter().all(|n| *n == 0) { Err(failure) } else { Ok(()) }
     }
 

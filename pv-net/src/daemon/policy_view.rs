@@ -132,7 +132,7 @@ impl From<&Selector> for raw::Selector {
 
 impl Daemon {
     fn generation(&self) -> Result<u32, Failure> {
-        Ok(self.plane.as_ref().map_or(Ok(0), crate::kernel::bpf::DataPlane::epoch)?)
+        Ok(self.plane.as_ref().map_or(Ok(0), crate::kernel::bpf::DataPlane::generation)?)
     }
 
     /// All rules of the configuration.

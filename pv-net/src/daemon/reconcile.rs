@@ -162,8 +162,12 @@ impl Daemon {
         let inside = match event {
             NetEvent::LinkGone { ours, .. } => *ours,
             NetEvent::Link { index, .. } | NetEvent::LeftBridge { index } => self.links.contains_key(index),
-            NetEvent::Changed => false,
+            NetEvent::Changed | NetEvent::Route { .. } => false,
         };
+        if let NetEvent::Route { outputs } = event {
+            let is_inside = |link| self.links.contains_key(link) || self.pools.values().any(|p| p.index == *link);
+            self.routes_changed |= outputs.is_empty() || !outputs.iter().all(is_inside);
+        }
         if let NetEvent::LinkGone { index, .. } = event
             && let Some((container, host_if)) = self.links.remove(index)
         {

@@ -9,6 +9,9 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// What changes within this time of the last change is acted on together: a storm of routes costs little.
+const CALM: Duration = Duration::from_millis(200);
+
 /// The first sweep measures the kernel's tick rate since the start: whoever asks the daemon at once does not wait for it.
 const FIRST_SWEEP: Duration = Duration::from_secs(1);
 
@@ -33,6 +36,7 @@ pub async fn run(paths: Paths) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| internal("signals", e))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| internal("signals", e))?;
     let sweep_sooner = shared.daemon().await.sweep_sooner();
+    let mut calm = tokio::time::Instant::now();
     let mut sweep = tokio::time::Instant::now() + FIRST_SWEEP;
     tracing::info!(socket = %paths.socket().display(), "ready");
     loop {
@@ -41,6 +45,7 @@ pub async fn run(paths: Paths) -> Result<(), Failure> {
             _ = interrupt.recv() => break,
             _ = hangup.recv() => reload(&shared).await,
             Some(event) = links.recv() => {
+                tokio::time::sleep_until(calm).await;
                 let mut daemon = shared.daemon().await;
                 daemon.on_event(&event).await;
                 // What came together is handled together.
@@ -48,6 +53,7 @@ pub async fn run(paths: Paths) -> Result<(), Failure> {
                     daemon.on_event(&event).await;
                 }
                 daemon.settle().await;
+                calm = tokio::time::Instant::now() + CALM;
             }
             () = tokio::time::sleep_until(sweep) => {
                 let mut daemon = shared.daemon().await;

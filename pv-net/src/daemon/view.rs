@@ -254,7 +254,7 @@ impl Daemon {
                 links: self.adopted.links.len(),
                 containers: self.adopted_containers,
             },
-            generation: self.plane.as_ref().map_or(Ok(0), crate::kernel::bpf::DataPlane::epoch)?,
+            generation: self.plane.as_ref().map_or(Ok(0), crate::kernel::bpf::DataPlane::generation)?,
             hook: self.plane.as_ref().map(|p| p.hook().label().to_owned()),
             data_plane: self.counters()?,
             uplinks: self.uplink_views()?,

@@ -5,7 +5,7 @@ use super::{PoolLink, Sources, UplinkSources};
 use crate::model::{IfName, Pool, PoolKind, PoolName};
 use ipnetwork::IpNetwork;
 use pv_net_common::endpoint::{
-    LOCAL_ADDRESS, LOCAL_BROADCAST, MAX_LOCALS, UPLINK_BORROWED, UPLINK_POOL, UPLINK_SOURCES,
+    LOCAL_ADDRESS, LOCAL_BROADCAST, MAX_LOCALS, UPLINK_BORROWED, UPLINK_NO_CARRIER, UPLINK_POOL, UPLINK_SOURCES,
 };
 use pv_net_common::{FilterSource, Ip, UplinkInfo};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,8 @@ pub struct LinkState {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// It has a carrier.
+    pub carrier: bool,
     /// It is the loopback link, pv-net made it, or it is a port of another link: nothing leaves the device by it.
     pub inner: bool,
     /// No program sees what comes in by it.
@@ -212,7 +214,7 @@ pub fn uplink_infos<'a>(
                 addr6: usual(|s| &s.v6),
                 mtu: link.mtu,
                 mac: link.mac.unwrap_or_default(),
-                flags: if has_others { UPLINK_SOURCES } else { 0 },
+                flags: if has_others { UPLINK_SOURCES } else { 0 } | if link.carrier { 0 } else { UPLINK_NO_CARRIER },
                 pool_id: 0,
             },
         );
@@ -238,6 +240,7 @@ mod tests {
             mac: Some([2; 6]),
             mtu: 1500,
             up: true,
+            carrier: true,
             inner: false,
             unseen: None,
             vrf: None,

@@ -193,3 +193,60 @@ fn a_port_used_again_after_a_lost_acknowledgement_is_a_new_connection() -> Resul
     }
     Ok(())
 }
+
+/// A MAC of nobody.
+const FORGED: [u8; 6] = [2, 0xbb, 0, 0, 0, 1];
+/// Another MAC that the host takes.
+const NEXT: &str = "02:aa:00:00:00:02";
+
+/// One forged frame of a published port's flow with another source MAC, and all that the container answers goes there
+/// (RFC 826 knows whose an address is, a frame does not). UDP has no window that could tell.
+#[test]
+fn a_frame_from_another_mac_leads_no_answers_away() -> Result<()> {
+    let (lab, server) = published()?;
+    let inner = listen(&server.ns, SERVER)?;
+    let socket = server.ns.run(|| Ok(std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, SERVER))?))?;
+    socket.set_read_timeout(Some(harness::patience(SOON)))?;
+    let seen = RawSocket::open(&server.ns, "eth0")?;
+    let wire = RawSocket::open(&lab.out, "eth0")?;
+    for (host, own) in HOSTS {
+        let mut client = echo::connect(&lab.out, SocketAddr::new(own, PUBLISHED))?;
+        client.set_read_timeout(Some(harness::patience(SOON)))?;
+        let mut served = accept(&inner)?;
+        let any: IpAddr = if own.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+        let asker = lab.out.run(|| Ok(std::net::UdpSocket::bind((any, 0))?))?;
+        asker.send_to(b"question", (own, PUBLISHED))?;
+        let (_, from) = socket.recv_from(&mut [0; 99])?;
+        socket.send_to(b"answer", from)?;
+        let (tcp, udp) = (client.local_addr()?.port(), asker.local_addr()?.port());
+        for packet in [
+            frame::tcp_numbered((host, tcp), (own, PUBLISHED), [0xdead_beef, 0], ACK, b"led away, tcp"),
+            frame::udp((host, udp), (own, PUBLISHED), b"led away, udp"),
+        ] {
+            arrives(&lab, FORGED, &packet)?;
+            let end = packet[packet.len() - 13..].to_vec();
+            ensure!(seen.receive(SOON, |f| f.ends_with(&end))?.is_some(), "{own}: the forgery did not arrive");
+        }
+        socket.send_to(b"where does this go, udp", from)?;
+        served.write_all(b"where does this go, tcp")?;
+        let mac = lab.out_mac()?;
+        for end in [&b"where does this go, udp"[..], b"where does this go, tcp"] {
+            let left = wire.receive(SOON, |f| f.ends_with(end))?.context("nothing left")?;
+            ensure!(left[..6] == mac, "{own}: to {:02x?}, not {mac:02x?}", &left[..6]);
+        }
+        let mut read = [0; 23];
+        client.read_exact(&mut read)?;
+        // Another router takes over, and says so (RFC 5227, RFC 4861 section 7.2.6): the kernel's neighbour is another.
+        lab.out.ip(&format!("link set eth0 address {NEXT}"))?;
+        passes(&mut client, &mut served, "from the new MAC")?;
+        passes(&mut served, &mut client, "to the new MAC")?;
+        lab.out.ip(&format!("link set eth0 address {}", text(mac)))?;
+        passes(&mut client, &mut served, "from the old MAC")?;
+        passes(&mut served, &mut client, "to the old MAC")?;
+    }
+    Ok(())
+}
+
+fn text(mac: [u8; 6]) -> String {
+    mac.map(|octet| format!("{octet:02x}")).join(":")
+}

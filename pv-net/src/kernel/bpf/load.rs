@@ -141,6 +141,7 @@ impl DataPlane {
         let mut config = plane.config.get()?;
         config.abi = ABI_VERSION;
         config.epoch = config.epoch.max(1);
+        config.generation = config.generation.max(1);
         if config.nat_first_port == 0 {
             config.nat_first_port = nat::FIRST_PORT;
         }
@@ -220,20 +221,39 @@ impl DataPlane {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn epoch(&self) -> Result<u32, BpfError> {
-        Ok(self.config.get()?.epoch)
+    pub fn generation(&self) -> Result<u32, BpfError> {
+        Ok(self.config.get()?.generation)
     }
 
-    /// Starts a new policy generation: every flow is decided again on its next packet. `rules`: it has some.
+    /// Puts the next policy generation in force: every flow is decided again on its next packet. `rules`: it has some.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn bump_epoch(&mut self, rules: bool) -> Result<u32, BpfError> {
+    pub fn next_generation(&mut self, rules: bool) -> Result<u32, BpfError> {
         let mut config = self.config.get()?;
-        config.epoch = config.epoch.wrapping_add(1).max(1);
+        config.generation = config.generation.wrapping_add(1).max(1);
         config.rules = u32::from(rules);
         self.config.set(config)?;
-        Ok(config.epoch)
+        self.next_epoch()?;
+        Ok(config.generation)
+    }
+
+    /// Has the way out of every flow looked up again on its next packet.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn routes_changed(&mut self) -> Result<(), BpfError> {
+        let mut config = self.config.get()?;
+        config.routes = config.epoch.wrapping_add(1).max(1);
+        self.config.set(config)?;
+        self.next_epoch()
+    }
+
+    /// A write of its own: who sees the new epoch sees what it stands for.
+    fn next_epoch(&mut self) -> Result<(), BpfError> {
+        let mut config = self.config.get()?;
+        config.epoch = config.epoch.wrapping_add(1).max(1);
+        self.config.set(config)
     }
 
     /// Masquerade takes its ports from the range that begins here. Nobody owns a port of another range.

@@ -47,6 +47,8 @@ pub struct LinkInfo {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// It has a carrier.
+    pub carrier: bool,
     /// `ifalias`.
     pub alias: Option<String>,
     /// For a veth the index of its other end, in that one's namespace (`IFLA_LINK`).
@@ -255,6 +257,7 @@ impl From<&LinkMessage> for LinkInfo {
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
             alias: None,
             other_end: None,
             controller: None,

@@ -3,7 +3,7 @@
 use super::{Net, NetError};
 use futures_util::TryStreamExt;
 use rtnetlink::RouteMessageBuilder;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -41,8 +41,18 @@ fn is_default(route: &RouteMessage) -> bool {
     route.header.destination_prefix_length == 0 && route.header.table == RouteHeader::RT_TABLE_MAIN
 }
 
+/// Whether a route can lead a packet of a container anywhere: neither one to the device itself nor one to link-local
+/// addresses, that come and go with every link.
+pub(super) fn leads_on(route: &RouteMessage) -> bool {
+    let to_link_local = route.attributes.iter().any(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet6(to)) => to.is_unicast_link_local() || to.is_multicast(),
+        _ => false,
+    });
+    route.header.table != libc::RT_TABLE_LOCAL && !to_link_local
+}
+
 /// The link of a route, or those of its several next hops.
-fn outputs(route: &RouteMessage) -> Vec<u32> {
+pub(super) fn outputs(route: &RouteMessage) -> Vec<u32> {
     let mut links = Vec::new();
     for attribute in &route.attributes {
         match attribute {

@@ -1,6 +1,6 @@
 //! Links, addresses and routes that come and go.
 
-use super::{LinkInfo, NetError, alias};
+use super::{LinkInfo, NetError, alias, route};
 use futures_util::StreamExt;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
@@ -32,7 +32,12 @@ pub enum NetEvent {
         /// Interface index.
         index: u32,
     },
-    /// An address or route changed.
+    /// A route changed that may lead beyond its link, or a routing rule or next hop.
+    Route {
+        /// The links that it leads to, as far as the message names them.
+        outputs: Vec<u32>,
+    },
+    /// An address changed, or a route that leads nowhere else.
     Changed,
 }
 
@@ -54,7 +59,15 @@ impl NetEvent {
             RouteNetlinkMessage::NewLink(m) => {
                 Self::Link { index: m.header.index, up: m.header.flags.contains(LinkFlags::Up) }
             }
-            _ => Self::Changed,
+            RouteNetlinkMessage::NewRoute(m) | RouteNetlinkMessage::DelRoute(m) if route::leads_on(m) => {
+                Self::Route { outputs: route::outputs(m) }
+            }
+            RouteNetlinkMessage::NewRoute(_)
+            | RouteNetlinkMessage::DelRoute(_)
+            | RouteNetlinkMessage::NewAddress(_)
+            | RouteNetlinkMessage::DelAddress(_) => Self::Changed,
+            // Routing rules, next hops.
+            _ => Self::Route { outputs: Vec::new() },
         })
     }
 }
@@ -70,6 +83,9 @@ pub fn watch() -> Result<mpsc::UnboundedReceiver<NetEvent>, NetError> {
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv4Rule,
+        MulticastGroup::Ipv6Rule,
+        MulticastGroup::Nexthop,
     ];
     let (connection, _, mut messages) = rtnetlink::new_multicast_connection(&groups)
         .map_err(|e| NetError::new("open", "netlink socket for events", e))?;
