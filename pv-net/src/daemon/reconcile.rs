@@ -93,7 +93,10 @@ impl Daemon {
         match op {
             Op::SetInterface { index, info, .. } => self.plane()?.set_interface(*index, info)?,
             Op::AttachProgram { host_if } => self.plane()?.attach(host_if)?,
-            Op::Enslave { host_if, index, bridge } => self.net.enslave(host_if.as_str(), *index, *bridge).await?,
+            Op::Enslave { host_if, index, bridge, mac } => {
+                self.net.enslave(host_if.as_str(), *index, *bridge).await?;
+                self.net.hold_mac(host_if.as_str(), *index, *mac).await?;
+            }
             Op::SetUp { host_if, index } => self.net.set_up(host_if.as_str(), *index).await?,
             Op::SetEndpoint { addr, info } => self.plane()?.set_endpoint(*addr, info)?,
             Op::RemoveEndpoint { addr } => {
@@ -214,14 +217,14 @@ impl Daemon {
         let Some((container, host_if)) = self.links.get(&index) else { return Ok(()) };
         let attachments = self.state.containers.get(container).map(|r| &r.attachments[..]).unwrap_or_default();
         let attachment = attachments.iter().find(|a| a.host_if == *host_if);
-        let Some(bridge) = attachment.and_then(|a| self.pools.get(&a.pool)).map(|pool| pool.index) else {
-            return Ok(());
-        };
+        let found = attachment.and_then(|a| Some((self.pools.get(&a.pool)?.index, a.mac)));
+        let Some((bridge, mac)) = found else { return Ok(()) };
         // A link that is deleted leaves its bridge first.
         let Some(link) = self.net.link(host_if.as_str()).await?.filter(|l| l.index == index) else { return Ok(()) };
         if link.controller != Some(bridge) {
             tracing::warn!(%container, %host_if, "link was taken off its bridge: put back");
             self.net.enslave(host_if.as_str(), index, bridge).await?;
+            self.net.hold_mac(host_if.as_str(), index, mac).await?;
         }
         if !link.up {
             tracing::warn!(%container, %host_if, "link was set down: set up again");

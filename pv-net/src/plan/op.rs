@@ -1,7 +1,7 @@
 //! Steps, and how they follow from what is desired and observed.
 
 use super::{Desired, Endpoint};
-use crate::model::IfName;
+use crate::model::{IfName, Mac};
 use pv_net_common::{EndpointInfo, InterfaceInfo, Ip};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -56,6 +56,8 @@ pub enum Op {
         index: u32,
         /// Index of the bridge.
         bridge: u32,
+        /// The MAC that is behind the link, and no other.
+        mac: Mac,
     },
     /// Set a link up.
     SetUp {
@@ -113,7 +115,7 @@ pub fn endpoint_ops(endpoint: &Endpoint, link: &ObservedLink) -> Vec<Op> {
         Op::AttachProgram { host_if: host_if.clone() },
     ];
     if link.controller != Some(endpoint.bridge) {
-        ops.push(Op::Enslave { host_if: host_if.clone(), index, bridge: endpoint.bridge });
+        ops.push(Op::Enslave { host_if: host_if.clone(), index, bridge: endpoint.bridge, mac: Mac(endpoint.info.mac) });
     }
     if !link.up {
         ops.push(Op::SetUp { host_if: host_if.clone(), index });

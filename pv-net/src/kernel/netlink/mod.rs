@@ -17,12 +17,14 @@ pub(crate) use veth::in_runtime;
 pub use veth::{VethSpec, address_inside, attach_veth, has_end_of, host_if_name, raise_inside};
 pub use watch::{NetEvent, watch};
 
+use crate::model::Mac;
 use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
     InfoData, InfoIpVlan, InfoKind, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo as Info, LinkLayerType, LinkMessage,
 };
+use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::{Handle, LinkUnspec};
 use std::net::IpAddr;
 
@@ -170,6 +172,19 @@ impl Net {
     /// The kernel's.
     pub async fn enslave(&self, name: &str, index: u32, bridge: u32) -> Result<(), NetError> {
         self.set_link(name, index, |l| l.controller(bridge)).await
+    }
+
+    /// Tells the bridge that `mac` is behind its port `name`, whoever else sends from it. A bridge learns from any frame, so
+    /// another port of it, of a LAN say, could draw the device's packets to a container by one frame with its MAC. The flag
+    /// is of kernel 4.20 (`NTF_STICKY`).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn hold_mac(&self, name: &str, index: u32, mac: Mac) -> Result<(), NetError> {
+        let request = self.handle.neighbours().add_bridge(index, &mac.0);
+        let request = request.flags(NeighbourFlags::Controller | NeighbourFlags::Sticky).state(NeighbourState::Noarp);
+        let done = request.replace().execute().await;
+        done.map_err(NetError::nl("hold the MAC behind", name))
     }
 
     /// Deletes a link; one that is not there is fine.

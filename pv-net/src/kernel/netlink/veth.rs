@@ -63,6 +63,7 @@ pub async fn attach_veth(net: &Net, spec: &VethSpec, netns: &Netns) -> Result<Li
             return Err(NetError::Foreign { name: name.to_owned(), kind });
         }
         if old.alias.as_deref() == Some(&spec.alias) && has_peer(netns, spec).await? {
+            net.hold_mac(name, old.index, spec.mac).await?;
             return Ok(old);
         }
         net.delete_link(name, old.index).await?;
@@ -71,6 +72,7 @@ pub async fn attach_veth(net: &Net, spec: &VethSpec, netns: &Netns) -> Result<Li
     let link = net.link(name).await?.ok_or_else(|| NetError::Vanished { name: name.to_owned() })?;
     let finish = async {
         net.set_link(name, link.index, |l| l.alias(spec.alias.clone())).await?;
+        net.hold_mac(name, link.index, spec.mac).await?;
         net.set_segment_bytes(name, link.index, spec.segment_bytes).await;
         // The host side is a bridge port: it speaks no IPv6 of its own.
         sysctl::set_ipv6(&spec.host_if, "disable_ipv6", "1")?;
