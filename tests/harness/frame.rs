@@ -102,7 +102,7 @@ pub fn fix_ipv4(packet: &mut [u8]) {
     packet[10..12].copy_from_slice(&check);
 }
 
-fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, length: usize) -> Vec<u8> {
+pub(crate) fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, length: usize) -> Vec<u8> {
     let length = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     let octets = |a: IpAddr| match a {
         IpAddr::V4(a) => a.octets().to_vec(),
@@ -111,7 +111,7 @@ fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, length: usize) -> Vec<u8> {
     [&octets(src)[..], &octets(dst), &length, &[0, 0, 0, proto]].concat()
 }
 
-fn with_checksum(mut segment: Vec<u8>, at: usize, pseudo: &[u8]) -> Vec<u8> {
+pub(crate) fn with_checksum(mut segment: Vec<u8>, at: usize, pseudo: &[u8]) -> Vec<u8> {
     let check = checksum(&[pseudo, &segment]);
     segment[at..at + 2].copy_from_slice(&check);
     segment

@@ -9,6 +9,7 @@ mod netns;
 mod process;
 mod snapshot;
 
+pub mod attacker;
 pub mod capture;
 pub mod configs;
 pub mod dhcp;

@@ -7,9 +7,9 @@ use nix::errno::Errno;
 use pv_net::kernel::netlink::Net;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourState;
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 /// A veth pair: `here` in `ns`, `there` in `other`.
@@ -65,6 +65,20 @@ pub(crate) fn neighbour(ns: &Namespace, link: u32, address: IpAddr, mac: [u8; 6]
         Ok(request.state(NeighbourState::Permanent).execute().await?)
     })
     .with_context(|| format!("neighbour {address} in {}", ns.name()))
+}
+
+/// The route to everywhere else: over `link` by the router `via`.
+pub(crate) fn default_route(ns: &Namespace, link: &str, via: IpAddr) -> Result<()> {
+    let (index, _) = of_name(ns, link)?;
+    let everywhere: IpAddr = if via.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(everywhere, 0)?.gateway(via)?;
+    let route = route.output_interface(index).build();
+    inside(ns, async move {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        Ok(handle.route().add(route).execute().await?)
+    })
+    .with_context(|| format!("default route by {via} in {}", ns.name()))
 }
 
 /// Gives `link` its addresses, usable at once, and sets it up.

@@ -162,8 +162,9 @@ fn boot(args: &Args, cache: &Path, kernel: &Kernel, program: &Path) -> Result<Re
         wire: &wire,
         words: &format!(
             "PV_NET_BIN=/pv-net PV_NET_SLOW={SLOW} PV_NET_GUEST={guest} PV_NET_KINDS={kinds} PV_NET_CARDS={cards} \
-             PV_NET_WIRE={}",
-            wire.word()
+             PV_NET_WIRE={}{}",
+            wire.word(),
+            attack()
         ),
         log: &cache.join("logs").join(format!("{name}.log")),
         limit: LIMIT,
@@ -199,4 +200,10 @@ impl Drop for Scratch {
         // It is not there when writing it failed at once.
         let _ = std::fs::remove_file(&self.0);
     }
+}
+
+/// What the environment says about the random attacker, for the guest.
+fn attack() -> String {
+    let words = ["PV_NET_SEED", "PV_NET_SHOT", "PV_NET_FRAMES"];
+    words.iter().filter_map(|name| Some(format!(" {name}={}", std::env::var(name).ok()?))).collect()
 }

@@ -1,0 +1,86 @@
+//! The whole attack: the same lab under one policy after another.
+
+use super::{Access, Attack, Lab, Memory, Place, Policy, Rule, Who};
+use anyhow::{Result, ensure};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What a whole attack sends: the environment may say it.
+#[derive(Clone, Copy, Debug)]
+pub struct Campaign {
+    /// `PV_NET_SEED`, else another one each time.
+    pub seed: u64,
+    /// `PV_NET_SHOT`: where to begin, to repeat what has failed.
+    pub shot: u32,
+    /// `PV_NET_FRAMES`: how many frames.
+    pub frames: usize,
+}
+
+impl Campaign {
+    /// One of `frames` frames unless the environment says otherwise.
+    #[must_use]
+    pub fn of(frames: usize) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+        let seed = number("PV_NET_SEED").unwrap_or(u64::from(now));
+        Self { seed, shot: number("PV_NET_SHOT").unwrap_or(0), frames: number("PV_NET_FRAMES").unwrap_or(frames) }
+    }
+
+    /// Sends them all; `note` is told what each policy has seen.
+    ///
+    /// # Errors
+    /// When somebody got round it, or was refused what is allowed.
+    pub fn run(&self, mut note: impl FnMut(&str)) -> Result<()> {
+        let policies = policies();
+        let frames = self.frames.div_ceil(policies.len());
+        note(&format!("PV_NET_SEED={} PV_NET_SHOT={} PV_NET_FRAMES={}", self.seed, self.shot, self.frames));
+        let lab = Lab::start(&policies[0])?;
+        let (mut memory, mut failed) = (Memory::default(), Vec::new());
+        for (n, policy) in (0..).zip(policies) {
+            lab.reload(&policy)?;
+            let attack = Attack { seed: self.seed.wrapping_add(n), first: self.shot, frames };
+            match attack.run(&lab, &lab.world(policy)?, &mut memory) {
+                Ok(report) => note(&format!("policy {n}: {report:?}")),
+                Err(why) => failed.push(format!("policy {n}: {why}")),
+            }
+        }
+        ensure!(failed.is_empty(), "PV_NET_SEED={}\n{}", self.seed, failed.join("\n"));
+        Ok(())
+    }
+}
+
+/// A number from the environment.
+fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Closed and open pools, each `host_access`, and rules both ways.
+fn policies() -> Vec<Policy> {
+    let (a, b, c) = (Who::Container(Place::A), Who::Container(Place::B), Who::Container(Place::C));
+    let (lan, out) = ([10, 0, 3, 200].into(), [192, 0, 2, 9].into());
+    let out6 = [0x2001, 0xdb8, 1, 0, 0, 0, 0, 9].into();
+    vec![
+        Policy { open: false, access: Access::Services, rules: Vec::new() },
+        Policy {
+            open: true,
+            access: Access::None,
+            rules: vec![
+                Rule::deny(a, b).at(17, 7000),
+                Rule::deny(a, c).at(6, 443),
+                Rule::allow(Who::Address(lan), b, 6, 80),
+                Rule::allow(Who::World, b, 6, 80),
+                Rule::allow(Who::Address(out6), c, 17, 7000),
+            ],
+        },
+        Policy {
+            open: false,
+            access: Access::All,
+            rules: vec![
+                Rule::deny(a, b),
+                Rule::deny(a, Who::World),
+                Rule::deny(Who::World, b).at(6, 80),
+                Rule::allow(a, c, 6, 22),
+                Rule::allow(Who::Address(out), c, 6, 7000),
+                Rule::deny(a, Who::Host).at(6, 22),
+            ],
+        },
+    ]
+}

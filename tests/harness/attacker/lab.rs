@@ -1,0 +1,119 @@
+//! The attacker's lab: a device with an uplink and a pool on a bridge that has a LAN port.
+
+use super::world::{self, Host, Policy, World};
+use crate::configs::{DEVICE, HOST, HOSTS, UPLINK};
+use crate::{Container, Device, Namespace, echo, link};
+use anyhow::Result;
+use pv_net_common::Ip;
+use rtnetlink::LinkBridge;
+use serde_json::json;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The namespaces and who is in them.
+pub(crate) struct Lab {
+    /// The device.
+    pub device: Device,
+    /// Behind the uplink.
+    pub out: Namespace,
+    /// At a port of the bridge of `internal`.
+    pub lan: Namespace,
+    /// In `internal`.
+    pub a: Container,
+    /// In `internal`, with published ports.
+    pub b: Container,
+    /// In `management`.
+    pub c: Container,
+}
+
+impl Lab {
+    /// Starts a device under `policy`.
+    ///
+    /// # Errors
+    /// When a part cannot be made.
+    pub(crate) fn start(policy: &Policy) -> Result<Self> {
+        let mut device = Device::new(&policy.config())?;
+        let out = device.outside(UPLINK, &DEVICE, &HOST)?;
+        // Somebody's own bridge, that the pool borrows.
+        let lan = Namespace::new("lan")?;
+        link::make(&device.ns, LinkBridge::new("pvbr3").build())?;
+        device.ns.connect(("lan0", &[]), &lan, ("eth0", &world::LAN))?;
+        link::enslave(&device.ns, "lan0", "pvbr3")?;
+        device.start()?;
+        let run = |name: &str, network| device.attach_run(&json!({"name": name, "network": network}));
+        let a = run("a", json!({"pool": "internal"}))?;
+        let ports = ["tcp", "udp"].map(|proto| format!("{}:{}/{proto}", world::PUBLISHED, world::SERVED));
+        let b = run("b", json!({"pool": "internal", "ports": ports}))?;
+        let c = run("c", json!({"pool": "management"}))?;
+        let lab = Self { device, out, lan, a, b, c };
+        lab.make_ready()?;
+        Ok(lab)
+    }
+
+    /// Routes, and neighbours that nobody can talk out of: what forged ARP does to a kernel's table is not looked at here.
+    fn make_ready(&self) -> Result<()> {
+        let device = &self.device.ns;
+        for (host, _) in HOSTS {
+            link::default_route(device, UPLINK, host)?;
+        }
+        let known = |bridge: &str, ns: &Namespace, addresses: &[IpAddr]| -> Result<()> {
+            let (_, mac) = link::of_name(ns, "eth0")?;
+            let (index, _) = link::of_name(device, bridge)?;
+            addresses.iter().try_for_each(|addr| link::neighbour(device, index, *addr, mac))
+        };
+        known(UPLINK, &self.out, &HOSTS.map(|(host, _)| host))?;
+        for (bridge, container) in [("pvbr3", &self.a), ("pvbr3", &self.b), ("pvbr4", &self.c)] {
+            known(bridge, &container.ns, &container.addresses())?;
+        }
+        // Somebody who answers, so that flows are established.
+        for (ns, port) in [(&self.b.ns, 80), (&self.b.ns, 7000), (&self.c.ns, 7000), (&self.out, 7000)] {
+            echo::serve(ns, Ipv6Addr::UNSPECIFIED.into(), port)?;
+        }
+        Ok(())
+    }
+
+    /// Puts another policy in force.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub(crate) fn reload(&self, policy: &Policy) -> Result<()> {
+        self.device.configure(&policy.config())?;
+        self.device.cli(&["reload"]).ok().map(drop)
+    }
+
+    /// Who is who under `policy`.
+    ///
+    /// # Errors
+    /// When a link is not there.
+    pub(crate) fn world(&self, policy: Policy) -> Result<World> {
+        let container = |of: &Container| Ok::<_, anyhow::Error>(host(link::of_name(&of.ns, "eth0")?.1, of.v4, of.v6));
+        let (gateway, management) =
+            (link::of_name(&self.device.ns, "pvbr3")?.1, link::of_name(&self.device.ns, "pvbr4")?.1);
+        let pool = |n: u16| Ipv6Addr::new(0xfd00, 0x5056, 0, n, 0, 0, 0, 1);
+        let (uplink, out) = (link::of_name(&self.device.ns, UPLINK)?.1, link::of_name(&self.out, "eth0")?.1);
+        let outer = |mac, last: u8| {
+            host(mac, Ipv4Addr::new(192, 0, 2, last), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, last.into()))
+        };
+        Ok(World {
+            policy,
+            a: container(&self.a)?,
+            b: container(&self.b)?,
+            c: container(&self.c)?,
+            lan: host(
+                link::of_name(&self.lan, "eth0")?.1,
+                Ipv4Addr::new(10, 0, 3, 200),
+                Ipv6Addr::new(0xfd00, 0x5056, 0, 3, 0, 0, 0, 0xc8),
+            ),
+            out: outer(out, 9),
+            gateways: [
+                host(gateway, Ipv4Addr::new(10, 0, 3, 1), pool(3)),
+                host(management, Ipv4Addr::new(10, 0, 4, 1), pool(4)),
+            ],
+            uplink: outer(uplink, 1),
+        })
+    }
+}
+
+fn host(mac: [u8; 6], v4: Ipv4Addr, v6: Ipv6Addr) -> Host {
+    let link_local = Ipv6Addr::from(Ip::link_local(mac).octets());
+    Host { mac, v4, v6, link_local }
+}

@@ -1,0 +1,24 @@
+//! The random attacker: generated frames from three places against a plain model of who may reach whom. A container, the
+//! host behind the uplink and a LAN port of the pool's bridge send; whoever could be reached looks at what arrives.
+//!
+//! The model (`reading`, `model`) is written from the rules that the project promises and from the RFCs. It shares no code
+//! with the data plane.
+
+mod campaign;
+mod generate;
+mod judgement;
+mod lab;
+mod mark;
+mod model;
+mod random;
+mod reading;
+mod receive;
+mod run;
+mod world;
+
+pub use campaign::Campaign;
+
+use lab::Lab;
+use model::Memory;
+use run::Attack;
+use world::{Access, Place, Policy, Rule, Who, World};

@@ -1,0 +1,279 @@
+//! What a container sends: only as itself, and to whom it may.
+
+use super::super::reading::{Arp, Content, ICMP, ICMP6, Packet, Reading, TCP, Transport, UDP};
+use super::super::world::{self, End, PUBLISHED, SERVED};
+use super::super::{Place, judgement::Judgement};
+use super::{Model, Refused, opens};
+use std::net::IpAddr;
+
+const PIM: u8 = 103;
+const BROADCAST: [u8; 6] = [0xff; 6];
+
+impl Model<'_> {
+    pub(super) fn of_container(&mut self, frame: &Reading) -> Result<Judgement, Refused> {
+        if !frame.tags.is_empty() {
+            return Err("a container has no VLANs");
+        }
+        if frame.src != self.world.a.mac {
+            return Err("its MAC is another");
+        }
+        match &frame.content {
+            Content::Arp(arp) => self.arp_of_container(frame, arp),
+            Content::Ip(packet) => self.ip_of_container(frame, packet),
+            Content::Unreadable(why) => Err(why),
+            Content::Other => Err("neither ARP nor IP"),
+        }
+    }
+
+    /// Of its own addresses only (RFC 826); a probe (RFC 5227) for its own too, or another gives it up.
+    fn arp_of_container(&self, frame: &Reading, arp: &Arp) -> Result<Judgement, Refused> {
+        let me = &self.world.a;
+        if arp.sender.0 != me.mac {
+            return Err("ARP that tells another MAC");
+        }
+        let probe = arp.sender.1.is_unspecified();
+        if arp.sender.1 != me.v4 && !(probe && arp.target == me.v4 && arp.op == 1) {
+            return Err("ARP about another's address");
+        }
+        let mut said = Judgement::nobody("the link of that container does not reach there");
+        let usual = matches!(arp.op, 1 | 2) && !probe;
+        let to = |mac: [u8; 6]| frame.dst == BROADCAST || frame.dst == mac;
+        said.lets(Place::B, usual && to(self.world.b.mac), "ARP of its own address");
+        said.lets(Place::Device, usual && to(self.world.gateways[0].mac), "ARP of its own address");
+        said.may(Place::Lan, "ARP of its own address");
+        Ok(said)
+    }
+
+    fn ip_of_container(&mut self, frame: &Reading, packet: &Packet) -> Result<Judgement, Refused> {
+        let Packet { src, dst, .. } = *packet;
+        if world::is_loopback(src) || world::is_loopback(dst) || dst.is_unspecified() {
+            return Err("an address that is never on a wire");
+        }
+        if let Some(why) = rogue(packet) {
+            return Err(why);
+        }
+        if let Transport::Later = packet.transport {
+            return self.later(Place::A, packet);
+        }
+        let said = self.ip_by_destination(frame, packet)?;
+        // Servers speak from these ports, and multicast routers by this protocol (RFC 7761): a container is neither.
+        let as_server = packet.proto == PIM
+            || packet.proto == UDP && packet.ports().is_some_and(|(from, _)| matches!(from, 67 | 547));
+        Ok(if as_server { said.weakened() } else { said })
+    }
+
+    fn ip_by_destination(&mut self, frame: &Reading, packet: &Packet) -> Result<Judgement, Refused> {
+        let me = self.world.a;
+        let Packet { src, dst, .. } = *packet;
+        let discovery = self.is_own_discovery(packet)?;
+        if src.is_unspecified() {
+            return self.bootstrap(packet, discovery);
+        }
+        if !me.has(src) {
+            return Err("its source is another's");
+        }
+        if packet.is_error() && !self.quotes_known(packet) {
+            return Err("an error about no flow of that link");
+        }
+        let mut said = Judgement::nobody("a container's packet for another place");
+        said.may(Place::Lan, "the bridge knows who is at its ports");
+        if discovery && packet.hops == 255 {
+            self.link_matter(frame, packet, &mut said);
+        } else if world::is_group(dst) {
+            self.for_group(packet, &mut said);
+        } else {
+            match self.world.end(dst) {
+                End::Container(Place::A) => {}
+                End::Container(to) => self.for_container(frame, packet, to, &mut said),
+                End::Device => self.for_device(frame, packet, &mut said),
+                End::Stranger(_) => self.for_stranger(frame, packet, &mut said),
+            }
+        }
+        Ok(said)
+    }
+
+    /// Router and neighbour discovery: whether it is that, and whether it speaks of the sender alone.
+    fn is_own_discovery(&self, packet: &Packet) -> Result<bool, Refused> {
+        let me = &self.world.a;
+        let Transport::Icmp { body, .. } = &packet.transport else { return Ok(false) };
+        let kind = match packet.icmp6() {
+            Some(kind @ (133 | 135 | 136)) => kind,
+            _ => return Ok(false),
+        };
+        if packet.fragment.is_some() {
+            return Err("neighbour discovery in fragments (RFC 6980)");
+        }
+        let mut options = &[][..];
+        if kind != 133 {
+            let target: [u8; 16] = body.get(..16).and_then(|t| t.try_into().ok()).ok_or("a target that is cut")?;
+            let own = me.has(IpAddr::from(target));
+            if kind == 136 && !own {
+                return Err("it advertises another's address");
+            }
+            if packet.src.is_unspecified() && !own {
+                return Err("it probes for another's address, which that one would give up (RFC 4862)");
+            }
+            options = &body[16..];
+        }
+        while let [option, units, rest @ ..] = options {
+            if *units == 0 {
+                return Err("an option without a length");
+            }
+            if matches!(option, 1 | 2) && !rest.starts_with(&me.mac) {
+                return Err("it tells another MAC");
+            }
+            options = options.get(usize::from(*units) * 8..).unwrap_or_default();
+        }
+        Ok(true)
+    }
+
+    /// Neighbours find each other whatever rules say.
+    fn link_matter(&self, frame: &Reading, packet: &Packet, said: &mut Judgement) {
+        let why = "neighbour discovery is part of having a link";
+        let unicast = |place: Place| {
+            let host = self.world.host(place);
+            // More options than any node sends are not read (RFC 4861 section 4.6 has two a message).
+            let few = matches!(&packet.transport, Transport::Icmp { body, .. } if body.len() <= 16 + 4 * 8);
+            let to_it = few && host.has(packet.dst) && frame.dst == host.mac && packet.icmp6() != Some(133);
+            to_it && packet.plain
+        };
+        for place in [Place::B, Place::Device] {
+            if world::is_group(packet.dst) || self.world.end(packet.dst) == self.end_of(place) {
+                said.lets(place, unicast(place), why);
+            }
+        }
+    }
+
+    fn end_of(&self, place: Place) -> End {
+        if place == Place::Device { End::Device } else { End::Container(place) }
+    }
+
+    /// Without an address yet: DHCP, duplicate address detection and group reports stay on the link.
+    fn bootstrap(&self, packet: &Packet, discovery: bool) -> Result<Judgement, Refused> {
+        let Packet { src, dst, .. } = *packet;
+        let why = "it gets its address";
+        let mut said = Judgement::nobody("what has no address goes no further than its link");
+        said.may(Place::Lan, why);
+        if src.is_ipv6() {
+            if !(discovery || matches!(packet.icmp6(), Some(131 | 132 | 143))) {
+                return Err("a source that is nobody's");
+            }
+            said.may(Place::B, why);
+            said.may(Place::Device, why);
+            return Ok(said);
+        }
+        let on_link = world::is_group(dst) || self.world.gateways[0].has(dst);
+        if packet.proto != UDP || packet.ports() != Some((68, 67)) || !on_link {
+            return Err("a source that is nobody's");
+        }
+        if world::is_group(dst) {
+            said.may(Place::B, why);
+        }
+        if self.world.policy.allows(End::Container(Place::A), End::Device, UDP, Some(67), false) {
+            said.may(Place::Device, why);
+        }
+        Ok(said)
+    }
+
+    fn may_reach(&self, to: End, packet: &Packet) -> bool {
+        let port = packet.ports().map(|(_, to)| to);
+        self.world.policy.allows(End::Container(Place::A), to, packet.proto, port, false)
+    }
+
+    fn for_group(&self, packet: &Packet, said: &mut Judgement) {
+        // A report is the bridge's and its routers' to read; what is kept of them is bounded.
+        let report =
+            matches!(packet.transport, Transport::Igmp { .. }) || matches!(packet.icmp6(), Some(131 | 132 | 143));
+        if self.may_reach(End::Container(Place::B), packet) {
+            said.may(Place::B, "a group, and no rule between the two");
+        }
+        if report || self.may_reach(End::Device, packet) {
+            said.may(Place::Device, "a group that the device may be in");
+        }
+    }
+
+    fn for_container(&mut self, frame: &Reading, packet: &Packet, to: Place, said: &mut Judgement) {
+        let host = *self.world.host(to);
+        let near = to == Place::B;
+        if !near && (world::is_link_local(packet.src) || packet.dst == host.link_local) {
+            return said.say(to, super::super::judgement::Verdict::MustNot, "beyond the scope of its address");
+        }
+        if self.may_reach(End::Container(to), packet) {
+            self.open(packet);
+            let by = if near { host.mac } else { self.world.gateways[0].mac };
+            let known = opens(packet) || matches!(packet.transport, Transport::Other);
+            let plain = packet.plain && known && frame.dst == by && (near || packet.hops > 1);
+            said.lets(to, plain, "one container may reach the other");
+        } else if self.answers(packet) {
+            said.may(to, "it may answer a flow of the other's");
+        }
+    }
+
+    fn for_device(&mut self, frame: &Reading, packet: &Packet, said: &mut Judgement) {
+        let by_gateway = frame.dst == self.world.gateways[0].mac;
+        if matches!(packet.proto, TCP | UDP) && packet.ports().is_some_and(|(_, to)| to == PUBLISHED) {
+            let to = End::Container(Place::B);
+            if self.world.policy.allows(End::Container(Place::A), to, packet.proto, Some(SERVED), true) {
+                self.open(packet);
+                let plain = packet.plain && opens(packet) && by_gateway && !is_anycast_or_far(self, packet.dst);
+                said.lets(Place::B, plain && packet.hops > 1, "a published port");
+                said.may(Place::Device, "a published port");
+            }
+            return;
+        }
+        if matches!(packet.icmp4(), Some(13 | 15 | 17)) {
+            // Nobody needs them, and they tell the clock and the net mask (RFC 6633, RFC 6918).
+            return;
+        }
+        if self.may_reach(End::Device, packet) {
+            self.open(packet);
+            let plain = packet.plain && by_gateway && (opens(packet) || matches!(packet.transport, Transport::Other));
+            let plain = plain && packet.src.is_ipv4() == packet.dst.is_ipv4() && !world::is_link_local(packet.src);
+            said.lets(Place::Device, plain && !is_anycast_or_far(self, packet.dst), "it may reach the device");
+        } else if self.answers(packet) {
+            said.may(Place::Device, "it may answer a flow of the device's");
+        }
+    }
+
+    fn for_stranger(&mut self, frame: &Reading, packet: &Packet, said: &mut Judgement) {
+        let Packet { src, dst, .. } = *packet;
+        if world::is_link_local(src) || world::is_in_pool(dst) || dst.is_ipv6() && world::is_link_local(dst) {
+            return;
+        }
+        if !self.may_reach(End::Stranger(dst), packet) {
+            if self.answers(packet) {
+                said.may(Place::Out, "it may answer a flow from outside");
+            }
+            return;
+        }
+        let untold =
+            !matches!(packet.transport, Transport::Tcp { .. } | Transport::Udp { .. } | Transport::Icmp { .. });
+        if untold || packet.hops <= 1 {
+            return;
+        }
+        // The flow of one that opens nothing may have been opened before; else masquerade resets it.
+        self.open(packet);
+        let known = self.world.out.has(dst) || dst == world::WORLD.0 || dst == world::WORLD.1;
+        let by_gateway = frame.dst == self.world.gateways[0].mac;
+        said.lets(Place::Out, packet.plain && opens(packet) && known && by_gateway, "it may reach the world");
+    }
+}
+
+/// Local, but not where everybody finds it: what a kernel makes of it is its own matter.
+fn is_anycast_or_far(model: &Model, dst: IpAddr) -> bool {
+    let usual = model.world.gateways.iter().chain([&model.world.uplink]);
+    !usual.into_iter().any(|host| dst == host.v4 || dst == host.v6)
+}
+
+/// What no container sends to anybody.
+fn rogue(packet: &Packet) -> Option<Refused> {
+    match (&packet.transport, packet.proto) {
+        (Transport::Udp { .. }, _) if packet.is_dhcp_answer() => Some("a DHCP answer, and it is no server (RFC 7610)"),
+        (Transport::Icmp { kind: 5, .. }, ICMP) => Some("an ICMP redirect"),
+        (Transport::Icmp { kind: 134 | 137, .. }, ICMP6) => Some("a router advertisement or redirect (RFC 6105)"),
+        (Transport::Icmp { kind: 130, .. }, ICMP6) | (Transport::Igmp { kind: 0x11 }, _) => {
+            Some("a query: it would become the querier (RFC 4541)")
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,119 @@
+//! What comes in by the uplink: nobody's source but a stranger's, and into containers by published ports and rules only.
+
+use super::super::reading::{ARP_UNREADABLE, Content, Packet, Reading, TCP, Transport, UDP};
+use super::super::world::{self, End, PUBLISHED, SERVED};
+use super::super::{Place, judgement::Judgement};
+use super::{Model, Refused, opens};
+use std::net::IpAddr;
+
+impl Model<'_> {
+    pub(super) fn of_uplink(&mut self, frame: &Reading) -> Result<Judgement, Refused> {
+        // VLAN 0 is no VLAN (802.1Q: a priority tag).
+        if frame.tags.iter().any(|id| *id != 0) {
+            return super::of_other_vlan(frame);
+        }
+        match &frame.content {
+            Content::Ip(packet) => self.ip_of_uplink(frame, packet),
+            Content::Arp(_) | Content::Unreadable(ARP_UNREADABLE) => {
+                let mut said = Judgement::nobody("ARP of another link");
+                said.may(Place::Device, "the device's own link");
+                Ok(said)
+            }
+            Content::Unreadable(why) => Err(why),
+            Content::Other => Err("neither ARP nor IP"),
+        }
+    }
+
+    fn ip_of_uplink(&mut self, frame: &Reading, packet: &Packet) -> Result<Judgement, Refused> {
+        let Packet { src, dst, .. } = *packet;
+        if world::is_loopback(src) || world::is_loopback(dst) {
+            return Err("loopback is never on a wire (RFC 1122, RFC 4291)");
+        }
+        if self.world.is_taken(src) && !self.is_container_link_local(src) || world::is_in_pool(src) {
+            return Err("a source that is not behind the uplink");
+        }
+        if let Transport::Later = packet.transport {
+            let mut said = self.later(Place::Out, packet).unwrap_or_else(Judgement::nobody);
+            if self.world.end(dst) == End::Device || world::is_group(dst) {
+                // Its stack waits for the first, whichever comes first.
+                said.may(Place::Device, "the device puts its own packets together");
+            }
+            return Ok(said);
+        }
+        let mut said = Judgement::nobody("nothing leads there from outside");
+        if self.may_be_reply(packet) {
+            said.may(Place::A, "it may answer a flow of the container's");
+        }
+        if packet.is_error() && self.quotes_known(packet) {
+            for place in [Place::A, Place::B, Place::C] {
+                said.may(place, "an error about a flow that may be");
+            }
+        }
+        // Somebody whom an answer can reach.
+        let somebody = !src.is_unspecified()
+            && !world::is_group(src)
+            && !world::is_link_local(src)
+            && !self.is_container_link_local(src);
+        match self.world.end(dst) {
+            End::Container(to) if somebody && dst != self.world.host(to).link_local => {
+                self.routed(frame, packet, to, &mut said);
+            }
+            End::Container(_) => {}
+            End::Device => self.at_device(frame, packet, somebody, &mut said),
+            End::Stranger(_) if world::is_group(dst) => said.may(Place::Device, "a group that the device may be in"),
+            End::Stranger(_) if world::is_in_pool(dst) => {
+                said.may(Place::Lan, "a LAN host is the device's to route to")
+            }
+            End::Stranger(_) => {}
+        }
+        Ok(said)
+    }
+
+    /// Link-local addresses mean something else on each link: outside they may be anybody's.
+    fn is_container_link_local(&self, addr: IpAddr) -> bool {
+        self.world.containers().iter().any(|(_, host)| addr == host.link_local)
+    }
+
+    fn routed(&mut self, frame: &Reading, packet: &Packet, to: Place, said: &mut Judgement) {
+        let port = packet.ports().map(|(_, to)| to);
+        if self.world.policy.allows(End::Stranger(packet.src), End::Container(to), packet.proto, port, false) {
+            self.open(packet);
+            let plain = self.is_plain(frame, packet) && opens(packet) && packet.hops > 1;
+            said.lets(to, plain, "a rule lets it in");
+        } else if self.answers(packet) {
+            said.may(to, "it may answer a flow of the container's");
+        }
+    }
+
+    fn at_device(&mut self, frame: &Reading, packet: &Packet, somebody: bool, said: &mut Judgement) {
+        let published = matches!(packet.proto, TCP | UDP) && packet.ports().is_some_and(|(_, to)| to == PUBLISHED);
+        if !published {
+            let plain = self.is_plain(frame, packet) && somebody && packet.proto != 2;
+            let plain = plain && !self.may_be_reply(packet);
+            let own = packet.dst == self.world.uplink.v4 || packet.dst == self.world.uplink.v6;
+            return said.lets(Place::Device, plain && own, "the device's own");
+        }
+        said.may(Place::Device, "what a published port does not take is the device's own");
+        let (from, to) = (End::Stranger(packet.src), End::Container(Place::B));
+        if somebody && self.world.policy.allows(from, to, packet.proto, Some(SERVED), true) {
+            self.open(packet);
+            let plain = self.is_plain(frame, packet) && opens(packet) && packet.hops > 1;
+            said.lets(Place::B, plain && !world::is_link_local(packet.dst), "a published port");
+        }
+    }
+
+    fn is_plain(&self, frame: &Reading, packet: &Packet) -> bool {
+        let known = self.world.out.has(packet.src) || packet.src == world::WORLD.0 || packet.src == world::WORLD.1;
+        packet.plain && known && frame.dst == self.world.uplink.mac && frame.tags.len() <= 2
+    }
+
+    /// Whether the container has spoken to the sender's port: the port that masquerade gave it is not known here.
+    fn may_be_reply(&self, packet: &Packet) -> bool {
+        let Packet { src, dst, proto, .. } = *packet;
+        let from = match packet.transport {
+            Transport::Icmp { .. } => None,
+            _ => packet.ports().map(|(from, _)| from),
+        };
+        self.world.is_device(dst) && self.memory.peers.contains(&(src, proto, from))
+    }
+}

@@ -1,0 +1,149 @@
+//! Who looks at what arrives: packet sockets at the links of containers and hosts, and raw IP sockets of the device, which
+//! see what its own sockets are given and nothing else (raw(7)).
+
+use super::lab::Lab;
+use super::{Place, mark, reading};
+use crate::Namespace;
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Room of each socket's queue in bytes: a batch fits many times.
+const ROOM: libc::c_int = 32 << 20;
+/// `PACKET_IGNORE_OUTGOING` (kernel 4.20).
+const IGNORE_OUTGOING: libc::c_int = 23;
+const ALL: u16 = 0x0003;
+const ARP: u16 = 0x0806;
+
+/// Protocols that the device's own sockets are looked at for: those that `generate` sends.
+const PROTOCOLS: [u8; 13] = [1, 2, 4, 6, 17, 41, 47, 50, 89, 103, 132, 136, 253];
+const PROTOCOLS6: [u8; 13] = [4, 6, 17, 41, 47, 50, 58, 59, 89, 103, 132, 136, 253];
+
+/// What a socket's bytes begin with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum View {
+    Frame,
+    Ipv4,
+    /// The payload alone, of this protocol.
+    Ipv6(u8),
+}
+
+/// A frame's mark, seen at a place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub place: Place,
+    pub number: u32,
+    /// Type of the ICMP or ICMPv6 message that it was seen in: it may be an answer that quotes.
+    pub icmp: Option<u8>,
+}
+
+/// All sockets.
+pub(crate) struct Receivers(Vec<(Place, View, OwnedFd)>);
+
+impl Receivers {
+    pub(crate) fn open(lab: &Lab) -> Result<Self> {
+        let mut all = Vec::new();
+        let ends = [
+            (Place::A, &lab.a.ns),
+            (Place::B, &lab.b.ns),
+            (Place::C, &lab.c.ns),
+            (Place::Out, &lab.out),
+            (Place::Lan, &lab.lan),
+        ];
+        for (place, ns) in ends {
+            all.push((place, View::Frame, packets(ns, Some("eth0"), ALL)?));
+        }
+        let device = &lab.device.ns;
+        // With a protocol of its own it sees what was passed on by the programs at the link, not what came before them.
+        all.push((Place::Device, View::Frame, packets(device, None, ARP)?));
+        for proto in PROTOCOLS {
+            all.push((Place::Device, View::Ipv4, raw(device, libc::AF_INET, proto)?));
+        }
+        for proto in PROTOCOLS6 {
+            all.push((Place::Device, View::Ipv6(proto), raw(device, libc::AF_INET6, proto)?));
+        }
+        Ok(Self(all))
+    }
+
+    /// Everything that has arrived by now.
+    pub(crate) fn drain(&self, mut each: impl FnMut(Seen)) -> Result<()> {
+        let mut buffer = vec![0u8; 65_536];
+        for (place, view, fd) in &self.0 {
+            loop {
+                match nix::sys::socket::recv(fd.as_raw_fd(), &mut buffer, nix::sys::socket::MsgFlags::empty()) {
+                    Ok(length) => {
+                        let bytes = &buffer[..length];
+                        let icmp = view.icmp(bytes);
+                        mark::all(bytes).for_each(|number| each(Seen { place: *place, number, icmp }));
+                    }
+                    Err(Errno::EAGAIN) => break,
+                    Err(Errno::EINTR) => {}
+                    Err(why) => return Err(why).with_context(|| format!("receiver at {place:?}")),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl View {
+    fn icmp(self, bytes: &[u8]) -> Option<u8> {
+        match self {
+            Self::Frame => icmp_of(bytes),
+            Self::Ipv4 => {
+                let head = usize::from(bytes.first()? & 0xf) * 4;
+                (*bytes.get(9)? == reading::ICMP).then(|| bytes.get(head).copied()).flatten()
+            }
+            Self::Ipv6(proto) => (proto == reading::ICMP6).then(|| bytes.first().copied()).flatten(),
+        }
+    }
+}
+
+/// Type of the ICMP message in a frame.
+pub(crate) fn icmp_of(frame: &[u8]) -> Option<u8> {
+    match reading::read(frame)?.content {
+        reading::Content::Ip(packet) => packet.icmp4().or_else(|| packet.icmp6()),
+        _ => None,
+    }
+}
+
+fn packets(ns: &Namespace, link: Option<&str>, protocol: u16) -> Result<OwnedFd> {
+    ns.run(|| {
+        let fd = socket(libc::AF_PACKET, libc::c_int::from(protocol.to_be()))?;
+        set(&fd, libc::SOL_PACKET, IGNORE_OUTGOING, 1)?;
+        // SAFETY: a C struct of integers; all zero is a value of it.
+        let mut at: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        at.sll_family = u16::try_from(libc::AF_PACKET)?;
+        at.sll_protocol = protocol.to_be();
+        at.sll_ifindex = link.map(nix::net::if_::if_nametoindex).transpose()?.map_or(Ok(0), i32::try_from)?;
+        let size = libc::socklen_t::try_from(size_of_val(&at))?;
+        // SAFETY: the address is whole, and its size is told.
+        let done = unsafe { libc::bind(fd.as_raw_fd(), (&raw const at).cast(), size) };
+        ensure!(done == 0, "{}", std::io::Error::last_os_error());
+        Ok(fd)
+    })
+}
+
+fn raw(ns: &Namespace, family: libc::c_int, proto: u8) -> Result<OwnedFd> {
+    ns.run(|| socket(family, proto.into())).with_context(|| format!("raw socket, protocol {proto}"))
+}
+
+fn socket(family: libc::c_int, protocol: libc::c_int) -> Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: makes a socket; the number is owned by nobody else.
+    let fd = unsafe {
+        let fd = libc::socket(family, kind, protocol);
+        ensure!(fd >= 0, "{}", std::io::Error::last_os_error());
+        OwnedFd::from_raw_fd(fd)
+    };
+    set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, ROOM)?;
+    Ok(fd)
+}
+
+fn set(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> Result<()> {
+    let size = libc::socklen_t::try_from(size_of_val(&value))?;
+    // SAFETY: the option's value is an int, and its size is told.
+    let done = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+    ensure!(done == 0, "socket option {name}: {}", std::io::Error::last_os_error());
+    Ok(())
+}

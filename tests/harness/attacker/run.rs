@@ -1,0 +1,245 @@
+//! The run: a batch of frames is sent, then who got which is compared with the model.
+
+use super::generate::{self, MOST};
+use super::judgement::{Judgement, Verdict};
+use super::lab::Lab;
+use super::model::{Memory, Model};
+use super::reading::without_padding;
+use super::receive::{Receivers, Seen, icmp_of};
+use super::{Place, World, mark};
+use crate::raw::RawSocket;
+use anyhow::{Result, bail};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+/// Shots a batch. The queue between a link and its reader holds 1000 packets (`netdev_max_backlog`).
+const BATCH: u32 = 128;
+/// How long what must arrive may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Kinds of disagreement that are printed whole.
+const SHOWN: usize = 80;
+
+/// What is to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attack {
+    /// The seed: the same one makes the same frames.
+    pub seed: u64,
+    /// The first shot of the seed.
+    pub first: u32,
+    /// How many frames, at least.
+    pub frames: usize,
+}
+
+/// What a run without disagreement has seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Report {
+    /// Frames sent.
+    pub frames: usize,
+    /// Arrivals that the model demands.
+    pub demanded: usize,
+    /// Arrivals that the model excludes, none of which happened.
+    pub excluded: usize,
+    /// The first shot that was not sent.
+    pub next: u32,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A frame that was sent.
+struct Sent {
+    from: Place,
+    frame: Vec<u8>,
+    said: Judgement,
+    arrived: HashSet<Place>,
+}
+
+/// The model and a place do not agree on a frame.
+struct Disagreement {
+    number: u32,
+    place: Place,
+    arrived: bool,
+    alone: Option<bool>,
+}
+
+struct Run<'l> {
+    senders: HashMap<Place, RawSocket>,
+    receivers: &'l Receivers,
+    sent: HashMap<u32, Sent>,
+    wrong: Vec<Disagreement>,
+    report: Report,
+}
+
+impl Attack {
+    /// Sends the frames. `memory` is of what was sent to this lab before.
+    ///
+    /// # Errors
+    /// When the model and the device disagree: which frames, and why the model says what it does.
+    pub(crate) fn run(&self, lab: &Lab, world: &World, memory: &mut Memory) -> Result<Report> {
+        let start = Instant::now();
+        let mut model = Model::new(world, memory);
+        let receivers = Receivers::open(lab)?;
+        let senders = [(Place::A, &lab.a.ns), (Place::Out, &lab.out), (Place::Lan, &lab.lan)];
+        let open = |(place, ns)| Ok((place, RawSocket::open(ns, "eth0")?));
+        let senders = senders.into_iter().map(open).collect::<Result<_>>()?;
+        let (sent, wrong) = (HashMap::new(), Vec::new());
+        let mut run = Run { senders, receivers: &receivers, sent, wrong, report: Report::default() };
+        let mut shot = self.first;
+        while run.report.frames < self.frames {
+            let last = shot + BATCH;
+            for shot in shot..last {
+                let (from, frames) = generate::shot(world, self.seed, shot);
+                for (number, frame) in (shot * MOST..).zip(frames) {
+                    let said = model.judge(from, &frame);
+                    run.send(number, from, frame, said);
+                }
+            }
+            run.settle((shot * MOST)..(last * MOST))?;
+            shot = last;
+        }
+        run.settle(0..0)?;
+        run.report.took = start.elapsed();
+        run.report.next = shot;
+        if run.wrong.is_empty() { Ok(run.report) } else { bail!("{}", run.explain(self)) }
+    }
+}
+
+impl Run<'_> {
+    fn send(&mut self, number: u32, from: Place, frame: Vec<u8>, said: Judgement) {
+        // Where bits were flipped or the end is cut off, nobody could tell that it arrived.
+        let marked = mark::all(without_padding(&frame)).any(|n| n == number);
+        let said = if marked { said } else { said.weakened() };
+        // What the sender's own link does not take is nowhere.
+        if self.senders[&from].send(&frame).is_err() {
+            return;
+        }
+        self.report.frames += 1;
+        for place in Place::ALL.into_iter().filter(|place| *place != from) {
+            match said.of(place).0 {
+                Verdict::Must => self.report.demanded += 1,
+                Verdict::MustNot => self.report.excluded += 1,
+                Verdict::May => {}
+            }
+        }
+        self.sent.insert(number, Sent { from, frame, said, arrived: HashSet::new() });
+    }
+
+    /// Waits for what must arrive of a batch, and notes what the model has said otherwise.
+    fn settle(&mut self, batch: std::ops::Range<u32>) -> Result<()> {
+        let start = Instant::now();
+        let known = self.wrong.len();
+        loop {
+            // Asked before the queues are: what came in time is seen, however late this thread runs.
+            let late = start.elapsed() > crate::patience(PATIENCE);
+            self.read()?;
+            let missing: Vec<(u32, Place)> = batch.clone().flat_map(|number| self.missing(number)).collect();
+            if missing.is_empty() {
+                break;
+            }
+            if late {
+                let absent = |(number, place)| Disagreement { number, place, arrived: false, alone: None };
+                self.wrong.extend(missing.into_iter().map(absent));
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for n in known..self.wrong.len() {
+            self.repeat(n)?;
+        }
+        // What comes later than that is not waited for.
+        let old = batch.start.saturating_sub(16 * BATCH * MOST);
+        let wrong: HashSet<u32> = self.wrong.iter().map(|w| w.number / MOST).collect();
+        self.sent.retain(|number, _| *number >= old || wrong.contains(&(number / MOST)));
+        Ok(())
+    }
+
+    fn missing(&self, number: u32) -> Vec<(u32, Place)> {
+        let Some(sent) = self.sent.get(&number) else { return Vec::new() };
+        sent.said.musts().filter(|p| *p != sent.from && !sent.arrived.contains(p)).map(|p| (number, p)).collect()
+    }
+
+    fn read(&mut self) -> Result<()> {
+        let (sent, wrong) = (&mut self.sent, &mut self.wrong);
+        self.receivers.drain(|seen| {
+            let Some(of) = sent.get_mut(&seen.number) else { return };
+            if seen.place == of.from || is_answer(&seen, of) || !of.arrived.insert(seen.place) {
+                return;
+            }
+            if of.said.of(seen.place).0 == Verdict::MustNot {
+                wrong.push(Disagreement { number: seen.number, place: seen.place, arrived: true, alone: None });
+            }
+        })
+    }
+
+    /// Sends a shot once more, alone, to see whether it needs what was sent before it. The first of each kind only.
+    fn repeat(&mut self, n: usize) -> Result<()> {
+        let Disagreement { number, place, arrived, .. } = self.wrong[n];
+        let kind = self.kind(&self.wrong[n]);
+        let kinds: HashSet<_> = self.wrong[..n].iter().map(|w| self.kind(w)).collect();
+        if kinds.contains(&kind) || kinds.len() >= SHOWN {
+            return Ok(());
+        }
+        let first = number / MOST * MOST;
+        for number in first..first + MOST {
+            if let Some(sent) = self.sent.get_mut(&number) {
+                sent.arrived.remove(&place);
+                self.senders[&sent.from].send(&sent.frame)?;
+            }
+        }
+        let known = self.wrong.len();
+        let start = Instant::now();
+        let again = loop {
+            let late = start.elapsed() > crate::patience(Duration::from_millis(if arrived { 100 } else { 1000 }));
+            self.read()?;
+            let there = self.sent.get(&number).is_some_and(|sent| sent.arrived.contains(&place));
+            if there || late {
+                break there;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        self.wrong.truncate(known);
+        self.wrong[n].alone = Some(again == arrived);
+        Ok(())
+    }
+
+    /// Disagreements that have one cause, most likely.
+    fn kind(&self, wrong: &Disagreement) -> (Place, Place, bool, &'static str) {
+        let sent = &self.sent[&wrong.number];
+        (sent.from, wrong.place, wrong.arrived, sent.said.of(wrong.place).1)
+    }
+
+    /// Every kind of disagreement, with its first frame whole.
+    fn explain(&self, attack: &Attack) -> String {
+        let mut kinds: BTreeMap<_, Vec<&Disagreement>> = BTreeMap::new();
+        for wrong in &self.wrong {
+            kinds.entry(self.kind(wrong)).or_default().push(wrong);
+        }
+        let (seed, frames) = (attack.seed, self.report.frames);
+        let mut text =
+            format!("seed {seed}: model and device disagree {} times in {frames} frames\n", self.wrong.len());
+        for ((from, place, arrived, why), all) in kinds.iter().take(SHOWN) {
+            let what = if *arrived { "arrived" } else { "did not arrive" };
+            let _ = writeln!(text, "{} times: from {from:?} {what} at {place:?}: {why}", all.len());
+            let alone = |w: &&&Disagreement| w.alone.is_some();
+            for wrong in all.iter().filter(alone).chain(all.iter().filter(|w| w.alone.is_none()).take(2)) {
+                let alone = match wrong.alone {
+                    Some(true) => ", alone too",
+                    Some(false) => ", not when it is sent alone",
+                    None => "",
+                };
+                let _ = writeln!(text, "    shot {}{alone}:", wrong.number / MOST);
+                let shot = wrong.number / MOST * MOST;
+                for sent in (shot..=wrong.number).filter_map(|number| self.sent.get(&number)) {
+                    let hex: String = sent.frame.iter().map(|b| format!("{b:02x}")).collect();
+                    let _ = writeln!(text, "        {hex}");
+                }
+            }
+        }
+        text
+    }
+}
+
+/// An echo's answer, or an error that quotes what was sent.
+fn is_answer(seen: &Seen, of: &Sent) -> bool {
+    seen.icmp.is_some_and(|kind| matches!(kind, 0 | 1..=5 | 11 | 12 | 129) && icmp_of(&of.frame) != Some(kind))
+}
