@@ -26,4 +26,4 @@ macro_rules! each {
     };
 }
 
-each!(device run state alias netlink events text);
+each!(packet device run state alias netlink events text);

@@ -4,6 +4,7 @@ mod alias;
 mod config;
 mod events;
 mod netlink;
+mod packet;
 mod place;
 mod schema;
 mod state;
@@ -12,7 +13,8 @@ mod text;
 use crate::{Form, Target};
 
 /// All targets.
-pub const ALL: [Target; 7] = [
+pub const ALL: [Target; 8] = [
+    Target { name: "packet", form: Form::Bytes, words: packet::words, check: packet::check },
     Target { name: "device", form: Form::Json, words: || schema::words(0), check: config::device },
     Target { name: "run", form: Form::Json, words: || schema::words(1), check: config::run },
     Target { name: "state", form: Form::Json, words: state::words, check: state::check },
