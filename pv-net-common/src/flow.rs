@@ -201,6 +201,23 @@ pub const DEFAULT_FLOWS: u32 = 16_384;
 pub const DEFAULT_SHARE: u32 = 4;
 /// Default number of entries of the transient table.
 pub const DEFAULT_TRANSIENT: u32 = 8_192;
+/// An opener's part of the transient table: this many of them fill it.
+pub const TRANSIENT_SHARES: u32 = 4;
+/// Slots for the turns of the openers' rings, a power of two. Openers that share one have rings of their own all the same.
+pub const CLAIM_TURN_SLOTS: u32 = 1024;
+
+/// Key of the `claims` map: a place in the ring of what an opener has in the transient table. Its value is the key there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClaimSlot {
+    /// Link of the container that opens flows; 0 for the outside, the largest number for the device.
+    pub ring: u32,
+    /// CPU in the upper half, and the place in its part of the ring.
+    pub place: u32,
+}
+
+const _: () = assert!(size_of::<ClaimSlot>() == 8);
+
 /// Endpoints (addresses) that a device can have.
 pub const MAX_ENDPOINTS: u32 = 8_192;
 /// Links of containers that a device can have, each with two addresses as a rule.

@@ -25,7 +25,7 @@ pub use endpoint::{
     EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, SourceKey, UplinkInfo,
 };
 pub use event::{BindEvent, DropEvent};
-pub use flow::{FlowCount, FlowEntry, FlowKey, FragmentInfo, FragmentKey, TransientFlow};
+pub use flow::{ClaimSlot, FlowCount, FlowEntry, FlowKey, FragmentInfo, FragmentKey, TransientFlow};
 pub use nat::NatOwner;
 pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
 pub use stats::Stat;
@@ -80,8 +80,8 @@ pub struct GlobalConfig {
     pub abi: u32,
     /// First port of masquerade; 0: none yet.
     pub nat_first_port: u16,
-    /// Written padding.
-    pub pad: u16,
+    /// Places of a CPU in each ring of claims.
+    pub claims: u16,
     /// Generation of the policy maps that is in force.
     pub generation: u32,
     /// Not 0: the generation has rules. In one word with it, so that both change at once.

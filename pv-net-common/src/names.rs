@@ -59,6 +59,8 @@ pub const MAP_CONFIG: &str = "config";
 pub const MAP_FLOWS: &str = "flows";
 /// Reply [`crate::FlowKey`] to [`crate::TransientFlow`]: opening and closing flows, LRU.
 pub const MAP_TRANSIENT: &str = "transient";
+/// [`crate::ClaimSlot`] to reply [`crate::FlowKey`], LRU: what each opener has in [`MAP_TRANSIENT`]. Not pinned.
+pub const MAP_CLAIMS: &str = "claims";
 /// [`crate::nat::slot`] to [`crate::NatOwner`]: whose a port of masquerade is.
 pub const MAP_NAT_OWNERS: &str = "nat_owners";
 /// Link index to [`crate::FlowCount`]: flows of the link's container, counted by the programs.

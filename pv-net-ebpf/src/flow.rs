@@ -7,6 +7,7 @@ use crate::{
     nat,
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, Packet, TCP_FIN, TCP_RST, TCP_SYN},
     service::Target,
+    share,
     verdict::count,
 };
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_csum_diff};
@@ -255,6 +256,7 @@ fn keep_transient(reply_key: &FlowKey, flow: &TransientFlow) {
         // SAFETY: a map value stays readable for the program's run.
         return copy(unsafe { &mut *found }, flow);
     }
+    share::take(&flow.origin, reply_key);
     let _ = TRANSIENT.insert(reply_key, flow, 0);
 }
 
@@ -267,6 +269,7 @@ pub fn note_stack(origin: &FlowKey, reply_key: &FlowKey, epoch: u32, to_device: 
     flow.origin = *origin;
     flow.reply.epoch = epoch;
     flow.reply.flags = if to_device { FLOW_STACK | FLOW_DEVICE } else { FLOW_STACK };
+    share::take_note(origin, reply_key);
     // A full LRU makes room.
     let _ = TRANSIENT.insert(reply_key, &*flow, 0);
 }

@@ -14,6 +14,7 @@ use crate::{
     nat,
     packet::Packet,
     service::{self, Target},
+    share,
     stack::{by_stack, to_stack},
     verdict::{self, ACT_SHOT, count},
 };
@@ -208,7 +209,7 @@ pub fn plan_of(packet: &Packet, src: Ip, dst: Ip, reply_link: u32) -> Plan {
     let key = packet.key;
     let first_port = nat::first_port();
     let dport_be = key.dport_be;
-    Plan { src, dst, reply_link, masquerade: 0, offset: 0, first_port, link: key.ifindex, dport_be, pad: 0 }
+    Plan { src, dst, reply_link, masquerade: 0, offset: 0, first_port, claimed: 0, link: key.ifindex, dport_be, pad: 0 }
 }
 
 /// To another container, or back to the sender by a published port of its own.
@@ -268,7 +269,7 @@ pub fn open(packet: &mut Packet) -> i32 {
         stamp(packet, &mut flow.forward);
         match claim::claim(packet, flow, plan) {
             Ok(Some(open)) => flow::again(packet, open),
-            Ok(None) => {}
+            Ok(None) => plan.claimed = 1,
             Err(DropReason::NoFlow) => return answer::unknown_tcp(packet),
             Err(reason) => return verdict::drop(packet, reason),
         }
@@ -288,6 +289,9 @@ pub fn send(packet: &mut Packet) -> i32 {
     packet.key.ifindex = plan.link;
     packet.settle_fragment();
     packet.admit_fragments();
+    if plan.claimed != 0 {
+        share::take(&packet.key, &flow.forward.opposite_key(packet.key.proto));
+    }
     deliver(packet, &mut flow.forward)
 }
 

@@ -22,6 +22,7 @@ mod packet;
 mod policy;
 mod route;
 mod service;
+mod share;
 mod sock;
 mod stack;
 mod uplink;

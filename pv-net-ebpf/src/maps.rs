@@ -8,12 +8,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use pv_net_common::{
-    EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowCount, FlowEntry, FlowKey, FragmentInfo, FragmentKey,
-    GlobalConfig, InterfaceInfo, Ip, NatOwner, PolicySide, Service, ServiceKey, SockKey, SockOrigin, SourceKey, Stage,
-    TransientFlow, UplinkInfo,
+    ClaimSlot, EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowCount, FlowEntry, FlowKey, FragmentInfo,
+    FragmentKey, GlobalConfig, InterfaceInfo, Ip, NatOwner, PolicySide, Service, ServiceKey, SockKey, SockOrigin,
+    SourceKey, Stage, TransientFlow, UplinkInfo,
     drop_reason::DROP_SLOTS,
     endpoint::{LOCAL_ADDRESS, MAX_LOCALS, MAX_NETWORKS, MAX_SERVICES, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS},
-    flow::{DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
+    flow::{CLAIM_TURN_SLOTS, DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
     names,
     nat::OWNER_SLOTS,
     stats::STAT_SLOTS,
@@ -32,6 +32,14 @@ pub static FLOWS: HashMap<FlowKey, FlowEntry, { DEFAULT_FLOWS as usize }> = Hash
 /// Opening and closing flows, keyed by their replies. LRU: a flood of new flows pushes out only its own kind.
 #[btf_map(name = "transient")]
 pub static TRANSIENT: LruHashMap<FlowKey, TransientFlow, { DEFAULT_TRANSIENT as usize }> = LruHashMap::new();
+
+/// What each opener has in the transient map: a ring of its keys there, a part a CPU. LRU: rings that are not used make room.
+#[btf_map(name = "claims")]
+pub static CLAIMS: LruHashMap<ClaimSlot, FlowKey, { DEFAULT_TRANSIENT as usize }> = LruHashMap::new();
+
+/// Whose turn it is in the rings, by the lower bits of the opener's link.
+#[btf_map(name = "claim_turns")]
+pub static CLAIM_TURNS: PerCpuArray<u32, { CLAIM_TURN_SLOTS as usize }> = PerCpuArray::new();
 
 /// Whose each port of masquerade is: a container's port keeps its port outside for all peers. An array, for each new flow
 /// looks at several.
@@ -156,6 +164,8 @@ pub struct Plan {
     pub offset: u16,
     /// Where the range begins.
     pub first_port: u16,
+    /// Not 0: the flow was not in the transient map before.
+    pub claimed: u32,
     /// Link of the packet's own key.
     pub link: u32,
     pub dport_be: u16,

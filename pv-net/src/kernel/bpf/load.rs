@@ -10,8 +10,9 @@ use super::stages::set_stages;
 use super::table::{Counters, Services, Single, Table, Trie, map_error, pinned};
 use super::xdp::Filter;
 use crate::model::FlowTimeouts;
-use aya::maps::{Map, MapData, RingBuf};
+use aya::maps::{Map, MapData, MapInfo, RingBuf};
 use aya::programs::{TestRun, TestRunOptions};
+use pv_net_common::flow::{DEFAULT_TRANSIENT, TRANSIENT_SHARES};
 use pv_net_common::{
     ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FilterSource, FlowEntry, FlowKey, GlobalConfig, InterfaceInfo,
     Ip, SourceKey, Stat, TransientFlow, UplinkInfo, names, nat,
@@ -145,6 +146,7 @@ impl DataPlane {
         if config.nat_first_port == 0 {
             config.nat_first_port = nat::FIRST_PORT;
         }
+        config.claims = claims_of_a_cpu(&maps);
         plane.config.set(config)?;
         plane.first_tick = (Instant::now(), plane.read_tick()?);
         let (links, conditions) = plane.adopt_links()?;
@@ -346,6 +348,16 @@ impl DataPlane {
     pub fn put_away_object(&mut self) {
         self.programs.put_away_object();
     }
+}
+
+/// Places that a CPU has in each opener's ring of claims.
+fn claims_of_a_cpu(maps: &Path) -> u16 {
+    let entries =
+        MapInfo::from_pin(maps.join(names::MAP_TRANSIENT)).map_or(DEFAULT_TRANSIENT, |info| info.max_entries());
+    // SAFETY: it takes a number, and may be called at any time.
+    let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    let places = entries / TRANSIENT_SHARES / u32::try_from(cpus).unwrap_or(1).max(1);
+    u16::try_from(places).unwrap_or(u16::MAX).max(16)
 }
 
 /// The layout version of the pinned maps; `None` when there are none.

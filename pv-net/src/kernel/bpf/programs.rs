@@ -193,6 +193,11 @@ fn globals() -> [(&'static str, u32); 2] {
     ]
 }
 
+/// Entries of the transient table beside a flow table of so many.
+fn transient_entries(flow_entries: u32) -> u32 {
+    (flow_entries / 2).max(1024)
+}
+
 /// Reads the object, and makes and pins the maps that are not there.
 fn parse(root: &Path, flow_entries: Option<u32>) -> Result<Ebpf, BpfError> {
     let globals = globals();
@@ -205,7 +210,8 @@ fn parse(root: &Path, flow_entries: Option<u32>) -> Result<Ebpf, BpfError> {
     }
     if let Some(entries) = flow_entries {
         loader.map_max_entries(names::MAP_FLOWS, entries);
-        loader.map_max_entries(names::MAP_TRANSIENT, (entries / 2).max(1024));
+        loader.map_max_entries(names::MAP_TRANSIENT, transient_entries(entries));
+        loader.map_max_entries(names::MAP_CLAIMS, transient_entries(entries));
     }
     loader.load(OBJECT).map_err(|e| BpfError::Load(BpfError::chain(&e)))
 }
