@@ -5,8 +5,8 @@
 use crate::{
     maps::{Answer, FRAME_BYTES, Scratch, hand_on, interface, scratch, uplink},
     packet::{
-        ETH_LEN, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, Packet, TCP_ACK, TCP_FIN, TCP_RST,
-        TCP_SYN, load, read,
+        ETH_LEN, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Packet, TCP_ACK,
+        TCP_FIN, TCP_RST, TCP_SYN, load, read,
     },
     verdict::{self, ACT_SHOT, count},
 };
