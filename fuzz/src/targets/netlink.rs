@@ -49,14 +49,16 @@ pub fn check(input: &[u8]) {
             }
         }
         RouteNetlinkMessage::NewRoute(m) | RouteNetlinkMessage::DelRoute(m) => {
-            assert_eq!(event, Some(NetEvent::Changed));
             let links = default_route_of(m);
             // Bytes 1 and 4 of `struct rtmsg`: the prefix length, and the table, 254 for the main one.
             assert!(links.is_empty() || (body[1], body[4]) == (0, 254), "{links:?}");
-            // Each is a word of the message.
-            assert!(links.len() <= body.len() / 4);
+            match event {
+                // Each link is a word of the message.
+                Some(NetEvent::Route { outputs }) => assert!(outputs.len() <= body.len() / 4, "{outputs:?}"),
+                other => assert_eq!(other, Some(NetEvent::Changed)),
+            }
         }
-        _ => assert_eq!(event, Some(NetEvent::Changed)),
+        _ => assert_eq!(event, Some(NetEvent::Route { outputs: Vec::new() })),
     }
 }
 
