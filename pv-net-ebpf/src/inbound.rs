@@ -76,8 +76,8 @@ fn ip(packet: &mut Packet, me: &InterfaceInfo) -> i32 {
         packet.admit_leaving();
         return ACT_OK;
     }
-    let key = packet.key;
-    match noted(packet, &key.reversed(packet.link)) {
+    let replies = packet.key.reversed(packet.link);
+    match noted(packet, &replies) {
         Some(open) if packet.tracked && open.reply.epoch == epoch() => {
             packet.admit_leaving();
             ACT_OK
@@ -120,8 +120,7 @@ pub fn stage(packet: &mut Packet) -> i32 {
     };
     let epoch = epoch();
     let sender = Sender::of(packet);
-    let key = packet.key;
-    let replies = key.reversed(packet.link);
+    let replies = packet.key.reversed(packet.link);
     let open = if packet.tracked { noted(packet, &replies) } else { None };
     // The note of a connection may be lost; its segments open nothing. Nor does what has no ports: who spoke first
     // cannot be told, so that the rules alone are asked. So they are of those on the pool's own link, and for groups.
@@ -147,7 +146,7 @@ pub fn stage(packet: &mut Packet) -> i32 {
     }
     match open {
         Some(open) => open.reply.epoch = epoch,
-        None if !goes_on => flow::note_stack(&key, &replies, epoch, false),
+        None if !goes_on => flow::note_stack(&packet.key, &replies, epoch, false),
         None => {}
     }
     packet.admit_leaving();
@@ -192,10 +191,11 @@ fn is_link_matter(packet: &Packet, me: &InterfaceInfo) -> bool {
 
 /// The note of the packet's flow, whoever spoke first. A new connection is no part of an old one.
 #[inline(always)]
-fn noted(packet: &Packet, replies: &FlowKey) -> Option<&'static mut TransientFlow> {
-    let mut by_container = packet.key;
-    by_container.ifindex = 0;
-    let answers = if packet.opens_tcp() { None } else { TRANSIENT.get_ptr_mut(&by_container) };
+fn noted(packet: &mut Packet, replies: &FlowKey) -> Option<&'static mut TransientFlow> {
+    // In place: the stack is too small for another key.
+    let link = core::mem::take(&mut packet.key.ifindex);
+    let answers = if packet.opens_tcp() { None } else { TRANSIENT.get_ptr_mut(&packet.key) };
+    packet.key.ifindex = link;
     // SAFETY: a map value stays readable for the program's run.
     answers.or_else(|| TRANSIENT.get_ptr_mut(replies)).map(|open| unsafe { &mut *open })
 }
