@@ -143,13 +143,19 @@ fn errors_and_fragments_are_not_answered() -> Result<()> {
                 "port unreachable, IPv6",
                 between(&a, a.gateway_mac, &frame::icmp(a.v6.into(), c.v6.into(), &message(1, 4, &quoted6))),
             ),
-            ("a later fragment", later),
-            ("a later fragment, IPv6", between(&a, a.gateway_mac, &fragment6)),
             // Too short to be quoted.
             ("eight bytes too few", between(&a, a.gateway_mac, &frame::ipv4(a.v4, c.v4, 132, &[0; 7]))),
         ] {
             let (ran, grown) = lab.counted(&a, &frame)?;
             ensure!(ran.verdict == SHOT && grown == ["pool-isolated"], "{what}: {} {grown:?}", ran.verdict);
+        }
+        for (what, frame) in [("IPv4", later), ("IPv6", between(&a, a.gateway_mac, &fragment6))] {
+            let (ran, grown) = lab.counted(&a, &frame)?;
+            ensure!(
+                ran.verdict == SHOT && grown == ["fragment-lost"],
+                "a later fragment: {what}: {} {grown:?}",
+                ran.verdict
+            );
         }
         Ok(())
     })
