@@ -86,7 +86,13 @@ pub fn too_big(packet: &Packet, mtu: u32) -> i32 {
 /// No route leads there (RFC 792 code 0, RFC 4443 section 3.1 code 0).
 #[inline(always)]
 pub fn no_route(packet: &Packet) -> i32 {
-    verdict::note_drop(packet, DropReason::NoRoute);
+    unreachable(packet, DropReason::NoRoute)
+}
+
+/// The same answer, whatever the reason.
+#[inline(always)]
+pub fn unreachable(packet: &Packet, reason: DropReason) -> i32 {
+    verdict::note_drop(packet, reason);
     say(packet, error(3, 0, 0), error(1, 0, 0))
 }
 

@@ -2,7 +2,7 @@
 //! groups, which the bridge brings to everybody on it.
 
 use crate::{
-    budget,
+    answer, budget,
     decide::Ask,
     flow::{self, REFUSED},
     forward::denied,
@@ -93,6 +93,8 @@ fn ask(packet: &Packet, me: &InterfaceInfo, device: bool, unresolved: bool) -> i
         // port is open is not to be learned by it.
         Err(_) if continues && nat::device_takes(packet.skb, &key, false) => to_stack(packet),
         Err(reason) if continues => verdict::drop(packet, reason),
+        // The kernel says the same of "no route" as of what is its own, and no more is said of either.
+        Err(reason) if device => answer::unreachable(packet, reason),
         Err(reason) => denied(packet, reason),
     }
 }
