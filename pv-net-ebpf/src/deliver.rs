@@ -2,7 +2,7 @@
 
 use crate::{
     answer,
-    packet::{ETH_LEN, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Packet, read},
+    packet::{ETH_LEN, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Packet, load, read},
     verdict::{self, ACT_OK},
 };
 use aya_ebpf::{
@@ -22,6 +22,11 @@ use pv_net_common::{
 /// Keeps a sum that the network card computed over the whole packet (`CHECKSUM_COMPLETE`). Only where no checksum in
 /// the packet takes the change back: the IPv6 header has none, and what `BPF_F_PSEUDO_HDR` takes off is added here.
 const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
+
+/// Where in its header a TCP segment says how long that is (RFC 9293 section 3.1).
+const TCP_DATA_OFFSET: u32 = 12;
+/// Bytes of a UDP header.
+const UDP_LEN: u32 = 8;
 
 pub const AF_INET: u32 = 2;
 pub const AF_INET6: u32 = 10;
@@ -124,11 +129,21 @@ fn to_neighbour(entry: &FlowEntry) -> i32 {
 #[inline(always)]
 fn too_big(packet: &Packet, mtu: u32) -> bool {
     let gso = packet.gso_size();
-    if gso > 0 {
-        // Segments carry the same headers; TCP's are at most 60 bytes and 20 at least.
-        return packet.l4 - ETH_LEN + 20 + gso > mtu;
+    if gso == 0 {
+        return packet.len() - ETH_LEN > mtu;
     }
-    packet.len() - ETH_LEN > mtu
+    // Each segment carries the packet's own headers. Read again here: it is a packet of many, and others need no length.
+    let header = if packet.proto == IPPROTO_TCP {
+        match load::<u8>(packet.skb, packet.l4 + TCP_DATA_OFFSET) {
+            Ok(offset) => (offset >> 4) as u32 * 4,
+            Err(_) => return true,
+        }
+    } else {
+        UDP_LEN
+    };
+    // The hop-by-hop header that a BIG TCP packet has for its length is not in its segments (kernel 5.19 to 6.x).
+    let jumbo = !packet.v4 && packet.l4 > ETH_LEN + 40 && packet.len() > ETH_LEN + 40 + u16::MAX as u32;
+    packet.l4 - ETH_LEN - if jumbo { 8 } else { 0 } + header + gso > mtu
 }
 
 /// What replacing `old` by `new` adds to a sum that is later complemented (RFC 1624, equation 3).
