@@ -42,9 +42,9 @@ pub fn are_loaded<'a>(wanted: impl IntoIterator<Item = &'a str>) -> Result<()> {
 
 /// Programs of every device, but for what only some configurations and kernels have.
 pub fn always() -> impl Iterator<Item = &'static str> {
-    [names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK, names::PROG_CLOCK]
-        .into_iter()
-        .chain(names::PROG_STAGES)
+    let hooks =
+        [names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK, names::PROG_FROM_BRIDGE];
+    hooks.into_iter().chain([names::PROG_CLOCK]).chain(names::PROG_STAGES)
 }
 
 /// Instructions of pv-net's programs that are loaded, by name.

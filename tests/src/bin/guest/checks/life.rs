@@ -14,6 +14,8 @@ use std::path::Path;
 
 /// Containers of the lab.
 const CONTAINERS: usize = 6;
+/// Its pools, each with a bridge.
+const POOLS: usize = 4;
 
 /// Every program is loaded, but for those of a filter and of the policy's probe, that are loaded later; how many
 /// instructions the verifier went through.
@@ -39,6 +41,7 @@ pub fn hook(lab: &mut Lab) -> Result<()> {
         (names::PROG_FROM_CONTAINER, CONTAINERS, has_tcx),
         (names::PROG_TO_CONTAINER, CONTAINERS, has_tcx),
         (names::PROG_FROM_UPLINK, 1, has_tcx),
+        (names::PROG_FROM_BRIDGE, POOLS, has_tcx),
         ("sockets", names::PROG_SOCK.len(), has_cookies),
     ] {
         let pinned = std::fs::read_dir(lab.device.pins().join("links").join(folder)).context(folder)?.count();
@@ -49,7 +52,7 @@ pub fn hook(lab: &mut Lab) -> Result<()> {
     let about_cookies = |c: &serde_json::Value| c.as_str().is_some_and(|c| c.contains("SO_NETNS_COOKIE"));
     ensure!(conditions.len() == usize::from(!has_cookies) && conditions.iter().all(about_cookies), "{conditions:?}");
     let filters = clsact_links(lab)?;
-    ensure!(filters == if has_tcx { 0 } else { CONTAINERS + 1 }, "{filters} links have clsact");
+    ensure!(filters == if has_tcx { 0 } else { CONTAINERS + POOLS + 1 }, "{filters} links have clsact");
     Ok(())
 }
 
