@@ -55,7 +55,7 @@ fn stranger(packet: &Packet, kind: Kind) -> Result<(), DropReason> {
 #[inline(always)]
 pub fn judge(packet: &Packet, pool_id: u32) -> Result<(), DropReason> {
     let (src, dst) = (packet.key.src, packet.key.dst);
-    if src.is_loopback() || dst.is_loopback() {
+    if src.is_loopback() || dst.is_loopback() || src.is_multicast() || src.is_limited_broadcast() {
         return Err(DropReason::Martian);
     }
     if is_taken(src, pool_id) {

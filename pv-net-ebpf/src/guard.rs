@@ -224,10 +224,11 @@ pub fn spoken_for(packet: &Packet) -> Option<Ip> {
     load(packet.skb, packet.l4 + 8).ok().map(|words_be| Ip { words_be })
 }
 
-/// Router and neighbour discovery (RFC 4861 section 4).
+/// Router and neighbour discovery of this very link: with another hop limit it is none (RFC 4861 sections 6.1 and 7.1).
 #[inline(always)]
 pub fn is_discovery(packet: &Packet) -> bool {
-    packet.proto == IPPROTO_ICMPV6 && matches!(packet.l4_info, ND_ROUTER_SOLICITATION..=ND_REDIRECT)
+    let kind = matches!(packet.l4_info, ND_ROUTER_SOLICITATION..=ND_REDIRECT);
+    packet.proto == IPPROTO_ICMPV6 && kind && packet.ttl == 255
 }
 
 /// A neighbour message of this very link: no router has had it in hand (RFC 4861 sections 7.1.1 and 7.1.2).

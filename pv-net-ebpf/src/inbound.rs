@@ -7,7 +7,7 @@ use crate::{
     answer, bridge,
     decide::Ask,
     flow::{self, REFUSED},
-    guard,
+    guard::{self, same_mac},
     maps::{TRANSIENT, epoch, hand_on, interface},
     packet::{Kind, Packet, TCP_RST},
     verdict::{self, ACT_OK},
@@ -106,6 +106,8 @@ fn judge(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> Result<(), Drop
         return Err(DropReason::RogueRa);
     }
     match sender {
+        // The broadcast address of the pool is nobody's: an answer would go to everybody.
+        Sender::Stranger if guard::is_group(packet.key.src, me) => Err(DropReason::Martian),
         Sender::Stranger => bridge::judge(packet, me.pool_id),
         _ => Ok(()),
     }
@@ -123,8 +125,11 @@ pub fn stage(packet: &mut Packet) -> i32 {
     let replies = packet.key.reversed(packet.link);
     let open = if packet.tracked { noted(packet, &replies) } else { None };
     // The note of a connection may be lost; its segments open nothing. Nor does what has no ports: who spoke first
-    // cannot be told, so that the rules alone are asked. So they are of those on the pool's own link, and for groups.
-    let goes_on = !packet.tracked || (open.is_none() && packet.continues_tcp()) || is_near(packet, me, sender);
+    // cannot be told. Of the device, then, the rules alone are asked, and of errors. So they are of those on the pool's
+    // own link, and for groups. Anybody else from afar could say that he goes on with something.
+    let opens = packet.tracked && (open.is_some() || !packet.continues_tcp());
+    let near = is_near(packet, me, sender);
+    let goes_on = near || !opens && (sender.is_device() || packet.is_icmp_error());
     let ask = match &open {
         Some(open) => Ask::of_note(open),
         None => ask_of(packet, me, sender),
@@ -146,7 +151,7 @@ pub fn stage(packet: &mut Packet) -> i32 {
     }
     match open {
         Some(open) => open.reply.epoch = epoch,
-        None if !goes_on => flow::note_stack(&packet.key, &replies, epoch, false),
+        None if opens && !near => flow::note_stack(&packet.key, &replies, epoch, false),
         None => {}
     }
     packet.admit_leaving();
@@ -174,6 +179,8 @@ fn is_near(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> bool {
     match sender {
         Sender::Container(them) => them.pool_id == me.pool_id,
         Sender::Device => false,
+        // What the device's stack has forwarded has the gateway's MAC: somebody of another link says that he is near.
+        Sender::Stranger if same_mac(packet.eth.src, me.gateway_mac) && packet.came_by() != me.bridge => false,
         Sender::Stranger => in_pool(packet.key.src, me) || packet.key.src.is_nobody(),
     }
 }
