@@ -131,7 +131,7 @@ pub const SOURCE_BITS: u32 = 160;
 /// Entries of the `sources` map.
 pub const MAX_SOURCES: u32 = 8_192;
 /// Set in the flags of a pool's bridge that somebody else made: others than containers may be on it.
-pub const UPLINK_BORROWED: u16 = 4;
+pub const UPLINK_BORROWED: u16 = 8;
 
 /// Value in the `locals` map: an address of the device.
 pub const LOCAL_ADDRESS: u32 = 1;
@@ -139,10 +139,10 @@ pub const LOCAL_ADDRESS: u32 = 1;
 pub const LOCAL_BROADCAST: u32 = 2;
 
 /// Set as the mark of what a container sends by its bridge or the device's stack (`SO_MARK`'s number): it is decided.
-/// It is taken off where the device's stack begins.
-pub const MARK_CONTAINER: u32 = 0x7076_6e01;
+/// It is taken off where the device's stack begins. None of its bits is one that kube-proxy acts on (0x4000, 0x8000).
+pub const MARK_CONTAINER: u32 = 0x7076_0e01;
 /// The same for a packet to a group that the device itself must not read.
-pub const MARK_NOT_FOR_DEVICE: u32 = 0x7076_6e02;
+pub const MARK_NOT_FOR_DEVICE: u32 = 0x7076_0e02;
 
 /// Entries of the `networks` map: networks of pools.
 pub const MAX_NETWORKS: u32 = 1_024;

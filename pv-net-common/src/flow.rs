@@ -232,7 +232,7 @@ pub const EVENT_BYTES: u32 = 64 * 1024;
 pub struct FragmentKey {
     /// Link that the fragments come in on, or go out by.
     pub link: u32,
-    /// Not 0: they go out by it.
+    /// Not 0: they go out by it, and came in by the link with this number less 1 (its lower bits).
     pub leaves: u16,
     /// The place, by a hash of addresses and identification.
     pub slot: u16,

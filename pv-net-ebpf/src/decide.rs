@@ -33,6 +33,13 @@ pub struct Ask {
     pub device: bool,
 }
 
+/// The address by which rules know the container behind the link `me`: of this family, if it has one.
+#[inline(always)]
+pub fn own_address(v4: bool, me: &InterfaceInfo) -> Ip {
+    let (first, other) = if v4 { (me.addr4, me.addr6) } else { (me.addr6, me.addr4) };
+    if first.is_unspecified() { other } else { first }
+}
+
 impl Ask {
     /// What the entry that a packet with `key` hit was decided for.
     #[inline(always)]
@@ -61,11 +68,7 @@ impl Ask {
     /// The same, of who may not have an address yet: it is asked as the container behind the link `me`.
     #[inline(always)]
     pub fn of_sender(key: &FlowKey, me: &InterfaceInfo) -> Self {
-        let src = match key.src.is_nobody() {
-            false => key.src,
-            true if me.addr4.is_unspecified() => me.addr6,
-            true => me.addr4,
-        };
+        let src = if key.src.is_nobody() { own_address(key.dst.is_v4(), me) } else { key.src };
         Self { src, ..Self::of_key(key) }
     }
 
@@ -79,8 +82,9 @@ impl Ask {
     /// that is the gateway of `me`.
     #[inline(always)]
     pub fn to_device_of(self, me: &InterfaceInfo) -> Self {
-        let gateway = if self.src.is_v4() { me.gateway4 } else { me.gateway6 };
-        let gateway = if gateway.is_unspecified() { me.gateway4 } else { gateway };
+        let (first, other) =
+            if self.dst.is_v4() { (me.gateway4, me.gateway6) } else { (me.gateway6, me.gateway4) };
+        let gateway = if first.is_unspecified() { other } else { first };
         Self { dst: gateway, device: true, ..self }
     }
 

@@ -261,15 +261,15 @@ fn keep_transient(reply_key: &FlowKey, flow: &TransientFlow) {
 }
 
 /// Notes a flow with the host's stack at its other end, by the key of its replies: those are let back. `to_device`: the
-/// kernel calls the destination its own, though the daemon may not know it.
+/// kernel calls the destination its own, though the daemon may not know it. `ring`: whose share it counts for.
 #[inline(always)]
-pub fn note_stack(origin: &FlowKey, reply_key: &FlowKey, epoch: u32, to_device: bool) {
+pub fn note_stack(origin: &FlowKey, reply_key: &FlowKey, epoch: u32, to_device: bool, ring: u32) {
     let Some(Scratch { flow, .. }) = scratch() else { return };
     *flow = TransientFlow::default();
     flow.origin = *origin;
     flow.reply.epoch = epoch;
     flow.reply.flags = if to_device { FLOW_STACK | FLOW_DEVICE } else { FLOW_STACK };
-    share::take_note(origin, reply_key);
+    share::take_of(ring, reply_key);
     // A full LRU makes room.
     let _ = TRANSIENT.insert(reply_key, &*flow, 0);
 }

@@ -16,7 +16,7 @@ use crate::{
     service::{self, Target},
     share,
     stack::{by_stack, to_stack},
-    verdict::{self, ACT_SHOT, count},
+    verdict::{self, ACT_OK, ACT_SHOT, count},
 };
 use pv_net_common::{
     DropReason, EndpointInfo, FlowEntry, InterfaceInfo, Ip, Stage, Stat, TransientFlow,
@@ -193,7 +193,7 @@ fn transient_reply(packet: &Packet, epoch: u32) -> Option<i32> {
         open.forward.epoch = epoch;
     }
     if stack {
-        return Some(to_stack(packet));
+        return Some(if packet.key.ifindex == 0 { ACT_OK } else { to_stack(packet) });
     }
     packet.admit_fragments();
     count(Stat::SlowPath);
@@ -312,10 +312,14 @@ fn to_device(packet: &Packet, me: &InterfaceInfo) -> i32 {
     if !packet.v4 && guard::is_discovery(packet) {
         return to_stack(packet);
     }
-    // The bridge looks at the MAC alone: with another one the packet would be led away under the device's name.
-    let led_away = !same_mac(packet.eth.dst, me.gateway_mac) && packet.eth.dst[0] & 1 == 0;
-    if led_away && is_local(packet.key.dst) {
-        return verdict::drop(packet, DropReason::NotAddressed);
+    // The bridge looks at the MAC alone.
+    let here = same_mac(packet.eth.dst, me.gateway_mac) || packet.eth.dst[0] & 1 != 0;
+    match (is_local(packet.key.dst), here) {
+        (true, true) => by_stack(packet, ToStack::default()),
+        // It would be led away under the device's name.
+        (true, false) => verdict::drop(packet, DropReason::NotAddressed),
+        // A link-local address that is new, or the anycast one of a router (RFC 4291 section 2.6.1).
+        (false, true) => by_stack(packet, ToStack { device: 1, ..ToStack::default() }),
+        (false, false) => by_stack(packet, ToStack { elsewhere: 1, ..ToStack::default() }),
     }
-    by_stack(packet, ToStack::default())
 }

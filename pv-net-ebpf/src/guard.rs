@@ -112,7 +112,10 @@ pub fn ipv4(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     if udp && (key.sport_be == DHCP_SERVER_BE || key.dport_be == DHCP_CLIENT_BE) {
         return Err(DropReason::RogueDhcp);
     }
-    if packet.proto == IPPROTO_IGMP && !packet.later && !is_report(packet) || packet.proto == IPPROTO_PIM {
+    // A bridge that looks for groups reads what is behind the header of a later fragment too, and looks at the MAC, not
+    // at the address.
+    let report = is_report(packet) && !packet.fragment && key.dst.is_multicast();
+    if packet.proto == IPPROTO_IGMP && !report || packet.proto == IPPROTO_PIM {
         return Err(DropReason::RogueQuerier);
     }
     if key.src.words_be[3] == me.addr4.words_be[3] && !me.addr4.is_unspecified() {
@@ -141,6 +144,9 @@ pub fn ipv6(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
         match packet.l4_info {
             ND_ROUTER_ADVERTISEMENT | ND_REDIRECT => return Err(DropReason::RogueRa),
             MLD_QUERY | MRD_FIRST..=MRD_LAST => return Err(DropReason::RogueQuerier),
+            MLD_REPORT_V1 | MLD_DONE | MLD_REPORT_V2 if packet.fragment || !key.dst.is_multicast() => {
+                return Err(DropReason::RogueQuerier);
+            }
             // Nodes ignore fragmented neighbour discovery (RFC 6980); an attacker's reader may not.
             ND_ROUTER_SOLICITATION | ND_NEIGHBOUR_SOLICITATION | ND_NEIGHBOUR_ADVERTISEMENT if packet.fragment => {
                 return Err(DropReason::SpoofedNd);
@@ -156,7 +162,7 @@ pub fn ipv6(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
         packet.l4_info,
         ND_NEIGHBOUR_SOLICITATION | ND_ROUTER_SOLICITATION | MLD_REPORT_V1 | MLD_DONE | MLD_REPORT_V2
     );
-    if icmp && key.src.is_unspecified() && unspecified_may {
+    if icmp && key.src.is_unspecified() && unspecified_may && key.dst.is_multicast() {
         return Ok(());
     }
     Err(DropReason::SpoofedIpv6)
@@ -228,7 +234,7 @@ pub fn spoken_for(packet: &Packet) -> Option<Ip> {
 #[inline(always)]
 pub fn is_discovery(packet: &Packet) -> bool {
     let kind = matches!(packet.l4_info, ND_ROUTER_SOLICITATION..=ND_REDIRECT);
-    packet.proto == IPPROTO_ICMPV6 && kind && packet.ttl == 255
+    !packet.v4 && !packet.later && packet.proto == IPPROTO_ICMPV6 && kind && packet.ttl == 255
 }
 
 /// A neighbour message of this very link: no router has had it in hand (RFC 4861 sections 7.1.1 and 7.1.2).

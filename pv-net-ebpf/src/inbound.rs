@@ -5,11 +5,12 @@
 
 use crate::{
     answer, bridge,
-    decide::Ask,
+    decide::{Ask, own_address},
     flow::{self, REFUSED},
     guard::{self, same_mac},
     maps::{TRANSIENT, epoch, hand_on, interface},
     packet::{Kind, Packet, TCP_RST},
+    share,
     verdict::{self, ACT_OK},
 };
 use pv_net_common::{DropReason, FlowKey, InterfaceInfo, Ip, Stage, TransientFlow};
@@ -26,7 +27,10 @@ impl Sender {
     #[inline(always)]
     fn of(packet: &Packet) -> Self {
         match packet.came_by() {
-            0 => Self::Device,
+            // The kernel forgets the link of an IPv6 packet that it puts together and cuts again. What the device itself
+            // sends in pieces still has its socket.
+            0 if packet.v4 || !packet.fragment || has_socket(packet) => Self::Device,
+            0 => Self::Stranger,
             link => interface(link).map_or(Self::Stranger, Self::Container),
         }
     }
@@ -34,6 +38,15 @@ impl Sender {
     #[inline(always)]
     fn is_device(self) -> bool {
         matches!(self, Self::Device)
+    }
+
+    /// Whose share a flow counts for that he opens.
+    #[inline(always)]
+    fn ring(self) -> u32 {
+        match self {
+            Self::Device => share::DEVICE,
+            Self::Container(_) | Self::Stranger => share::STRANGERS,
+        }
     }
 }
 
@@ -151,7 +164,7 @@ pub fn stage(packet: &mut Packet) -> i32 {
     }
     match open {
         Some(open) => open.reply.epoch = epoch,
-        None if opens && !near => flow::note_stack(&packet.key, &replies, epoch, false),
+        None if opens && !near => flow::note_stack(&packet.key, &replies, epoch, false, sender.ring()),
         None => {}
     }
     packet.admit_leaving();
@@ -164,13 +177,22 @@ fn ask_of(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> Ask {
     let ask = match sender {
         Sender::Container(them) => Ask::of_sender(&packet.key, them),
         // A group that the device speaks to without an address.
-        Sender::Device if packet.key.src.is_nobody() => Ask { src: me.gateway4, ..Ask::of_key(&packet.key) },
+        Sender::Device if packet.key.src.is_nobody() => {
+            Ask { src: if packet.v4 { me.gateway4 } else { me.gateway6 }, ..Ask::of_key(&packet.key) }
+        }
         _ => Ask::of_key(&packet.key),
     };
     if is_mine(ask.dst, me) {
         return ask;
     }
-    Ask { dst: if me.addr4.is_unspecified() { me.addr6 } else { me.addr4 }, ..ask }
+    Ask { dst: own_address(packet.v4, me), ..ask }
+}
+
+/// Whether a socket of the device sends the packet.
+#[inline(always)]
+fn has_socket(packet: &Packet) -> bool {
+    // SAFETY: a context field, that is only compared.
+    unsafe { !(*packet.skb).__bindgen_anon_2.sk.is_null() }
 }
 
 /// Whether the sender is on the pool's own link, where there is nothing to publish.

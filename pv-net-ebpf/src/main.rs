@@ -183,7 +183,7 @@ pub fn pv_from_uplink(ctx: TcContext) -> i32 {
     match packet.parse() {
         Kind::Ip => uplink::from_uplink(&mut packet),
         // The frame may have its Ethernet header elsewhere, and be read wrong.
-        Kind::Other | Kind::Unreadable if bare::is_bare(skb) => hand_on(skb, Stage::Bare),
+        _ if bare::is_bare(skb) => hand_on(skb, Stage::Bare),
         kind => unread(&packet, kind),
     }
 }

@@ -178,6 +178,8 @@ pub struct Plan {
 pub struct ToStack {
     /// Not 0: the kernel's routes call its destination the device's own.
     pub device: u32,
+    /// Not 0: it is for somebody else on the bridge, and not for the device's stack.
+    pub elsewhere: u32,
     /// Not 0: the kernel does not know the neighbour that it goes to yet.
     pub unresolved: u32,
 }

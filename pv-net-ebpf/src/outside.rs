@@ -32,7 +32,7 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
         Route::Unresolved(hop) => (hop, false),
         // The kernel says the same of "no route" as of what is its own.
         Route::Local | Route::None if is_left_over(packet, me) => return answer::unknown_tcp(packet),
-        Route::Local => return by_stack(packet, ToStack { device: 1, unresolved: 0 }),
+        Route::Local => return by_stack(packet, ToStack { device: 1, ..ToStack::default() }),
         Route::None => return answer::no_route(packet),
     };
     let up = match uplink(fib.ifindex) {
@@ -41,8 +41,8 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
         Some(_) if fib.ifindex != me.bridge => return denied(packet, DropReason::PoolIsolated),
         // Who is on its own link is asked there, not by way of the gateway.
         Some(_) if same_mac(packet.eth.dst, me.gateway_mac) => return answer::no_route(packet),
-        Some(_) => return by_stack(packet, ToStack::default()),
-        None => return by_stack(packet, ToStack { device: 0, unresolved: u32::from(!resolved) }),
+        Some(_) => return by_stack(packet, ToStack { elsewhere: 1, ..ToStack::default() }),
+        None => return by_stack(packet, ToStack { unresolved: u32::from(!resolved), ..ToStack::default() }),
     };
     if packet.key.src.is_link_local() {
         return answer::beyond_scope(packet);

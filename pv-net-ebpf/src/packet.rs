@@ -333,6 +333,8 @@ impl Packet {
         let mixed = src[3] ^ dst[3].rotate_left(16) ^ src[2] ^ dst[2];
         let slot = (mixed ^ mixed >> 16 ^ mixed >> 8) ^ self.id_be ^ self.id_be >> 8 ^ self.id_be >> 24;
         let share = if LEAVES || self.key.ifindex != 0 { FRAGMENT_SHARE } else { FRAGMENT_SHARE_OUTSIDE };
-        FragmentKey { link: self.link, leaves: u16::from(LEAVES), slot: (slot & (share - 1)) as u16 }
+        // Each sender has places of its own at each receiver.
+        let leaves = if LEAVES { 1 + (self.came_by() & 0x7fff) as u16 } else { 0 };
+        FragmentKey { link: self.link, leaves, slot: (slot & (share - 1)) as u16 }
     }
 }

@@ -3,28 +3,26 @@
 
 use crate::maps::{CLAIM_TURNS, CLAIMS, CONFIG, TRANSIENT};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
-use pv_net_common::{ClaimSlot, FlowKey, flow::CLAIM_TURN_SLOTS};
+use pv_net_common::{
+    ClaimSlot, FlowKey, TransientFlow,
+    flow::{CLAIM_TURN_SLOTS, FLOW_STACK},
+};
 
 /// The ring of the device's own flows; the outside has 0, as in a [`FlowKey`], and a container its link.
-const DEVICE: u32 = u32::MAX;
+pub const DEVICE: u32 = u32::MAX;
+/// The ring of those who come to containers by other links than uplinks.
+pub const STRANGERS: u32 = u32::MAX - 1;
 
 /// The flow that `origin` opened came into the transient map, under the key of its replies: it has the ring's next place.
 #[inline(always)]
 pub fn take(origin: &FlowKey, reply_key: &FlowKey) {
-    take_of(origin.ifindex, origin.ifindex, reply_key);
-}
-
-/// The same for a flow with the stack at its other end.
-#[inline(always)]
-pub fn take_note(origin: &FlowKey, reply_key: &FlowKey) {
-    let opener = origin.ifindex;
-    take_of(if opener == 0 { DEVICE } else { opener }, opener, reply_key);
+    take_of(origin.ifindex, reply_key);
 }
 
 /// What had the place before goes, if it is still that opener's. Each CPU has a part of each ring to itself, so that no
 /// two take one place.
 #[inline(always)]
-fn take_of(ring: u32, opener: u32, reply_key: &FlowKey) {
+pub fn take_of(ring: u32, reply_key: &FlowKey) {
     let Some(config) = CONFIG.get(0) else { return };
     let size = u32::from(config.claims);
     let Some(turn) = CLAIM_TURNS.get_ptr_mut(ring & (CLAIM_TURN_SLOTS - 1)) else { return };
@@ -47,8 +45,18 @@ fn take_of(ring: u32, opener: u32, reply_key: &FlowKey) {
         return;
     }
     // SAFETY: as above.
-    if TRANSIENT.get_ptr(&*place).is_some_and(|old| unsafe { (*old).origin.ifindex } == opener) {
+    if TRANSIENT.get_ptr(&*place).is_some_and(|old| is_of(ring, unsafe { &*old })) {
         let _ = TRANSIENT.remove(&*place);
     }
     *place = *reply_key;
+}
+
+/// Whether `flow` was opened by whose ring it is. Notes of what the device and strangers send to a container bear that
+/// one's link.
+#[inline(always)]
+fn is_of(ring: u32, flow: &TransientFlow) -> bool {
+    match ring {
+        DEVICE | STRANGERS => flow.reply.flags & FLOW_STACK != 0,
+        _ => flow.origin.ifindex == ring,
+    }
 }

@@ -43,7 +43,13 @@ pub fn stage(packet: &mut Packet) -> i32 {
         return to_group(packet, me);
     }
     let Some(Scratch { to_stack: how, .. }) = scratch() else { return ACT_SHOT };
-    ask(packet, me, how.device != 0, how.unresolved != 0)
+    let (device, elsewhere, unresolved) = (how.device != 0, how.elsewhere != 0, how.unresolved != 0);
+    let done = ask(packet, me, device, unresolved);
+    if elsewhere && done == ACT_OK {
+        // A bridge hands up what has the MAC of any of its ports.
+        packet.set_mark(MARK_NOT_FOR_DEVICE);
+    }
+    done
 }
 
 /// To all on the bridge. Each receiver's own program asks whether the packet may reach it; whether it may reach the
@@ -81,7 +87,9 @@ fn ask(packet: &Packet, me: &InterfaceInfo, device: bool, unresolved: bool) -> i
     let asked = allowed(packet, me, device);
     match known {
         Some(open) => open.reply.epoch = if asked.is_ok() { epoch } else { REFUSED },
-        None if asked.is_ok() && packet.tracked && !continues => flow::note_stack(&key, &reply_key, epoch, device),
+        None if asked.is_ok() && packet.tracked && !continues => {
+            flow::note_stack(&key, &reply_key, epoch, device, packet.link);
+        }
         None => {}
     }
     match asked {

@@ -92,6 +92,10 @@ pub fn slow(packet: &mut Packet) -> i32 {
         && let Some(to) = service::of(&key)
         && let Some(target) = endpoint(to.addr)
     {
+        // Nor is it answered.
+        if is_unanswerable(key.src, key.dst) {
+            return verdict::drop(packet, DropReason::Martian);
+        }
         let goes_on = packet.proto == IPPROTO_TCP && !packet.later && !packet.opens_tcp();
         if goes_on && flow::is_claimed(&key, target, &to) {
             return inwards(packet, target, &to, epoch);

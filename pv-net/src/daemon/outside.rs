@@ -221,7 +221,11 @@ impl Daemon {
                     }
                 }
                 for hooked in plane.hooked_bridges()? {
-                    if !bridges.keys().any(|name| name.as_str() == hooked) {
+                    // One that was made anew has the name of the one before, and not its program.
+                    let same = bridges.iter().any(|(name, index)| {
+                        name.as_str() == hooked && bridges_before.get(name).is_none_or(|was| was == index)
+                    });
+                    if !same {
                         plane.detach_bridge(&hooked)?;
                     }
                 }
