@@ -189,6 +189,16 @@ impl FlowCount {
     }
 }
 
+/// What the daemon says of one container's flows, beside their [`FlowCount`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowLimit {
+    /// Flows that the daemon took out of the table, modulo 2^64.
+    pub freed: u64,
+    /// Flows that the container may have there; 0 is no limit.
+    pub most: u64,
+}
+
 /// No reply seen yet.
 pub const FLOW_OPENING: u32 = 0;
 /// Both sides have sent FIN, or the container a reset: it is not entered into the flow table again, but for a segment

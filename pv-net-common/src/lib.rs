@@ -25,7 +25,7 @@ pub use endpoint::{
     EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, SourceKey, UplinkInfo,
 };
 pub use event::{BindEvent, DropEvent};
-pub use flow::{ClaimSlot, FlowCount, FlowEntry, FlowKey, FragmentInfo, FragmentKey, TransientFlow};
+pub use flow::{ClaimSlot, FlowCount, FlowEntry, FlowKey, FlowLimit, FragmentInfo, FragmentKey, TransientFlow};
 pub use nat::NatOwner;
 pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
 pub use stats::Stat;
@@ -114,6 +114,8 @@ mod pod {
     unsafe impl aya::Pod for crate::TransientFlow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::FlowCount {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::FlowLimit {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::EndpointKey {}
     // SAFETY: as above.

@@ -65,8 +65,8 @@ pub const MAP_CLAIMS: &str = "claims";
 pub const MAP_NAT_OWNERS: &str = "nat_owners";
 /// Link index to [`crate::FlowCount`]: flows of the link's container, counted by the programs.
 pub const MAP_FLOW_COUNTS: &str = "flow_counts";
-/// Link index to a number: flows of the link's container that the daemon took out, counted by it.
-pub const MAP_FLOWS_FREED: &str = "flows_freed";
+/// Link index to [`crate::FlowLimit`]: flows of the link's container that the daemon took out, and how many there may be.
+pub const MAP_FLOW_LIMITS: &str = "flow_limits";
 /// [`crate::EndpointKey`] to [`crate::EndpointInfo`]: where each container address is.
 pub const MAP_ENDPOINTS: &str = "endpoints";
 /// Interface index to [`crate::InterfaceInfo`]: what a container may send.
@@ -117,7 +117,7 @@ pub const MAPS: [&str; 25] = [
     MAP_TRANSIENT,
     MAP_NAT_OWNERS,
     MAP_FLOW_COUNTS,
-    MAP_FLOWS_FREED,
+    MAP_FLOW_LIMITS,
     MAP_ENDPOINTS,
     MAP_INTERFACES,
     MAP_DROPS,

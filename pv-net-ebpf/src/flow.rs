@@ -1,7 +1,7 @@
 //! A flow's life: claimed as opening, established by its second packet or first reply, closing, gone.
 
 use crate::{
-    charge,
+    charge::{self, Account},
     deliver::stamp,
     maps::{FLOWS, Scratch, TRANSIENT, scratch},
     nat,
@@ -142,8 +142,8 @@ pub fn goes_on(packet: &Packet, open: &mut TransientFlow, replies: bool) -> bool
 pub fn establish(open: &TransientFlow) {
     let forward = open.origin;
     let reply = open.forward.opposite_key(forward.proto);
-    let link = charged_link(&forward, &reply);
-    if charge::at_limit(link) && FLOWS.get_ptr(&forward).is_none() {
+    let account = Account::of(charged_link(&forward, &reply));
+    if account.at_limit() && FLOWS.get_ptr(&forward).is_none() {
         count(Stat::FlowLimit);
         return;
     }
@@ -159,7 +159,7 @@ pub fn establish(open: &TransientFlow) {
         }
         return;
     }
-    charge::made(link);
+    account.made();
     if FLOWS.insert(&reply, &open.reply, 0).is_err() {
         charge::remove_flow(&forward, &reply);
         count(Stat::FlowTableFull);

@@ -8,9 +8,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use pv_net_common::{
-    ClaimSlot, EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowCount, FlowEntry, FlowKey, FragmentInfo,
-    FragmentKey, GlobalConfig, InterfaceInfo, Ip, NatOwner, PolicySide, Service, ServiceKey, SockKey, SockOrigin,
-    SourceKey, Stage, TransientFlow, UplinkInfo,
+    ClaimSlot, EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowCount, FlowEntry, FlowKey, FlowLimit,
+    FragmentInfo, FragmentKey, GlobalConfig, InterfaceInfo, Ip, NatOwner, PolicySide, Service, ServiceKey, SockKey,
+    SockOrigin, SourceKey, Stage, TransientFlow, UplinkInfo,
     drop_reason::DROP_SLOTS,
     endpoint::{LOCAL_ADDRESS, MAX_LOCALS, MAX_NETWORKS, MAX_SERVICES, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS},
     flow::{CLAIM_TURN_SLOTS, DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
@@ -51,9 +51,10 @@ pub static NAT_OWNERS: Array<NatOwner, { OWNER_SLOTS as usize }> = Array::new();
 pub static FLOW_COUNTS: HashMap<u32, FlowCount, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
-/// Link to how many of them the daemon took out; written by the daemon.
-#[btf_map(name = "flows_freed")]
-pub static FLOWS_FREED: HashMap<u32, u64, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+/// Link to how many of them the daemon took out, and how many there may be; written by the daemon.
+#[btf_map(name = "flow_limits")]
+pub static FLOW_LIMITS: HashMap<u32, FlowLimit, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// Address to link; written by the daemon. Not preallocated: most devices have few.
 #[btf_map(name = "endpoints")]

@@ -6,6 +6,7 @@ use aya::maps::{HashMap, Map, MapData};
 use harness::configs::{self, DEVICE, HOST};
 use harness::{Container, Device, Namespace, echo, eventually};
 use nix::sys::signal::Signal;
+use pv_net_common::FlowLimit;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
@@ -198,13 +199,13 @@ fn the_table_is_not_one_containers() -> Result<()> {
 
 /// Adds to what the daemon has counted for every link.
 fn disturb(device: &Device, flows: u64) -> Result<()> {
-    let path = device.pins().join("maps/flows_freed");
+    let path = device.pins().join("maps/flow_limits");
     let data = MapData::from_pin(&path).with_context(|| path.display().to_string())?;
-    let mut map: HashMap<_, u32, u64> = HashMap::try_from(Map::HashMap(data))?;
-    let all: Vec<(u32, u64)> = map.iter().collect::<Result<_, _>>()?;
+    let mut map: HashMap<_, u32, FlowLimit> = HashMap::try_from(Map::HashMap(data))?;
+    let all: Vec<(u32, FlowLimit)> = map.iter().collect::<Result<_, _>>()?;
     ensure!(!all.is_empty(), "nothing is counted");
-    for (link, freed) in all {
-        map.insert(link, freed.wrapping_add(flows), 0)?;
+    for (link, limit) in all {
+        map.insert(link, FlowLimit { freed: limit.freed.wrapping_add(flows), ..limit }, 0)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::table::Table;
 use pv_net_common::flow::{
     FLOW_NEIGHBOUR, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, FLOW_UPLINK, TCP_RST_SEEN, charged_link,
 };
-use pv_net_common::{FlowCount, FlowEntry, FlowKey, Ip, names};
+use pv_net_common::{FlowCount, FlowEntry, FlowKey, FlowLimit, Ip, names};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// The two counts of each container's flows.
 pub(super) struct Charges {
     counts: Table<u32, FlowCount>,
-    freed: Table<u32, u64>,
+    limits: Table<u32, FlowLimit>,
     /// By link, what the last sweep saw: flows too many in the counts.
     off: HashMap<u32, i64>,
 }
@@ -28,36 +28,36 @@ impl Charges {
     pub(super) fn open(maps: &Path) -> Result<Self, BpfError> {
         Ok(Self {
             counts: Table::open(maps, names::MAP_FLOW_COUNTS)?,
-            freed: Table::open(maps, names::MAP_FLOWS_FREED)?,
+            limits: Table::open(maps, names::MAP_FLOW_LIMITS)?,
             off: HashMap::new(),
         })
     }
 
-    /// Begins to count for a link; one that is counted already goes on.
-    pub(super) fn begin(&mut self, link: u32) -> Result<(), BpfError> {
-        if self.counts.get(&link)?.is_none() {
-            self.freed.set(&link, &0)?;
-            self.counts.set(&link, &FlowCount::default())?;
+    /// Begins to count for a link, whose container may have `most` flows; one that is counted already goes on.
+    pub(super) fn begin(&mut self, link: u32, most: u32) -> Result<(), BpfError> {
+        let counted = self.counts.get(&link)?.is_some();
+        let before = if counted { self.limits.get(&link)? } else { None };
+        let limit = FlowLimit { most: most.into(), ..before.unwrap_or_default() };
+        if before != Some(limit) {
+            self.limits.set(&link, &limit)?;
         }
-        Ok(())
+        if counted { Ok(()) } else { self.counts.set(&link, &FlowCount::default()) }
     }
 
     /// Ends it.
     pub(super) fn end(&mut self, link: u32) -> Result<(), BpfError> {
         self.off.remove(&link);
         self.counts.remove(&link)?;
-        self.freed.remove(&link).map(drop)
+        self.limits.remove(&link).map(drop)
     }
 
     fn free(&mut self, link: u32, flows: i64) -> Result<(), BpfError> {
-        match self.freed.get(&link)? {
-            Some(freed) => self.freed.set(&link, &freed.wrapping_add_signed(flows)),
-            None => Ok(()),
-        }
+        let Some(limit) = self.limits.get(&link)? else { return Ok(()) };
+        self.limits.set(&link, &FlowLimit { freed: limit.freed.wrapping_add_signed(flows), ..limit })
     }
 
     fn live(&self, link: u32) -> Result<Option<i64>, BpfError> {
-        let freed = self.freed.get(&link)?.unwrap_or_default();
+        let freed = self.limits.get(&link)?.unwrap_or_default().freed;
         Ok(self.counts.get(&link)?.map(|count| count.live(freed)))
     }
 

@@ -178,7 +178,7 @@ impl DataPlane {
     /// The kernel's, such as a full map.
     pub fn set_interface(&mut self, ifindex: u32, info: &InterfaceInfo) -> Result<(), BpfError> {
         // Before the link may send.
-        self.charges.begin(ifindex)?;
+        self.charges.begin(ifindex, info.max_flows)?;
         self.interfaces.set(&ifindex, info)
     }
 
