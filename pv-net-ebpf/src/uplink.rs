@@ -5,7 +5,7 @@ use crate::{
     decide::Ask,
     flow,
     forward::{denied, known, plan_of},
-    guard::{is_for_dhcp_client, same_mac},
+    guard::{is_discovery, is_for_dhcp_client, same_mac},
     icmp,
     maps::{FLOWS, Plan, Scratch, endpoint, epoch, hand_on, is_local, is_of_device, network, scratch, uplink},
     nat,
@@ -57,7 +57,9 @@ fn judge_source(packet: &Packet) -> Result<(), DropReason> {
     if src.is_loopback() || dst.is_loopback() {
         return Err(DropReason::Martian);
     }
-    if is_of_device(src) || network(src).is_some() { Err(DropReason::ForgedSource) } else { Ok(()) }
+    // Who has an address that the device is about to take says so with it (RFC 4862 section 5.4.4): to the stack alone.
+    let defends = is_discovery(packet) && endpoint(dst).is_none();
+    if is_of_device(src) && !defends || network(src).is_some() { Err(DropReason::ForgedSource) } else { Ok(()) }
 }
 
 /// A source that nobody can be answered at from beyond the link.
