@@ -6,7 +6,6 @@ use crate::{
     deliver::{deliver, stamp},
     flow::{self, REFUSED},
     guard::{self, same_mac},
-    icmp,
     maps::{
         FLOWS, Plan, Scratch, TRANSIENT, ToStack, endpoint, endpoint_at, epoch, hand_on, interface, is_local,
         routes_changed_since, scratch,
@@ -146,7 +145,7 @@ pub fn slow(packet: &mut Packet) -> i32 {
     if let Some(stage) = flow::stage_of(packet) {
         return hand_on(packet.skb, stage);
     }
-    if packet.is_icmp_error() && !icmp::was_here(packet) {
+    if packet.is_icmp_error() {
         return hand_on(packet.skb, Stage::Icmp);
     }
     let stays = dst.is_link_local() || guard::is_group(dst, me) || endpoint(dst).is_some() || is_local(dst);
@@ -197,10 +196,13 @@ fn transient_reply(packet: &Packet, epoch: u32) -> Option<i32> {
     }
     packet.admit_fragments();
     count(Stat::SlowPath);
-    if flow::goes_on(packet, open, true) {
+    let goes_on = flow::goes_on(packet, open, true);
+    // With this packet counted: an error may be about it.
+    let done = deliver(packet, &mut open.reply);
+    if goes_on {
         flow::establish(open);
     }
-    Some(deliver(packet, &mut open.reply))
+    Some(done)
 }
 
 /// A plan with these addresses and the packet's own port.

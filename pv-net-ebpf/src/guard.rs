@@ -1,6 +1,6 @@
 //! Source guard: a container sends only as itself, and is neither a DHCP server, nor a router, nor a multicast querier.
 
-use crate::packet::{ETH_LEN, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_UDP, Packet, load, read};
+use crate::packet::{ETH_LEN, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_UDP, Packet, load, read};
 use pv_net_common::{DropReason, InterfaceInfo, Ip};
 
 const DHCP_SERVER_BE: u16 = 67_u16.to_be();
@@ -16,6 +16,10 @@ const ND_ROUTER_ADVERTISEMENT: u8 = 134;
 const ND_NEIGHBOUR_SOLICITATION: u8 = 135;
 const ND_NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const ND_REDIRECT: u8 = 137;
+const NODE_INFORMATION_REPLY: u8 = 140;
+const ICMP_REDIRECT: u8 = 5;
+const ICMP_TIMESTAMP: u8 = 13;
+const ICMP_MASK_REPLY: u8 = 18;
 const MLD_QUERY: u8 = 130;
 const MLD_REPORT_V1: u8 = 131;
 const MLD_DONE: u8 = 132;
@@ -118,6 +122,9 @@ pub fn ipv4(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     if packet.proto == IPPROTO_IGMP && !report || packet.proto == IPPROTO_PIM {
         return Err(DropReason::RogueQuerier);
     }
+    if is_unasked(packet) {
+        return Err(DropReason::ForgedIcmp);
+    }
     if key.src.words_be[3] == me.addr4.words_be[3] && !me.addr4.is_unspecified() {
         return Ok(());
     }
@@ -152,6 +159,7 @@ pub fn ipv6(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
                 return Err(DropReason::SpoofedNd);
             }
             ND_ROUTER_SOLICITATION | ND_NEIGHBOUR_SOLICITATION | ND_NEIGHBOUR_ADVERTISEMENT => discovery(packet, me)?,
+            _ if is_unasked(packet) => return Err(DropReason::ForgedIcmp),
             _ => {}
         }
     }
@@ -213,6 +221,20 @@ pub fn is_routers(packet: &Packet) -> bool {
         && !packet.later
         && packet.proto == IPPROTO_ICMPV6
         && matches!(packet.l4_info, ND_ROUTER_ADVERTISEMENT | ND_REDIRECT)
+}
+
+/// Messages that lead traffic elsewhere, or ask for what is nobody's business: redirects, and requests for time, address
+/// mask and other information and their answers (RFC 792, RFC 950); renumbering and node information (RFC 2894, RFC 4620).
+#[inline(always)]
+pub fn is_unasked(packet: &Packet) -> bool {
+    if packet.later {
+        return false;
+    }
+    match packet.proto {
+        IPPROTO_ICMP => packet.v4 && matches!(packet.l4_info, ICMP_REDIRECT | ICMP_TIMESTAMP..=ICMP_MASK_REPLY),
+        IPPROTO_ICMPV6 => !packet.v4 && matches!(packet.l4_info, ND_REDIRECT..=NODE_INFORMATION_REPLY),
+        _ => false,
+    }
 }
 
 /// The address that a neighbour message speaks for: what an advertisement advertises, and what a solicitation without

@@ -1,10 +1,10 @@
-//! ICMP and ICMPv6 errors about known flows: part of what was allowed with the flow, and rewritten outside and inside
-//! where it is translated (RFC 5508, RFC 6146 section 3.5).
+//! ICMP and ICMPv6 errors: those about a known flow of the link that they come by are part of what was allowed with the
+//! flow, and rewritten outside and inside where it is translated (RFC 5508, RFC 6146 section 3.5). Others are forgeries.
 
 use crate::{
     deliver::{deliver_error, write_addresses},
     flow::{addr_diff, port_diff},
-    maps::{FLOWS, TRANSIENT, epoch, hand_on, interface},
+    maps::{FLOWS, TRANSIENT, epoch, interface, is_local, is_of_device},
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Packet, load},
     stack::to_stack,
     verdict::{self, ACT_OK, count},
@@ -14,7 +14,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_l4_csum_replace, bpf_skb_store_bytes},
 };
 use pv_net_common::{
-    DropReason, FlowEntry, FlowKey, Ip, Stage, Stat, csum,
+    DropReason, FlowEntry, FlowKey, Ip, Stat, csum,
     flow::{FLOW_NAT, FLOW_ROUTED, FLOW_STACK},
 };
 
@@ -89,8 +89,13 @@ impl Quoted {
                 quoted.sport_be = ports[0];
                 quoted.dport_be = ports[1];
             }
-            // Echo: the identifier stands for both.
+            // Echo: the identifier stands for both. Nothing else of ICMP has a flow, and errors least of all.
             IPPROTO_ICMP | IPPROTO_ICMPV6 => {
+                let kind = ports[0].to_ne_bytes()[0];
+                let echo = if packet.v4 { kind == 8 || kind == 0 } else { kind == 128 || kind == 129 };
+                if !echo {
+                    return Err(DropReason::Unsupported);
+                }
                 quoted.sport_be = ports[2];
                 quoted.dport_be = ports[2];
             }
@@ -100,37 +105,50 @@ impl Quoted {
     }
 }
 
-/// Set in the packet's control block when this stage had nothing to say: the stages before go on with it.
-const WAS_HERE: u32 = 0x7076_6963;
-
-/// Whether the packet comes back from this stage.
-#[inline(always)]
-pub fn was_here(packet: &Packet) -> bool {
-    // SAFETY: a context field.
-    unsafe { (*packet.skb).cb[0] == WAS_HERE }
-}
-
-/// The stage: errors about known flows are delivered, others go back to where they came from.
+/// The stage: an error about a known flow of its link is delivered, and any other one is dropped. Whether what it quotes of
+/// a TCP segment lies in the window is for the one who sent that to say (RFC 5927 section 4.1): it alone knows its window.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
-    let back = if interface(packet.link).is_some() {
-        Stage::Container
-    } else {
+    let quoted = Quoted::read(packet).ok();
+    let outside = interface(packet.link).is_none();
+    if outside {
         packet.key.ifindex = 0;
-        Stage::Uplink
-    };
-    if let Some(done) = error(packet, epoch()) {
-        return done;
     }
-    // SAFETY: a context field that the program may write.
-    unsafe { (*packet.skb).cb[0] = WAS_HERE };
-    hand_on(packet.skb, back)
+    let told = match &quoted {
+        // An error goes to whoever sent what it quotes.
+        Some(quoted) if quoted.src != packet.key.dst => None,
+        Some(quoted) if !outside && packet.came_by() != packet.link => into_container(packet, quoted),
+        Some(quoted) => error(packet, quoted),
+        // The device has flows of its own, and its kernel knows which: of other protocols, too.
+        None if outside && is_local(packet.key.dst) => return ACT_OK,
+        None => None,
+    };
+    told.unwrap_or_else(|| verdict::drop(packet, DropReason::ForgedIcmp))
+}
+
+/// From a link that is no container's, by the bridge or the stack. The notes know which flows go that way.
+#[inline(always)]
+fn into_container(packet: &Packet, quoted: &Quoted) -> Option<i32> {
+    let key = FlowKey {
+        src: quoted.src,
+        dst: quoted.dst,
+        sport_be: quoted.sport_be,
+        dport_be: quoted.dport_be,
+        ifindex: packet.link,
+        proto: quoted.proto as u32,
+    };
+    // Between two containers, and with the device, nobody else is on the way.
+    if interface(packet.came_by()).is_some() || is_of_device(key.dst) || !is_noted(&key, epoch()) {
+        return None;
+    }
+    packet.admit_leaving();
+    Some(ACT_OK)
 }
 
 /// Translates and delivers an error about a flow that is known and allowed; `None` when it is about none.
 #[inline(always)]
-fn error(packet: &Packet, epoch: u32) -> Option<i32> {
-    let quoted = Quoted::read(packet).ok()?;
+fn error(packet: &Packet, quoted: &Quoted) -> Option<i32> {
+    let epoch = epoch();
     // The error goes where the quoted packet's replies go.
     let key = FlowKey {
         src: quoted.dst,
@@ -140,42 +158,54 @@ fn error(packet: &Packet, epoch: u32) -> Option<i32> {
         ifindex: packet.key.ifindex,
         proto: quoted.proto as u32,
     };
-    let entry = if let Some(entry) = FLOWS.get_ptr_mut(&key) {
-        // SAFETY: a map value stays readable for the program's run.
-        unsafe { &mut *entry }
-    } else {
-        // SAFETY: as above.
-        unsafe { &mut (*TRANSIENT.get_ptr_mut(&key)?).reply }
-    };
-    if entry.epoch != epoch && !opposite_is_of(entry, key.proto, epoch) {
+    // A container is no router: it tells of what was sent to itself.
+    if key.ifindex != 0 && packet.key.src != key.src {
         return None;
     }
-    if entry.flags & FLOW_STACK != 0 {
-        // To whom it is about alone: the stack would carry it anywhere.
-        return (packet.key.dst == quoted.src).then(|| by_stack_of(packet));
-    }
+    let Some(entry) = known(&key, epoch) else {
+        if key.ifindex == 0 {
+            // The device has flows of its own, and its kernel knows which.
+            return is_local(packet.key.dst).then_some(ACT_OK);
+        }
+        return is_noted(&key, epoch).then(|| to_stack(packet));
+    };
     if entry.flags & FLOW_ROUTED != 0 && packet.ttl <= 1 {
         return Some(verdict::drop(packet, DropReason::TtlExpired));
     }
     count(Stat::SlowPath);
-    if entry.flags & FLOW_NAT != 0 && translate(packet, &quoted, &key, entry).is_err() {
+    if entry.flags & FLOW_NAT != 0 && translate(packet, quoted, &key, entry).is_err() {
         return Some(verdict::drop(packet, DropReason::Rewrite));
     }
     Some(deliver_error(packet, entry))
 }
 
-/// On to the stack: from a container marked as decided, from an uplink as it is.
+/// The entry for the replies to the quoted packet, if packets like that were sent. Decided under the policy in force is
+/// enough in one direction: the quoted packet went that way, and this one may have been silent since.
 #[inline(always)]
-fn by_stack_of(packet: &Packet) -> i32 {
-    if packet.key.ifindex == 0 { ACT_OK } else { to_stack(packet) }
+fn known(key: &FlowKey, epoch: u32) -> Option<&'static mut FlowEntry> {
+    // SAFETY: map values stay readable for the program's run.
+    let (entry, opposite) = unsafe {
+        match FLOWS.get_ptr_mut(key) {
+            Some(entry) => (&mut *entry, &*FLOWS.get_ptr(&(*entry).opposite_key(key.proto))?),
+            None => {
+                let open = &mut *TRANSIENT.get_ptr_mut(key)?;
+                (&mut open.reply, &open.forward)
+            }
+        }
+    };
+    let allowed = entry.epoch == epoch || opposite.epoch == epoch;
+    (allowed && opposite.packets != 0 && entry.flags & FLOW_STACK == 0).then_some(entry)
 }
 
-/// Whether the other direction was decided under the policy in force: the quoted packet went that way, and this one may
-/// have been silent since.
+/// Whether a flow with the device's stack, or by it, is noted and allowed, whoever spoke first: `key` is that of the
+/// container's packets.
 #[inline(always)]
-fn opposite_is_of(entry: &FlowEntry, proto: u32, epoch: u32) -> bool {
-    // SAFETY: a map value stays readable for the program's run.
-    FLOWS.get_ptr(&entry.opposite_key(proto)).is_some_and(|opposite| unsafe { (*opposite).epoch == epoch })
+fn is_noted(key: &FlowKey, epoch: u32) -> bool {
+    // SAFETY: map values stay readable for the program's run.
+    let of_key = |key: &FlowKey| TRANSIENT.get_ptr(key).map(|open| unsafe { &*open });
+    // Of the notes by the container's own packets some may be another pool's, with the same link-local addresses.
+    let note = of_key(key).or_else(|| of_key(&key.reversed(0)).filter(|open| open.origin.ifindex == key.ifindex));
+    note.is_some_and(|open| open.reply.flags & FLOW_STACK != 0 && open.reply.epoch == epoch)
 }
 
 #[inline(always)]

@@ -78,9 +78,14 @@ fn ip(packet: &mut Packet, me: &InterfaceInfo) -> i32 {
     if let Err(reason) = judge(packet, me, sender) {
         return verdict::drop(packet, reason);
     }
+    // What goes back by the link that it came by is the answer of that link's program.
+    let answers = packet.came_by() == packet.link;
+    if packet.is_icmp_error() && !sender.is_device() && !answers {
+        return hand_on(packet.skb, Stage::Icmp);
+    }
     let of_link = match sender {
         // What its sender's program let pass to a neighbour is about the link, not by it.
-        Sender::Container(_) => guard::is_discovery(packet),
+        Sender::Container(_) => guard::is_discovery(packet) || answers && packet.is_icmp_error(),
         Sender::Device => is_link_matter(packet, me),
         Sender::Stranger => guard::is_discovery(packet),
     };
@@ -117,6 +122,9 @@ fn judge(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> Result<(), Drop
     }
     if guard::is_routers(packet) {
         return Err(DropReason::RogueRa);
+    }
+    if guard::is_unasked(packet) {
+        return Err(DropReason::ForgedIcmp);
     }
     match sender {
         // The broadcast address of the pool is nobody's: an answer would go to everybody.

@@ -5,8 +5,7 @@ use crate::{
     decide::Ask,
     flow,
     forward::{denied, known, plan_of},
-    guard::{is_discovery, is_for_dhcp_client, same_mac},
-    icmp,
+    guard::{is_discovery, is_for_dhcp_client, is_unasked, same_mac},
     maps::{FLOWS, Plan, Scratch, endpoint, epoch, hand_on, is_local, is_of_device, network, scratch, uplink},
     nat,
     outside::is_resolved,
@@ -78,10 +77,10 @@ pub fn slow(packet: &mut Packet) -> i32 {
     if let Some(stage) = flow::stage_of(packet) {
         return hand_on(packet.skb, stage);
     }
-    if packet.is_icmp_error() && !icmp::was_here(packet) {
+    let key = packet.key;
+    if packet.is_icmp_error() && (is_local(key.dst) || endpoint(key.dst).is_some()) {
         return hand_on(packet.skb, Stage::Icmp);
     }
-    let key = packet.key;
     if let Some(target) = endpoint(key.dst) {
         if packet.is_lost() {
             return verdict::drop(packet, DropReason::FragmentLost);
@@ -139,6 +138,9 @@ fn inwards(packet: &mut Packet, target: &EndpointInfo, to: &Target, epoch: u32) 
     // The pool's own server is nobody outside.
     if is_for_dhcp_client(packet, to.port_be) {
         return verdict::drop(packet, DropReason::RogueDhcp);
+    }
+    if is_unasked(packet) {
+        return verdict::drop(packet, DropReason::ForgedIcmp);
     }
     if let Err(reason) = Ask::of_target(&key, to).allowed() {
         return denied(packet, reason);
