@@ -15,8 +15,11 @@ use std::net::{IpAddr, Ipv4Addr};
 /// Frames of one shot at most, and so many marks it may use.
 pub(crate) const MOST: u32 = 4;
 
-/// The frames of shot `shot`, with the marks from `shot * MOST` on.
-pub(crate) fn shot(world: &World, seed: u64, shot: u32) -> (Place, Vec<Vec<u8>>) {
+/// A frame or packet, and the number of its mark.
+pub(crate) type Numbered = (u32, Vec<u8>);
+
+/// The frames of shot `shot` in the order in which they are sent, with the marks from `shot * MOST` on.
+pub(crate) fn shot(world: &World, seed: u64, shot: u32) -> (Place, Vec<Numbered>) {
     let mut random = Random::of_shot(seed, shot);
     let from = random.pick(&[Place::A, Place::Out, Place::Lan]);
     let mut maker = Maker { random, world, from, next: shot.wrapping_mul(MOST) };
@@ -39,21 +42,22 @@ impl Maker<'_> {
         mark
     }
 
-    fn frames(&mut self) -> Vec<Vec<u8>> {
+    fn frames(&mut self) -> Vec<Numbered> {
+        let first = self.next;
         let mut frames = match self.random.weighted(&[(7, 'a'), (45, '4'), (45, '6'), (3, 'o')]) {
-            'a' => vec![self.arp()],
+            'a' => vec![(first, self.arp())],
             '4' => self.ip(Family::V4),
             '6' => self.ip(Family::V6),
-            _ => vec![self.other()],
+            _ => vec![(first, self.other())],
         };
         if self.random.chance(9) {
             let tags = self.tags();
-            for frame in &mut frames {
+            for (_, frame) in &mut frames {
                 frame.splice(12..12, tags.iter().copied());
             }
         }
         if self.random.chance(12) {
-            for frame in &mut frames {
+            for (_, frame) in &mut frames {
                 self.mutate(frame);
             }
         }
@@ -152,11 +156,11 @@ impl Maker<'_> {
     }
 
     /// A packet of either family, in one piece or in fragments.
-    fn ip(&mut self, family: Family) -> Vec<Vec<u8>> {
+    fn ip(&mut self, family: Family) -> Vec<Numbered> {
         let (src, dst) = (self.source(family), self.destination(family));
         let (from, to) = (self.source_mac(), self.mac_for(dst));
         let kind = if family == Family::V4 { frame::IPV4 } else { frame::IPV6 };
         let packets = self.packets(src, dst);
-        packets.iter().map(|packet| frame::ethernet(from, to, kind, packet)).collect()
+        packets.into_iter().map(|(number, packet)| (number, frame::ethernet(from, to, kind, &packet))).collect()
     }
 }

@@ -14,12 +14,17 @@ pub(crate) fn of(number: u32) -> [u8; LEN] {
     mark
 }
 
-/// The numbers of all marks in `bytes`.
-pub(crate) fn all(bytes: &[u8]) -> impl Iterator<Item = u32> {
-    bytes.windows(LEN).filter(|w| w[..4] == MAGIC).filter_map(|w| {
-        let word = |at: usize| u32::from_be_bytes([w[at], w[at + 1], w[at + 2], w[at + 3]]);
-        (word(8) == check(word(4))).then(|| word(4))
-    })
+/// The number of the last mark in `bytes`: a fragment that overlaps the one before has that one's first.
+pub(crate) fn last(bytes: &[u8]) -> Option<u32> {
+    bytes
+        .windows(LEN)
+        .rev()
+        .filter(|w| w[..4] == MAGIC)
+        .filter_map(|w| {
+            let word = |at: usize| u32::from_be_bytes([w[at], w[at + 1], w[at + 2], w[at + 3]]);
+            (word(8) == check(word(4))).then(|| word(4))
+        })
+        .next()
 }
 
 fn check(number: u32) -> u32 {

@@ -48,8 +48,12 @@ pub(crate) struct Memory {
     opened: HashSet<Tuple>,
     /// Who was spoken to, by which protocol and at which port; and at any.
     peers: HashSet<(IpAddr, u8, Option<u16>)>,
+    /// The addresses by which one port of a sender's speaks to a container's: its own, and those where it is published.
+    entrances: HashMap<(Place, u16, IpAddr, u16, u8), HashSet<IpAddr>>,
     /// What was said of first fragments.
     first: HashMap<Datagram, Judgement>,
+    /// The datagram that the last frame was the first fragment of.
+    begun: Option<Datagram>,
 }
 
 /// The model of one policy.
@@ -72,12 +76,14 @@ impl<'w> Model<'w> {
             _ => self.of_container(&reading),
         };
         let mut said = said.unwrap_or_else(Judgement::nobody);
+        self.memory.begun = None;
         if let Content::Ip(Packet { src, dst, proto, fragment: Some(fragment), .. }) = reading.content {
             let datagram = datagram(from, src, dst, fragment.id, proto);
-            if fragment.first {
+            if fragment.is_first() {
                 // Whole only with what follows: the device's sockets see it then, if ever.
                 said = said.weakened_at(Place::Device);
                 // Two datagrams of one number: either may be meant by what follows.
+                self.memory.begun = Some(datagram);
                 let before = self.memory.first.remove(&datagram);
                 self.memory.first.insert(datagram, before.map_or_else(|| said.clone(), |before| said.either(&before)));
             }
@@ -87,8 +93,11 @@ impl<'w> Model<'w> {
 
     fn later(&self, from: Place, packet: &Packet) -> Result<Judgement, Refused> {
         let id = packet.fragment.map_or(0, |f| f.id);
-        let found = self.memory.first.get(&datagram(from, packet.src, packet.dst, id, packet.proto));
-        found.cloned().ok_or("a later fragment whose first one was not allowed")
+        let datagram = datagram(from, packet.src, packet.dst, id, packet.proto);
+        let found = self.memory.first.get(&datagram).cloned();
+        let said = found.ok_or("a later fragment whose first one was not allowed")?;
+        // Other first fragments may have taken its place since.
+        Ok(if packet.plain && self.memory.begun == Some(datagram) { said } else { said.weakened() })
     }
 
     /// Remembers that a flow may be.
@@ -100,16 +109,44 @@ impl<'w> Model<'w> {
         }
     }
 
+    /// Whether this sender's port speaks to the container's by one address only. The container could not tell apart two
+    /// flows by two: one of them is refused, for as long as the other lives.
+    fn enters(&mut self, packet: &Packet, to: Place, port: u16) -> bool {
+        let from = packet.ports().map_or(0, |(from, _)| from);
+        let known = self.memory.entrances.entry((to, port, packet.src, from, packet.proto)).or_default();
+        known.insert(packet.dst);
+        known.len() == 1
+    }
+
+    /// Whether a segment may be of a connection that another policy has allowed: it becomes the container's reset.
+    fn was_open(&self, packet: &Packet) -> bool {
+        let goes_on = matches!(packet.transport, Transport::Tcp { .. }) && !opens(packet);
+        goes_on && Tuple::of(packet).is_some_and(|tuple| self.memory.opened.contains(&tuple))
+    }
+
+    /// Remembers that a container or the device may answer what was sent to a group: by a flow of its own.
+    fn answered_by(&mut self, packet: &Packet, place: Place) {
+        let Some(tuple) = Tuple::of(packet) else { return };
+        let host = *self.world.host(place);
+        for src in [host.v4.into(), host.v6.into(), host.link_local.into()] {
+            self.memory.opened.insert(Tuple { src, ..tuple.reversed() });
+        }
+    }
+
     /// Whether a packet may belong to a flow that somebody else opened.
     fn answers(&self, packet: &Packet) -> bool {
         Tuple::of(packet).is_some_and(|tuple| self.memory.opened.contains(&tuple.reversed()))
     }
 
-    /// Whether an ICMP error quotes a packet of a flow that may be.
+    /// Whether an ICMP error is to the sender of what it quotes, and that is of a flow that may be.
     fn quotes_known(&self, packet: &Packet) -> bool {
         let Transport::Icmp { body, .. } = &packet.transport else { return false };
-        quoted(body)
-            .is_some_and(|quote| self.memory.opened.contains(&quote) || self.memory.opened.contains(&quote.reversed()))
+        let Some(quote) = quoted(body).filter(|quote| quote.src == packet.dst) else { return false };
+        let opened = &self.memory.opened;
+        // The port that masquerade gave a flow is not known here.
+        let masqueraded = self.world.is_device(quote.src)
+            && self.memory.peers.contains(&(quote.dst, quote.proto, Some(quote.ports.1)));
+        masqueraded || opened.contains(&quote) || opened.contains(&quote.reversed())
     }
 }
 
@@ -128,6 +165,17 @@ fn of_other_vlan(frame: &reading::Reading) -> Result<Judgement, Refused> {
         _ => {}
     }
     Ok(said)
+}
+
+/// Local, but not where everybody finds it: what a kernel makes of it is its own matter.
+fn is_anycast_or_far(model: &Model, dst: IpAddr) -> bool {
+    let usual = model.world.gateways.iter().chain([&model.world.uplink]);
+    !usual.into_iter().any(|host| dst == host.v4 || dst == host.v6)
+}
+
+/// ICMP that is kept from and off containers: it leads traffic elsewhere, or asks for what is nobody's business (RFC 6918).
+fn unasked(packet: &Packet) -> bool {
+    matches!(packet.icmp4(), Some(5 | 13..=18)) || matches!(packet.icmp6(), Some(137..=140))
 }
 
 /// What opens a connection, or needs none.

@@ -56,7 +56,14 @@ pub(crate) struct Packet {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fragment {
     pub id: u32,
-    pub first: bool,
+    /// In octets.
+    pub offset: u16,
+}
+
+impl Fragment {
+    pub(crate) fn is_first(self) -> bool {
+        self.offset == 0
+    }
 }
 
 #[derive(Debug)]
@@ -173,7 +180,7 @@ fn ipv4(bytes: &[u8]) -> Result<Packet, &'static str> {
     let address = |at: usize| IpAddr::from([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let (src, dst, proto) = (address(12), address(16), head[9]);
     let (more, offset) = (head[6] & 0x20 != 0, be16(head, 6) & 0x1fff);
-    let fragment = (more || offset != 0).then(|| Fragment { id: be16(head, 4).into(), first: offset == 0 });
+    let fragment = (more || offset != 0).then(|| Fragment { id: be16(head, 4).into(), offset: offset * 8 });
     let body = &bytes[length..total];
     let transport = transport(proto, body, fragment)?;
     let options_are_plain = bytes[20..length].iter().all(|option| *option <= 1);
@@ -207,15 +214,15 @@ fn ipv6(bytes: &[u8]) -> Result<Packet, &'static str> {
         };
         let next = start[0];
         if proto == 44 {
-            let first = be16(start, 2) >> 3 == 0;
-            fragment = Some(Fragment { id: u32::from_be_bytes([start[4], start[5], start[6], start[7]]), first });
+            let offset = be16(start, 2) & 0xfff8;
+            fragment = Some(Fragment { id: u32::from_be_bytes([start[4], start[5], start[6], start[7]]), offset });
         }
         body = body.get(length..).ok_or(cut)?;
         proto = next;
         if headers > MOST_HEADERS {
             return Err("more extension headers than anybody needs");
         }
-        if fragment.is_some_and(|f| !f.first) {
+        if fragment.is_some_and(|f| !f.is_first()) {
             break;
         }
     }
@@ -241,10 +248,16 @@ fn is_whole(proto: u8, body: &[u8], pseudo: &[u8]) -> bool {
     }
 }
 
-/// The first fragment has the whole transport header (RFC 1858, RFC 7112), as has a packet in one piece.
+/// The first fragment has the whole transport header (RFC 1858, RFC 7112), as has a packet in one piece; later ones have
+/// nothing of it.
 fn transport(proto: u8, body: &[u8], fragment: Option<Fragment>) -> Result<Transport, &'static str> {
-    if fragment.is_some_and(|f| !f.first) {
-        return Ok(Transport::Later);
+    if fragment.is_some_and(|f| !f.is_first()) {
+        let inside = proto == TCP && fragment.is_some_and(|f| f.offset < 20);
+        return if inside {
+            Err("a later fragment that rewrites the TCP header (RFC 3128)")
+        } else {
+            Ok(Transport::Later)
+        };
     }
     let whole = |length: usize| body.get(..length).ok_or("a transport header that is cut");
     Ok(match proto {

@@ -74,7 +74,9 @@ impl Receivers {
                     Ok(length) => {
                         let bytes = &buffer[..length];
                         let icmp = view.icmp(bytes);
-                        mark::all(bytes).for_each(|number| each(Seen { place: *place, number, icmp }));
+                        if let Some(number) = mark::last(bytes) {
+                            each(Seen { place: *place, number, icmp });
+                        }
                     }
                     Err(Errno::EAGAIN) => break,
                     Err(Errno::EINTR) => {}
@@ -96,6 +98,15 @@ impl View {
             }
             Self::Ipv6(proto) => (proto == reading::ICMP6).then(|| bytes.first().copied()).flatten(),
         }
+    }
+}
+
+/// Whether a socket of the device is given what is in the frame, if the device takes it.
+pub(crate) fn hears(frame: &[u8]) -> bool {
+    match reading::read(frame).map(|reading| reading.content) {
+        Some(reading::Content::Ip(packet)) if packet.src.is_ipv4() => PROTOCOLS.contains(&packet.proto),
+        Some(reading::Content::Ip(packet)) => PROTOCOLS6.contains(&packet.proto),
+        _ => true,
     }
 }
 

@@ -5,12 +5,15 @@ use super::judgement::{Judgement, Verdict};
 use super::lab::Lab;
 use super::model::{Memory, Model};
 use super::reading::without_padding;
-use super::receive::{Receivers, Seen, icmp_of};
+use super::receive::{Receivers, Seen, hears, icmp_of};
 use super::{Place, World, mark};
 use crate::raw::RawSocket;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Shots a batch. The queue between a link and its reader holds 1000 packets (`netdev_max_backlog`).
@@ -52,6 +55,10 @@ struct Sent {
     frame: Vec<u8>,
     said: Judgement,
     arrived: HashSet<Place>,
+    /// How many were sent before it.
+    place: usize,
+    /// It was sent once more: what arrives from now on says nothing of the first time.
+    again: bool,
 }
 
 /// The model and a place do not agree on a frame.
@@ -76,6 +83,7 @@ impl Attack {
     /// # Errors
     /// When the model and the device disagree: which frames, and why the model says what it does.
     pub(crate) fn run(&self, lab: &Lab, world: &World, memory: &mut Memory) -> Result<Report> {
+        stay_on_one_cpu()?;
         let start = Instant::now();
         let mut model = Model::new(world, memory);
         let receivers = Receivers::open(lab)?;
@@ -89,7 +97,7 @@ impl Attack {
             let last = shot + BATCH;
             for shot in shot..last {
                 let (from, frames) = generate::shot(world, self.seed, shot);
-                for (number, frame) in (shot * MOST..).zip(frames) {
+                for (number, frame) in frames {
                     let said = model.judge(from, &frame);
                     run.send(number, from, frame, said);
                 }
@@ -107,12 +115,14 @@ impl Attack {
 impl Run<'_> {
     fn send(&mut self, number: u32, from: Place, frame: Vec<u8>, said: Judgement) {
         // Where bits were flipped or the end is cut off, nobody could tell that it arrived.
-        let marked = mark::all(without_padding(&frame)).any(|n| n == number);
+        let marked = mark::last(without_padding(&frame)) == Some(number);
         let said = if marked { said } else { said.weakened() };
+        let said = if hears(&frame) { said } else { said.weakened_at(Place::Device) };
         // What the sender's own link does not take is nowhere.
         if self.senders[&from].send(&frame).is_err() {
             return;
         }
+        let place = self.report.frames;
         self.report.frames += 1;
         for place in Place::ALL.into_iter().filter(|place| *place != from) {
             match said.of(place).0 {
@@ -121,11 +131,11 @@ impl Run<'_> {
                 Verdict::May => {}
             }
         }
-        self.sent.insert(number, Sent { from, frame, said, arrived: HashSet::new() });
+        self.sent.insert(number, Sent { from, frame, said, arrived: HashSet::new(), place, again: false });
     }
 
     /// Waits for what must arrive of a batch, and notes what the model has said otherwise.
-    fn settle(&mut self, batch: std::ops::Range<u32>) -> Result<()> {
+    fn settle(&mut self, batch: Range<u32>) -> Result<()> {
         let start = Instant::now();
         let known = self.wrong.len();
         loop {
@@ -165,7 +175,7 @@ impl Run<'_> {
             if seen.place == of.from || is_answer(&seen, of) || !of.arrived.insert(seen.place) {
                 return;
             }
-            if of.said.of(seen.place).0 == Verdict::MustNot {
+            if of.said.of(seen.place).0 == Verdict::MustNot && !of.again {
                 wrong.push(Disagreement { number: seen.number, place: seen.place, arrived: true, alone: None });
             }
         })
@@ -180,13 +190,13 @@ impl Run<'_> {
             return Ok(());
         }
         let first = number / MOST * MOST;
-        for number in first..first + MOST {
+        for number in self.in_order(first..first + MOST) {
             if let Some(sent) = self.sent.get_mut(&number) {
                 sent.arrived.remove(&place);
+                sent.again = true;
                 self.senders[&sent.from].send(&sent.frame)?;
             }
         }
-        let known = self.wrong.len();
         let start = Instant::now();
         let again = loop {
             let late = start.elapsed() > crate::patience(Duration::from_millis(if arrived { 100 } else { 1000 }));
@@ -197,9 +207,15 @@ impl Run<'_> {
             }
             std::thread::sleep(Duration::from_millis(1));
         };
-        self.wrong.truncate(known);
         self.wrong[n].alone = Some(again == arrived);
         Ok(())
+    }
+
+    /// Those of these numbers that were sent, as they were sent.
+    fn in_order(&self, numbers: Range<u32>) -> Vec<u32> {
+        let mut sent: Vec<u32> = numbers.filter(|number| self.sent.contains_key(number)).collect();
+        sent.sort_by_key(|number| self.sent[number].place);
+        sent
     }
 
     /// Disagreements that have one cause, most likely.
@@ -229,9 +245,10 @@ impl Run<'_> {
                 };
                 let _ = writeln!(text, "    shot {}{alone}:", wrong.number / MOST);
                 let shot = wrong.number / MOST * MOST;
-                for sent in (shot..=wrong.number).filter_map(|number| self.sent.get(&number)) {
-                    let hex: String = sent.frame.iter().map(|b| format!("{b:02x}")).collect();
-                    let _ = writeln!(text, "        {hex}");
+                for number in self.in_order(shot..shot + MOST) {
+                    let hex: String = self.sent[&number].frame.iter().map(|b| format!("{b:02x}")).collect();
+                    let this = if number == wrong.number { " <" } else { "" };
+                    let _ = writeln!(text, "        {hex}{this}");
                 }
             }
         }
@@ -242,4 +259,12 @@ impl Run<'_> {
 /// An echo's answer, or an error that quotes what was sent.
 fn is_answer(seen: &Seen, of: &Sent) -> bool {
     seen.icmp.is_some_and(|kind| matches!(kind, 0 | 1..=5 | 11 | 12 | 129) && icmp_of(&of.frame) != Some(kind))
+}
+
+/// Keeps this thread where it is: a veth hands a frame on by the queue of the CPU that sends it, and frames of two CPUs'
+/// queues may overtake each other.
+fn stay_on_one_cpu() -> Result<()> {
+    let mut here = CpuSet::new();
+    here.set(nix::sched::sched_getcpu()?)?;
+    sched_setaffinity(Pid::from_raw(0), &here).context("a CPU of its own")
 }

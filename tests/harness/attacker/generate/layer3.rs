@@ -1,7 +1,7 @@
 //! The IP headers: options and extension headers, fragments, lengths that are wrong, and decoys behind the end.
 
 use super::super::mark;
-use super::Maker;
+use super::{Maker, Numbered};
 use crate::frame;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -25,7 +25,8 @@ struct Piece {
 
 impl Maker<'_> {
     /// The packets of one shot.
-    pub(super) fn packets(&mut self, src: IpAddr, dst: IpAddr) -> Vec<Vec<u8>> {
+    pub(super) fn packets(&mut self, src: IpAddr, dst: IpAddr) -> Vec<Numbered> {
+        let number = self.next;
         let hops = self.hops();
         let (mut proto, mut payload) = self.payload(src, dst);
         if src.is_ipv6() && self.random.chance(14) {
@@ -41,7 +42,7 @@ impl Maker<'_> {
         if self.random.chance(7) {
             self.decoy(&mut packet);
         }
-        vec![packet]
+        vec![(number, packet)]
     }
 
     /// Neighbour discovery has 255; a traceroute's are few.
@@ -113,7 +114,7 @@ impl Maker<'_> {
         (next, packet)
     }
 
-    fn fragments(&mut self, src: IpAddr, dst: IpAddr, hops: u8, proto: u8, payload: &[u8]) -> Vec<Vec<u8>> {
+    fn fragments(&mut self, src: IpAddr, dst: IpAddr, hops: u8, proto: u8, payload: &[u8]) -> Vec<Numbered> {
         let kind = self.random.weighted(&[
             (5, Cut::InOrder),
             (2, Cut::LaterOnly),
@@ -123,6 +124,8 @@ impl Maker<'_> {
         ]);
         let mut whole = payload.to_vec();
         whole.resize(whole.len().next_multiple_of(8), b'.');
+        // The mark of the payload is in the first one, the next in the later one.
+        let number = self.next;
         let rest = [&self.mark()[..], &[b'.'; 20]].concat();
         let id = u32::try_from(self.random.below(4096)).unwrap_or(0);
         let first_length =
@@ -133,9 +136,9 @@ impl Maker<'_> {
             self.packet(src, dst, hops, proto, &whole[..first_length], Some(Piece { id, offset: 0, more: true }));
         let later = self.packet(src, dst, hops, proto, &later, Some(Piece { id, offset, more: false }));
         match kind {
-            Cut::LaterOnly => vec![later],
-            Cut::LaterFirst => vec![later, first],
-            Cut::InOrder | Cut::Tiny | Cut::Overlapping => vec![first, later],
+            Cut::LaterOnly => vec![(number, later)],
+            Cut::LaterFirst => vec![(number, later), (number - 1, first)],
+            Cut::InOrder | Cut::Tiny | Cut::Overlapping => vec![(number - 1, first), (number, later)],
         }
     }
 

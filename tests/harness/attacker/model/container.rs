@@ -1,9 +1,9 @@
 //! What a container sends: only as itself, and to whom it may.
 
-use super::super::reading::{Arp, Content, ICMP, ICMP6, Packet, Reading, TCP, Transport, UDP};
+use super::super::reading::{Arp, Content, ICMP6, Packet, Reading, TCP, Transport, UDP};
 use super::super::world::{self, End, PUBLISHED, SERVED};
 use super::super::{Place, judgement::Judgement};
-use super::{Model, Refused, opens};
+use super::{Model, Refused, is_anycast_or_far, opens, unasked};
 use std::net::IpAddr;
 
 const PIM: u8 = 103;
@@ -52,6 +52,9 @@ impl Model<'_> {
         if let Some(why) = rogue(packet) {
             return Err(why);
         }
+        if unasked(packet) {
+            return Err("a redirect, or a question that is nobody's business");
+        }
         if let Transport::Later = packet.transport {
             return self.later(Place::A, packet);
         }
@@ -77,7 +80,13 @@ impl Model<'_> {
         }
         let mut said = Judgement::nobody("a container's packet for another place");
         said.may(Place::Lan, "the bridge knows who is at its ports");
-        if discovery && packet.hops == 255 {
+        let beyond =
+            !world::is_group(dst) && matches!(self.world.end(dst), End::Container(Place::C) | End::Stranger(_));
+        if packet.is_error() {
+            for place in [Place::Device, Place::B, Place::C, Place::Out] {
+                said.may(place, "an error about a flow that may be");
+            }
+        } else if discovery && packet.hops == 255 && !beyond {
             self.link_matter(frame, packet, &mut said);
         } else if world::is_group(dst) {
             self.for_group(packet, &mut said);
@@ -122,7 +131,7 @@ impl Model<'_> {
             if matches!(option, 1 | 2) && !rest.starts_with(&me.mac) {
                 return Err("it tells another MAC");
             }
-            options = options.get(usize::from(*units) * 8..).unwrap_or_default();
+            options = options.get(usize::from(*units) * 8..).ok_or("an option that is cut")?;
         }
         Ok(true)
     }
@@ -180,14 +189,16 @@ impl Model<'_> {
         self.world.policy.allows(End::Container(Place::A), to, packet.proto, port, false)
     }
 
-    fn for_group(&self, packet: &Packet, said: &mut Judgement) {
+    fn for_group(&mut self, packet: &Packet, said: &mut Judgement) {
         // A report is the bridge's and its routers' to read; what is kept of them is bounded.
         let report =
             matches!(packet.transport, Transport::Igmp { .. }) || matches!(packet.icmp6(), Some(131 | 132 | 143));
         if self.may_reach(End::Container(Place::B), packet) {
+            self.answered_by(packet, Place::B);
             said.may(Place::B, "a group, and no rule between the two");
         }
         if report || self.may_reach(End::Device, packet) {
+            self.answered_by(packet, Place::Device);
             said.may(Place::Device, "a group that the device may be in");
         }
     }
@@ -202,7 +213,9 @@ impl Model<'_> {
             self.open(packet);
             let by = if near { host.mac } else { self.world.gateways[0].mac };
             let known = opens(packet) || matches!(packet.transport, Transport::Other);
-            let plain = packet.plain && known && frame.dst == by && (near || packet.hops > 1);
+            let port = packet.ports().map_or(0, |(_, to)| to);
+            let plain = self.enters(packet, to, port) && packet.plain && known;
+            let plain = plain && frame.dst == by && (near || packet.hops > 1);
             said.lets(to, plain, "one container may reach the other");
         } else if self.answers(packet) {
             said.may(to, "it may answer a flow of the other's");
@@ -215,14 +228,14 @@ impl Model<'_> {
             let to = End::Container(Place::B);
             if self.world.policy.allows(End::Container(Place::A), to, packet.proto, Some(SERVED), true) {
                 self.open(packet);
-                let plain = packet.plain && opens(packet) && by_gateway && !is_anycast_or_far(self, packet.dst);
+                let plain = self.enters(packet, Place::B, SERVED) && packet.plain && opens(packet);
+                let plain = plain && by_gateway && !is_anycast_or_far(self, packet.dst);
                 said.lets(Place::B, plain && packet.hops > 1, "a published port");
                 said.may(Place::Device, "a published port");
             }
-            return;
-        }
-        if matches!(packet.icmp4(), Some(13 | 15 | 17)) {
-            // Nobody needs them, and they tell the clock and the net mask (RFC 6633, RFC 6918).
+            if is_anycast_or_far(self, packet.dst) && self.may_reach(End::Device, packet) {
+                said.may(Place::Device, "where nothing is published");
+            }
             return;
         }
         if self.may_reach(End::Device, packet) {
@@ -259,18 +272,11 @@ impl Model<'_> {
     }
 }
 
-/// Local, but not where everybody finds it: what a kernel makes of it is its own matter.
-fn is_anycast_or_far(model: &Model, dst: IpAddr) -> bool {
-    let usual = model.world.gateways.iter().chain([&model.world.uplink]);
-    !usual.into_iter().any(|host| dst == host.v4 || dst == host.v6)
-}
-
 /// What no container sends to anybody.
 fn rogue(packet: &Packet) -> Option<Refused> {
     match (&packet.transport, packet.proto) {
         (Transport::Udp { .. }, _) if packet.is_dhcp_answer() => Some("a DHCP answer, and it is no server (RFC 7610)"),
-        (Transport::Icmp { kind: 5, .. }, ICMP) => Some("an ICMP redirect"),
-        (Transport::Icmp { kind: 134 | 137, .. }, ICMP6) => Some("a router advertisement or redirect (RFC 6105)"),
+        (Transport::Icmp { kind: 134, .. }, ICMP6) => Some("a router advertisement (RFC 6105)"),
         (Transport::Icmp { kind: 130, .. }, ICMP6) | (Transport::Igmp { kind: 0x11 }, _) => {
             Some("a query: it would become the querier (RFC 4541)")
         }

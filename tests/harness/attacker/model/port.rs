@@ -1,9 +1,10 @@
 //! What a LAN port of the pool's bridge sends: a stranger, whatever it claims. The rest of its traffic is the device's.
 
+use super::super::Place;
+use super::super::judgement::{Judgement, Verdict};
 use super::super::reading::{Arp, Content, Packet, Reading, Transport};
 use super::super::world::{self, End};
-use super::super::{Place, judgement::Judgement};
-use super::{Model, Refused, opens};
+use super::{Model, Refused, opens, unasked};
 use std::net::IpAddr;
 
 const BROADCAST: [u8; 6] = [0xff; 6];
@@ -21,7 +22,12 @@ impl Model<'_> {
         };
         if !frame.tags.is_empty() {
             for place in [Place::A, Place::B] {
-                said.say(place, super::super::judgement::Verdict::MustNot, "containers have no VLANs");
+                // What is the device's to route leaves it without the tag.
+                if frame.dst == self.world.gateways[0].mac {
+                    said = said.weakened_at(place);
+                } else {
+                    said.say(place, Verdict::MustNot, "containers have no VLANs");
+                }
             }
         }
         Ok(said)
@@ -53,6 +59,9 @@ impl Model<'_> {
         if world::is_group(src) {
             return Err("a source that is a group");
         }
+        if self.speaks_for_another(packet) {
+            return Err("it speaks for another's address");
+        }
         if let Transport::Later = packet.transport {
             let mut said = self.later(Place::Lan, packet).unwrap_or_else(Judgement::nobody);
             // Its stack waits for the first, whichever comes first.
@@ -63,16 +72,21 @@ impl Model<'_> {
         let mut said = Judgement::nobody("a stranger to containers");
         said.may(Place::Out, "what a LAN host sends out is the device's to route");
         self.for_containers(frame, packet, &mut said);
+        if self.world.is_device(src) {
+            said.may(Place::Device, "an anycast address: what answers goes to the device");
+        }
         match self.world.end(dst) {
             End::Device => {
                 let lan = &self.world.lan;
                 let honest = (src == lan.v4 || src == lan.v6) && frame.src == lan.mac;
                 let near = dst == self.world.gateways[0].v4 || dst == self.world.gateways[0].v6;
                 let plain = packet.plain && honest && near && frame.dst == self.world.gateways[0].mac;
-                let usual = !matches!(packet.proto, 2) && !packet.is_error();
+                let usual = packet.proto != 2 && !packet.is_error() && !matches!(packet.icmp6(), Some(133..=137));
                 said.lets(Place::Device, plain && usual, "the device's own");
             }
             End::Stranger(_) if world::is_group(dst) => said.may(Place::Device, "a group that the device may be in"),
+            // The oldest broadcast address (RFC 1122 section 3.3.6).
+            End::Stranger(_) if dst.is_unspecified() => said.may(Place::Device, "a broadcast"),
             _ => {}
         }
         Ok(said)
@@ -80,10 +94,10 @@ impl Model<'_> {
 
     fn for_containers(&mut self, frame: &Reading, packet: &Packet, said: &mut Judgement) {
         let Packet { src, dst, .. } = *packet;
-        if packet.is_dhcp_answer() || matches!(packet.icmp6(), Some(134 | 137)) {
+        if packet.is_dhcp_answer() || unasked(packet) || packet.icmp6() == Some(134) {
             return;
         }
-        let discovery = self.is_honest_discovery(packet);
+        let discovery = matches!(packet.icmp6(), Some(133 | 135 | 136));
         let known_error = packet.is_error() && self.quotes_known(packet);
         for (place, host) in self.world.containers() {
             let near = place != Place::C;
@@ -94,12 +108,13 @@ impl Model<'_> {
             if near && discovery || known_error {
                 said.may(place, "part of having a link, or an error about a flow that may be");
             } else if packet.is_error() {
-                continue;
+                said.say(place, Verdict::MustNot, "an error about no flow of that link");
             } else if !self.stranger_may(packet, place) {
-                if self.answers(packet) || self.untold(packet, place) {
+                if self.answers(packet) {
                     said.may(place, "it may answer a flow of the container's");
                 }
             } else if world::is_group(dst) {
+                self.answered_by(packet, place);
                 said.may(place, "a group of the link");
             } else {
                 self.open(packet);
@@ -110,41 +125,21 @@ impl Model<'_> {
         }
     }
 
-    /// What the device's own stack forwards is no flow that pv-net keeps: who spoke first cannot be told of what has no ports,
-    /// nor of a TCP segment that opens nothing. The rules alone are asked.
-    fn untold(&self, packet: &Packet, place: Place) -> bool {
-        let port = packet.ports().map(|(_, to)| to);
-        let (from, to) = (End::Stranger(packet.src), End::Container(place));
-        let denied = self.world.policy.rules_say(from, to, packet.proto, port) == Some(false);
-        let tracked = match packet.transport {
-            Transport::Tcp { flags, .. } => flags & 0x17 == 0x02,
-            Transport::Udp { .. } => true,
-            Transport::Icmp { .. } => opens(packet),
-            _ => false,
-        };
-        !tracked && !denied
-    }
-
     /// Neighbours on the pool's own link need nothing published, but a rule can deny them; others need a rule.
     fn stranger_may(&self, packet: &Packet, place: Place) -> bool {
         let port = packet.ports().map(|(_, to)| to);
         let (from, to) = (End::Stranger(packet.src), End::Container(place));
         let said = self.world.policy.rules_say(from, to, packet.proto, port);
-        let near =
-            packet.src.is_unspecified() || world::is_link_local(packet.src) || world::pool_at(packet.src) == Some(3);
+        let is_near6 = packet.src.is_ipv6() && world::is_link_local(packet.src);
+        let near = packet.src.is_unspecified() || is_near6 || world::pool_at(packet.src) == Some(3);
         said.unwrap_or(place != Place::C && near)
     }
 
-    /// Neighbour discovery that claims nobody else's address.
-    fn is_honest_discovery(&self, packet: &Packet) -> bool {
+    /// Neighbour discovery that claims an address of the device or of a container on its link (RFC 4861, RFC 4862).
+    fn speaks_for_another(&self, packet: &Packet) -> bool {
         let Transport::Icmp { body, .. } = &packet.transport else { return false };
         let target = body.get(..16).and_then(|t| <[u8; 16]>::try_from(t).ok()).map(IpAddr::from);
-        let free = target.is_some_and(|target| !self.world.is_taken(target));
-        match packet.icmp6() {
-            Some(133) => true,
-            Some(135) => free || !packet.src.is_unspecified(),
-            Some(136) => free,
-            _ => false,
-        }
+        let claims = packet.icmp6() == Some(136) || packet.icmp6() == Some(135) && packet.src.is_unspecified();
+        claims && target.is_some_and(|target| self.world.is_taken(target) && target != self.world.c.link_local)
     }
 }

@@ -3,7 +3,7 @@
 use super::super::reading::{ARP_UNREADABLE, Content, Packet, Reading, TCP, Transport, UDP};
 use super::super::world::{self, End, PUBLISHED, SERVED};
 use super::super::{Place, judgement::Judgement};
-use super::{Model, Refused, opens};
+use super::{Model, Refused, is_anycast_or_far, opens, unasked};
 use std::net::IpAddr;
 
 impl Model<'_> {
@@ -55,12 +55,14 @@ impl Model<'_> {
             && !world::is_link_local(src)
             && !self.is_container_link_local(src);
         match self.world.end(dst) {
-            End::Container(to) if somebody && dst != self.world.host(to).link_local => {
+            End::Container(to) if somebody && !unasked(packet) && dst != self.world.host(to).link_local => {
                 self.routed(frame, packet, to, &mut said);
             }
             End::Container(_) => {}
             End::Device => self.at_device(frame, packet, somebody, &mut said),
             End::Stranger(_) if world::is_group(dst) => said.may(Place::Device, "a group that the device may be in"),
+            // The oldest broadcast address (RFC 1122 section 3.3.6).
+            End::Stranger(_) if dst.is_unspecified() => said.may(Place::Device, "a broadcast"),
             End::Stranger(_) if world::is_in_pool(dst) => {
                 said.may(Place::Lan, "a LAN host is the device's to route to")
             }
@@ -78,17 +80,21 @@ impl Model<'_> {
         let port = packet.ports().map(|(_, to)| to);
         if self.world.policy.allows(End::Stranger(packet.src), End::Container(to), packet.proto, port, false) {
             self.open(packet);
-            let plain = self.is_plain(frame, packet) && opens(packet) && packet.hops > 1;
+            let port = port.unwrap_or_default();
+            let plain = self.enters(packet, to, port) && self.is_plain(frame, packet) && opens(packet);
+            let plain = plain && packet.hops > 1;
             said.lets(to, plain, "a rule lets it in");
         } else if self.answers(packet) {
             said.may(to, "it may answer a flow of the container's");
+        } else if self.was_open(packet) {
+            said.may(to, "the reset that tells the container that its flow is refused now");
         }
     }
 
     fn at_device(&mut self, frame: &Reading, packet: &Packet, somebody: bool, said: &mut Judgement) {
         let published = matches!(packet.proto, TCP | UDP) && packet.ports().is_some_and(|(_, to)| to == PUBLISHED);
         if !published {
-            let plain = self.is_plain(frame, packet) && somebody && packet.proto != 2;
+            let plain = self.is_plain(frame, packet) && somebody && packet.proto != 2 && !packet.is_error();
             let plain = plain && !self.may_be_reply(packet);
             let own = packet.dst == self.world.uplink.v4 || packet.dst == self.world.uplink.v6;
             return said.lets(Place::Device, plain && own, "the device's own");
@@ -97,8 +103,11 @@ impl Model<'_> {
         let (from, to) = (End::Stranger(packet.src), End::Container(Place::B));
         if somebody && self.world.policy.allows(from, to, packet.proto, Some(SERVED), true) {
             self.open(packet);
-            let plain = self.is_plain(frame, packet) && opens(packet) && packet.hops > 1;
-            said.lets(Place::B, plain && !world::is_link_local(packet.dst), "a published port");
+            let plain = self.enters(packet, Place::B, SERVED) && self.is_plain(frame, packet) && opens(packet);
+            let plain = plain && packet.hops > 1 && !is_anycast_or_far(self, packet.dst);
+            said.lets(Place::B, plain, "a published port");
+        } else if self.was_open(packet) {
+            said.may(Place::B, "the reset that tells the container that its flow is refused now");
         }
     }
 

@@ -1,5 +1,6 @@
 //! The checks, in the order in which they run. A new one is a function and a line in its list.
 
+mod attacker;
 mod cards;
 mod floor;
 mod forwarding;
@@ -72,6 +73,7 @@ const SUITE: &[Check] = &[
     ("killed daemon", life::killed),
     ("stopped daemon", life::stopped),
     ("replaced daemon", life::replaced),
+    ("random attacker", attacker::nobody_gets_round_it),
     ("detach and attach", life::detach),
     ("down leaves nothing", life::down),
 ];
