@@ -69,6 +69,12 @@ pub fn claim(
         let _ = TRANSIENT.insert(&*reply_key, &*flow, 0);
         return Ok(None);
     }
+    if found == CLAIMED {
+        if plan.masquerade != 0 && attempt == 0 {
+            nat::own(key, u32::from(plan.offset), flow.forward.last_used);
+        }
+        return Ok(None);
+    }
     flow::finish(flow, reply_key);
     match found {
         MINE => {
@@ -81,16 +87,6 @@ pub fn claim(
             }
             Ok(Some(open))
         }
-        NOBODYS => {
-            // Another CPU may have been quicker; the sender tries again.
-            if TRANSIENT.insert(&*reply_key, &*flow, BPF_NOEXIST as u64).is_err() {
-                return Err(DropReason::NatExhausted);
-            }
-            if plan.masquerade != 0 && attempt == 0 {
-                nat::own(key, u32::from(plan.offset), flow.forward.last_used);
-            }
-            Ok(None)
-        }
         _ => {
             // An entry of an older epoch, or of another MAC: replaced by the packet that follows.
             let _ = TRANSIENT.insert(&*reply_key, &*flow, 0);
@@ -101,8 +97,8 @@ pub fn claim(
     }
 }
 
-/// What [`pv_try_port`] says when nobody has the key.
-const NOBODYS: u32 = u32::MAX;
+/// What [`pv_try_port`] says when nobody had the key: the flow has it now.
+const CLAIMED: u32 = u32::MAX;
 /// The opening flow itself has it.
 const MINE: u32 = u32::MAX - 1;
 /// The same flow, established, and opened by who sends now.
@@ -112,7 +108,7 @@ const SERVED: u32 = u32::MAX - 3;
 /// Another one has it, and makes no room. What is below says how unwillingly it would.
 const UNMOVED: u32 = u32::MAX - 4;
 
-/// Tries a port: writes it, and the key of the replies, and says who has that. A global function: the verifier goes
+/// Tries a port: writes it, and the key of the replies, and claims that, or says who has it. A global function: the verifier goes
 /// through it once, and not once for each way through the attempts before.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -127,7 +123,13 @@ pub extern "C" fn pv_try_port(skb: *mut __sk_buff, attempt: u32, goes_on: u32) -
     write_reply_key(reply_key, flow, plan, sport_be);
     match holder(reply_key, &flow.origin, flow.forward.last_used) {
         // What is left of a connection whose flow has ended: outside it would come from another address or port.
-        NOBODYS if masquerade && (goes_on != 0 || is_devices(skb, reply_key, offset)) => UNMOVED,
+        CLAIMED if masquerade && (goes_on != 0 || is_devices(skb, reply_key, offset)) => UNMOVED,
+        CLAIMED => {
+            flow::finish(flow, reply_key);
+            // Another CPU may have been quicker.
+            let claimed = TRANSIENT.insert(&*reply_key, &*flow, BPF_NOEXIST as u64);
+            if claimed.is_ok() { CLAIMED } else { UNMOVED }
+        }
         // Without masquerade there is one port, and who has it keeps it.
         cost if cost < UNMOVED && !masquerade => UNMOVED,
         said => said,
@@ -173,7 +175,7 @@ fn holder(reply_key: &FlowKey, key: &FlowKey, ticks: u64) -> u32 {
         let own = opener.ifindex == key.ifindex && key.proto != IPPROTO_TCP as u32;
         return if own { cost(1, entry, ticks) } else { UNMOVED };
     }
-    let Some(found) = TRANSIENT.get_ptr(reply_key) else { return NOBODYS };
+    let Some(found) = TRANSIENT.get_ptr(reply_key) else { return CLAIMED };
     // SAFETY: as above.
     let found = unsafe { &*found };
     if found.origin == *key {

@@ -42,6 +42,11 @@ fn lab(flow_table: u32) -> Result<Lab> {
     let other = device.attach("other", "internal")?;
     let (wan_mac, uplink_mac) = (outside.mac("eth0")?, device.ns.mac("up0")?);
     let gateway_mac = device.ns.mac("pvbr3")?;
+    // Known from the start: nothing that programs send in a test run makes the kernel ask for the next hop.
+    let router = outside.ip("-br link show eth0")?.split_whitespace().nth(2).context("a MAC")?.to_owned();
+    for host in ["192.0.2.9", "2001:db8:1::9"] {
+        device.ns.ip(&format!("neigh replace {host} lladdr {router} dev up0 nud permanent"))?;
+    }
     Ok(Lab { device, _outside: outside, containers: vec![web, other], wan_mac, uplink_mac, gateway_mac })
 }
 
