@@ -85,12 +85,12 @@ fn ip(packet: &mut Packet, me: &InterfaceInfo) -> i32 {
     }
     let of_link = match sender {
         // What its sender's program let pass to a neighbour is about the link, not by it.
-        Sender::Container(_) => guard::is_discovery(packet) || answers && packet.is_icmp_error(),
+        Sender::Container(_) => guard::is_discovery(packet) || answers && ends(packet),
         Sender::Device => is_link_matter(packet, me),
         Sender::Stranger => guard::is_discovery(packet),
     };
     // A reset ends things. It may be the very answer to a segment that was refused.
-    if of_link || packet.later || sender.is_device() && (packet.is_icmp_error() || packet.tcp_has(TCP_RST)) {
+    if of_link || packet.later || sender.is_device() && ends(packet) {
         packet.admit_leaving();
         return ACT_OK;
     }
@@ -102,6 +102,12 @@ fn ip(packet: &mut Packet, me: &InterfaceInfo) -> i32 {
         }
         _ => hand_on(packet.skb, Stage::Inbound),
     }
+}
+
+/// Whether the packet is the end of something, or says that it is.
+#[inline(always)]
+fn ends(packet: &Packet) -> bool {
+    packet.is_icmp_error() || packet.tcp_has(TCP_RST)
 }
 
 /// What is wrong with the packet, whatever the rules say.

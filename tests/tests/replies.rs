@@ -1,4 +1,4 @@
-//! Replies to what came in by an uplink: by the same link, and to the router that the flow's packets come from.
+//! Replies to what came in by an uplink: by the same link, and to the router that the kernel knows.
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE, HOST};
@@ -77,6 +77,12 @@ fn they_follow_a_router_that_takes_over() -> Result<()> {
         let ends = pair(ends)?;
         for (round, router) in [0, 0, 0, 1, 1, 0].into_iter().enumerate() {
             let text = format!("round {round} from {}", ends.1);
+            // The frame alone leads no answer away: it is the kernel that knows who the next hop is.
+            let [a, b, c, d, e, f] = ROUTERS[router];
+            for hop in ["192.0.2.9", "2001:db8:1::9"] {
+                let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+                lab.device.ns.ip(&format!("neigh replace {hop} lladdr {mac} dev up0 nud permanent"))?;
+            }
             lab.first.send(&asks(&lab.device, "up0", ROUTERS[router], ends, &text)?)?;
             // Not the question itself, that this socket sees as well.
             let is_answer = |f: &[u8]| f[6..12] != ROUTERS[router] && f.ends_with(text.as_bytes());
