@@ -107,7 +107,6 @@ impl Lab {
         let table = self.table();
         let (key, entry) =
             table.iter().find(|(k, _)| k.sport_be == port && own.contains(&k.src)).context("it is no flow")?;
-        ensure!(entry.sport_be == port, "its port was taken outside");
         let opposite = entry.opposite_key(key.proto);
         Ok([(*key, *entry), (opposite, *table.get(&opposite).context("half a flow")?)])
     }

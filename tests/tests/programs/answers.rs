@@ -134,20 +134,26 @@ fn errors_and_fragments_are_not_answered() -> Result<()> {
         let mut later = between(&a, a.gateway_mac, &later);
         super::fix_ipv4(&mut later);
         let fragment6 = frame::ipv6(a.v6, c.v6, 44, &[&[17, 0, 0, 0x20, 0, 0, 0, 1][..], &[0; 32]].concat());
-        for (what, frame) in [
+        for (what, reason, frame) in [
             (
                 "port unreachable",
+                "forged-icmp",
                 between(&a, a.gateway_mac, &frame::icmp(a.v4.into(), c.v4.into(), &message(3, 3, &quoted))),
             ),
             (
                 "port unreachable, IPv6",
+                "forged-icmp",
                 between(&a, a.gateway_mac, &frame::icmp(a.v6.into(), c.v6.into(), &message(1, 4, &quoted6))),
             ),
             // Too short to be quoted.
-            ("eight bytes too few", between(&a, a.gateway_mac, &frame::ipv4(a.v4, c.v4, 132, &[0; 7]))),
+            (
+                "eight bytes too few",
+                "pool-isolated",
+                between(&a, a.gateway_mac, &frame::ipv4(a.v4, c.v4, 132, &[0; 7])),
+            ),
         ] {
             let (ran, grown) = lab.counted(&a, &frame)?;
-            ensure!(ran.verdict == SHOT && grown == ["pool-isolated"], "{what}: {} {grown:?}", ran.verdict);
+            ensure!(ran.verdict == SHOT && grown == [reason], "{what}: {} {grown:?}", ran.verdict);
         }
         for (what, frame) in [("IPv4", later), ("IPv6", between(&a, a.gateway_mac, &fragment6))] {
             let (ran, grown) = lab.counted(&a, &frame)?;

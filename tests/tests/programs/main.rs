@@ -53,8 +53,7 @@ fn a_flow_says_how_far_it_is_and_when_it_was_used() -> Result<()> {
             let back = |flags| between(&b, a.mac, &frame::tcp(server, client, flags, b""));
             for (what, from, frame, original, reply) in [
                 ("SYN", &a, there(SYN), Some((Opening, true)), None),
-                // The answer itself went before there was an entry for it.
-                ("SYN and ACK", &b, back(SYN | ACK), Some((Established, true)), Some((Established, false))),
+                ("SYN and ACK", &b, back(SYN | ACK), Some((Established, true)), Some((Established, true))),
                 ("data back", &b, back(ACK), Some((Established, true)), Some((Established, true))),
                 ("FIN", &a, there(FIN | ACK), Some((Established, true)), Some((Established, true))),
                 ("FIN back", &b, back(FIN | ACK), Some((Closing, true)), Some((Closing, true))),
