@@ -10,7 +10,7 @@ pub struct Campaign {
     /// `PV_NET_SEED`, else another one each time.
     pub seed: u64,
     /// `PV_NET_SHOT`: where to begin, to repeat what has failed.
-    pub shot: u32,
+    pub shot: Option<u32>,
     /// `PV_NET_FRAMES`: how many frames.
     pub frames: usize,
 }
@@ -21,7 +21,7 @@ impl Campaign {
     pub fn of(frames: usize) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
         let seed = number("PV_NET_SEED").unwrap_or(u64::from(now));
-        Self { seed, shot: number("PV_NET_SHOT").unwrap_or(0), frames: number("PV_NET_FRAMES").unwrap_or(frames) }
+        Self { seed, shot: number("PV_NET_SHOT"), frames: number("PV_NET_FRAMES").unwrap_or(frames) }
     }
 
     /// Sends them all; `note` is told what each policy has seen.
@@ -31,12 +31,14 @@ impl Campaign {
     pub fn run(&self, mut note: impl FnMut(&str)) -> Result<()> {
         let policies = policies();
         let frames = self.frames.div_ceil(policies.len());
-        note(&format!("PV_NET_SEED={} PV_NET_SHOT={} PV_NET_FRAMES={}", self.seed, self.shot, self.frames));
+        note(&format!("PV_NET_SEED={} PV_NET_FRAMES={}", self.seed, self.frames));
         let lab = Lab::start(&policies[0])?;
         let (mut memory, mut failed) = (Memory::default(), Vec::new());
-        for (n, policy) in (0..).zip(policies) {
+        for (n, policy) in policies.into_iter().enumerate() {
             lab.reload(&policy)?;
-            let attack = Attack { seed: self.seed.wrapping_add(n), first: self.shot, frames };
+            // Shots of their own, and with them marks: what arrives late is not taken for a frame of the next policy.
+            let first = self.shot.map_or_else(|| u32::try_from(n * frames), Ok)?;
+            let attack = Attack { seed: self.seed.wrapping_add(n as u64), first, frames };
             match attack.run(&lab, &lab.world(policy)?, &mut memory) {
                 Ok(report) => note(&format!("policy {n}: {report:?}")),
                 Err(why) => failed.push(format!("policy {n}: {why}")),

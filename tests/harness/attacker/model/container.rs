@@ -97,6 +97,13 @@ impl Model<'_> {
                 End::Device => self.for_device(frame, packet, &mut said),
                 End::Stranger(_) => self.for_stranger(frame, packet, &mut said),
             }
+            // Known and open: the data plane looks at the last 64 bits of a link-local address, where RFC 4291 section
+            // 2.5.6 has zeros in front of them. It asks the rules about that container, which does not take the packet.
+            if let Some(to) = self.world.alias(dst).filter(|to| *to != Place::A) {
+                if self.may_reach(End::Container(to), packet) {
+                    said.may(to, "an alias of its link-local address");
+                }
+            }
         }
         Ok(said)
     }
@@ -223,6 +230,13 @@ impl Model<'_> {
     }
 
     fn for_device(&mut self, frame: &Reading, packet: &Packet, said: &mut Judgement) {
+        if is_anycast_or_far(self, packet.dst) {
+            // What answers speaks from another address. On a link that does not forward nobody is anycast: it leads out.
+            self.answered_by(packet, Place::Device);
+            if self.may_reach(End::Stranger(packet.dst), packet) {
+                said.may(Place::Out, "an address of the uplink's network");
+            }
+        }
         let by_gateway = frame.dst == self.world.gateways[0].mac;
         if matches!(packet.proto, TCP | UDP) && packet.ports().is_some_and(|(_, to)| to == PUBLISHED) {
             let to = End::Container(Place::B);
