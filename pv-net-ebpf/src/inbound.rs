@@ -13,7 +13,9 @@ use crate::{
     share,
     verdict::{self, ACT_OK},
 };
-use pv_net_common::{DropReason, FlowKey, InterfaceInfo, Ip, Stage, TransientFlow};
+use pv_net_common::{DropReason, FlowKey, InterfaceInfo, Ip, Stage, TransientFlow, 
+    flow::{FLOW_DEVICE, FLOW_STACK},
+};
 
 /// Who sends.
 #[derive(Clone, Copy)]
@@ -232,15 +234,23 @@ fn is_link_matter(packet: &Packet, me: &InterfaceInfo) -> bool {
     guard::is_discovery(packet) || !packet.tracked && guard::is_group(packet.key.dst, me)
 }
 
-/// The note of the packet's flow, whoever spoke first. A new connection is no part of an old one.
+/// The note of the packet's flow, whoever spoke first. A new connection is no part of an old one. What the map has of
+/// flows by uplinks and between containers is no note: their packets do not come this way.
 #[inline(always)]
 fn noted(packet: &mut Packet, replies: &FlowKey) -> Option<&'static mut TransientFlow> {
     // In place: the stack is too small for another key.
     let link = core::mem::take(&mut packet.key.ifindex);
-    let answers = if packet.opens_tcp() { None } else { TRANSIENT.get_ptr_mut(&packet.key) };
+    let answers = if packet.opens_tcp() { None } else { note(&packet.key) };
     packet.key.ifindex = link;
+    answers.or_else(|| note(replies))
+}
+
+#[inline(always)]
+fn note(key: &FlowKey) -> Option<&'static mut TransientFlow> {
     // SAFETY: a map value stays readable for the program's run.
-    answers.or_else(|| TRANSIENT.get_ptr_mut(replies)).map(|open| unsafe { &mut *open })
+    let open = TRANSIENT.get_ptr_mut(key).map(|open| unsafe { &mut *open })?;
+    // A test of one bit becomes arithmetic with the pointer, that the verifier refuses.
+    if open.reply.flags & !FLOW_DEVICE == FLOW_STACK { Some(open) } else { None }
 }
 
 /// A refused packet: the device learns at once, others are left in silence.

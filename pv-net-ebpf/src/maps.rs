@@ -258,7 +258,11 @@ pub fn endpoint_at(addr: Ip, link: u32) -> Option<&'static EndpointInfo> {
 /// The container that has `addr` on the bridge of pool `pool_id`.
 #[inline(always)]
 pub fn endpoint_in(addr: Ip, pool_id: u32) -> Option<&'static EndpointInfo> {
-    holder(if addr.is_link_local() { addr.of_pool(pool_id) } else { addr })
+    if !addr.is_link_local() {
+        return holder(addr);
+    }
+    // The word that has the pool's number is zero in every link-local address (RFC 4291 section 2.5.6).
+    if addr.words_be[1] == 0 { holder(addr.of_pool(pool_id)) } else { None }
 }
 
 #[inline(always)]

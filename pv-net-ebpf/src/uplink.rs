@@ -5,7 +5,7 @@ use crate::{
     decide::Ask,
     flow,
     forward::{denied, known, plan_of},
-    guard::{is_discovery, is_for_dhcp_client, is_unasked, same_mac},
+    guard::{is_discovery, is_for_dhcp_client, is_unasked, same_mac, spoken_for},
     maps::{FLOWS, Plan, Scratch, endpoint, epoch, hand_on, is_local, is_of_device, network, scratch, uplink},
     nat,
     outside::is_resolved,
@@ -56,8 +56,8 @@ fn judge_source(packet: &Packet) -> Result<(), DropReason> {
     if src.is_loopback() || dst.is_loopback() {
         return Err(DropReason::Martian);
     }
-    // Who has an address that the device is about to take says so with it (RFC 4862 section 5.4.4): to the stack alone.
-    let defends = is_discovery(packet) && endpoint(dst).is_none();
+    // Who has an address that the device is about to take says so to all, with that address (RFC 4862 section 5.4.4).
+    let defends = is_discovery(packet) && dst.is_multicast() && spoken_for(packet) == Some(src);
     if is_of_device(src) && !defends || network(src).is_some() { Err(DropReason::ForgedSource) } else { Ok(()) }
 }
 

@@ -30,6 +30,11 @@ impl Model<'_> {
             return Err("loopback is never on a wire (RFC 1122, RFC 4291)");
         }
         if self.world.is_taken(src) && !self.is_container_link_local(src) || world::is_in_pool(src) {
+            if defends_own_address(packet) {
+                let mut said = Judgement::nobody("an address that is the device's");
+                said.may(Place::Device, "who has an address that the device takes says so (RFC 4862)");
+                return Ok(said);
+            }
             return Err("a source that is not behind the uplink");
         }
         if let Transport::Later = packet.transport {
@@ -125,4 +130,11 @@ impl Model<'_> {
         };
         self.world.is_device(dst) && self.memory.peers.contains(&(src, proto, from))
     }
+}
+
+/// An advertisement to all of the very address that it is from.
+fn defends_own_address(packet: &Packet) -> bool {
+    let Transport::Icmp { body, .. } = &packet.transport else { return false };
+    let target = body.get(..16).and_then(|t| <[u8; 16]>::try_from(t).ok()).map(IpAddr::from);
+    packet.icmp6() == Some(136) && packet.hops == 255 && world::is_group(packet.dst) && target == Some(packet.src)
 }
