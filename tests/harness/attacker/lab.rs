@@ -35,7 +35,8 @@ impl Lab {
         let out = device.outside(UPLINK, &DEVICE, &HOST)?;
         // Somebody's own bridge, that the pool borrows.
         let lan = Namespace::new("lan")?;
-        link::make(&device.ns, LinkBridge::new("pvbr3").build())?;
+        // With a MAC of its own: else it takes that of a port, and keeps the link-local address of the one before.
+        link::make(&device.ns, LinkBridge::new("pvbr3").address(vec![2, 0, 0, 0, 3, 1]).build())?;
         device.ns.connect(("lan0", &[]), &lan, ("eth0", &world::LAN))?;
         link::enslave(&device.ns, "lan0", "pvbr3")?;
         device.start()?;

@@ -133,6 +133,8 @@ pub(crate) struct World {
 pub(crate) const PUBLISHED: u16 = 8080;
 /// Where `b` serves.
 pub(crate) const SERVED: u16 = 80;
+/// Where containers have servers that answer.
+pub(crate) const SERVERS: [u16; 2] = [SERVED, 7000];
 /// Addresses of the world behind `out`.
 pub(crate) const WORLD: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(198, 51, 100, 7), Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 7));

@@ -1,7 +1,7 @@
 //! What a container sends: only as itself, and to whom it may.
 
 use super::super::reading::{Arp, Content, ICMP6, Packet, Reading, TCP, Transport, UDP};
-use super::super::world::{self, End, PUBLISHED, SERVED};
+use super::super::world::{self, End, PUBLISHED, SERVED, SERVERS};
 use super::super::{Place, judgement::Judgement};
 use super::{Model, Refused, is_anycast_or_far, opens, unasked};
 use std::net::IpAddr;
@@ -224,7 +224,8 @@ impl Model<'_> {
             let plain = self.enters(packet, to, port) && packet.plain && known;
             let plain = plain && frame.dst == by && (near || packet.hops > 1);
             said.lets(to, plain, "one container may reach the other");
-        } else if self.answers(packet) {
+        } else if self.answers(packet) || packet.ports().is_some_and(|(_, to)| SERVERS.contains(&to)) {
+            // Also of a server that answered under the policy before: its last word may have opened a flow.
             said.may(to, "it may answer a flow of the other's");
         }
     }
