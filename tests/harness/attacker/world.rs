@@ -289,14 +289,6 @@ impl World {
         self.containers().into_iter().find(|(_, host)| host.has(addr)).map(|(place, _)| place)
     }
 
-    /// The container whose link-local address differs from `addr` in bits 32 to 63 alone.
-    pub(crate) fn alias(&self, addr: IpAddr) -> Option<Place> {
-        let IpAddr::V6(v6) = addr else { return None };
-        let [a, b, _, _, rest @ ..] = v6.segments();
-        let [e, f, g, h] = rest;
-        self.container(Ipv6Addr::new(a, b, 0, 0, e, f, g, h).into()).filter(|_| is_link_local(addr))
-    }
-
     pub(crate) fn containers(&self) -> [(Place, &Host); 3] {
         [(Place::A, &self.a), (Place::B, &self.b), (Place::C, &self.c)]
     }

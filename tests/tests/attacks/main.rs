@@ -16,4 +16,5 @@ mod shares;
 mod sizes;
 mod stack;
 mod trial;
+mod unreadable;
 mod vlan;

@@ -97,13 +97,6 @@ impl Model<'_> {
                 End::Device => self.for_device(frame, packet, &mut said),
                 End::Stranger(_) => self.for_stranger(frame, packet, &mut said),
             }
-            // Known and open: the data plane looks at the last 64 bits of a link-local address, where RFC 4291 section
-            // 2.5.6 has zeros in front of them. It asks the rules about that container, which does not take the packet.
-            if let Some(to) = self.world.alias(dst).filter(|to| *to != Place::A) {
-                if self.may_reach(End::Container(to), packet) {
-                    said.may(to, "an alias of its link-local address");
-                }
-            }
         }
         Ok(said)
     }
