@@ -147,8 +147,9 @@ fn round(device: &Device, number: usize) -> Result<()> {
 
 #[test]
 fn the_first_packets_of_an_empty_pool_are_not_lost() -> Result<()> {
-    let device = Device::started(&configs::masqueraded())?;
+    let mut device = Device::new(&configs::masqueraded())?;
     let _outside = device.outside(configs::UPLINK, &configs::DEVICE, &configs::HOST)?;
+    device.start()?;
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let load = scope.spawn(|| load(&over));

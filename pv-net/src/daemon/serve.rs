@@ -9,8 +9,11 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What changes within this time of the last change is acted on together: a storm of routes costs little.
-const CALM: Duration = Duration::from_millis(200);
+/// Changes are acted on at once, but a storm of them takes no more than this part of the daemon's time: what comes in the
+/// rest is acted on together.
+const STORM_SHARE: u32 = 4;
+/// The longest that a change waits for that.
+const MAX_CALM: Duration = Duration::from_millis(200);
 
 /// The first sweep measures the kernel's tick rate since the start: whoever asks the daemon at once does not wait for it.
 const FIRST_SWEEP: Duration = Duration::from_secs(1);
@@ -47,13 +50,14 @@ pub async fn run(paths: Paths) -> Result<(), Failure> {
             Some(event) = links.recv() => {
                 tokio::time::sleep_until(calm).await;
                 let mut daemon = shared.daemon().await;
+                let begun = tokio::time::Instant::now();
                 daemon.on_event(&event).await;
                 // What came together is handled together.
                 while let Ok(event) = links.try_recv() {
                     daemon.on_event(&event).await;
                 }
                 daemon.settle().await;
-                calm = tokio::time::Instant::now() + CALM;
+                calm = tokio::time::Instant::now() + (begun.elapsed() * STORM_SHARE).min(MAX_CALM);
             }
             () = tokio::time::sleep_until(sweep) => {
                 let mut daemon = shared.daemon().await;
