@@ -161,8 +161,8 @@ fn is_devices(skb: *mut __sk_buff, reply_key: &FlowKey, offset: u32) -> bool {
 }
 
 /// Who has `reply_key`, seen from the flow that `key` opens at `ticks`. What is over makes room first, then what its own
-/// container has had for longest without a packet, then what others have in the transient map: there is no more of that
-/// than they may have in the flow table, but of somebody who takes all ports to one peer.
+/// container has had for longest without a packet, then what others have in the transient map, then the flow of another
+/// container, without a connection, that is silent for longest.
 #[inline(always)]
 fn holder(reply_key: &FlowKey, key: &FlowKey, ticks: u64) -> u32 {
     if let Some(entry) = FLOWS.get_ptr(reply_key) {
@@ -172,8 +172,13 @@ fn holder(reply_key: &FlowKey, key: &FlowKey, ticks: u64) -> u32 {
         if opener == *key {
             return if entry.flags & FLOW_REPLY != 0 { OPENED } else { SERVED };
         }
-        let own = opener.ifindex == key.ifindex && key.proto != IPPROTO_TCP as u32;
-        return if own { cost(1, entry, ticks) } else { UNMOVED };
+        // An established connection stays. What has none makes room, the opener's own first: nobody keeps all ports to
+        // a peer by having been answered on each.
+        return match opener.ifindex == key.ifindex {
+            _ if key.proto == IPPROTO_TCP as u32 => UNMOVED,
+            true => cost(1, entry, ticks),
+            false => cost(3, entry, ticks),
+        };
     }
     let Some(found) = TRANSIENT.get_ptr(reply_key) else { return CLAIMED };
     // SAFETY: as above.

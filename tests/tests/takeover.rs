@@ -51,7 +51,8 @@ fn links_run_what_is_pinned(device: &Device) -> Result<()> {
     for name in names::PROG_STAGES.iter().chain([&names::PROG_CLOCK, &names::PROG_FROM_UPLINK]) {
         ensure!(programs.contains_key(*name), "{name} is not pinned: {programs:?}");
     }
-    ensure!(links.len() == 4 + names::PROG_SOCK.len(), "{links:?}");
+    // Of two containers, each both ways, and of the bridges of two pools.
+    ensure!(links.len() == 6 + names::PROG_SOCK.len(), "{links:?}");
     for (pin, (_, program)) in links {
         let names = pin.components().filter_map(|part| programs.get(part.as_os_str().to_str()?)).collect::<Vec<_>>();
         ensure!(names == [&program], "{} runs {program}, pinned are {programs:?}", pin.display());

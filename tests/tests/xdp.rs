@@ -174,7 +174,8 @@ fn sources_of_pools_do_not_come_from_outside() -> Result<()> {
 
 #[test]
 fn a_source_above_its_rate_is_cut_and_the_others_are_not() -> Result<()> {
-    let filter = json!({"rate_limit": {"packets_per_second": 2, "burst": 20}});
+    // Else both IPv6 sources would be one.
+    let filter = json!({"rate_limit": {"packets_per_second": 2, "burst": 20, "ipv6_prefix": 128}});
     let lab = lab(&config(&filter))?;
     for (n, (host, other, device)) in FAMILIES.into_iter().enumerate() {
         let port = 7100 + u16::try_from(n)?;
