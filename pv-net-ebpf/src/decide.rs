@@ -82,8 +82,7 @@ impl Ask {
     /// that is the gateway of `me`.
     #[inline(always)]
     pub fn to_device_of(self, me: &InterfaceInfo) -> Self {
-        let (first, other) =
-            if self.dst.is_v4() { (me.gateway4, me.gateway6) } else { (me.gateway6, me.gateway4) };
+        let (first, other) = if self.dst.is_v4() { (me.gateway4, me.gateway6) } else { (me.gateway6, me.gateway4) };
         let gateway = if first.is_unspecified() { other } else { first };
         Self { dst: gateway, device: true, ..self }
     }

@@ -13,7 +13,8 @@ use crate::{
     share,
     verdict::{self, ACT_OK},
 };
-use pv_net_common::{DropReason, FlowKey, InterfaceInfo, Ip, Stage, TransientFlow, 
+use pv_net_common::{
+    DropReason, FlowKey, InterfaceInfo, Ip, Stage, TransientFlow,
     flow::{FLOW_DEVICE, FLOW_STACK},
 };
 
