@@ -1,6 +1,6 @@
-//! Somebody else's address, by an uplink or another link that is no container's.
+//! Somebody else's address, by an uplink.
 
-use crate::lab::{self, Both, Lab, PORT, PUBLISHED, WEB, both, gateway, host, link_local, link_local_of, uplink};
+use crate::lab::{self, Both, Lab, PORT, PUBLISHED, WEB, both, gateway, host, link_local_of, uplink};
 use crate::trial::{Proto, Trial};
 use anyhow::{Result, ensure};
 use harness::configs::UPLINK;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-const FORGED: &[&str] = &["forged-source"];
+pub const FORGED: &[&str] = &["forged-source"];
 const MARTIAN: &[&str] = &["martian"];
 /// For addresses that are both.
-const EITHER: &[&str] = &["forged-source", "martian"];
+pub const EITHER: &[&str] = &["forged-source", "martian"];
 /// An IPv4 address in an IPv6 header: no such packet is one (RFC 4291 section 2.5.5.2 is about programs).
 const MAPPED: &[&str] = &["malformed"];
 
@@ -82,19 +82,19 @@ fn sources(lab: &Lab) -> Result<Vec<Source>> {
 }
 
 /// Of the family of `addr`.
-fn of(pair: Both, addr: IpAddr) -> IpAddr {
+pub fn of(pair: Both, addr: IpAddr) -> IpAddr {
     pair[usize::from(addr.is_ipv6())]
 }
 
 /// Rules by which the host beyond the uplink reaches `a` without a published port.
-fn host_may() -> Value {
+pub fn host_may() -> Value {
     json!([
         {"from": {"cidr": "192.0.2.9/32"}, "to": {"container": "a"}, "action": "allow"},
         {"from": {"cidr": "2001:db8:1::9/128"}, "to": {"container": "a"}, "action": "allow"},
     ])
 }
 
-fn ears(lab: &Lab) -> Result<Vec<Ear>> {
+pub fn ears(lab: &Lab) -> Result<Vec<Ear>> {
     Ok(vec![Ear::stack(&lab.device.ns)?, Ear::link(&lab.a.ns, "eth0")?, Ear::link(&lab.b.ns, "eth0")?])
 }
 
@@ -258,219 +258,6 @@ fn a_redirect_in_the_gateways_name_does_not_come_in() -> Result<()> {
             };
             out.send(&packet)
         })?;
-    }
-    trial.finish()
-}
-
-/// Ports of `a`: one on loopback alone, one on all addresses.
-const LOCAL: u16 = 8081;
-const PORTS: [&str; 6] = [
-    "127.0.0.1:8081:80/tcp",
-    "127.0.0.1:8081:80/udp",
-    "[::1]:8081:80/tcp",
-    "[::1]:8081:80/udp",
-    "8080:80/tcp",
-    "8080:80/udp",
-];
-
-fn loopbacks() -> Vec<IpAddr> {
-    ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"].map(|a| a.parse().expect("an address")).into()
-}
-
-/// RFC 1122 section 3.2.1.3 (g) and RFC 4291 section 2.5.3: loopback is on no wire.
-#[test]
-fn loopback_on_the_wire_reaches_no_port() -> Result<()> {
-    let host_and_lan = |config: &mut Value| config["network"]["policies"] = host_may();
-    let (lab, lan) = lab::prepared(host_and_lan, lan, &PORTS)?;
-    let mut trial = Trial::new(&lab.device, ears(&lab)?);
-    let senders = [
-        ("outside", lab.outsider()?, host()),
-        ("a container", lab.sender(&lab.b.ns, "pvbr3")?, lab.b.addresses()),
-        ("a LAN port", lab.sender(&lan, "pvbr3")?, LAN),
-    ];
-    let mut port = 10_000;
-    for (who, sender, own) in &senders {
-        for loopback in loopbacks() {
-            for proto in Proto::ALL {
-                for dport in [LOCAL, PUBLISHED, PORT] {
-                    port += 1;
-                    let src = (of(*own, loopback), port);
-                    let what = format!("{proto:?} from {who} to {loopback}, port {dport}");
-                    trial.dropped(&what, &["martian", "not-addressed", "malformed"], |mark| {
-                        sender.send(&proto.packet(src, (loopback, dport), mark))
-                    })?;
-                }
-            }
-        }
-        // The same frames to an address of the device do arrive.
-        for (own, to) in own.iter().zip(uplink()) {
-            for proto in [Proto::Syn, Proto::Udp] {
-                port += 1;
-                if *who != "a LAN port" {
-                    trial.passes(format!("{proto:?} from {who} to {to}"), |mark| {
-                        sender.send(&proto.packet((*own, port), (to, PUBLISHED), mark))
-                    })?;
-                }
-            }
-        }
-    }
-    // In a frame to the container's own MAC, past the device's stack.
-    let (_, from_lan, own) = &senders[2];
-    for loopback in loopbacks() {
-        trial.dropped(
-            format!("to {loopback} at the container"),
-            &["martian", "not-addressed", "malformed"],
-            |mark| {
-                let packet = Proto::Udp.packet((of(*own, loopback), 9), (loopback, WEB), mark);
-                from_lan.send_to(lab.a.mac()?, &packet)
-            },
-        )?;
-    }
-    trial.finish()
-}
-
-/// The same addresses as sources: a container behind a port that is not published, the device itself.
-#[test]
-fn a_source_of_loopback_reaches_no_port() -> Result<()> {
-    let rules = json!([{"from": {"container": "b"}, "to": {"container": "a"}, "action": "allow"}]);
-    let (lab, lan) = lab::prepared(|config| config["network"]["policies"] = rules, lan, &PORTS)?;
-    let mut trial = Trial::new(&lab.device, ears(&lab)?);
-    let (b, lan) = (lab.sender(&lab.b.ns, "pvbr3")?, lab.sender(&lan, "pvbr3")?);
-    let reasons = &["martian", "spoofed-ipv4", "spoofed-ipv6", "malformed"];
-    let mut port = 10_000;
-    for loopback in loopbacks() {
-        for (who, sender, own) in [("a container", &b, lab.b.addresses()), ("a LAN port", &lan, LAN)] {
-            for proto in Proto::ALL {
-                port += 1;
-                trial.refused(format!("{proto:?} from {who} as {loopback}"), reasons, |twin, mark| {
-                    let src = twin.pick(loopback, of(own, loopback));
-                    let to = of(lab.a.addresses(), loopback);
-                    sender.send_to(lab.a.mac()?, &proto.packet((src, port), (to, WEB), mark))
-                })?;
-                trial.dropped(format!("{proto:?} from {who} as {loopback} to the device"), reasons, |mark| {
-                    sender.send(&proto.packet((loopback, port), (of(gateway(3), loopback), PORT), mark))
-                })?;
-            }
-        }
-    }
-    trial.finish()
-}
-
-/// A host on a port of the bridge of `internal`.
-const LAN: Both =
-    [IpAddr::V4(Ipv4Addr::new(10, 0, 3, 200)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x5056, 0, 3, 0, 0, 0, 0xc8))];
-
-fn lan(device: &Device) -> Result<Namespace> {
-    lab::lan_port(device, "pvbr3", "lan0", &["10.0.3.200/24", "fd00:5056:0:3::c8/64"])
-}
-
-/// Whom a stranger at a bridge, or at a link that is no uplink, may pretend to be.
-fn insiders(lab: &Lab, denied: Both) -> Result<Vec<(&'static str, IpAddr)>> {
-    let pairs = [
-        ("b", lab.b.addresses()),
-        ("one who is denied", denied),
-        ("one of another pool", lab.c.addresses()),
-        ("the gateway", gateway(3)),
-        ("the device", uplink()),
-    ];
-    let mut all: Vec<_> = pairs.into_iter().flat_map(|(who, pair)| pair.map(|addr| (who, addr))).collect();
-    all.push(("the container itself", lab.a.v4.into()));
-    all.push(("the container itself", lab.a.v6.into()));
-    all.push(("b's link-local", link_local(lab.b.mac()?).into()));
-    all.push(("the bridge's link-local", link_local_of(&lab.device.ns, "pvbr3")?.into()));
-    Ok(all)
-}
-
-/// `c` and `denied` may not reach `a`; the network of the link that is no uplink may.
-fn rules_of_strangers() -> Value {
-    json!([
-        {"from": {"container": "denied"}, "to": {"container": "a"}, "action": "deny"},
-        {"from": {"cidr": "10.0.3.201/32"}, "to": {"container": "a"}, "action": "deny"},
-        {"from": {"cidr": "fd00:5056:0:3::c9/128"}, "to": {"container": "a"}, "action": "deny"},
-        {"from": {"cidr": "198.51.100.9/32"}, "to": {"container": "a"}, "action": "allow"},
-        {"from": {"cidr": "2001:db8:2::9/128"}, "to": {"container": "a"}, "action": "allow"},
-    ])
-}
-
-/// What did not come from a container's link is not that container; the bridge itself checks no address.
-#[test]
-fn a_lan_port_does_not_speak_as_anybody_of_the_pool() -> Result<()> {
-    let (lab, host) = lab::prepared(
-        |config| config["network"]["policies"] = rules_of_strangers(),
-        |device| lab::lan_port(device, "pvbr3", "lan0", &["10.0.3.200/24", "fd00:5056:0:3::c8/64"]),
-        &[],
-    )?;
-    let denied = lab.device.attach("denied", "internal")?;
-    let lan = lab.sender(&host, "pvbr3")?;
-    let mut trial = Trial::new(&lab.device, ears(&lab)?);
-    let mut port = 10_000;
-    let groups = both("224.0.0.251", "ff02::fb");
-    for (who, addr) in insiders(&lab, denied.addresses())? {
-        let reasons = if addr == IpAddr::from(lab.a.v4) || addr == IpAddr::from(lab.a.v6) { EITHER } else { FORGED };
-        for proto in Proto::ALL {
-            port += 1;
-            trial.refused(format!("{proto:?} as {who} ({addr}) to a"), reasons, |twin, mark| {
-                let src = twin.pick(addr, of(LAN, addr));
-                lan.send_to(lab.a.mac()?, &proto.packet((src, port), (of(lab.a.addresses(), addr), PORT), mark))
-            })?;
-            trial.dropped(format!("{proto:?} as {who} ({addr}) to the device"), EITHER, |mark| {
-                lan.send(&proto.packet((addr, port), (of(gateway(3), addr), PORT), mark))
-            })?;
-        }
-        trial.refused(format!("as {who} ({addr}) to a group"), EITHER, |twin, mark| {
-            let (src, to) = (twin.pick(addr, of(LAN, addr)), of(groups, addr));
-            lan.send_to(groups::mac(to), &Proto::Udp.packet((src, 5353), (to, 5353), mark))
-        })?;
-    }
-    // It meets rules as what it is.
-    for (denied, a) in both("10.0.3.201", "fd00:5056:0:3::c9").into_iter().zip(lab.a.addresses()) {
-        for proto in Proto::ALL {
-            port += 1;
-            trial.refused(format!("{proto:?} as {denied}, that is denied"), &["policy-denied"], |twin, mark| {
-                let src = twin.pick(denied, of(LAN, denied));
-                lan.send_to(lab.a.mac()?, &proto.packet((src, port), (a, PORT), mark))
-            })?;
-        }
-    }
-    trial.finish()
-}
-
-/// With `rp_filter` 2 the kernel forwards what comes in by a link that the route back does not lead to.
-#[test]
-fn a_link_that_is_no_uplink_does_not_speak_as_anybody_of_the_pool() -> Result<()> {
-    const OWN: Both =
-        [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 9))];
-    let (lab, second) = lab::prepared(
-        |config| config["network"]["policies"] = rules_of_strangers(),
-        |device| {
-            let host = device.outside(
-                "lan1",
-                &["198.51.100.1/24", "2001:db8:2::1/64"],
-                &["198.51.100.9/24", "2001:db8:2::9/64"],
-            )?;
-            lab::forwarding(device)?;
-            for link in ["all", "lan1"] {
-                lab::sysctl(&device.ns, &format!("net/ipv4/conf/{link}/rp_filter"), "2")?;
-            }
-            Ok(host)
-        },
-        &[],
-    )?;
-    let denied = lab.device.attach("denied", "internal")?;
-    let host = lab.sender(&second, "lan1")?;
-    let mut trial = Trial::new(&lab.device, ears(&lab)?);
-    let mut port = 10_000;
-    for (who, addr) in insiders(&lab, denied.addresses())? {
-        // The kernel drops what comes by a wire with a local or a link-local source, before it forwards.
-        let kernels = matches!(who, "the gateway" | "the device") && addr.is_ipv4() || who.contains("link-local");
-        let reasons = if kernels { &[] } else { EITHER };
-        for proto in Proto::ALL {
-            port += 1;
-            trial.refused(format!("{proto:?} as {who} ({addr}) to a"), reasons, |twin, mark| {
-                let src = twin.pick(addr, of(OWN, addr));
-                host.send(&proto.packet((src, port), (of(lab.a.addresses(), addr), PORT), mark))
-            })?;
-        }
     }
     trial.finish()
 }
