@@ -1,13 +1,13 @@
 //! Somebody else's address, by an uplink.
 
-use crate::lab::{self, Both, Lab, PORT, PUBLISHED, WEB, both, gateway, host, link_local_of, uplink};
+use crate::lab::{self, Both, Lab, PORT, PUBLISHED, WEB, both, gateway, host, link_local, link_local_of, uplink};
 use crate::trial::{Proto, Trial};
 use anyhow::{Result, ensure};
 use harness::configs::UPLINK;
 use harness::ear::Ear;
-use harness::{Device, Namespace, echo, frame, groups, patience};
+use harness::{Namespace, echo, frame, patience};
 use serde_json::{Value, json};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 pub const FORGED: &[&str] = &["forged-source"];

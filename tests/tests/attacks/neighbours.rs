@@ -1,16 +1,13 @@
-//! ARP, neighbour discovery, MLD, IGMP, and the neighbour table.
+//! ARP, neighbour discovery, MLD and IGMP.
 
-use crate::lab::{self, Lab, PORT, Sender, link_local};
+use crate::lab::{self, Lab, PORT, link_local};
 use crate::trial::{Proto, Trial};
-use anyhow::{Context, Result, ensure};
-use harness::configs::UPLINK;
+use anyhow::{Result, ensure};
 use harness::ear::Ear;
 use harness::wrap::Extension::{AtomicFragment, Destination, HopByHop, RouterAlert};
 use harness::wrap::{Extension, extended};
-use harness::{Namespace, SOON, echo, eventually, frame, groups};
-use serde_json::{Value, json};
+use harness::{SOON, eventually, frame, groups};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 const STRANGER: [u8; 6] = [2, 0, 0xde, 0xad, 0, 1];
 const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;

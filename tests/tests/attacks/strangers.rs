@@ -6,7 +6,7 @@ use crate::trial::{Proto, Trial};
 use anyhow::{Result, ensure};
 use harness::{Device, Namespace, echo, frame, groups};
 use serde_json::{Value, json};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A host on a port of the bridge of `internal`.
 pub const LAN: Both =
