@@ -135,6 +135,8 @@ fn a_lan_port_does_not_take_a_containers_mac() -> Result<()> {
     let (lan, mac) = (lab.sender(&host, "pvbr3")?, lab.a.mac()?);
     for (own, to) in lab.a.addresses().into_iter().zip(gateway(3)) {
         echo::serve(&lab.a.ns, own, PORT)?;
+        // Who has to ask for the neighbour first is answered by the container, and the bridge learns from that again.
+        echo::udp(&lab.device.ns, (own, PORT).into(), b"known")?;
         let packet = frame::udp((own, 9), (to, 9), b"mine");
         lan.socket.send(&frame::ethernet(mac, lan.router, frame::kind(&packet), &packet))?;
         // To everybody, so that no program of the bridge's own takes it first.
