@@ -147,11 +147,11 @@ pub const MARK_NOT_FOR_DEVICE: u32 = 0x7076_0e02;
 /// Entries of the `networks` map: networks of pools.
 pub const MAX_NETWORKS: u32 = 1_024;
 
-/// Key of the `services` map: a published port or a part of a published range. An LPM key: address and protocol are
+/// Key of the `port_map` map: a published port or a part of a published range. An LPM key: address and protocol are
 /// always whole, the prefix ends in the port. The unspecified address of a family stands for all of the device's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct ServiceKey {
+pub struct PortMapKey {
     /// The device's address.
     pub addr: Ip,
     /// IP protocol number.
@@ -160,19 +160,19 @@ pub struct ServiceKey {
     pub port_be: u16,
 }
 
-const _: () = assert!(size_of::<ServiceKey>() == 20);
+const _: () = assert!(size_of::<PortMapKey>() == 20);
 
 /// In the protocol of a key with the unspecified address: the port is published on some address of the family. No
 /// packet and no socket has such a protocol number; only the bind hook looks for it. Its value leads nowhere.
-pub const SERVICE_SOMEWHERE: u16 = 0x200;
+pub const PORT_MAP_SOMEWHERE: u16 = 0x200;
 
-/// Bits of a [`ServiceKey`] before the port.
-pub const SERVICE_PREFIX: u32 = 144;
+/// Bits of a [`PortMapKey`] before the port.
+pub const PORT_MAP_PREFIX: u32 = 144;
 
-/// Value of the `services` map: the container's side.
+/// Value of the `port_map` map: the container's side.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Service {
+pub struct PortMapTarget {
     /// The container's address.
     pub addr: Ip,
     /// First port of the published range.
@@ -183,7 +183,7 @@ pub struct Service {
     pub identity: u32,
 }
 
-const _: () = assert!(size_of::<Service>() == 24);
+const _: () = assert!(size_of::<PortMapTarget>() == 24);
 
 /// Key of the `sock_origins` map: a socket of the device and what it was led to.
 #[repr(C)]
@@ -213,8 +213,8 @@ pub struct SockOrigin {
 
 const _: () = assert!(size_of::<SockOrigin>() == 20);
 
-/// Entries of the `services` map.
-pub const MAX_SERVICES: u32 = 4_096;
+/// Entries of the `port_map` map.
+pub const MAX_PORT_MAPPINGS: u32 = 4_096;
 /// Entries of the `locals` map: the device's own addresses. Each has its memory when it is there; a device with many
 /// veths has a link-local one for each.
 pub const MAX_LOCALS: u32 = 16_384;

@@ -131,7 +131,7 @@ impl FlowEntry {
 /// cannot be evicted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TransientFlow {
+pub struct HalfOpenFlow {
     /// Entry for the direction that opened the flow.
     pub forward: FlowEntry,
     /// Entry for the replies.
@@ -142,13 +142,13 @@ pub struct TransientFlow {
     pub phase: u32,
 }
 
-const _: () = assert!(size_of::<TransientFlow>() == 288);
+const _: () = assert!(size_of::<HalfOpenFlow>() == 288);
 
 /// The host-side link of the container that a flow counts for: the opener's, or that of the container that serves
 /// the outside. `reply` is the key of the flow's replies.
 #[inline(always)]
 #[must_use]
-pub const fn charged_link(forward: &FlowKey, reply: &FlowKey) -> u32 {
+pub const fn quota_link(forward: &FlowKey, reply: &FlowKey) -> u32 {
     if forward.ifindex != 0 { forward.ifindex } else { reply.ifindex }
 }
 
@@ -209,14 +209,14 @@ pub const FLOW_CLOSING: u32 = 1;
 pub const DEFAULT_FLOWS: u32 = 16_384;
 /// A container has no more than this part of the flow table, unless its pool says otherwise.
 pub const DEFAULT_SHARE: u32 = 4;
-/// Default number of entries of the transient table.
-pub const DEFAULT_TRANSIENT: u32 = 8_192;
-/// An opener's part of the transient table: this many of them fill it.
-pub const TRANSIENT_SHARES: u32 = 4;
+/// Default number of entries of the half-open table.
+pub const DEFAULT_HALF_OPEN: u32 = 8_192;
+/// An opener's part of the half-open table: this many of them fill it.
+pub const HALF_OPEN_SHARES: u32 = 4;
 /// Slots for the turns of the openers' rings, a power of two. Openers that share one have rings of their own all the same.
 pub const CLAIM_TURN_SLOTS: u32 = 1024;
 
-/// Key of the `claims` map: a place in the ring of what an opener has in the transient table. Its value is the key there.
+/// Key of the `claims` map: a place in the ring of what an opener has in the half-open table. Its value is the key there.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClaimSlot {

@@ -3,6 +3,10 @@
 //! The programs and the host's tests and fuzzers run the same code; a [`Frame`] is where the bytes come from. A header
 //! counts only where it lies within the IP packet's own length: what is behind it in the frame is padding.
 
+use crate::ip_proto::{
+    IPPROTO_AH, IPPROTO_DSTOPTS, IPPROTO_FRAGMENT, IPPROTO_HOPOPTS, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP,
+    IPPROTO_ROUTING, IPPROTO_TCP, IPPROTO_UDP,
+};
 use crate::{DropReason, FlowKey, Ip};
 
 /// Bytes of an Ethernet header.
@@ -18,17 +22,6 @@ pub const ETH_P_8021Q: u16 = 0x8100;
 /// EtherType of a service VLAN tag (IEEE 802.1ad).
 pub const ETH_P_8021AD: u16 = 0x88a8;
 
-/// ICMP.
-pub const IPPROTO_ICMP: u8 = 1;
-/// IGMP.
-pub const IPPROTO_IGMP: u8 = 2;
-/// TCP.
-pub const IPPROTO_TCP: u8 = 6;
-/// UDP.
-pub const IPPROTO_UDP: u8 = 17;
-/// ICMPv6.
-pub const IPPROTO_ICMPV6: u8 = 58;
-
 /// TCP: the sender has no more data.
 pub const TCP_FIN: u8 = 0x01;
 /// TCP: a connection opens.
@@ -43,6 +36,12 @@ pub const MAX_EXTENSIONS: u32 = 6;
 
 /// Bytes of a TCP header without options.
 const TCP_LEN: u32 = 20;
+
+/// Whether `next` is an extension header of IPv6, behind which another header stands.
+#[inline(always)]
+const fn is_extension(next: u8) -> bool {
+    matches!(next, IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_FRAGMENT | IPPROTO_AH | IPPROTO_DSTOPTS)
+}
 
 /// Values that any bytes are.
 ///
@@ -220,7 +219,7 @@ impl Headers {
         let mut next = first;
         let mut at = ETH_LEN + 40;
         for _ in 0..MAX_EXTENSIONS {
-            if !matches!(next, 0 | 43 | 44 | 51 | 60) {
+            if !is_extension(next) {
                 break;
             }
             if at + 8 > self.end {
@@ -228,7 +227,7 @@ impl Headers {
             }
             match next {
                 // Fragment (RFC 8200 section 4.5).
-                44 => {
+                IPPROTO_FRAGMENT => {
                     let h: [u8; 8] = frame.load(at).ok_or(DropReason::Malformed)?;
                     if self.fragment {
                         return Err(DropReason::Malformed);
@@ -249,12 +248,12 @@ impl Headers {
                 kind => {
                     let h: [u8; 2] = frame.load(at).ok_or(DropReason::Malformed)?;
                     next = h[0];
-                    at += if kind == 51 { (h[1] as u32 + 2) * 4 } else { (h[1] as u32 + 1) * 8 };
+                    at += if kind == IPPROTO_AH { (h[1] as u32 + 2) * 4 } else { (h[1] as u32 + 1) * 8 };
                 }
             }
         }
         // Behind a longer chain could be what no container may send (RFC 7113).
-        if matches!(next, 0 | 43 | 44 | 51 | 60) || at > self.end {
+        if is_extension(next) || at > self.end {
             return Err(DropReason::Malformed);
         }
         self.proto = next;

@@ -8,11 +8,13 @@
 
 pub mod addr;
 pub mod csum;
+pub mod default_verdict;
 pub mod drop_reason;
 pub mod endpoint;
 pub mod event;
 pub mod flow;
 pub mod headers;
+pub mod ip_proto;
 pub mod names;
 pub mod nat;
 pub mod policy;
@@ -20,30 +22,31 @@ pub mod stats;
 pub mod uplink_filter;
 
 pub use addr::Ip;
+pub use default_verdict::{Place, default_verdict};
 pub use drop_reason::DropReason;
 pub use endpoint::{
-    EndpointInfo, EndpointKey, InterfaceInfo, Service, ServiceKey, SockKey, SockOrigin, SourceKey, UplinkInfo,
+    EndpointInfo, EndpointKey, InterfaceInfo, PortMapKey, PortMapTarget, SockKey, SockOrigin, SourceKey, UplinkInfo,
 };
 pub use event::{BindEvent, DropEvent};
-pub use flow::{ClaimSlot, FlowCount, FlowEntry, FlowKey, FlowLimit, FragmentInfo, FragmentKey, TransientFlow};
+pub use flow::{ClaimSlot, FlowCount, FlowEntry, FlowKey, FlowLimit, FragmentInfo, FragmentKey, HalfOpenFlow};
 pub use nat::NatOwner;
 pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
 pub use stats::Stat;
 pub use uplink_filter::{FilterRate, FilterSource};
 
 /// Layout version of every pinned map; kept in the `config` map.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Index in the `stages` map: what decides about packets that the flow table knows nothing of.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// From a container: the guard, and which stage goes on.
-    Container = 0,
+    FromContainer = 0,
     /// From a container to where routes lead.
-    Outside = 1,
+    ToUplink = 1,
     /// From an uplink.
-    Uplink = 2,
+    FromUplink = 2,
     /// ICMP errors.
     Icmp = 3,
     /// Answers to packets that go nowhere.
@@ -51,11 +54,11 @@ pub enum Stage {
     /// First packets of flows that may be.
     Open = 5,
     /// Replies of flows that open or close.
-    Again = 6,
+    HalfOpen = 6,
     /// From a container to another one, or to the device.
     Inside = 7,
     /// Packets of flows that were decided under another policy.
-    Policy = 8,
+    Revalidate = 8,
     /// Packets of such flows that the policy in force allows too.
     Known = 9,
     /// Into a container from the device's side: what has no note, or one of another policy.
@@ -111,7 +114,7 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::FlowEntry {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for crate::TransientFlow {}
+    unsafe impl aya::Pod for crate::HalfOpenFlow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::FlowCount {}
     // SAFETY: as above.
@@ -127,9 +130,9 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::SockKey {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for crate::Service {}
+    unsafe impl aya::Pod for crate::PortMapTarget {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for crate::ServiceKey {}
+    unsafe impl aya::Pod for crate::PortMapKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::UplinkInfo {}
     // SAFETY: as above.

@@ -29,17 +29,17 @@ pub const PROG_SOCK: [&str; 10] = [
 pub const GLOBAL_HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
 /// Another: whether `bpf_redirect_peer` leaves the packet's type right.
 pub const GLOBAL_PEER_SCRUBS: &str = "PEER_SCRUBS";
-/// Stages that the programs above hand a packet on to, in the order of [`crate::Stage`].
+/// Stages that the programs above tail-call, in the order of [`crate::Stage`].
 pub const PROG_STAGES: [&str; 16] = [
-    "pv_stage_container",
-    "pv_stage_outside",
-    "pv_stage_uplink",
+    "pv_stage_from_container",
+    "pv_stage_to_uplink",
+    "pv_stage_from_uplink",
     "pv_stage_icmp",
     "pv_stage_answer",
     "pv_stage_open",
-    "pv_stage_again",
+    "pv_stage_half_open",
     "pv_stage_inside",
-    "pv_stage_policy",
+    "pv_stage_revalidate",
     "pv_stage_known",
     "pv_stage_inbound",
     "pv_stage_bare",
@@ -57,9 +57,9 @@ pub const PROG_POLICY_PROBE: &str = "pv_policy_probe";
 pub const MAP_CONFIG: &str = "config";
 /// [`crate::FlowKey`] to [`crate::FlowEntry`]: established flows, one entry a direction.
 pub const MAP_FLOWS: &str = "flows";
-/// Reply [`crate::FlowKey`] to [`crate::TransientFlow`]: opening and closing flows, LRU.
-pub const MAP_TRANSIENT: &str = "transient";
-/// [`crate::ClaimSlot`] to reply [`crate::FlowKey`], LRU: what each opener has in [`MAP_TRANSIENT`]. Not pinned.
+/// Reply [`crate::FlowKey`] to [`crate::HalfOpenFlow`]: flows that open or close, LRU.
+pub const MAP_HALF_OPEN: &str = "half_open";
+/// [`crate::ClaimSlot`] to reply [`crate::FlowKey`], LRU: what each opener has in [`MAP_HALF_OPEN`]. Not pinned.
 pub const MAP_CLAIMS: &str = "claims";
 /// [`crate::nat::slot`] to [`crate::NatOwner`]: whose a port of masquerade is.
 pub const MAP_NAT_OWNERS: &str = "nat_owners";
@@ -94,8 +94,8 @@ pub const MAP_NETWORKS: &str = "networks";
 pub const MAP_UPLINKS: &str = "uplinks";
 /// [`crate::SourceKey`] to [`crate::Ip`], LPM: what masquerade uses.
 pub const MAP_SOURCES: &str = "sources";
-/// [`crate::ServiceKey`] to [`crate::Service`], LPM: published ports.
-pub const MAP_SERVICES: &str = "services";
+/// [`crate::PortMapKey`] to [`crate::PortMapTarget`], LPM: published ports.
+pub const MAP_PORT_MAP: &str = "port_map";
 /// [`crate::SockKey`] to [`crate::SockOrigin`], LRU.
 pub const MAP_SOCK_ORIGINS: &str = "sock_origins";
 
@@ -114,7 +114,7 @@ pub const MAPS: [&str; 25] = [
     MAP_STAGES,
     MAP_CONFIG,
     MAP_FLOWS,
-    MAP_TRANSIENT,
+    MAP_HALF_OPEN,
     MAP_NAT_OWNERS,
     MAP_FLOW_COUNTS,
     MAP_FLOW_LIMITS,
@@ -128,7 +128,7 @@ pub const MAPS: [&str; 25] = [
     MAP_NETWORKS,
     MAP_UPLINKS,
     MAP_SOURCES,
-    MAP_SERVICES,
+    MAP_PORT_MAP,
     MAP_SOCK_ORIGINS,
     MAP_POLICY_IDS,
     MAP_POLICY_CIDRS,
@@ -137,3 +137,6 @@ pub const MAPS: [&str; 25] = [
     MAP_FILTER_RATE,
     MAP_FILTER_BUCKETS,
 ];
+
+/// Pins of earlier layouts that have other names now. Nobody opens them; they are removed with the others.
+pub const FORMER_MAPS: [&str; 2] = ["transient", "services"];

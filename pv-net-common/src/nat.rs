@@ -3,6 +3,7 @@
 //! A container's port has one port outside for all peers (RFC 4787, REQ-1), for as long as there are enough.
 
 use crate::FlowKey;
+use crate::ip_proto::{IPPROTO_TCP, IPPROTO_UDP};
 
 /// First port of the range, unless the device takes ports of its own from there: behind Linux's default
 /// `ip_local_port_range`.
@@ -18,8 +19,8 @@ const STRIDE: u32 = 577;
 
 const _: () = assert!(STRIDE < PORTS as u32);
 
-const TCP: u32 = 6;
-const UDP: u32 = 17;
+const TCP: u32 = IPPROTO_TCP as u32;
+const UDP: u32 = IPPROTO_UDP as u32;
 
 /// Index in the `nat_owners` map of the port that is `offset` into the range; `key` is of any packet of the flow.
 #[inline(always)]

@@ -4,6 +4,7 @@
 //! the generation in force swaps them.
 
 use crate::Ip;
+use crate::ip_proto::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
 /// Key of the `policy_ids` map: a container at one of its addresses.
 ///
@@ -89,9 +90,9 @@ pub const POLICY_ICMP: u16 = 3;
 #[must_use]
 pub const fn policy_proto(proto: u8) -> u16 {
     match proto {
-        6 => POLICY_TCP,
-        17 => POLICY_UDP,
-        1 | 58 => POLICY_ICMP,
+        IPPROTO_TCP => POLICY_TCP,
+        IPPROTO_UDP => POLICY_UDP,
+        IPPROTO_ICMP | IPPROTO_ICMPV6 => POLICY_ICMP,
         _ => POLICY_OTHER,
     }
 }

@@ -12,13 +12,13 @@ pub enum Stat {
     ToStack = 2,
     /// Flows entered into the flow table (both directions count as one).
     FlowsCreated = 3,
-    /// The flow table was full: the flow lives in the transient table.
+    /// The flow table was full: the flow lives in the half-open table.
     FlowTableFull = 4,
     /// Answered with a TCP reset or an ICMP error.
     Answered = 5,
     /// Drop events that found the ring buffer full.
     EventsLost = 6,
-    /// A container had all the flows that it may have: the flow lives in the transient table.
+    /// A container had all the flows that it may have: the flow lives in the half-open table.
     FlowLimit = 7,
 }
 

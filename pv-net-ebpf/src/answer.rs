@@ -3,11 +3,13 @@
 //! The packet itself becomes the answer and goes back out of the link that it came in on.
 
 use crate::{
-    maps::{Answer, FRAME_BYTES, Scratch, hand_on, interface, scratch, uplink},
+    maps::{interface, uplink},
     packet::{
         ETH_LEN, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Packet, TCP_ACK,
         TCP_FIN, TCP_RST, TCP_SYN, load, read,
     },
+    scratch::{Answer, FRAME_BYTES, Scratch, scratch},
+    tail_call::tail_call,
     verdict::{self, ACT_SHOT, count},
 };
 use aya_ebpf::bindings::BPF_F_INGRESS;
@@ -44,7 +46,7 @@ const fn error(kind: u8, code: u8, rest: u32) -> Answer {
 fn say(packet: &Packet, v4: Answer, v6: Answer) -> i32 {
     let Some(scratch) = scratch() else { return ACT_SHOT };
     scratch.answer = if packet.v4 { v4 } else { v6 };
-    hand_on(packet.skb, Stage::Answer)
+    tail_call(packet.skb, Stage::Answer)
 }
 
 /// Policy refuses the packet: RST to TCP, "administratively prohibited" to the rest.
@@ -66,7 +68,7 @@ pub fn refused_device(packet: &Packet) -> i32 {
         (_, false) => error(1, 1, 0),
     };
     scratch.answer.to_device = 1;
-    hand_on(packet.skb, Stage::Answer)
+    tail_call(packet.skb, Stage::Answer)
 }
 
 /// TTL or hop limit ran out (RFC 792, RFC 4443 section 3.3).
@@ -129,7 +131,7 @@ pub fn into_reset(packet: &Packet) -> bool {
 
 /// The stage: turns the packet into its answer.
 #[inline(always)]
-pub fn answer(packet: &Packet) -> i32 {
+pub fn stage(packet: &Packet) -> i32 {
     let Some(scratch) = scratch() else { return ACT_SHOT };
     let error = scratch.answer;
     if error.kind == 0 {

@@ -3,7 +3,11 @@
 //! Generic XDP copies most frames since kernel 6.9 (`skb_pp_cow_data`), and the copy has a `mac_len` of 0: programs on
 //! the link's ingress that run next see the frame from its IP header on. Seen up to 6.18.
 
-use crate::packet::{Eth, read};
+use crate::{
+    from_uplink,
+    packet::{Eth, Kind, Packet, read},
+    verdict::{ACT_OK, ACT_SHOT},
+};
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_hdr_start_off::BPF_HDR_START_MAC},
     helpers::generated::{bpf_skb_change_head, bpf_skb_load_bytes_relative, bpf_skb_store_bytes},
@@ -31,9 +35,22 @@ pub fn is_bare(skb: *mut __sk_buff) -> bool {
     }
 }
 
+/// The stage: with its header it is read anew.
+#[inline(always)]
+pub fn stage(skb: *mut __sk_buff) -> i32 {
+    if restore(skb).is_err() {
+        return ACT_OK;
+    }
+    let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
+    match packet.parse() {
+        Kind::Ip => from_uplink::entry(&mut packet),
+        kind => from_uplink::unread(&packet, kind),
+    }
+}
+
 /// Puts the header back where it belongs; the helper sets `mac_len` with it.
 #[inline(always)]
-pub fn restore(skb: *mut __sk_buff) -> Result<(), ()> {
+fn restore(skb: *mut __sk_buff) -> Result<(), ()> {
     let header = header(skb).ok_or(())?;
     // SAFETY: the helpers check offsets and lengths.
     let failed = unsafe {

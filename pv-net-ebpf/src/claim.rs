@@ -1,14 +1,15 @@
 //! A new flow's claim: the key of its replies, and with it the port that it leaves with.
 
 use crate::{
-    charge, flow,
-    maps::{FLOWS, Plan, Scratch, TRANSIENT, scratch},
+    flow, flow_quota,
+    maps::{FLOWS, HALF_OPEN},
     nat,
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, Packet, TCP_FIN, TCP_RST},
+    scratch::{Plan, Scratch, scratch},
 };
 use aya_ebpf::bindings::{__sk_buff, BPF_NOEXIST};
 use pv_net_common::{
-    DropReason, FlowEntry, FlowKey, NatOwner, TransientFlow,
+    DropReason, FlowEntry, FlowKey, HalfOpenFlow, NatOwner,
     flow::{FLOW_CLOSING, FLOW_OPENING, FLOW_REPLY},
 };
 
@@ -16,13 +17,13 @@ use pv_net_common::{
 const ATTEMPTS: u32 = 16;
 
 /// Fills in addresses, keys and checksum differences of the flow in `flow` and claims its reply key. `flow` has the
-/// rest of both entries. What comes back is the flow's place in the transient map when this packet is not its first.
+/// rest of both entries. What comes back is the flow's place in the half-open table when this packet is not its first.
 #[inline(always)]
 pub fn claim(
     packet: &Packet,
-    flow: &mut TransientFlow,
+    flow: &mut HalfOpenFlow,
     plan: &Plan,
-) -> Result<Option<&'static mut TransientFlow>, DropReason> {
+) -> Result<Option<&'static mut HalfOpenFlow>, DropReason> {
     flow.origin = packet.key;
     // Where it is written, and not on the stack, of which this stage has none left.
     // SAFETY: a part of a map value, that is not written to again here.
@@ -66,7 +67,7 @@ pub fn claim(
         pv_try_port(skb, victim, goes_on);
         flow::finish(flow, reply_key);
         flow::forget(reply_key);
-        let _ = TRANSIENT.insert(&*reply_key, &*flow, 0);
+        let _ = HALF_OPEN.insert(&*reply_key, &*flow, 0);
         return Ok(None);
     }
     if found == CLAIMED {
@@ -78,7 +79,7 @@ pub fn claim(
     flow::finish(flow, reply_key);
     match found {
         MINE => {
-            let Some(open) = TRANSIENT.get_ptr_mut(&*reply_key) else { return Err(DropReason::NatExhausted) };
+            let Some(open) = HALF_OPEN.get_ptr_mut(&*reply_key) else { return Err(DropReason::NatExhausted) };
             // SAFETY: a map value stays readable for the program's run.
             let open = unsafe { &mut *open };
             // A new connection with the ports of the last one.
@@ -89,9 +90,9 @@ pub fn claim(
         }
         _ => {
             // An entry of an older epoch, or of another MAC: replaced by the packet that follows.
-            let _ = TRANSIENT.insert(&*reply_key, &*flow, 0);
+            let _ = HALF_OPEN.insert(&*reply_key, &*flow, 0);
             let (forward, reply) = if found == OPENED { (key, &*reply_key) } else { (&*reply_key, key) };
-            charge::remove_flow(forward, reply);
+            flow_quota::remove_flow(forward, reply);
             Ok(None)
         }
     }
@@ -127,7 +128,7 @@ pub extern "C" fn pv_try_port(skb: *mut __sk_buff, attempt: u32, goes_on: u32) -
         CLAIMED => {
             flow::finish(flow, reply_key);
             // Another CPU may have been quicker.
-            let claimed = TRANSIENT.insert(&*reply_key, &*flow, BPF_NOEXIST as u64);
+            let claimed = HALF_OPEN.insert(&*reply_key, &*flow, BPF_NOEXIST as u64);
             if claimed.is_ok() { CLAIMED } else { UNMOVED }
         }
         // Without masquerade there is one port, and who has it keeps it.
@@ -138,7 +139,7 @@ pub extern "C" fn pv_try_port(skb: *mut __sk_buff, attempt: u32, goes_on: u32) -
 
 /// Writes the port that the flow leaves with, and the key of its replies.
 #[inline(always)]
-fn write_reply_key(to: &mut FlowKey, flow: &mut TransientFlow, plan: &Plan, sport_be: u16) {
+fn write_reply_key(to: &mut FlowKey, flow: &mut HalfOpenFlow, plan: &Plan, sport_be: u16) {
     let proto = flow.origin.proto;
     let echo = proto == IPPROTO_ICMP as u32 || proto == IPPROTO_ICMPV6 as u32;
     // Echo has one identifier, not two ports.
@@ -161,7 +162,7 @@ fn is_devices(skb: *mut __sk_buff, reply_key: &FlowKey, offset: u32) -> bool {
 }
 
 /// Who has `reply_key`, seen from the flow that `key` opens at `ticks`. What is over makes room first, then what its own
-/// container has had for longest without a packet, then what others have in the transient map, then the flow of another
+/// container has had for longest without a packet, then what others have in the half-open table, then the flow of another
 /// container, without a connection, that is silent for longest.
 #[inline(always)]
 fn holder(reply_key: &FlowKey, key: &FlowKey, ticks: u64) -> u32 {
@@ -180,7 +181,7 @@ fn holder(reply_key: &FlowKey, key: &FlowKey, ticks: u64) -> u32 {
             false => cost(3, entry, ticks),
         };
     }
-    let Some(found) = TRANSIENT.get_ptr(reply_key) else { return CLAIMED };
+    let Some(found) = HALF_OPEN.get_ptr(reply_key) else { return CLAIMED };
     // SAFETY: as above.
     let found = unsafe { &*found };
     if found.origin == *key {

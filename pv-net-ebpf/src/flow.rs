@@ -1,28 +1,29 @@
 //! A flow's life: claimed as opening, established by its second packet or first reply, closing, gone.
 
 use crate::{
-    charge::{self, Account},
     deliver::stamp,
-    maps::{FLOWS, Scratch, TRANSIENT, scratch},
+    flow_quota::{self, FlowQuota},
+    maps::{FLOWS, HALF_OPEN},
     nat,
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, Packet, TCP_FIN, TCP_RST, TCP_SYN},
-    service::Target,
+    port_map::Target,
+    scratch::{Scratch, scratch},
     share,
     verdict::count,
 };
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_csum_diff};
 use pv_net_common::{
-    EndpointInfo, FlowEntry, FlowKey, Ip, Stage, Stat, TransientFlow,
+    EndpointInfo, FlowEntry, FlowKey, HalfOpenFlow, Ip, Stage, Stat,
     flow::{
         FLOW_CLOSING, FLOW_DEVICE, FLOW_NAT, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK,
-        TCP_RST_SEEN, charged_link,
+        TCP_RST_SEEN, quota_link,
     },
 };
 
 /// Word by word: what the compiler makes of an assignment this large needs more stack than there is.
 #[inline(always)]
-pub fn copy(to: &mut TransientFlow, from: &TransientFlow) {
-    const WORDS: usize = size_of::<TransientFlow>() / size_of::<u64>();
+pub fn copy(to: &mut HalfOpenFlow, from: &HalfOpenFlow) {
+    const WORDS: usize = size_of::<HalfOpenFlow>() / size_of::<u64>();
     let (to, from) = ((&raw mut *to).cast::<u64>(), (&raw const *from).cast::<u64>());
     for i in 0..WORDS {
         // SAFETY: both are whole, aligned to words and made of integers without padding.
@@ -38,9 +39,9 @@ pub fn stage_of(packet: &Packet) -> Option<Stage> {
         return None;
     }
     if FLOWS.get_ptr(&key).is_some() {
-        return Some(Stage::Policy);
+        return Some(Stage::Revalidate);
     }
-    (!packet.opens_tcp() && TRANSIENT.get_ptr(&key).is_some()).then_some(Stage::Again)
+    (!packet.opens_tcp() && HALF_OPEN.get_ptr(&key).is_some()).then_some(Stage::HalfOpen)
 }
 
 /// Whether `key` is the opener of an opening or closing flow to `to`, whose ports were not changed.
@@ -55,12 +56,12 @@ pub fn is_claimed(key: &FlowKey, target: &EndpointInfo, to: &Target) -> bool {
         proto: key.proto,
     };
     // SAFETY: a map value stays readable for the program's run.
-    TRANSIENT.get_ptr(&reply_key).is_some_and(|open| unsafe { (*open).origin == *key })
+    HALF_OPEN.get_ptr(&reply_key).is_some_and(|open| unsafe { (*open).origin == *key })
 }
 
 /// Sets what follows from the addresses and ports that were chosen.
 #[inline(always)]
-pub fn finish(flow: &mut TransientFlow, reply_key: &FlowKey) {
+pub fn finish(flow: &mut HalfOpenFlow, reply_key: &FlowKey) {
     let key = flow.origin;
     let forward = &flow.forward;
     let same = forward.src == key.src
@@ -103,19 +104,19 @@ pub fn port_diff(old: [u16; 2], new: [u16; 2]) -> u32 {
     (!old[0]) as u32 + (!old[1]) as u32 + new[0] as u32 + new[1] as u32
 }
 
-/// A packet of the opener whose flow is in the transient map already: without an answer so far it is established by it.
+/// A packet of the opener whose flow is in the half-open table already: without an answer so far it is established by it.
 #[inline(always)]
-pub fn again(packet: &Packet, open: &mut TransientFlow) {
+pub fn repeat(packet: &Packet, open: &mut HalfOpenFlow) {
     stamp(packet, &mut open.forward);
     if goes_on(packet, open, false) && !packet.opens_tcp() {
         establish(open);
     }
 }
 
-/// Notes FIN and RST on a flow in the transient map, and says whether it may be established: one that ends stays, for
+/// Notes FIN and RST on a flow in the half-open table, and says whether it may be established: one that ends stays, for
 /// the flow table would see only the rest of its end, and keep it until it has been silent for long.
 #[inline(always)]
-pub fn goes_on(packet: &Packet, open: &mut TransientFlow, replies: bool) -> bool {
+pub fn goes_on(packet: &Packet, open: &mut HalfOpenFlow, replies: bool) -> bool {
     if packet.tcp_has(TCP_RST) {
         open.forward.tcp |= TCP_RST_SEEN;
         if packet.key.ifindex != 0 {
@@ -137,13 +138,13 @@ pub fn goes_on(packet: &Packet, open: &mut TransientFlow, replies: bool) -> bool
     open.phase == FLOW_OPENING && (open.forward.tcp | open.reply.tcp) & TCP_FIN_SEEN == 0
 }
 
-/// Enters both directions into the flow table, or neither. A full table is no fault: the flow goes on as transient.
+/// Enters both directions into the flow table, or neither. A full table is no fault: the flow goes on as half open.
 #[inline(always)]
-pub fn establish(open: &TransientFlow) {
+pub fn establish(open: &HalfOpenFlow) {
     let forward = open.origin;
     let reply = open.forward.opposite_key(forward.proto);
-    let account = Account::of(charged_link(&forward, &reply));
-    if account.at_limit() && FLOWS.get_ptr(&forward).is_none() {
+    let quota = FlowQuota::of(quota_link(&forward, &reply));
+    if quota.at_limit() && FLOWS.get_ptr(&forward).is_none() {
         count(Stat::FlowLimit);
         return;
     }
@@ -155,13 +156,13 @@ pub fn establish(open: &TransientFlow) {
         }
         let _ = FLOWS.insert(&forward, &open.forward, 0);
         if FLOWS.insert(&reply, &open.reply, 0).is_err() {
-            charge::remove_flow(&forward, &reply);
+            flow_quota::remove_flow(&forward, &reply);
         }
         return;
     }
-    account.made();
+    quota.made();
     if FLOWS.insert(&reply, &open.reply, 0).is_err() {
-        charge::remove_flow(&forward, &reply);
+        flow_quota::remove_flow(&forward, &reply);
         count(Stat::FlowTableFull);
         return;
     }
@@ -217,8 +218,8 @@ pub fn close(packet: &Packet, entry: &mut FlowEntry) {
         if entry.flags & FLOW_NAT == 0 {
             let (forward, reply) =
                 if entry.flags & FLOW_REPLY != 0 { (&opposite_key, &key) } else { (&key, &opposite_key) };
-            let _ = TRANSIENT.remove(reply);
-            return charge::remove_flow(forward, reply);
+            let _ = HALF_OPEN.remove(reply);
+            return flow_quota::remove_flow(forward, reply);
         }
     }
     let Some(Scratch { flow, .. }) = scratch() else { return };
@@ -228,36 +229,36 @@ pub fn close(packet: &Packet, entry: &mut FlowEntry) {
 
 /// Moves a flow out of the flow table; `flow` has its phase.
 #[inline(always)]
-fn retire(packet: &Packet, entry: &FlowEntry, opposite: &FlowEntry, flow: &mut TransientFlow) {
+fn retire(packet: &Packet, entry: &FlowEntry, opposite: &FlowEntry, flow: &mut HalfOpenFlow) {
     let key = packet.key;
     let opposite_key = entry.opposite_key(key.proto);
     if entry.flags & FLOW_REPLY != 0 {
         flow.forward = *opposite;
         flow.reply = *entry;
         flow.origin = opposite_key;
-        keep_transient(&key, flow);
-        charge::remove_flow(&opposite_key, &key);
+        keep_half_open(&key, flow);
+        flow_quota::remove_flow(&opposite_key, &key);
     } else {
         flow.forward = *entry;
         flow.reply = *opposite;
         flow.origin = key;
-        keep_transient(&opposite_key, flow);
-        charge::remove_flow(&key, &opposite_key);
+        keep_half_open(&opposite_key, flow);
+        flow_quota::remove_flow(&key, &opposite_key);
     }
 }
 
 /// Enters `flow` under its reply key. Where its claim still stands, that is cheaper than a new entry.
 #[inline(always)]
-fn keep_transient(reply_key: &FlowKey, flow: &TransientFlow) {
+fn keep_half_open(reply_key: &FlowKey, flow: &HalfOpenFlow) {
     if flow.phase == FLOW_CLOSING {
         nat::release(&flow.origin, &flow.forward);
     }
-    if let Some(found) = TRANSIENT.get_ptr_mut(reply_key) {
+    if let Some(found) = HALF_OPEN.get_ptr_mut(reply_key) {
         // SAFETY: a map value stays readable for the program's run.
         return copy(unsafe { &mut *found }, flow);
     }
     share::take(&flow.origin, reply_key);
-    let _ = TRANSIENT.insert(reply_key, flow, 0);
+    let _ = HALF_OPEN.insert(reply_key, flow, 0);
 }
 
 /// Notes a flow with the host's stack at its other end, by the key of its replies: those are let back. `to_device`: the
@@ -265,13 +266,13 @@ fn keep_transient(reply_key: &FlowKey, flow: &TransientFlow) {
 #[inline(always)]
 pub fn note_stack(origin: &FlowKey, reply_key: &FlowKey, epoch: u32, to_device: bool, ring: u32) {
     let Some(Scratch { flow, .. }) = scratch() else { return };
-    *flow = TransientFlow::default();
+    *flow = HalfOpenFlow::default();
     flow.origin = *origin;
     flow.reply.epoch = epoch;
     flow.reply.flags = if to_device { FLOW_STACK | FLOW_DEVICE } else { FLOW_STACK };
     share::take_of(ring, reply_key);
     // A full LRU makes room.
-    let _ = TRANSIENT.insert(reply_key, &*flow, 0);
+    let _ = HALF_OPEN.insert(reply_key, &*flow, 0);
 }
 
 /// The epoch of a flow that was refused: it is asked again with each packet.
@@ -300,11 +301,11 @@ pub fn forget(key: &FlowKey) {
         // SAFETY: a map value stays readable for the program's run.
         let (opposite, replies) = unsafe { ((*entry).opposite_key(key.proto), (*entry).flags & FLOW_REPLY != 0) };
         if replies {
-            charge::remove_flow(&opposite, key);
+            flow_quota::remove_flow(&opposite, key);
         } else {
-            charge::remove_flow(key, &opposite);
+            flow_quota::remove_flow(key, &opposite);
         }
-        let _ = TRANSIENT.remove(&opposite);
+        let _ = HALF_OPEN.remove(&opposite);
     }
-    let _ = TRANSIENT.remove(key);
+    let _ = HALF_OPEN.remove(key);
 }

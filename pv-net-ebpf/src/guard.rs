@@ -1,6 +1,8 @@
 //! Source guard: a container sends only as itself, and is neither a DHCP server, nor a router, nor a multicast querier.
 
-use crate::packet::{ETH_LEN, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_UDP, Packet, load, read};
+use crate::packet::{
+    ETH_LEN, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_PIM, IPPROTO_UDP, Packet, load, read,
+};
 use pv_net_common::{DropReason, InterfaceInfo, Ip};
 
 const DHCP_SERVER_BE: u16 = 67_u16.to_be();
@@ -31,8 +33,6 @@ const IGMP_REPORT_V1: u8 = 0x12;
 const IGMP_REPORT_V2: u8 = 0x16;
 const IGMP_LEAVE: u8 = 0x17;
 const IGMP_REPORT_V3: u8 = 0x22;
-/// Protocol Independent Multicast: what routers say to each other (RFC 7761).
-const IPPROTO_PIM: u8 = 103;
 
 /// ND options that are looked at; ND messages have one or two (RFC 4861 section 4.6).
 const MAX_ND_OPTIONS: u32 = 4;

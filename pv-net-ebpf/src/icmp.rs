@@ -4,8 +4,8 @@
 use crate::{
     deliver::{deliver_error, write_addresses},
     flow::{addr_diff, port_diff},
-    maps::{FLOWS, TRANSIENT, epoch, interface, is_local, is_of_device},
-    packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Packet, load},
+    maps::{FLOWS, HALF_OPEN, epoch, interface, is_local, is_of_device},
+    packet::{IPPROTO_FRAGMENT, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Packet, load},
     stack::to_stack,
     verdict::{self, ACT_OK, count},
 };
@@ -17,9 +17,6 @@ use pv_net_common::{
     DropReason, FlowEntry, FlowKey, Ip, Stat, csum,
     flow::{FLOW_NAT, FLOW_ROUTED, FLOW_STACK},
 };
-
-/// The IPv6 fragment header (RFC 8200 section 4.5).
-const IPPROTO_FRAGMENT: u8 = 44;
 
 /// The packet that an error quotes.
 struct Quoted {
@@ -188,7 +185,7 @@ fn known(key: &FlowKey, epoch: u32) -> Option<&'static mut FlowEntry> {
         match FLOWS.get_ptr_mut(key) {
             Some(entry) => (&mut *entry, &*FLOWS.get_ptr(&(*entry).opposite_key(key.proto))?),
             None => {
-                let open = &mut *TRANSIENT.get_ptr_mut(key)?;
+                let open = &mut *HALF_OPEN.get_ptr_mut(key)?;
                 (&mut open.reply, &open.forward)
             }
         }
@@ -202,7 +199,7 @@ fn known(key: &FlowKey, epoch: u32) -> Option<&'static mut FlowEntry> {
 #[inline(always)]
 fn is_noted(key: &FlowKey, epoch: u32) -> bool {
     // SAFETY: map values stay readable for the program's run.
-    let of_key = |key: &FlowKey| TRANSIENT.get_ptr(key).map(|open| unsafe { &*open });
+    let of_key = |key: &FlowKey| HALF_OPEN.get_ptr(key).map(|open| unsafe { &*open });
     // Of the notes by the container's own packets some may be another pool's, with the same link-local addresses.
     let note = of_key(key).or_else(|| of_key(&key.reversed(0)).filter(|open| open.origin.ifindex == key.ifindex));
     note.is_some_and(|open| open.reply.flags & FLOW_STACK != 0 && open.reply.epoch == epoch)

@@ -5,16 +5,17 @@
 
 use crate::{
     answer, bridge,
-    decide::{Ask, own_address},
     flow::{self, REFUSED},
     guard::{self, same_mac},
-    maps::{TRANSIENT, epoch, hand_on, interface},
+    maps::{HALF_OPEN, epoch, interface},
     packet::{Kind, Packet, TCP_RST},
+    policy_input::{PolicyInput, own_address},
     share,
+    tail_call::tail_call,
     verdict::{self, ACT_OK},
 };
 use pv_net_common::{
-    DropReason, FlowKey, InterfaceInfo, Ip, Stage, TransientFlow,
+    DropReason, FlowKey, HalfOpenFlow, InterfaceInfo, Ip, Stage,
     flow::{FLOW_DEVICE, FLOW_STACK},
 };
 
@@ -84,7 +85,7 @@ fn ip(packet: &mut Packet, me: &InterfaceInfo) -> i32 {
     // What goes back by the link that it came by is the answer of that link's program.
     let answers = packet.came_by() == packet.link;
     if packet.is_icmp_error() && !sender.is_device() && !answers {
-        return hand_on(packet.skb, Stage::Icmp);
+        return tail_call(packet.skb, Stage::Icmp);
     }
     let of_link = match sender {
         // What its sender's program let pass to a neighbour is about the link, not by it.
@@ -103,7 +104,7 @@ fn ip(packet: &mut Packet, me: &InterfaceInfo) -> i32 {
             packet.admit_leaving();
             ACT_OK
         }
-        _ => hand_on(packet.skb, Stage::Inbound),
+        _ => tail_call(packet.skb, Stage::Inbound),
     }
 }
 
@@ -160,11 +161,11 @@ pub fn stage(packet: &mut Packet) -> i32 {
     let opens = packet.tracked && (open.is_some() || !packet.continues_tcp());
     let near = is_near(packet, me, sender);
     let goes_on = near || !opens && (sender.is_device() || packet.is_icmp_error());
-    let ask = match &open {
-        Some(open) => Ask::of_note(open),
-        None => ask_of(packet, me, sender),
+    let input = match &open {
+        Some(open) => PolicyInput::of_note(open),
+        None => input_of(packet, me, sender),
     };
-    match ask.allowed() {
+    match input.allowed() {
         Err(reason) if !goes_on || reason == DropReason::PolicyDenied => {
             if let Some(open) = open {
                 let first = open.reply.epoch != REFUSED;
@@ -190,19 +191,19 @@ pub fn stage(packet: &mut Packet) -> i32 {
 
 /// What the sender asks for: to reach this container, whatever group it names.
 #[inline(always)]
-fn ask_of(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> Ask {
-    let ask = match sender {
-        Sender::Container(them) => Ask::of_sender(&packet.key, them),
+fn input_of(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> PolicyInput {
+    let input = match sender {
+        Sender::Container(them) => PolicyInput::of_sender(&packet.key, them),
         // A group that the device speaks to without an address.
         Sender::Device if packet.key.src.is_nobody() => {
-            Ask { src: if packet.v4 { me.gateway4 } else { me.gateway6 }, ..Ask::of_key(&packet.key) }
+            PolicyInput { src: if packet.v4 { me.gateway4 } else { me.gateway6 }, ..PolicyInput::of_key(&packet.key) }
         }
-        _ => Ask::of_key(&packet.key),
+        _ => PolicyInput::of_key(&packet.key),
     };
-    if is_mine(ask.dst, me) {
-        return ask;
+    if is_mine(input.dst, me) {
+        return input;
     }
-    Ask { dst: own_address(packet.v4, me), ..ask }
+    PolicyInput { dst: own_address(packet.v4, me), ..input }
 }
 
 /// Whether a socket of the device sends the packet.
@@ -238,7 +239,7 @@ fn is_link_matter(packet: &Packet, me: &InterfaceInfo) -> bool {
 /// The note of the packet's flow, whoever spoke first. A new connection is no part of an old one. What the map has of
 /// flows by uplinks and between containers is no note: their packets do not come this way.
 #[inline(always)]
-fn noted(packet: &mut Packet, replies: &FlowKey) -> Option<&'static mut TransientFlow> {
+fn noted(packet: &mut Packet, replies: &FlowKey) -> Option<&'static mut HalfOpenFlow> {
     // In place: the stack is too small for another key.
     let link = core::mem::take(&mut packet.key.ifindex);
     let answers = if packet.opens_tcp() { None } else { note(&packet.key) };
@@ -247,9 +248,9 @@ fn noted(packet: &mut Packet, replies: &FlowKey) -> Option<&'static mut Transien
 }
 
 #[inline(always)]
-fn note(key: &FlowKey) -> Option<&'static mut TransientFlow> {
+fn note(key: &FlowKey) -> Option<&'static mut HalfOpenFlow> {
     // SAFETY: a map value stays readable for the program's run.
-    let open = TRANSIENT.get_ptr_mut(key).map(|open| unsafe { &mut *open })?;
+    let open = HALF_OPEN.get_ptr_mut(key).map(|open| unsafe { &mut *open })?;
     // A test of one bit becomes arithmetic with the pointer, that the verifier refuses.
     if open.reply.flags & !FLOW_DEVICE == FLOW_STACK { Some(open) } else { None }
 }

@@ -6,38 +6,49 @@ mod answer;
 mod bare;
 mod bridge;
 mod budget;
-mod charge;
 mod claim;
-mod decide;
 mod deliver;
+mod denied;
 mod flow;
-mod forward;
+mod flow_quota;
+mod from_container;
+mod from_uplink;
 mod guard;
+mod half_open;
 mod icmp;
 mod inbound;
+mod inside;
+mod known;
 mod maps;
 mod nat;
-mod outside;
+mod open;
 mod packet;
 mod policy;
+mod policy_input;
+mod port_map;
+mod revalidate;
 mod route;
-mod service;
+mod scratch;
+mod send;
 mod share;
 mod sock;
 mod stack;
-mod uplink;
+mod tail_call;
+mod to_uplink;
+mod untag;
 mod verdict;
 mod xdp;
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_jiffies64, bpf_skb_vlan_pop},
+    helpers::generated::bpf_jiffies64,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use maps::{CONFIG, hand_on, interface};
+use maps::{CONFIG, interface};
 use packet::{Kind, Packet};
-use pv_net_common::{DropReason, Stage, endpoint::UPLINK_POOL};
+use pv_net_common::{DropReason, Stage};
+use tail_call::tail_call;
 use verdict::{ACT_OK, ACT_SHOT};
 
 /// Ingress of a container's host-side link: everything that the container sends.
@@ -50,7 +61,7 @@ pub fn pv_from_container(ctx: TcContext) -> i32 {
 fn from_container(skb: *mut __sk_buff) -> i32 {
     let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
     let reason = match packet.parse() {
-        Kind::Ip => return forward::from_container(&mut packet),
+        Kind::Ip => return from_container::entry(&mut packet),
         Kind::Arp => return arp(&packet),
         Kind::PriorityTag | Kind::Vlan => DropReason::VlanTag,
         Kind::Other => DropReason::Ethertype,
@@ -72,20 +83,20 @@ fn arp(packet: &Packet) -> i32 {
 
 /// From a container, not in the flow table.
 #[classifier]
-pub fn pv_stage_container(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, forward::slow)
+pub fn pv_stage_from_container(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, from_container::stage)
 }
 
 /// From a container to what is on the device.
 #[classifier]
 pub fn pv_stage_inside(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, forward::inside)
+    stage(ctx.skb.skb, inside::stage)
 }
 
 /// From a container to where routes lead.
 #[classifier]
-pub fn pv_stage_outside(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, outside::to_outside)
+pub fn pv_stage_to_uplink(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, to_uplink::stage)
 }
 
 /// From a container to the device's stack.
@@ -96,8 +107,8 @@ pub fn pv_stage_stack(ctx: TcContext) -> i32 {
 
 /// From an uplink, not in the flow table.
 #[classifier]
-pub fn pv_stage_uplink(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, uplink::slow)
+pub fn pv_stage_from_uplink(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, from_uplink::stage)
 }
 
 /// ICMP and ICMPv6 errors.
@@ -109,37 +120,37 @@ pub fn pv_stage_icmp(ctx: TcContext) -> i32 {
 /// Packets that are answered.
 #[classifier]
 pub fn pv_stage_answer(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, |packet| answer::answer(packet))
+    stage(ctx.skb.skb, |packet| answer::stage(packet))
 }
 
 /// First packets of flows that may be.
 #[classifier]
 pub fn pv_stage_open(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, forward::open)
+    stage(ctx.skb.skb, open::stage)
 }
 
 /// First packets of flows that are claimed.
 #[classifier]
 pub fn pv_stage_send(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, forward::send)
+    stage(ctx.skb.skb, send::stage)
 }
 
 /// Flows that open or close.
 #[classifier]
-pub fn pv_stage_again(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, forward::again)
+pub fn pv_stage_half_open(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, half_open::stage)
 }
 
 /// Flows that were decided under another policy.
 #[classifier]
-pub fn pv_stage_policy(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, forward::ask_again)
+pub fn pv_stage_revalidate(ctx: TcContext) -> i32 {
+    stage(ctx.skb.skb, revalidate::stage)
 }
 
 /// Flows that are allowed again.
 #[classifier]
 pub fn pv_stage_known(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, forward::allowed_again)
+    stage(ctx.skb.skb, known::stage)
 }
 
 /// Known flows whose way out may be another one.
@@ -181,21 +192,10 @@ pub fn pv_from_uplink(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
     match packet.parse() {
-        Kind::Ip => uplink::from_uplink(&mut packet),
+        Kind::Ip => from_uplink::entry(&mut packet),
         // The frame may have its Ethernet header elsewhere, and be read wrong.
-        _ if bare::is_bare(skb) => hand_on(skb, Stage::Bare),
-        kind => unread(&packet, kind),
-    }
-}
-
-/// A frame from an uplink that is not IP.
-#[inline(always)]
-fn unread(packet: &Packet, kind: Kind) -> i32 {
-    match kind {
-        Kind::PriorityTag => hand_on(packet.skb, Stage::Untag),
-        Kind::Unreadable => verdict::drop(packet, DropReason::Malformed),
-        // ARP and what is no IP are the stack's; a VLAN's frames are another link's.
-        _ => ACT_OK,
+        _ if bare::is_bare(skb) => tail_call(skb, Stage::Bare),
+        kind => from_uplink::unread(&packet, kind),
     }
 }
 
@@ -204,41 +204,21 @@ fn unread(packet: &Packet, kind: Kind) -> i32 {
 pub fn pv_from_bridge(ctx: TcContext) -> i32 {
     let Some(mut packet) = Packet::of(ctx.skb.skb) else { return ACT_SHOT };
     match packet.parse() {
-        Kind::PriorityTag => hand_on(packet.skb, Stage::Untag),
+        Kind::PriorityTag => tail_call(packet.skb, Stage::Untag),
         kind => bridge::from_bridge(&packet, kind),
     }
 }
 
-/// With a tag that names no VLAN. The stack takes it off, and so the program does first.
+/// With a tag that names no VLAN.
 #[classifier]
 pub fn pv_stage_untag(ctx: TcContext) -> i32 {
-    let skb = ctx.skb.skb;
-    // SAFETY: the helper has no preconditions.
-    if unsafe { bpf_skb_vlan_pop(skb.cast()) } != 0 {
-        return ACT_SHOT;
-    }
-    let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
-    let of_pool = maps::uplink(packet.link).is_some_and(|up| up.flags & UPLINK_POOL != 0);
-    match packet.parse() {
-        // As many as there are: a tail call that is one too many drops the packet.
-        Kind::PriorityTag => hand_on(skb, Stage::Untag),
-        kind if of_pool => bridge::from_bridge(&packet, kind),
-        Kind::Ip => uplink::from_uplink(&mut packet),
-        kind => unread(&packet, kind),
-    }
+    untag::stage(ctx.skb.skb)
 }
 
 /// From an uplink, without its Ethernet header.
 #[classifier]
 pub fn pv_stage_bare(ctx: TcContext) -> i32 {
-    if bare::restore(ctx.skb.skb).is_err() {
-        return ACT_OK;
-    }
-    let Some(mut packet) = Packet::of(ctx.skb.skb) else { return ACT_SHOT };
-    match packet.parse() {
-        Kind::Ip => uplink::from_uplink(&mut packet),
-        kind => unread(&packet, kind),
-    }
+    bare::stage(ctx.skb.skb)
 }
 
 /// Ingress of an uplink, before the stack: frames of several pieces too (kernel 5.18).

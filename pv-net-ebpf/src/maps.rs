@@ -1,19 +1,17 @@
 //! Every map of the data plane. Key and value types are those of `pv-net-common`; the daemon sets the sizes.
 
-use crate::{decide::Ask, packet::Forgotten, policy::PolicyKeys, verdict::ACT_SHOT};
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_NO_PREALLOC, bpf_fib_lookup},
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
     macros::btf_map,
-    programs::TcContext,
 };
 use pv_net_common::{
     ClaimSlot, EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowCount, FlowEntry, FlowKey, FlowLimit,
-    FragmentInfo, FragmentKey, GlobalConfig, InterfaceInfo, Ip, NatOwner, PolicySide, Service, ServiceKey, SockKey,
-    SockOrigin, SourceKey, Stage, TransientFlow, UplinkInfo,
+    FragmentInfo, FragmentKey, GlobalConfig, HalfOpenFlow, InterfaceInfo, Ip, NatOwner, PortMapKey, PortMapTarget,
+    SockKey, SockOrigin, SourceKey, UplinkInfo,
     drop_reason::DROP_SLOTS,
-    endpoint::{LOCAL_ADDRESS, MAX_LOCALS, MAX_NETWORKS, MAX_SERVICES, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS},
-    flow::{CLAIM_TURN_SLOTS, DEFAULT_FLOWS, DEFAULT_TRANSIENT, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
+    endpoint::{LOCAL_ADDRESS, MAX_LOCALS, MAX_NETWORKS, MAX_PORT_MAPPINGS, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS},
+    flow::{CLAIM_TURN_SLOTS, DEFAULT_FLOWS, DEFAULT_HALF_OPEN, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
     names,
     nat::OWNER_SLOTS,
     stats::STAT_SLOTS,
@@ -29,13 +27,13 @@ pub static CONFIG: Array<GlobalConfig, 1> = Array::new();
 #[btf_map(name = "flows")]
 pub static FLOWS: HashMap<FlowKey, FlowEntry, { DEFAULT_FLOWS as usize }> = HashMap::new();
 
-/// Opening and closing flows, keyed by their replies. LRU: a flood of new flows pushes out only its own kind.
-#[btf_map(name = "transient")]
-pub static TRANSIENT: LruHashMap<FlowKey, TransientFlow, { DEFAULT_TRANSIENT as usize }> = LruHashMap::new();
+/// Flows that open or close, keyed by their replies. LRU: a flood of new flows pushes out only its own kind.
+#[btf_map(name = "half_open")]
+pub static HALF_OPEN: LruHashMap<FlowKey, HalfOpenFlow, { DEFAULT_HALF_OPEN as usize }> = LruHashMap::new();
 
-/// What each opener has in the transient map: a ring of its keys there, a part a CPU. LRU: rings that are not used make room.
+/// What each opener has in the half-open table: a ring of its keys there, a part a CPU. LRU: rings that are not used make room.
 #[btf_map(name = "claims")]
-pub static CLAIMS: LruHashMap<ClaimSlot, FlowKey, { DEFAULT_TRANSIENT as usize }> = LruHashMap::new();
+pub static CLAIMS: LruHashMap<ClaimSlot, FlowKey, { DEFAULT_HALF_OPEN as usize }> = LruHashMap::new();
 
 /// Whose turn it is in the rings, by the lower bits of the opener's link.
 #[btf_map(name = "claim_turns")]
@@ -91,8 +89,8 @@ pub static UPLINKS: HashMap<u32, UplinkInfo, { MAX_UPLINKS as usize }, { BPF_F_N
 pub static SOURCES: LpmTrie<SourceKey, Ip, { MAX_SOURCES as usize }> = LpmTrie::new();
 
 /// Published ports; written by the daemon.
-#[btf_map(name = "services")]
-pub static SERVICES: LpmTrie<ServiceKey, Service, { MAX_SERVICES as usize }> = LpmTrie::new();
+#[btf_map(name = "port_map")]
+pub static PORT_MAP: LpmTrie<PortMapKey, PortMapTarget, { MAX_PORT_MAPPINGS as usize }> = LpmTrie::new();
 
 /// Sockets of the device that were led to a container.
 #[btf_map(name = "sock_origins")]
@@ -123,89 +121,6 @@ pub static EVENT_TIMES: PerCpuArray<u64, { DROP_SLOTS as usize + 1 }> = PerCpuAr
 #[btf_map(name = "stats")]
 pub static STATS: PerCpuArray<u64, { STAT_SLOTS as usize }> = PerCpuArray::new();
 
-/// What does not fit the 512 bytes of stack.
-#[repr(C)]
-pub struct Scratch {
-    pub flow: TransientFlow,
-    pub fib: bpf_fib_lookup,
-    /// Place and content of a fragmented packet.
-    pub fragment_key: FragmentKey,
-    pub fragment: FragmentInfo,
-    /// What the opening stage is to do, with `flow`.
-    pub plan: Plan,
-    /// The key of the replies that it tries to claim.
-    pub reply_key: FlowKey,
-    pub policy: PolicyKeys,
-    /// What the rules are asked about.
-    pub ask: Ask,
-    /// How the stage for the device's stack is asked.
-    pub to_stack: ToStack,
-    /// And whom.
-    pub sides: [PolicySide; 2],
-    /// What the answering stage is to say.
-    pub answer: Answer,
-    /// A packet that the verifier is to forget.
-    pub packet: Forgotten,
-    /// A frame under construction.
-    pub frame: [u8; FRAME_BYTES],
-}
-
-/// What the decision about a new flow says, beside its two entries and but for the source port.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Plan {
-    /// Addresses of the packet when it leaves.
-    pub src: Ip,
-    pub dst: Ip,
-    /// Link of the replies' key: 0 when they come from outside.
-    pub reply_link: u32,
-    /// Not 0: the source address is the device's, and the port one of masquerade's range: first this one.
-    pub masquerade: u32,
-    /// Where in the range.
-    pub offset: u16,
-    /// Where the range begins.
-    pub first_port: u16,
-    /// Not 0: the flow was not in the transient map before.
-    pub claimed: u32,
-    /// Link of the packet's own key.
-    pub link: u32,
-    pub dport_be: u16,
-    pub pad: u16,
-}
-
-/// What is known of a packet for the device's stack.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub struct ToStack {
-    /// Not 0: the kernel's routes call its destination the device's own.
-    pub device: u32,
-    /// Not 0: it is for somebody else on the bridge, and not for the device's stack.
-    pub elsewhere: u32,
-    /// Not 0: the kernel does not know the neighbour that it goes to yet.
-    pub unresolved: u32,
-}
-
-/// An ICMP or ICMPv6 error, or a TCP reset.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Answer {
-    /// The error's type; 0 for a reset.
-    pub kind: u8,
-    pub code: u8,
-    /// Not 0: it is for the device itself, which sent the packet.
-    pub to_device: u8,
-    pub pad: u8,
-    /// The header's last word: an MTU where the type has one.
-    pub rest: u32,
-}
-
-/// Room for the longest answer.
-pub const FRAME_BYTES: usize = 152;
-
-/// One [`Scratch`] a CPU.
-#[btf_map(name = "scratch")]
-pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
-
 /// `DropEvent`s and `BindEvent`s for the daemon. Declared without a value type: libbpf refuses one for a ring buffer.
 #[btf_map(name = "events")]
 pub static EVENTS: RingBuf<[u8; 0], { EVENT_BYTES as usize }> = RingBuf::new();
@@ -215,13 +130,6 @@ pub static EVENTS: RingBuf<[u8; 0], { EVENT_BYTES as usize }> = RingBuf::new();
 pub fn interface(ifindex: u32) -> Option<&'static InterfaceInfo> {
     // SAFETY: an entry is replaced whole by the daemon, and stays readable for the program's run.
     unsafe { INTERFACES.get(&ifindex) }
-}
-
-/// This CPU's scratch memory; a program has it to itself until it returns.
-#[inline(always)]
-pub fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: nothing preempts a TC program on its CPU but another packet's, which runs after this one returns.
-    SCRATCH.get_ptr_mut(0).map(|p| unsafe { &mut *p })
 }
 
 /// Whether `addr` is one of the device's own.
@@ -288,12 +196,4 @@ pub fn epoch() -> u32 {
 #[inline(always)]
 pub fn routes_changed_since(epoch: u32) -> bool {
     CONFIG.get(0).is_some_and(|c| c.routes.wrapping_sub(epoch) as i32 > 0)
-}
-
-/// Hands the packet on to a stage. It comes back only when the stage is not there, and is lost then.
-#[inline(always)]
-pub fn hand_on(skb: *mut __sk_buff, stage: Stage) -> i32 {
-    // SAFETY: the map holds programs of this type only.
-    unsafe { STAGES.tail_call(&TcContext::new(skb), stage as u32) };
-    ACT_SHOT
 }

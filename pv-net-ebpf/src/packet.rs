@@ -1,6 +1,9 @@
 //! A frame as the programs see it: [`Headers`] read from an skb, and where it came from.
 
-use crate::maps::{FRAGMENTS, Scratch, scratch};
+use crate::{
+    maps::FRAGMENTS,
+    scratch::{Forgotten, Scratch, scratch},
+};
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use core::{
     mem::MaybeUninit,
@@ -12,9 +15,11 @@ use pv_net_common::{
     headers::{Frame, Headers, Plain},
 };
 
-pub use pv_net_common::headers::{
-    ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP,
-    IPPROTO_TCP, IPPROTO_UDP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN,
+pub use pv_net_common::{
+    headers::{
+        ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN,
+    },
+    ip_proto::{IPPROTO_FRAGMENT, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_PIM, IPPROTO_TCP, IPPROTO_UDP},
 };
 
 /// The Ethernet header. Its alignment is what the verifier holds a frame's start for, so that it is read in words.
@@ -93,16 +98,6 @@ impl DerefMut for Packet {
     fn deref_mut(&mut self) -> &mut Headers {
         &mut self.headers
     }
-}
-
-/// What of a [`Packet`] is laid aside by [`Packet::forget`]: whatever the reading of a frame decides by.
-#[repr(C)]
-pub struct Forgotten {
-    key: FlowKey,
-    bits: u32,
-    rest: u32,
-    l4: u32,
-    end: u32,
 }
 
 /// A bool that costs no branch: the target has no instruction that makes one of a comparison.

@@ -1,9 +1,9 @@
-//! What the rules say of a flow's first packet. Everything else about policy (pools, services, established flows) is
+//! What the rules say of a flow's first packet. Everything else about policy (pools, published ports, established flows) is
 //! decided elsewhere, and only where the rules say nothing.
 
 use crate::{
-    maps::{Scratch, scratch},
     packet::read,
+    scratch::{PolicyKeys, Scratch, scratch},
     verdict::{ACT_OK, ACT_SHOT},
 };
 use aya_ebpf::{
@@ -43,15 +43,6 @@ pub static POLICY_PAIRS: LpmTrie<PolicyPair, PolicyVerdict, { MAX_POLICY_PAIRS a
 
 /// Who somebody is that the policy of this generation should know, and does not.
 const UNKNOWN: PolicyClass = PolicyClass { src: u32::MAX, dst: u32::MAX };
-
-/// Keys under construction: they live outside the stack, of which the callers have little left.
-#[repr(C)]
-pub struct PolicyKeys {
-    id: PolicyId,
-    pad: u32,
-    addr: Key<PolicyAddr>,
-    pair: Key<PolicyPair>,
-}
 
 /// What the rules of `generation` say of a packet; `dport_be` counts for TCP and UDP only.
 #[inline(always)]

@@ -3,9 +3,11 @@
 
 use crate::{
     answer, flow,
-    maps::{FLOWS, Scratch, hand_on, interface, scratch, uplink},
-    outside::{Route, look_up_route, source},
+    maps::{FLOWS, interface, uplink},
     packet::Packet,
+    scratch::{Scratch, scratch},
+    tail_call::tail_call,
+    to_uplink::{Route, look_up_route, source},
     verdict::ACT_SHOT,
 };
 use aya_ebpf::bindings::bpf_fib_lookup;
@@ -32,15 +34,15 @@ pub fn stage(packet: &mut Packet) -> i32 {
     let Some(Scratch { fib, .. }) = scratch() else { return ACT_SHOT };
     let Some(me) = sender else {
         follow_peer(packet, entry, fib);
-        return hand_on(packet.skb, Stage::Known);
+        return tail_call(packet.skb, Stage::Known);
     };
     if entry.flags & (FLOW_NEIGHBOUR | FLOW_UPLINK) == 0 || leads_on(packet, &key, me, entry, fib) {
-        return hand_on(packet.skb, Stage::Known);
+        return tail_call(packet.skb, Stage::Known);
     }
     // What the far end knows of it is another address now.
     let lost = entry.flags & FLOW_NAT != 0 && packet.continues_tcp() && !packet.later;
     flow::forget(&key);
-    if lost { answer::unknown_tcp(packet) } else { hand_on(packet.skb, Stage::Container) }
+    if lost { answer::unknown_tcp(packet) } else { tail_call(packet.skb, Stage::FromContainer) }
 }
 
 /// Brings `entry` to where the kernel's routes lead; `false` where the flow cannot go.

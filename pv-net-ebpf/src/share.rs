@@ -1,10 +1,10 @@
-//! Each opener's share of the transient map: a container, the outside and the device have a ring each of what they have
+//! Each opener's share of the half-open table: a container, the outside and the device have a ring each of what they have
 //! claimed there. Who claims more than it has room for loses his own oldest claim, and nobody else's.
 
-use crate::maps::{CLAIM_TURNS, CLAIMS, CONFIG, TRANSIENT};
+use crate::maps::{CLAIM_TURNS, CLAIMS, CONFIG, HALF_OPEN};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use pv_net_common::{
-    ClaimSlot, FlowKey, TransientFlow,
+    ClaimSlot, FlowKey, HalfOpenFlow,
     flow::{CLAIM_TURN_SLOTS, FLOW_STACK},
 };
 
@@ -13,7 +13,7 @@ pub const DEVICE: u32 = u32::MAX;
 /// The ring of those who come to containers by other links than uplinks.
 pub const STRANGERS: u32 = u32::MAX - 1;
 
-/// The flow that `origin` opened came into the transient map, under the key of its replies: it has the ring's next place.
+/// The flow that `origin` opened came into the half-open table, under the key of its replies: it has the ring's next place.
 #[inline(always)]
 pub fn take(origin: &FlowKey, reply_key: &FlowKey) {
     take_of(origin.ifindex, reply_key);
@@ -45,8 +45,8 @@ pub fn take_of(ring: u32, reply_key: &FlowKey) {
         return;
     }
     // SAFETY: as above.
-    if TRANSIENT.get_ptr(&*place).is_some_and(|old| is_of(ring, unsafe { &*old })) {
-        let _ = TRANSIENT.remove(&*place);
+    if HALF_OPEN.get_ptr(&*place).is_some_and(|old| is_of(ring, unsafe { &*old })) {
+        let _ = HALF_OPEN.remove(&*place);
     }
     *place = *reply_key;
 }
@@ -54,7 +54,7 @@ pub fn take_of(ring: u32, reply_key: &FlowKey) {
 /// Whether `flow` was opened by whose ring it is. Notes of what the device and strangers send to a container bear that
 /// one's link.
 #[inline(always)]
-fn is_of(ring: u32, flow: &TransientFlow) -> bool {
+fn is_of(ring: u32, flow: &HalfOpenFlow) -> bool {
     match ring {
         DEVICE | STRANGERS => flow.reply.flags & FLOW_STACK != 0,
         _ => flow.origin.ifindex == ring,

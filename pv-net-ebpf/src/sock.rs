@@ -7,7 +7,7 @@ use crate::{
     maps::{CONFIG, EVENTS, SOCK_ORIGINS, is_local},
     nat,
     packet::IPPROTO_TCP,
-    service,
+    port_map,
     verdict::{count, event_time},
 };
 use aya_ebpf::{
@@ -113,7 +113,7 @@ fn lead(a: Address, family: Family) -> i32 {
     if !is_loopback(named) && !is_local(named) {
         return GO_ON;
     }
-    let Some(to) = service::target(named, published_as(proto), port_be as u16) else { return GO_ON };
+    let Some(to) = port_map::target(named, published_as(proto), port_be as u16) else { return GO_ON };
     let key = key_of(a, to.addr, to.port_be as u32);
     // Lost origins cost the program the name it used, not its connection.
     let _ = SOCK_ORIGINS.insert(&key, &SockOrigin { addr: named, port_be }, 0);
@@ -152,10 +152,10 @@ fn keep_free(a: Address, family: Family) -> i32 {
     let addr = family.addr(a);
     // SAFETY: context fields.
     let (port_be, proto) = unsafe { ((*a).user_port as u16, published_as((*a).protocol)) };
-    let mut owner = service::publisher(addr, proto, port_be);
+    let mut owner = port_map::publisher(addr, proto, port_be);
     // A socket on `::` has IPv4 too, unless it asked not to.
     if owner.is_none() && addr.is_unspecified() && family.v6 {
-        owner = service::publisher(Ip::from_v4_be(0), proto, port_be);
+        owner = port_map::publisher(Ip::from_v4_be(0), proto, port_be);
     }
     let Some(identity) = owner else {
         if !is_loopback(addr) && nat::keep_for_device(proto, u16::from_be(port_be)) {

@@ -3,13 +3,15 @@
 
 use crate::{
     answer, budget,
-    decide::Ask,
+    denied::denied,
     flow::{self, REFUSED},
-    forward::denied,
     guard,
-    maps::{Scratch, TRANSIENT, ToStack, epoch, hand_on, interface, scratch},
+    maps::{HALF_OPEN, epoch, interface},
     nat,
     packet::Packet,
+    policy_input::PolicyInput,
+    scratch::{Scratch, ToStack, scratch},
+    tail_call::tail_call,
     verdict::{self, ACT_OK, ACT_SHOT, count},
 };
 use pv_net_common::{
@@ -31,7 +33,7 @@ pub fn to_stack(packet: &Packet) -> i32 {
 pub fn by_stack(packet: &Packet, how: ToStack) -> i32 {
     let Some(Scratch { to_stack, .. }) = scratch() else { return ACT_SHOT };
     *to_stack = how;
-    hand_on(packet.skb, Stage::Stack)
+    tail_call(packet.skb, Stage::Stack)
 }
 
 /// The stage for what the device's stack is to have.
@@ -62,7 +64,7 @@ fn to_group(packet: &Packet, me: &InterfaceInfo) -> i32 {
     }
     let done = to_stack(packet);
     let of_link = reports || !packet.v4 && guard::is_discovery(packet);
-    if !of_link && Ask::of_sender(&packet.key, me).to_device_of(me).allowed().is_err() {
+    if !of_link && PolicyInput::of_sender(&packet.key, me).to_device_of(me).allowed().is_err() {
         packet.set_mark(MARK_NOT_FOR_DEVICE);
     }
     done
@@ -75,7 +77,7 @@ fn to_group(packet: &Packet, me: &InterfaceInfo) -> i32 {
 fn ask(packet: &Packet, me: &InterfaceInfo, device: bool, unresolved: bool) -> i32 {
     let (key, epoch) = (packet.key, epoch());
     let reply_key = key.reversed(0);
-    let known = match TRANSIENT.get_ptr_mut(&reply_key) {
+    let known = match HALF_OPEN.get_ptr_mut(&reply_key) {
         // SAFETY: a map value stays readable for the program's run.
         Some(open) if packet.tracked => Some(unsafe { &mut *open }).filter(|open| open.origin == key),
         _ => None,
@@ -109,11 +111,11 @@ fn ask(packet: &Packet, me: &InterfaceInfo, device: bool, unresolved: bool) -> i
 
 #[inline(always)]
 fn allowed(packet: &Packet, me: &InterfaceInfo, device: bool) -> Result<(), DropReason> {
-    let ask = Ask::of_sender(&packet.key, me);
+    let input = PolicyInput::of_sender(&packet.key, me);
     if !device {
-        return ask.allowed();
+        return input.allowed();
     }
     // The rules about that address first.
-    ask.may(true)?;
-    ask.to_device_of(me).allowed()
+    input.may(true)?;
+    input.to_device_of(me).allowed()
 }

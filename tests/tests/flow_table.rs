@@ -6,7 +6,9 @@ use aya::maps::{HashMap, Map, MapData};
 use harness::configs::{self, DEVICE, HOST, HOSTS};
 use harness::{Container, Device, Namespace, Process, SOON, echo, eventually, patience};
 use nix::sys::signal::Signal;
-use pv_net_common::{FlowEntry, FlowKey, flow::DEFAULT_FLOWS};
+use pv_net_common::flow::DEFAULT_FLOWS;
+use pv_net_common::ip_proto::{IPPROTO_TCP, IPPROTO_UDP};
+use pv_net_common::{FlowEntry, FlowKey};
 use serde_json::{Value, json};
 use std::collections::HashMap as StdMap;
 use std::io::{Read, Write};
@@ -17,8 +19,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const PORT: u16 = 7000;
-const TCP: u32 = 6;
-const UDP: u32 = 17;
+const TCP: u32 = IPPROTO_TCP as u32;
+const UDP: u32 = IPPROTO_UDP as u32;
 /// The longest that a sweep may take, of whatever build.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How long UDP flows may be silent here.
@@ -215,7 +217,7 @@ fn a_full_table_costs_nobody_anything() -> Result<()> {
     println!("{full} entries; idle ones: {filled:?}");
     ensure!(full == DEFAULT_FLOWS as usize, "the table is not full");
 
-    // New flows live in `transient`: they work, and go on to.
+    // New flows live in `half_open`: they work, and go on to.
     let mut new = Vec::new();
     for at in far {
         let (mut tcp, udp) = (connected(&lab.live.ns, at)?, asked(&lab.live.ns, at)?);
@@ -273,7 +275,7 @@ fn a_full_table_costs_nobody_anything() -> Result<()> {
         ensure!(took < patience(SWEEP), "a sweep took {took:?}");
     }
 
-    // There is room, and who lived in `transient` moves in.
+    // There is room, and who lived in `half_open` moves in.
     for (mut tcp, _) in new {
         tcp.write_all(b"still")?;
         let mut back = [0; 5];

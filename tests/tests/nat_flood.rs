@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 
 const PORT: u16 = 7000;
-/// Five times what the transient table holds.
+/// Five times what the half-open table holds.
 const FLOOD: u32 = 40_000;
 
 struct Lab {

@@ -5,7 +5,7 @@ use aya::maps::{HashMap, Map, MapData};
 use harness::configs::{self, DEVICE, HOST, HOSTS};
 use harness::testrun::{CHECKSUM_COMPLETE, Program};
 use harness::{Container, Device, Namespace, SOON, eventually, frame};
-use pv_net_common::{FlowEntry, FlowKey, TransientFlow, flow::FLOW_NEIGHBOUR};
+use pv_net_common::{FlowEntry, FlowKey, HalfOpenFlow, flow::FLOW_NEIGHBOUR};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap as StdMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -175,7 +175,7 @@ fn table<V: aya::Pod>(device: &Device, name: &str) -> Result<StdMap<FlowKey, V>>
     let path = device.pins().join("maps").join(name);
     let data = MapData::from_pin(&path).with_context(|| path.display().to_string())?;
     let map: HashMap<_, FlowKey, V> = match name {
-        "transient" => HashMap::try_from(Map::LruHashMap(data))?,
+        "half_open" => HashMap::try_from(Map::LruHashMap(data))?,
         _ => HashMap::try_from(Map::HashMap(data))?,
     };
     Ok(map.iter().collect::<Result<_, _>>()?)
@@ -184,7 +184,7 @@ fn table<V: aya::Pod>(device: &Device, name: &str) -> Result<StdMap<FlowKey, V>>
 /// What must hold of the tables whatever happened.
 fn consistent(device: &Device) -> Result<usize> {
     let flows: StdMap<FlowKey, FlowEntry> = table(device, "flows")?;
-    let transient: StdMap<FlowKey, TransientFlow> = table(device, "transient")?;
+    let half_open: StdMap<FlowKey, HalfOpenFlow> = table(device, "half_open")?;
     let mut outside = HashSet::new();
     for (key, entry) in &flows {
         let opposite = entry.opposite_key(key.proto);
@@ -195,7 +195,7 @@ fn consistent(device: &Device) -> Result<usize> {
             ensure!(outside.insert(tuple), "two flows are {tuple:?} outside");
         }
     }
-    for (key, flow) in &transient {
+    for (key, flow) in &half_open {
         ensure!(flow.forward.opposite_key(key.proto) == *key, "{key:?} is not its flow's: {flow:?}");
         if let Some(entry) = flows.get(key) {
             let holder = entry.opposite_key(key.proto);

@@ -112,7 +112,7 @@ struct Footprint {
 impl Footprint {
     fn of(device: &Device) -> Result<Self> {
         let mut maps = BTreeMap::new();
-        for name in ["flows", "transient", "endpoints", "interfaces"] {
+        for name in ["flows", "half_open", "endpoints", "interfaces"] {
             let pin = device.pins().join("maps").join(name);
             let dump = output(Command::new("bpftool").args(["-j", "map", "dump", "pinned"]).arg(pin))?;
             let entries: Value = serde_json::from_str(&dump).context(name)?;

@@ -1,11 +1,12 @@
 //! A restart and the programs of the daemon before: taken over when they are those that it would load, else replaced.
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, Map, MapData};
 use aya::programs::ProgramInfo;
 use aya::programs::links::{FdLink, PinnedLink};
 use harness::{Container, Device, SOON, configs, echo, eventually, output};
 use nix::sys::signal::Signal;
-use pv_net_common::names;
+use pv_net_common::{GlobalConfig, names};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
@@ -179,4 +180,28 @@ fn one_that_was_lost_beside_the_data_plane_is_loaded_alone() -> Result<()> {
     ensure!(changed == [lost], "{changed:?} are new");
     links_run_what_is_pinned(&device)?;
     talk(&a, &b, 7100)
+}
+
+/// Two maps had other names in layout 6.
+#[test]
+fn maps_of_an_earlier_layout_are_removed_under_their_former_names() -> Result<()> {
+    let (mut device, a, b) = lab()?;
+    device.stop(Signal::SIGKILL)?;
+    let maps = device.pins().join("maps");
+    let data = MapData::from_pin(maps.join(names::MAP_CONFIG))?;
+    let mut config = Array::<_, GlobalConfig>::try_from(Map::Array(data))?;
+    config.set(0, GlobalConfig { abi: 6, ..config.get(&0, 0)? }, 0)?;
+    for (name, former) in [names::MAP_HALF_OPEN, names::MAP_PORT_MAP].into_iter().zip(names::FORMER_MAPS) {
+        fs::rename(maps.join(name), maps.join(former))?;
+    }
+    device.start()?;
+    ensure!(!device.json(&["status"])?["adopted"]["maps"].as_bool().context("adopted.maps")?, "taken over");
+    for former in names::FORMER_MAPS {
+        ensure!(!maps.join(former).exists(), "{former} is left");
+    }
+    links_run_what_is_pinned(&device)?;
+    talk(&a, &b, 7100)?;
+    device.down()?;
+    ensure!(!device.pins().exists(), "pins are left");
+    Ok(())
 }

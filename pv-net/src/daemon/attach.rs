@@ -1,7 +1,7 @@
 //! Attaching a container: all of its interfaces, or nothing.
 
+use super::attach_state::AttachState;
 use super::segments::segment_bytes;
-use super::standing::Standing;
 use super::{Daemon, lease_key};
 use crate::config::{check_container, parse_run_named};
 use crate::failure::{Failure, Kind};
@@ -48,10 +48,10 @@ impl Daemon {
             return Err(errors.into());
         }
         let netns = netns::open(&reference).map_err(|e| Failure::from(e).about(format!("container {name}")))?;
-        let left = match self.standing(name, &run, &reference, &netns).await? {
-            Standing::Attached => return Ok(()),
-            Standing::Absent => Vec::new(),
-            Standing::Left(links) => links,
+        let left = match self.attach_state(name, &run, &reference, &netns).await? {
+            AttachState::Attached => return Ok(()),
+            AttachState::Absent => Vec::new(),
+            AttachState::Left(links) => links,
         };
         self.check_ports(&container)?;
         self.open_plane()?;
@@ -143,7 +143,7 @@ impl Daemon {
                 }
             }
         }
-        if ports && let Err(failure) = self.refresh_ports() {
+        if ports && let Err(failure) = self.refresh_port_map() {
             for (index, attachment) in made {
                 self.disconnect(index, attachment).await?;
             }

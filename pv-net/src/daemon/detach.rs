@@ -30,7 +30,7 @@ impl Daemon {
         self.state.identities.remove(name);
         self.container_conditions.remove(name);
         if published {
-            self.refresh_ports()?;
+            self.refresh_port_map()?;
         }
         store::save(&self.paths.state_dir, &self.state)?;
         Ok(())

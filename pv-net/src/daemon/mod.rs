@@ -3,32 +3,32 @@
 //! One lock, one operation at a time: what an operation sees does not change under it.
 
 mod attach;
+mod attach_state;
 mod borrowed;
+mod clsact;
 mod container_view;
 mod detach;
-mod filters;
 mod firewall;
 mod mtu;
-mod outside;
 mod own_ports;
 mod paths;
 mod policy;
 mod policy_view;
 mod pools;
-mod ports;
+mod port_map;
 mod reconcile;
 mod segments;
 mod serve;
-mod standing;
 mod teardown;
 mod uplink_filter;
+mod uplinks;
 mod view;
 
 pub use attach::AttachRequest;
 pub use container_view::{ContainerState, ContainerView, InterfaceView};
 pub use paths::{Paths, RunLock};
 pub use policy_view::{DecidedBy, PartyView, RuleView, VerdictQuery, VerdictView};
-pub use ports::PortView;
+pub use port_map::PortView;
 pub use serve::run;
 pub use teardown::teardown;
 pub use uplink_filter::UplinkView;
@@ -91,7 +91,7 @@ pub struct Daemon {
     /// Uplinks that the filter is for.
     filterable: BTreeSet<IfName>,
     /// What is wrong with uplinks.
-    outside_conditions: Vec<String>,
+    uplink_conditions: Vec<String>,
     /// What is wrong with the device's ports beside those of containers.
     port_conditions: Vec<String>,
     /// Uplinks without the filter that they should have.
@@ -99,11 +99,11 @@ pub struct Daemon {
     /// What the host's firewall keeps from pools.
     firewall_conditions: Vec<String>,
     /// Whether the kernel said that addresses, links or routes changed.
-    outside_changed: bool,
+    uplinks_changed: bool,
     /// Whether the kernel said that a route which leads outside changed, or a routing rule.
     routes_changed: bool,
     /// Containers' links that left their bridge since the last look.
-    astray: BTreeSet<u32>,
+    unbridged: BTreeSet<u32>,
     policy: policy::InForce,
     sweep_sooner: Arc<Notify>,
     grace: GracePeriods,
@@ -143,14 +143,14 @@ impl Daemon {
             uplink_mtu: None,
             mtu_changed: false,
             filterable: BTreeSet::new(),
-            outside_conditions: Vec::new(),
+            uplink_conditions: Vec::new(),
             port_conditions: Vec::new(),
             filter_conditions: Vec::new(),
             firewall_conditions: Vec::new(),
-            outside_changed: false,
+            uplinks_changed: false,
             // While no daemon ran.
             routes_changed: true,
-            astray: BTreeSet::new(),
+            unbridged: BTreeSet::new(),
             policy: policy::InForce::default(),
             sweep_sooner: Arc::default(),
         };
@@ -293,7 +293,7 @@ impl Daemon {
         match plane.collect_garbage() {
             Ok(Swept { removed, read, next, doubtful }) => {
                 // Who has ended the connection answers with a reset, and who has not with a segment of it.
-                outside::tell(&doubtful);
+                uplinks::tell(&doubtful);
                 tracing::debug!(removed, read, ?next, took = ?start.elapsed(), "flow table swept");
                 next
             }

@@ -1,8 +1,8 @@
 //! Pools without an MTU of their own have the smallest one of the uplinks in use, and follow it.
 
 use super::Daemon;
-use super::outside::link_states;
 use super::segments::inside;
+use super::uplinks::link_states;
 use crate::failure::Failure;
 use crate::kernel::netlink::LinkInfo;
 use crate::model::{Attachment, IfName, NetnsRef};

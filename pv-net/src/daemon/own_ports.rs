@@ -103,7 +103,7 @@ impl Daemon {
         };
         let is_nat = |socket: &Listener| masquerades && range.contains(&socket.addr.port());
         let held = listeners::holders(|socket| is_nat(socket) || is_published(socket));
-        let proto = |transport| if transport == Transport::Tcp { 6 } else { 17 };
+        let proto = |transport: Transport| transport.number().into();
         let in_sockets = held.iter().map(|socket| (proto(socket.transport), socket.addr.port()));
         let in_mappings =
             published.iter().flat_map(|p| p.mapping.host_ports.clone().map(|port| (proto(p.mapping.transport), port)));
@@ -163,7 +163,7 @@ impl Daemon {
             key.proto == proto && entry.flags & leaves_by == leaves_by && u16::from_be(entry.sport_be) == port
         });
         match ended {
-            Ok(ended) => super::outside::tell(&ended),
+            Ok(ended) => super::uplinks::tell(&ended),
             Err(e) => tracing::warn!(error = %e, port, "flows not ended whose port a program of the device took"),
         }
     }

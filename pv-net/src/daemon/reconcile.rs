@@ -20,7 +20,7 @@ impl Daemon {
         // The uplinks in use, that pools take their MTU from, are known only when the pools' bridges are.
         for _ in 0..2 {
             self.ensure_pools().await?;
-            self.refresh_outside().await?;
+            self.refresh_uplinks().await?;
             if !std::mem::take(&mut self.mtu_changed) {
                 break;
             }
@@ -36,7 +36,7 @@ impl Daemon {
         }
         self.fit_links(&links).await;
         self.look_at_firewall();
-        self.refresh_ports()?;
+        self.refresh_port_map()?;
         store::save(&self.paths.state_dir, &self.state)?;
         Ok(())
     }
@@ -182,23 +182,23 @@ impl Daemon {
         if let NetEvent::LeftBridge { index } | NetEvent::Link { index, up: false } = event
             && inside
         {
-            self.astray.insert(*index);
+            self.unbridged.insert(*index);
         }
-        self.outside_changed |= !inside;
+        self.uplinks_changed |= !inside;
     }
 
     /// Reads addresses and routes again when something changed since the last time, and puts containers' links back
     /// where they belong.
     pub async fn settle(&mut self) {
-        for index in std::mem::take(&mut self.astray) {
+        for index in std::mem::take(&mut self.unbridged) {
             if let Err(e) = self.put_back(index).await {
                 tracing::warn!(index, error = %e, "container's link not put back on its bridge");
             }
         }
-        if !std::mem::take(&mut self.outside_changed) {
+        if !std::mem::take(&mut self.uplinks_changed) {
             return;
         }
-        if let Err(e) = self.refresh_outside().await {
+        if let Err(e) = self.refresh_uplinks().await {
             tracing::warn!(error = %e, "uplinks not refreshed");
         }
         if std::mem::take(&mut self.mtu_changed)

@@ -2,7 +2,7 @@
 
 use super::Paths;
 use super::borrowed::Borrowed;
-use super::{filters, own_ports};
+use super::{clsact, own_ports};
 use crate::failure::{Failure, Message};
 use crate::ipam::store;
 use crate::kernel::bpf;
@@ -27,8 +27,8 @@ pub async fn teardown(paths: &Paths) -> Result<(), Failure> {
     }
     match store::load(&paths.state_dir) {
         Ok((state, _)) => {
-            for filter in &state.filters {
-                failures.extend(filters::remove(filter, &net).await.err());
+            for hook in &state.clsact {
+                failures.extend(clsact::remove(hook, &net).await.err());
             }
             failures.extend(Borrowed::of(&state).give_back(&net).await);
             failures.extend(own_ports::give_back(&state).err());

@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::kernel::bpf::FlowRecord;
 use crate::model::{ContainerName, PoolKind, PoolName};
 use pv_net_common::flow::FLOW_REPLY;
+use pv_net_common::ip_proto::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -237,7 +238,7 @@ impl Daemon {
     /// The kernel's.
     pub fn status(&self) -> Result<StatusView, Failure> {
         let mut conditions = self.start_conditions.clone();
-        conditions.extend(self.outside_conditions.iter().cloned());
+        conditions.extend(self.uplink_conditions.iter().cloned());
         conditions.extend(self.port_conditions.iter().cloned());
         conditions.extend(self.declared_conditions.iter().chain(&self.policy.condition).cloned());
         conditions.extend(self.filter_conditions.iter().chain(&self.firewall_conditions).cloned());
@@ -274,11 +275,11 @@ impl Daemon {
 /// `tcp` for 6, and so on.
 #[must_use]
 pub fn proto_name(proto: u32) -> String {
-    match proto {
-        1 => "icmp".to_owned(),
-        6 => "tcp".to_owned(),
-        17 => "udp".to_owned(),
-        58 => "icmpv6".to_owned(),
-        n => n.to_string(),
+    match u8::try_from(proto) {
+        Ok(IPPROTO_ICMP) => "icmp".to_owned(),
+        Ok(IPPROTO_TCP) => "tcp".to_owned(),
+        Ok(IPPROTO_UDP) => "udp".to_owned(),
+        Ok(IPPROTO_ICMPV6) => "icmpv6".to_owned(),
+        _ => proto.to_string(),
     }
 }

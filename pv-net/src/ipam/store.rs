@@ -40,9 +40,9 @@ pub struct State {
     /// Bridges that somebody else made, and whose `accept_ra` was 1 before they forwarded.
     #[serde(default)]
     pub listening: Vec<IfName>,
-    /// Filters on uplinks; none where the kernel has tcx (6.6), whose links are pinned.
-    #[serde(default)]
-    pub filters: Vec<UplinkFilter>,
+    /// Uplinks with programs by clsact; none where the kernel has tcx (6.6), whose links are pinned.
+    #[serde(default, rename = "filters")]
+    pub clsact: Vec<ClsactHook>,
     /// Ports that the device does not take for itself.
     #[serde(default)]
     pub reserved_ports: Option<ReservedPorts>,
@@ -58,13 +58,13 @@ pub struct ReservedPorts {
     pub ours: String,
 }
 
-/// A filter of clsact on an uplink. Nothing in the kernel says who put it there, nor who added the qdisc.
+/// A program on an uplink by clsact. Nothing in the kernel says who put it there, nor who added the qdisc.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct UplinkFilter {
+pub struct ClsactHook {
     /// The uplink.
     pub link: IfName,
-    /// Its index: another link of that name has no filter.
+    /// Its index: another link of that name has no program.
     pub index: u32,
     /// Whether pv-net added the qdisc.
     pub qdisc: bool,

@@ -2,11 +2,11 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod challenge_ack;
 pub mod forwarding;
 pub mod grace;
 pub mod listeners;
 pub mod netfilter;
 pub mod netlink;
 pub mod netns;
-pub mod nudge;
 pub mod sysctl;

@@ -2,6 +2,7 @@
 
 use super::{IfName, PoolName};
 use ipnetwork::{Ipv4Network, Ipv6Network};
+use pv_net_common::endpoint::{POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A pool's IPv4 side.
@@ -113,6 +114,19 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Its settings as the programs know them: `POOL_OPEN` and its like.
+    #[must_use]
+    pub fn flags(&self) -> u32 {
+        let open = if self.isolated { 0 } else { POOL_OPEN };
+        let nat = if self.nat { POOL_NAT } else { 0 };
+        let host = match self.host_access {
+            HostAccess::None => 0,
+            HostAccess::Services => POOL_HOST_SERVICES,
+            HostAccess::All => POOL_HOST_ALL,
+        };
+        open | nat | host
+    }
+
     /// Its networks, IPv4 first.
     pub fn networks(&self) -> impl Iterator<Item = ipnetwork::IpNetwork> {
         let v4 = self.v4.iter().map(|s| s.net.into());

@@ -1,5 +1,6 @@
 //! Published ports.
 
+use pv_net_common::ip_proto::{IPPROTO_TCP, IPPROTO_UDP};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -13,6 +14,17 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
+}
+
+impl Transport {
+    /// Its IP protocol number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => IPPROTO_TCP,
+            Self::Udp => IPPROTO_UDP,
+        }
+    }
 }
 
 impl fmt::Display for Transport {

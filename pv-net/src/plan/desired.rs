@@ -1,7 +1,6 @@
 //! What should exist for the attached containers.
 
-use crate::model::{Attachment, HostAccess, IfName, Mac, Pool};
-use pv_net_common::endpoint::{POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN};
+use crate::model::{Attachment, IfName, Mac, Pool};
 use pv_net_common::{EndpointInfo, InterfaceInfo, Ip};
 use std::collections::BTreeMap;
 
@@ -49,7 +48,7 @@ pub fn endpoint(attachment: &Attachment, pool: &Pool, link: &PoolLink, identity:
         gateway4: pool.v4.as_ref().map_or(zero, |s| s.gateway.into()),
         gateway6: pool.v6.as_ref().map_or(zero, |s| s.gateway.into()),
         pool_id: link.id,
-        pool_flags: flags(pool),
+        pool_flags: pool.flags(),
         identity,
         mtu: link.mtu,
         mask4_be: pool.v4.as_ref().map_or(0, |s| u32::from(s.net.mask()).to_be()),
@@ -62,17 +61,6 @@ pub fn endpoint(attachment: &Attachment, pool: &Pool, link: &PoolLink, identity:
     let own = [info.addr4, info.addr6].into_iter().filter(|a| !a.is_unspecified());
     let addresses = own.chain([info.link_local.of_pool(link.id)]).collect();
     Endpoint { host_if: attachment.host_if.clone(), bridge: link.index, info, addresses }
-}
-
-fn flags(pool: &Pool) -> u32 {
-    let open = if pool.isolated { 0 } else { POOL_OPEN };
-    let nat = if pool.nat { POOL_NAT } else { 0 };
-    let host = match pool.host_access {
-        HostAccess::None => 0,
-        HostAccess::Services => POOL_HOST_SERVICES,
-        HostAccess::All => POOL_HOST_ALL,
-    };
-    open | nat | host
 }
 
 impl Endpoint {

@@ -1,6 +1,6 @@
-//! What decides where no rule says anything: the settings of the pools.
+//! Which setting decides where no rule says anything. What it decides is [`pv_net_common::default_verdict`].
 
-use crate::model::{Action, HostAccess, Pool};
+use crate::model::{Action, HostAccess, Pool, PoolName};
 use std::fmt;
 
 /// Where somebody is.
@@ -77,48 +77,49 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What happens to a flow of which no rule says anything. `published`: the port is one of the receiver's, or on the
-/// device one of a container's, that is published to the sender.
+impl<'a> Place<'a> {
+    /// The same as the programs know it.
+    fn known(self) -> pv_net_common::Place<&'a PoolName> {
+        match self {
+            Self::Pool(pool) => pv_net_common::Place::Pool { pool: &pool.name, flags: pool.flags() },
+            Self::Host => pv_net_common::Place::Device,
+            Self::World => pv_net_common::Place::World,
+        }
+    }
+}
+
+/// What happens to a flow of which no rule says anything, as the programs decide it, and which setting it comes from.
+/// `published`: the port is one of the receiver's, or on the device one of a container's, that is published to the
+/// sender.
 #[must_use]
 pub fn default_verdict(from: Place<'_>, to: Place<'_>, proto: u8, port: u16, published: bool) -> (Action, Reason) {
+    let allowed =
+        pv_net_common::default_verdict(from.known(), to.known(), proto.into(), port.to_be(), published).is_ok();
+    (if allowed { Action::Allow } else { Action::Deny }, reason(from, to, published))
+}
+
+/// The setting that decides between these two.
+fn reason(from: Place<'_>, to: Place<'_>, published: bool) -> Reason {
     match (from, to) {
         (Place::Pool(a), Place::Pool(b)) => between(a, b),
-        (Place::Pool(pool), Place::World) => {
-            let name = pool.name.to_string();
-            (Action::Allow, if pool.nat { Reason::Nat(name) } else { Reason::Routed(name) })
-        }
-        (Place::Pool(pool), Place::Host) => {
-            let allowed = match pool.host_access {
-                HostAccess::All => true,
-                HostAccess::Services => published || is_service(proto, port),
-                HostAccess::None => false,
-            };
-            (action(allowed), Reason::HostAccess(pool.name.to_string(), pool.host_access))
-        }
-        (Place::World, Place::Pool(_)) if published => (Action::Allow, Reason::Published),
-        (Place::World, Place::Pool(_)) => (Action::Deny, Reason::NotPublished),
-        (Place::Host, Place::Pool(_)) => (Action::Allow, Reason::FromHost),
-        (Place::Host | Place::World, Place::Host | Place::World) => (Action::Allow, Reason::NoPool),
+        (Place::Pool(pool), Place::World) if pool.nat => Reason::Nat(pool.name.to_string()),
+        (Place::Pool(pool), Place::World) => Reason::Routed(pool.name.to_string()),
+        (Place::Pool(pool), Place::Host) => Reason::HostAccess(pool.name.to_string(), pool.host_access),
+        (Place::World, Place::Pool(_)) if published => Reason::Published,
+        (Place::World, Place::Pool(_)) => Reason::NotPublished,
+        (Place::Host, Place::Pool(_)) => Reason::FromHost,
+        (Place::Host | Place::World, Place::Host | Place::World) => Reason::NoPool,
     }
 }
 
-fn action(allowed: bool) -> Action {
-    if allowed { Action::Allow } else { Action::Deny }
-}
-
-fn between(a: &Pool, b: &Pool) -> (Action, Reason) {
+fn between(a: &Pool, b: &Pool) -> Reason {
     if a.name == b.name {
-        return (Action::Allow, Reason::SamePool(a.name.to_string()));
+        return Reason::SamePool(a.name.to_string());
     }
     match [a, b].into_iter().find(|p| p.isolated) {
-        Some(isolated) => (Action::Deny, Reason::Isolated(isolated.name.to_string())),
-        None => (Action::Allow, Reason::OpenPools(a.name.to_string(), b.name.to_string())),
+        Some(isolated) => Reason::Isolated(isolated.name.to_string()),
+        None => Reason::OpenPools(a.name.to_string(), b.name.to_string()),
     }
-}
-
-/// DNS, DHCP, DHCPv6 and ping, that each pool's gateway offers.
-fn is_service(proto: u8, port: u16) -> bool {
-    matches!((proto, port), (6 | 17, 53) | (17, 67 | 547) | (1 | 58, _))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::Topology;
 use crate::model::{ContainerName, PoolName, Rule, Selector};
 use pv_net_common::PolicySide;
+use pv_net_common::ip_proto::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 use std::net::IpAddr;
 
 /// One end of a flow that is asked about.
@@ -122,9 +123,9 @@ fn world(topology: &Topology, rules: &[Rule]) -> Vec<IpAddr> {
 /// When it is another protocol, or a port is missing or too much.
 pub fn port_and_proto(proto: &str, port: Option<u16>, v6: bool) -> Result<(u8, u16), String> {
     match (proto, port) {
-        ("tcp", Some(port)) => Ok((6, port)),
-        ("udp", Some(port)) => Ok((17, port)),
-        ("icmp" | "icmpv6", None | Some(0)) => Ok((if v6 { 58 } else { 1 }, 0)),
+        ("tcp", Some(port)) => Ok((IPPROTO_TCP, port)),
+        ("udp", Some(port)) => Ok((IPPROTO_UDP, port)),
+        ("icmp" | "icmpv6", None | Some(0)) => Ok((if v6 { IPPROTO_ICMPV6 } else { IPPROTO_ICMP }, 0)),
         ("tcp" | "udp", None) => Err(format!("{proto} needs a port, as in {proto}/80")),
         ("icmp" | "icmpv6", Some(_)) => Err(format!("{proto} has no ports: it is just {proto:?}")),
         _ => Err(format!("{proto:?} is not tcp, udp or icmp")),

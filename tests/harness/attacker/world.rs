@@ -1,5 +1,6 @@
 //! Who is who in the attacker's lab, and what its policy says: the configuration and the model are made from this.
 
+use super::reading::{TCP, UDP};
 use crate::configs;
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -140,9 +141,6 @@ pub(crate) const WORLD: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(198, 51, 100, 7), Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 7));
 /// The LAN host's addresses.
 pub(crate) const LAN: [&str; 2] = ["10.0.3.200/24", "fd00:5056:0:3::c8/64"];
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 impl Policy {
     /// `device.json`.

@@ -9,7 +9,7 @@ use harness::{Container, echo, frame};
 use serde_json::json;
 use std::net::IpAddr;
 
-/// More than three times what the transient table holds.
+/// More than three times what the half-open table holds.
 const FLOOD: u32 = 30_000;
 /// Flows of `b` that wait for an answer meanwhile.
 const WAITING: u16 = 20;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use harness::{Device, Namespace, frame};
 use pv_net::kernel::bpf::{DataPlane, FlowState, Options, Ran};
+pub use pv_net_common::ip_proto::{IPPROTO_TCP as TCP, IPPROTO_UDP as UDP};
 use pv_net_common::{
     EndpointInfo, InterfaceInfo, Ip,
     endpoint::{LOCAL_ADDRESS, POOL_HOST_SERVICES, POOL_OPEN},
@@ -14,9 +15,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const PASS: i32 = 0;
 pub const SHOT: i32 = 2;
 pub const REDIRECT: i32 = 7;
-
-pub const TCP: u8 = 6;
-pub const UDP: u8 = 17;
 
 /// A container: its link and what it may send.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 use super::lab::{FAMILIES, Family, Host, Lab, REDIRECT, TCP, UDP, between, fix_ipv4, lab};
 use anyhow::{Result, ensure};
 use harness::frame;
-use pv_net_common::{Ip, Service, ServiceKey, endpoint::SERVICE_PREFIX};
+use pv_net_common::{Ip, PortMapKey, PortMapTarget, endpoint::PORT_MAP_PREFIX};
 use std::net::IpAddr;
 
 const PUBLISHED: u16 = 8080;
@@ -11,17 +11,21 @@ const PORT: u16 = 80;
 
 /// Ports of the gateway's addresses that lead to `to`.
 fn publish(lab: &mut Lab, gateway: &Host, to: &Host) -> Result<()> {
-    let mut services = Vec::new();
+    let mut port_map = Vec::new();
     for family in FAMILIES {
         for proto in [TCP, UDP] {
             let addr = Ip::from(gateway.gateway(family));
-            let key = ServiceKey { addr, proto_be: u16::from(proto).to_be(), port_be: PUBLISHED.to_be() };
-            let target =
-                Service { addr: to.ip(family).into(), first_port: PUBLISHED, target_port: PORT, identity: to.ifindex };
-            services.push(((SERVICE_PREFIX + 16, key), target));
+            let key = PortMapKey { addr, proto_be: u16::from(proto).to_be(), port_be: PUBLISHED.to_be() };
+            let target = PortMapTarget {
+                addr: to.ip(family).into(),
+                first_port: PUBLISHED,
+                target_port: PORT,
+                identity: to.ifindex,
+            };
+            port_map.push(((PORT_MAP_PREFIX + 16, key), target));
         }
     }
-    lab.plane.set_services(&services)?;
+    lab.plane.set_port_map(&port_map)?;
     Ok(())
 }
 

@@ -42,7 +42,7 @@ pub fn add_qdisc(link: &str) -> bool {
 ///
 /// # Errors
 /// The kernel's.
-pub fn remove_filter(link: &str) -> Result<(), BpfError> {
+pub fn remove_clsact(link: &str) -> Result<(), BpfError> {
     for place in [Place::FromUplink, Place::FromBridge] {
         match qdisc_detach_program(link, place.attach_type(), place.program()) {
             Err(e) if !is_absent(&e) => {

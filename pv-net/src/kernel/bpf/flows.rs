@@ -2,14 +2,15 @@
 
 use crate::model::FlowTimeouts;
 use pv_net_common::{
-    FlowEntry, FlowKey, TransientFlow,
+    FlowEntry, FlowKey, HalfOpenFlow,
     flow::{FLOW_CLOSING, FLOW_OPENING, FLOW_REFUSED, FLOW_STACK, TCP_FIN_SEEN, TCP_LAST_ACK, TCP_RST_SEEN},
+    ip_proto::{IPPROTO_TCP, IPPROTO_UDP},
 };
 use std::collections::HashMap;
 use std::time::Duration;
 
-const TCP: u32 = 6;
-const UDP: u32 = 17;
+const TCP: u32 = IPPROTO_TCP as u32;
+const UDP: u32 = IPPROTO_UDP as u32;
 
 /// The two directions are made one after the other; what stays alone longer has lost its partner.
 const ORPHAN: Duration = Duration::from_secs(2);
@@ -42,7 +43,7 @@ pub enum FlowState {
 }
 
 impl FlowState {
-    /// The state of a transient flow by its `phase`.
+    /// The state of a half-open flow by its `phase`.
     #[must_use]
     pub const fn of_phase(phase: u32) -> Self {
         if phase == FLOW_CLOSING { Self::Closing } else { Self::Opening }
@@ -148,10 +149,10 @@ pub(super) fn silence(
     }
 }
 
-/// The silence of a flow in the transient map. Notes of the stack's flows have no time: they go when the map needs
+/// The silence of a flow in the half-open table. Notes of the stack's flows have no time: they go when the map needs
 /// their room. So does a flow that policy refused: without it the other side's packets would pass for a flow of their
 /// own.
-pub(super) fn transient_silence(flow: &TransientFlow, ticks: Ticks, timeouts: &FlowTimeouts) -> Option<Silence> {
+pub(super) fn half_open_silence(flow: &HalfOpenFlow, ticks: Ticks, timeouts: &FlowTimeouts) -> Option<Silence> {
     if flow.reply.flags & FLOW_STACK != 0 || flow.reply.epoch == FLOW_REFUSED {
         return None;
     }
@@ -167,7 +168,7 @@ pub(super) fn transient_silence(flow: &TransientFlow, ticks: Ticks, timeouts: &F
 }
 
 /// Whether somebody outside sent a reset and nothing was seen of the flow since: the receiver may have refused it.
-pub(super) const fn was_reset(flow: &TransientFlow) -> bool {
+pub(super) const fn was_reset(flow: &HalfOpenFlow) -> bool {
     flow.phase == FLOW_OPENING && flow.forward.tcp & TCP_RST_SEEN != 0
 }
 
@@ -250,16 +251,16 @@ mod tests {
             ("talk", UDP, 31, true, 0, 0, false),
             ("echo", 1, 31, true, 0, 0, true),
         ] {
-            let mut flow = TransientFlow { phase, ..TransientFlow::default() };
+            let mut flow = HalfOpenFlow { phase, ..HalfOpenFlow::default() };
             flow.origin.proto = proto;
             flow.reply.epoch = 1;
             flow.forward.tcp = tcp;
             flow.forward.last_used = TICKS.now - idle * TICKS.hz;
             flow.reply.last_used = if answered { flow.forward.last_used - 1 } else { 0 };
-            let silence = transient_silence(&flow, TICKS, &FlowTimeouts::default());
+            let silence = half_open_silence(&flow, TICKS, &FlowTimeouts::default());
             assert_eq!(silence.map(Silence::is_over), Some(passed), "{name}");
             flow.reply.flags = FLOW_STACK;
-            assert_eq!(transient_silence(&flow, TICKS, &FlowTimeouts::default()), None, "{name}, of the stack");
+            assert_eq!(half_open_silence(&flow, TICKS, &FlowTimeouts::default()), None, "{name}, of the stack");
         }
     }
 

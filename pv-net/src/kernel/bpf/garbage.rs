@@ -4,11 +4,11 @@
 //! took out the opener's entry has ended the flow, and only one can.
 
 use super::BpfError;
-use super::flows::{next_sweep, silence, transient_silence, was_reset};
+use super::flows::{half_open_silence, next_sweep, silence, was_reset};
 use super::load::DataPlane;
 use super::table::Table;
 use pv_net_common::flow::{
-    FLOW_NEIGHBOUR, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, FLOW_UPLINK, TCP_RST_SEEN, charged_link,
+    FLOW_NEIGHBOUR, FLOW_OPENING, FLOW_REPLY, FLOW_STACK, FLOW_UPLINK, TCP_RST_SEEN, quota_link,
 };
 use pv_net_common::{FlowCount, FlowEntry, FlowKey, FlowLimit, Ip, names};
 use std::collections::HashMap;
@@ -17,14 +17,14 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The two counts of each container's flows.
-pub(super) struct Charges {
+pub(super) struct FlowQuotas {
     counts: Table<u32, FlowCount>,
     limits: Table<u32, FlowLimit>,
     /// By link, what the last sweep saw: flows too many in the counts.
     off: HashMap<u32, i64>,
 }
 
-impl Charges {
+impl FlowQuotas {
     pub(super) fn open(maps: &Path) -> Result<Self, BpfError> {
         Ok(Self {
             counts: Table::open(maps, names::MAP_FLOW_COUNTS)?,
@@ -129,16 +129,16 @@ impl Ended {
 }
 
 /// The link that the flow of this direction counts for.
-fn charged(key: &FlowKey, entry: &FlowEntry) -> u32 {
+fn counted_link(key: &FlowKey, entry: &FlowEntry) -> u32 {
     let opposite = entry.opposite_key(key.proto);
-    if entry.flags & FLOW_REPLY == 0 { charged_link(key, &opposite) } else { charged_link(&opposite, key) }
+    if entry.flags & FLOW_REPLY == 0 { quota_link(key, &opposite) } else { quota_link(&opposite, key) }
 }
 
 impl DataPlane {
     /// Flows that count for the container behind link `index`, and how many it may have.
     #[must_use]
     pub fn flow_use(&self, index: u32) -> Option<(u64, u32)> {
-        let live = self.charges.live(index).ok()??;
+        let live = self.flow_quotas.live(index).ok()??;
         let info = self.interfaces.get(&index).ok()??;
         Some((u64::try_from(live).unwrap_or_default(), info.max_flows))
     }
@@ -150,13 +150,13 @@ impl DataPlane {
     /// The kernel's.
     pub fn collect_garbage(&mut self) -> Result<Swept, BpfError> {
         let ticks = self.ticks()?;
-        let before = self.charges.counts.entries().into_iter().collect();
+        let before = self.flow_quotas.counts.entries().into_iter().collect();
         let entries: HashMap<FlowKey, FlowEntry> = self.flows.entries().into_iter().collect();
         let mut flows = HashMap::<u32, i64>::new();
         for (key, entry) in entries.iter().filter(|(_, entry)| entry.flags & FLOW_REPLY == 0) {
-            *flows.entry(charged(key, entry)).or_default() += 1;
+            *flows.entry(counted_link(key, entry)).or_default() += 1;
         }
-        self.charges.correct(&before, &flows)?;
+        self.flow_quotas.correct(&before, &flows)?;
         let mut left: Option<Duration> = None;
         let mut stays = |time: Duration| left = Some(left.map_or(time, |least| least.min(time)));
         let mut gone = Vec::new();
@@ -178,27 +178,27 @@ impl DataPlane {
         // What the flow left behind when it was established: with it the port would stay taken.
         for (key, entry) in &gone {
             if entry.flags & FLOW_REPLY == 0 {
-                self.transient.remove(&entry.opposite_key(key.proto))?;
+                self.half_open.remove(&entry.opposite_key(key.proto))?;
             }
         }
-        let transient = self.transient.entries();
-        for (key, flow) in &transient {
-            match transient_silence(flow, ticks, &self.timeouts) {
+        let half_open = self.half_open.entries();
+        for (key, flow) in &half_open {
+            match half_open_silence(flow, ticks, &self.timeouts) {
                 Some(silence) if silence.is_over() && was_reset(flow) && !asked.contains(key) => {
                     self.asked.insert(*key);
                     doubtful.extend(Ended::inside(key, &flow.reply));
                     doubtful.extend(Ended::inside(&flow.origin, &flow.forward));
                     stays(Duration::ZERO);
                 }
-                Some(silence) if silence.is_over() => removed += usize::from(self.transient.remove(key)?),
+                Some(silence) if silence.is_over() => removed += usize::from(self.half_open.remove(key)?),
                 Some(silence) => stays(silence.left()),
                 None => {}
             }
         }
-        let openers = transient.iter().map(|(_, flow)| (&flow.origin, &flow.forward));
+        let openers = half_open.iter().map(|(_, flow)| (&flow.origin, &flow.forward));
         self.free_ports(entries.iter().chain(openers))?;
         // A count that seems wrong is looked at again soon.
-        let next = if self.charges.off.is_empty() {
+        let next = if self.flow_quotas.off.is_empty() {
             next_sweep(left, &self.timeouts)
         } else {
             next_sweep(Some(Duration::ZERO), &self.timeouts)
@@ -214,12 +214,12 @@ impl DataPlane {
             if self.flows.remove(&key)? {
                 removed += 1;
                 if entry.flags & FLOW_REPLY == 0 {
-                    *freed.entry(charged(&key, &entry)).or_default() += 1;
+                    *freed.entry(counted_link(&key, &entry)).or_default() += 1;
                 }
             }
         }
         for (link, flows) in freed {
-            self.charges.free(link, flows)?;
+            self.flow_quotas.free(link, flows)?;
         }
         Ok(removed)
     }
@@ -249,9 +249,9 @@ impl DataPlane {
         let gone: Vec<_> = entries.iter().filter(|(key, entry)| ends(key, entry)).map(|(k, e)| (*k, *e)).collect();
         self.remove_entries(gone.iter().copied())?;
         let mut ended: Vec<_> = gone.iter().filter_map(|(key, entry)| Ended::inside(key, entry)).collect();
-        for (key, flow) in self.transient.entries() {
+        for (key, flow) in self.half_open.entries() {
             if hit(&key, &flow.reply) || hit(&flow.origin, &flow.forward) {
-                self.transient.remove(&key)?;
+                self.half_open.remove(&key)?;
                 if flow.phase == FLOW_OPENING {
                     ended.extend(Ended::inside(&key, &flow.reply));
                     ended.extend(Ended::inside(&flow.origin, &flow.forward));

@@ -2,20 +2,20 @@
 
 use super::BpfError;
 use super::flows::{FlowRecord, FlowState, Ticks};
-use super::garbage::Charges;
+use super::garbage::FlowQuotas;
 use super::owners::Owners;
 use super::pin;
 use super::programs::Programs;
 use super::stages::set_stages;
-use super::table::{Counters, Services, Single, Table, Trie, map_error, pinned};
+use super::table::{Counters, PortMap, Single, Table, Trie, map_error, pinned};
 use super::xdp::Filter;
 use crate::model::FlowTimeouts;
 use aya::maps::{Map, MapData, MapInfo, RingBuf};
 use aya::programs::{TestRun, TestRunOptions};
-use pv_net_common::flow::{DEFAULT_TRANSIENT, TRANSIENT_SHARES};
+use pv_net_common::flow::{DEFAULT_HALF_OPEN, HALF_OPEN_SHARES};
 use pv_net_common::{
-    ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FilterSource, FlowEntry, FlowKey, GlobalConfig, InterfaceInfo,
-    Ip, SourceKey, Stat, TransientFlow, UplinkInfo, names, nat,
+    ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FilterSource, FlowEntry, FlowKey, GlobalConfig, HalfOpenFlow,
+    InterfaceInfo, Ip, SourceKey, Stat, UplinkInfo, names, nat,
 };
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -70,8 +70,8 @@ pub struct DataPlane {
     pub(super) programs: Programs,
     pub(super) config: Single<GlobalConfig>,
     pub(super) flows: Table<FlowKey, FlowEntry>,
-    pub(super) transient: Table<FlowKey, TransientFlow>,
-    pub(super) charges: Charges,
+    pub(super) half_open: Table<FlowKey, HalfOpenFlow>,
+    pub(super) flow_quotas: FlowQuotas,
     pub(super) owners: Owners,
     pub(super) timeouts: FlowTimeouts,
     /// Flows with a reset whose containers were asked after the last sweep.
@@ -82,7 +82,7 @@ pub struct DataPlane {
     pub(super) uplinks: Table<u32, UplinkInfo>,
     pub(super) networks: Trie<FilterSource, u32>,
     pub(super) sources: Trie<SourceKey, Ip>,
-    pub(super) services: Services,
+    pub(super) port_map: PortMap,
     pub(super) filter: Filter,
     drops: Counters,
     stats: Counters,
@@ -121,8 +121,8 @@ impl DataPlane {
             programs,
             config: Single::open(&maps, names::MAP_CONFIG)?,
             flows: Table::open(&maps, names::MAP_FLOWS)?,
-            transient: Table::open(&maps, names::MAP_TRANSIENT)?,
-            charges: Charges::open(&maps)?,
+            half_open: Table::open(&maps, names::MAP_HALF_OPEN)?,
+            flow_quotas: FlowQuotas::open(&maps)?,
             owners: Owners::open(&maps)?,
             timeouts: FlowTimeouts::default(),
             asked: HashSet::new(),
@@ -132,7 +132,7 @@ impl DataPlane {
             uplinks: Table::open(&maps, names::MAP_UPLINKS)?,
             networks: Trie::open(&maps, names::MAP_NETWORKS)?,
             sources: Trie::open(&maps, names::MAP_SOURCES)?,
-            services: Services::open(&maps, names::MAP_SERVICES)?,
+            port_map: PortMap::open(&maps, names::MAP_PORT_MAP)?,
             filter: Filter::open(&maps)?,
             drops: Counters::open(&maps, names::MAP_DROPS)?,
             stats: Counters::open(&maps, names::MAP_STATS)?,
@@ -178,7 +178,7 @@ impl DataPlane {
     /// The kernel's, such as a full map.
     pub fn set_interface(&mut self, ifindex: u32, info: &InterfaceInfo) -> Result<(), BpfError> {
         // Before the link may send.
-        self.charges.begin(ifindex, info.max_flows)?;
+        self.flow_quotas.begin(ifindex, info.max_flows)?;
         self.interfaces.set(&ifindex, info)
     }
 
@@ -204,7 +204,7 @@ impl DataPlane {
     /// The kernel's.
     pub fn remove_interface(&mut self, ifindex: u32) -> Result<(), BpfError> {
         self.interfaces.remove(&ifindex)?;
-        self.charges.end(ifindex)
+        self.flow_quotas.end(ifindex)
     }
 
     /// All links with what they may send.
@@ -308,9 +308,9 @@ impl DataPlane {
         let established = self.flows.entries().into_iter();
         let mut records: Vec<_> =
             established.map(|(key, entry)| record(key, entry, FlowState::of_entry(&entry))).collect();
-        for (_, flow) in self.transient.entries() {
+        for (_, flow) in self.half_open.entries() {
             let key = flow.origin;
-            // The transient entry of an established flow stays behind until the LRU needs its room.
+            // The half-open entry of an established flow stays behind until the LRU needs its room.
             if self.flows.get(&key)?.is_none() {
                 records.push(record(key, flow.forward, FlowState::of_phase(flow.phase)));
             }
@@ -353,10 +353,10 @@ impl DataPlane {
 /// Places that a CPU has in each opener's ring of claims.
 fn claims_of_a_cpu(maps: &Path) -> u16 {
     let entries =
-        MapInfo::from_pin(maps.join(names::MAP_TRANSIENT)).map_or(DEFAULT_TRANSIENT, |info| info.max_entries());
+        MapInfo::from_pin(maps.join(names::MAP_HALF_OPEN)).map_or(DEFAULT_HALF_OPEN, |info| info.max_entries());
     // SAFETY: it takes a number, and may be called at any time.
     let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
-    let places = entries / TRANSIENT_SHARES / u32::try_from(cpus).unwrap_or(1).max(1);
+    let places = entries / HALF_OPEN_SHARES / u32::try_from(cpus).unwrap_or(1).max(1);
     u16::try_from(places).unwrap_or(u16::MAX).max(16)
 }
 

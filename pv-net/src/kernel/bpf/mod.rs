@@ -20,7 +20,7 @@ mod stages;
 mod table;
 mod xdp;
 
-pub use clsact::{add_qdisc, remove_filter};
+pub use clsact::{add_qdisc, remove_clsact};
 pub use error::BpfError;
 pub use flows::{FlowRecord, FlowState, Ticks, next_sweep};
 pub use frame::Ran;
@@ -29,5 +29,5 @@ pub use load::{Adopted, DataPlane, Hook, Options};
 pub use pin::remove_all;
 pub use policy::{PolicyProbe, PolicyTables};
 pub use probe::{Probe, probe};
-pub use table::{ServicePrefix, SourcePrefix};
+pub use table::{PortMapPrefix, SourcePrefix};
 pub use xdp::FilterSources;

@@ -127,7 +127,7 @@ pub fn remove_all(root: &Path) -> Result<(), BpfError> {
         Ok(dirs) => dirs.iter().for_each(|dir| note(remove_programs(dir))),
         Err(e) => note(Err(e)),
     }
-    for name in names::MAPS {
+    for name in names::MAPS.into_iter().chain(names::FORMER_MAPS) {
         note(remove(&maps_dir(root).join(name)));
     }
     for dir in dirs(root) {

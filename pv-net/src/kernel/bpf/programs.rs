@@ -193,8 +193,8 @@ fn globals() -> [(&'static str, u32); 2] {
     ]
 }
 
-/// Entries of the transient table beside a flow table of so many.
-fn transient_entries(flow_entries: u32) -> u32 {
+/// Entries of the half-open table beside a flow table of so many.
+fn half_open_entries(flow_entries: u32) -> u32 {
     (flow_entries / 2).max(1024)
 }
 
@@ -210,8 +210,8 @@ fn parse(root: &Path, flow_entries: Option<u32>) -> Result<Ebpf, BpfError> {
     }
     if let Some(entries) = flow_entries {
         loader.map_max_entries(names::MAP_FLOWS, entries);
-        loader.map_max_entries(names::MAP_TRANSIENT, transient_entries(entries));
-        loader.map_max_entries(names::MAP_CLAIMS, transient_entries(entries));
+        loader.map_max_entries(names::MAP_HALF_OPEN, half_open_entries(entries));
+        loader.map_max_entries(names::MAP_CLAIMS, half_open_entries(entries));
     }
     loader.load(OBJECT).map_err(|e| BpfError::Load(BpfError::chain(&e)))
 }

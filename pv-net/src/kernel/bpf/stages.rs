@@ -1,10 +1,10 @@
 //! What the programs must know beside containers: each other, the device's addresses, uplinks and published ports.
 
 use super::programs::Programs;
-use super::table::{Prefix, ServicePrefix, SourcePrefix, map_error, pinned};
+use super::table::{PortMapPrefix, Prefix, SourcePrefix, map_error, pinned};
 use super::{BpfError, DataPlane};
 use aya::maps::ProgramArray;
-use pv_net_common::{EndpointKey, FilterSource, Ip, Service, ServiceKey, UplinkInfo, names};
+use pv_net_common::{EndpointKey, FilterSource, Ip, PortMapKey, PortMapTarget, UplinkInfo, names};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
@@ -21,10 +21,10 @@ pub(super) fn set_stages(maps: &Path, programs: &Programs) -> Result<(), BpfErro
 }
 
 /// One more or less prefix of published ports.
-type Prefixes = BTreeMap<(u32, [u8; 16], u16, u16), (ServicePrefix, Service)>;
+type Prefixes = BTreeMap<(u32, [u8; 16], u16, u16), (PortMapPrefix, PortMapTarget)>;
 
-fn ordered(prefix: &ServicePrefix) -> (u32, [u8; 16], u16, u16) {
-    let (bits, ServiceKey { addr, proto_be, port_be }) = *prefix;
+fn ordered(prefix: &PortMapPrefix) -> (u32, [u8; 16], u16, u16) {
+    let (bits, PortMapKey { addr, proto_be, port_be }) = *prefix;
     (bits, addr.octets(), proto_be, port_be)
 }
 
@@ -107,30 +107,30 @@ impl DataPlane {
         self.uplinks.entries().into_iter().collect()
     }
 
-    /// Makes `services` all published ports: prefixes of an LPM trie. What comes back are those that are
+    /// Makes `port_map` all published ports: prefixes of an LPM trie. What comes back are those that are
     /// no more.
     ///
     /// # Errors
     /// The kernel's, such as a full map.
-    pub fn set_services(
+    pub fn set_port_map(
         &mut self,
-        services: &[(ServicePrefix, Service)],
-    ) -> Result<Vec<(ServicePrefix, Service)>, BpfError> {
-        let old: Prefixes = self.services.entries().into_iter().map(|e| (ordered(&e.0), e)).collect();
-        let new: Prefixes = services.iter().map(|e| (ordered(&e.0), *e)).collect();
-        for (key, (prefix, service)) in &new {
-            if old.get(key).is_none_or(|(_, before)| before != service) {
-                self.services.set(*prefix, *service)?;
+        port_map: &[(PortMapPrefix, PortMapTarget)],
+    ) -> Result<Vec<(PortMapPrefix, PortMapTarget)>, BpfError> {
+        let old: Prefixes = self.port_map.entries().into_iter().map(|e| (ordered(&e.0), e)).collect();
+        let new: Prefixes = port_map.iter().map(|e| (ordered(&e.0), *e)).collect();
+        for (key, (prefix, target)) in &new {
+            if old.get(key).is_none_or(|(_, before)| before != target) {
+                self.port_map.set(*prefix, *target)?;
             }
         }
         let mut gone = Vec::new();
-        for (key, (prefix, service)) in old {
+        for (key, (prefix, target)) in old {
             match new.get(&key) {
-                Some((_, now)) if *now == service => {}
-                Some(_) => gone.push((prefix, service)),
+                Some((_, now)) if *now == target => {}
+                Some(_) => gone.push((prefix, target)),
                 None => {
-                    self.services.remove(prefix)?;
-                    gone.push((prefix, service));
+                    self.port_map.remove(prefix)?;
+                    gone.push((prefix, target));
                 }
             }
         }

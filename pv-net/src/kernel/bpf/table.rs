@@ -5,7 +5,7 @@ use super::batch;
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use pv_net_common::{Service, ServiceKey, SourceKey};
+use pv_net_common::{PortMapKey, PortMapTarget, SourceKey};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -115,10 +115,10 @@ pub(super) struct Trie<K: Pod, V: Pod> {
 pub type Prefix<K> = (u32, K);
 
 /// Published ports.
-pub(super) type Services = Trie<ServiceKey, Service>;
+pub(super) type PortMap = Trie<PortMapKey, PortMapTarget>;
 
 /// A key of their trie.
-pub type ServicePrefix = Prefix<ServiceKey>;
+pub type PortMapPrefix = Prefix<PortMapKey>;
 
 /// A key of the trie of masquerade's sources.
 pub type SourcePrefix = Prefix<SourceKey>;

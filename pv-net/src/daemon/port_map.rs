@@ -91,7 +91,7 @@ impl Daemon {
     ///
     /// # Errors
     /// The kernel's, such as a full map.
-    pub(super) fn refresh_ports(&mut self) -> Result<(), Failure> {
+    pub(super) fn refresh_port_map(&mut self) -> Result<(), Failure> {
         if self.plane.is_none() {
             return Ok(());
         }
@@ -100,20 +100,20 @@ impl Daemon {
         // Before they are published: no socket gets one in between.
         self.keep_ports_apart(&published)?;
         let plane = self.plane()?;
-        let gone = plane.set_services(&entries)?;
+        let gone = plane.set_port_map(&entries)?;
         if gone.is_empty() {
             return Ok(());
         }
         let ended = plane.end_flows_where(|key, entry| {
-            gone.iter().any(|(prefix, service)| {
+            gone.iter().any(|(prefix, former)| {
                 let (host_port, target) =
                     if entry.flags & FLOW_REPLY == 0 { (key.dport_be, entry.dst) } else { (entry.sport_be, key.src) };
                 let translated =
                     if entry.flags & FLOW_REPLY == 0 { key.dst != entry.dst } else { key.src != entry.src };
-                translated && target == service.addr && range_of(prefix).contains(&u16::from_be(host_port))
+                translated && target == former.addr && range_of(prefix).contains(&u16::from_be(host_port))
             })
         })?;
-        super::outside::tell(&ended);
+        super::uplinks::tell(&ended);
         Ok(())
     }
 

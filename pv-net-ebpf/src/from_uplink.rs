@@ -2,26 +2,30 @@
 
 use crate::{
     answer, budget,
-    decide::Ask,
+    denied::denied,
     flow,
-    forward::{denied, known, plan_of},
     guard::{is_discovery, is_for_dhcp_client, is_unasked, same_mac, spoken_for},
-    maps::{FLOWS, Plan, Scratch, endpoint, epoch, hand_on, is_local, is_of_device, network, scratch, uplink},
+    known::known,
+    maps::{FLOWS, endpoint, epoch, is_local, is_of_device, network, uplink},
     nat,
-    outside::is_resolved,
-    packet::{IPPROTO_TCP, Packet},
-    service::{self, Target},
+    open::plan_of,
+    packet::{IPPROTO_TCP, Kind, Packet},
+    policy_input::PolicyInput,
+    port_map::{self, Target},
+    scratch::{Plan, Scratch, scratch},
+    tail_call::tail_call,
+    to_uplink::is_resolved,
     verdict::{self, ACT_OK, ACT_SHOT},
 };
 use pv_net_common::{
-    DropReason, EndpointInfo, FlowEntry, Ip, Stage, TransientFlow,
+    DropReason, EndpointInfo, FlowEntry, HalfOpenFlow, Ip, Stage,
     endpoint::UPLINK_BORROWED,
     flow::{FLOW_ROUTED, FLOW_UPLINK},
 };
 
 /// A packet from an uplink. What is not for a container goes on to the stack untouched.
 #[inline(always)]
-pub fn from_uplink(packet: &mut Packet) -> i32 {
+pub fn entry(packet: &mut Packet) -> i32 {
     packet.key.ifindex = 0;
     packet.settle_fragment();
     let epoch = epoch();
@@ -33,7 +37,7 @@ pub fn from_uplink(packet: &mut Packet) -> i32 {
         if entry.epoch == epoch {
             // A router that has taken over, or a forgery: the kernel knows.
             if entry.from_mac != [0; 6] && !same_mac(entry.from_mac, packet.eth.src) {
-                return hand_on(packet.skb, Stage::Route);
+                return tail_call(packet.skb, Stage::Route);
             }
             return known(packet, entry);
         }
@@ -45,7 +49,18 @@ pub fn from_uplink(packet: &mut Packet) -> i32 {
     if endpoint(dst).is_none() && !is_local(dst) && network(dst).is_none() {
         return ACT_OK;
     }
-    hand_on(packet.skb, Stage::Uplink)
+    tail_call(packet.skb, Stage::FromUplink)
+}
+
+/// A frame from an uplink that is not IP.
+#[inline(always)]
+pub fn unread(packet: &Packet, kind: Kind) -> i32 {
+    match kind {
+        Kind::PriorityTag => tail_call(packet.skb, Stage::Untag),
+        Kind::Unreadable => verdict::drop(packet, DropReason::Malformed),
+        // ARP and what is no IP are the stack's; a VLAN's frames are another link's.
+        _ => ACT_OK,
+    }
 }
 
 /// An address is no identity: who is outside has none of the device's addresses and none of a pool's, and gets nobody's
@@ -70,16 +85,16 @@ fn is_unanswerable(src: Ip, dst: Ip) -> bool {
 
 /// The stage for what the flow table does not know.
 #[inline(always)]
-pub fn slow(packet: &mut Packet) -> i32 {
+pub fn stage(packet: &mut Packet) -> i32 {
     packet.key.ifindex = 0;
     packet.settle_fragment();
     let epoch = epoch();
     if let Some(stage) = flow::stage_of(packet) {
-        return hand_on(packet.skb, stage);
+        return tail_call(packet.skb, stage);
     }
     let key = packet.key;
     if packet.is_icmp_error() && (is_local(key.dst) || endpoint(key.dst).is_some()) {
-        return hand_on(packet.skb, Stage::Icmp);
+        return tail_call(packet.skb, Stage::Icmp);
     }
     if let Some(target) = endpoint(key.dst) {
         if packet.is_lost() {
@@ -90,7 +105,7 @@ pub fn slow(packet: &mut Packet) -> i32 {
     }
     if packet.tracked
         && is_local(key.dst)
-        && let Some(to) = service::of(&key)
+        && let Some(to) = port_map::of(&key)
         && let Some(target) = endpoint(to.addr)
     {
         // Nor is it answered.
@@ -142,12 +157,12 @@ fn inwards(packet: &mut Packet, target: &EndpointInfo, to: &Target, epoch: u32) 
     if is_unasked(packet) {
         return verdict::drop(packet, DropReason::ForgedIcmp);
     }
-    if let Err(reason) = Ask::of_target(&key, to).allowed() {
+    if let Err(reason) = PolicyInput::of_target(&key, to).allowed() {
         return denied(packet, reason);
     }
     let Some(up) = uplink(packet.link) else { return ACT_OK };
     let Some(Scratch { flow, plan, .. }) = scratch() else { return ACT_SHOT };
-    *flow = TransientFlow::default();
+    *flow = HalfOpenFlow::default();
     flow.forward = FlowEntry {
         ifindex: target.ifindex,
         epoch,
@@ -170,5 +185,5 @@ fn inwards(packet: &mut Packet, target: &EndpointInfo, to: &Target, epoch: u32) 
         ..FlowEntry::default()
     };
     *plan = Plan { dport_be: to.port_be, ..plan_of(packet, key.src, to.addr, target.ifindex) };
-    hand_on(packet.skb, Stage::Open)
+    tail_call(packet.skb, Stage::Open)
 }

@@ -1,37 +1,18 @@
 //! Whether a flow may be: the rules, then the defaults.
 
 use crate::{
-    maps::{CONFIG, Scratch, endpoint_at, is_local, scratch},
-    packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP},
+    maps::{CONFIG, endpoint_at, is_local},
     policy,
-    service::Target,
+    port_map::Target,
+    scratch::{Scratch, scratch},
 };
 use pv_net_common::{
-    DropReason, EndpointInfo, FlowEntry, FlowKey, InterfaceInfo, Ip, TransientFlow,
-    endpoint::{POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_OPEN},
+    DropReason, EndpointInfo, FlowEntry, FlowKey, HalfOpenFlow, InterfaceInfo, Ip, Place, default_verdict,
     flow::{FLOW_DEVICE, FLOW_REPLY},
     policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NOTHING},
 };
 
-const DNS_BE: u16 = 53_u16.to_be();
-const DHCP_BE: u16 = 67_u16.to_be();
-const DHCPV6_BE: u16 = 547_u16.to_be();
-
-/// A flow as policy sees it: by who opens it and where it really ends.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Ask {
-    pub src: Ip,
-    pub dst: Ip,
-    /// A link of the pool in which link-local addresses are looked up.
-    pub link: u32,
-    pub proto: u32,
-    pub dport_be: u16,
-    /// It came by a published port.
-    pub service: bool,
-    /// It ends at the device, whatever address that has.
-    pub device: bool,
-}
+pub use crate::scratch::PolicyInput;
 
 /// The address by which rules know the container behind the link `me`: of this family, if it has one.
 #[inline(always)]
@@ -40,7 +21,7 @@ pub fn own_address(v4: bool, me: &InterfaceInfo) -> Ip {
     if first.is_unspecified() { other } else { first }
 }
 
-impl Ask {
+impl PolicyInput {
     /// What the entry that a packet with `key` hit was decided for.
     #[inline(always)]
     pub fn of_entry(key: &FlowKey, entry: &FlowEntry) -> Self {
@@ -51,18 +32,18 @@ impl Ask {
                 link: key.ifindex,
                 proto: key.proto,
                 dport_be: key.sport_be,
-                service: entry.src != key.src,
+                published: entry.src != key.src,
                 device: false,
             };
         }
-        Self { dst: entry.dst, dport_be: entry.dport_be, service: entry.dst != key.dst, ..Self::of_key(key) }
+        Self { dst: entry.dst, dport_be: entry.dport_be, published: entry.dst != key.dst, ..Self::of_key(key) }
     }
 
     /// What a container with `key` asks for when it is what the packet says.
     #[inline(always)]
     pub fn of_key(key: &FlowKey) -> Self {
         let FlowKey { src, dst, ifindex, proto, dport_be, .. } = *key;
-        Self { src, dst, link: ifindex, proto, dport_be, service: false, device: false }
+        Self { src, dst, link: ifindex, proto, dport_be, published: false, device: false }
     }
 
     /// The same, of who may not have an address yet: it is asked as the container behind the link `me`.
@@ -74,7 +55,7 @@ impl Ask {
 
     /// What the note of a flow with the host's stack at one end was made for.
     #[inline(always)]
-    pub fn of_note(open: &TransientFlow) -> Self {
+    pub fn of_note(open: &HalfOpenFlow) -> Self {
         Self { device: open.reply.flags & FLOW_DEVICE != 0, ..Self::of_key(&open.origin) }
     }
 
@@ -90,7 +71,7 @@ impl Ask {
     /// The same, of one who came by a published port that leads to `to`; or straight, when that is the destination.
     #[inline(always)]
     pub fn of_target(key: &FlowKey, to: &Target) -> Self {
-        Self { dst: to.addr, dport_be: to.port_be, service: to.addr != key.dst, ..Self::of_key(key) }
+        Self { dst: to.addr, dport_be: to.port_be, published: to.addr != key.dst, ..Self::of_key(key) }
     }
 
     #[inline(always)]
@@ -114,14 +95,22 @@ impl Ask {
             _ if goes_on => return Ok(()),
             _ => {}
         }
+        let pool = |end: &EndpointInfo| Place::Pool { pool: end.pool_id, flags: end.pool_flags };
         match (from, to) {
-            (Some(from), Some(to)) => self.between(from, to),
-            (Some(from), None) if self.device || is_local(self.dst) => self.to_device(from),
+            // By an address of the device.
+            (Some(from), Some(_)) if self.published => self.default(pool(from), Place::Device, true),
+            (Some(from), Some(to)) => self.default(pool(from), pool(to), false),
+            (Some(from), None) if self.device || is_local(self.dst) => self.default(pool(from), Place::Device, false),
             // Nobody knows who asks.
             (None, None) if self.device => Err(DropReason::HostAccess),
-            (None, Some(_)) if !self.service && !is_local(self.src) => Err(DropReason::Unpublished),
+            (None, Some(to)) if !self.published && !is_local(self.src) => self.default(Place::World, pool(to), false),
             _ => Ok(()),
         }
+    }
+
+    #[inline(always)]
+    fn default(&self, from: Place<u32>, to: Place<u32>, published: bool) -> Result<(), DropReason> {
+        default_verdict(from, to, self.proto, self.dport_be, published)
     }
 
     #[inline(always)]
@@ -131,37 +120,8 @@ impl Ask {
             return POLICY_NOTHING;
         }
         let Some(scratch) = scratch() else { return POLICY_DENY };
-        scratch.ask = *self;
+        scratch.input = *self;
         pv_said(config.generation, from.map_or(0, |e| e.identity), to.map_or(0, |e| e.identity))
-    }
-
-    #[inline(always)]
-    fn between(&self, from: &EndpointInfo, to: &EndpointInfo) -> Result<(), DropReason> {
-        if self.service {
-            // By an address of the device.
-            let may = from.pool_flags & (POOL_HOST_ALL | POOL_HOST_SERVICES) != 0;
-            return if may { Ok(()) } else { Err(DropReason::HostAccess) };
-        }
-        if from.pool_id == to.pool_id || from.pool_flags & to.pool_flags & POOL_OPEN != 0 {
-            return Ok(());
-        }
-        Err(DropReason::PoolIsolated)
-    }
-
-    /// `host_access`: what answers at the gateway for the pool's own sake, and ping.
-    #[inline(always)]
-    fn to_device(&self, from: &EndpointInfo) -> Result<(), DropReason> {
-        if from.pool_flags & POOL_HOST_ALL != 0 {
-            return Ok(());
-        }
-        let (tcp, udp) = (self.proto == IPPROTO_TCP as u32, self.proto == IPPROTO_UDP as u32);
-        let ping = self.proto == IPPROTO_ICMP as u32 || self.proto == IPPROTO_ICMPV6 as u32;
-        let named = ((tcp || udp) && self.dport_be == DNS_BE)
-            || (udp && (self.dport_be == DHCP_BE || self.dport_be == DHCPV6_BE));
-        if from.pool_flags & POOL_HOST_SERVICES != 0 && (ping || named) {
-            return Ok(());
-        }
-        Err(DropReason::HostAccess)
     }
 }
 
@@ -170,10 +130,10 @@ impl Ask {
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn pv_said(generation: u32, from: u32, to: u32) -> u32 {
-    let Some(Scratch { ask, sides, .. }) = scratch() else { return POLICY_DENY };
+    let Some(Scratch { input, sides, .. }) = scratch() else { return POLICY_DENY };
     sides[0].identity = from;
-    sides[0].addr = ask.src;
+    sides[0].addr = input.src;
     sides[1].identity = to;
-    sides[1].addr = ask.dst;
-    policy::verdict(generation, &sides[0], &sides[1], ask.proto as u8, ask.dport_be).action
+    sides[1].addr = input.dst;
+    policy::verdict(generation, &sides[0], &sides[1], input.proto as u8, input.dport_be).action
 }

@@ -5,16 +5,16 @@ use crate::maps::{FLOW_COUNTS, FLOW_LIMITS, FLOWS};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use pv_net_common::{
     FlowCount, FlowKey,
-    flow::{FLOW_LANES, charged_link},
+    flow::{FLOW_LANES, quota_link},
 };
 
 /// What is counted for the container behind a link. It is looked up once for a new flow.
-pub struct Account {
+pub struct FlowQuota {
     link: u32,
     count: Option<*mut FlowCount>,
 }
 
-impl Account {
+impl FlowQuota {
     #[inline(always)]
     pub fn of(link: u32) -> Self {
         Self { link, count: FLOW_COUNTS.get_ptr_mut(&link) }
@@ -53,7 +53,7 @@ impl Account {
 #[inline(always)]
 pub fn remove_flow(forward: &FlowKey, reply: &FlowKey) {
     if FLOWS.remove(forward).is_ok() {
-        Account::of(charged_link(forward, reply)).add(u64::MAX);
+        FlowQuota::of(quota_link(forward, reply)).add(u64::MAX);
     }
     let _ = FLOWS.remove(reply);
 }

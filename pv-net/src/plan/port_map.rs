@@ -1,9 +1,9 @@
-//! Published ports as entries of the `services` map.
+//! Published ports as entries of the `port_map` map.
 
-use crate::kernel::bpf::ServicePrefix;
+use crate::kernel::bpf::PortMapPrefix;
 use crate::model::{PortMapping, Transport};
-use pv_net_common::endpoint::{SERVICE_PREFIX, SERVICE_SOMEWHERE};
-use pv_net_common::{Ip, Service, ServiceKey};
+use pv_net_common::endpoint::{PORT_MAP_PREFIX, PORT_MAP_SOMEWHERE};
+use pv_net_common::{Ip, PortMapKey, PortMapTarget};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -34,12 +34,9 @@ impl Published {
     }
 }
 
-/// IP protocol number.
-const fn proto(transport: Transport) -> u16 {
-    match transport {
-        Transport::Tcp => 6,
-        Transport::Udp => 17,
-    }
+/// IP protocol number, as the keys have it.
+fn proto(transport: Transport) -> u16 {
+    transport.number().into()
 }
 
 /// The fewest prefixes that cover `ports`: first port and number of its bits that count, at most 30 of them.
@@ -58,20 +55,20 @@ fn cover(ports: &RangeInclusive<u16>) -> Vec<(u16, u32)> {
 
 /// The entries of one mapping.
 #[must_use]
-pub fn prefixes(published: &Published) -> Vec<(ServicePrefix, Service)> {
+pub fn prefixes(published: &Published) -> Vec<(PortMapPrefix, PortMapTarget)> {
     let mapping = &published.mapping;
     let mut entries = Vec::new();
     for (host, target) in published.pairs() {
         for (port, bits) in cover(&mapping.host_ports) {
             let key =
-                ServiceKey { addr: Ip::from(host), proto_be: proto(mapping.transport).to_be(), port_be: port.to_be() };
-            let service = Service {
+                PortMapKey { addr: Ip::from(host), proto_be: proto(mapping.transport).to_be(), port_be: port.to_be() };
+            let target = PortMapTarget {
                 addr: Ip::from(target),
                 first_port: *mapping.host_ports.start(),
                 target_port: mapping.container_port,
                 identity: published.identity,
             };
-            entries.push(((SERVICE_PREFIX + bits, key), service));
+            entries.push(((PORT_MAP_PREFIX + bits, key), target));
         }
     }
     entries
@@ -79,17 +76,19 @@ pub fn prefixes(published: &Published) -> Vec<(ServicePrefix, Service)> {
 
 /// The entries that keep a socket on all addresses off a port that is published on one of them: as between sockets.
 #[must_use]
-pub fn reservations(published: &Published) -> Vec<(ServicePrefix, Service)> {
+pub fn reservations(published: &Published) -> Vec<(PortMapPrefix, PortMapTarget)> {
     let mapping = &published.mapping;
     let mut entries = Vec::new();
     for (host, _) in published.pairs().filter(|(host, _)| !host.is_unspecified()) {
         let all = if host.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
-        let proto_be = (proto(mapping.transport) | SERVICE_SOMEWHERE).to_be();
+        let proto_be = (proto(mapping.transport) | PORT_MAP_SOMEWHERE).to_be();
         for (port, bits) in cover(&mapping.host_ports) {
-            let key = ServiceKey { addr: Ip::from(all), proto_be, port_be: port.to_be() };
+            let key = PortMapKey { addr: Ip::from(all), proto_be, port_be: port.to_be() };
             // No address: no flow is one of it, when it comes and goes.
-            entries
-                .push(((SERVICE_PREFIX + bits, key), Service { identity: published.identity, ..Service::default() }));
+            entries.push((
+                (PORT_MAP_PREFIX + bits, key),
+                PortMapTarget { identity: published.identity, ..PortMapTarget::default() },
+            ));
         }
     }
     entries
@@ -97,9 +96,9 @@ pub fn reservations(published: &Published) -> Vec<(ServicePrefix, Service)> {
 
 /// The device's ports that an entry is for.
 #[must_use]
-pub fn range_of((bits, key): &ServicePrefix) -> RangeInclusive<u16> {
+pub fn range_of((bits, key): &PortMapPrefix) -> RangeInclusive<u16> {
     let first = u16::from_be(key.port_be);
-    let free = 16 - bits.saturating_sub(SERVICE_PREFIX).min(16);
+    let free = 16 - bits.saturating_sub(PORT_MAP_PREFIX).min(16);
     first..=first | ((1u32 << free) - 1) as u16
 }
 
@@ -137,12 +136,12 @@ mod tests {
         assert!(reservations(&published("8080:80/tcp")).is_empty());
         for (text, all) in [("127.0.0.1:8080:80", "0.0.0.0"), ("[::1]:8080:80", "::")] {
             let entries = reservations(&published(text));
-            let [((bits, key), service)] = entries.as_slice() else { panic!("{entries:?}") };
+            let [((bits, key), target)] = entries.as_slice() else { panic!("{entries:?}") };
             assert_eq!(
                 (*bits, IpAddr::from(key.addr).to_string(), key.proto_be),
                 (160, all.to_owned(), 0x206_u16.to_be())
             );
-            assert_eq!((service.addr, service.identity), (Ip::UNSPECIFIED, 7));
+            assert_eq!((target.addr, target.identity), (Ip::UNSPECIFIED, 7));
         }
         assert_eq!(reservations(&published("127.0.0.1:8081-8082:81-82/udp")).len(), 2);
     }

@@ -8,7 +8,7 @@ use crate::kernel::netns::{self, Netns};
 use crate::model::{Attachment, ContainerName, NetnsRef};
 
 /// How a container stands that is to be attached.
-pub(super) enum Standing {
+pub(super) enum AttachState {
     /// None of its links is there.
     Absent,
     /// As asked.
@@ -24,24 +24,24 @@ impl Daemon {
     ///
     /// # Errors
     /// When it is attached otherwise, and when a namespace cannot be looked into.
-    pub(super) async fn standing(
+    pub(super) async fn attach_state(
         &mut self,
         name: &ContainerName,
         run: &serde_json::Value,
         reference: &NetnsRef,
         netns: &Netns,
-    ) -> Result<Standing, Failure> {
-        let Some(record) = self.state.containers.get(name) else { return Ok(Standing::Absent) };
+    ) -> Result<AttachState, Failure> {
+        let Some(record) = self.state.containers.get(name) else { return Ok(AttachState::Absent) };
         let link = |a: &Attachment| Some((self.link_index(&a.host_if)?, a.clone()));
         let there: Vec<_> = record.attachments.iter().filter_map(link).collect();
         if there.is_empty() && !record.attachments.is_empty() {
             // Its namespace went away: this is the container's next start.
-            return Ok(Standing::Absent);
+            return Ok(AttachState::Absent);
         }
         let links: Vec<u32> = there.iter().map(|(index, _)| *index).collect();
         let here = links.is_empty() || has_end_of(&links, netns).await?;
         if !here && !ends_in(&links, record.netns.as_ref()).await? {
-            return Ok(Standing::Left(there));
+            return Ok(AttachState::Left(there));
         }
         if !here || there.len() != record.attachments.len() || record.run != *run {
             let why = format!("container {name}: is attached already");
@@ -53,7 +53,7 @@ impl Daemon {
             record.netns = Some(reference.clone());
             store::save(&self.paths.state_dir, &self.state)?;
         }
-        Ok(Standing::Attached)
+        Ok(AttachState::Attached)
     }
 }
 

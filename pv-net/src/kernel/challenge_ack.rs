@@ -4,12 +4,12 @@
 //! answer is a segment of no flow, and the data plane turns it into the RST that the stack takes.
 
 use crate::kernel::bpf::Ended;
+use pv_net_common::ip_proto::IPPROTO_TCP as TCP;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-const TCP: u8 = 6;
 const ACK: u8 = 0x10;
 /// Half the numbers apart: a window is less than that, so that one of the two is outside.
 const SEQUENCES: [u32; 2] = [0, 1 << 31];
@@ -18,7 +18,7 @@ const SEQUENCES: [u32; 2] = [0, 1 << 31];
 ///
 /// # Errors
 /// The kernel's; a link that is gone is none.
-pub fn connections(ended: &[Ended]) -> io::Result<()> {
+pub fn provoke(ended: &[Ended]) -> io::Result<()> {
     let ended: Vec<_> = ended.iter().filter(|e| e.proto == u32::from(TCP)).collect();
     if ended.is_empty() {
         return Ok(());

@@ -2,27 +2,30 @@
 
 use crate::{
     answer, budget,
-    decide::Ask,
     deliver::{AF_INET, AF_INET6},
+    denied::denied,
     flow,
-    forward::{denied, plan_of},
     guard::same_mac,
-    maps::{SOURCES, Scratch, ToStack, epoch, hand_on, interface, scratch, uplink},
+    maps::{SOURCES, epoch, interface, uplink},
     nat,
+    open::plan_of,
     packet::Packet,
+    policy_input::PolicyInput,
+    scratch::{Scratch, ToStack, scratch},
     stack::by_stack,
+    tail_call::tail_call,
     verdict::{self, ACT_SHOT},
 };
 use aya_ebpf::{bindings::bpf_fib_lookup, btf_maps::lpm_trie::Key, helpers::generated::bpf_fib_lookup as fib_lookup};
 use pv_net_common::{
-    DropReason, FlowEntry, FlowKey, InterfaceInfo, Ip, SourceKey, Stage, TransientFlow, UplinkInfo,
+    DropReason, FlowEntry, FlowKey, HalfOpenFlow, InterfaceInfo, Ip, SourceKey, Stage, UplinkInfo,
     endpoint::{POOL_NAT, SOURCE_BITS, UPLINK_POOL, UPLINK_SOURCES},
     flow::{FLOW_NEIGHBOUR, FLOW_ROUTED},
 };
 
 /// To where routes lead.
 #[inline(always)]
-pub fn to_outside(packet: &mut Packet) -> i32 {
+pub fn stage(packet: &mut Packet) -> i32 {
     packet.settle_fragment();
     let epoch = epoch();
     let Some(me) = interface(packet.link) else { return ACT_SHOT };
@@ -48,7 +51,7 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
         return answer::beyond_scope(packet);
     }
     let key = packet.key;
-    if let Err(reason) = Ask::of_key(&key).allowed() {
+    if let Err(reason) = PolicyInput::of_key(&key).allowed() {
         flow::forget(&key);
         return denied(packet, reason);
     }
@@ -58,7 +61,7 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
     let Some(src) = source(packet, me, up, fib.ifindex, next_hop) else {
         return if is_left_over(packet, me) { answer::unknown_tcp(packet) } else { answer::no_route(packet) };
     };
-    *flow = TransientFlow::default();
+    *flow = HalfOpenFlow::default();
     flow.forward = FlowEntry {
         ifindex: fib.ifindex,
         epoch,
@@ -82,7 +85,7 @@ pub fn to_outside(packet: &mut Packet) -> i32 {
         plan.masquerade = 1;
         plan.offset = nat::mapping(&key, plan.first_port) as u16;
     }
-    hand_on(packet.skb, Stage::Open)
+    tail_call(packet.skb, Stage::Open)
 }
 
 /// Whether the packet is what is left of a connection that masquerade knows nothing of. Where no way leads out, an ICMP

@@ -5,7 +5,7 @@ use super::Daemon;
 use crate::failure::Failure;
 use crate::kernel::bpf::{Ended, Hook};
 use crate::kernel::netlink::{AddressInfo, LinkInfo, alias};
-use crate::kernel::{cgroup, netns, nudge, sysctl};
+use crate::kernel::{cgroup, challenge_ack, netns, sysctl};
 use crate::model::{IfName, PoolName};
 use crate::plan::{
     Candidate, LinkState, PoolLink, Unseen, UplinkSources, apart, fitting, locals, networks, overlaps, set_down, unfit,
@@ -75,7 +75,7 @@ fn candidate(info: &AddressInfo) -> Option<Candidate> {
 
 /// Tells the containers that connections of theirs have ended. Who is not told learns by the next segment.
 pub(super) fn tell(ended: &[Ended]) {
-    if let Err(e) = nudge::connections(ended) {
+    if let Err(e) = challenge_ack::provoke(ended) {
         tracing::warn!(error = %e, "containers not told of the connections that ended");
     }
 }
@@ -86,19 +86,19 @@ impl Daemon {
     ///
     /// # Errors
     /// The kernel's.
-    pub(super) async fn refresh_outside(&mut self) -> Result<(), Failure> {
+    pub(super) async fn refresh_uplinks(&mut self) -> Result<(), Failure> {
         if self.plane.is_none() {
             return Ok(());
         }
         let links = link_states(self.net.links().await?);
         let address_infos = self.net.address_infos().await?;
         let addresses: Vec<(u32, IpNetwork)> = address_infos.iter().map(|info| (info.link, info.address)).collect();
-        self.outside_conditions = missing(&self.device.uplinks, &links);
+        self.uplink_conditions = missing(&self.device.uplinks, &links);
         self.pool_overlaps = overlaps(self.device.pools.values(), &links, &addresses, &self.pool_bridges());
         let mut uplinks = self.uplink_names(&links, &addresses).await?;
         uplinks.retain(|name| {
             let why = links.iter().find(|l| l.name == name.as_str()).and_then(unfit);
-            self.outside_conditions.extend(why.map(|why| format!("uplink {name}: {why}: not used")));
+            self.uplink_conditions.extend(why.map(|why| format!("uplink {name}: {why}: not used")));
             why.is_none()
         });
         self.leave_out_the_last(&mut uplinks);
@@ -106,7 +106,7 @@ impl Daemon {
         let (locals, left_out) = fitting(locals(&addresses));
         if left_out > 0 {
             let most = locals.len();
-            self.outside_conditions
+            self.uplink_conditions
                 .push(format!("{left_out} addresses of the device are not known to the programs: {most} are the most"));
         }
         // Before a program asks: whose addresses these are.
@@ -121,7 +121,7 @@ impl Daemon {
         let bridges: Vec<(&PoolName, u32)> = self.pools.iter().map(|(pool, link)| (pool, link.index)).collect();
         for link in links.iter().filter(|l| uplinks.iter().any(|name| name.as_str() == l.name)) {
             let why = apart(link, &links, &bridges);
-            self.outside_conditions.extend(why.map(|why| format!("uplink {}: {why}", link.name)));
+            self.uplink_conditions.extend(why.map(|why| format!("uplink {}: {why}", link.name)));
         }
         self.note_mtu(&links);
         let sources = sources(&self.uplinks, &address_infos);
@@ -183,7 +183,7 @@ impl Daemon {
         let room = (MAX_UPLINKS as usize).saturating_sub(self.pools.len());
         if uplinks.len() > room {
             let names: Vec<String> = uplinks.drain(room..).map(|name| name.to_string()).collect();
-            self.outside_conditions.push(format!(
+            self.uplink_conditions.push(format!(
                 "uplinks {}: not used: {room} are the most beside the pools: name those that matter in network.uplinks",
                 names.join(", ")
             ));
@@ -208,7 +208,7 @@ impl Daemon {
                 let both = |a: &BTreeMap<IfName, u32>, b: &BTreeMap<IfName, u32>| {
                     a.iter().chain(b).map(|(n, i)| (n.clone(), *i)).collect()
                 };
-                self.prepare_filters(&both(&now, &bridges), &both(&before, &bridges_before)).await?
+                self.prepare_clsact(&both(&now, &bridges), &both(&before, &bridges_before)).await?
             }
             Hook::Tcx => {
                 let plane = self.plane()?;
@@ -240,7 +240,7 @@ impl Daemon {
             }
             if let Err(e) = self.plane()?.attach_uplink(&name) {
                 now.remove(&name);
-                self.outside_conditions.push(format!("uplink {name}: not used: {e}"));
+                self.uplink_conditions.push(format!("uplink {name}: not used: {e}"));
             }
         }
         self.uplinks = now;
