@@ -105,7 +105,7 @@ impl From<IpamError> for Failure {
 impl From<NetnsError> for Failure {
     fn from(e: NetnsError) -> Self {
         let kind = match e {
-            NetnsError::Enter(_) | NetnsError::Lost => Kind::Internal,
+            NetnsError::Enter(_) | NetnsError::Lost | NetnsError::Slow { .. } => Kind::Internal,
             _ => Kind::Usage,
         };
         let failure = Self::new(kind, e.to_string());

@@ -1,68 +1,66 @@
-//! The API: HTTP/1.1 and JSON over a Unix socket. Handlers carry requests to the daemon and back; they decide nothing.
+//! The API: HTTP/1.1 and JSON over a Unix socket. What is read comes from the newest snapshot and the maps, and waits
+//! for nobody; what changes something is a command to the controller.
 
+mod error;
 mod events;
 mod metrics;
 mod openapi;
 mod routes;
+mod view;
 
-pub use events::{BindEventView, DropEventView, EventView, forward_events};
-pub use routes::ErrorView as ErrorBody;
+pub use error::ErrorView;
+pub use view::{
+    ContainerView, FlowView, LeaseView, PoolView, PortView, RuleView, StatusView, VerdictQuery, VerdictView,
+};
 
-use crate::daemon::Daemon;
-use crate::failure::Failure;
+use crate::command::Commands;
+use crate::events::Bus;
+use crate::failure::{Failure, Kind};
+use crate::snapshot::Snapshot;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::UnixListener;
-use tokio::sync::{Mutex, MutexGuard, broadcast, mpsc, oneshot};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-/// What waits for the answer to `down`.
-pub type DownAnswer = oneshot::Sender<Result<(), Failure>>;
-
-/// Events that a slow reader may be behind before it misses some.
-const EVENT_BACKLOG: usize = 256;
-
-/// The daemon, shared between the API and the main loop.
+/// What handlers have; cheap to clone.
 #[derive(Clone)]
-pub struct Shared {
-    daemon: Arc<Mutex<Daemon>>,
-    down: mpsc::Sender<DownAnswer>,
-    down_requests: Arc<std::sync::Mutex<Option<mpsc::Receiver<DownAnswer>>>>,
-    events: broadcast::Sender<EventView>,
-    forwarding: Arc<std::sync::atomic::AtomicBool>,
+pub struct Api {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    commands: Commands,
+    bus: Bus,
+    /// The file of the rules, for answers that name it.
+    config: Arc<PathBuf>,
+    probe: view::Probe,
+    /// The API is to end.
+    stop: CancellationToken,
 }
 
-impl Shared {
-    /// Shares `daemon`.
+impl Api {
+    /// An API that reads `snapshots` and asks by `commands`.
     #[must_use]
-    pub fn new(daemon: Daemon) -> Self {
-        let (down, requests) = mpsc::channel(1);
-        Self {
-            daemon: Arc::new(Mutex::new(daemon)),
-            down,
-            down_requests: Arc::new(std::sync::Mutex::new(Some(requests))),
-            events: broadcast::channel(EVENT_BACKLOG).0,
-            forwarding: Arc::default(),
-        }
+    pub fn new(snapshots: watch::Receiver<Arc<Snapshot>>, commands: Commands, bus: Bus, config: PathBuf) -> Self {
+        let (config, probe) = (Arc::new(config), view::Probe::default());
+        Self { snapshots, commands, bus, config, probe, stop: CancellationToken::new() }
     }
 
-    /// The daemon, for one operation.
-    pub async fn daemon(&self) -> MutexGuard<'_, Daemon> {
-        self.daemon.lock().await
-    }
-
-    /// Requests to take everything down; the main loop takes the receiver, once.
-    ///
-    /// # Panics
-    /// When it is taken twice.
-    #[must_use]
-    pub fn down_requests(&self) -> mpsc::Receiver<DownAnswer> {
-        let taken = self.down_requests.lock().map(|mut r| r.take());
-        taken.ok().flatten().expect("the main loop alone takes it")
+    /// The device as it is.
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.borrow().clone()
     }
 }
 
-/// Serves the API until the process ends.
-pub async fn serve(listener: UnixListener, shared: Shared) {
-    if let Err(e) = axum::serve(listener, routes::router(shared)).await {
-        tracing::error!(error = %e, "the API ended");
-    }
+/// Serves the API until it is to end: then what was asked is still answered.
+///
+/// # Errors
+/// When the socket is none.
+pub async fn serve(
+    listener: std::os::unix::net::UnixListener,
+    api: Api,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::new(Kind::Internal, format!("the API's socket: {e}"));
+    let listener = UnixListener::from_std(listener).map_err(failed)?;
+    let router = routes::router(Api { stop: stop.clone(), ..api });
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.map_err(failed)
 }

@@ -1,22 +1,16 @@
 //! `GET /openapi.json`: what the API offers, its schemas made from the types that it answers with.
 
-use super::EventView;
-use super::routes::ErrorView;
-use crate::daemon::{
-    AttachRequest, ContainerView, FlowView, LeaseView, PoolView, PortView, RuleView, StatusView, VerdictView,
-};
-use axum::response::Json;
+use super::error::ErrorView;
+use super::view::{ContainerView, FlowView, LeaseView, PoolView, PortView, RuleView, StatusView, VerdictView};
+use crate::command::AttachRequest;
+use crate::events::EventView;
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Value, json};
 
-pub(super) async fn document() -> Json<Value> {
-    Json(openapi())
-}
-
 /// The OpenAPI 3.1 document.
 #[must_use]
-pub fn openapi() -> Value {
+pub(super) fn openapi() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|s| s.definitions_path = "/components/schemas".into());
     let mut g = settings.into_generator();
     let name = json!([{"name": "name", "in": "path", "required": true, "schema": {"type": "string"}}]);
@@ -50,7 +44,7 @@ pub fn openapi() -> Value {
         "/status": {"get": operation("The daemon", "200", json_body(reference::<StatusView>(&mut g)), &mut g)},
         "/health": {"get": operation("Whether the daemon works", "200", json_body(json!({"type": "object"})), &mut g)},
         "/metrics": {"get": operation("OpenMetrics text", "200", json!({"application/openmetrics-text": {}}), &mut g)},
-        "/events": {"get": operation("Dropped packets and refused binds as they happen, one JSON object a line", "200",
+        "/events": {"get": operation("Dropped packets, refused binds and changes as they happen, one JSON object a line", "200",
             json!({"application/x-ndjson": {"schema": events}}), &mut g)},
         "/reload": {"post": operation("Read the configuration again", "204", Value::Null, &mut g)},
         "/down": {"post": operation("Remove everything and stop", "204", Value::Null, &mut g)},

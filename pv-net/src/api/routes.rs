@@ -1,11 +1,10 @@
 //! Paths and their handlers.
 
-use super::{Shared, events, metrics, openapi};
-use crate::daemon::{
-    AttachRequest, ContainerView, FlowView, LeaseView, PoolView, PortView, RuleView, StatusView, VerdictQuery,
-    VerdictView,
-};
-use crate::failure::{Failure, Kind, Message};
+use super::view::{self, ContainerView, FlowView, LeaseView, PoolView, PortView, RuleView, StatusView};
+use super::view::{VerdictQuery, VerdictView};
+use super::{Api, events, metrics, openapi};
+use crate::command::AttachRequest;
+use crate::failure::{Failure, Kind};
 use crate::model::ContainerName;
 use axum::Router;
 use axum::body::Bytes;
@@ -14,13 +13,17 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 /// Larger than any `run.json`.
 const MAX_BODY: usize = 1 << 20;
+/// How long a question about the policy waits for one that is just being put in force.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) fn router(shared: Shared) -> Router {
+pub(super) fn router(api: Api) -> Router {
     Router::new()
         .route("/containers", get(containers))
         .route("/containers/{name}", get(container).put(attach).delete(detach))
@@ -36,37 +39,11 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/events", get(events::stream))
         .route("/reload", post(reload))
         .route("/down", post(down))
-        .route("/openapi.json", get(openapi::document))
+        .route("/openapi.json", get(async || Json(openapi::openapi())))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(shared)
-}
-
-/// What an error looks like.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct ErrorView {
-    /// All that is wrong, on one line.
-    pub error: String,
-    /// What to do about the first thing that has a remedy.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub help: Option<String>,
-    /// One by one.
-    #[serde(default)]
-    pub errors: Vec<Message>,
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let code = match self.kind {
-            Kind::Usage => StatusCode::BAD_REQUEST,
-            Kind::NotFound => StatusCode::NOT_FOUND,
-            Kind::Conflict => StatusCode::CONFLICT,
-            Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        let help = self.messages.iter().find_map(|m| m.help.clone());
-        (code, Json(ErrorView { error: self.line(), help, errors: self.messages })).into_response()
-    }
+        .with_state(api)
 }
 
 async fn no_such_path(uri: Uri) -> Failure {
@@ -85,64 +62,58 @@ fn name(text: &str) -> Result<ContainerName, Failure> {
     text.parse().map_err(|e| Failure::new(Kind::Usage, format!("container {text:?}: {e}")))
 }
 
-async fn containers(State(shared): State<Shared>) -> Json<Vec<ContainerView>> {
-    Json(shared.daemon().await.containers())
+/// Does what may take its time, such as reading a large table, where nobody waits for it.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    let failed = |e| Err(Failure::new(Kind::Internal, format!("the operation failed: {e}")));
+    spawn_blocking(work).await.unwrap_or_else(failed)
 }
 
-async fn container(State(shared): State<Shared>, Path(path): Path<String>) -> Result<Json<ContainerView>, Failure> {
-    Ok(Json(shared.daemon().await.container(&name(&path)?)?))
+async fn containers(State(api): State<Api>) -> Result<Json<Vec<ContainerView>>, Failure> {
+    let snapshot = api.snapshot();
+    Ok(Json(aside(move || Ok(view::containers(&snapshot))).await?))
 }
 
-async fn attach(
-    State(shared): State<Shared>,
-    Path(path): Path<String>,
-    body: Bytes,
-) -> Result<Json<ContainerView>, Failure> {
+async fn container(State(api): State<Api>, Path(path): Path<String>) -> Result<Json<ContainerView>, Failure> {
+    Ok(Json(view::container(&api.snapshot(), &name(&path)?)?))
+}
+
+async fn attach(State(api): State<Api>, Path(path): Path<String>, body: Bytes) -> Result<Json<ContainerView>, Failure> {
     let name = name(&path)?;
     let request: AttachRequest = serde_json::from_slice(&body)
         .map_err(|e| Failure::new(Kind::Usage, format!("body of PUT /containers/{name}: {e}")))?;
-    // A client that hangs up must not leave half an operation: it goes on in a task of its own.
-    let task = tokio::spawn(async move {
-        let mut daemon = shared.daemon().await;
-        daemon.attach(&name, request).await?;
-        daemon.container(&name)
-    });
-    Ok(Json(finished(task).await?))
+    // A client that hangs up leaves no half of an operation: the controller goes on.
+    let after = api.commands.attach(name.clone(), request).await?;
+    Ok(Json(view::container(&after, &name)?))
 }
 
-async fn detach(State(shared): State<Shared>, Path(path): Path<String>) -> Result<StatusCode, Failure> {
-    let name = name(&path)?;
-    let task = tokio::spawn(async move { shared.daemon().await.detach(&name).await });
-    finished(task).await?;
+async fn detach(State(api): State<Api>, Path(path): Path<String>) -> Result<StatusCode, Failure> {
+    api.commands.detach(name(&path)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn finished<T>(task: tokio::task::JoinHandle<Result<T, Failure>>) -> Result<T, Failure> {
-    task.await.unwrap_or_else(|e| Err(Failure::new(Kind::Internal, format!("the operation failed: {e}"))))
+async fn pools(State(api): State<Api>) -> Json<Vec<PoolView>> {
+    Json(view::pools(&api.snapshot()))
 }
 
-async fn pools(State(shared): State<Shared>) -> Json<Vec<PoolView>> {
-    Json(shared.daemon().await.pool_views())
+async fn leases(State(api): State<Api>) -> Json<Vec<LeaseView>> {
+    Json(view::leases(&api.snapshot()))
 }
 
-async fn leases(State(shared): State<Shared>) -> Json<Vec<LeaseView>> {
-    Json(shared.daemon().await.leases())
+async fn ports(State(api): State<Api>) -> Json<Vec<PortView>> {
+    Json(view::ports(&api.snapshot()))
 }
 
-async fn ports(State(shared): State<Shared>) -> Json<Vec<PortView>> {
-    Json(shared.daemon().await.ports())
+async fn flows(State(api): State<Api>) -> Result<Json<Vec<FlowView>>, Failure> {
+    let snapshot = api.snapshot();
+    Ok(Json(aside(move || Ok(view::flows(&snapshot)?)).await?))
 }
 
-async fn flows(State(shared): State<Shared>) -> Result<Json<Vec<FlowView>>, Failure> {
-    Ok(Json(shared.daemon().await.flows()?))
-}
-
-async fn policies(State(shared): State<Shared>) -> Result<Json<Vec<RuleView>>, Failure> {
-    Ok(Json(shared.daemon().await.policies()?))
+async fn policies(State(api): State<Api>) -> Json<Vec<RuleView>> {
+    Json(view::rules(&api.snapshot()))
 }
 
 async fn verdict(
-    State(shared): State<Shared>,
+    State(api): State<Api>,
     query: Result<Query<VerdictQuery>, QueryRejection>,
 ) -> Result<Json<VerdictView>, Failure> {
     let wrong = |e: QueryRejection| {
@@ -150,30 +121,40 @@ async fn verdict(
         Failure::new(Kind::Usage, format!("query of /policy/verdict: {}", e.body_text())).help(help)
     };
     let Query(query) = query.map_err(wrong)?;
-    Ok(Json(shared.daemon().await.policy_verdict(&query).await?))
+    let query = Arc::new(query);
+    let mut snapshots = api.snapshots.clone();
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        let host = view::host_addresses(&snapshot).await?;
+        let (asked, query, probe, config) = (snapshot.clone(), query.clone(), api.probe.clone(), api.config.clone());
+        let answer = aside(move || view::explain(&asked, host, &query, &probe, &config)).await;
+        // A policy that takes another one's place does so before there is a snapshot of it, and the other one goes.
+        let Some(plane) = &snapshot.plane else { return answer.map(Json) };
+        if plane.reader.generation()? == snapshot.policy.generation {
+            return answer.map(Json);
+        }
+        if timeout(PATIENCE, snapshots.changed()).await.is_err() {
+            return Err(Failure::new(Kind::Internal, "the policy is being replaced").help("ask again"));
+        }
+    }
 }
 
-async fn status(State(shared): State<Shared>) -> Result<Json<StatusView>, Failure> {
-    Ok(Json(shared.daemon().await.status()?))
+async fn status(State(api): State<Api>) -> Result<Json<StatusView>, Failure> {
+    Ok(Json(view::status(&api.snapshot())?))
 }
 
-async fn health(State(shared): State<Shared>) -> Result<Response, Failure> {
+async fn health(State(api): State<Api>) -> Result<Response, Failure> {
     // The counters come from the kernel: an answer says that the maps can be read.
-    shared.daemon().await.counters()?;
+    view::counters(&api.snapshot())?;
     Ok(([(header::CONTENT_TYPE, "application/json")], r#"{"healthy":true}"#).into_response())
 }
 
-async fn reload(State(shared): State<Shared>) -> Result<StatusCode, Failure> {
-    let inner = shared.clone();
-    finished(tokio::spawn(async move { inner.daemon().await.reload().await })).await?;
-    events::forward_events(&shared).await;
+async fn reload(State(api): State<Api>) -> Result<StatusCode, Failure> {
+    api.commands.reload().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn down(State(shared): State<Shared>) -> Result<StatusCode, Failure> {
-    let gone = || Failure::new(Kind::Internal, "the daemon is stopping");
-    let (answer, wait) = tokio::sync::oneshot::channel();
-    shared.down.send(answer).await.map_err(|_| gone())?;
-    wait.await.map_err(|_| gone())??;
+async fn down(State(api): State<Api>) -> Result<StatusCode, Failure> {
+    api.commands.down().await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -108,7 +108,7 @@ pub enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
-    /// Dropped packets as they happen
+    /// Dropped packets, refused ports and changes as they happen
     Monitor,
     /// Read the configuration again
     Reload,

@@ -1,7 +1,7 @@
 //! HTTP over the daemon's socket.
 
 use super::Ended;
-use crate::api::ErrorBody;
+use crate::api::ErrorView;
 use crate::daemon::Paths;
 use crate::failure::{Failure, Kind, Message};
 use bytes::Bytes;
@@ -61,7 +61,7 @@ fn failure(status: StatusCode, bytes: &[u8]) -> Failure {
         StatusCode::CONFLICT => Kind::Conflict,
         _ => Kind::Internal,
     };
-    match serde_json::from_slice::<ErrorBody>(bytes) {
+    match serde_json::from_slice::<ErrorView>(bytes) {
         Ok(body) if !body.errors.is_empty() => Failure { kind, messages: body.errors },
         Ok(body) => Failure { kind, messages: vec![Message { error: body.error, help: body.help }] },
         Err(_) => Failure::new(kind, format!("the daemon answered {status}")),

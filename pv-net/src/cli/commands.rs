@@ -2,26 +2,25 @@
 
 use super::args::{Args, Command, NetnsArg, PolicyCommand};
 use super::client::{call, send};
+use super::output::{done, escaped, pretty, say};
 use super::table::{self, Column};
-use super::{Ended, doctor, policy, start_tracing};
+use super::{Ended, doctor, policy};
 use crate::config::{load, parse_device, parse_run, parse_run_named};
-use crate::daemon::{self, Paths, RunLock, teardown};
+use crate::daemon::{Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
 use clap::CommandFactory;
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::{Value, json};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-pub async fn run(args: Args) -> Result<ExitCode, Ended> {
-    start_tracing(&args.command);
-    let json = args.json;
-    let paths = Paths::from(args.places);
-    match args.command {
-        Command::Run => daemon::run(paths).await?,
+/// All commands but `run`, that has runtimes of its own.
+pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode, Ended> {
+    match command {
+        // Not here: `cli::run`.
+        Command::Run => {}
         Command::Check { files } => check(&files, json)?,
         Command::Attach { name, netns, pool, run } => attach(&paths, &name, netns, pool, run, json).await?,
         Command::Detach { name } => {
@@ -56,31 +55,6 @@ pub async fn run(args: Args) -> Result<ExitCode, Ended> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Prints a line; a reader that hung up (`| head`) ends the command in silence.
-pub(super) fn say(text: &str) {
-    if writeln!(std::io::stdout(), "{text}").is_err() {
-        std::process::exit(0);
-    }
-}
-
-fn done(json: bool, text: &str) {
-    say(&if json { json!({"done": text}).to_string() } else { text.to_owned() });
-}
-
-pub(super) fn pretty(value: &Value) -> String {
-    format!("{value:#}")
-}
-
-/// A name as one segment of a path, whatever is in it: the daemon says what is wrong with it.
-pub(super) fn escaped(name: &str) -> String {
-    name.bytes()
-        .map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(b).to_string(),
-            _ => format!("%{b:02X}"),
-        })
-        .collect()
 }
 
 fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {

@@ -4,9 +4,12 @@ mod args;
 mod client;
 mod commands;
 mod doctor;
+mod output;
 mod policy;
 mod table;
 
+use crate::app;
+use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
 use args::{Args, Command};
 use clap::Parser;
@@ -40,14 +43,22 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(e) => return report(Ended::Failed(Failure::new(Kind::Internal, format!("start: {e}")))),
-    };
-    match runtime.block_on(commands::run(args)) {
+    start_tracing(&args.command);
+    match run(args) {
         Ok(code) => code,
         Err(ended) => report(ended),
     }
+}
+
+fn run(args: Args) -> Result<ExitCode, Ended> {
+    let paths = Paths::from(args.places);
+    if matches!(args.command, Command::Run) {
+        app::run(&paths)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::new(Kind::Internal, format!("start: {e}")))?;
+    runtime.block_on(commands::run(args.command, paths, args.json))
 }
 
 fn report(ended: Ended) -> ExitCode {

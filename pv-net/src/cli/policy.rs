@@ -2,7 +2,7 @@
 
 use super::Ended;
 use super::client::call;
-use super::commands::{escaped, pretty, say};
+use super::output::{escaped, pretty, say};
 use super::table;
 use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};

@@ -160,6 +160,11 @@ pub fn event(value: &Value) -> String {
         Some(port) => format!("{}:{port}", cell(&value[addr])),
     };
     let time = value["time"].as_f64().unwrap_or_default();
+    if let Some(change) = value["event"].as_str() {
+        let subject = value["container"].as_str().unwrap_or("device");
+        let text = value["text"].as_str().map(|text| format!(": {text}")).unwrap_or_default();
+        return format!("{time:.3} {subject} {change}{text}");
+    }
     if !value["program"].is_null() {
         return format!(
             "{time:.3} {} ({}) cannot bind {} {}: published by {}",
@@ -199,5 +204,9 @@ mod tests {
         let line = event(&json!({"time": 2.5, "container": "web", "proto": "udp", "address": "::", "port": 80,
             "program": "nginx", "pid": 77, "reason": "port-published"}));
         assert_eq!(line, "2.500 nginx (77) cannot bind udp [::]:80: published by web");
+        let line = event(&json!({"time": 3.0, "event": "attached", "container": "web", "text": null}));
+        assert_eq!(line, "3.000 web attached");
+        let line = event(&json!({"time": 3.5, "event": "condition", "container": null, "text": "uplink eth0: gone"}));
+        assert_eq!(line, "3.500 device condition: uplink eth0: gone");
     }
 }

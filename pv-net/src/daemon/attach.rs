@@ -3,36 +3,18 @@
 use super::attach_state::AttachState;
 use super::segments::segment_bytes;
 use super::{Daemon, lease_key};
+use crate::command::{AttachRequest, Prepared};
 use crate::config::{check_container, parse_run_named};
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::{self, ContainerRecord};
 use crate::ipam::{Lease, Request};
 use crate::kernel::netlink::{VethSpec, address_inside, alias, attach_veth, host_if_name, raise_inside};
-use crate::kernel::netns::{self, Netns};
+use crate::kernel::netns::Netns;
 use crate::model::{Attachment, Container, ContainerName, IfName, Interface, NetnsRef, PoolName};
 use crate::plan::{ObservedLink, endpoint, endpoint_ops};
 use ipnetwork::IpNetwork;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
-
-/// What `PUT /containers/NAME` takes. Without `run` and `pool`, the declared `run.json` is used.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AttachRequest {
-    /// A `run.json`.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub run: Option<serde_json::Value>,
-    /// Short for a `run.json` with this pool.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub pool: Option<String>,
-    /// A file that is the container's network namespace.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub netns: Option<std::path::PathBuf>,
-    /// A process in the container's network namespace.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub pid: Option<u32>,
-}
+use std::sync::Arc;
 
 impl Daemon {
     /// Attaches a container. The same again is fine; another one under its name is not, unless the first one's namespace
@@ -40,14 +22,19 @@ impl Daemon {
     ///
     /// # Errors
     /// Whatever is wrong; links, maps and leases are then as before.
-    pub async fn attach(&mut self, name: &ContainerName, request: AttachRequest) -> Result<(), Failure> {
+    pub async fn attach(
+        &mut self,
+        name: &ContainerName,
+        request: AttachRequest,
+        prepared: Result<Prepared, Failure>,
+    ) -> Result<(), Failure> {
         let (run, container) = self.container_of(name, &request)?;
-        let reference = reference_of(&request)?;
+        let Prepared { reference, netns } = prepared?;
         let errors = check_container(&format!("container {name}"), &container, &self.device);
         if !errors.is_empty() {
             return Err(errors.into());
         }
-        let netns = netns::open(&reference).map_err(|e| Failure::from(e).about(format!("container {name}")))?;
+        let netns = netns.map_err(|e| Failure::from(e).about(format!("container {name}")))?;
         let left = match self.attach_state(name, &run, &reference, &netns).await? {
             AttachState::Attached => return Ok(()),
             AttachState::Absent => Vec::new(),
@@ -123,7 +110,7 @@ impl Daemon {
         // Reading what all the others publish takes time that grows with their number.
         let ports = !container.ports.is_empty() || self.publishes(&container.name);
         let record = ContainerRecord { run, netns: Some(reference), attachments: attachments.clone() };
-        self.state.containers.insert(container.name.clone(), record);
+        self.state.containers.insert(container.name.clone(), Arc::new(record));
         self.state.identity(&container.name);
         // The lease is on disk before the link exists: after a power cut nobody else is given its address.
         store::save(&self.paths.state_dir, &self.state)?;
@@ -222,15 +209,6 @@ impl Daemon {
 
 fn missing(pool: &PoolName) -> Failure {
     Failure::new(Kind::Usage, format!("pool {pool}: no such pool"))
-}
-
-fn reference_of(request: &AttachRequest) -> Result<NetnsRef, Failure> {
-    match (&request.netns, request.pid) {
-        (Some(path), None) => Ok(NetnsRef::Path(path.clone())),
-        (None, Some(pid)) => Ok(NetnsRef::Pid(pid)),
-        _ => Err(Failure::new(Kind::Usage, "the container's namespace: give either \"netns\" or \"pid\"")
-            .help("pv-net attach NAME --netns /run/netns/NAME, or --pid PID")),
-    }
 }
 
 fn attachment(interface: &Interface, lease: Lease) -> Attachment {

@@ -6,6 +6,7 @@ use crate::ipam::store;
 use crate::kernel::netlink::has_end_of;
 use crate::kernel::netns::{self, Netns};
 use crate::model::{Attachment, ContainerName, NetnsRef};
+use std::sync::Arc;
 
 /// How a container stands that is to be attached.
 pub(super) enum AttachState {
@@ -50,7 +51,7 @@ impl Daemon {
         if record.netns.as_ref() != Some(reference)
             && let Some(record) = self.state.containers.get_mut(name)
         {
-            record.netns = Some(reference.clone());
+            Arc::make_mut(record).netns = Some(reference.clone());
             store::save(&self.paths.state_dir, &self.state)?;
         }
         Ok(AttachState::Attached)
@@ -61,7 +62,7 @@ impl Daemon {
 /// it counts as one that is in use.
 async fn ends_in(links: &[u32], reference: Option<&NetnsRef>) -> Result<bool, Failure> {
     let Some(reference) = reference else { return Ok(true) };
-    match netns::open(reference) {
+    match netns::open_aside(reference).await {
         Ok(netns) => Ok(has_end_of(links, &netns).await?),
         Err(_) => Ok(false),
     }

@@ -6,48 +6,38 @@ mod attach;
 mod attach_state;
 mod borrowed;
 mod clsact;
-mod container_view;
+mod core;
 mod detach;
 mod firewall;
 mod mtu;
 mod own_ports;
 mod paths;
 mod policy;
-mod policy_view;
 mod pools;
 mod port_map;
 mod reconcile;
 mod segments;
-mod serve;
 mod teardown;
 mod uplink_filter;
 mod uplinks;
 mod view;
 
-pub use attach::AttachRequest;
-pub use container_view::{ContainerState, ContainerView, InterfaceView};
 pub use paths::{Paths, RunLock};
-pub use policy_view::{DecidedBy, PartyView, RuleView, VerdictQuery, VerdictView};
-pub use port_map::PortView;
-pub use serve::run;
 pub use teardown::teardown;
-pub use uplink_filter::UplinkView;
-pub use view::{AdoptedView, DataPlaneView, FlowView, LeaseView, PoolView, StatusView, proto_name};
 
 use crate::config::load::{self, Declared};
 use crate::config::{ConfigError, check_container, check_uplinks};
 use crate::failure::{Failure, Kind};
 use crate::ipam::LeaseKey;
 use crate::ipam::store::{self, State};
-use crate::kernel::bpf::{Adopted, DataPlane, Options, Swept, next_sweep};
+use crate::kernel::bpf::{Adopted, DataPlane, Options, Reader};
 use crate::kernel::grace::GracePeriods;
 use crate::kernel::netlink::Net;
 use crate::model::{Container, ContainerName, Device, IfName, PoolName};
 use crate::plan::PoolLink;
+use crate::snapshot::Plane;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Notify;
 
 /// A declared container: its file's text and what it says.
 #[derive(Clone, Debug)]
@@ -59,10 +49,12 @@ pub(crate) struct Declaration {
 /// Everything that the daemon knows.
 pub struct Daemon {
     paths: Paths,
-    device: Device,
+    device: Arc<Device>,
     state: State,
     net: Net,
     plane: Option<DataPlane>,
+    /// What others have of it.
+    shared_plane: Option<Arc<Plane>>,
     adopted: Adopted,
     adopted_containers: usize,
     /// Pools whose bridge is there.
@@ -105,7 +97,6 @@ pub struct Daemon {
     /// Containers' links that left their bridge since the last look.
     unbridged: BTreeSet<u32>,
     policy: policy::InForce,
-    sweep_sooner: Arc<Notify>,
     grace: GracePeriods,
 }
 
@@ -123,10 +114,11 @@ impl Daemon {
         let mut daemon = Self {
             grace: GracePeriods::new(paths.run_dir.join("rcu-expedited")),
             paths,
-            device,
+            device: Arc::new(device),
             state,
             net,
             plane: None,
+            shared_plane: None,
             adopted: Adopted::default(),
             adopted_containers: 0,
             pools: BTreeMap::new(),
@@ -152,7 +144,6 @@ impl Daemon {
             routes_changed: true,
             unbridged: BTreeSet::new(),
             policy: policy::InForce::default(),
-            sweep_sooner: Arc::default(),
         };
         daemon.learn_leases().await?;
         daemon.read_declarations();
@@ -179,6 +170,8 @@ impl Daemon {
         let (plane, adopted) = DataPlane::open(&options)?;
         self.start_conditions.extend(adopted.conditions.iter().cloned());
         self.adopted = adopted;
+        let (hook, reader) = (plane.hook(), Reader::open(&self.paths.bpffs)?);
+        self.shared_plane = Some(Arc::new(Plane { hook, reader, sweeping: plane.sweeping() }));
         self.plane = Some(plane);
         self.hook_sockets();
         Ok(())
@@ -246,9 +239,7 @@ impl Daemon {
         self.check_attached(&device)?;
         self.check_policy(&device).await?;
         let resized = self.resized_pools(&device);
-        self.device = device;
-        // By its time-outs.
-        self.sweep_sooner.notify_one();
+        self.device = Arc::new(device);
         self.read_declarations();
         self.open_plane()?;
         self.reconcile().await?;
@@ -279,35 +270,6 @@ impl Daemon {
             return Err(Failure::new(Kind::Conflict, why).help("detach them first: pv-net detach NAME"));
         }
         Ok(())
-    }
-
-    /// Removes flows that have been silent for too long; how long until that is worth doing again. Looks at what nobody
-    /// tells of.
-    pub fn tick(&mut self) -> Duration {
-        self.look_at_firewall();
-        let timeouts = self.device.flow_timeouts;
-        self.look_at_ports();
-        let Some(plane) = &mut self.plane else { return next_sweep(None, &timeouts) };
-        plane.set_timeouts(timeouts);
-        let start = std::time::Instant::now();
-        match plane.collect_garbage() {
-            Ok(Swept { removed, read, next, doubtful }) => {
-                // Who has ended the connection answers with a reset, and who has not with a segment of it.
-                uplinks::tell(&doubtful);
-                tracing::debug!(removed, read, ?next, took = ?start.elapsed(), "flow table swept");
-                next
-            }
-            Err(e) => {
-                tracing::warn!(error = %e, "flow table not cleaned");
-                next_sweep(None, &timeouts)
-            }
-        }
-    }
-
-    /// Told when the next sweep may be due earlier than the last one said.
-    #[must_use]
-    pub fn sweep_sooner(&self) -> Arc<Notify> {
-        self.sweep_sooner.clone()
     }
 }
 

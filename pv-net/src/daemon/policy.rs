@@ -2,35 +2,22 @@
 
 use super::Daemon;
 use crate::failure::{Failure, Kind};
-use crate::kernel::bpf::{BpfError, PolicyProbe, PolicyTables};
-use crate::model::{Attachment, Device, Rule};
-use crate::policy::{Compiled, LinkLocal, Member, PolicyError, RuleRef, Topology, compile, is_link_local};
-use pv_net_common::Ip;
+use crate::kernel::bpf::PolicyTables;
+use crate::model::{Device, Rule};
+use crate::policy::{Compiled, PolicyError, RuleRef, Topology, compile, host_addresses, member};
 use std::net::IpAddr;
-use std::path::Path;
+use std::sync::Arc;
 
 /// What the daemon knows of the policy in the kernel.
 #[derive(Default)]
 pub(super) struct InForce {
     tables: Option<PolicyTables>,
-    /// Loaded with the first question: to load it takes longer than all else about one.
-    probe: Option<PolicyProbe>,
     /// What it was compiled from; none before this daemon's first.
     source: Option<(Vec<Rule>, Topology)>,
     /// Its rules by number.
-    pub refs: Vec<RuleRef>,
+    pub refs: Arc<[RuleRef]>,
     /// Why what is configured, or the device as it is, is not in force.
     pub condition: Option<String>,
-}
-
-impl InForce {
-    /// The program that `policy explain` asks, over the maps under `pins`.
-    pub fn probe(&mut self, pins: &Path) -> Result<&mut PolicyProbe, BpfError> {
-        Ok(match &mut self.probe {
-            Some(probe) => probe,
-            none => none.insert(PolicyProbe::open(pins)?),
-        })
-    }
 }
 
 impl From<PolicyError> for Failure {
@@ -48,30 +35,16 @@ impl Daemon {
         let containers = names.into_iter().map(|name| {
             let identity = self.state.identity(&name);
             let attachments = self.state.containers.get(&name).map(|r| r.attachments.as_slice()).unwrap_or_default();
-            let link_local = |a: &Attachment| IpAddr::from(Ip::link_local(a.mac.0));
-            let own = |a: &Attachment| [a.ipv6.map(IpAddr::from), a.ipv4.map(IpAddr::from)].into_iter().flatten();
-            let addresses = attachments.iter().flat_map(|a| own(a).chain([link_local(a)])).collect();
-            let pools = attachments.iter().map(|a| a.pool.clone()).collect();
-            let link_local = attachments
-                .iter()
-                .filter_map(|a| Some(LinkLocal { addr: link_local(a), beside: own(a).next()?, pool: a.pool.clone() }));
-            Member { identity, pools, addresses, link_local: link_local.collect(), name }
+            member(&name, identity, attachments)
         });
         Ok(Topology { containers: containers.collect(), networks, host })
     }
 
-    /// The device's own addresses. Of the link-local ones those of the pools' bridges: containers reach no others, and
-    /// each host-side link has one that comes and goes with its container.
+    /// The device's own addresses.
     async fn host_addresses(&self) -> Result<Vec<IpAddr>, Failure> {
-        let of_bridge = |index: u32| self.pools.values().any(|p| p.index == index);
-        let all = self.net.addresses().await?.into_iter();
-        let kept = all.filter(|(index, a)| !is_link_local(a.ip()) || of_bridge(*index)).map(|(_, a)| a.ip());
-        // The kernel gives a bridge its address only with the first port.
-        let expected = self.pools.values().map(|p| IpAddr::from(Ip::link_local(p.mac.0)));
-        let mut host: Vec<IpAddr> = kept.chain(expected).collect();
-        host.sort_unstable();
-        host.dedup();
-        Ok(host)
+        let bridges: Vec<_> = self.pools.values().map(|p| (p.index, p.mac)).collect();
+        let all = self.net.addresses().await?.into_iter().map(|(link, address)| (link, address.ip()));
+        Ok(host_addresses(all, &bridges))
     }
 
     /// Whether the rules of `device` can become a policy; changes nothing.
@@ -102,7 +75,7 @@ impl Daemon {
         }
         let compiled = compile(&source.0, &source.1)?;
         self.swap(&compiled, anew)?;
-        self.policy.refs = compiled.rules;
+        self.policy.refs = compiled.rules.into();
         self.policy.source = Some(source);
         self.policy.condition = None;
         Ok(())

@@ -8,28 +8,6 @@ use crate::kernel::listeners;
 use crate::model::{Container, ContainerName, PortMapping};
 use crate::plan::{Published, prefixes, range_of, reservations};
 use pv_net_common::flow::FLOW_REPLY;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
-
-/// A published port or range.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct PortView {
-    /// The container.
-    pub container: String,
-    /// `tcp` or `udp`.
-    pub proto: String,
-    /// The device's address; the unspecified one stands for all of its family.
-    pub host_address: IpAddr,
-    /// First port of the device.
-    pub host_port: u16,
-    /// Last port of the device; the same for a single one.
-    pub host_port_end: u16,
-    /// The container's address.
-    pub container_address: IpAddr,
-    /// The container's first port.
-    pub container_port: u16,
-}
 
 /// The mappings that a container's `run.json` asks for.
 fn mappings(name: &ContainerName, record: &ContainerRecord) -> Vec<PortMapping> {
@@ -55,36 +33,9 @@ impl Daemon {
         self.published().into_iter().map(|(_, p)| p).collect()
     }
 
-    /// The container with this identity.
-    #[must_use]
-    pub fn with_identity(&self, identity: u32) -> Option<&ContainerName> {
-        self.state.identities.iter().find(|(_, id)| **id == identity).map(|(name, _)| name)
-    }
-
     /// Whether the container `name` publishes any.
     pub(super) fn publishes(&self, name: &ContainerName) -> bool {
         self.state.containers.get(name).is_some_and(|record| !mappings(name, record).is_empty())
-    }
-
-    /// All published ports, one entry an address family.
-    #[must_use]
-    pub fn ports(&self) -> Vec<PortView> {
-        let view = |(name, published): (ContainerName, Published)| {
-            let mapping = published.mapping.clone();
-            published
-                .pairs()
-                .map(|(host, target)| PortView {
-                    container: name.to_string(),
-                    proto: mapping.transport.to_string(),
-                    host_address: host,
-                    host_port: *mapping.host_ports.start(),
-                    host_port_end: *mapping.host_ports.end(),
-                    container_address: target,
-                    container_port: mapping.container_port,
-                })
-                .collect::<Vec<_>>()
-        };
-        self.published().into_iter().flat_map(view).collect()
     }
 
     /// Brings the kernel's table to what the attached containers publish. Flows of a mapping that is gone end.

@@ -9,6 +9,7 @@ use crate::model::{Attachment, ContainerName, IfName};
 use crate::plan::{Desired, Observed, ObservedLink, Op, diff, endpoint};
 use pv_net_common::Ip;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 impl Daemon {
     /// Brings the kernel to what configuration and state say.
@@ -143,13 +144,16 @@ impl Daemon {
 
     fn learn_record(&mut self, attachment: Attachment) {
         let name = attachment.container.clone();
-        let record = self.state.containers.entry(name).or_insert_with(|| ContainerRecord {
-            run: serde_json::json!({
-                "name": attachment.container, "network": {"interfaces": []},
-            }),
-            netns: None,
-            attachments: Vec::new(),
+        let record = self.state.containers.entry(name).or_insert_with(|| {
+            Arc::new(ContainerRecord {
+                run: serde_json::json!({
+                    "name": attachment.container, "network": {"interfaces": []},
+                }),
+                netns: None,
+                attachments: Vec::new(),
+            })
         });
+        let record = Arc::make_mut(record);
         let interface = serde_json::json!({
             "name": attachment.interface, "pool": attachment.pool, "default_route": attachment.default_route,
         });

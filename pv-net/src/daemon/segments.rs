@@ -76,7 +76,7 @@ where
             _ => Ok(()),
         }
     };
-    let netns = netns::open(reference).map_err(|e| e.to_string())?;
+    let netns = netns::open_aside(reference).await.map_err(|e| e.to_string())?;
     let done = netns.run(move || in_runtime(found)).await.map_err(|e| e.to_string())?;
     done.map_err(|e: NetError| e.to_string())
 }

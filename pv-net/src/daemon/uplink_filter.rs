@@ -5,18 +5,7 @@ use crate::failure::Failure;
 use crate::model::{IfName, XdpMode};
 use crate::plan::{filter_rate, filter_sources};
 use pv_net_common::FilterRate;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// An uplink.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct UplinkView {
-    /// Its name.
-    pub name: String,
-    /// How the filter runs there: `native`, `generic` or `off`.
-    pub xdp: String,
-}
 
 impl Daemon {
     /// Brings the filter to what the configuration says: on the uplinks that it lists, else on those that default
@@ -54,26 +43,6 @@ impl Daemon {
         }
         self.filter_conditions = conditions;
         Ok(())
-    }
-
-    /// The uplink with this index, for events.
-    #[must_use]
-    pub fn uplink_at(&self, index: u32) -> Option<&IfName> {
-        self.uplinks.iter().find(|(_, i)| **i == index).map(|(name, _)| name)
-    }
-
-    /// The uplinks that are there.
-    ///
-    /// # Errors
-    /// When the pins cannot be listed.
-    pub(super) fn uplink_views(&self) -> Result<Vec<UplinkView>, Failure> {
-        let filtered = match &self.plane {
-            Some(plane) => plane.filtered_uplinks()?,
-            None => Vec::new(),
-        };
-        let mode = |name: &IfName| filtered.iter().find(|(n, _)| n == name.as_str()).map_or("off", |(_, m)| m.label());
-        let view = |name: &IfName| UplinkView { name: name.to_string(), xdp: mode(name).to_owned() };
-        Ok(self.uplinks.keys().map(view).collect())
     }
 }
 

@@ -66,6 +66,12 @@ impl TryFrom<Saved> for Ipam {
     }
 }
 
+/// How many addresses for containers `pool` has, in its smaller family.
+#[must_use]
+pub fn size(pool: &Pool) -> u128 {
+    Space::families(pool).map(|s| s.size()).min().unwrap_or(0)
+}
+
 impl Ipam {
     /// No leases.
     #[must_use]
@@ -82,14 +88,6 @@ impl Ipam {
     #[must_use]
     pub fn get(&self, key: &LeaseKey) -> Option<&Lease> {
         self.leases.get(key)
-    }
-
-    /// How many addresses of `pool` are leased, and how many it has, in its smaller family.
-    #[must_use]
-    pub fn usage(&self, pool: &Pool) -> (u64, u128) {
-        let used = self.leases.keys().filter(|k| k.pool == pool.name).count() as u64;
-        let size = Space::families(pool).map(|s| s.size()).min().unwrap_or(0);
-        (used, size)
     }
 
     /// Keeps `addr` for `key`: no other lease gets it. The first to reserve an address has it.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Version of the file's form.
 const VERSION: u32 = 1;
@@ -22,7 +23,7 @@ pub struct State {
     /// Addresses.
     pub ipam: Ipam,
     /// Attached containers.
-    pub containers: BTreeMap<ContainerName, ContainerRecord>,
+    pub containers: BTreeMap<ContainerName, Arc<ContainerRecord>>,
     /// Numbers of the pools in the maps.
     pub pool_ids: BTreeMap<PoolName, u32>,
     /// Numbers of the containers in the maps: their identity for policy.
@@ -242,7 +243,7 @@ mod tests {
                 netns: Some(NetnsRef::Pid(7)),
                 attachments: Vec::new(),
             };
-            state.containers.insert(name, record);
+            state.containers.insert(name, Arc::new(record));
         }
         state
     }

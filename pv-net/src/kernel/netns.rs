@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// `statfs` type of a namespace file (`linux/magic.h`).
 const NSFS_MAGIC: u64 = 0x6e73_6673;
@@ -43,7 +44,16 @@ pub enum NetnsError {
     /// The thread inside ended without a result.
     #[error("the thread inside the namespace failed")]
     Lost,
+    /// It took too long: a file of a file system that does not answer, or a kernel that is at something else.
+    #[error("{what}: no answer within {} s", PATIENCE.as_secs())]
+    Slow {
+        /// What was tried.
+        what: String,
+    },
 }
+
+/// How long anything about one namespace may take. What takes longer goes on, on a thread that nobody waits for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An open network namespace, held for as long as this is.
 #[derive(Debug)]
@@ -64,6 +74,32 @@ pub fn open(reference: &NetnsRef) -> Result<Netns, NetnsError> {
         return Err(NetnsError::Own { path });
     }
     Ok(netns)
+}
+
+/// The same on a thread of its own: a path can be on a file system that does not answer.
+///
+/// # Errors
+/// The same, and when it takes too long.
+pub async fn open_aside(reference: &NetnsRef) -> Result<Netns, NetnsError> {
+    let what = format!("namespace {}", reference.path().display());
+    let reference = reference.clone();
+    aside(what, move || open(&reference)).await?
+}
+
+/// Does `work` on a thread of its own, and waits for it as long as anything about a namespace may take.
+async fn aside<T: Send + 'static>(what: String, work: impl FnOnce() -> T + Send + 'static) -> Result<T, NetnsError> {
+    let (send, receive) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("netns".to_owned())
+        .spawn(move || {
+            // Nobody waits any more when it took too long, or when the daemon is stopping.
+            let _ = send.send(work());
+        })
+        .map_err(NetnsError::Enter)?;
+    match tokio::time::timeout(PATIENCE, receive).await {
+        Ok(done) => done.map_err(|_| NetnsError::Lost),
+        Err(_) => Err(NetnsError::Slow { what }),
+    }
 }
 
 fn open_any(path: &Path) -> Result<Netns, NetnsError> {
@@ -125,24 +161,18 @@ impl Netns {
     /// Runs `work` on a thread of its own inside the namespace.
     ///
     /// # Errors
-    /// When the thread cannot be made or cannot enter.
+    /// When the thread cannot be made or cannot enter, or takes too long.
     pub async fn run<T, F>(&self, work: F) -> Result<T, NetnsError>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
         let file = self.file.try_clone().map_err(NetnsError::Enter)?;
-        let (send, receive) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new()
-            .name("netns".to_owned())
-            .spawn(move || {
-                let entered = setns(file.as_fd(), CloneFlags::CLONE_NEWNET);
-                let result = entered.map(|()| work()).map_err(|e| NetnsError::Enter(e.into()));
-                // The receiver is gone only when the daemon is stopping.
-                let _ = send.send(result);
-            })
-            .map_err(NetnsError::Enter)?;
-        receive.await.map_err(|_| NetnsError::Lost)?
+        let inside = move || {
+            setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| NetnsError::Enter(e.into()))?;
+            Ok(work())
+        };
+        aside("inside the namespace".to_owned(), inside).await?
     }
 }
 

@@ -8,6 +8,7 @@ mod policy;
 mod pool;
 
 mod port;
+mod proto;
 mod timeouts;
 mod uplink_filter;
 
@@ -16,6 +17,7 @@ pub use name::{ContainerName, IfName, InvalidName, Mac, PoolName, RuleName};
 pub use policy::{Action, PortMatch, Rule, Selector};
 pub use pool::{HostAccess, IpvlanMode, MacvlanMode, Pool, PoolKind, Subnet4, Subnet6};
 pub use port::{PortMapping, Transport};
+pub use proto::proto_name;
 pub use timeouts::FlowTimeouts;
 pub use uplink_filter::{RateLimit, UplinkFilter, XdpChoice, XdpMode};
 

@@ -10,6 +10,7 @@ mod default;
 mod evaluate;
 mod explain;
 mod ports;
+mod topology;
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod tests;
 pub use compile::{Compiled, PairKey, PolicyError, RuleRef, compile};
 pub use default::{Place, Reason, default_verdict};
 pub use explain::{Party, SideError, is_link_local, party, port_and_proto, side};
+pub use topology::{host_addresses, member};
 
 use crate::model::{ContainerName, PoolName};
 use ipnetwork::IpNetwork;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use harness::{Device, Namespace, frame};
-use pv_net::kernel::bpf::{DataPlane, FlowState, Options, Ran};
+use pv_net::kernel::bpf::{DataPlane, FlowState, Options, Ran, Reader};
 pub use pv_net_common::ip_proto::{IPPROTO_TCP as TCP, IPPROTO_UDP as UDP};
 use pv_net_common::{
     EndpointInfo, InterfaceInfo, Ip,
@@ -67,6 +67,7 @@ impl Family {
 /// The containers: `a` and `b` in one pool, `c` in a second, closed one; `d` and `e` in two open ones.
 pub struct Lab {
     pub plane: DataPlane,
+    reader: Reader,
     pub a: Host,
     pub b: Host,
     pub c: Host,
@@ -94,7 +95,9 @@ pub fn lab(work: impl FnOnce(&mut Lab) -> Result<()> + Send) -> Result<()> {
                 gateway6: Ipv6Addr::new(0xfd00, 0x5056, 0, pool.into(), 0, 0, 0, 1),
             })
         };
-        let mut lab = Lab { plane, a: host(0, 3)?, b: host(1, 3)?, c: host(2, 4)?, d: host(3, 5)?, e: host(4, 6)? };
+        let reader = Reader::open(&device.pins())?;
+        let (a, b, c, d, e) = (host(0, 3)?, host(1, 3)?, host(2, 4)?, host(3, 5)?, host(4, 6)?);
+        let mut lab = Lab { plane, reader, a, b, c, d, e };
         for (host, pool_id, pool_flags) in
             [(lab.a, 3, 0), (lab.b, 3, 0), (lab.c, 4, 0), (lab.d, 5, POOL_OPEN), (lab.e, 6, POOL_OPEN)]
         {
@@ -145,8 +148,8 @@ impl Lab {
 
     /// Every counter by its name.
     pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>> {
-        let drops = self.plane.drops()?.into_iter().map(|(r, n)| (r.label(), n));
-        let stats = self.plane.stats()?.into_iter().map(|(s, n)| (s.label(), n));
+        let drops = self.reader.drops()?.into_iter().map(|(r, n)| (r.label(), n));
+        let stats = self.reader.stats()?.into_iter().map(|(s, n)| (s.label(), n));
         Ok(drops.chain(stats).collect())
     }
 
@@ -184,7 +187,7 @@ impl Lab {
 
     /// How far the flow from `from` and its address `ip` is, and whether it has an age.
     pub fn flow_state(&mut self, from: &Host, ip: IpAddr) -> Result<Option<(FlowState, bool)>> {
-        let mut flows = self.plane.flows()?;
+        let mut flows = self.reader.flows()?;
         flows.retain(|f| f.key.ifindex == from.ifindex && f.key.src == ip.into());
         ensure!(flows.len() <= 1, "more than one flow: {flows:?}");
         Ok(flows.first().map(|f| (f.state, f.age_secs.is_some())))
@@ -192,7 +195,7 @@ impl Lab {
 
     /// Ports of the flows that the kernel holds from `from`.
     pub fn flow_ports(&mut self, from: &Host) -> Result<Vec<(u16, u16)>> {
-        let flows = self.plane.flows()?;
+        let flows = self.reader.flows()?;
         let mine = flows.iter().filter(|f| f.key.ifindex == from.ifindex);
         Ok(mine.map(|f| (u16::from_be(f.key.sport_be), u16::from_be(f.key.dport_be))).collect())
     }

@@ -1,25 +1,21 @@
 //! Loading, attaching and adopting: [`DataPlane`] is the daemon's hold on what runs in the kernel.
 
 use super::BpfError;
-use super::flows::{FlowRecord, FlowState, Ticks};
-use super::garbage::FlowQuotas;
-use super::owners::Owners;
+use super::flow_quotas::FlowQuotas;
+use super::owners::{Devices, Owners};
 use super::pin;
 use super::programs::Programs;
 use super::stages::set_stages;
-use super::table::{Counters, PortMap, Single, Table, Trie, map_error, pinned};
+use super::sweep::Sweeping;
+use super::table::{Access, PortMap, Single, Table, Trie};
 use super::xdp::Filter;
-use crate::model::FlowTimeouts;
-use aya::maps::{Map, MapData, MapInfo, RingBuf};
-use aya::programs::{TestRun, TestRunOptions};
+use aya::maps::{Map, MapData, MapInfo};
 use pv_net_common::flow::{DEFAULT_HALF_OPEN, HALF_OPEN_SHARES};
 use pv_net_common::{
-    ABI_VERSION, DropReason, EndpointInfo, EndpointKey, FilterSource, FlowEntry, FlowKey, GlobalConfig, HalfOpenFlow,
-    InterfaceInfo, Ip, SourceKey, Stat, UplinkInfo, names, nat,
+    ABI_VERSION, EndpointInfo, EndpointKey, FilterSource, FlowEntry, FlowKey, GlobalConfig, HalfOpenFlow,
+    InterfaceInfo, Ip, SourceKey, UplinkInfo, names, nat,
 };
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// Where and how large.
 #[derive(Clone, Debug)]
@@ -73,9 +69,7 @@ pub struct DataPlane {
     pub(super) half_open: Table<FlowKey, HalfOpenFlow>,
     pub(super) flow_quotas: FlowQuotas,
     pub(super) owners: Owners,
-    pub(super) timeouts: FlowTimeouts,
-    /// Flows with a reset whose containers were asked after the last sweep.
-    pub(super) asked: HashSet<FlowKey>,
+    pub(super) devices: Devices,
     endpoints: Table<EndpointKey, EndpointInfo>,
     pub(super) interfaces: Table<u32, InterfaceInfo>,
     pub(super) locals: Table<EndpointKey, u32>,
@@ -84,10 +78,6 @@ pub struct DataPlane {
     pub(super) sources: Trie<SourceKey, Ip>,
     pub(super) port_map: PortMap,
     pub(super) filter: Filter,
-    drops: Counters,
-    stats: Counters,
-    events: Option<Map>,
-    first_tick: (Instant, u64),
 }
 
 impl DataPlane {
@@ -119,25 +109,20 @@ impl DataPlane {
             pin_dir: options.pin_dir.clone(),
             hook: hook_of_kernel(),
             programs,
-            config: Single::open(&maps, names::MAP_CONFIG)?,
-            flows: Table::open(&maps, names::MAP_FLOWS)?,
-            half_open: Table::open(&maps, names::MAP_HALF_OPEN)?,
+            config: Single::open(&maps, names::MAP_CONFIG, Access::Write)?,
+            flows: Table::open(&maps, names::MAP_FLOWS, Access::Write)?,
+            half_open: Table::open(&maps, names::MAP_HALF_OPEN, Access::Write)?,
             flow_quotas: FlowQuotas::open(&maps)?,
             owners: Owners::open(&maps)?,
-            timeouts: FlowTimeouts::default(),
-            asked: HashSet::new(),
-            endpoints: Table::open(&maps, names::MAP_ENDPOINTS)?,
-            interfaces: Table::open(&maps, names::MAP_INTERFACES)?,
-            locals: Table::open(&maps, names::MAP_LOCALS)?,
-            uplinks: Table::open(&maps, names::MAP_UPLINKS)?,
+            devices: Devices::default(),
+            endpoints: Table::open(&maps, names::MAP_ENDPOINTS, Access::Write)?,
+            interfaces: Table::open(&maps, names::MAP_INTERFACES, Access::Write)?,
+            locals: Table::open(&maps, names::MAP_LOCALS, Access::Write)?,
+            uplinks: Table::open(&maps, names::MAP_UPLINKS, Access::Write)?,
             networks: Trie::open(&maps, names::MAP_NETWORKS)?,
             sources: Trie::open(&maps, names::MAP_SOURCES)?,
             port_map: PortMap::open(&maps, names::MAP_PORT_MAP)?,
             filter: Filter::open(&maps)?,
-            drops: Counters::open(&maps, names::MAP_DROPS)?,
-            stats: Counters::open(&maps, names::MAP_STATS)?,
-            events: Some(pinned(&maps, names::MAP_EVENTS)?),
-            first_tick: (Instant::now(), 0),
         };
         let mut config = plane.config.get()?;
         config.abi = ABI_VERSION;
@@ -148,7 +133,6 @@ impl DataPlane {
         }
         config.claims = claims_of_a_cpu(&maps);
         plane.config.set(config)?;
-        plane.first_tick = (Instant::now(), plane.read_tick()?);
         let (links, conditions) = plane.adopt_links()?;
         adopted.links = links;
         adopted.conditions.extend(conditions);
@@ -161,9 +145,10 @@ impl DataPlane {
         &self.pin_dir
     }
 
-    /// How long flows may be silent from now on.
-    pub fn set_timeouts(&mut self, timeouts: FlowTimeouts) {
-        self.timeouts = timeouts;
+    /// What sweeps of the flow tables need.
+    #[must_use]
+    pub fn sweeping(&self) -> Sweeping {
+        Sweeping { pin_dir: self.pin_dir.clone(), flow_quotas: self.flow_quotas.clone(), devices: self.devices.clone() }
     }
 
     /// How programs are attached on this kernel.
@@ -270,78 +255,6 @@ impl DataPlane {
         config.nat_first_port = first_port;
         self.config.set(config)?;
         self.owners.clear()
-    }
-
-    fn read_tick(&mut self) -> Result<u64, BpfError> {
-        // The kernel wants an Ethernet header at least.
-        let frame = [0u8; 64];
-        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
-        self.programs
-            .entry(names::PROG_CLOCK)?
-            .test_run(options)
-            .map_err(|e| BpfError::Load(format!("{}: {}", names::PROG_CLOCK, BpfError::chain(&e))))?;
-        Ok(self.config.get()?.jiffies)
-    }
-
-    /// The tick counter and its rate, measured since the data plane was opened.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn ticks(&mut self) -> Result<Ticks, BpfError> {
-        /// Long enough to tell 250 from 300 ticks a second.
-        const MEASURE: Duration = Duration::from_millis(100);
-        let (start, first) = self.first_tick;
-        if let Some(rest) = MEASURE.checked_sub(start.elapsed()) {
-            std::thread::sleep(rest);
-        }
-        let now = self.read_tick()?;
-        Ok(Ticks { now, hz: Ticks::rate(now.saturating_sub(first), start.elapsed()) })
-    }
-
-    /// Every direction of every flow.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn flows(&mut self) -> Result<Vec<FlowRecord>, BpfError> {
-        let ticks = self.ticks()?;
-        let record = |key, entry: FlowEntry, state| FlowRecord { key, entry, age_secs: ticks.age_secs(&entry), state };
-        let established = self.flows.entries().into_iter();
-        let mut records: Vec<_> =
-            established.map(|(key, entry)| record(key, entry, FlowState::of_entry(&entry))).collect();
-        for (_, flow) in self.half_open.entries() {
-            let key = flow.origin;
-            // The half-open entry of an established flow stays behind until the LRU needs its room.
-            if self.flows.get(&key)?.is_none() {
-                records.push(record(key, flow.forward, FlowState::of_phase(flow.phase)));
-            }
-        }
-        Ok(records)
-    }
-
-    /// Dropped packets by reason.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn drops(&self) -> Result<Vec<(DropReason, u64)>, BpfError> {
-        DropReason::ALL.iter().map(|r| Ok((*r, self.drops.sum(*r as u32)?))).collect()
-    }
-
-    /// Packets by path.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn stats(&self) -> Result<Vec<(Stat, u64)>, BpfError> {
-        Stat::ALL.iter().map(|s| Ok((*s, self.stats.sum(*s as u32)?))).collect()
-    }
-
-    /// The stream of drop events; there is one reader.
-    ///
-    /// # Errors
-    /// When it was taken already.
-    pub fn events(&mut self) -> Result<RingBuf<MapData>, BpfError> {
-        let name = names::MAP_EVENTS;
-        let taken = || BpfError::Map { op: "open", map: name, why: "it has a reader".to_owned() };
-        RingBuf::try_from(self.events.take().ok_or_else(taken)?).map_err(map_error("open", name))
     }
 
     /// Gives back the memory of what was only needed for loading.

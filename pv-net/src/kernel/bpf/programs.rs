@@ -31,18 +31,13 @@ static OBJECT_SHA256: &[u8; 32] = include_bytes!(concat!(env!("OUT_DIR"), "/pv-n
 /// What the kernel keeps of a program's name.
 const NAME_BYTES: usize = 15;
 
-/// Those that the daemon itself runs or attaches, of the data plane.
-const ENTRIES: [&str; 5] = [
-    names::PROG_CLOCK,
-    names::PROG_FROM_CONTAINER,
-    names::PROG_TO_CONTAINER,
-    names::PROG_FROM_UPLINK,
-    names::PROG_FROM_BRIDGE,
-];
+/// Those that the daemon attaches, of the data plane.
+const ENTRIES: [&str; 4] =
+    [names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK, names::PROG_FROM_BRIDGE];
 
 /// Those that are of one load: what packets of containers and uplinks meet. The last ones are the largest.
 fn data_plane() -> impl Iterator<Item = &'static str> {
-    ENTRIES.into_iter().chain(names::PROG_STAGES)
+    ENTRIES.into_iter().chain([names::PROG_CLOCK]).chain(names::PROG_STAGES)
 }
 
 /// The daemon's hold on the programs that go with the pinned maps.
@@ -83,6 +78,14 @@ impl Programs {
         let mut programs = Self { root: root.to_owned(), dir, entries: BTreeMap::new(), object: None };
         programs.pinned(names::PROG_POLICY_PROBE, SchedClassifier::PROGRAM_TYPE)?;
         classifier(&programs.dir, names::PROG_POLICY_PROBE)
+    }
+
+    /// Of those that go with the maps pinned under `root`, the one that tells the time.
+    ///
+    /// # Errors
+    /// When there are no such maps, or it is not pinned.
+    pub(super) fn clock(root: &Path) -> Result<SchedClassifier, BpfError> {
+        classifier(&dir_of(root).ok_or_else(unpinned)?, names::PROG_CLOCK)
     }
 
     /// One that the daemon runs or attaches.

@@ -6,7 +6,10 @@ use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use pv_net_common::{PortMapKey, PortMapTarget, SourceKey};
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// A hash map that knows its name.
@@ -25,9 +28,51 @@ pub(super) fn pinned(maps: &Path, name: &'static str) -> Result<Map, BpfError> {
     MapData::from_pin(maps.join(name)).and_then(Map::from_map_data).map_err(map_error("open", name))
 }
 
+/// What the holder of a map does with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Reads only: the kernel refuses all else.
+    Read,
+    /// Reads and writes.
+    Write,
+}
+
+/// The map `name` that is pinned in `maps`, opened for `access`.
+fn pinned_for(maps: &Path, name: &'static str, access: Access) -> Result<Map, BpfError> {
+    if access == Access::Write {
+        return pinned(maps, name);
+    }
+    let failed = |e: io::Error| BpfError::Map { op: "open", map: name, why: e.to_string() };
+    let fd = get_for_reading(&maps.join(name)).map_err(failed)?;
+    MapData::from_fd(fd).and_then(Map::from_map_data).map_err(map_error("open", name))
+}
+
+/// `BPF_OBJ_GET` with `BPF_F_RDONLY`, which aya does not offer.
+fn get_for_reading(path: &Path) -> io::Result<OwnedFd> {
+    const OBJ_GET: libc::c_int = 7;
+    const RDONLY: u32 = 1 << 3;
+    /// The part of `union bpf_attr` for pins.
+    #[repr(C)]
+    struct Pinned {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = Pinned { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: RDONLY };
+    // SAFETY: `attr` is the command's part of `union bpf_attr`, its size is told, and the path outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, std::ptr::from_ref(&attr), size_of::<Pinned>()) };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made it, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 impl<K: Pod, V: Pod> Table<K, V> {
-    pub(super) fn open(maps: &Path, name: &'static str) -> Result<Self, BpfError> {
-        let map = pinned(maps, name)?;
+    pub(super) fn open(maps: &Path, name: &'static str, access: Access) -> Result<Self, BpfError> {
+        let map = pinned_for(maps, name, access)?;
         let fd = match &map {
             Map::HashMap(data) | Map::LruHashMap(data) => data.fd().as_fd().try_clone_to_owned(),
             _ => Err(std::io::Error::other("not a hash")),
@@ -72,8 +117,8 @@ pub(super) struct Single<V: Pod> {
 }
 
 impl<V: Pod> Single<V> {
-    pub(super) fn open(maps: &Path, name: &'static str) -> Result<Self, BpfError> {
-        let map = Array::try_from(pinned(maps, name)?).map_err(map_error("open", name))?;
+    pub(super) fn open(maps: &Path, name: &'static str, access: Access) -> Result<Self, BpfError> {
+        let map = Array::try_from(pinned_for(maps, name, access)?).map_err(map_error("open", name))?;
         Ok(Self { name, map })
     }
 
@@ -86,7 +131,7 @@ impl<V: Pod> Single<V> {
     }
 }
 
-/// Per-CPU counters.
+/// Per-CPU counters, that only the programs write.
 pub(super) struct Counters {
     name: &'static str,
     map: PerCpuArray<MapData, u64>,
@@ -94,7 +139,7 @@ pub(super) struct Counters {
 
 impl Counters {
     pub(super) fn open(maps: &Path, name: &'static str) -> Result<Self, BpfError> {
-        let map = PerCpuArray::try_from(pinned(maps, name)?).map_err(map_error("open", name))?;
+        let map = PerCpuArray::try_from(pinned_for(maps, name, Access::Read)?).map_err(map_error("open", name))?;
         Ok(Self { name, map })
     }
 

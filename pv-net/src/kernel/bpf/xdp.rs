@@ -2,7 +2,7 @@
 //!
 //! A link's mode is the folder of its pin: the kernel does not say it of a link.
 
-use super::table::{Single, map_error, pinned};
+use super::table::{Access, Single, map_error, pinned};
 use super::{BpfError, DataPlane, pin};
 use crate::model::{IfName, XdpMode};
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -29,7 +29,7 @@ impl Filter {
         let sources = pinned(maps, names::MAP_FILTER_SOURCES)?;
         Ok(Self {
             sources: LpmTrie::try_from(sources).map_err(map_error("open", names::MAP_FILTER_SOURCES))?,
-            rate: Single::open(maps, names::MAP_FILTER_RATE)?,
+            rate: Single::open(maps, names::MAP_FILTER_RATE, Access::Write)?,
         })
     }
 
@@ -69,6 +69,15 @@ pub(super) fn dirs(root: &Path) -> [PathBuf; 2] {
     XdpMode::ALL.map(|mode| dir(root, mode))
 }
 
+/// Uplinks that have the filter, and how it runs there.
+pub(super) fn filtered_uplinks(root: &Path) -> Result<Vec<(String, XdpMode)>, BpfError> {
+    let mut all = Vec::new();
+    for mode in XdpMode::ALL {
+        all.extend(pin::links(&dir(root, mode))?.into_iter().map(|name| (name, mode)));
+    }
+    Ok(all)
+}
+
 impl DataPlane {
     /// Says what the uplinks' filter drops; in force at once.
     ///
@@ -83,11 +92,7 @@ impl DataPlane {
     /// # Errors
     /// When the pins cannot be listed.
     pub fn filtered_uplinks(&self) -> Result<Vec<(String, XdpMode)>, BpfError> {
-        let mut all = Vec::new();
-        for mode in XdpMode::ALL {
-            all.extend(pin::links(&dir(&self.pin_dir, mode))?.into_iter().map(|name| (name, mode)));
-        }
-        Ok(all)
+        filtered_uplinks(&self.pin_dir)
     }
 
     /// Puts the filter on an uplink that has none.

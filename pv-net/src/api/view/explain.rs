@@ -1,101 +1,23 @@
-//! What the API shows of the policy, and what it says of a flow.
+//! What happens to a flow, by the program and the maps that decide about packets.
 
-use super::Daemon;
-use crate::config::raw;
+use super::policy::{DecidedBy, PartyView, VerdictQuery, VerdictView};
+use super::pool::{PortView, ports};
 use crate::failure::{Failure, Kind};
-use crate::model::{Action, Pool, PoolName, Selector};
+use crate::kernel::bpf::PolicyProbe;
+use crate::kernel::netlink::Net;
+use crate::model::{Action, Pool, PoolName, proto_name};
 use crate::plan::PoolLink;
-use crate::policy::{self, Party, Place, Reason, compile, default_verdict, port_and_proto};
+use crate::policy::{self, Party, Place, Reason, Topology, compile, default_verdict, port_and_proto};
+use crate::snapshot::Snapshot;
 use pv_net_common::policy::{POLICY_ALLOW, POLICY_DENY};
 use pv_net_common::{Ip, PolicyQuery, PolicyVerdict};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// A rule.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct RuleView {
-    /// Its name, where it has one.
-    pub name: Option<String>,
-    /// Its JSON path in the device's configuration.
-    pub path: String,
-    /// Who sends.
-    pub from: raw::Selector,
-    /// Who receives.
-    pub to: raw::Selector,
-    /// What it is about; all traffic when empty.
-    pub ports: Vec<String>,
-    /// What is done.
-    pub action: Action,
-    /// Policy generation in the kernel.
-    pub generation: u32,
-    /// Whether this rule is part of it.
-    pub in_force: bool,
-}
-
-/// A flow that is asked about.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct VerdictQuery {
-    /// Who sends: a container, an address, `host` or `world`.
-    pub from: String,
-    /// Who receives.
-    pub to: String,
-    /// `tcp`, `udp` or `icmp`.
-    pub proto: String,
-    /// Destination port, for TCP and UDP.
-    pub port: Option<u16>,
-}
-
-/// One end of the flow.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct PartyView {
-    /// Its address.
-    pub address: IpAddr,
-    /// The container that has it.
-    pub container: Option<String>,
-    /// The pool that it is in.
-    pub pool: Option<String>,
-}
-
-/// What happens to a flow, and why.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct VerdictView {
-    /// What is done.
-    pub verdict: Action,
-    /// A rule, or what is so without one.
-    pub decided_by: DecidedBy,
-    /// The rule's name, where it has one.
-    pub rule: Option<String>,
-    /// The file of the rule or setting that decided.
-    pub file: Option<String>,
-    /// Its JSON path.
-    pub path: Option<String>,
-    /// The same in words.
-    pub reason: String,
-    /// Policy generation that was asked.
-    pub generation: u32,
-    /// Who sends.
-    pub from: PartyView,
-    /// Who receives.
-    pub to: PartyView,
-    /// `tcp`, `udp`, `icmp` or `icmpv6`.
-    pub proto: String,
-    /// Destination port; zero for what has none.
-    pub port: u16,
-    /// The device's address and port that lead there, when the flow goes by a published port.
-    pub via: Option<String>,
-}
-
-/// What decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum DecidedBy {
-    /// A rule.
-    Rule,
-    /// The pools' settings.
-    Default,
-}
+/// The program that answers as the data plane would. Loaded with the first question: that takes longer than all else
+/// about one.
+pub type Probe = Arc<Mutex<Option<PolicyProbe>>>;
 
 /// What a flow carries, at the end where it is decided.
 struct Traffic {
@@ -118,55 +40,50 @@ struct Decision {
     reason: String,
 }
 
-impl From<&Selector> for raw::Selector {
-    fn from(selector: &Selector) -> Self {
-        match selector {
-            Selector::Container(name) => Self::Container(name.to_string()),
-            Selector::Pool(name) => Self::Pool(name.to_string()),
-            Selector::Cidr(net) => Self::Cidr(net.to_string()),
-            Selector::Host => Self::Word(raw::SelectorWord::Host),
-            Selector::World => Self::Word(raw::SelectorWord::World),
-        }
-    }
+/// The device's own addresses as they are now, which rules about it are about.
+///
+/// # Errors
+/// When the kernel does not list them.
+pub async fn host_addresses(snapshot: &Snapshot) -> Result<Vec<IpAddr>, Failure> {
+    let links = snapshot.pools.values().filter_map(|p| p.link.as_ref());
+    let bridges: Vec<_> = links.map(|link| (link.index, link.mac)).collect();
+    let all = Net::here()?.addresses().await?.into_iter().map(|(link, address)| (link, address.ip()));
+    Ok(policy::host_addresses(all, &bridges))
 }
 
-impl Daemon {
-    fn generation(&self) -> Result<u32, Failure> {
-        Ok(self.plane.as_ref().map_or(Ok(0), crate::kernel::bpf::DataPlane::generation)?)
-    }
+/// What happens to a flow, on a device with these addresses of its own. `config` is the file of the rules.
+///
+/// # Errors
+/// When the flow cannot be, or the kernel refuses the program or does not run it.
+pub fn explain(
+    snapshot: &Snapshot,
+    host: Vec<IpAddr>,
+    query: &VerdictQuery,
+    probe: &Probe,
+    config: &Path,
+) -> Result<VerdictView, Failure> {
+    let networks = snapshot.device.pools.values().flat_map(Pool::networks).collect();
+    let topology = Topology { containers: snapshot.members().collect(), networks, host };
+    let explainer = Explainer { snapshot, ports: ports(snapshot), topology };
+    explainer.verdict(query, probe, config)
+}
 
-    /// All rules of the configuration.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn policies(&self) -> Result<Vec<RuleView>, Failure> {
-        let (generation, in_force) = (self.generation()?, self.policy_is_in_force());
-        let view = |(i, rule): (usize, &crate::model::Rule)| RuleView {
-            name: rule.name.as_ref().map(ToString::to_string),
-            path: format!("network.policies[{i}]"),
-            from: (&rule.from).into(),
-            to: (&rule.to).into(),
-            ports: rule.ports.iter().map(ToString::to_string).collect(),
-            action: rule.action,
-            generation,
-            in_force,
-        };
-        Ok(self.device.policies.iter().enumerate().map(view).collect())
-    }
+/// The device at the moment of the question.
+struct Explainer<'a> {
+    snapshot: &'a Snapshot,
+    ports: Vec<PortView>,
+    topology: Topology,
+}
 
-    /// What happens to a flow, by the program and the maps that decide about packets.
-    ///
-    /// # Errors
-    /// When the flow cannot be, or the kernel's.
-    pub async fn policy_verdict(&mut self, query: &VerdictQuery) -> Result<VerdictView, Failure> {
-        let device = self.device.clone();
-        let topology = self.topology(&device).await?;
+impl Explainer<'_> {
+    fn verdict(&self, query: &VerdictQuery, probe: &Probe, config: &Path) -> Result<VerdictView, Failure> {
+        let rules = &self.snapshot.device.policies;
         let usage = |e: policy::SideError| {
             let help = "name an attached container, an address, host or world; `pv-net containers` lists them";
             Failure::new(Kind::Usage, e.to_string()).help(help)
         };
-        let from = policy::side(&query.from, &topology, &device.policies).map_err(usage)?;
-        let to = policy::side(&query.to, &topology, &device.policies).map_err(usage)?;
+        let from = policy::side(&query.from, &self.topology, rules).map_err(usage)?;
+        let to = policy::side(&query.to, &self.topology, rules).map_err(usage)?;
         let Some((from, to)) = self.meeting(&from, &to) else {
             let why = format!("{} and {} have no address of the same family", query.from, query.to);
             return Err(Failure::new(Kind::Usage, why));
@@ -176,16 +93,10 @@ impl Daemon {
         let named = to.addr;
         // A published port is decided by where it leads, as the programs do.
         let (to, port, by_service) = match self.behind(&to, proto, named_port) {
-            Some((addr, port)) => (policy::party(addr, &topology), port, true),
+            Some((addr, port)) => (policy::party(addr, &self.topology), port, true),
             None => (to, named_port, false),
         };
-        let generation = self.generation()?;
-        let asked = PolicyQuery { generation, src: from.side, dst: to.side, port_be: port.to_be(), proto, reserved: 0 };
-        let said = match &self.plane {
-            Some(_) => self.policy.probe(&self.paths.bpffs)?.ask(&asked)?,
-            // Nothing is loaded and no packet decided; the rules mean the same.
-            None => compile(&device.policies, &topology)?.evaluator().verdict(&from.side, &to.side, proto, port),
-        };
+        let said = self.ask(&from, &to, proto, port, probe)?;
         let leads = self.leads_to(&to, proto, port);
         let by_name = query.to.parse::<IpAddr>().is_err();
         // Who is in no pool has no other way to a container than by its published ports, but for rules.
@@ -200,16 +111,34 @@ impl Daemon {
             verdict: decision.action,
             decided_by: decision.by,
             rule: decision.rule,
-            file: decision.path.is_some().then(|| self.paths.config.display().to_string()),
+            file: decision.path.is_some().then(|| config.display().to_string()),
             path: decision.path,
             reason: decision.reason,
-            generation,
+            generation: self.snapshot.policy.generation,
             from: self.party(&from),
             to: self.party(&to),
-            proto: super::proto_name(proto.into()),
+            proto: proto_name(proto.into()),
             port,
             via: via.map(|v| v.to_string()),
         })
+    }
+
+    /// What the rules in force say, by the program over the maps.
+    fn ask(&self, from: &Party, to: &Party, proto: u8, port: u16, probe: &Probe) -> Result<PolicyVerdict, Failure> {
+        let Some(plane) = &self.snapshot.plane else {
+            // Nothing is loaded and no packet decided; the rules mean the same.
+            let compiled = compile(&self.snapshot.device.policies, &self.topology)?;
+            return Ok(compiled.evaluator().verdict(&from.side, &to.side, proto, port));
+        };
+        let generation = self.snapshot.policy.generation;
+        let asked = PolicyQuery { generation, src: from.side, dst: to.side, port_be: port.to_be(), proto, reserved: 0 };
+        // Whoever panicked with the lock has loaded it or not.
+        let mut probe = probe.lock().unwrap_or_else(PoisonError::into_inner);
+        let probe = match &mut *probe {
+            Some(probe) => probe,
+            none => none.insert(PolicyProbe::open(plane.reader.pin_dir())?),
+        };
+        Ok(probe.ask(&asked)?)
     }
 
     /// The two that would speak to each other: of one family, in one pool if they can, else IPv4 first.
@@ -226,10 +155,10 @@ impl Daemon {
     /// The pool whose network has the party's address; none for the device's own.
     fn pool_of(&self, party: &Party) -> Option<&Pool> {
         if let Some(link) = &party.link {
-            return self.device.pools.get(link);
+            return self.snapshot.device.pools.get(link);
         }
         let holds = |p: &&Pool| p.networks().any(|n| n.contains(party.addr));
-        self.device.pools.values().find(holds).filter(|_| !party.host)
+        self.snapshot.device.pools.values().find(holds).filter(|_| !party.host)
     }
 
     fn party(&self, party: &Party) -> PartyView {
@@ -244,7 +173,7 @@ impl Daemon {
     fn link_of(&self, party: &Party) -> Option<PoolName> {
         let of_bridge = || {
             let bridge = |link: &PoolLink| IpAddr::from(Ip::link_local(link.mac.0)) == party.addr;
-            self.pools.iter().find(|(_, link)| bridge(link)).map(|(name, _)| name.clone())
+            self.snapshot.pools.iter().find(|(_, p)| p.link.as_ref().is_some_and(bridge)).map(|(name, _)| name.clone())
         };
         party.link.clone().or_else(of_bridge)
     }
@@ -279,7 +208,7 @@ impl Daemon {
             let reason = "the policy in force does not know the container yet".to_owned();
             return Decision { action, by, rule: None, path: None, reason };
         }
-        match self.policy.refs.get(said.rule as usize) {
+        match self.snapshot.policy.rules.get(said.rule as usize) {
             Some(rule) => {
                 let name = rule.name.as_ref().unwrap_or(&rule.path);
                 let reason = format!("rule {name} says {}", action.label());
@@ -315,8 +244,8 @@ impl Daemon {
         if !to.host {
             return None;
         }
-        let proto = super::proto_name(proto.into());
-        self.ports().into_iter().find_map(|p| {
+        let proto = proto_name(proto.into());
+        self.ports.iter().find_map(|p| {
             let all = p.host_address.is_unspecified() && p.host_address.is_ipv4() == to.addr.is_ipv4();
             let here = (all || p.host_address == to.addr) && p.proto == proto;
             let offset = port.checked_sub(p.host_port).filter(|_| here && port <= p.host_port_end)?;
@@ -326,8 +255,8 @@ impl Daemon {
 
     /// The port of the device, published to others than the device itself, that leads to this one of a container.
     fn leads_to(&self, to: &Party, proto: u8, port: u16) -> Option<SocketAddr> {
-        let proto = super::proto_name(proto.into());
-        self.ports().into_iter().find_map(|p| {
+        let proto = proto_name(proto.into());
+        self.ports.iter().find_map(|p| {
             let theirs = p.container_address == to.addr && p.proto == proto && !p.host_address.is_loopback();
             let offset = port.checked_sub(p.container_port).filter(|_| theirs)?;
             let at = p.host_port.checked_add(offset).filter(|at| *at <= p.host_port_end)?;
