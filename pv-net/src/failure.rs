@@ -6,6 +6,7 @@ use crate::ipam::store::StoreError;
 use crate::kernel::bpf::BpfError;
 use crate::kernel::netlink::NetError;
 use crate::kernel::netns::NetnsError;
+use crate::kernel::own_dir::OwnDirError;
 use crate::kernel::sysctl::SysctlError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -132,6 +133,17 @@ impl From<NetError> for Failure {
 impl From<BpfError> for Failure {
     fn from(e: BpfError) -> Self {
         let failure = Self::new(Kind::Internal, e.to_string());
+        match e.help() {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
+    }
+}
+
+impl From<OwnDirError> for Failure {
+    fn from(e: OwnDirError) -> Self {
+        let kind = if matches!(e, OwnDirError::Io { .. }) { Kind::Internal } else { Kind::Conflict };
+        let failure = Self::new(kind, e.to_string());
         match e.help() {
             Some(help) => failure.help(help),
             None => failure,

@@ -9,4 +9,5 @@ pub mod listeners;
 pub mod netfilter;
 pub mod netlink;
 pub mod netns;
+pub mod own_dir;
 pub mod sysctl;
