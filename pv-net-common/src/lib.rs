@@ -1,8 +1,8 @@
 //! The ABI between the eBPF programs and the daemon: map keys and values, drop reasons, counters, event records.
 //!
 //! `no_std`, integers only, `repr(C)` with written padding, so that a value read by one side is what the other wrote
-//! and `bpftool map dump` names every field. Nothing here does I/O. A change of layout raises [`ABI_VERSION`]: a new
-//! daemon does not adopt pinned maps of another version.
+//! and `bpftool map dump` names every field. Nothing here does I/O. A change of layout raises [`ABI_VERSION`], and
+//! [`layout::layout_since`] of that map: a new daemon makes it anew, and keeps the others with what is in them.
 #![no_std]
 #![forbid(unsafe_op_in_unsafe_fn)]
 
@@ -15,6 +15,7 @@ pub mod event;
 pub mod flow;
 pub mod headers;
 pub mod ip_proto;
+pub mod layout;
 pub mod names;
 pub mod nat;
 pub mod policy;
@@ -75,7 +76,8 @@ pub enum Stage {
     Route = 15,
 }
 
-/// The one entry of the `config` map: what the programs must know of the device as a whole.
+/// The one entry of the `config` map: what the programs must know of the device as a whole. `abi` is always the first
+/// field. New ones come at the end: what there is goes on after an upgrade.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GlobalConfig {

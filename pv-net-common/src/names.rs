@@ -106,12 +106,11 @@ pub const MAP_FILTER_RATE: &str = "filter_rate";
 /// Source to its token bucket, LRU.
 pub const MAP_FILTER_BUCKETS: &str = "filter_buckets";
 
-/// [`crate::Stage`] to program.
+/// [`crate::Stage`] to program; pinned beside the programs that it is of one load with.
 pub const MAP_STAGES: &str = "stages";
 
-/// Every map that is pinned.
-pub const MAPS: [&str; 25] = [
-    MAP_STAGES,
+/// Every map that is pinned with the others.
+pub const MAPS: [&str; 24] = [
     MAP_CONFIG,
     MAP_FLOWS,
     MAP_HALF_OPEN,
@@ -137,6 +136,3 @@ pub const MAPS: [&str; 25] = [
     MAP_FILTER_RATE,
     MAP_FILTER_BUCKETS,
 ];
-
-/// Pins of earlier layouts that have other names now. Nobody opens them; they are removed with the others.
-pub const FORMER_MAPS: [&str; 2] = ["transient", "services"];

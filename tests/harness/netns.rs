@@ -51,6 +51,15 @@ impl Namespace {
         Ok(made)
     }
 
+    /// One that somebody else made, and that stays.
+    ///
+    /// # Errors
+    /// When `path` is none under `/run/netns`.
+    pub fn borrowed(path: &Path) -> Result<std::mem::ManuallyDrop<Self>> {
+        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?.to_owned();
+        Ok(std::mem::ManuallyDrop::new(Self { name }))
+    }
+
     /// Its name for `ip netns`.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -38,8 +38,9 @@ impl Kernel {
     fn new() -> Result<Self> {
         let device = Device::new(&json!({}))?;
         let options = Options { pin_dir: device.pins(), flow_entries: 1024 };
-        let (plane, _) = DataPlane::open(&options)?;
-        let (tables, probe) = (PolicyTables::open(&device.pins())?, PolicyProbe::open(&device.pins())?);
+        let (mut plane, _) = DataPlane::open(&options)?;
+        plane.take_over()?;
+        let (tables, probe) = (plane.policy_tables()?, PolicyProbe::open(&device.pins())?);
         Ok(Self { tables, probe, _plane: plane, _device: device })
     }
 

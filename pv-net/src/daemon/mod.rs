@@ -150,6 +150,7 @@ impl Daemon {
         daemon.open_plane()?;
         daemon.start_policy().await?;
         daemon.reconcile().await?;
+        daemon.take_over()?;
         daemon.put_away_object();
         daemon.adopted_containers =
             daemon.links.values().map(|(container, _)| container).collect::<BTreeSet<_>>().len();
@@ -170,9 +171,19 @@ impl Daemon {
         let (plane, adopted) = DataPlane::open(&options)?;
         self.start_conditions.extend(adopted.conditions.iter().cloned());
         self.adopted = adopted;
+        self.plane = Some(plane);
+        Ok(())
+    }
+
+    /// Puts newly opened programs in force: the maps hold all that they go by. Until then those of the daemon before
+    /// guard the links.
+    fn take_over(&mut self) -> Result<(), Failure> {
+        let Some(plane) = self.plane.as_mut().filter(|plane| plane.is_waiting()) else { return Ok(()) };
+        let (links, conditions) = plane.take_over()?;
+        self.adopted.links = links;
+        self.start_conditions.extend(conditions);
         let (hook, reader) = (plane.hook(), Reader::open(&self.paths.bpffs)?);
         self.shared_plane = Some(Arc::new(Plane { hook, reader, sweeping: plane.sweeping() }));
-        self.plane = Some(plane);
         self.hook_sockets();
         Ok(())
     }
@@ -243,6 +254,7 @@ impl Daemon {
         self.read_declarations();
         self.open_plane()?;
         self.reconcile().await?;
+        self.take_over()?;
         self.put_away_object();
         self.resize_segments(&resized).await;
         self.enforce_or_say(true).await

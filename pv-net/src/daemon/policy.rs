@@ -95,10 +95,11 @@ impl Daemon {
         let Some(plane) = &mut self.plane else { return Ok(()) };
         let tables = match &mut self.policy.tables {
             Some(tables) => tables,
-            none => none.insert(PolicyTables::open(&self.paths.bpffs)?),
+            none => none.insert(plane.policy_tables()?),
         };
         let current = plane.generation()?;
-        if !anew && tables.holds(compiled, current)? {
+        let same_rules = plane.has_rules()? != compiled.rules.is_empty();
+        if !anew && same_rules && tables.holds(compiled, current)? {
             // An earlier daemon put the very same in force: its flows go on undisturbed.
             return Ok(tables.keep_only(current)?);
         }
@@ -117,7 +118,7 @@ impl Daemon {
         }
         let Err(failure) = self.enforce_or_say(false).await else { return Ok(()) };
         let Some(plane) = &self.plane else { return Err(failure) };
-        let earlier = PolicyTables::open(&self.paths.bpffs)?.entries(plane.generation()?)?;
+        let earlier = plane.policy_tables()?.entries(plane.generation()?)?;
         if earlier.iter().all(|n| *n == 0) { Err(failure) } else { Ok(()) }
     }
 

@@ -83,7 +83,8 @@ pub fn lab(work: impl FnOnce(&mut Lab) -> Result<()> + Send) -> Result<()> {
         device.ns.connect((&format!("h{n}"), &[]), &far, (&format!("c{n}"), &[]))?;
     }
     device.ns.run(|| {
-        let (plane, _) = DataPlane::open(&Options { pin_dir: device.pins(), flow_entries: 4096 })?;
+        let (mut plane, _) = DataPlane::open(&Options { pin_dir: device.pins(), flow_entries: 4096 })?;
+        plane.take_over()?;
         let host = |n: u8, pool: u8| -> Result<Host> {
             Ok(Host {
                 ifindex: nix::net::if_::if_nametoindex(format!("h{n}").as_str()).context("a link")?,

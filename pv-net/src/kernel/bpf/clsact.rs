@@ -1,7 +1,7 @@
 //! Filters of the clsact qdisc: how programs are attached on kernels without tcx (before 6.6).
 
 use super::BpfError;
-use super::hooks::Place;
+use super::place::Place;
 use aya::programs::tc::{NlOptions, SchedClassifierLink, SchedClassifierLinkId, TcAttachOptions, TcError, TcHandle};
 use aya::programs::tc::{qdisc_add_clsact, qdisc_detach_program};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
@@ -10,7 +10,8 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 0x7076);
 
-/// Puts `program` on `link`, in place of an earlier daemon's, if that left one.
+/// Puts `program` on `link`, where pv-net has no filter yet. One that an earlier daemon left stays, and is an error that
+/// says "it exists": who may replace it does so by [`replace`].
 pub(super) fn attach(
     program: &mut SchedClassifier,
     link: &str,
@@ -21,14 +22,24 @@ pub(super) fn attach(
         tracing::debug!(link, error = %e, "clsact");
     }
     let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, ..Default::default() });
-    program.attach_with_options(link, at, options).or_else(|refused| {
-        // A filter has no owner and stays when its daemon goes (EEXIST). It is replaced in one step: no packet runs
-        // without a program.
-        let Ok(old) = SchedClassifierLink::attached(link, at, PRIORITY, HANDLE, None) else {
-            return Err(refused);
-        };
-        program.attach_to_link(old).map_err(|_| refused)
-    })
+    program.attach_with_options(link, at, options)
+}
+
+/// Puts `program` on `link` in place of an earlier daemon's, in one step: each packet meets one of the two.
+pub(super) fn replace(
+    program: &mut SchedClassifier,
+    link: &str,
+    at: TcAttachType,
+) -> Result<SchedClassifierLinkId, ProgramError> {
+    program.attach_to_link(SchedClassifierLink::attached(link, at, PRIORITY, HANDLE, None)?)
+}
+
+/// Whether a link has a filter of pv-net's already, by what [`attach`] was refused with.
+pub(super) fn is_there(refused: &ProgramError) -> bool {
+    match refused {
+        ProgramError::TcError(TcError::NetlinkError(e)) => e.raw_os_error() == Some(libc::EEXIST),
+        _ => false,
+    }
 }
 
 /// Adds the clsact qdisc to an uplink or a bridge; whether it was not there before. It is looked for only by adding it:

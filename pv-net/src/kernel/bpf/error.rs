@@ -1,5 +1,6 @@
 //! What can go wrong with the kernel's BPF side.
 
+use crate::kernel::own_dir::OwnDirError;
 use std::io;
 use std::path::PathBuf;
 
@@ -12,6 +13,9 @@ pub enum BpfError {
         /// The directory.
         path: PathBuf,
     },
+    /// A directory of pins that others may have had a hand in.
+    #[error(transparent)]
+    Dir(#[from] OwnDirError),
     /// A file operation on a pin or its directory.
     #[error("{op} {path}: {source}")]
     Pin {
@@ -55,6 +59,9 @@ pub enum BpfError {
         /// The kernel's answer.
         why: String,
     },
+    /// The new programs do not do what they are for.
+    #[error("self-test of the eBPF programs: {0}")]
+    SelfTest(String),
     /// A pin that cannot be used.
     #[error("pinned link {path}: {why}")]
     Link {
@@ -73,6 +80,11 @@ impl BpfError {
             Self::NotBpffs { .. } => {
                 Some("mount -t bpf bpf /sys/fs/bpf, or name a directory on one with --bpffs".to_owned())
             }
+            Self::Dir(e) => e.help(),
+            Self::SelfTest(_) => Some(
+                "the programs that ran before are still in force; please report this with what `pv-net doctor` says"
+                    .to_owned(),
+            ),
             Self::Load(_) => Some("run `pv-net doctor` to see what this kernel lacks".to_owned()),
             _ => None,
         }

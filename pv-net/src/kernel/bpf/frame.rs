@@ -1,9 +1,7 @@
 //! Running a program on a frame in memory: `BPF_PROG_TEST_RUN`. Nothing is sent; maps change as if it were.
 
 use super::BpfError;
-use super::load::DataPlane;
-use aya::programs::{TestRun, TestRunOptions};
-use pv_net_common::names;
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 
 /// What became of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,29 +17,22 @@ const IFINDEX_AT: usize = 40;
 /// A program can make a frame longer; none of pv-net's makes it longer than this.
 const LONGEST: usize = 4096;
 
-impl DataPlane {
-    /// Runs `pv_from_container` on `frame` as if it had come in on link `ifindex`, that must be one of the calling
-    /// thread's namespace.
-    ///
-    /// # Errors
-    /// When the kernel does not run it: there is no such link, or the frame is shorter than an Ethernet header.
-    pub fn run_frame(&mut self, ifindex: u32, frame: &[u8]) -> Result<Ran, BpfError> {
-        let mut context = [0u8; IFINDEX_AT + 4];
-        context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
-        let mut out = vec![0u8; LONGEST];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        };
-        let name = names::PROG_FROM_CONTAINER;
-        let ran = self
-            .programs
-            .entry(name)?
-            .test_run(options)
-            .map_err(|e| BpfError::Load(format!("run {name}: {}", BpfError::chain(&e))))?;
-        out.truncate(ran.data_size_out as usize);
-        Ok(Ran { verdict: ran.return_value.cast_signed(), frame: out })
-    }
+/// Runs `program`, that is called `name`, on `frame` as if it had come in on link `ifindex`, or was to leave by it. The link
+/// must be one of the calling thread's namespace.
+///
+/// # Errors
+/// When the kernel does not run it: there is no such link, or the frame is shorter than an Ethernet header.
+pub(super) fn run(program: &SchedClassifier, name: &str, ifindex: u32, frame: &[u8]) -> Result<Ran, BpfError> {
+    let mut context = [0u8; IFINDEX_AT + 4];
+    context[IFINDEX_AT..].copy_from_slice(&ifindex.to_ne_bytes());
+    let mut out = vec![0u8; LONGEST];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        ..TestRunOptions::default()
+    };
+    let ran = program.test_run(options).map_err(|e| BpfError::Load(format!("run {name}: {}", BpfError::chain(&e))))?;
+    out.truncate(ran.data_size_out as usize);
+    Ok(Ran { verdict: ran.return_value.cast_signed(), frame: out })
 }

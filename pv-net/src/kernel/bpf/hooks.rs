@@ -1,51 +1,16 @@
 //! Where the programs sit: links of containers, uplinks, and the sockets of the device.
 
-use super::{BpfError, DataPlane, Hook, clsact, pin};
+use super::options::Hook;
+use super::place::Place;
+use super::plane::DataPlane;
+use super::{BpfError, clsact, pin};
 use crate::model::IfName;
-use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{CgroupAttachMode, CgroupSockAddrAttachType, TcAttachType};
+use aya::programs::links::{FdLink, LinkOrder};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{CgroupAttachMode, CgroupSockAddrAttachType};
 use pv_net_common::names;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-
-/// A program's place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Ingress of a container's host-side link.
-    FromContainer,
-    /// Egress of the same.
-    ToContainer,
-    /// Ingress of an uplink.
-    FromUplink,
-    /// Ingress of a pool's bridge.
-    FromBridge,
-}
-
-impl Place {
-    pub(super) const ALL: [Self; 4] = [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::FromBridge];
-
-    pub(super) const fn program(self) -> &'static str {
-        match self {
-            Self::FromContainer => names::PROG_FROM_CONTAINER,
-            Self::ToContainer => names::PROG_TO_CONTAINER,
-            Self::FromUplink => names::PROG_FROM_UPLINK,
-            Self::FromBridge => names::PROG_FROM_BRIDGE,
-        }
-    }
-
-    pub(super) const fn attach_type(self) -> TcAttachType {
-        match self {
-            Self::FromContainer | Self::FromUplink | Self::FromBridge => TcAttachType::Ingress,
-            Self::ToContainer => TcAttachType::Egress,
-        }
-    }
-
-    /// Directory of its pins.
-    pub(super) fn dir(self, root: &Path) -> PathBuf {
-        pin::links_dir(root).join(self.program())
-    }
-}
 
 /// Where the programs of [`names::PROG_SOCK`] belong.
 const SOCKET_HOOKS: [CgroupSockAddrAttachType; names::PROG_SOCK.len()] = [
@@ -62,14 +27,19 @@ const SOCKET_HOOKS: [CgroupSockAddrAttachType; names::PROG_SOCK.len()] = [
 ];
 
 impl DataPlane {
+    /// Where links of a program's place are pinned.
+    pub(super) fn pins(&self, place: Place) -> PathBuf {
+        pin::place_dir(self.pin_dir(), place)
+    }
+
     /// Links that have all programs of a container. None without tcx: a filter goes with its link, and attaching
     /// replaces it.
     ///
     /// # Errors
     /// When the pins cannot be listed.
     pub fn hooked(&self) -> Result<Vec<String>, BpfError> {
-        let outwards = pin::links(&Place::FromContainer.dir(self.pin_dir()))?;
-        let mut inwards = pin::links(&Place::ToContainer.dir(self.pin_dir()))?;
+        let outwards = pin::links(&self.pins(Place::FromContainer))?;
+        let mut inwards = pin::links(&self.pins(Place::ToContainer))?;
         inwards.retain(|name| outwards.contains(name));
         Ok(inwards)
     }
@@ -79,7 +49,7 @@ impl DataPlane {
     /// # Errors
     /// When the pins cannot be listed.
     pub fn hooked_uplinks(&self) -> Result<Vec<String>, BpfError> {
-        pin::links(&Place::FromUplink.dir(self.pin_dir()))
+        pin::links(&self.pins(Place::FromUplink))
     }
 
     /// Puts the programs on a container's host-side link; those that are there already stay.
@@ -97,7 +67,7 @@ impl DataPlane {
     /// When a pin cannot be removed.
     pub fn detach(&mut self, host_if: &str) -> Result<(), BpfError> {
         for place in [Place::FromContainer, Place::ToContainer] {
-            pin::remove(&pin::of_link(&place.dir(self.pin_dir()), host_if))?;
+            pin::remove(&pin::of_link(&self.pins(place), host_if))?;
         }
         Ok(())
     }
@@ -115,7 +85,7 @@ impl DataPlane {
     /// # Errors
     /// When the pins cannot be listed.
     pub fn hooked_bridges(&self) -> Result<Vec<String>, BpfError> {
-        pin::links(&Place::FromBridge.dir(self.pin_dir()))
+        pin::links(&self.pins(Place::FromBridge))
     }
 
     /// Puts the program on a pool's bridge; one that is there already stays.
@@ -131,7 +101,7 @@ impl DataPlane {
     /// # Errors
     /// When the pin cannot be removed.
     pub fn detach_bridge(&mut self, bridge: &str) -> Result<(), BpfError> {
-        pin::remove(&pin::of_link(&Place::FromBridge.dir(self.pin_dir()), bridge))
+        pin::remove(&pin::of_link(&self.pins(Place::FromBridge), bridge))
     }
 
     /// Takes the program off an uplink.
@@ -139,12 +109,12 @@ impl DataPlane {
     /// # Errors
     /// When the pin cannot be removed.
     pub fn detach_uplink(&mut self, uplink: &str) -> Result<(), BpfError> {
-        pin::remove(&pin::of_link(&Place::FromUplink.dir(self.pin_dir()), uplink))
+        pin::remove(&pin::of_link(&self.pins(Place::FromUplink), uplink))
     }
 
     fn attach_at(&mut self, place: Place, link_name: &IfName) -> Result<(), BpfError> {
         let failed = |why: String| BpfError::Attach { program: place.program(), link: link_name.to_string(), why };
-        let pin = pin::of_link(&place.dir(self.pin_dir()), link_name.as_str());
+        let pin = pin::of_link(&self.pins(place), link_name.as_str());
         let hook = self.hook();
         let program = self.programs.entry(place.program())?;
         let id = match hook {
@@ -153,7 +123,17 @@ impl DataPlane {
                 let options = TcAttachOptions::TcxOrder(LinkOrder::default());
                 program.attach_with_options(link_name.as_str(), place.attach_type(), options)
             }
-            Hook::Clsact => clsact::attach(program, link_name.as_str(), place.attach_type()),
+            Hook::Clsact => match clsact::attach(program, link_name.as_str(), place.attach_type()) {
+                Err(e) if clsact::is_there(&e) => match &mut self.takeover {
+                    // The filter of an earlier daemon guards the link until all that the new program goes by is written.
+                    Some(takeover) => {
+                        takeover.filters.push((place, link_name.clone()));
+                        return Ok(());
+                    }
+                    None => clsact::replace(program, link_name.as_str(), place.attach_type()),
+                },
+                done => done,
+            },
         };
         let id = id.map_err(|e| failed(BpfError::chain(&e)))?;
         let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
@@ -165,40 +145,6 @@ impl DataPlane {
             // A filter belongs to its link; dropping the handle would remove it.
             Hook::Clsact => std::mem::forget(link),
         }
-        Ok(())
-    }
-
-    /// Puts the new programs behind the pinned links; names of the links that have them now, and what went wrong.
-    pub(super) fn adopt_links(&mut self) -> Result<(Vec<String>, Vec<String>), BpfError> {
-        let (mut adopted, mut conditions) = (Vec::new(), Vec::new());
-        for place in Place::ALL {
-            let dir = place.dir(self.pin_dir());
-            for name in pin::links(&dir)? {
-                let path = pin::of_link(&dir, &name);
-                match self.replace_program(place, &path) {
-                    Ok(()) if place == Place::FromContainer => adopted.push(name),
-                    Ok(()) => {}
-                    Err(e) => {
-                        // The link's device is gone, or it is no link: the daemon attaches anew what should be attached.
-                        pin::remove(&path)?;
-                        conditions.push(format!("{e}; pin removed"));
-                    }
-                }
-            }
-        }
-        Ok((adopted, conditions))
-    }
-
-    /// `BPF_LINK_UPDATE`: no packet runs without a program. The kernel leaves a link alone that has this program already,
-    /// and says when its device is gone.
-    fn replace_program(&mut self, place: Place, path: &Path) -> Result<(), BpfError> {
-        let failed = |why: String| BpfError::Link { path: path.to_owned(), why };
-        let pinned = PinnedLink::from_pin(path).map_err(|e| failed(BpfError::chain(&e)))?;
-        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(|e| failed(BpfError::chain(&e)))?;
-        let program = self.programs.entry(place.program())?;
-        let id = program.attach_to_link(link).map_err(|e| failed(BpfError::chain(&e)))?;
-        // Dropping the handle closes it; the pin keeps the link.
-        drop(program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?);
         Ok(())
     }
 

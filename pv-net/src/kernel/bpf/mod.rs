@@ -1,39 +1,54 @@
 //! The data plane in the kernel: its programs, maps and pins.
 //!
-//! What is pinned outlives the daemon: a new one adopts maps, programs and links, and replaces programs of another build
-//! behind the pinned links atomically. This module decides nothing; it carries out and reads back.
+//! What is pinned outlives the daemon: a new one adopts maps, programs and links. Programs and maps of another build it
+//! makes beside those that are in force, which guard all links until the new ones are complete. This module decides
+//! nothing; it carries out and reads back.
 
 mod batch;
 mod clock;
 mod clsact;
+mod ended;
 mod error;
+mod filter;
 mod flow_quotas;
 mod flows;
 mod frame;
 mod garbage;
 mod hooks;
+mod links;
 mod load;
+mod nat_ports;
+mod object;
+mod options;
 mod owners;
 mod pin;
+mod place;
+mod plane;
 mod policy;
 mod probe;
 mod programs;
 mod reader;
-mod stages;
+mod selftest;
+mod set;
+mod surroundings;
+mod swap;
 mod sweep;
+mod sys;
 mod table;
+mod takeover;
 mod xdp;
 
 pub use clsact::{add_qdisc, remove_clsact};
+pub use ended::Ended;
 pub use error::BpfError;
+pub use filter::FilterSources;
 pub use flows::{FlowRecord, FlowState, Ticks, next_sweep};
 pub use frame::Ran;
-pub use garbage::Ended;
-pub use load::{Adopted, DataPlane, Hook, Options};
+pub use options::{Adopted, Hook, Options};
 pub use pin::remove_all;
+pub use plane::DataPlane;
 pub use policy::{PolicyProbe, PolicyTables};
 pub use probe::{Probe, probe};
 pub use reader::{Reader, kernel_events};
 pub use sweep::{Sweeper, Sweeping, Swept};
 pub use table::{PortMapPrefix, SourcePrefix};
-pub use xdp::FilterSources;

@@ -2,11 +2,10 @@
 
 use super::BpfError;
 use super::batch;
-use super::load::DataPlane;
 use super::table::{map_error, pinned};
 use aya::maps::{Array, MapData};
 use pv_net_common::flow::FLOW_NEIGHBOUR;
-use pv_net_common::nat::{self, OWNER_SLOTS, slot_of};
+use pv_net_common::nat::{self, OWNER_SLOTS};
 use pv_net_common::{FlowEntry, FlowKey, NatOwner, names};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -70,22 +69,4 @@ impl Owners {
 pub(super) fn slot_used(first_port: u16, key: &FlowKey, entry: &FlowEntry) -> Option<u32> {
     let offset = nat::offset_of(first_port, u16::from_be(entry.sport_be))?;
     (entry.flags & FLOW_NEIGHBOUR != 0).then(|| nat::slot(key, offset))
-}
-
-impl DataPlane {
-    /// The ports of the device in the range, by protocol number: no container gets one, of either family.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn keep_from_nat(&mut self, ports: HashSet<(u32, u16)>) -> Result<(), BpfError> {
-        let first = self.config.get()?.nat_first_port;
-        let slots = |(proto, port): &(u32, u16)| {
-            let offset = nat::offset_of(first, *port)?;
-            Some([true, false].map(|v4| slot_of(v4, *proto, offset)))
-        };
-        let mut devices = self.devices.lock();
-        devices.slots = ports.iter().filter_map(slots).flatten().collect();
-        devices.looks += 1;
-        devices.slots.iter().try_for_each(|slot| self.owners.set(*slot, NatOwner::DEVICE))
-    }
 }

@@ -1,27 +1,47 @@
 //! Where the pins are: `<bpffs>/maps/NAME`, `<bpffs>/programs/DIGEST/PROGRAM`, `<bpffs>/links/PROGRAM/LINK`,
 //! `<bpffs>/links/xdp_MODE/LINK` and `<bpffs>/links/sockets/PROGRAM`.
 //!
+//! A link's XDP mode is in the folder of its pin: the kernel does not say it of a link.
+//!
 //! A BPF file system refuses names with a dot, and names of links have them: VLAN links are called `eth0.100`. So LINK
 //! is the name with `%2e` for a dot and `%25` for a percent sign.
 
 use super::BpfError;
-use super::hooks::Place;
-use super::xdp;
+use super::place::Place;
+use crate::kernel::own_dir;
+use crate::model::XdpMode;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use pv_net_common::names;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Whoever can write to a directory of pins puts maps and programs there of which the daemon believes that they are its own.
+const DIR_MODE: u32 = 0o700;
+
 pub(super) fn maps_dir(root: &Path) -> PathBuf {
     root.join("maps")
+}
+
+/// Maps that are to take the place of those.
+pub(super) fn new_maps_dir(root: &Path) -> PathBuf {
+    root.join("maps_new")
+}
+
+/// Maps of which another set took the place.
+pub(super) fn old_maps_dir(root: &Path) -> PathBuf {
+    root.join("maps_old")
 }
 
 pub(super) fn programs_dir(root: &Path) -> PathBuf {
     root.join("programs")
 }
 
-pub(super) fn links_dir(root: &Path) -> PathBuf {
+/// Programs that are loaded, and not tried yet.
+pub(super) fn new_programs_dir(root: &Path) -> PathBuf {
+    programs_dir(root).join("new")
+}
+
+fn links_dir(root: &Path) -> PathBuf {
     root.join("links")
 }
 
@@ -29,11 +49,35 @@ pub(super) fn sockets_dir(root: &Path) -> PathBuf {
     links_dir(root).join("sockets")
 }
 
-/// Every directory below `root`, the deeper ones first.
+/// Where links of a program's place are pinned.
+pub(super) fn place_dir(root: &Path, place: Place) -> PathBuf {
+    links_dir(root).join(place.program())
+}
+
+/// Where links of the uplinks' filter are pinned that run in `mode`.
+pub(super) fn filter_dir(root: &Path, mode: XdpMode) -> PathBuf {
+    let name = match mode {
+        XdpMode::Native => "xdp_native",
+        XdpMode::Generic => "xdp_generic",
+    };
+    links_dir(root).join(name)
+}
+
+/// Every directory that pins of links to devices are in.
+pub(super) fn link_dirs(root: &Path) -> impl Iterator<Item = PathBuf> {
+    let places = Place::ALL.into_iter().map(|place| place_dir(root, place));
+    places.chain(XdpMode::ALL.into_iter().map(|mode| filter_dir(root, mode)))
+}
+
+/// Every directory below `root` that is there while a daemon runs, the deeper ones first.
 fn dirs(root: &Path) -> Vec<PathBuf> {
-    let places = Place::ALL.into_iter().map(|place| place.dir(root));
     let roofs = [sockets_dir(root), links_dir(root), programs_dir(root), maps_dir(root), root.to_owned()];
-    places.chain(xdp::dirs(root)).chain(roofs).collect()
+    link_dirs(root).chain(roofs).collect()
+}
+
+fn is_bpffs(path: &Path) -> Result<bool, BpfError> {
+    let found = statfs(path).map_err(|e| pin_error("inspect", path)(io::Error::from(e)))?;
+    Ok(found.filesystem_type() == BPF_FS_MAGIC)
 }
 
 pub(super) fn pin_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpfError {
@@ -41,17 +85,33 @@ pub(super) fn pin_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error)
     move |source| BpfError::Pin { op, path, source }
 }
 
-/// Makes the directories; an error when `root` is not on a BPF file system.
-pub(super) fn make_dirs(root: &Path) -> Result<(), BpfError> {
+/// Makes `root`, that must be on a BPF file system, and ours alone.
+pub(super) fn make_root(root: &Path) -> Result<(), BpfError> {
+    if root.is_symlink() {
+        own_dir::check(root)?;
+    }
     let existing = root.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-    let kind = statfs(existing).map_err(|e| pin_error("inspect", existing)(io::Error::from(e)))?.filesystem_type();
-    if kind != BPF_FS_MAGIC {
+    if !is_bpffs(existing)? {
         return Err(BpfError::NotBpffs { path: root.to_owned() });
     }
-    for dir in dirs(root) {
-        fs::create_dir_all(&dir).map_err(pin_error("create directory", &dir))?;
+    own_dir::make(root, DIR_MODE)?;
+    for above in root.ancestors().skip(1) {
+        if !is_bpffs(above)? {
+            break;
+        }
+        own_dir::check_above(above)?;
     }
     Ok(())
+}
+
+/// Makes the directories in `root`; those that are there must be ours alone.
+pub(super) fn make_dirs(root: &Path) -> Result<(), BpfError> {
+    Ok(dirs(root).iter().rev().try_for_each(|dir| own_dir::make(dir, DIR_MODE))?)
+}
+
+/// Makes a directory that is not there yet.
+pub(super) fn make_dir(dir: &Path) -> Result<(), BpfError> {
+    Ok(own_dir::make(dir, DIR_MODE)?)
 }
 
 /// Where the link called `link` is pinned in `dir`.
@@ -66,8 +126,17 @@ pub(super) fn links(dir: &Path) -> Result<Vec<String>, BpfError> {
     Ok(names)
 }
 
+/// Uplinks that have the filter, and how it runs there.
+pub(super) fn filtered_uplinks(root: &Path) -> Result<Vec<(String, XdpMode)>, BpfError> {
+    let mut all = Vec::new();
+    for mode in XdpMode::ALL {
+        all.extend(links(&filter_dir(root, mode))?.into_iter().map(|name| (name, mode)));
+    }
+    Ok(all)
+}
+
 /// File names in `dir`, sorted; none when it does not exist.
-fn list(dir: &Path) -> Result<Vec<String>, BpfError> {
+pub(super) fn list(dir: &Path) -> Result<Vec<String>, BpfError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -96,8 +165,8 @@ pub(super) fn program_dirs(root: &Path) -> Result<Vec<PathBuf>, BpfError> {
     Ok(list(&all)?.into_iter().map(|name| all.join(name)).collect())
 }
 
-/// Removes a directory of pinned programs; one that is not there is fine.
-pub(super) fn remove_programs(dir: &Path) -> Result<(), BpfError> {
+/// Removes a directory with the pins in it; one that is not there is fine.
+pub(super) fn remove_dir(dir: &Path) -> Result<(), BpfError> {
     list(dir)?.iter().try_for_each(|name| remove(&dir.join(name)))?;
     match fs::remove_dir(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(pin_error("remove directory", dir)(e)),
@@ -117,18 +186,15 @@ pub fn remove_all(root: &Path) -> Result<(), BpfError> {
             first = result;
         }
     };
-    for dir in Place::ALL.into_iter().map(|place| place.dir(root)).chain(xdp::dirs(root)).chain([sockets_dir(root)]) {
-        match list(&dir) {
-            Ok(names) => names.iter().for_each(|name| note(remove(&dir.join(name)))),
-            Err(e) => note(Err(e)),
-        }
+    for dir in link_dirs(root).chain([sockets_dir(root)]) {
+        note(remove_dir(&dir));
     }
     match program_dirs(root) {
-        Ok(dirs) => dirs.iter().for_each(|dir| note(remove_programs(dir))),
+        Ok(dirs) => dirs.iter().for_each(|dir| note(remove_dir(dir))),
         Err(e) => note(Err(e)),
     }
-    for name in names::MAPS.into_iter().chain(names::FORMER_MAPS) {
-        note(remove(&maps_dir(root).join(name)));
+    for dir in [maps_dir(root), new_maps_dir(root), old_maps_dir(root)] {
+        note(remove_dir(&dir));
     }
     for dir in dirs(root) {
         match fs::remove_dir(&dir) {

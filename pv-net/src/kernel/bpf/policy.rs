@@ -5,7 +5,7 @@
 
 use super::programs::Programs;
 use super::table::{map_error, pinned};
-use super::{BpfError, pin};
+use super::{BpfError, sys};
 use crate::policy::{Compiled, PairKey};
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -27,17 +27,16 @@ pub struct PolicyTables {
 }
 
 impl PolicyTables {
-    /// The maps that are pinned under `pin_dir`.
+    /// The maps that are pinned in `maps`.
     ///
     /// # Errors
     /// When they are not there, or are of another layout.
-    pub fn open(pin_dir: &Path) -> Result<Self, BpfError> {
-        let maps = pin::maps_dir(pin_dir);
+    pub(super) fn open(maps: &Path) -> Result<Self, BpfError> {
         let (ids, cidrs, pairs) = (names::MAP_POLICY_IDS, names::MAP_POLICY_CIDRS, names::MAP_POLICY_PAIRS);
         Ok(Self {
-            ids: HashMap::try_from(pinned(&maps, ids)?).map_err(map_error("open", ids))?,
-            cidrs: LpmTrie::try_from(pinned(&maps, cidrs)?).map_err(map_error("open", cidrs))?,
-            pairs: LpmTrie::try_from(pinned(&maps, pairs)?).map_err(map_error("open", pairs))?,
+            ids: HashMap::try_from(pinned(maps, ids)?).map_err(map_error("open", ids))?,
+            cidrs: LpmTrie::try_from(pinned(maps, cidrs)?).map_err(map_error("open", cidrs))?,
+            pairs: LpmTrie::try_from(pinned(maps, pairs)?).map_err(map_error("open", pairs))?,
         })
     }
 
@@ -134,7 +133,7 @@ impl PolicyTables {
         if stale.is_empty() {
             return Ok(());
         }
-        wait_for_programs();
+        sys::wait_for_programs();
         self.remove_all(&stale)
     }
 
@@ -219,16 +218,6 @@ fn gone(removed: Result<(), MapError>, map: &'static str) -> Result<(), BpfError
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         Err(e) => Err(map_error("remove from", map)(e)),
-    }
-}
-
-/// Returns when every program that was running has ended: a program that read the old generation must find it whole.
-fn wait_for_programs() {
-    // SAFETY: the call takes two integers and touches no memory of the caller.
-    let done = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if done != 0 {
-        // Refused with `nohz_full` CPUs. Programs run for microseconds.
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -4,7 +4,7 @@
 use super::clock::Clock;
 use super::flows::{FlowRecord, FlowState};
 use super::table::{Access, Counters, Single, Table, map_error, pinned};
-use super::{BpfError, pin, xdp};
+use super::{BpfError, pin};
 use crate::model::XdpMode;
 use aya::maps::{MapData, RingBuf};
 use pv_net_common::{
@@ -112,7 +112,7 @@ impl Reader {
     /// # Errors
     /// When the pins cannot be listed.
     pub fn filtered_uplinks(&self) -> Result<Vec<(String, XdpMode)>, BpfError> {
-        xdp::filtered_uplinks(&self.pin_dir)
+        pin::filtered_uplinks(&self.pin_dir)
     }
 }
 

@@ -3,11 +3,12 @@
 //! nobody holds while a table is read.
 
 use super::clock::Clock;
+use super::ended::Ended;
 use super::flow_quotas::{FlowQuotas, counted_link};
 use super::flows::{half_open_silence, next_sweep, silence, was_reset};
 use super::owners::{Devices, Owners, slot_used};
 use super::table::{Access, Single, Table};
-use super::{BpfError, Ended, pin};
+use super::{BpfError, pin};
 use crate::model::FlowTimeouts;
 use pv_net_common::flow::{FLOW_REPLY, TCP_RST_SEEN};
 use pv_net_common::{FlowEntry, FlowKey, GlobalConfig, HalfOpenFlow, NatOwner, names};

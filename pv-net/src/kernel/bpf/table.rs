@@ -4,7 +4,7 @@ use super::BpfError;
 use super::batch;
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use pv_net_common::{PortMapKey, PortMapTarget, SourceKey};
 use std::ffi::CString;
 use std::io;
@@ -148,6 +148,18 @@ impl Counters {
         let values = self.map.get(&index, 0).map_err(map_error("read", self.name))?;
         Ok(values.iter().sum())
     }
+}
+
+/// Sets those of the counters `name` that are at `indexes` to zero.
+pub(super) fn clear(maps: &Path, name: &'static str, indexes: impl Iterator<Item = u32>) -> Result<(), BpfError> {
+    let mut map = PerCpuArray::<_, u64>::try_from(pinned(maps, name)?).map_err(map_error("open", name))?;
+    for index in indexes {
+        let zeros: Vec<u64> = map.get(&index, 0).map_err(map_error("read", name))?.iter().map(|_| 0).collect();
+        let failed = |e: io::Error| BpfError::Map { op: "write", map: name, why: e.to_string() };
+        let zeros = PerCpuValues::try_from(zeros).map_err(failed)?;
+        map.set(index, zeros, 0).map_err(map_error("write", name))?;
+    }
+    Ok(())
 }
 
 /// A map that finds the longest prefix of its keys.

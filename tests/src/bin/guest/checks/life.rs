@@ -4,6 +4,7 @@ use super::forwarding::talks;
 use crate::lab::{self, Lab, UPLINK, kernel};
 use crate::{icmp, programs};
 use anyhow::{Context, Result, ensure};
+use harness::forger::{Forger, Victims};
 use harness::{Container, Namespace, echo};
 use nix::sys::signal::Signal;
 use pv_net_common::names;
@@ -125,6 +126,22 @@ pub fn replaced(lab: &mut Lab) -> Result<()> {
         fs::rename(one.path(), programs.join("0123456789abcdef"))?;
         Ok(false)
     })
+}
+
+/// A daemon of another layout: it makes a set of maps beside the one in force, and puts that in its place. Who forges
+/// meanwhile reaches nobody, with filters of clsact too.
+pub fn other_layout(lab: &mut Lab) -> Result<()> {
+    let victims = Victims::listen(&lab.device, &[], &[&lab.b.ns])?;
+    let forger = Forger::start(vec![lab.a.ns.path()], lab.b.mac()?)?;
+    gone_and_back(lab, Signal::SIGKILL, 7130, |programs| {
+        for map in [names::MAP_INTERFACES, names::MAP_UPLINKS, names::MAP_PORT_MAP] {
+            fs::remove_file(programs.with_file_name("maps").join(map))?;
+        }
+        Ok(false)
+    })?;
+    ensure!(forger.sent() > 0, "nothing was forged");
+    drop(forger);
+    victims.heard_nothing()
 }
 
 /// A container that goes and one that comes.

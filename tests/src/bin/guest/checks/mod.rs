@@ -73,6 +73,7 @@ const SUITE: &[Check] = &[
     ("killed daemon", life::killed),
     ("stopped daemon", life::stopped),
     ("replaced daemon", life::replaced),
+    ("daemon of another layout", life::other_layout),
     ("random attacker", attacker::nobody_gets_round_it),
     ("detach and attach", life::detach),
     ("down leaves nothing", life::down),
@@ -89,6 +90,7 @@ const FLOOR: &[Check] = &[
     ("masquerade without a daemon", outside::masquerade_survives),
     ("killed daemon", life::killed),
     ("replaced daemon", life::replaced),
+    ("daemon of another layout", life::other_layout),
     ("down leaves nothing", life::down),
 ];
 

@@ -1,24 +1,10 @@
-//! What the programs must know beside containers: each other, the device's addresses, uplinks and published ports.
+//! What the programs must know beside containers: the device's addresses, uplinks and published ports.
 
-use super::programs::Programs;
-use super::table::{PortMapPrefix, Prefix, SourcePrefix, map_error, pinned};
-use super::{BpfError, DataPlane};
-use aya::maps::ProgramArray;
-use pv_net_common::{EndpointKey, FilterSource, Ip, PortMapKey, PortMapTarget, UplinkInfo, names};
+use super::BpfError;
+use super::plane::DataPlane;
+use super::table::{PortMapPrefix, Prefix, SourcePrefix};
+use pv_net_common::{EndpointKey, FilterSource, Ip, PortMapKey, PortMapTarget, UplinkInfo};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::Path;
-
-/// Enters the stages' programs into the map that the others find them by. An entry of an earlier daemon is replaced.
-pub(super) fn set_stages(maps: &Path, programs: &Programs) -> Result<(), BpfError> {
-    let mut stages =
-        ProgramArray::try_from(pinned(maps, names::MAP_STAGES)?).map_err(map_error("open", names::MAP_STAGES))?;
-    for (index, name) in (0u32..).zip(names::PROG_STAGES) {
-        let program = programs.stage(name)?;
-        let fd = program.fd().map_err(|e| BpfError::Load(format!("{name}: {e}")))?;
-        stages.set(index, fd, 0).map_err(map_error("write", names::MAP_STAGES))?;
-    }
-    Ok(())
-}
 
 /// One more or less prefix of published ports.
 type Prefixes = BTreeMap<(u32, [u8; 16], u16, u16), (PortMapPrefix, PortMapTarget)>;
