@@ -3,6 +3,7 @@
 use crate::config::ConfigError;
 use crate::ipam::IpamError;
 use crate::ipam::store::StoreError;
+use crate::kernel::KernelError;
 use crate::kernel::bpf::BpfError;
 use crate::kernel::netlink::NetError;
 use crate::kernel::netns::NetnsError;
@@ -68,6 +69,27 @@ impl Failure {
         self
     }
 
+    /// Both.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.messages.extend(other.messages);
+        self
+    }
+
+    /// The same, and what could not be put back as it was before.
+    #[must_use]
+    pub fn not_restored(mut self, failures: impl IntoIterator<Item = Self>) -> Self {
+        for failure in failures {
+            self.messages.extend(
+                failure
+                    .messages
+                    .into_iter()
+                    .map(|m| Message { error: format!("and not put back as it was: {}", m.error), help: m.help }),
+            );
+        }
+        self
+    }
+
     /// All errors on one line.
     #[must_use]
     pub fn line(&self) -> String {
@@ -125,6 +147,16 @@ impl From<NetError> for Failure {
             NetError::Foreign { .. } | NetError::InterfaceExists { .. } => {
                 Self::new(Kind::Conflict, e.to_string()).help("remove it, or choose another name")
             }
+            e => Self::new(Kind::Internal, e.to_string()),
+        }
+    }
+}
+
+impl From<KernelError> for Failure {
+    fn from(e: KernelError) -> Self {
+        match e {
+            KernelError::Net(e) => e.into(),
+            KernelError::Bpf(e) => e.into(),
             e => Self::new(Kind::Internal, e.to_string()),
         }
     }

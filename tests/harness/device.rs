@@ -121,10 +121,29 @@ impl Device {
     /// # Errors
     /// When it ends instead, with what it logged.
     pub fn start(&mut self) -> Result<()> {
+        if !self.try_start(None)? {
+            bail!("the daemon ended: {}", self.log());
+        }
+        Ok(())
+    }
+
+    /// Starts a daemon that dies at `point`, as `attach:7`: before the seventh write of an attach. Whether it lives on after
+    /// its start.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_to_die(&mut self, point: &str) -> Result<bool> {
+        self.try_start(Some(point))
+    }
+
+    fn try_start(&mut self, point: Option<&str>) -> Result<bool> {
         ensure!(self.daemon.is_none(), "a daemon is running");
         let log = File::options().create(true).append(true).open(self.file("log"))?;
         let mut command = self.command();
         command.arg("run").stderr(log.try_clone()?).stdout(log);
+        if let Some(point) = point {
+            command.env("PV_NET_KILL_AT", point);
+        }
         let mut daemon = Process::start(&mut command)?;
         let ready = eventually(PATIENCE, || {
             if daemon.has_ended()? {
@@ -132,11 +151,22 @@ impl Device {
             }
             self.json(&["status"]).map(|_| true)
         })?;
-        if !ready {
-            bail!("the daemon ended: {}", self.log());
-        }
-        self.daemon = Some(daemon);
-        Ok(())
+        self.daemon = ready.then_some(daemon);
+        Ok(ready)
+    }
+
+    /// Whether the daemon has ended by SIGKILL, or did not live through its start. One that has ended is forgotten.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn has_died(&mut self) -> Result<bool> {
+        use std::os::unix::process::ExitStatusExt;
+        // It either answers, or is about to be gone.
+        let answers = self.json(&["status"]).is_ok();
+        let Some(daemon) = self.daemon.as_mut().filter(|_| !answers) else { return Ok(!answers) };
+        let status = eventually(PATIENCE, || daemon.ended()?.context("it neither answers nor ends"))?;
+        self.daemon = None;
+        Ok(status.signal() == Some(Signal::SIGKILL as i32))
     }
 
     /// What the daemons of this device have logged.

@@ -50,6 +50,14 @@ impl Process {
         kill(Pid::from_raw(pid), signal).context("kill")
     }
 
+    /// How it has ended; none while it runs.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// Whether it has ended.
     ///
     /// # Errors

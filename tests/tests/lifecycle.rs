@@ -269,7 +269,7 @@ fn a_bridge_of_others_is_given_back_with_its_pool() -> Result<()> {
     device.start()?;
     let conditions = device.json(&["containers"])?[0]["conditions"].to_string();
     ensure!(conditions.contains("pool idle is not available"), "{conditions}");
-    c.ns.ping("10.0.5.1", 1)?;
+    ensure!(c.ns.ping("10.0.5.1", 1).is_err(), "its traffic goes on");
 
     device.cli(&["detach", "c"]).ok()?;
     device.cli(&["reload"]).ok()?;

@@ -1,6 +1,7 @@
 //! Attaching a container: all of its interfaces, or nothing.
 
 use super::attach_state::AttachState;
+use super::execute::all_or_nothing;
 use super::segments::segment_bytes;
 use super::{Daemon, lease_key};
 use crate::command::{AttachRequest, Prepared};
@@ -8,17 +9,22 @@ use crate::config::{check_container, parse_run_named};
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::{self, ContainerRecord};
 use crate::ipam::{Lease, Request};
-use crate::kernel::netlink::{VethSpec, address_inside, alias, attach_veth, host_if_name, raise_inside};
-use crate::kernel::netns::Netns;
+use crate::kernel::bpf::Hook;
+use crate::kernel::netlink::{
+    LinkInfo, VethSpec, address_inside, alias, attach_veth, finish_veth, has_end_of, host_if_name, raise_inside,
+};
+use crate::kernel::netns::{self, Netns};
+use crate::kernel::{Host, Kernel, kill_point};
 use crate::model::{Attachment, Container, ContainerName, IfName, Interface, NetnsRef, PoolName};
-use crate::plan::{ObservedLink, endpoint, endpoint_ops};
+use crate::plan::{Observed, Op, endpoint, endpoint_ops};
 use ipnetwork::IpNetwork;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 impl Daemon {
-    /// Attaches a container. The same again is fine; another one under its name is not, unless the first one's namespace
-    /// is gone.
+    /// Attaches a container. The same again is fine, and puts back what is missing of it; another one under its name is
+    /// not, unless the first one's namespace is gone.
     ///
     /// # Errors
     /// Whatever is wrong; links, maps and leases are then as before.
@@ -28,15 +34,17 @@ impl Daemon {
         request: AttachRequest,
         prepared: Result<Prepared, Failure>,
     ) -> Result<(), Failure> {
+        let _points = kill_point::begin("attach");
         let (run, container) = self.container_of(name, &request)?;
         let Prepared { reference, netns } = prepared?;
         let errors = check_container(&format!("container {name}"), &container, &self.device);
         if !errors.is_empty() {
             return Err(errors.into());
         }
-        let netns = netns.map_err(|e| Failure::from(e).about(format!("container {name}")))?;
+        let about = |failure: Failure| failure.about(format!("container {name}"));
+        let netns = netns.map_err(|e| about(e.into()))?;
         let left = match self.attach_state(name, &run, &reference, &netns).await? {
-            AttachState::Attached => return Ok(()),
+            AttachState::Attached => return self.make_whole(name, &netns).await.map_err(about),
             AttachState::Absent => Vec::new(),
             AttachState::Left(links) => links,
         };
@@ -44,19 +52,81 @@ impl Daemon {
         self.open_plane()?;
         let _quick = self.grace.expedite();
         for (index, attachment) in left {
-            self.disconnect(index, &attachment).await?;
+            self.disconnect(index, &attachment).await.map_err(about)?;
         }
         let before = self.state.clone();
-        match self.try_attach(&container, run, reference, &netns).await {
-            Ok(()) => Ok(()),
-            Err(failure) => {
-                let reserved = self.state.reserved_ports.take();
-                self.state = before;
-                self.state.reserved_ports = reserved;
-                store::save(&self.paths.state_dir, &self.state)?;
-                Err(failure.about(format!("container {name}")))
+        let Err(failure) = self.try_attach(&container, run, reference, &netns).await else { return Ok(()) };
+        let reserved = self.state.reserved_ports.take();
+        self.state = before;
+        self.state.reserved_ports = reserved;
+        let not_restored = self.forget_attach().await;
+        Err(about(failure.not_restored(not_restored)))
+    }
+
+    /// What is left of an attach that failed, beside its links: state, rules and ports; all that cannot be put back.
+    async fn forget_attach(&mut self) -> Vec<Failure> {
+        let saved = store::save(&self.paths.state_dir, &self.state).map_err(Failure::from);
+        let policy = if self.device.policies.is_empty() { Ok(()) } else { self.enforce_policy(false).await };
+        let ports = self.refresh_port_map();
+        [saved, policy, ports].into_iter().filter_map(Result::err).collect()
+    }
+
+    /// Puts back what is missing of an attached container whose namespace is `netns`: links, addresses, routes, programs and
+    /// entries of maps. Whatever an attach does is fine when it is there already.
+    async fn make_whole(&mut self, name: &ContainerName, netns: &Netns) -> Result<(), Failure> {
+        let attachments = self.state.containers.get(name).map(|r| r.attachments.clone()).unwrap_or_default();
+        let _quick = self.grace.expedite();
+        let made = self.connect_all(&attachments, netns).await?;
+        self.finish(&made).await;
+        Ok(())
+    }
+
+    /// Containers whose attach an earlier daemon began and did not end: it is done again. Where that cannot be, its links
+    /// go, so that nobody takes it for attached.
+    pub(super) async fn finish_interrupted(&mut self) {
+        let links = match self.net.links().await {
+            Ok(links) => links,
+            Err(e) => return tracing::warn!(error = %e, "links not listed"),
+        };
+        let begun: BTreeSet<ContainerName> = links
+            .iter()
+            .filter(|l| l.is_unfinished())
+            .filter_map(|l| self.links.get(&l.index).map(|(container, _)| container.clone()))
+            .collect();
+        for name in begun {
+            let done = self.finish_attach(&name).await;
+            let Err(failure) = done else {
+                tracing::info!(container = %name, "attach finished that an earlier daemon began");
+                continue;
+            };
+            let why = format!("its attach did not come to its end, and cannot be finished: {}", failure.line());
+            tracing::warn!(container = %name, %why, "links removed");
+            let attachments = self.state.containers.get(&name).map(|r| r.attachments.clone()).unwrap_or_default();
+            for attachment in attachments {
+                if let Some(index) = self.link_index(&attachment.host_if)
+                    && let Err(e) = self.disconnect(index, &attachment).await
+                {
+                    tracing::warn!(container = %name, error = %e, "link not removed");
+                }
             }
+            self.container_conditions.entry(name).or_default().push(format!("{why}: attach it again"));
         }
+    }
+
+    /// Does an attach again. A name or number of a namespace may be another one's by now: only where its links end it is
+    /// the container's.
+    async fn finish_attach(&mut self, name: &ContainerName) -> Result<(), Failure> {
+        let record = self.state.containers.get(name);
+        let attachments = record.map(|r| r.attachments.clone()).unwrap_or_default();
+        let Some(reference) = record.and_then(|r| r.netns.clone()) else {
+            return Err(Failure::new(Kind::Internal, "its namespace is not known"));
+        };
+        let netns = netns::open(&reference)?;
+        let there: Vec<u32> = attachments.iter().filter_map(|a| self.link_index(&a.host_if)).collect();
+        if !has_end_of(&there, &netns).await? {
+            return Err(Failure::new(Kind::Internal, "its namespace is gone"));
+        }
+        self.make_whole(name, &netns).await
     }
 
     /// The container that a request is about, and its `run.json`.
@@ -118,25 +188,46 @@ impl Daemon {
         if !self.device.policies.is_empty() {
             self.enforce_policy(false).await?;
         }
-        let mut made = Vec::new();
-        for attachment in &attachments {
-            match self.connect(attachment, netns).await {
-                Ok(index) => made.push((index, attachment)),
-                Err(failure) => {
-                    for (index, attachment) in made {
-                        self.disconnect(index, attachment).await?;
-                    }
-                    return Err(failure);
-                }
-            }
-        }
+        let made = self.connect_all(&attachments, netns).await?;
         if ports && let Err(failure) = self.refresh_port_map() {
-            for (index, attachment) in made {
-                self.disconnect(index, attachment).await?;
-            }
-            return Err(failure);
+            return Err(self.take_back(made, failure).await);
         }
+        self.finish(&made).await;
         Ok(())
+    }
+
+    /// Makes all interfaces, or none.
+    pub(super) async fn connect_all(
+        &mut self,
+        attachments: &[Attachment],
+        netns: &Netns,
+    ) -> Result<Vec<Connected>, Failure> {
+        let mut made = Vec::new();
+        for attachment in attachments {
+            match self.connect(attachment, netns).await {
+                Ok(connected) => made.push(connected),
+                Err(failure) => return Err(self.take_back(made, failure).await),
+            }
+        }
+        Ok(made)
+    }
+
+    /// Removes what was made before `failure`.
+    async fn take_back(&mut self, made: Vec<Connected>, failure: Failure) -> Failure {
+        let mut not_restored = Vec::new();
+        for Connected { link, attachment, .. } in made.into_iter().filter(|c| c.is_new) {
+            not_restored.extend(self.disconnect(link.index, &attachment).await.err());
+        }
+        failure.not_restored(not_restored)
+    }
+
+    /// The attach is over. A mark that stays makes the next daemon look at the container once more, and no more than that.
+    pub(super) async fn finish(&self, made: &[Connected]) {
+        for Connected { link, .. } in made {
+            if let Err(e) = finish_veth(&self.net, link).await {
+                tracing::warn!(link = %link.name, error = %e, "link stays marked as unfinished");
+            }
+        }
     }
 
     fn lease(&mut self, container: &Container, interface: &Interface) -> Result<Lease, Failure> {
@@ -156,8 +247,8 @@ impl Daemon {
         }
     }
 
-    /// Makes one interface; the index of its host-side link.
-    async fn connect(&mut self, attachment: &Attachment, netns: &Netns) -> Result<u32, Failure> {
+    /// Makes one interface, or what is missing of it. When that fails, a link that it made is gone again.
+    async fn connect(&mut self, attachment: &Attachment, netns: &Netns) -> Result<Connected, Failure> {
         let pool = self.device.pools.get(&attachment.pool).ok_or_else(|| missing(&attachment.pool))?.clone();
         let link = match self.pools.get(&attachment.pool) {
             Some(link) => link.clone(),
@@ -177,33 +268,66 @@ impl Daemon {
             gateways: if attachment.default_route { pool.gateways().map(|g| g.ip()).collect() } else { Vec::new() },
             alias: alias::of_attachment(attachment),
         };
+        let known = self.link_index(&attachment.host_if);
         let made = attach_veth(&self.net, &spec, netns).await?;
+        let is_new = known != Some(made.index);
+        if let Some(old) = known.filter(|_| is_new) {
+            // One that could not be adopted went, and its pins and entries are of no use to the new one.
+            self.links.remove(&old);
+            for e in self.forget_link(old, &attachment.container, &attachment.host_if).await {
+                tracing::warn!(link = %attachment.host_if, error = %e, "what was left of a link");
+            }
+        }
         let identity = self.state.identity(&attachment.container);
         let endpoint = endpoint(attachment, &pool, &link, identity);
-        let seen = ObservedLink { index: made.index, up: made.up, controller: made.controller };
         self.links.insert(made.index, (attachment.container.clone(), attachment.host_if.clone()));
         let connected = async {
             // First: the kernel's worker makes an IPv6 address usable while the programs are attached.
             address_inside(&spec, netns).await?;
-            for op in endpoint_ops(&endpoint, &seen) {
-                self.apply(&op).await?;
-            }
+            let mut host = self.host();
+            // A new link is in no map and has no program; what is known of an old one is looked up.
+            let before = if is_new { fresh(&made, &host) } else { host.observe().await? };
+            let ops = endpoint_ops(&endpoint, &made, &before);
+            all_or_nothing(&mut host, &ops, &before).await?;
             Ok(raise_inside(&spec, netns).await?)
         };
         if let Err(failure) = connected.await {
-            self.disconnect(made.index, attachment).await?;
-            return Err(failure);
+            let connected = Connected { link: made, attachment: attachment.clone(), is_new };
+            return Err(self.take_back(vec![connected], failure).await);
         }
         self.resize_bridge(&pool).await;
         self.net.wait_until_it_carries(&[made.index, link.index]).await;
-        Ok(made.index)
+        Ok(Connected { link: made, attachment: attachment.clone(), is_new })
     }
 
     /// Takes one interface down again: the link first, so that nothing passes without its guard.
+    ///
+    /// # Errors
+    /// When the link cannot be deleted: then all is as before. Or what the maps and pins still have of one that is gone.
     pub(super) async fn disconnect(&mut self, index: u32, attachment: &Attachment) -> Result<(), Failure> {
+        let link = attachment.host_if.to_string();
+        self.host().apply(&Op::DeleteLink { link, index }).await?;
         self.links.remove(&index);
-        self.net.delete_link(attachment.host_if.as_str(), index).await?;
-        self.forget_link(index, &attachment.container, &attachment.host_if)
+        let left = self.forget_link(index, &attachment.container, &attachment.host_if).await;
+        left.into_iter().reduce(Failure::and).map_or(Ok(()), Err)
+    }
+}
+
+/// An interface that is there.
+pub(super) struct Connected {
+    link: LinkInfo,
+    attachment: Attachment,
+    /// It was made just now.
+    is_new: bool,
+}
+
+/// What the kernel holds of a link that was just made.
+fn fresh(link: &LinkInfo, host: &Host<'_>) -> Observed {
+    let tracks_hooks = host.plane.as_ref().is_some_and(|plane| plane.hook() == Hook::Tcx);
+    Observed {
+        links: [(link.name.clone(), link.clone())].into(),
+        hooks: tracks_hooks.then(BTreeSet::new),
+        ..Observed::default()
     }
 }
 

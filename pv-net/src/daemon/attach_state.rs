@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(super) enum AttachState {
     /// None of its links is there.
     Absent,
-    /// As asked.
+    /// To the namespace that is asked for, as asked; something of it may be missing.
     Attached,
     /// Links of a namespace that it does not have any more: the kernel takes some time to delete one, and it lives on
     /// as long as any process is in it.
@@ -44,7 +44,7 @@ impl Daemon {
         if !here && !ends_in(&links, record.netns.as_ref()).await? {
             return Ok(AttachState::Left(there));
         }
-        if !here || there.len() != record.attachments.len() || record.run != *run {
+        if !here || record.run != *run {
             let why = format!("container {name}: is attached already");
             return Err(Failure::new(Kind::Conflict, why).help(format!("detach it first: pv-net detach {name}")));
         }

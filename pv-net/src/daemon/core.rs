@@ -37,6 +37,7 @@ impl Core for Daemon {
     async fn audit(&mut self) {
         self.look_at_firewall();
         self.look_at_ports();
+        self.try_held_again().await;
         self.refresh_policy().await;
     }
 

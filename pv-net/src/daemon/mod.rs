@@ -8,6 +8,7 @@ mod borrowed;
 mod clsact;
 mod core;
 mod detach;
+mod execute;
 mod firewall;
 mod mtu;
 mod own_ports;
@@ -32,12 +33,14 @@ use crate::ipam::LeaseKey;
 use crate::ipam::store::{self, State};
 use crate::kernel::bpf::{Adopted, DataPlane, Options, Reader};
 use crate::kernel::grace::GracePeriods;
+use crate::kernel::kill_point;
 use crate::kernel::netlink::Net;
 use crate::model::{Container, ContainerName, Device, IfName, PoolName};
 use crate::plan::PoolLink;
 use crate::snapshot::Plane;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A declared container: its file's text and what it says.
 #[derive(Clone, Debug)]
@@ -94,6 +97,14 @@ pub struct Daemon {
     uplinks_changed: bool,
     /// Whether the kernel said that a route which leads outside changed, or a routing rule.
     routes_changed: bool,
+    /// Containers' links whose traffic is stopped, by index, with the reason.
+    held: BTreeMap<u32, (IfName, String)>,
+    /// Links of others that have the name of a pool's bridge.
+    in_the_way: BTreeSet<String>,
+    /// When pools that are not available were tried again.
+    tried_again: Option<Instant>,
+    /// Steps that failed the last time.
+    failed_steps: Vec<String>,
     /// Containers' links that left their bridge since the last look.
     unbridged: BTreeSet<u32>,
     policy: policy::InForce,
@@ -107,6 +118,7 @@ impl Daemon {
     /// # Errors
     /// When a file is wrong, the state cannot be read, or the kernel refuses what every container needs.
     pub async fn start(paths: Paths) -> Result<Self, Failure> {
+        let _points = kill_point::begin("start");
         let device = load::device(&paths.config)?;
         let net = Net::here()?;
         check_device(&paths, &net, &device).await?;
@@ -143,6 +155,10 @@ impl Daemon {
             // While no daemon ran.
             routes_changed: true,
             unbridged: BTreeSet::new(),
+            held: BTreeMap::new(),
+            in_the_way: BTreeSet::new(),
+            tried_again: None,
+            failed_steps: Vec::new(),
             policy: policy::InForce::default(),
         };
         daemon.learn_leases().await?;
@@ -151,6 +167,7 @@ impl Daemon {
         daemon.start_policy().await?;
         daemon.reconcile().await?;
         daemon.take_over()?;
+        daemon.finish_interrupted().await;
         daemon.put_away_object();
         daemon.adopted_containers =
             daemon.links.values().map(|(container, _)| container).collect::<BTreeSet<_>>().len();
@@ -240,24 +257,46 @@ impl Daemon {
         }
     }
 
-    /// Reads the configuration again. A file that is wrong changes nothing.
+    /// Reads the configuration again. A file that is wrong changes nothing, and one that cannot be carried out leaves all
+    /// as it was before.
     ///
     /// # Errors
-    /// Every error of the file, or what is at odds with attached containers.
+    /// Every error of the file, or what is at odds with attached containers; or why it cannot be carried out, with what
+    /// could not be put back.
     pub async fn reload(&mut self) -> Result<(), Failure> {
+        let _points = kill_point::begin("reload");
         let device = load::device(&self.paths.config)?;
         check_device(&self.paths, &self.net, &device).await?;
         self.check_attached(&device)?;
         self.check_policy(&device).await?;
         let resized = self.resized_pools(&device);
-        self.device = Arc::new(device);
+        let unavailable: BTreeSet<PoolName> = self.pool_conditions.keys().cloned().collect();
+        let old = std::mem::replace(&mut self.device, Arc::new(device));
+        if let Err(failure) = self.follow_config(&unavailable).await {
+            self.device = old;
+            let not_restored = self.follow_config(&unavailable).await.err();
+            self.put_away_object();
+            return Err(failure.not_restored(not_restored));
+        }
+        self.put_away_object();
+        self.resize_segments(&resized).await;
+        Ok(())
+    }
+
+    /// Brings all to what the configuration says; the rules last, by one write. A pool that is one of `unavailable` may
+    /// stay so: it was no better before.
+    async fn follow_config(&mut self, unavailable: &BTreeSet<PoolName>) -> Result<(), Failure> {
         self.read_declarations();
         self.open_plane()?;
         self.reconcile().await?;
         self.take_over()?;
-        self.put_away_object();
-        self.resize_segments(&resized).await;
-        self.enforce_or_say(true).await
+        let new = self.pool_conditions.iter().filter(|(pool, _)| !unavailable.contains(*pool));
+        let pools = new.map(|(pool, why)| Failure::new(Kind::Internal, format!("pool {pool}: {why}")));
+        let steps = self.failed_steps.iter().map(|why| Failure::new(Kind::Internal, why.clone()));
+        if let Some(failure) = pools.chain(steps).reduce(Failure::and) {
+            return Err(failure);
+        }
+        self.enforce_policy(true).await
     }
 
     /// What the attached containers stand on cannot be changed under them.

@@ -4,8 +4,9 @@ use super::Daemon;
 use super::borrowed::Borrowed;
 use super::segments::segment_bytes;
 use crate::failure::Failure;
+use crate::ipam::store;
 use crate::kernel::netlink::alias::{self, BorrowedAddress, BorrowedForwarding};
-use crate::kernel::netlink::{BridgeSpec, ensure_bridge};
+use crate::kernel::netlink::{Borrowing, BridgeSpec, NetError, ensure_bridge, to_borrow};
 use crate::model::{IfName, Mac, Pool, PoolName};
 use crate::plan::PoolLink;
 use std::collections::BTreeSet;
@@ -19,12 +20,22 @@ fn gateways(pool: &Pool) -> Vec<BorrowedAddress> {
     pool.bridge().map(on).unwrap_or_default()
 }
 
+/// Adds what is not there yet.
+fn add<T: PartialEq>(all: &mut Vec<T>, more: impl IntoIterator<Item = T>) {
+    for one in more {
+        if !all.contains(&one) {
+            all.push(one);
+        }
+    }
+}
+
 impl Daemon {
     /// Makes or adopts the bridge of each pool, and removes those of pools that are no more. A pool whose bridge
     /// cannot be made is a condition, not the end of the others.
     pub(super) async fn ensure_pools(&mut self) -> Result<(), Failure> {
         self.pools.clear();
         self.pool_conditions.clear();
+        self.in_the_way.clear();
         self.remove_old_bridges().await?;
         let default_mtu = match self.uplink_mtu {
             Some(mtu) => mtu,
@@ -60,27 +71,38 @@ impl Daemon {
             mac,
             alias: alias::of_bridge(&pool.name),
         };
-        let ensured = ensure_bridge(&self.net, &spec).await?;
-        for address in ensured.borrowed {
-            let borrowed = BorrowedAddress { link: bridge.clone(), address };
-            if !self.state.borrowed.contains(&borrowed) {
-                self.state.borrowed.push(borrowed);
-            }
+        let meanwhile = self.note_borrowed(&spec).await?;
+        let ensured = ensure_bridge(&self.net, &spec).await;
+        self.state.listening.retain(|link| !meanwhile.contains(link));
+        if let Err(NetError::Foreign { name, .. }) = &ensured {
+            self.in_the_way.insert(name.clone());
         }
-        if ensured.raised && !self.state.raised.contains(bridge) {
-            self.state.raised.push(bridge.clone());
-        }
-        for family in ensured.forwarded.families {
-            self.state.forwarding.push(BorrowedForwarding { link: bridge.clone(), family });
-        }
-        if ensured.forwarded.listens && !self.state.listening.contains(bridge) {
-            self.state.listening.push(bridge.clone());
-        }
-        let mac = ensured.link.mac.map_or(mac, Mac);
+        let ensured = ensured?;
+        let mac = ensured.mac.map_or(mac, Mac);
         let id = self.state.pool_id(&pool.name);
-        let borrowed = !alias::is_ours(ensured.link.alias.as_deref());
-        self.pools.insert(pool.name.clone(), PoolLink { index: ensured.link.index, mac, mtu, id, borrowed });
+        let borrowed = !alias::is_ours(ensured.alias.as_deref());
+        self.pools.insert(pool.name.clone(), PoolLink { index: ensured.index, mac, mtu, id, borrowed });
         Ok(())
+    }
+
+    /// Writes down what is about to be changed and is somebody else's: whoever dies after it leaves what `down` and the
+    /// next start can give back. The links that are another way only while the bridge is made, and were not before.
+    async fn note_borrowed(&mut self, spec: &BridgeSpec) -> Result<Vec<IfName>, Failure> {
+        let Borrowing { addresses, raises, forwarded, mut meanwhile } = to_borrow(&self.net, spec).await?;
+        let link = || spec.name.clone();
+        let before = self.state.clone();
+        let state = &mut self.state;
+        add(&mut state.borrowed, addresses.into_iter().map(|address| BorrowedAddress { link: link(), address }));
+        add(&mut state.raised, raises.then(link));
+        let families = forwarded.families.into_iter();
+        add(&mut state.forwarding, families.map(|family| BorrowedForwarding { link: link(), family }));
+        add(&mut state.listening, forwarded.listens.then(link));
+        meanwhile.retain(|link| !state.listening.contains(link));
+        add(&mut state.listening, meanwhile.iter().cloned());
+        if self.state != before {
+            store::save(&self.paths.state_dir, &self.state)?;
+        }
+        Ok(meanwhile)
     }
 
     /// Removes the bridges that pv-net made for pools that are no more, or have another bridge now; gives back what such

@@ -1,15 +1,18 @@
 //! Observe, plan, apply: after a start and a reload, and when a link goes away.
 
 use super::Daemon;
+use super::execute::{Failed, carry_out};
 use crate::failure::Failure;
 use crate::ipam::store::{self, ContainerRecord};
 use crate::ipam::{Lease, LeaseKey};
 use crate::kernel::netlink::{LinkInfo, NetEvent, alias};
-use crate::model::{Attachment, ContainerName, IfName};
-use crate::plan::{Desired, Observed, ObservedLink, Op, diff, endpoint};
+use crate::kernel::{Host, Kernel};
+use crate::model::{Attachment, ContainerName, IfName, PoolName};
+use crate::plan::{Desired, Observed, Op, addresses, diff, endpoint, forget, misplaced};
 use pv_net_common::Ip;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 impl Daemon {
     /// Brings the kernel to what configuration and state say.
@@ -18,6 +21,7 @@ impl Daemon {
             return Ok(());
         }
         let _quick = self.grace.expedite();
+        self.failed_steps.clear();
         // The uplinks in use, that pools take their MTU from, are known only when the pools' bridges are.
         for _ in 0..2 {
             self.ensure_pools().await?;
@@ -26,15 +30,15 @@ impl Daemon {
                 break;
             }
         }
-        let links = self.net.links().await?;
-        self.note_links(&links);
         self.container_conditions.clear();
-        let desired = self.desired();
-        let observed = self.observed(&links)?;
-        for op in diff(&desired, &observed) {
-            tracing::debug!(%op, "apply");
-            self.apply(&op).await?;
-        }
+        let observed = self.host().observe().await?;
+        self.note_links(&observed);
+        let desired = self.desired(&observed);
+        let ops = diff(&desired, &observed);
+        let failed = carry_out(&mut self.host(), &ops).await;
+        self.note_failures(failed);
+        self.hold(&desired, &observed).await?;
+        let links: Vec<LinkInfo> = observed.links.into_values().collect();
         self.fit_links(&links).await;
         self.look_at_firewall();
         self.refresh_port_map()?;
@@ -42,70 +46,84 @@ impl Daemon {
         Ok(())
     }
 
+    /// The kernel, for the steps of a plan.
+    pub(super) fn host(&mut self) -> Host<'_> {
+        Host { net: &self.net, plane: self.plane.as_mut() }
+    }
+
     /// Which of the attached containers' links are there.
-    fn note_links(&mut self, links: &[LinkInfo]) {
-        let index: BTreeMap<&str, u32> = links.iter().map(|l| (l.name.as_str(), l.index)).collect();
+    fn note_links(&mut self, observed: &Observed) {
         self.links.clear();
         for (name, record) in &self.state.containers {
             for attachment in &record.attachments {
-                if let Some(index) = index.get(attachment.host_if.as_str()) {
-                    self.links.insert(*index, (name.clone(), attachment.host_if.clone()));
+                if let Some(link) = observed.links.get(attachment.host_if.as_str()) {
+                    self.links.insert(link.index, (name.clone(), attachment.host_if.clone()));
                 }
             }
         }
     }
 
-    /// What should exist for the containers that are attached.
-    fn desired(&mut self) -> Desired {
-        let mut desired = Desired::new();
+    /// What should exist for the containers that are attached. One whose pool is not there as it was is held.
+    fn desired(&mut self, observed: &Observed) -> Desired {
+        let mut desired = Desired::default();
         let attachments: Vec<Attachment> =
             self.state.containers.values().flat_map(|r| r.attachments.iter().cloned()).collect();
+        let of_state: BTreeSet<&str> = attachments.iter().map(|a| a.host_if.as_str()).collect();
+        for link in observed.links.values().filter(|l| l.is_containers() && !of_state.contains(l.name.as_str())) {
+            if let Ok(name) = link.name.parse() {
+                let why = format!("link {}: no attached container has it: its traffic is stopped", link.name);
+                desired.held.insert(name, why);
+            }
+        }
         for attachment in attachments {
             let pool = self.device.pools.get(&attachment.pool).zip(self.pools.get(&attachment.pool));
-            let Some((pool, link)) = pool else {
-                let why = format!("pool {} is not available", attachment.pool);
-                self.container_conditions.entry(attachment.container).or_default().push(why);
-                continue;
+            let why = match pool {
+                None => Some(self.why_not_available(&attachment.pool)),
+                Some((pool, _)) => misplaced(&attachment, pool),
             };
-            let identity = self.state.identity(&attachment.container);
-            desired.insert(attachment.host_if.clone(), endpoint(&attachment, pool, link, identity));
+            if let Some(why) = why {
+                let Attachment { container, interface, host_if, .. } = attachment;
+                let why = format!("interface {interface}: its traffic is stopped: {why}");
+                self.container_conditions.entry(container.clone()).or_default().push(why.clone());
+                desired.held.insert(host_if, format!("container {container}: {why}"));
+            } else if let Some((pool, link)) = pool {
+                let identity = self.state.identity(&attachment.container);
+                desired.endpoints.insert(attachment.host_if.clone(), endpoint(&attachment, pool, link, identity));
+            }
         }
         desired
     }
 
-    /// What the kernel holds.
-    fn observed(&mut self, links: &[LinkInfo]) -> Result<Observed, Failure> {
-        let mut observed = Observed::default();
-        for link in links {
-            if let Some((_, host_if)) = self.links.get(&link.index) {
-                let seen = ObservedLink { index: link.index, up: link.up, controller: link.controller };
-                observed.links.insert(host_if.clone(), seen);
-            }
-        }
-        let plane = self.plane()?;
-        observed.interfaces = plane.interfaces().into_iter().collect();
-        observed.endpoints = plane.endpoints().into_iter().collect();
-        observed.hooks = plane.hooked()?.into_iter().collect();
-        Ok(observed)
+    fn why_not_available(&self, pool: &PoolName) -> String {
+        let why = self.pool_conditions.get(pool).map_or("it is not in the configuration", String::as_str);
+        format!("pool {pool} is not available: {why}")
     }
 
-    /// Carries out one step.
-    pub(super) async fn apply(&mut self, op: &Op) -> Result<(), Failure> {
-        match op {
-            Op::SetInterface { index, info, .. } => self.plane()?.set_interface(*index, info)?,
-            Op::AttachProgram { host_if } => self.plane()?.attach(host_if)?,
-            Op::Enslave { host_if, index, bridge, mac } => {
-                self.net.enslave(host_if.as_str(), *index, *bridge).await?;
-                self.net.hold_mac(host_if.as_str(), *index, *mac).await?;
+    /// What failed is a condition, of its container too.
+    fn note_failures(&mut self, failed: Vec<Failed>) {
+        for Failed { link, why } in failed {
+            if let Some((container, _)) = link.and_then(|index| self.links.get(&index)) {
+                self.container_conditions.entry(container.clone()).or_default().push(why.clone());
             }
-            Op::SetUp { host_if, index } => self.net.set_up(host_if.as_str(), *index).await?,
-            Op::SetEndpoint { addr, info } => self.plane()?.set_endpoint(*addr, info)?,
-            Op::RemoveEndpoint { addr } => {
-                self.plane()?.remove_endpoint(*addr)?;
-                self.plane()?.end_flows(&[*addr])?;
+            self.failed_steps.push(why);
+        }
+    }
+
+    /// Notes the links that are held. Their flows end each time: a daemon that died between two steps may have left some,
+    /// and a flow that is known passes without a look at its interface.
+    async fn hold(&mut self, desired: &Desired, observed: &Observed) -> Result<(), Failure> {
+        self.held.clear();
+        for (host_if, why) in &desired.held {
+            if let Some(link) = observed.links.get(host_if.as_str()) {
+                tracing::warn!(%host_if, %why, "held");
+                self.held.insert(link.index, (host_if.clone(), why.clone()));
             }
-            Op::RemoveInterface { index } => self.plane()?.remove_interface(*index)?,
-            Op::DetachProgram { host_if } => self.plane()?.detach(host_if)?,
+        }
+        let is_held = |a: &&Attachment| desired.held.contains_key(&a.host_if);
+        let attachments = self.state.containers.values().flat_map(|r| &r.attachments).filter(is_held);
+        let addresses: Vec<Ip> = attachments.flat_map(|a| addresses(a, 0)).collect();
+        if !addresses.is_empty() {
+            self.host().apply(&Op::EndFlows { addresses }).await?;
         }
         Ok(())
     }
@@ -131,7 +149,7 @@ impl Daemon {
                 fixed: false,
             };
             if let Err(holder) = self.state.ipam.learn(lease) {
-                let why = format!("link {}: its address is leased to {holder}; left as it is", link.name);
+                let why = format!("link {}: its address is leased to {holder}", link.name);
                 self.start_conditions.push(why);
                 continue;
             }
@@ -179,14 +197,24 @@ impl Daemon {
             && let Some((container, host_if)) = self.links.remove(index)
         {
             tracing::info!(%container, %host_if, "link gone");
-            if let Err(e) = self.forget_link(*index, &container, &host_if) {
+            for e in self.forget_link(*index, &container, &host_if).await {
                 tracing::warn!(%container, error = %e, "link not forgotten");
             }
         }
-        if let NetEvent::LeftBridge { index } | NetEvent::Link { index, up: false } = event
-            && inside
-        {
-            self.unbridged.insert(*index);
+        match event {
+            NetEvent::LeftBridge { index } | NetEvent::Link { index, up: false } if inside => {
+                self.unbridged.insert(*index);
+            }
+            NetEvent::Link { index, up: true } if self.held.contains_key(index) => {
+                self.unbridged.insert(*index);
+            }
+            NetEvent::LinkGone { index, name, .. } => {
+                self.held.remove(index);
+                if self.in_the_way.remove(name) {
+                    self.tried_again = None;
+                }
+            }
+            _ => {}
         }
         self.uplinks_changed |= !inside;
     }
@@ -210,14 +238,33 @@ impl Daemon {
         {
             tracing::warn!(error = %e, "pools do not follow the uplinks' MTU");
         }
+        self.try_held_again().await;
         // Of an uplink's first filter.
         self.put_away_object();
         self.refresh_policy().await;
     }
 
+    /// What was in the way of a pool may be gone: its containers need not be held any longer.
+    pub(super) async fn try_held_again(&mut self) {
+        const PAUSE: Duration = Duration::from_secs(5);
+        if self.pool_conditions.is_empty() || self.tried_again.is_some_and(|then| then.elapsed() < PAUSE) {
+            return;
+        }
+        // What is tried and fails is a change of its own: without a pause it would be tried for ever.
+        self.tried_again = Some(Instant::now());
+        if let Err(e) = self.reconcile().await {
+            tracing::warn!(error = %e, "pools that are not available were tried again");
+        }
+    }
+
     /// Makes a container's link a port of its bridge again when somebody took it off, and sets it up when it was set
     /// down.
     async fn put_back(&mut self, index: u32) -> Result<(), Failure> {
+        if let Some((host_if, why)) = self.held.get(&index) {
+            let link = host_if.to_string();
+            tracing::warn!(%link, %why, "link was set up: set down again");
+            return Ok(self.host().apply(&Op::SetDown { link, index }).await?);
+        }
         let Some((container, host_if)) = self.links.get(&index) else { return Ok(()) };
         let attachments = self.state.containers.get(container).map(|r| &r.attachments[..]).unwrap_or_default();
         let attachment = attachments.iter().find(|a| a.host_if == *host_if);
@@ -237,32 +284,26 @@ impl Daemon {
         Ok(())
     }
 
-    /// Removes what the maps and pins hold for a link that is gone.
-    pub(super) fn forget_link(
+    /// Removes what the maps and pins hold for a link that is gone. What cannot be removed is said, and the rest goes on.
+    pub(super) async fn forget_link(
         &mut self,
         index: u32,
         container: &ContainerName,
         host_if: &IfName,
-    ) -> Result<(), Failure> {
-        let attachment = self
-            .state
-            .containers
-            .get(container)
-            .and_then(|r| r.attachments.iter().find(|a| a.host_if == *host_if))
-            .cloned();
-        let Some(plane) = &mut self.plane else { return Ok(()) };
-        let mut addresses = Vec::new();
-        if let Some(a) = attachment {
-            let link_local = Ip::link_local(a.mac.0);
-            addresses.extend(a.ipv4.map(Ip::from).into_iter().chain(a.ipv6.map(Ip::from)).chain([link_local]));
-            plane.remove_endpoint(link_local.of_pool(self.state.pool_id(&a.pool)))?;
+    ) -> Vec<Failure> {
+        self.held.remove(&index);
+        if self.plane.is_none() {
+            return Vec::new();
         }
-        for addr in addresses.iter().filter(|a| !a.is_link_local()) {
-            plane.remove_endpoint(*addr)?;
+        let record = self.state.containers.get(container);
+        let attachment = record.and_then(|r| r.attachments.iter().find(|a| a.host_if == *host_if)).cloned();
+        let addresses = attachment.map(|a| addresses(&a, self.state.pool_id(&a.pool))).unwrap_or_default();
+        let mut failures = Vec::new();
+        for op in forget(host_if.as_str(), index, &addresses) {
+            if let Err(e) = self.host().apply(&op).await {
+                failures.push(Failure::from(e).about(&op));
+            }
         }
-        plane.remove_interface(index)?;
-        plane.detach(host_if.as_str())?;
-        plane.end_flows(&addresses)?;
-        Ok(())
+        failures
     }
 }

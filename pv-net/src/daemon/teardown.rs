@@ -6,6 +6,7 @@ use super::{clsact, own_ports};
 use crate::failure::{Failure, Message};
 use crate::ipam::store;
 use crate::kernel::bpf;
+use crate::kernel::kill_point;
 use crate::kernel::netlink::{Net, alias};
 
 /// Removes everything that pv-net made: containers' links, pins, bridges, addresses on bridges of others, state. What
@@ -14,6 +15,7 @@ use crate::kernel::netlink::{Net, alias};
 /// # Errors
 /// All that could not be removed.
 pub async fn teardown(paths: &Paths) -> Result<(), Failure> {
+    let _points = kill_point::begin("down");
     let mut failures: Vec<Failure> = Vec::new();
     let net = Net::here()?;
     // Containers' links first: while one is there, its guard is too.

@@ -134,6 +134,7 @@ impl Daemon {
     fn conditions(&self) -> Vec<String> {
         let mut conditions = self.start_conditions.clone();
         conditions.extend(self.uplink_conditions.iter().cloned());
+        conditions.extend(self.held.values().map(|(_, why)| why.clone()).chain(self.failed_steps.iter().cloned()));
         conditions.extend(self.port_conditions.iter().cloned());
         conditions.extend(self.declared_conditions.iter().chain(&self.policy.condition).cloned());
         conditions.extend(self.filter_conditions.iter().chain(&self.firewall_conditions).cloned());

@@ -1,6 +1,7 @@
 //! The daemon's state on disk: one file, replaced whole, so that a power cut leaves the old or the new one.
 
 use super::{Ipam, Lease};
+use crate::kernel::kill_point;
 use crate::kernel::netlink::alias::{BorrowedAddress, BorrowedForwarding};
 use crate::model::{Attachment, ContainerName, IfName, NetnsRef, PoolName};
 use serde::{Deserialize, Serialize};
@@ -206,9 +207,11 @@ pub fn envelope(body: String) -> serde_json::Result<Vec<u8>> {
 pub fn save(dir: &Path, state: &State) -> Result<(), StoreError> {
     let (path, new) = (dir.join(FILE), dir.join(NEW_FILE));
     let text = encode(state).map_err(|e| failed("encode", &path)(e.into()))?;
+    kill_point::pass();
     let mut file = File::create(&new).map_err(failed("write", &new))?;
     file.write_all(&text).map_err(failed("write", &new))?;
     file.sync_all().map_err(failed("write", &new))?;
+    kill_point::pass();
     fs::rename(&new, &path).map_err(failed("replace", &path))?;
     // The name is durable when its directory is.
     File::open(dir).and_then(|d| d.sync_all()).map_err(failed("write", dir))
@@ -220,6 +223,7 @@ pub fn save(dir: &Path, state: &State) -> Result<(), StoreError> {
 /// When the disk refuses.
 pub fn remove(dir: &Path) -> Result<(), StoreError> {
     for path in [dir.join(FILE), dir.join(NEW_FILE)] {
+        kill_point::pass();
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(e)),
             _ => {}

@@ -1,5 +1,6 @@
 //! Sysctls of interfaces and of the namespace. `/proc/sys/net` shows the network namespace of the thread that opens it.
 
+use crate::kernel::kill_point;
 use crate::model::IfName;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -42,6 +43,7 @@ pub fn read(path: &str) -> Result<String, SysctlError> {
 /// # Errors
 /// The kernel's.
 pub fn write(path: &str, value: &str) -> Result<(), SysctlError> {
+    kill_point::pass();
     // An empty write does not reach the kernel.
     fs::write(path, format!("{value}\n")).map_err(|source| SysctlError { path: path.into(), source })
 }
@@ -72,6 +74,7 @@ pub fn set_ipv6(link: &IfName, key: &str, value: &str) -> Result<bool, SysctlErr
 /// Any failure but the absence of the file.
 pub fn set(family: &str, link: &IfName, key: &str, value: &str) -> Result<bool, SysctlError> {
     let path = path(family, link, key);
+    kill_point::pass();
     match std::fs::write(&path, value) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),

@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O, no clock.
 
+pub mod alias;
 mod container;
 mod name;
 mod policy;

@@ -3,6 +3,7 @@
 use crate::model::{Attachment, IfName, Mac, Pool};
 use pv_net_common::{EndpointInfo, InterfaceInfo, Ip};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// A pool's place in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +34,23 @@ pub struct Endpoint {
 }
 
 /// Everything that should exist, by host-side link.
-pub type Desired = BTreeMap<IfName, Endpoint>;
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Interfaces of containers that have all that they need.
+    pub endpoints: BTreeMap<IfName, Endpoint>,
+    /// Those whose traffic is stopped, with the reason. Their guard stays.
+    pub held: BTreeMap<IfName, String>,
+}
+
+/// Why an interface cannot be in `pool` any more: its addresses are of other networks than the pool has now.
+#[must_use]
+pub fn misplaced(attachment: &Attachment, pool: &Pool) -> Option<String> {
+    let v4 = attachment.ipv4.filter(|a| pool.v4.as_ref().is_none_or(|s| !s.net.contains(*a)));
+    let v6 = attachment.ipv6.filter(|a| pool.v6.as_ref().is_none_or(|s| !s.net.contains(*a)));
+    let stray: Vec<String> =
+        v4.map(IpAddr::from).into_iter().chain(v6.map(IpAddr::from)).map(|a| a.to_string()).collect();
+    (!stray.is_empty()).then(|| format!("pool {} has other networks than {}", pool.name, stray.join(" and ")))
+}
 
 /// What `attachment` in `pool` asks for.
 #[must_use]
@@ -58,9 +75,15 @@ pub fn endpoint(attachment: &Attachment, pool: &Pool, link: &PoolLink, identity:
         mac: attachment.mac.0,
         gateway_mac: link.mac.0,
     };
-    let own = [info.addr4, info.addr6].into_iter().filter(|a| !a.is_unspecified());
-    let addresses = own.chain([info.link_local.of_pool(link.id)]).collect();
+    let addresses = addresses(attachment, link.id);
     Endpoint { host_if: attachment.host_if.clone(), bridge: link.index, info, addresses }
+}
+
+/// The addresses of `attachment` in the pool with this number, as the `endpoints` map has them.
+#[must_use]
+pub fn addresses(attachment: &Attachment, pool_id: u32) -> Vec<Ip> {
+    let own = attachment.ipv4.map(Ip::from).into_iter().chain(attachment.ipv6.map(Ip::from));
+    own.chain([Ip::link_local(attachment.mac.0).of_pool(pool_id)]).collect()
 }
 
 impl Endpoint {

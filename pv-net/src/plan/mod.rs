@@ -3,7 +3,9 @@
 //! A plan is about the maps, programs and links of containers; what it needs of the kernel is in [`Observed`].
 
 mod desired;
+mod diff;
 mod firewall;
+mod observed;
 mod op;
 mod own_ports;
 mod port_map;
@@ -11,9 +13,11 @@ mod source;
 mod uplink_filter;
 mod uplinks;
 
-pub use desired::{Desired, Endpoint, PoolLink, endpoint};
+pub use desired::{Desired, Endpoint, PoolLink, addresses, endpoint, misplaced};
+pub use diff::{diff, endpoint_ops, forget};
 pub use firewall::{Bridged, DroppingChain, kept_by_firewall, strict_filters};
-pub use op::{Observed, ObservedLink, Op, diff, endpoint_ops};
+pub use observed::{Link, Observed};
+pub use op::Op;
 pub use own_ports::{PortSet, nat_range, reserved};
 pub use port_map::{Published, prefixes, range_of, reservations};
 pub use source::{Candidate, Sources, UplinkSources};
@@ -22,5 +26,7 @@ pub use uplinks::{
     LinkState, Unseen, apart, fitting, locals, networks, overlaps, set_down, unfit, uplink_infos, ways_out,
 };
 
+#[cfg(test)]
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;

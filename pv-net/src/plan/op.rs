@@ -1,52 +1,41 @@
-//! Steps, and how they follow from what is desired and observed.
+//! The steps: data, that says what is to be changed in the kernel.
+//!
+//! Each is idempotent, and knows which steps take it back again.
 
-use super::{Desired, Endpoint};
+use super::Observed;
 use crate::model::{IfName, Mac};
 use pv_net_common::{EndpointInfo, InterfaceInfo, Ip};
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-/// A host-side link as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObservedLink {
-    /// Its index.
-    pub index: u32,
-    /// Administratively up.
-    pub up: bool,
-    /// Index of the bridge that it is a port of.
-    pub controller: Option<u32>,
-}
-
-/// What the kernel holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Observed {
-    /// Host-side links of containers.
-    pub links: BTreeMap<IfName, ObservedLink>,
-    /// The `interfaces` map.
-    pub interfaces: BTreeMap<u32, InterfaceInfo>,
-    /// The `endpoints` map.
-    pub endpoints: BTreeMap<Ip, EndpointInfo>,
-    /// Links with a program.
-    pub hooks: BTreeSet<String>,
-}
-
-/// One step. Each is idempotent.
+/// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Say what the container behind a link may send.
     SetInterface {
         /// The link, for people.
-        host_if: IfName,
+        host_if: String,
         /// Its index.
         index: u32,
         /// The entry.
         info: Box<InterfaceInfo>,
     },
-    /// Put the program on a link.
-    AttachProgram {
+    /// Forget a link: its programs pass nothing that comes from it or goes to it.
+    RemoveInterface {
+        /// Its index.
+        index: u32,
+    },
+    /// Put the programs on a container's link.
+    AttachPrograms {
         /// The link.
         host_if: IfName,
+        /// Its index.
+        index: u32,
+    },
+    /// Forget the programs of a link that is gone.
+    DetachPrograms {
+        /// The link.
+        host_if: String,
     },
     /// Make a link a port of its bridge.
     Enslave {
@@ -59,10 +48,31 @@ pub enum Op {
         /// The MAC that is behind the link, and no other.
         mac: Mac,
     },
+    /// Make a link a port of no bridge.
+    Release {
+        /// The link.
+        host_if: IfName,
+        /// Its index.
+        index: u32,
+    },
     /// Set a link up.
     SetUp {
         /// The link.
-        host_if: IfName,
+        link: String,
+        /// Its index.
+        index: u32,
+    },
+    /// Set a link down.
+    SetDown {
+        /// The link.
+        link: String,
+        /// Its index.
+        index: u32,
+    },
+    /// Delete a link.
+    DeleteLink {
+        /// The link.
+        link: String,
         /// Its index.
         index: u32,
     },
@@ -78,15 +88,10 @@ pub enum Op {
         /// The address.
         addr: Ip,
     },
-    /// Forget a link.
-    RemoveInterface {
-        /// Its index.
-        index: u32,
-    },
-    /// Take the program off a link that is gone or not a container's.
-    DetachProgram {
-        /// The link.
-        host_if: String,
+    /// End the flows of addresses that are nobody's any more.
+    EndFlows {
+        /// The addresses.
+        addresses: Vec<Ip>,
     },
 }
 
@@ -94,65 +99,95 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SetInterface { host_if, index, .. } => write!(f, "interface {index} ({host_if}) guarded"),
-            Self::AttachProgram { host_if } => write!(f, "program on {host_if}"),
+            Self::RemoveInterface { index } => write!(f, "interface {index} removed"),
+            Self::AttachPrograms { host_if, .. } => write!(f, "programs on {host_if}"),
+            Self::DetachPrograms { host_if } => write!(f, "programs of {host_if} forgotten"),
             Self::Enslave { host_if, bridge, .. } => write!(f, "{host_if} port of bridge {bridge}"),
-            Self::SetUp { host_if, .. } => write!(f, "{host_if} up"),
+            Self::Release { host_if, .. } => write!(f, "{host_if} port of no bridge"),
+            Self::SetUp { link, .. } => write!(f, "{link} up"),
+            Self::SetDown { link, .. } => write!(f, "{link} down"),
+            Self::DeleteLink { link, .. } => write!(f, "{link} deleted"),
             Self::SetEndpoint { addr, info } => write!(f, "endpoint {} at {}", IpAddr::from(*addr), info.ifindex),
             Self::RemoveEndpoint { addr } => write!(f, "endpoint {} removed", IpAddr::from(*addr)),
-            Self::RemoveInterface { index } => write!(f, "interface {index} removed"),
-            Self::DetachProgram { host_if } => write!(f, "no program on {host_if}"),
+            Self::EndFlows { addresses } => {
+                let all: Vec<String> = addresses.iter().map(|a| IpAddr::from(*a).to_string()).collect();
+                write!(f, "flows of {} ended", all.join(", "))
+            }
         }
     }
 }
 
-/// The steps that bring up `endpoint` behind link `link`. The guard and the program are there before the link is up,
-/// and the link is up before others are sent to it.
-#[must_use]
-pub fn endpoint_ops(endpoint: &Endpoint, link: &ObservedLink) -> Vec<Op> {
-    let (host_if, index) = (&endpoint.host_if, link.index);
-    let mut ops = vec![
-        Op::SetInterface { host_if: host_if.clone(), index, info: Box::new(endpoint.info) },
-        Op::AttachProgram { host_if: host_if.clone() },
-    ];
-    if link.controller != Some(endpoint.bridge) {
-        ops.push(Op::Enslave { host_if: host_if.clone(), index, bridge: endpoint.bridge, mac: Mac(endpoint.info.mac) });
+impl Op {
+    /// The container's link that depends on this step: it must not carry packets when the step fails. None for steps
+    /// that only close or forget something.
+    #[must_use]
+    pub const fn opens(&self) -> Option<u32> {
+        match self {
+            Self::SetInterface { index, .. }
+            | Self::AttachPrograms { index, .. }
+            | Self::Enslave { index, .. }
+            | Self::SetUp { index, .. } => Some(*index),
+            Self::SetEndpoint { info, .. } => Some(info.ifindex),
+            Self::RemoveInterface { .. }
+            | Self::DetachPrograms { .. }
+            | Self::Release { .. }
+            | Self::SetDown { .. }
+            | Self::DeleteLink { .. }
+            | Self::RemoveEndpoint { .. }
+            | Self::EndFlows { .. } => None,
+        }
     }
-    if !link.up {
-        ops.push(Op::SetUp { host_if: host_if.clone(), index });
-    }
-    ops.extend(endpoint.addresses.iter().map(|addr| Op::SetEndpoint { addr: *addr, info: endpoint.at(index) }));
-    ops
-}
 
-/// The steps from `observed` to `desired`: what is missing is added before what is too much is removed. A desired
-/// endpoint whose link is gone is no step: only its container can bring the link back.
-#[must_use]
-pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Op> {
-    let mut ops = Vec::new();
-    let mut addresses = BTreeSet::new();
-    let mut indices = BTreeSet::new();
-    for endpoint in desired.values() {
-        let Some(link) = observed.links.get(&endpoint.host_if) else { continue };
-        indices.insert(link.index);
-        addresses.extend(endpoint.addresses.iter().copied());
-        ops.extend(endpoint_ops(endpoint, link).into_iter().filter(|op| !is_done(op, observed)));
-    }
-    let stale = observed.endpoints.keys().filter(|a| !addresses.contains(a));
-    ops.extend(stale.map(|addr| Op::RemoveEndpoint { addr: *addr }));
-    let stale = observed.interfaces.keys().filter(|i| !indices.contains(i));
-    ops.extend(stale.map(|index| Op::RemoveInterface { index: *index }));
-    let wanted =
-        |name: &String| observed.links.keys().any(|l| l.as_str() == name) && desired.keys().any(|d| d.as_str() == name);
-    let stale = observed.hooks.iter().filter(|h| !wanted(h));
-    ops.extend(stale.map(|host_if| Op::DetachProgram { host_if: host_if.clone() }));
-    ops
-}
-
-fn is_done(op: &Op, observed: &Observed) -> bool {
-    match op {
-        Op::SetInterface { index, info, .. } => observed.interfaces.get(index) == Some(info.as_ref()),
-        Op::AttachProgram { host_if } => observed.hooks.contains(host_if.as_str()),
-        Op::SetEndpoint { addr, info } => observed.endpoints.get(addr) == Some(info),
-        _ => false,
+    /// The steps that lead back to `before`, what the kernel held before this one. None when nothing was changed, or
+    /// when there is no way back: a link that was deleted, or a flow that was ended. A link that is up keeps its
+    /// programs.
+    #[must_use]
+    pub fn undo(&self, before: &Observed) -> Vec<Self> {
+        let back = match self {
+            Self::SetInterface { host_if, index, .. } => Some(match before.interfaces.get(index) {
+                Some(info) => Self::SetInterface { host_if: host_if.clone(), index: *index, info: Box::new(*info) },
+                None => Self::RemoveInterface { index: *index },
+            }),
+            Self::RemoveInterface { index } => before.interfaces.get(index).map(|info| Self::SetInterface {
+                host_if: before.link(*index).map_or_else(|| index.to_string(), |l| l.name.clone()),
+                index: *index,
+                info: Box::new(*info),
+            }),
+            Self::AttachPrograms { host_if, .. } => {
+                let was_open = before.links.get(host_if.as_str()).is_some_and(|l| l.up);
+                let keep = before.hooks.is_none() || before.is_guarded(host_if.as_str()) || was_open;
+                (!keep).then(|| Self::DetachPrograms { host_if: host_if.to_string() })
+            }
+            Self::DetachPrograms { host_if } => before
+                .links
+                .get(host_if)
+                .filter(|_| before.is_guarded(host_if))
+                .and_then(|link| Some(Self::AttachPrograms { host_if: host_if.parse().ok()?, index: link.index })),
+            Self::Enslave { host_if, index, mac, .. } => before.link(*index).map(|l| match l.controller {
+                Some(bridge) => Self::Enslave { host_if: host_if.clone(), index: *index, bridge, mac: *mac },
+                None => Self::Release { host_if: host_if.clone(), index: *index },
+            }),
+            Self::Release { host_if, index } => before.link(*index).and_then(|l| {
+                let mac = before.interfaces.get(index).map_or(Mac([0; 6]), |info| Mac(info.mac));
+                Some(Self::Enslave { host_if: host_if.clone(), index: *index, bridge: l.controller?, mac })
+            }),
+            Self::SetUp { link, index } => {
+                let was_down = before.link(*index).is_some_and(|l| !l.up);
+                was_down.then(|| Self::SetDown { link: link.clone(), index: *index })
+            }
+            Self::SetDown { link, index } => {
+                let was_up = before.link(*index).is_some_and(|l| l.up);
+                was_up.then(|| Self::SetUp { link: link.clone(), index: *index })
+            }
+            Self::SetEndpoint { addr, .. } => Some(match before.endpoints.get(addr) {
+                Some(info) => Self::SetEndpoint { addr: *addr, info: *info },
+                None => Self::RemoveEndpoint { addr: *addr },
+            }),
+            Self::RemoveEndpoint { addr } => {
+                before.endpoints.get(addr).map(|info| Self::SetEndpoint { addr: *addr, info: *info })
+            }
+            Self::DeleteLink { .. } | Self::EndFlows { .. } => None,
+        };
+        back.into_iter().collect()
     }
 }

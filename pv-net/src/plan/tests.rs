@@ -1,122 +1,139 @@
 //! Golden plans, and what holds for every plan.
 
+use super::fixture::{desired, links, whole};
 use super::*;
-use crate::model::{Attachment, HostAccess, Mac, Pool, PoolKind, Subnet4};
 use proptest::prelude::*;
 use pv_net_common::Ip;
-use std::collections::BTreeMap;
-
-fn pool(isolated: bool) -> Pool {
-    Pool {
-        name: "internal".parse().expect("name"),
-        kind: PoolKind::Bridge { bridge: "pvbr0".parse().expect("name") },
-        v4: Some(Subnet4 { net: "10.0.3.0/24".parse().expect("net"), gateway: [10, 0, 3, 1].into(), dhcp_range: None }),
-        v6: None,
-        nat: false,
-        mtu: None,
-        big_tcp: true,
-        isolated,
-        host_access: HostAccess::Services,
-        max_flows: 2048,
-    }
-}
-
-fn wanted(n: u8, isolated: bool) -> Endpoint {
-    let ipv4 = [10, 0, 3, n].into();
-    let attachment = Attachment {
-        container: format!("c{n}").parse().expect("name"),
-        interface: "eth0".parse().expect("name"),
-        pool: "internal".parse().expect("name"),
-        host_if: format!("pv{n}").parse().expect("name"),
-        mac: Mac::from_ipv4(ipv4),
-        ipv4: Some(ipv4),
-        ipv6: None,
-        default_route: true,
-    };
-    let link = PoolLink { index: 2, mac: Mac([2, 0, 10, 0, 3, 1]), mtu: 1500, id: 1, borrowed: false };
-    endpoint(&attachment, &pool(isolated), &link, u32::from(n))
-}
-
-fn desired(numbers: &[u8], isolated: bool) -> Desired {
-    numbers.iter().map(|n| wanted(*n, isolated)).map(|e| (e.host_if.clone(), e)).collect()
-}
-
-/// The kernel after `ops`.
-fn apply(mut observed: Observed, ops: &[Op]) -> Observed {
-    for op in ops {
-        match op.clone() {
-            Op::SetInterface { index, info, .. } => drop(observed.interfaces.insert(index, *info)),
-            Op::AttachProgram { host_if } => drop(observed.hooks.insert(host_if.to_string())),
-            Op::Enslave { host_if, bridge, .. } => {
-                observed.links.get_mut(&host_if).expect("there").controller = Some(bridge);
-            }
-            Op::SetUp { host_if, .. } => observed.links.get_mut(&host_if).expect("there").up = true,
-            Op::SetEndpoint { addr, info } => drop(observed.endpoints.insert(addr, info)),
-            Op::RemoveEndpoint { addr } => drop(observed.endpoints.remove(&addr)),
-            Op::RemoveInterface { index } => drop(observed.interfaces.remove(&index)),
-            Op::DetachProgram { host_if } => drop(observed.hooks.remove(&host_if)),
-        }
-    }
-    observed
-}
-
-fn links(numbers: &[u8], up: bool) -> Observed {
-    let link = |n: u8| ObservedLink { index: 100 + u32::from(n), up, controller: up.then_some(2) };
-    let links = numbers.iter().map(|n| (format!("pv{n}").parse().expect("name"), link(*n))).collect();
-    Observed { links, ..Observed::default() }
-}
+use std::net::Ipv4Addr;
 
 fn text(ops: &[Op]) -> String {
     ops.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
+fn after(mut observed: Observed, ops: &[Op]) -> Observed {
+    ops.iter().for_each(|op| observed.apply(op));
+    observed
+}
+
 #[test]
 fn the_guard_is_there_before_the_link_is_up() {
     let plan = text(&diff(&desired(&[7], true), &links(&[7], false)));
-    let want = "interface 107 (pv7) guarded\nprogram on pv7\npv7 port of bridge 2\npv7 up\nendpoint 10.0.3.7 at 107\n\
+    let want = "interface 107 (pv7) guarded\nprograms on pv7\npv7 port of bridge 2\npv7 up\nendpoint 10.0.3.7 at 107\n\
                 endpoint fe80::1:0:aff:fe00:307 at 107";
     assert_eq!(plan, want);
 }
 
 #[test]
+fn a_link_without_its_guard_is_set_down_first() {
+    let mut now = whole(&[7], true);
+    now.hooks = Some([].into());
+    assert_eq!(text(&diff(&desired(&[7], true), &now)), "pv7 down\nprograms on pv7\npv7 up");
+}
+
+#[test]
 fn what_is_gone_is_removed_last() {
-    let full = apply(links(&[7, 8], true), &diff(&desired(&[7, 8], true), &links(&[7, 8], true)));
-    let mut now = full;
-    now.links.remove(&"pv8".parse().expect("name"));
+    let mut now = whole(&[7, 8], true);
+    now.links.remove("pv8");
     let plan = text(&diff(&desired(&[7, 8], true), &now));
     assert_eq!(
         plan,
         "endpoint 10.0.3.8 removed\nendpoint fe80::1:0:aff:fe00:308 removed\n\
-         interface 108 removed\nno program on pv8"
+         interface 108 removed\nprograms of pv8 forgotten\nflows of 10.0.3.8, fe80::aff:fe00:308 ended"
     );
 }
 
 #[test]
+fn a_link_that_nothing_is_known_of_is_held_with_its_guard() {
+    let plan = diff(&desired(&[7], true), &whole(&[7, 8], true));
+    assert_eq!(
+        text(&plan),
+        "pv8 down\ninterface 108 removed\nendpoint 10.0.3.8 removed\nendpoint fe80::1:0:aff:fe00:308 removed\n\
+         flows of 10.0.3.8, fe80::aff:fe00:308 ended"
+    );
+    let held = after(whole(&[7, 8], true), &plan);
+    assert!(held.is_guarded("pv8") && !held.links["pv8"].up);
+    assert_eq!(diff(&desired(&[7], true), &held), []);
+    // Its pool is there again.
+    let plan = text(&diff(&desired(&[7, 8], true), &held));
+    let want = "interface 108 (pv8) guarded\npv8 up\nendpoint 10.0.3.8 at 108\nendpoint fe80::1:0:aff:fe00:308 at 108";
+    assert_eq!(plan, want);
+}
+
+#[test]
 fn a_pool_that_opens_changes_entries_only() {
-    let closed = apply(links(&[7], true), &diff(&desired(&[7], true), &links(&[7], true)));
-    let plan = text(&diff(&desired(&[7], false), &closed));
+    let plan = text(&diff(&desired(&[7], false), &whole(&[7], true)));
     assert_eq!(plan, "interface 107 (pv7) guarded\nendpoint 10.0.3.7 at 107\nendpoint fe80::1:0:aff:fe00:307 at 107");
 }
 
+#[test]
+fn an_interface_is_not_put_into_a_pool_with_other_networks() {
+    let (attachment, mut pool) = (fixture::attachment(7), fixture::pool(true));
+    assert_eq!(misplaced(&attachment, &pool), None);
+    pool.v4.as_mut().expect("has one").net = "10.0.4.0/24".parse().expect("net");
+    assert_eq!(misplaced(&attachment, &pool).as_deref(), Some("pool internal has other networks than 10.0.3.7"));
+    pool.v4 = None;
+    assert!(misplaced(&attachment, &pool).is_some());
+}
+
+/// Some of the containers.
+fn numbers() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::btree_set(2u8..20, 0..8).prop_map(|set| set.into_iter().collect())
+}
+
+/// Any kernel: containers that are whole, links that are there, programs and entries that are lost.
+fn observed() -> impl Strategy<Value = Observed> {
+    (numbers(), numbers(), numbers(), numbers(), any::<bool>()).prop_map(|(is_whole, there, bare, lost, isolated)| {
+        let mut observed = whole(&is_whole, isolated);
+        for (name, link) in links(&there, true).links {
+            observed.links.entry(name).or_insert(link);
+        }
+        for n in bare {
+            observed.hooks.as_mut().expect("known").remove(&format!("pv{n}"));
+        }
+        for n in lost {
+            observed.interfaces.remove(&(100 + u32::from(n)));
+            observed.endpoints.remove(&Ip::from(Ipv4Addr::new(10, 0, 3, n)));
+        }
+        observed
+    })
+}
+
 proptest! {
-    /// Any state leads to any other, and there is nothing to do after.
+    /// Any state leads to any other, and there is nothing to do after. No step leaves a link without its guard that had
+    /// one, and after all no link is without.
     #[test]
-    fn every_transition_lands(
-        before in proptest::collection::btree_set(2u8..20, 0..8),
-        after in proptest::collection::btree_set(2u8..20, 0..8),
-        there in proptest::collection::btree_set(2u8..20, 0..18),
-        open: bool,
-    ) {
-        let (before, after, there): (Vec<_>, Vec<_>, Vec<_>) =
-            (before.into_iter().collect(), after.into_iter().collect(), there.into_iter().collect());
-        let start = apply(links(&before, true), &diff(&desired(&before, true), &links(&before, true)));
-        let observed = Observed { links: links(&there, false).links, ..start };
-        let want = desired(&after, !open);
-        let end = apply(observed.clone(), &diff(&want, &observed));
-        prop_assert_eq!(diff(&want, &end), vec![]);
-        let both: BTreeMap<Ip, ()> = after.iter().filter(|n| there.contains(n)).map(|n| (Ip::from(std::net::Ipv4Addr::new(10, 0, 3, *n)), ())).collect();
-        prop_assert!(end.endpoints.keys().filter(|a| a.is_v4()).eq(both.keys()));
-        prop_assert!(end.endpoints.len() == 2 * both.len());
-        prop_assert!(end.hooks.len() == both.len() && end.interfaces.len() == both.len());
+    fn every_transition_lands(now in observed(), want in numbers(), isolated: bool) {
+        let want = desired(&want, isolated);
+        let open_before: Vec<String> = now.unguarded().into_iter().map(ToOwned::to_owned).collect();
+        let mut then = now.clone();
+        for op in diff(&want, &now) {
+            then.apply(&op);
+            prop_assert!(then.unguarded().iter().all(|name| open_before.iter().any(|open| open == name)), "{op}");
+        }
+        prop_assert_eq!(then.unguarded(), Vec::<&str>::new());
+        prop_assert_eq!(diff(&want, &then), vec![]);
+        let there = |name: &str| then.links.contains_key(name);
+        let whole: Vec<_> = want.endpoints.values().filter(|e| there(e.host_if.as_str())).collect();
+        prop_assert_eq!(then.interfaces.len(), whole.len());
+        prop_assert_eq!(then.endpoints.len(), 2 * whole.len());
+        for endpoint in whole {
+            let link = &then.links[endpoint.host_if.as_str()];
+            prop_assert!(link.up && link.controller == Some(2));
+            prop_assert_eq!(then.interfaces[&link.index], endpoint.info);
+        }
+    }
+
+    /// A step that is carried out twice is as once, and one that is undone leaves what was before: but for links that were
+    /// deleted, and programs of a link that is up.
+    #[test]
+    fn a_step_can_be_repeated_and_undone(now in observed(), want in numbers(), isolated: bool) {
+        let mut before = now;
+        for op in diff(&desired(&want, isolated), &before) {
+            let once = after(before.clone(), std::slice::from_ref(&op));
+            prop_assert_eq!(&after(once.clone(), std::slice::from_ref(&op)), &once, "{}", op);
+            let back = after(once.clone(), &op.undo(&before));
+            prop_assert_eq!(&back, &before, "{}", op);
+            before = once;
+        }
     }
 }

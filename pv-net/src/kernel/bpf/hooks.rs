@@ -117,6 +117,7 @@ impl DataPlane {
         let pin = pin::of_link(&self.pins(place), link_name.as_str());
         let hook = self.hook();
         let program = self.programs.entry(place.program())?;
+        crate::kernel::kill_point::pass();
         let id = match hook {
             Hook::Tcx if pin.exists() => return Ok(()),
             Hook::Tcx => {
@@ -140,6 +141,7 @@ impl DataPlane {
         match hook {
             Hook::Tcx => {
                 let link = FdLink::try_from(link).map_err(|e| failed(BpfError::chain(&e)))?;
+                crate::kernel::kill_point::pass();
                 link.pin(&pin).map_err(|e| failed(format!("pin {}: {}", pin.display(), BpfError::chain(&e))))?;
             }
             // A filter belongs to its link; dropping the handle would remove it.

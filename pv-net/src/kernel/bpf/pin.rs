@@ -8,7 +8,7 @@
 
 use super::BpfError;
 use super::place::Place;
-use crate::kernel::own_dir;
+use crate::kernel::{kill_point, own_dir};
 use crate::model::XdpMode;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::fs;
@@ -153,6 +153,7 @@ pub(super) fn list(dir: &Path) -> Result<Vec<String>, BpfError> {
 
 /// Removes a pin; one that is not there is fine.
 pub(super) fn remove(path: &Path) -> Result<(), BpfError> {
+    kill_point::pass();
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(pin_error("remove", path)(e)),
         _ => Ok(()),

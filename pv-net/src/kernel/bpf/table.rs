@@ -2,6 +2,7 @@
 
 use super::BpfError;
 use super::batch;
+use crate::kernel::kill_point;
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
@@ -83,6 +84,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 
     pub(super) fn set(&mut self, key: &K, value: &V) -> Result<(), BpfError> {
+        kill_point::pass();
         self.map.insert(key, value, 0).map_err(map_error("write", self.name))
     }
 
@@ -96,6 +98,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
 
     /// Whether there was an entry.
     pub(super) fn remove(&mut self, key: &K) -> Result<bool, BpfError> {
+        kill_point::pass();
         match self.map.remove(key) {
             Ok(()) => Ok(true),
             Err(MapError::KeyNotFound) => Ok(false),
@@ -127,6 +130,7 @@ impl<V: Pod> Single<V> {
     }
 
     pub(super) fn set(&mut self, value: V) -> Result<(), BpfError> {
+        kill_point::pass();
         self.map.set(0, value, 0).map_err(map_error("write", self.name))
     }
 }
@@ -187,10 +191,12 @@ impl<K: Pod, V: Pod> Trie<K, V> {
     }
 
     pub(super) fn set(&mut self, (bits, key): Prefix<K>, value: V) -> Result<(), BpfError> {
+        kill_point::pass();
         self.map.insert(&Key::new(bits, key), value, 0).map_err(map_error("write", self.name))
     }
 
     pub(super) fn remove(&mut self, (bits, key): Prefix<K>) -> Result<(), BpfError> {
+        kill_point::pass();
         match self.map.remove(&Key::new(bits, key)) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),

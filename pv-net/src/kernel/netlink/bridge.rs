@@ -1,7 +1,8 @@
 //! A pool's bridge.
 
+use super::batch::add_with_alias;
 use super::{LinkInfo, Net, NetError, alias};
-use crate::kernel::forwarding::{Forwarded, switch_on};
+use crate::kernel::forwarding::{Forwarded, listeners, switch_on, switched_off};
 use crate::kernel::sysctl;
 use crate::model::{IfName, Mac};
 use ipnetwork::IpNetwork;
@@ -24,24 +25,42 @@ pub struct BridgeSpec {
     pub alias: String,
 }
 
-/// What [`ensure_bridge`] found or did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ensured {
-    /// The bridge.
-    pub link: LinkInfo,
-    /// Addresses that were added to a bridge that somebody else made.
-    pub borrowed: Vec<IpNetwork>,
-    /// It is a bridge that somebody else made, and was down.
-    pub raised: bool,
-    /// What forwarding changed on a bridge that somebody else made.
+/// What [`ensure_bridge`] is about to change of a bridge that somebody else made, and is to be given back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Borrowing {
+    /// Addresses that it lacks.
+    pub addresses: Vec<IpNetwork>,
+    /// It is down.
+    pub raises: bool,
+    /// What forwarding will change on it.
     pub forwarded: Forwarded,
+    /// Other links that take router advertisements: while forwarding is switched on, the kernel would forget what those
+    /// have said, so their `accept_ra` is another one for a moment.
+    pub meanwhile: Vec<IfName>,
 }
 
-impl Ensured {
-    /// A bridge of which nothing is anybody else's.
-    fn ours(link: LinkInfo) -> Self {
-        Self { link, borrowed: Vec::new(), raised: false, forwarded: Forwarded::default() }
+/// Looks what [`ensure_bridge`] is about to change that is not pv-net's own.
+///
+/// # Errors
+/// The kernel's.
+pub async fn to_borrow(net: &Net, spec: &BridgeSpec) -> Result<Borrowing, NetError> {
+    let found = net.link(spec.name.as_str()).await?;
+    let forwarded = switched_off(&spec.name);
+    let mut borrowing = Borrowing::default();
+    if found.is_none() || forwarded.families.iter().any(|family| family == "ipv6") {
+        borrowing.meanwhile = listeners().into_iter().filter(|link| *link != spec.name).collect();
     }
+    if let Some(link) = found
+        && link.kind.as_deref() == Some("bridge")
+        && !alias::is_ours(link.alias.as_deref())
+    {
+        let present = net.addresses().await?;
+        let lacks = |gateway: &&IpNetwork| !present.contains(&(link.index, **gateway));
+        borrowing.addresses = spec.gateways.iter().filter(lacks).copied().collect();
+        borrowing.raises = !link.up;
+        borrowing.forwarded = forwarded;
+    }
+    Ok(borrowing)
 }
 
 /// Makes the bridge, or completes the one that is there. Of a bridge that pv-net did not make only addresses that are
@@ -54,7 +73,7 @@ impl Ensured {
 /// # Errors
 /// When there is a link of that name that is no bridge, or the kernel refuses. A bridge made by this call is removed
 /// again.
-pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<Ensured, NetError> {
+pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<LinkInfo, NetError> {
     let name = spec.name.as_str();
     let found = net.link(name).await?;
     match found {
@@ -62,33 +81,28 @@ pub async fn ensure_bridge(net: &Net, spec: &BridgeSpec) -> Result<Ensured, NetE
             Err(NetError::Foreign { name: name.to_owned(), kind: link.kind.unwrap_or_else(|| "device".to_owned()) })
         }
         Some(link) => {
-            let (ours, was_up) = (alias::is_ours(link.alias.as_deref()), link.up);
+            let ours = alias::is_ours(link.alias.as_deref());
             if ours {
                 set_properties(net, spec, &link).await?;
             } else if let Some(mac) = link.mac {
                 // Containers have the gateway's MAC in their neighbour tables when a port comes or goes.
                 net.set_link(name, link.index, |l| l.address(mac.to_vec())).await?;
             }
-            let forwarded = switch_on(&spec.name)?;
-            let borrowed = complete(net, spec, &link, ours).await?;
-            let link = find(net, name).await?;
-            if ours {
-                return Ok(Ensured::ours(link));
-            }
-            Ok(Ensured { link, borrowed, raised: !was_up, forwarded })
+            switch_on(&spec.name)?;
+            complete(net, spec, &link, ours).await?;
+            find(net, name).await
         }
         None => {
             let message = LinkBridge::new(name).address(spec.mac.0.to_vec()).mtu(spec.mtu).build();
-            net.handle.link().add(message).execute().await.map_err(NetError::nl("make bridge", name))?;
+            add_with_alias("make bridge", name, message, &spec.alias).await?;
             let link = find(net, name).await?;
             let finish = async {
-                net.set_link(name, link.index, |l| l.alias(spec.alias.clone())).await?;
                 switch_on(&spec.name)?;
                 complete(net, spec, &link, true).await?;
                 find(net, name).await
             };
             match finish.await {
-                Ok(link) => Ok(Ensured::ours(link)),
+                Ok(link) => Ok(link),
                 Err(e) => {
                     net.delete_link(name, link.index).await?;
                     Err(e)
@@ -112,8 +126,8 @@ async fn set_properties(net: &Net, spec: &BridgeSpec, link: &LinkInfo) -> Result
     Ok(())
 }
 
-/// Addresses and up; which addresses were missing. The settings of a bridge that is not `ours` stay as they are.
-async fn complete(net: &Net, spec: &BridgeSpec, link: &LinkInfo, ours: bool) -> Result<Vec<IpNetwork>, NetError> {
+/// Addresses and up. The settings of a bridge that is not `ours` stay as they are.
+async fn complete(net: &Net, spec: &BridgeSpec, link: &LinkInfo, ours: bool) -> Result<(), NetError> {
     if ours {
         net.set_segment_bytes(&link.name, link.index, spec.segment_bytes).await;
         // The device is the router here: it takes no advice from containers.
@@ -137,5 +151,5 @@ async fn complete(net: &Net, spec: &BridgeSpec, link: &LinkInfo, ours: bool) -> 
         net.set_up(&link.name, link.index).await?;
     }
     net.wait_until_received(link.index, &added).await;
-    Ok(added)
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Links, addresses and routes through rtnetlink, in-process. Nothing here decides what should exist.
 
-pub mod alias;
+mod batch;
 mod bridge;
 mod clsact;
 mod error;
@@ -10,13 +10,17 @@ pub mod segments;
 mod veth;
 mod watch;
 
-pub use bridge::{BridgeSpec, Ensured, ensure_bridge};
+pub use bridge::{Borrowing, BridgeSpec, ensure_bridge, to_borrow};
 pub use error::NetError;
 pub use route::default_route_of;
 pub(crate) use veth::in_runtime;
-pub use veth::{VethSpec, address_inside, attach_veth, has_end_of, host_if_name, raise_inside};
+pub use veth::{VethSpec, address_inside, attach_veth, finish_veth, has_end_of, host_if_name, raise_inside};
 pub use watch::{NetEvent, watch};
 
+pub use crate::model::alias;
+pub use crate::plan::Link as LinkInfo;
+
+use crate::kernel::kill_point;
 use crate::model::Mac;
 use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
@@ -32,36 +36,6 @@ use std::net::IpAddr;
 #[derive(Clone)]
 pub struct Net {
     handle: Handle,
-}
-
-/// A link, as far as pv-net cares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LinkInfo {
-    /// Interface index.
-    pub index: u32,
-    /// Name.
-    pub name: String,
-    /// Kind (`veth`, `bridge`, …); none for a physical one.
-    pub kind: Option<String>,
-    /// MAC, for an Ethernet link.
-    pub mac: Option<[u8; 6]>,
-    /// MTU in bytes.
-    pub mtu: u32,
-    /// Administratively up.
-    pub up: bool,
-    /// It has a carrier.
-    pub carrier: bool,
-    /// `ifalias`.
-    pub alias: Option<String>,
-    /// For a veth the index of its other end, in that one's namespace (`IFLA_LINK`).
-    pub other_end: Option<u32>,
-    /// Index of the bridge, bond or the like that it is a port of.
-    pub controller: Option<u32>,
-    /// It is the loopback link.
-    pub loopback: bool,
-    /// An ipvlan in mode l3s: its packets come in as its parent's, and are its own only after routing (`ipvlan_l3s.c`),
-    /// where no program of the link's ingress sees them. Seen on 6.12.
-    pub l3s: bool,
 }
 
 /// An address of the device.
@@ -138,6 +112,7 @@ impl Net {
         index: u32,
         change: impl FnOnce(rtnetlink::LinkMessageBuilder<LinkUnspec>) -> rtnetlink::LinkMessageBuilder<LinkUnspec>,
     ) -> Result<(), NetError> {
+        kill_point::pass();
         let message = change(LinkUnspec::new_with_index(index)).build();
         self.handle.link().set(message).execute().await.map_err(NetError::nl("set up link", name))
     }
@@ -181,6 +156,7 @@ impl Net {
     /// # Errors
     /// The kernel's.
     pub async fn hold_mac(&self, name: &str, index: u32, mac: Mac) -> Result<(), NetError> {
+        kill_point::pass();
         let request = self.handle.neighbours().add_bridge(index, &mac.0);
         let request = request.flags(NeighbourFlags::Controller | NeighbourFlags::Sticky).state(NeighbourState::Noarp);
         let done = request.replace().execute().await;
@@ -192,6 +168,7 @@ impl Net {
     /// # Errors
     /// The kernel's.
     pub async fn delete_link(&self, name: &str, index: u32) -> Result<(), NetError> {
+        kill_point::pass();
         match self.handle.link().del(index).execute().await.map_err(NetError::nl("delete link", name)) {
             Err(e) if e.is(libc::ENODEV) => Ok(()),
             other => other,
@@ -204,6 +181,7 @@ impl Net {
     /// # Errors
     /// The kernel's.
     pub async fn add_address(&self, link: &str, index: u32, address: IpNetwork) -> Result<(), NetError> {
+        kill_point::pass();
         let mut request = self.handle.address().add(index, address.ip(), address.prefix());
         if address.is_ipv6() {
             request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
@@ -231,6 +209,7 @@ impl Net {
             .await
             .map_err(NetError::nl("list addresses of", link))?;
         for message in messages.into_iter().filter(|m| address_of(m) == Some((index, address))) {
+            kill_point::pass();
             match self.handle.address().del(message).execute().await.map_err(NetError::nl("delete address", &what)) {
                 Err(e) if e.is(libc::EADDRNOTAVAIL) || e.is(libc::ENODEV) => {}
                 other => other?,

@@ -94,10 +94,10 @@ fn a_bridge_is_made_once_and_adopted_after() {
         let first = ensure_bridge(&net, &bridge_spec()).await.expect("made");
         let again = ensure_bridge(&net, &bridge_spec()).await.expect("adopted");
         assert_eq!(first, again);
-        assert_eq!((first.link.mtu, first.link.mac, first.link.up), (1400, Some([2, 0, 10, 9, 0, 1]), true));
+        assert_eq!((first.mtu, first.mac, first.up), (1400, Some([2, 0, 10, 9, 0, 1]), true));
         let addresses = net.addresses().await.expect("list");
         for gateway in bridge_spec().gateways {
-            assert!(addresses.contains(&(first.link.index, gateway)), "{gateway} in {addresses:?}");
+            assert!(addresses.contains(&(first.index, gateway)), "{gateway} in {addresses:?}");
         }
     });
 }
@@ -110,11 +110,12 @@ fn a_foreign_bridge_is_used_and_what_was_added_is_said() {
         net.handle.link().add(rtnetlink::LinkBridge::new("pvtest0").build()).execute().await.expect("made");
         let before = net.link("pvtest0").await.expect("list").expect("there");
         net.set_down("pvtest0", before.index).await.expect("down");
-        let ensured = ensure_bridge(&net, &bridge_spec()).await.expect("adopted");
-        assert_eq!(ensured.borrowed, bridge_spec().gateways);
-        assert_eq!((ensured.link.mac, ensured.link.alias), (before.mac, None));
-        assert!(ensured.raised && ensured.link.up, "it was down before");
-        assert!(!ensure_bridge(&net, &bridge_spec()).await.expect("adopted").raised, "it is up by now");
+        let borrowing = to_borrow(&net, &bridge_spec()).await.expect("looked at");
+        assert_eq!((&borrowing.addresses, borrowing.raises), (&bridge_spec().gateways, true));
+        let link = ensure_bridge(&net, &bridge_spec()).await.expect("adopted");
+        assert_eq!((link.mac, link.alias, link.up), (before.mac, None, true));
+        let again = to_borrow(&net, &bridge_spec()).await.expect("looked at");
+        assert_eq!(again, Borrowing::default(), "nothing is left to change");
         // Without ports its MAC would be theirs, and zero after the last one.
         net.handle.link().add(LinkVeth::new("port", "other").build()).execute().await.expect("made");
         let port = net.link("port").await.expect("list").expect("there");
@@ -144,7 +145,7 @@ fn a_container_gets_its_interface_and_keeps_it() {
         let net = Net::here().expect("netlink");
         let other = Other::new();
         let netns = netns::open(&other.reference).expect("open");
-        let bridge = ensure_bridge(&net, &bridge_spec()).await.expect("made").link;
+        let bridge = ensure_bridge(&net, &bridge_spec()).await.expect("made");
         let spec = veth_spec(&bridge);
         let link = attach_veth(&net, &spec, &netns).await.expect("made");
         assert_eq!((link.controller, link.up, link.mtu), (Some(bridge.index), false, 1400));
@@ -181,7 +182,7 @@ fn a_taken_name_in_the_container_leaves_nothing_behind() {
         let net = Net::here().expect("netlink");
         let other = Other::new();
         let netns = netns::open(&other.reference).expect("open");
-        let bridge = ensure_bridge(&net, &bridge_spec()).await.expect("made").link;
+        let bridge = ensure_bridge(&net, &bridge_spec()).await.expect("made");
         let spec = veth_spec(&bridge);
         attach_veth(&net, &spec, &netns).await.expect("made");
         let before = net.links().await.expect("list");

@@ -1,6 +1,8 @@
 //! A container's interface: a veth pair, one end a port of the pool's bridge, the other in the container's namespace.
 
+use super::batch::add_with_alias;
 use super::{LinkInfo, Net, NetError, alias};
+use crate::kernel::kill_point;
 use crate::kernel::netns::Netns;
 use crate::kernel::sysctl;
 use crate::model::{ContainerName, IfName, Mac};
@@ -51,7 +53,7 @@ pub fn host_if_name(container: &ContainerName, interface: &IfName) -> IfName {
 /// [`raise_inside`] do the rest.
 ///
 /// A pair with the same alias whose other end is in this namespace is adopted; one with another alias of pv-net's is
-/// a leftover and made anew.
+/// a leftover and made anew. A new pair is marked as unfinished ([`alias::unfinished`]) until [`finish_veth`].
 ///
 /// # Errors
 /// When a name is taken in either namespace, or the kernel refuses; what was made is removed again.
@@ -62,16 +64,15 @@ pub async fn attach_veth(net: &Net, spec: &VethSpec, netns: &Netns) -> Result<Li
             let kind = old.kind.unwrap_or_else(|| "device".to_owned());
             return Err(NetError::Foreign { name: name.to_owned(), kind });
         }
-        if old.alias.as_deref() == Some(&spec.alias) && has_peer(netns, spec).await? {
+        if old.alias.as_deref().map(alias::finished) == Some(&spec.alias) && has_peer(netns, spec).await? {
             net.hold_mac(name, old.index, spec.mac).await?;
             return Ok(old);
         }
         net.delete_link(name, old.index).await?;
     }
-    create(net, spec, netns).await?;
+    create(spec, netns).await?;
     let link = net.link(name).await?.ok_or_else(|| NetError::Vanished { name: name.to_owned() })?;
     let finish = async {
-        net.set_link(name, link.index, |l| l.alias(spec.alias.clone())).await?;
         net.hold_mac(name, link.index, spec.mac).await?;
         net.set_segment_bytes(name, link.index, spec.segment_bytes).await;
         // The host side is a bridge port: it speaks no IPv6 of its own.
@@ -88,7 +89,7 @@ pub async fn attach_veth(net: &Net, spec: &VethSpec, netns: &Netns) -> Result<Li
 }
 
 /// One request makes both ends where they belong, so nothing half-made is ever seen.
-async fn create(net: &Net, spec: &VethSpec, netns: &Netns) -> Result<(), NetError> {
+async fn create(spec: &VethSpec, netns: &Netns) -> Result<(), NetError> {
     let peer: LinkMessage = LinkUnspec::new_with_name(spec.container_if.as_str())
         .address(spec.mac.0.to_vec())
         .mtu(spec.mtu)
@@ -100,10 +101,24 @@ async fn create(net: &Net, spec: &VethSpec, netns: &Netns) -> Result<(), NetErro
         .controller(spec.bridge_index)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .build();
-    match net.handle.link().add(message).execute().await.map_err(NetError::nl("make link", spec.host_if.as_str())) {
+    match add_with_alias("make link", spec.host_if.as_str(), message, &alias::unfinished(&spec.alias)).await {
         // The host-side name was free a moment ago, so it is the other one.
         Err(e) if e.is(libc::EEXIST) => Err(NetError::InterfaceExists { name: spec.container_if.to_string() }),
         other => other,
+    }
+}
+
+/// The attach that made `link` is over: what is missing of it from now on was taken away by somebody.
+///
+/// # Errors
+/// The kernel's.
+pub async fn finish_veth(net: &Net, link: &LinkInfo) -> Result<(), NetError> {
+    match link.alias.as_deref().filter(|a| alias::is_unfinished(a)) {
+        Some(begun) => {
+            let whole = alias::finished(begun).to_owned();
+            net.set_link(&link.name, link.index, |l| l.alias(whole)).await
+        }
+        None => Ok(()),
     }
 }
 
@@ -213,6 +228,7 @@ async fn add_default_route(net: &Net, index: u32, gateway: IpAddr) -> Result<(),
         IpAddr::V6(g) => RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).gateway(g).build(),
     };
     let what = format!("default via {gateway}");
+    kill_point::pass();
     match net.handle.route().add(message).execute().await.map_err(NetError::nl("add route", &what)) {
         Err(e) if e.is(libc::EEXIST) => Ok(()),
         other => other,

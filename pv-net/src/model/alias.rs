@@ -1,11 +1,14 @@
 //! The `ifalias` of the links that pv-net makes: it marks them as pv-net's, and says enough to learn a lease again
 //! from a link alone. Pure.
 
-use crate::model::{Attachment, IfName, PoolName};
+use super::{Attachment, IfName, PoolName};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 
 const MARK: &str = "pv-net:";
+/// Ends the alias of a container's link whose attach has not come to its end.
+/// One octet: the longest alias leaves room for no more.
+const UNFINISHED: &str = ";";
 
 /// The alias of a container's host-side link. At most 255 bytes (`IFALIASZ`), by the lengths of the names.
 #[must_use]
@@ -39,6 +42,25 @@ pub fn to_attachment(host_if: &str, alias: &str) -> Option<Attachment> {
         ipv6: optional("v6").map(str::parse).transpose().ok()?,
         default_route: optional("gw").is_some(),
     })
+}
+
+/// The alias of a container's link from its making to the end of the attach. It is on the link itself, so that a daemon
+/// that died in between leaves the mark behind, without a write to the disk for each attach.
+#[must_use]
+pub fn unfinished(alias: &str) -> String {
+    format!("{alias}{UNFINISHED}")
+}
+
+/// Whether the attach that made the link with this alias has not come to its end.
+#[must_use]
+pub fn is_unfinished(alias: &str) -> bool {
+    is_ours(Some(alias)) && alias.ends_with(UNFINISHED)
+}
+
+/// The alias that the link has when its attach is over.
+#[must_use]
+pub fn finished(alias: &str) -> &str {
+    alias.strip_suffix(UNFINISHED).unwrap_or(alias)
 }
 
 /// The alias of a bridge that pv-net made for `pool`.
@@ -116,7 +138,12 @@ mod tests {
         fn an_alias_says_it_all(c in "[a-z0-9][a-zA-Z0-9._-]{0,62}", p in "[a-z0-9][a-z0-9._-]{0,31}",
                                 i in "[a-z%;][a-z0-9.;=%]{0,14}", v4: [u8; 4], v6: [u8; 16], gw: bool) {
             let a = attachment(&c, &p, &i, v4, v6, gw);
-            prop_assert_eq!(to_attachment("pvx", &of_attachment(&a)), Some(a));
+            let alias = of_attachment(&a);
+            let begun = unfinished(&alias);
+            prop_assert!(is_unfinished(&begun) && !is_unfinished(&alias));
+            prop_assert!(finished(&begun) == alias && finished(&alias) == alias);
+            prop_assert_eq!(to_attachment("pvx", &begun), Some(a.clone()));
+            prop_assert_eq!(to_attachment("pvx", &alias), Some(a));
         }
 
         #[test]
@@ -137,7 +164,7 @@ mod tests {
         for interface in ["i", ";", "%"] {
             let name = interface.repeat(15);
             let longest = attachment(&"c".repeat(63), &"p".repeat(32), &name, [255; 4], [0xab; 16], true);
-            assert!(of_attachment(&longest).len() <= 255);
+            assert!(unfinished(&of_attachment(&longest)).len() <= 255);
         }
     }
 }

@@ -1,0 +1,181 @@
+//! Containers whose pool is not there as it was: their traffic is stopped, and their guard stays.
+
+use anyhow::{Context, Result, ensure};
+use harness::forger::{Forger, Victims};
+use harness::{Container, Device, SOON, configs, eventually};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::time::Duration;
+
+/// How long is listened for what must not come.
+const WHILE: Duration = Duration::from_millis(400);
+
+struct Lab {
+    device: Device,
+    a: Container,
+    b: Container,
+    c: Container,
+}
+
+/// `a` and `b` in `internal`, `c` in `management`; then another configuration at the daemon's next start.
+fn restarted(config: &Value, meanwhile: impl FnOnce(&Device) -> Result<()>) -> Result<Lab> {
+    let mut device = Device::started(&configs::two_pools())?;
+    let (a, b) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
+    let c = device.attach("c", "management")?;
+    for to in b.addresses() {
+        a.ns.ping(to, 1)?;
+    }
+    device.stop(Signal::SIGTERM)?;
+    device.configure(config)?;
+    meanwhile(&device)?;
+    device.start()?;
+    Ok(Lab { device, a, b, c })
+}
+
+fn without_internal() -> Result<Value> {
+    let mut config = configs::two_pools();
+    config["network"]["pools"].as_object_mut().context("pools")?.remove("internal");
+    Ok(config)
+}
+
+fn conditions(device: &Device) -> Result<String> {
+    Ok(device.json(&["status"])?["conditions"].to_string())
+}
+
+impl Lab {
+    /// `a` forges, and says what it may as well: nobody hears any of it.
+    fn nothing_of_a_is_heard(&self, links: &[&str]) -> Result<()> {
+        let victims = Victims::listen(&self.device, links, &[&self.b.ns, &self.c.ns])?;
+        let (echo, from_a) = (harness::Ear::link(&self.b.ns, "eth0")?, self.a.mac()?);
+        let forger = Forger::start(vec![self.a.ns.path()], self.b.mac()?)?;
+        for to in self.b.addresses() {
+            let mut ping = self.a.ns.command("ping");
+            let done = ping.args(["-n", "-q", "-c", "1", "-W", "1", &to.to_string()]).output()?;
+            ensure!(!done.status.success(), "{to} answers");
+        }
+        std::thread::sleep(WHILE);
+        drop(forger);
+        victims.heard_nothing()?;
+        let heard: Vec<_> = echo.heard()?.into_iter().filter(|f| f.get(6..12) == Some(&from_a[..])).collect();
+        ensure!(heard.is_empty(), "b heard {heard:02x?}");
+        Ok(())
+    }
+
+    fn all_is_well_again(&self) -> Result<()> {
+        eventually(SOON, || {
+            let said = conditions(&self.device)?;
+            ensure!(!said.contains("traffic is stopped"), "{said}");
+            for to in self.b.addresses() {
+                self.a.ns.ping(to, 1)?;
+            }
+            self.a.ns.ping("10.0.3.1", 1)?;
+            self.a.ns.ping("fd00:5056:0:3::1", 1)
+        })
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn of_a_pool_that_is_not_in_the_file() -> Result<()> {
+    let lab = restarted(&without_internal()?, |_| Ok(()))?;
+    for name in ["a", "b"] {
+        let said = conditions(&lab.device)?;
+        let want = format!("container {name}: interface eth0: its traffic is stopped: pool internal is not available");
+        ensure!(said.contains(&want), "no {want} in {said}");
+        let view = lab.device.json(&["containers"])?.to_string();
+        ensure!(view.contains("its traffic is stopped: pool internal"), "{view}");
+    }
+    lab.nothing_of_a_is_heard(&["pvbr3"])?;
+    lab.c.ns.ping("10.0.4.1", 1)?;
+    lab.c.ns.ping("fd00:5056:0:4::1", 1)?;
+    // Whoever sets the link up does not open it.
+    let link = lab.a.host_if().to_owned();
+    let victims = Victims::listen(&lab.device, &["pvbr3"], &[&lab.b.ns])?;
+    let forger = Forger::start(vec![lab.a.ns.path()], lab.b.mac()?)?;
+    for _ in 0..3 {
+        lab.device.ns.ip(&format!("link set {link} up"))?;
+        eventually(SOON, || {
+            let shown = lab.device.ns.ip(&format!("link show {link}"))?;
+            ensure!(shown.contains("state DOWN"), "{shown}");
+            Ok(())
+        })?;
+    }
+    ensure!(forger.sent() > 0, "nothing was sent");
+    drop(forger);
+    victims.heard_nothing()?;
+    lab.device.configure(&configs::two_pools())?;
+    lab.device.cli(&["reload"]).ok()?;
+    lab.all_is_well_again()
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn of_a_pool_whose_bridge_cannot_be_made() -> Result<()> {
+    let lab = restarted(&configs::two_pools(), |device| {
+        device.ns.ip("link del pvbr3")?;
+        device.ns.ip("link add pvbr3 type veth peer name other3").map(drop)
+    })?;
+    let said = conditions(&lab.device)?;
+    ensure!(
+        said.contains("container a: interface eth0: its traffic is stopped: pool internal is not available"),
+        "{said}"
+    );
+    ensure!(said.contains("pvbr3: exists already"), "{said}");
+    lab.nothing_of_a_is_heard(&["pvbr4"])?;
+    lab.c.ns.ping("10.0.4.1", 1)?;
+    // What was in the way is gone: nobody needs to say so.
+    lab.device.ns.ip("link del pvbr3")?;
+    lab.all_is_well_again()
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn of_a_pool_that_has_other_networks_now() -> Result<()> {
+    let mut config = configs::two_pools();
+    config["network"]["pools"]["internal"] = configs::pool(9);
+    config["network"]["pools"]["internal"]["bridge"] = "pvbr3".into();
+    let lab = restarted(&config, |_| Ok(()))?;
+    let said = conditions(&lab.device)?;
+    ensure!(said.contains("its traffic is stopped: pool internal has other networks than"), "{said}");
+    lab.nothing_of_a_is_heard(&["pvbr3"])?;
+    lab.device.cli(&["detach", "a"]).ok()?;
+    let again =
+        lab.device.json(&["attach", "a", "--netns", &lab.a.ns.path().display().to_string(), "--pool", "internal"])?;
+    ensure!(again["ipv4_address"].as_str().is_some_and(|a| a.starts_with("10.0.9.")), "{again}");
+    lab.a.ns.ping("10.0.9.1", 1)?;
+    lab.a.ns.ping("fd00:5056:0:9::1", 1)
+}
+
+/// A configuration that cannot be carried out leaves all as it was: pools, rules, and who may talk to whom.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_reload_that_cannot_be_carried_out_changes_nothing() -> Result<()> {
+    let device = Device::started(&configs::two_pools())?;
+    let (a, c) = (device.attach("a", "internal")?, device.attach("c", "management")?);
+    device.ns.ip("link add pvbr5 type veth peer name other5")?;
+    let (pools, before) = (device.json(&["pools"])?, harness::Snapshot::of(&device)?);
+    let mut config = configs::open_pools();
+    config["network"]["pools"]["third"] = configs::pool(5);
+    config["network"]["pools"]["fourth"] = configs::pool(6);
+    device.configure(&config)?;
+    let reply = device.cli(&["reload"]);
+    ensure!(reply.code == Some(1) && reply.stderr.contains("pool third: link pvbr5: exists already"), "{reply:?}");
+    ensure!(!reply.stderr.contains("not put back"), "{reply:?}");
+    ensure!(device.json(&["pools"])? == pools, "the pools changed");
+    eventually(SOON, || {
+        let changed = before.diff(&harness::Snapshot::of(&device)?);
+        ensure!(changed.is_empty(), "{changed}");
+        Ok(())
+    })?;
+    for to in c.addresses() {
+        let mut ping = a.ns.command("ping");
+        let done = ping.args(["-n", "-q", "-c", "1", "-W", "1", &to.to_string()]).output()?;
+        ensure!(!done.status.success(), "{to} answers: the pools are open");
+    }
+    device.ns.ip("link del pvbr5")?;
+    device.cli(&["reload"]).ok()?;
+    for to in c.addresses() {
+        a.ns.ping(to, 1)?;
+    }
+    Ok(())
+}
