@@ -140,8 +140,12 @@ impl Namespace {
     /// # Errors
     /// When it is not there.
     pub fn mac(&self, link: &str) -> Result<[u8; 6]> {
-        let said = self.ip(&format!("-br link show {link}"))?;
-        crate::frame::parse_mac(said.split_whitespace().nth(2).context("a MAC")?)
+        // Without a program: the emulated machines have none.
+        self.run(|| {
+            let mut all = nix::ifaddrs::getifaddrs()?.filter(|found| found.interface_name == link);
+            let mac = all.find_map(|found| found.address?.as_link_addr()?.addr());
+            mac.with_context(|| format!("a MAC of {link}"))
+        })
     }
 
     /// Waits until duplicate address detection is through with every address: none is used before.

@@ -92,10 +92,15 @@ fn a_restart_takes_over_the_programs() -> Result<()> {
         Ok(links(device)?.into_iter().filter(|(pin, _)| of_containers(pin)).collect())
     };
     let links_before = tc(&device)?;
+    // A map that an earlier build had, and that nobody uses.
+    let unused = device.pins().join("maps/unused");
+    let stats = unused.with_file_name(names::MAP_STATS);
+    output(Command::new("bpftool").args(["map", "pin", "pinned"]).arg(stats).arg(&unused))?;
     for (signal, port) in [(Signal::SIGKILL, 7100), (Signal::SIGTERM, 7101)] {
         device.stop(signal)?;
         device.start()?;
         ensure!(taken_over(&device)?, "after {signal}: not taken over");
+        ensure!(!unused.exists(), "after {signal}: a map that nobody uses is still pinned");
         ensure!(programs(&device)? == before, "after {signal}: {:?} instead of {before:?}", programs(&device)?);
         ensure!(tc(&device)? == links_before, "after {signal}: the links changed");
         links_run_what_is_pinned(&device)?;

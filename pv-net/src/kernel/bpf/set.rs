@@ -203,7 +203,9 @@ impl MapSet {
     /// When a directory cannot be renamed, or the old pins not be removed; the next start goes on.
     pub(super) fn put_in_force(&mut self, root: &Path) -> Result<(), BpfError> {
         if !self.beside {
-            return Ok(());
+            // What an earlier build had here and nobody uses any more, such as `stages`.
+            let others = pin::list(&self.dir)?.into_iter().filter(|name| !names::MAPS.contains(&name.as_str()));
+            return others.into_iter().try_for_each(|name| pin::remove(&self.dir.join(name)));
         }
         let (now, old) = (pin::maps_dir(root), pin::old_maps_dir(root));
         rename(&now, &old)?;
