@@ -50,6 +50,7 @@ impl Daemon {
         };
         self.check_ports(&container)?;
         self.open_plane()?;
+        self.take_over()?;
         let _quick = self.grace.expedite();
         for (index, attachment) in left {
             self.disconnect(index, &attachment).await.map_err(about)?;

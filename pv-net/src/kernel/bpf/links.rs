@@ -1,6 +1,7 @@
 //! The pinned links to network devices: which there are, what is behind them, and a program put behind each in one step.
 
 use super::{BpfError, pin, sys};
+use crate::kernel::kill_point;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -48,6 +49,7 @@ impl Link {
     /// # Errors
     /// The kernel's; the program before is still there then.
     pub(super) fn update(&self, program: BorrowedFd<'_>) -> Result<bool, BpfError> {
+        kill_point::pass();
         match sys::update_link(&self.fd, program) {
             Ok(()) => Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => Ok(false),

@@ -7,6 +7,7 @@
 
 use super::object::OBJECT;
 use super::{BpfError, pin, sys};
+use crate::kernel::kill_point;
 use aya::maps::{MapData, MapInfo};
 use aya_obj::Object;
 use pv_net_common::layout::made_anew;
@@ -230,6 +231,7 @@ pub(super) fn recover(root: &Path) -> Result<(), BpfError> {
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), BpfError> {
+    kill_point::pass();
     fs::rename(from, to).map_err(pin::pin_error("rename", from))
 }
 
