@@ -146,6 +146,43 @@ fn of_a_pool_that_has_other_networks_now() -> Result<()> {
     lab.a.ns.ping("fd00:5056:0:9::1", 1)
 }
 
+/// What somebody takes away of a bridge, a link, its programs and its entries comes back.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_is_taken_away_is_put_right() -> Result<()> {
+    let device = Device::started(&configs::two_pools())?;
+    let (a, b) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
+    let well = || -> Result<()> {
+        for to in b.addresses() {
+            a.ns.ping(to, 1)?;
+        }
+        a.ns.ping("10.0.3.1", 1)?;
+        a.ns.ping("fd00:5056:0:3::1", 1)
+    };
+    for damage in [
+        "ip addr del 10.0.3.1/24 dev pvbr3",
+        "ip addr del fd00:5056:0:3::1/64 dev pvbr3",
+        "ip link set pvbr3 down",
+        "sysctl -qw net.ipv6.conf.pvbr3.forwarding=0",
+    ] {
+        device.ns.sh(damage)?;
+        eventually(SOON, well).context(damage)?;
+    }
+    let index: u32 =
+        device.ns.ip(&format!("-o link show {}", a.host_if()))?.split(':').next().context("a number")?.parse()?;
+    let key: Vec<String> = index.to_ne_bytes().iter().map(|b| b.to_string()).collect();
+    let map = device.pins().join("maps").join(pv_net_common::names::MAP_INTERFACES);
+    device.ns.sh(&format!("bpftool map delete pinned {} key {}", map.display(), key.join(" ")))?;
+    eventually(SOON, well).context("an entry of a map")?;
+    let pin = device.pins().join("links").join(pv_net_common::names::PROG_FROM_CONTAINER).join(a.host_if());
+    std::fs::remove_file(&pin)?;
+    eventually(SOON, || {
+        ensure!(pin.exists(), "the programs are not back");
+        well()
+    })
+    .context("a pin")
+}
+
 /// A configuration that cannot be carried out leaves all as it was: pools, rules, and who may talk to whom.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]

@@ -38,6 +38,7 @@ impl Core for Daemon {
         self.look_at_firewall();
         self.look_at_ports();
         self.try_held_again().await;
+        self.repair().await;
         self.refresh_policy().await;
     }
 

@@ -17,6 +17,7 @@ mod policy;
 mod pools;
 mod port_map;
 mod reconcile;
+mod repair;
 mod segments;
 mod teardown;
 mod uplink_filter;

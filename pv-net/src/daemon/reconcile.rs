@@ -64,7 +64,7 @@ impl Daemon {
     }
 
     /// What should exist for the containers that are attached. One whose pool is not there as it was is held.
-    fn desired(&mut self, observed: &Observed) -> Desired {
+    pub(super) fn desired(&mut self, observed: &Observed) -> Desired {
         let mut desired = Desired::default();
         let attachments: Vec<Attachment> =
             self.state.containers.values().flat_map(|r| r.attachments.iter().cloned()).collect();
@@ -239,6 +239,7 @@ impl Daemon {
             tracing::warn!(error = %e, "pools do not follow the uplinks' MTU");
         }
         self.try_held_again().await;
+        self.repair_bridges().await;
         // Of an uplink's first filter.
         self.put_away_object();
         self.refresh_policy().await;
