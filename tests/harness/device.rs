@@ -16,8 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A device with its own files, BPF file system and daemon.
 pub struct Device {
-    // Dropped in this order: the daemon, the namespace, the mount, the files.
+    // Dropped in this order: the daemon, what it left switched on, the namespace, the mount, the files.
     daemon: Option<Process>,
+    _grace: GracePeriods,
     /// The device's namespace.
     pub ns: Namespace,
     bpffs: BpfFs,
@@ -33,6 +34,21 @@ pub struct Reply {
     pub stdout: String,
     /// Standard error.
     pub stderr: String,
+}
+
+/// Grace periods are the whole machine's. A daemon that a test kills while it has made them short leaves its marker.
+struct GracePeriods {
+    marker: PathBuf,
+}
+
+impl Drop for GracePeriods {
+    fn drop(&mut self) {
+        if self.marker.exists()
+            && let Err(why) = std::fs::write("/sys/kernel/rcu_expedited", "0")
+        {
+            eprintln!("grace periods stay short: {why}");
+        }
+    }
 }
 
 struct BpfFs(PathBuf);
@@ -75,7 +91,8 @@ impl Device {
         let dir = tempfile::Builder::new().prefix("pv-net-test-").tempdir()?;
         std::fs::create_dir(dir.path().join("containers"))?;
         let bpffs = BpfFs::mount(dir.path().join("bpf"))?;
-        let device = Self { daemon: None, ns: Namespace::new("dev")?, bpffs, dir };
+        let grace = GracePeriods { marker: dir.path().join("run/rcu-expedited") };
+        let device = Self { daemon: None, _grace: grace, ns: Namespace::new("dev")?, bpffs, dir };
         device.configure(config)?;
         Ok(device)
     }

@@ -238,6 +238,7 @@ fn what_is_borrowed_is_given_back() -> Result<()> {
             eventually(SOON, || {
                 let changed = before.diff(&Snapshot::of(&device)?);
                 ensure!(changed.is_empty(), "{changed}");
+                ensure!(!device.file("run/rcu-expedited").exists(), "grace periods stay short");
                 Ok(())
             })
             .with_context(context)?;

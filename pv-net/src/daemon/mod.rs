@@ -125,7 +125,7 @@ impl Daemon {
         check_device(&paths, &net, &device).await?;
         let (state, start_conditions) = store::load(&paths.state_dir)?;
         let mut daemon = Self {
-            grace: GracePeriods::new(paths.run_dir.join("rcu-expedited")),
+            grace: GracePeriods::new(paths.grace_marker()),
             paths,
             device: Arc::new(device),
             state,

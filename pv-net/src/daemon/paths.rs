@@ -43,6 +43,12 @@ impl Paths {
         self.run_dir.join("api.sock")
     }
 
+    /// There while grace periods are short by this daemon.
+    #[must_use]
+    pub fn grace_marker(&self) -> PathBuf {
+        self.run_dir.join("rcu-expedited")
+    }
+
     /// Makes the directories that the daemon writes to.
     ///
     /// # Errors

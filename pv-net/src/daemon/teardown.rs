@@ -6,6 +6,7 @@ use super::{clsact, own_ports};
 use crate::failure::{Failure, Message};
 use crate::ipam::store;
 use crate::kernel::bpf;
+use crate::kernel::grace::GracePeriods;
 use crate::kernel::kill_point;
 use crate::kernel::netlink::{Net, alias};
 
@@ -17,6 +18,8 @@ use crate::kernel::netlink::{Net, alias};
 pub async fn teardown(paths: &Paths) -> Result<(), Failure> {
     let _points = kill_point::begin("down");
     let mut failures: Vec<Failure> = Vec::new();
+    // A daemon that was killed may have left them short.
+    drop(GracePeriods::new(paths.grace_marker()));
     let net = Net::here()?;
     // Containers' links first: while one is there, its guard is too.
     let mut links = net.links().await?;
