@@ -25,14 +25,8 @@ impl DataPlane {
     /// # Errors
     /// The kernel's.
     pub fn end_flows_where(&mut self, hit: impl Fn(&FlowKey, &FlowEntry) -> bool) -> Result<Vec<Ended>, BpfError> {
-        let entries: HashMap<FlowKey, FlowEntry> = self.flows.entries().into_iter().collect();
-        let ends = |key: &FlowKey, entry: &FlowEntry| {
-            let opposite = entry.opposite_key(key.proto);
-            hit(key, entry) || entries.get(&opposite).is_some_and(|other| hit(&opposite, other))
-        };
-        let gone: Vec<_> = entries.iter().filter(|(key, entry)| ends(key, entry)).map(|(k, e)| (*k, *e)).collect();
-        self.flow_quotas.remove_entries(&mut self.flows, gone.iter().copied())?;
-        let mut ended: Vec<_> = gone.iter().filter_map(|(key, entry)| Ended::inside(key, entry)).collect();
+        let mut ended = Vec::new();
+        // First: an established flow leaves its entry here, and by the next packet it would be established again.
         for (key, flow) in self.half_open.entries() {
             if hit(&key, &flow.reply) || hit(&flow.origin, &flow.forward) {
                 self.half_open.remove(&key)?;
@@ -42,6 +36,14 @@ impl DataPlane {
                 }
             }
         }
+        let entries: HashMap<FlowKey, FlowEntry> = self.flows.entries().into_iter().collect();
+        let ends = |key: &FlowKey, entry: &FlowEntry| {
+            let opposite = entry.opposite_key(key.proto);
+            hit(key, entry) || entries.get(&opposite).is_some_and(|other| hit(&opposite, other))
+        };
+        let gone: Vec<_> = entries.iter().filter(|(key, entry)| ends(key, entry)).map(|(k, e)| (*k, *e)).collect();
+        self.flow_quotas.remove_entries(&mut self.flows, gone.iter().copied())?;
+        ended.extend(gone.iter().filter_map(|(key, entry)| Ended::inside(key, entry)));
         Ok(ended)
     }
 }
