@@ -19,7 +19,6 @@ const FIRST: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the tables cannot be opened.
 pub async fn sweep(mut snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<(), Failure> {
-    sleep(FIRST).await;
     let plane = match snapshots.wait_for(|s| s.plane.is_some()).await {
         Ok(snapshot) => snapshot.plane.clone(),
         // The controller has ended.
@@ -27,6 +26,7 @@ pub async fn sweep(mut snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<(), 
     };
     let Some(plane) = plane else { return Ok(()) };
     let mut sweeper = plane.sweeping.sweeper()?;
+    sleep(FIRST).await;
     loop {
         let timeouts = snapshots.borrow_and_update().device.flow_timeouts;
         let (back, next) = spawn_blocking(move || once(sweeper, &timeouts)).await.map_err(|e| panicked(&e))?;
