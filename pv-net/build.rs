@@ -1,9 +1,11 @@
-//! Builds `pv-net-ebpf` and puts the object where `kernel::bpf` includes it from, with its SHA-256 beside it: a daemon that
-//! takes over pinned programs need not read the object.
+//! Builds `pv-net-ebpf`, and puts the object with its SHA-256 where `kernel::bpf` includes it. The hash is stored
+//! separately so that a daemon which adopts pinned programs need not read the object.
 //!
-//! Two toolchains can do it: rustup's nightly with `rust-src`, or Debian's `rustc` with its ready-built `core` for the
-//! BPF target. `cargo xtask setup` brings one of them.
+//! Two toolchains work: rustup's nightly with `rust-src`, or Debian's `rustc` with its precompiled `core` for the BPF
+//! target. `cargo xtask setup` installs one of them.
 
+use object::build::elf::{Builder, SectionData};
+use object::elf::SHT_STRTAB;
 use sha2::{Digest, Sha256};
 use std::env;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use std::process::Command;
 
 const TARGET: &str = "bpfel-unknown-none";
 const OBJECT: &str = "pv-net-ebpf";
-/// Without the second one the linker makes each `memset`, however small, a call of a loop over bytes.
+/// Without the second flag the linker turns each `memset`, however small, into a call of a byte-by-byte loop.
 const LINKER_FLAGS: &str = "-Cdebuginfo=2 -Clink-arg=--btf -Clink-arg=--disable-expand-memcpy-in-order";
 
 fn main() {
@@ -24,6 +26,7 @@ fn main() {
     if let Err(why) = build(&root.join(OBJECT), &out) {
         println!("cargo::error=the eBPF programs were not built: {why}");
         println!("cargo::error=help: `cargo xtask setup` installs what is missing");
+        #[expect(clippy::disallowed_methods, reason = "it borrows nothing, and cargo shows what was printed")]
         std::process::exit(1);
     }
 }
@@ -32,7 +35,7 @@ fn build(source: &Path, out: &Path) -> Result<(), String> {
     let mut command = nightly().or_else(debian).ok_or("no compiler for the BPF target was found")?;
     for (key, _) in env::vars_os() {
         let name = key.to_string_lossy();
-        // What this cargo tells its rustc is wrong for the other one.
+        // This cargo's settings for its own rustc would be wrong for the other toolchain.
         if name.starts_with("CARGO") && name != "CARGO_HOME" || name.starts_with("RUSTC_W") || name == "RUSTFLAGS" {
             command.env_remove(&key);
         }
@@ -54,40 +57,64 @@ fn build(source: &Path, out: &Path) -> Result<(), String> {
     }
     let object = target_dir.join(TARGET).join("release").join(OBJECT);
     let bytes = std::fs::read(&object).map_err(|e| format!("read {}: {e}", object.display()))?;
-    for (name, what) in [(OBJECT.to_owned(), bytes.as_slice()), (format!("{OBJECT}.sha256"), &Sha256::digest(&bytes))] {
+    let bytes = without_debug_sections(&bytes).map_err(|e| format!("strip {}: {e}", object.display()))?;
+    let deflated = miniz_oxide::deflate::compress_to_vec(&bytes, 10);
+    let files =
+        [(OBJECT, "", bytes.as_slice()), (OBJECT, ".deflate", &deflated), (OBJECT, ".sha256", &Sha256::digest(&bytes))];
+    for (name, what) in files.map(|(name, kind, what)| (format!("{name}{kind}"), what)) {
         let file = out.join(name);
         std::fs::write(&file, what).map_err(|e| format!("write {}: {e}", file.display()))?;
     }
     Ok(())
 }
 
-/// rustup's nightly, when it has the sources of `core`.
+/// The object without DWARF, which is three quarters of its size. The linker has made BTF from it, which is all that
+/// the kernel and `bpftool` read.
+fn without_debug_sections(object: &[u8]) -> Result<Vec<u8>, object::build::Error> {
+    let mut file = Builder::read(object)?;
+    for section in &mut file.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    file.delete_orphans();
+    // LLVM puts the names of sections and symbols into one table, while the builder needs two.
+    let names = file.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    file.write(&mut stripped)?;
+    Ok(stripped)
+}
+
+/// rustup's nightly, if it has the sources of `core`.
 fn nightly() -> Option<Command> {
     let sysroot = Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]).output().ok()?;
     let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout).ok()?.trim());
     sysroot.join("lib/rustlib/src/rust/library/core").exists().then(|| {
         let mut command = Command::new("rustup");
-        // `rustup run` picks rustc by PATH; an inherited RUSTC would win over it.
+        // `rustup run` selects rustc by PATH; an inherited RUSTC would override it.
         command.args(["run", "nightly", "cargo"]).env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN");
         command.env("CARGO_UNSTABLE_BUILD_STD", "core");
         command
     })
 }
 
-/// Debian's compiler, when it has `core` for the BPF target.
+/// Debian's compiler, if it has `core` for the BPF target.
 fn debian() -> Option<Command> {
     let (rustc, cargo) = (Path::new("/usr/bin/rustc"), Path::new("/usr/bin/cargo"));
     let sysroot = Command::new(rustc).args(["--print", "sysroot"]).output().ok()?;
     let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout).ok()?.trim());
     (cargo.exists() && sysroot.join("lib/rustlib").join(TARGET).exists()).then(|| {
         let mut command = Command::new(cargo);
-        // aya-ebpf uses unstable features, that this stable compiler has behind this switch.
+        // aya-ebpf uses unstable features, which RUSTC_BOOTSTRAP allows in this stable compiler.
         command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTUP_TOOLCHAIN");
         command
     })
 }
 
-/// PATH, and where `cargo install` puts bpf-linker.
+/// PATH, with the directory into which `cargo install` puts bpf-linker.
 fn search_path() -> std::ffi::OsString {
     let home =
         env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cargo")));

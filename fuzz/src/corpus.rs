@@ -1,6 +1,7 @@
-//! The inputs in `corpus/TARGET/`: seeds to begin with, and those that once broke something.
+//! Reads the inputs in `corpus/TARGET/`: first inputs, and those that once broke an assertion.
 //!
-//! A file is an input as it is; one whose name ends in `.hex` holds it as hexadecimal digits, with comments behind `#`.
+//! A file is an input as it is; if its name ends in `.hex`, it has the input as hexadecimal digits, with comments
+//! behind `#`.
 
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -14,7 +15,7 @@ pub struct Input {
     pub bytes: Vec<u8>,
 }
 
-/// The inputs of target `name` that are kept with the sources.
+/// The inputs of the target `name` that are kept with the sources.
 ///
 /// # Errors
 /// When there are none, or one cannot be read.
@@ -27,7 +28,7 @@ pub fn kept(name: &str) -> Result<Vec<Input>> {
     Ok(inputs)
 }
 
-/// Every input in `dir`, in the order of their names; none where there is no such folder.
+/// Every input in `dir`, in the order of their names; none when the directory does not exist.
 ///
 /// # Errors
 /// When one cannot be read.

@@ -1,4 +1,4 @@
-//! Looks for an input that breaks a target.
+//! Searches for an input that breaks a target.
 
 use crate::coverage::Coverage;
 use crate::mutate::{Stock, mutate};
@@ -13,26 +13,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// The longest input, bytes.
+/// Most bytes of an input.
 pub const MAX_LEN: usize = 16 << 10;
-/// An input that has not come to its end after this time never will: the process is ended by SIGALRM.
+/// An input that takes longer than this never ends: SIGALRM ends the process.
 const STUCK_SECS: u32 = 60;
 
-/// How long to look, from which seed, and where inputs are kept from run to run.
+/// Options of a search.
 pub struct Options {
     /// How long.
     pub time: Duration,
-    /// The same seed makes the same inputs from the same corpus.
+    /// The same seed and corpus give the same inputs.
     pub seed: u64,
-    /// Folder of the inputs that reached something new.
+    /// Directory of the inputs that reached new code.
     pub grown: PathBuf,
 }
 
-/// What was done.
+/// The result of a search.
 pub struct Report {
     /// Inputs that were tried.
     pub tried: u64,
-    /// Those that are worth keeping.
+    /// Inputs worth keeping.
     pub corpus: usize,
     /// Coverage counters that were raised, and how many there are.
     pub reached: (usize, usize),
@@ -44,11 +44,11 @@ pub struct Report {
 pub struct Found {
     /// The input, as short as could be made.
     pub input: Vec<u8>,
-    /// What does not hold for it.
+    /// The assertion that fails for it.
     pub why: String,
 }
 
-/// Says in a file which input is tried: when the process dies of it, it is there.
+/// A file that holds the present input, so that it is known when the process dies of it.
 pub struct Current(pub File);
 
 impl Current {
@@ -57,7 +57,7 @@ impl Current {
         self.0.write_all_at(&(input.len() as u64).to_le_bytes(), 0).context("note the input")
     }
 
-    /// What was tried last.
+    /// The last input that was tried.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -70,7 +70,7 @@ impl Current {
     }
 }
 
-/// Tries inputs until the time is over, or one breaks the target.
+/// Tries inputs until the time is over or one breaks the target.
 ///
 /// # Errors
 /// When a file cannot be read or written.
@@ -126,7 +126,7 @@ pub fn hunt(target: &Target, options: &Options, current: &mut Current) -> Result
     Ok(Report { tried, corpus: known.len(), reached: coverage.reached(), found: None })
 }
 
-/// One of the inputs known; of the newest every other time, for they are what was not followed up yet.
+/// Chooses one of the known inputs; every other time one of the newest, since these were explored least.
 fn parent<'a>(random: &mut Random, known: &'a [Vec<u8>]) -> &'a [u8] {
     let newest = if random.once_in(2) { known.len() / 8 + 1 } else { known.len() };
     random.pick(&known[known.len().saturating_sub(newest)..]).map_or(&[], Vec::as_slice)
@@ -136,7 +136,7 @@ fn holds(target: &Target, input: &[u8]) -> bool {
     catch_unwind(AssertUnwindSafe(|| limits::enforce(target.check, input))).is_ok()
 }
 
-/// Leaves out whatever is not needed to break the target, for half a minute at most.
+/// Shortens an input as long as it still breaks the target, for at most half a minute.
 fn shorten(target: &Target, mut input: Vec<u8>, end: Instant) -> Vec<u8> {
     let end = end.max(Instant::now()) + Duration::from_secs(30);
     let mut size = input.len() / 2;
@@ -156,7 +156,7 @@ fn shorten(target: &Target, mut input: Vec<u8>, end: Instant) -> Vec<u8> {
     input
 }
 
-/// Writes `input` into `dir`, under a name made from it.
+/// Writes `input` to `dir`, with a name derived from it.
 ///
 /// # Errors
 /// When it cannot be written.

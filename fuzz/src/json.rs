@@ -1,10 +1,10 @@
-//! A JSON document with another value, field or element in some place.
+//! Mutates JSON documents: changes, adds and removes values, fields and elements.
 
 use crate::mutate::Stock;
 use crate::random::Random;
 use serde_json::{Map, Number, Value};
 
-/// `input`, changed in one place or a few; none when it is no JSON.
+/// Changes `input` in one or a few places; `None` when it is no JSON.
 pub fn mutate(random: &mut Random, input: &[u8], stock: &Stock<'_>) -> Option<Vec<u8>> {
     let mut document: Value = serde_json::from_slice(input).ok()?;
     for _ in 0..1 << random.below(3) {
@@ -12,11 +12,11 @@ pub fn mutate(random: &mut Random, input: &[u8], stock: &Stock<'_>) -> Option<Ve
         change(random, nth(&mut document, &mut place)?, stock);
     }
     let bytes = serde_json::to_vec(&document).ok()?;
-    // Cut short it would be none any more.
+    // A shortened document would be invalid JSON.
     (bytes.len() <= stock.max_len).then_some(bytes)
 }
 
-/// The values in `value`, itself counted.
+/// The number of values in `value`, itself included.
 fn count(value: &Value) -> usize {
     1 + match value {
         Value::Array(list) => list.iter().map(count).sum(),
@@ -81,13 +81,13 @@ fn change_list(random: &mut Random, list: &mut Vec<Value>, stock: &Stock<'_>) {
     match (random.below(4), list.get(at).cloned()) {
         (0, Some(_)) => drop(list.remove(at)),
         (1, Some(value)) => list.insert(at, value),
-        // What grows faster than its input shows itself.
+        // Many copies reveal code whose cost grows faster than its input.
         (2, Some(value)) => list.extend(std::iter::repeat_n(value, 1 << random.below(8))),
         _ => list.insert(at, any(random, stock)),
     }
 }
 
-/// A value from nowhere, or a part of another input.
+/// A random value, or a part of another input.
 fn any(random: &mut Random, stock: &Stock<'_>) -> Value {
     match random.below(8) {
         0 => Value::Null,

@@ -1,9 +1,9 @@
-//! Fuzzing of what reads bytes and text that others wrote.
+//! Fuzzing of everything that reads bytes or text of others.
 //!
-//! A [`Target`] asserts what must hold for any input. [`hunt`] makes inputs by mutation, keeps those that reach code
-//! that none before has reached ([`coverage`]), and ends at the first that breaks an assertion, takes too long or too
-//! much memory. A stable compiler does: nothing but LLVM's coverage counters is needed, and without them it still works,
-//! less well. The inputs in `corpus/` are where it begins, and a test runs each of them.
+//! A [`Target`] asserts what must hold for any input. [`hunt`] makes inputs by mutation, keeps those that reach new
+//! code ([`coverage`]), and ends at the first that breaks an assertion or takes too much time or memory. It needs only
+//! a stable compiler; without LLVM's coverage counters it works too, but finds less. The inputs in `corpus/` are the
+//! beginning, and a test runs each of them.
 
 pub mod corpus;
 pub mod coverage;
@@ -14,7 +14,7 @@ mod mutate;
 mod random;
 pub mod targets;
 
-/// What inputs of a target look like: how they are mutated.
+/// The form of a target's inputs, which decides how they are mutated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Bytes, with numbers in them.
@@ -25,14 +25,14 @@ pub enum Form {
     Json,
 }
 
-/// Something that reads what others wrote.
+/// Something that reads bytes or text of others.
 #[derive(Clone, Copy)]
 pub struct Target {
     /// Its name, and its folder's in `corpus/`.
     pub name: &'static str,
     /// What its inputs look like.
     pub form: Form,
-    /// Words that mean something to it.
+    /// Words with a meaning for it, which mutations insert.
     pub words: fn() -> Vec<Vec<u8>>,
     /// Panics when something does not hold for this input.
     pub check: fn(&[u8]),

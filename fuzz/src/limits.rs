@@ -1,15 +1,15 @@
-//! What one input may cost.
+//! Limits on what one input may cost.
 
 use nix::time::{ClockId, clock_gettime};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
-/// CPU time of the slowest input. Inputs are at most [`crate::hunt::MAX_LEN`] bytes long and the build is not optimised
-/// much: what takes this long grows too fast with its input.
+/// Most CPU time for an input. Inputs have at most [`crate::hunt::MAX_LEN`] bytes, so code that takes this long, even
+/// barely optimised, grows too fast with its input.
 pub const TIME: Duration = Duration::from_secs(2);
 
-/// Memory at once, bytes. Of a length that an input only claims to have, nothing may be set aside.
+/// Most memory at a time, bytes. Nothing may be allocated for a length that an input only claims to have.
 pub const MEMORY: usize = 64 << 20;
 
 /// Counts what each thread has allocated.
@@ -21,7 +21,7 @@ thread_local! {
 }
 
 fn add(bytes: usize) {
-    // What another thread gave away may be freed here.
+    // This thread may free memory that another one allocated.
     LIVE.set(LIVE.get().wrapping_add(bytes));
     if LIVE.get() as isize > PEAK.get() as isize {
         PEAK.set(LIVE.get());

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-/// What the process may have of memory: past it an allocation fails, and it ends.
+/// Limit of the process's address space; beyond it an allocation fails, and the process ends.
 const ADDRESS_SPACE: u64 = 4 << 30;
 
 /// Looks for inputs that break a target.
@@ -36,7 +36,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    // Whoever started it is not there to be told any more.
+    // Ends this process when its parent dies.
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
     match run(&Args::parse()) {
         Ok(true) => ExitCode::SUCCESS,
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// False when an input was found.
+/// Returns `false` when an input was found that breaks the target.
 fn run(args: &Args) -> Result<bool> {
     let Some(name) = &args.target else {
         targets::ALL.iter().for_each(|t| println!("{}", t.name));
@@ -64,7 +64,7 @@ fn run(args: &Args) -> Result<bool> {
     }
 }
 
-/// Does the work in a process of its own, and keeps the input that it dies of.
+/// Runs the search in a child process, and keeps the input if the child dies of it.
 fn watch(args: &Args, target: &Target, seed: u64) -> Result<bool> {
     let note = File::from(memfd_create("input", MFdFlags::MFD_CLOEXEC).context("a file in memory")?);
     let current = format!("/proc/{}/fd/{}", std::process::id(), note.as_raw_fd());

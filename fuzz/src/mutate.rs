@@ -1,13 +1,13 @@
-//! A new input from one that is known.
+//! Makes a new input from a known one.
 
 use crate::random::Random;
 use crate::{Form, json};
 
-/// Numbers at which something changes.
+/// Numbers at the borders of common ranges.
 const EDGES: [u64; 16] =
     [0, 1, 4, 7, 8, 15, 16, 0x7f, 0xff, 0x100, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, u64::MAX >> 1, u64::MAX];
 
-/// What a mutation draws from.
+/// What mutations take their material from.
 pub struct Stock<'a> {
     pub form: Form,
     pub words: &'a [Vec<u8>],
@@ -15,9 +15,9 @@ pub struct Stock<'a> {
     pub max_len: usize,
 }
 
-/// `input`, changed in one place or a few.
+/// Changes `input` in one or a few places.
 pub fn mutate(random: &mut Random, input: &[u8], stock: &Stock<'_>) -> Vec<u8> {
-    // Text that is no JSON any more is worth a try too, but most of it fails in the same way.
+    // Invalid JSON is worth a try too, but most of it fails in the same way.
     let as_json = stock.form == Form::Json && !random.once_in(8);
     let mut bytes = as_json.then(|| json::mutate(random, input, stock)).flatten().unwrap_or_else(|| {
         let mut bytes = input.to_vec();
@@ -30,7 +30,7 @@ pub fn mutate(random: &mut Random, input: &[u8], stock: &Stock<'_>) -> Vec<u8> {
     bytes
 }
 
-/// A part of a sequence of `len`, the short ones more often.
+/// A random part of a sequence of `len`; short parts are more frequent.
 fn part(random: &mut Random, len: usize) -> std::ops::Range<usize> {
     let start = random.below(len);
     let longest = 1 << random.below(8);
@@ -75,7 +75,7 @@ fn change(random: &mut Random, bytes: &mut Vec<u8>, stock: &Stock<'_>) {
             }
         }
         _ => {
-            // The end of another one: what comes behind a header, under this one.
+            // The end of another input behind this beginning, for example another payload behind this header.
             if let Some(other) = random.pick(stock.corpus) {
                 bytes.truncate(place);
                 bytes.extend_from_slice(&other[place.min(other.len())..]);
@@ -88,7 +88,7 @@ fn octet(random: &mut Random, form: Form) -> u8 {
     if form == Form::Bytes { random.next() as u8 } else { b' ' + random.below(95) as u8 }
 }
 
-/// A number as this form has it, at one of its edges, or near to it.
+/// A number in this form's notation, at a border or next to one.
 fn number(random: &mut Random, form: Form) -> Vec<u8> {
     let edge = random.pick(&EDGES).copied().unwrap_or_default();
     let number = edge.wrapping_add(random.below(3) as u64).wrapping_sub(1);
@@ -99,7 +99,7 @@ fn number(random: &mut Random, form: Form) -> Vec<u8> {
     if random.once_in(2) { number.to_be_bytes()[8 - width..].to_vec() } else { number.to_le_bytes()[..width].to_vec() }
 }
 
-/// Over what is there, or between.
+/// Overwrites, or inserts.
 fn put(random: &mut Random, bytes: &mut Vec<u8>, at: usize, new: &[u8]) {
     if random.once_in(2) && at + new.len() <= bytes.len() {
         bytes[at..at + new.len()].copy_from_slice(new);

@@ -115,8 +115,8 @@ impl Ip {
         if self.is_v4() { u32::from_be(self.words_be[3]) >> 16 == 0xa9fe } else { self.is_link_local() }
     }
 
-    /// A link-local address as the `endpoints` map has it: with its pool's number in the second word, where the address
-    /// itself has zeroes. Two pools may have the same one.
+    /// A link-local address as a key of the `endpoints` map: the second word, which is zero in the address itself, has
+    /// the pool's number, because containers of two pools may have the same link-local address.
     #[inline(always)]
     #[must_use]
     pub const fn of_pool(self, pool_id: u32) -> Self {

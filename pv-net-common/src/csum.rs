@@ -36,7 +36,8 @@ mod tests {
     proptest! {
         #[test]
         fn an_update_is_the_full_computation(mut words in any::<[u16; 10]>(), at in 0usize..10, new: u16) {
-            // A header of only zeros has two representations of zero; real headers never are.
+            // A header of only zeros is excluded: its checksum could be written as 0 or as 0xffff. Real headers are
+            // never all zero.
             prop_assume!(words.iter().any(|w| *w != 0) && words.iter().enumerate().any(|(i, w)| i != at && *w != 0));
             let before = !fold(sum_words(&words, 0));
             let old = words[at];

@@ -1,5 +1,5 @@
-//! What holds for a flow of which no rule says anything: the settings of the pools at its ends. The programs decide by
-//! it, and `pv-net policy explain` asks it.
+//! The verdict on a flow about which no rule says anything: it follows from the settings of the pools at its ends. The
+//! programs and `pv-net policy explain` both use it.
 
 use crate::DropReason;
 use crate::endpoint::{POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_OPEN};
@@ -14,7 +14,7 @@ const DNS_BE: u16 = 53_u16.to_be();
 const DHCP_BE: u16 = 67_u16.to_be();
 const DHCPV6_BE: u16 = 547_u16.to_be();
 
-/// Where an end of a flow is. `P` tells pools apart.
+/// Where an end of a flow is. `P` is what tells pools apart: a number in the programs, a name elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<P> {
     /// In a pool: a container, or another address of its networks.
@@ -24,17 +24,19 @@ pub enum Place<P> {
         /// [`POOL_OPEN`] and its like.
         flags: u32,
     },
-    /// On the device itself.
+    /// On the device itself, by the gateway of the sender's pool: an address of its bridge, or a group on the link.
+    Gateway,
+    /// On the device itself, by another address.
     Device,
     /// Outside.
     World,
 }
 
-/// Whether a flow may be, and why not. `published`: it is to a port that is published to its sender. A container that
-/// names such a port by an address of the device asks for the device.
+/// Whether a flow is allowed where no rule applies. `published`: the flow is to a published port. A container that
+/// names such a port by an address of the device asks for the device, so `to` is [`Place::Device`] then.
 ///
 /// # Errors
-/// What the first packet is dropped for.
+/// The reason for which the first packet is dropped.
 #[inline(always)]
 pub fn default_verdict<P: PartialEq>(
     from: Place<P>,
@@ -47,10 +49,11 @@ pub fn default_verdict<P: PartialEq>(
         (Place::Pool { pool, flags }, Place::Pool { pool: other, flags: others }) => {
             if pool == other || flags & others & POOL_OPEN != 0 { Ok(()) } else { Err(DropReason::PoolIsolated) }
         }
-        (Place::Pool { flags, .. }, Place::Device) => {
+        (Place::Pool { flags, .. }, at @ (Place::Device | Place::Gateway)) => {
             let all = flags & POOL_HOST_ALL != 0;
             let services = flags & POOL_HOST_SERVICES != 0;
-            if all || services && (published || is_gateways(proto, port_be)) {
+            let by_gateway = at == Place::Gateway;
+            if all || services && (published || is_ping(proto) || by_gateway && is_gateways(proto, port_be)) {
                 Ok(())
             } else {
                 Err(DropReason::HostAccess)
@@ -61,12 +64,17 @@ pub fn default_verdict<P: PartialEq>(
     }
 }
 
-/// What each pool's gateway offers: DNS, DHCP, DHCPv6, and ping.
+/// Whether this is a ping, which every address of the device answers.
+#[inline(always)]
+fn is_ping(proto: u32) -> bool {
+    proto == ICMP || proto == ICMPV6
+}
+
+/// Whether this is a service that a pool's gateway offers to the pool: DNS, DHCP or DHCPv6.
 #[inline(always)]
 fn is_gateways(proto: u32, port_be: u16) -> bool {
     let (tcp, udp) = (proto == TCP, proto == UDP);
-    let ping = proto == ICMP || proto == ICMPV6;
-    ping || ((tcp || udp) && port_be == DNS_BE) || (udp && (port_be == DHCP_BE || port_be == DHCPV6_BE))
+    ((tcp || udp) && port_be == DNS_BE) || (udp && (port_be == DHCP_BE || port_be == DHCPV6_BE))
 }
 
 #[cfg(test)]
@@ -79,7 +87,7 @@ mod tests {
         let closed = pool("closed", POOL_HOST_SERVICES);
         let open = pool("open", POOL_OPEN | POOL_HOST_ALL);
         let other = pool("other", POOL_OPEN);
-        let (device, world) = (Place::Device, Place::World);
+        let (gateway, device, world) = (Place::Gateway, Place::Device, Place::World);
         let isolated = Err(DropReason::PoolIsolated);
         let (host_access, unpublished) = (Err(DropReason::HostAccess), Err(DropReason::Unpublished));
         for (name, from, to, proto, port, published, want) in [
@@ -90,20 +98,27 @@ mod tests {
             ("outside", closed, world, TCP, 80, false, Ok(())),
             ("from outside", world, open, TCP, 80, false, unpublished),
             ("from outside, published", world, closed, TCP, 80, true, Ok(())),
-            ("DNS", closed, device, UDP, 53, false, Ok(())),
-            ("DNS over TCP", closed, device, TCP, 53, false, Ok(())),
-            ("DNS is not ICMP's", other, device, ICMP, 53, false, host_access),
-            ("DHCP", closed, device, UDP, 67, false, Ok(())),
-            ("DHCPv6", closed, device, UDP, 547, false, Ok(())),
-            ("DHCP is not TCP", closed, device, TCP, 67, false, host_access),
-            ("DHCPv6 is not TCP", closed, device, TCP, 547, false, host_access),
-            ("ping", closed, device, ICMP, 0, false, Ok(())),
+            ("DNS", closed, gateway, UDP, 53, false, Ok(())),
+            ("DNS over TCP", closed, gateway, TCP, 53, false, Ok(())),
+            ("DNS is not ICMP's", other, gateway, ICMP, 53, false, host_access),
+            ("DHCP", closed, gateway, UDP, 67, false, Ok(())),
+            ("DHCPv6", closed, gateway, UDP, 547, false, Ok(())),
+            ("DHCP is not TCP", closed, gateway, TCP, 67, false, host_access),
+            ("DHCPv6 is not TCP", closed, gateway, TCP, 547, false, host_access),
+            ("ping", closed, gateway, ICMP, 0, false, Ok(())),
             ("ping over IPv6", closed, device, ICMPV6, 0, false, Ok(())),
-            ("ssh", closed, device, TCP, 22, false, host_access),
-            ("another protocol", closed, device, 132, 53, false, host_access),
+            ("ssh", closed, gateway, TCP, 22, false, host_access),
+            ("another protocol", closed, gateway, 132, 53, false, host_access),
+            ("DNS by another address", closed, device, UDP, 53, false, host_access),
+            ("DNS by another address over TCP", closed, device, TCP, 53, false, host_access),
+            ("DHCP by another address", closed, device, UDP, 67, false, host_access),
+            ("DHCPv6 by another address", closed, device, UDP, 547, false, host_access),
+            ("ping of another address", closed, device, ICMP, 0, false, Ok(())),
+            ("published at the gateway", closed, gateway, TCP, 8080, true, Ok(())),
+            ("all of the gateway", open, gateway, TCP, 22, false, Ok(())),
             ("published on the device", closed, device, TCP, 8080, true, Ok(())),
             ("all of the device", open, device, TCP, 22, false, Ok(())),
-            ("none of the device", other, device, UDP, 53, false, host_access),
+            ("none of the device", other, gateway, UDP, 53, false, host_access),
             ("none of it, published", other, device, TCP, 8080, true, host_access),
             ("from the device", device, closed, TCP, 22, false, Ok(())),
             ("not ours", world, device, TCP, 22, false, Ok(())),

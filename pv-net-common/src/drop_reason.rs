@@ -92,8 +92,8 @@ reasons! {
     NeighbourLimit = 30, "neighbour-limit";
     /// More IGMP or MLD reports than a container may send.
     GroupLimit = 31, "group-limit";
-    /// An ICMP error that is about no known flow of its link, or a redirect or request for information in ICMP that nobody
-    /// needs from there.
+    /// An ICMP error that is about no known flow of its link, or a redirect or request for information in ICMP that
+    /// nobody needs from there.
     ForgedIcmp = 32, "forged-icmp";
 }
 

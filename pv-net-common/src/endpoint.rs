@@ -1,9 +1,9 @@
 //! Container interfaces as the programs see them.
 
-use crate::Ip;
+use crate::{Ip, LinkId};
 
-/// Key of the `endpoints` map: a container's address. Pools never overlap, so it is unique on the device; a link-local
-/// one is by [`Ip::of_pool`].
+/// Key of the `endpoints` map: a container's address. Pools never overlap, so an address is unique on the device; a
+/// link-local one is made unique by [`Ip::of_pool`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct EndpointKey {
@@ -13,12 +13,12 @@ pub struct EndpointKey {
 
 const _: () = assert!(size_of::<EndpointKey>() == 16);
 
-/// Where an address is, and what a packet to it needs.
+/// Value of the `endpoints` map: where a container's address is, and what a packet to it needs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EndpointInfo {
-    /// Host-side link of the container's interface.
-    pub ifindex: u32,
+    /// The container's interface.
+    pub link: LinkId,
     /// The pool's number, stable while the daemon's state lives.
     pub pool_id: u32,
     /// [`POOL_OPEN`] and its like.
@@ -44,7 +44,7 @@ pub const POOL_HOST_SERVICES: u32 = 4;
 /// Set in `pool_flags`: containers reach all of the device (`host_access: all`).
 pub const POOL_HOST_ALL: u32 = 8;
 
-/// Value of the `interfaces` map, keyed by the host-side link's index: what its container may send.
+/// Value of the `interfaces` map, keyed by [`LinkId`]: what its container may send.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InterfaceInfo {
@@ -116,7 +116,7 @@ pub const UPLINK_NO_CARRIER: u16 = 4;
 /// Key of the `sources` map: where masquerade uses another address of an uplink than the usual one. An LPM key, the
 /// link is always whole.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceKey {
     /// The uplink's index.
     pub link: u32,
@@ -130,7 +130,7 @@ const _: () = assert!(size_of::<SourceKey>() == 20);
 pub const SOURCE_BITS: u32 = 160;
 /// Entries of the `sources` map.
 pub const MAX_SOURCES: u32 = 8_192;
-/// Set in the flags of a pool's bridge that somebody else made: others than containers may be on it.
+/// Set in the flags of a pool's bridge that pv-net did not make: hosts other than containers may be on it.
 pub const UPLINK_BORROWED: u16 = 8;
 
 /// Value in the `locals` map: an address of the device.
@@ -138,10 +138,11 @@ pub const LOCAL_ADDRESS: u32 = 1;
 /// Value in the `locals` map: the broadcast address of a network that the device is in.
 pub const LOCAL_BROADCAST: u32 = 2;
 
-/// Set as the mark of what a container sends by its bridge or the device's stack (`SO_MARK`'s number): it is decided.
-/// It is taken off where the device's stack begins. None of its bits is one that kube-proxy acts on (0x4000, 0x8000).
+/// The packet mark (`SO_MARK`) of what a container sends and a program has decided, on its way to the bridge or the
+/// device's stack. `pv_from_bridge` removes the mark before the device's stack sees the packet. None of its bits is one
+/// that kube-proxy acts on (0x4000, 0x8000).
 pub const MARK_CONTAINER: u32 = 0x7076_0e01;
-/// The same for a packet to a group that the device itself must not read.
+/// The mark of such a packet to a group, or to another host on the bridge, that the device itself must not receive.
 pub const MARK_NOT_FOR_DEVICE: u32 = 0x7076_0e02;
 
 /// Entries of the `networks` map: networks of pools.
@@ -150,7 +151,7 @@ pub const MAX_NETWORKS: u32 = 1_024;
 /// Key of the `port_map` map: a published port or a part of a published range. An LPM key: address and protocol are
 /// always whole, the prefix ends in the port. The unspecified address of a family stands for all of the device's.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortMapKey {
     /// The device's address.
     pub addr: Ip,
@@ -162,8 +163,9 @@ pub struct PortMapKey {
 
 const _: () = assert!(size_of::<PortMapKey>() == 20);
 
-/// In the protocol of a key with the unspecified address: the port is published on some address of the family. No
-/// packet and no socket has such a protocol number; only the bind hook looks for it. Its value leads nowhere.
+/// Set in the protocol of a key with the unspecified address: the port is published on at least one address of the
+/// family. No packet and no socket has such a protocol number; only the bind hook looks such keys up. The value is used
+/// for its identity alone.
 pub const PORT_MAP_SOMEWHERE: u16 = 0x200;
 
 /// Bits of a [`PortMapKey`] before the port.
@@ -185,7 +187,8 @@ pub struct PortMapTarget {
 
 const _: () = assert!(size_of::<PortMapTarget>() == 24);
 
-/// Key of the `sock_origins` map: a socket of the device and what it was led to.
+/// Key of the `sock_origins` map: a socket of the device, and the container's address and port that it was connected
+/// to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SockKey {
@@ -215,8 +218,8 @@ const _: () = assert!(size_of::<SockOrigin>() == 20);
 
 /// Entries of the `port_map` map.
 pub const MAX_PORT_MAPPINGS: u32 = 4_096;
-/// Entries of the `locals` map: the device's own addresses. Each has its memory when it is there; a device with many
-/// veths has a link-local one for each.
+/// Entries of the `locals` map: the device's own addresses. The map allocates entries on demand. A device with many
+/// veths has a link-local address for each.
 pub const MAX_LOCALS: u32 = 16_384;
 /// Entries of the `uplinks` map, likewise.
 pub const MAX_UPLINKS: u32 = 1_024;

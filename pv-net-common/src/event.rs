@@ -50,7 +50,8 @@ impl DropEvent {
 /// The identity of no container.
 pub const NOBODY: u32 = 0;
 
-/// A program of the device that was refused a published port; or was not, and has taken one of masquerade's. Its size tells it from a [`DropEvent`].
+/// A program of the device was refused a published port, or has taken a port of masquerade's range. The record's size
+/// tells it from a [`DropEvent`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BindEvent {

@@ -1,11 +1,11 @@
-//! The flow table: one entry a direction holds the whole decision for a packet of a known flow.
+//! The flow table: each direction of a known flow has one entry that holds the whole decision for its packets.
 
-use crate::Ip;
+use crate::{Ip, LinkId};
 
 /// A packet's 5-tuple as seen at a hook, and the link it was seen on.
 ///
-/// ICMP and ICMPv6 echo carry their identifier in both ports; protocols without ports have zero in both. What comes from
-/// outside has link 0, whatever uplink it came in on: the device's addresses are its own on all of them.
+/// ICMP and ICMPv6 echo carry their identifier in both ports; protocols without ports have zero in both. What comes
+/// from outside has link 0, whatever uplink it came in on: the device's addresses are its own on all of them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -18,7 +18,7 @@ pub struct FlowKey {
     /// Destination port, network byte order.
     pub dport_be: u16,
     /// Link that the packet came in on.
-    pub ifindex: u32,
+    pub link: LinkId,
     /// IP protocol number.
     pub proto: u32,
 }
@@ -26,18 +26,11 @@ pub struct FlowKey {
 const _: () = assert!(size_of::<FlowKey>() == 44);
 
 impl FlowKey {
-    /// The key of the replies, that come in on link `ifindex`. Twice is the same again.
+    /// The key of the replies, which come in on `link`. Reversed twice, a key is the same again.
     #[inline(always)]
     #[must_use]
-    pub const fn reversed(&self, ifindex: u32) -> Self {
-        Self {
-            src: self.dst,
-            dst: self.src,
-            sport_be: self.dport_be,
-            dport_be: self.sport_be,
-            ifindex,
-            proto: self.proto,
-        }
+    pub const fn reversed(&self, link: LinkId) -> Self {
+        Self { src: self.dst, dst: self.src, sport_be: self.dport_be, dport_be: self.sport_be, link, proto: self.proto }
     }
 }
 
@@ -59,10 +52,10 @@ pub const FLOW_DEVICE: u8 = 64;
 
 /// TCP: this direction has sent a FIN.
 pub const TCP_FIN_SEEN: u8 = 1;
-/// TCP: both directions have; what is missing is the last acknowledgement.
+/// TCP: both directions have sent a FIN; only the last acknowledgement is missing.
 pub const TCP_LAST_ACK: u8 = 2;
-/// TCP: a reset was seen. Whether it counts is for who receives it to say, by its window (RFC 5961 section 3.2); a later
-/// segment of either side shows that the connection lives, and takes the mark off.
+/// TCP: a reset was seen. Only its receiver can tell whether it is valid, since only the receiver knows its window (RFC
+/// 5961 section 3.2). A later segment of either side shows that the connection lives, and clears this flag.
 pub const TCP_RST_SEEN: u8 = 4;
 
 /// What to do with a packet of a known flow, and what was seen of it.
@@ -89,10 +82,10 @@ pub struct FlowEntry {
     pub addr_diff: u32,
     /// What the new ports change in a checksum, with [`FLOW_NAT`]; 0 when they are the old ones.
     pub port_diff: u32,
-    /// Link to hand the packet to.
+    /// Index of the link to hand the packet to.
     pub ifindex: u32,
-    /// Link index of the key of the opposite direction: 0 for the outside.
-    pub reply_ifindex: u32,
+    /// Link of the key of the opposite direction.
+    pub reply_link: LinkId,
     /// Epoch in which it was decided.
     pub epoch: u32,
     /// Largest IP packet that the target takes, bytes.
@@ -103,9 +96,9 @@ pub struct FlowEntry {
     pub src_mac: [u8; 6],
     /// Destination MAC to write when routed.
     pub dst_mac: [u8; 6],
-    /// [`FLOW_ROUTED`] and its like.
+    /// [`FLOW_ROUTED`] and the other `FLOW_` flags.
     pub flags: u8,
-    /// [`TCP_FIN_SEEN`] and its like.
+    /// [`TCP_FIN_SEEN`] and the other `TCP_` flags.
     pub tcp: u8,
 }
 
@@ -121,7 +114,7 @@ impl FlowEntry {
             dst: self.src,
             sport_be: self.dport_be,
             dport_be: self.sport_be,
-            ifindex: self.reply_ifindex,
+            link: self.reply_link,
             proto,
         }
     }
@@ -136,7 +129,7 @@ pub struct HalfOpenFlow {
     pub forward: FlowEntry,
     /// Entry for the replies.
     pub reply: FlowEntry,
-    /// Key of the direction that opened the flow: who holds this entry's NAT port.
+    /// Key of the direction that opened the flow: it tells who has the NAT port of this entry.
     pub origin: FlowKey,
     /// [`FLOW_OPENING`] or [`FLOW_CLOSING`].
     pub phase: u32,
@@ -144,27 +137,28 @@ pub struct HalfOpenFlow {
 
 const _: () = assert!(size_of::<HalfOpenFlow>() == 288);
 
-/// The host-side link of the container that a flow counts for: the opener's, or that of the container that serves
-/// the outside. `reply` is the key of the flow's replies.
+/// The host-side link of the container that a flow counts for: the container that opened it, or for a flow from outside
+/// the one that serves it. `reply` is the key of the flow's replies.
 #[inline(always)]
 #[must_use]
-pub const fn quota_link(forward: &FlowKey, reply: &FlowKey) -> u32 {
-    if forward.ifindex != 0 { forward.ifindex } else { reply.ifindex }
+pub const fn quota_link(forward: &FlowKey, reply: &FlowKey) -> LinkId {
+    if forward.link.is_outside() { reply.link } else { forward.link }
 }
 
-/// The epoch of a flow that was refused: it is asked again with each packet.
+/// The epoch of a refused flow. It is never the current epoch, so the policy is asked again for each packet.
 pub const FLOW_REFUSED: u32 = 0;
 
 /// Lanes of a [`FlowCount`], a power of two.
 pub const FLOW_LANES: usize = 32;
 
-/// Flows of one container in the flow table, as the programs count them. Each CPU counts in a lane of its own: the
-/// BPF target has no atomic addition, and a plain one of two CPUs on one number loses some. What the daemon takes out
-/// of the table it counts in a map of its own, so that neither has to write over the other.
+/// The number of flows of one container in the flow table, as the programs count them. Each CPU has its own lane: the
+/// BPF target has no atomic addition, and plain additions of two CPUs to one number would lose some. The daemon counts
+/// the flows that it removes in another map ([`FlowLimit`]), so that neither side overwrites the other's number.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowCount {
-    /// Entered less taken out, modulo 2^64: a flow may come by one CPU and go by another.
+    /// Flows entered minus flows removed, modulo 2^64: a flow may be entered on one CPU and removed on another, so a
+    /// single lane means nothing.
     pub lanes: [u64; FLOW_LANES],
     /// Token bucket of packets to neighbours that are not known yet, as [`crate::FilterRate`] has them.
     pub neighbours: u64,
@@ -175,7 +169,7 @@ pub struct FlowCount {
 const _: () = assert!(size_of::<FlowCount>() == 272 && FLOW_LANES.is_power_of_two());
 
 impl FlowCount {
-    /// Flows in the table, when the daemon took out `freed`.
+    /// The number of flows in the table, given that the daemon has removed `freed`.
     #[inline(always)]
     #[must_use]
     pub fn live(&self, freed: u64) -> i64 {
@@ -189,11 +183,11 @@ impl FlowCount {
     }
 }
 
-/// What the daemon says of one container's flows, beside their [`FlowCount`].
+/// The daemon's side of a container's flow count, beside its [`FlowCount`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowLimit {
-    /// Flows that the daemon took out of the table, modulo 2^64.
+    /// Flows that the daemon removed from the table, modulo 2^64.
     pub freed: u64,
     /// Flows that the container may have there; 0 is no limit.
     pub most: u64,
@@ -201,26 +195,28 @@ pub struct FlowLimit {
 
 /// No reply seen yet.
 pub const FLOW_OPENING: u32 = 0;
-/// Both sides have sent FIN, or the container a reset: it is not entered into the flow table again, but for a segment
-/// after a reset.
+/// Both sides have sent a FIN, or the container has sent a reset. The flow does not return to the flow table, except
+/// that a segment after a reset shows that the connection lives.
 pub const FLOW_CLOSING: u32 = 1;
 
 /// Default number of entries of the flow table (two a flow).
 pub const DEFAULT_FLOWS: u32 = 16_384;
-/// A container has no more than this part of the flow table, unless its pool says otherwise.
+/// The default for a container's most flows is the size of the flow table divided by this.
 pub const DEFAULT_SHARE: u32 = 4;
 /// Default number of entries of the half-open table.
 pub const DEFAULT_HALF_OPEN: u32 = 8_192;
-/// An opener's part of the half-open table: this many of them fill it.
+/// An opener's share of the half-open table is its size divided by this.
 pub const HALF_OPEN_SHARES: u32 = 4;
-/// Slots for the turns of the openers' rings, a power of two. Openers that share one have rings of their own all the same.
+/// Entries of the `claim_turns` map, a power of two. Openers whose links share an entry still have rings of their own.
 pub const CLAIM_TURN_SLOTS: u32 = 1024;
 
-/// Key of the `claims` map: a place in the ring of what an opener has in the half-open table. Its value is the key there.
+/// Key of the `claims` map: a place in an opener's ring. The value is the key of that opener's entry in the half-open
+/// table.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClaimSlot {
-    /// Link of the container that opens flows; 0 for the outside, the largest number for the device.
+    /// Link of the container that opens flows; 0 for the outside, the two largest numbers for the device and for
+    /// strangers.
     pub ring: u32,
     /// CPU in the upper half, and the place in its part of the ring.
     pub place: u32,
@@ -235,14 +231,14 @@ pub const MAX_LINKS: u32 = MAX_ENDPOINTS / 2;
 /// Bytes of the ring buffer for events.
 pub const EVENT_BYTES: u32 = 64 * 1024;
 
-/// Key of the `fragments` map: a place among those that the packets of one link and direction have. A packet that takes
-/// the place of another one takes it from its own link's.
+/// Key of the `fragments` map: one of the places that a link and direction have for fragmented packets. A packet that
+/// needs a place which is taken evicts a packet of its own link.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FragmentKey {
     /// Link that the fragments come in on, or go out by.
     pub link: u32,
-    /// Not 0: they go out by it, and came in by the link with this number less 1 (its lower bits).
+    /// 0 at ingress. At egress 1 more than the lower bits of the index of the link that the fragments came in by.
     pub leaves: u16,
     /// The place, by a hash of addresses and identification.
     pub slot: u16,
@@ -250,8 +246,8 @@ pub struct FragmentKey {
 
 const _: () = assert!(size_of::<FragmentKey>() == 8);
 
-/// Value of the `fragments` map: a fragmented packet whose first fragment was let pass (RFC 791, RFC 8200 section 4.5),
-/// and what only that one carries.
+/// Value of the `fragments` map: a fragmented packet whose first fragment passed (RFC 791, RFC 8200 section 4.5), with
+/// the ports that only the first fragment carries.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FragmentInfo {
@@ -277,24 +273,24 @@ const _: () = assert!(size_of::<FragmentInfo>() == 52);
 
 /// Entries of the `fragments` map, an LRU.
 pub const MAX_FRAGMENTS: u32 = 2_048;
-/// Fragmented packets of one container that are known at a time, a power of two.
+/// Places for the fragmented packets of one container, a power of two.
 pub const FRAGMENT_SHARE: u32 = 32;
-/// The same of what comes in by one uplink.
+/// Places for the fragmented packets that come in by one uplink, a power of two.
 pub const FRAGMENT_SHARE_OUTSIDE: u32 = 256;
 
 #[cfg(test)]
 mod tests {
     use super::FlowKey;
-    use crate::Ip;
+    use crate::{Ip, LinkId};
     use proptest::prelude::*;
 
     proptest! {
         #[test]
         fn reversed_twice_is_the_same(s in any::<[u8; 16]>(), d in any::<[u8; 16]>(), sp: u16, dp: u16, a: u32, b: u32) {
             let key = FlowKey {
-                src: Ip::from_octets(s), dst: Ip::from_octets(d), sport_be: sp, dport_be: dp, ifindex: a, proto: 6,
+                src: Ip::from_octets(s), dst: Ip::from_octets(d), sport_be: sp, dport_be: dp, link: LinkId::of_index(a), proto: 6,
             };
-            prop_assert_eq!(key.reversed(b).reversed(a), key);
+            prop_assert_eq!(key.reversed(LinkId::of_index(b)).reversed(key.link), key);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Reading the headers of a frame: Ethernet, IPv4 or IPv6 with its extension headers, and the upper layer's first bytes.
+//! Reading the headers of a frame: Ethernet, IPv4 or IPv6 with its extension headers, and the upper layer's first
+//! bytes.
 //!
 //! The programs and the host's tests and fuzzers run the same code; a [`Frame`] is where the bytes come from. A header
 //! counts only where it lies within the IP packet's own length: what is behind it in the frame is padding.
@@ -31,22 +32,22 @@ pub const TCP_RST: u8 = 0x04;
 /// TCP: the acknowledgement number counts.
 pub const TCP_ACK: u8 = 0x10;
 
-/// IPv6 extension headers that are walked; a packet with more is refused.
+/// The number of IPv6 extension headers that are read; a packet with more is refused.
 pub const MAX_EXTENSIONS: u32 = 6;
 
 /// Bytes of a TCP header without options.
 const TCP_LEN: u32 = 20;
 
-/// Whether `next` is an extension header of IPv6, behind which another header stands.
+/// Whether `next` is the number of an IPv6 extension header, behind which another header follows.
 #[inline(always)]
 const fn is_extension(next: u8) -> bool {
     matches!(next, IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_FRAGMENT | IPPROTO_AH | IPPROTO_DSTOPTS)
 }
 
-/// Values that any bytes are.
+/// Types of which any bytes are a valid value.
 ///
 /// # Safety
-/// The type is made of integers, without padding.
+/// The type must consist of integers, without padding.
 pub unsafe trait Plain: Copy {}
 // SAFETY: arrays of integers.
 unsafe impl<const N: usize> Plain for [u8; N] {}
@@ -66,13 +67,13 @@ pub trait Frame {
     /// Bytes of the frame.
     fn len(&self) -> u32;
 
-    /// Whether it is several segments in one (GSO): its length fields may be zero.
+    /// Whether the frame is several segments in one (GSO). Its length fields may be zero then.
     fn is_gso(&self) -> bool;
 
-    /// The `T` at `offset`, a constant; none when the frame is too short.
+    /// The `T` at `offset`, which must be a constant; `None` when the frame is too short.
     fn read<T: Plain>(&self, offset: u32) -> Option<T>;
 
-    /// The `T` at `offset`, any.
+    /// The `T` at any `offset`; `None` when the frame is too short.
     fn load<T: Plain>(&self, offset: u32) -> Option<T>;
 
     /// Whether it has no bytes.
@@ -115,11 +116,11 @@ const _: () = assert!(size_of::<V4>() == 20 && size_of::<V6>() == 40);
 pub struct Headers {
     /// Addresses, ports and protocol; ports are zero unless `ports`. The link is the caller's to fill in.
     pub key: FlowKey,
-    /// Whether the key names a flow: TCP, UDP or echo. Of a fragment only when the caller says so.
+    /// Whether the key names a flow: the protocol is TCP, UDP or ICMP echo. For a fragment the caller sets it.
     pub tracked: bool,
     /// The packet is a fragment.
     pub fragment: bool,
-    /// A fragment without the upper layer's header.
+    /// This is a fragment that does not have the upper layer's header.
     pub later: bool,
     /// The key's ports are the packet's.
     pub ports: bool,
@@ -127,7 +128,7 @@ pub struct Headers {
     pub id_be: u32,
     /// The IPv4 header's checksum, as it stands in the packet.
     pub check: u16,
-    /// IPv4 without "don't fragment".
+    /// IPv4, and "don't fragment" is not set.
     pub may_cut: bool,
     /// IPv4, not IPv6.
     pub v4: bool,
@@ -139,7 +140,7 @@ pub struct Headers {
     pub l4_info: u8,
     /// Offset of the upper-layer header from the frame's start, bytes.
     pub l4: u32,
-    /// Offset of the IP packet's end, bytes. What is behind it belongs to nobody.
+    /// Offset of the IP packet's end from the frame's start, bytes. What follows is padding.
     pub end: u32,
 }
 
@@ -149,7 +150,7 @@ impl Headers {
     /// Reads the IPv4 header and what is behind it (RFC 791).
     ///
     /// # Errors
-    /// [`DropReason::Malformed`] when the packet is none, or nothing certain can be said of it.
+    /// [`DropReason::Malformed`] when the headers are too short, contradict each other or could be read in two ways.
     #[inline(always)]
     pub fn parse_v4(&mut self, frame: &impl Frame) -> Read {
         let ip: V4 = frame.read(ETH_LEN).ok_or(DropReason::Malformed)?;
@@ -201,7 +202,8 @@ impl Headers {
         self.ttl = ip.hop_limit;
         self.key.src = Ip { words_be: ip.src };
         self.key.dst = Ip { words_be: ip.dst };
-        // The maps hold IPv4 addresses in this form. On a wire it is nobody's (RFC 4291 section 2.5.5.2).
+        // The maps hold IPv4 addresses in the IPv4-mapped form, so a real IPv6 packet must not carry it; no host has
+        // such an address on a wire (RFC 4291 section 2.5.5.2).
         if self.key.src.is_v4() || self.key.dst.is_v4() {
             return Err(DropReason::Malformed);
         }
@@ -252,7 +254,7 @@ impl Headers {
                 }
             }
         }
-        // Behind a longer chain could be what no container may send (RFC 7113).
+        // A longer chain could hide a message that no container may send (RFC 7113).
         if is_extension(next) || at > self.end {
             return Err(DropReason::Malformed);
         }
@@ -262,16 +264,16 @@ impl Headers {
         self.parse_l4::<false>(frame, at)
     }
 
-    /// A later fragment. One that reaches into the TCP header could change what the first one was allowed for
-    /// (RFC 1858, RFC 3128).
+    /// Reads a later fragment. One that begins within the TCP header could overwrite the part that the first fragment
+    /// was allowed for, so it is refused (RFC 1858, RFC 3128).
     #[inline(always)]
     fn later(&mut self, offset: u32) -> Read {
         self.later = true;
         if self.proto == IPPROTO_TCP && offset < TCP_LEN { Err(DropReason::Malformed) } else { Ok(()) }
     }
 
-    /// Reads ports or echo identifier at `at`; `CONSTANT` when the compiler knows the offset. A first fragment has its
-    /// whole upper-layer header too (RFC 7112).
+    /// Reads the ports or the echo identifier at offset `at`; `CONSTANT` when the compiler knows the offset. The whole
+    /// upper-layer header must be there, in a first fragment too (RFC 7112).
     #[inline(always)]
     fn parse_l4<const CONSTANT: bool>(&mut self, frame: &impl Frame, at: u32) -> Read {
         match self.proto {
@@ -332,7 +334,7 @@ impl Headers {
         }
     }
 
-    /// A TCP segment that opens nothing: it is nobody's business but its connection's.
+    /// Whether this is a TCP segment other than the first one of a connection.
     #[inline(always)]
     #[must_use]
     pub fn continues_tcp(&self) -> bool {

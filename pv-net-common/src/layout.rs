@@ -1,36 +1,39 @@
-//! Which maps an upgrade keeps.
+//! Which maps an upgrade keeps, and which it makes anew.
 
 use crate::{ABI_VERSION, names};
 
-/// The [`ABI_VERSION`] that brought the present layout of a pinned map: with it, and with every later one, what is in the
-/// map means the same. A new daemon keeps such a map of an older one with all that is in it, and makes the others anew.
+/// The [`ABI_VERSION`] in which the pinned map `map` got its present layout: in this version and every later one the
+/// map's contents mean the same. A new daemon keeps such a map of an older daemon with its contents, and makes the
+/// other maps anew.
 ///
-/// Whoever changes what a map holds raises [`ABI_VERSION`], and sets the map's number here to it. `config` is the one
-/// that may grow without: a field that is new at its end is zero after an upgrade, and what was there is copied.
+/// A change of what a map holds must raise [`ABI_VERSION`] and set the map's number here to it. Only `config` may grow
+/// without that: its contents are copied, and a new field at its end is zero after an upgrade.
 #[must_use]
 pub fn layout_since(map: &str) -> u32 {
     match map {
         names::MAP_HALF_OPEN | names::MAP_PORT_MAP => 7,
+        names::MAP_NAT_OWNERS => 8,
         _ => 6,
     }
 }
 
-/// Maps that one number of `config`, the generation of the rules, speaks of: they are kept together or not at all.
+/// Maps that are kept together or not at all: the `config` map holds the generation of the policy maps.
 pub const TOGETHER: [&str; 4] =
     [names::MAP_CONFIG, names::MAP_POLICY_IDS, names::MAP_POLICY_CIDRS, names::MAP_POLICY_PAIRS];
 
-/// Counts of what is in `flows`: they begin anew with it.
+/// Maps that count the entries of `flows`; when `flows` is made anew, so are they.
 pub const COUNTS_OF_FLOWS: [&str; 2] = [names::MAP_FLOW_COUNTS, names::MAP_FLOW_LIMITS];
 
-/// Which of the pinned maps an upgrade makes anew. `abi` is the layout of those that are there, none when it is not
-/// known, and `fits` says whether a map is there and of the kind and sizes that it has now.
+/// Which of the pinned maps an upgrade makes anew. `abi` is the layout version of the pinned maps, `None` when it is
+/// unknown. `fits` says whether a map is pinned and has the type and sizes that this version wants.
 pub fn made_anew(abi: Option<u32>, fits: impl Fn(&str) -> bool) -> impl Iterator<Item = &'static str> {
-    // Nobody knows here what a later version has changed.
+    // After a downgrade: this version cannot know what a later one has changed.
     let known = abi.filter(|abi| *abi <= ABI_VERSION);
     let same = move |map: &str| known.is_some_and(|abi| layout_since(map) <= abi) && fits(map);
-    // The numbers in it are those of one daemon: programs of another layout keep theirs until they are replaced.
+    // The programs of another layout go on using the old `config` until they are replaced, so it is not shared with
+    // them.
     let config = known == Some(ABI_VERSION) && TOGETHER.iter().all(|map| same(map));
-    // Flows are stamped with numbers of `config`, and those go on only when it can be read.
+    // Entries of `flows` carry epochs, which continue only when the old `config` can be read.
     let numbered = known.is_some_and(|abi| layout_since(names::MAP_CONFIG) <= abi);
     let flows = same(names::MAP_FLOWS);
     names::MAPS.into_iter().filter(move |map| {

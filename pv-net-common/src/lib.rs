@@ -1,8 +1,9 @@
 //! The ABI between the eBPF programs and the daemon: map keys and values, drop reasons, counters, event records.
 //!
-//! `no_std`, integers only, `repr(C)` with written padding, so that a value read by one side is what the other wrote
-//! and `bpftool map dump` names every field. Nothing here does I/O. A change of layout raises [`ABI_VERSION`], and
-//! [`layout::layout_since`] of that map: a new daemon makes it anew, and keeps the others with what is in them.
+//! Everything is `no_std`, `repr(C)`, made of integers and with explicit padding, so that one side reads what the other
+//! wrote, and `bpftool map dump` names every field. Nothing here does I/O. A change of a map's layout must raise
+//! [`ABI_VERSION`] and the map's number in [`layout::layout_since`]: a new daemon makes that map anew, and keeps the
+//! others with their contents.
 #![no_std]
 #![forbid(unsafe_op_in_unsafe_fn)]
 
@@ -16,6 +17,7 @@ pub mod flow;
 pub mod headers;
 pub mod ip_proto;
 pub mod layout;
+pub mod link;
 pub mod names;
 pub mod nat;
 pub mod policy;
@@ -30,75 +32,81 @@ pub use endpoint::{
 };
 pub use event::{BindEvent, DropEvent};
 pub use flow::{ClaimSlot, FlowCount, FlowEntry, FlowKey, FlowLimit, FragmentInfo, FragmentKey, HalfOpenFlow};
+pub use link::LinkId;
 pub use nat::NatOwner;
 pub use policy::{PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicySide, PolicyVerdict};
 pub use stats::Stat;
 pub use uplink_filter::{FilterRate, FilterSource};
 
 /// Layout version of every pinned map; kept in the `config` map.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
-/// Index in the `stages` map: what decides about packets that the flow table knows nothing of.
+/// Index in the `stages` map. A stage is a program that other programs reach by tail call; together they decide about
+/// packets that the flow table cannot decide.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// From a container: the guard, and which stage goes on.
+    /// From a container: checks the source guard and selects the next stage.
     FromContainer = 0,
     /// From a container to where routes lead.
     ToUplink = 1,
-    /// From an uplink.
+    /// From an uplink: to a published port or into a routed pool.
     FromUplink = 2,
     /// ICMP errors.
     Icmp = 3,
-    /// Answers to packets that go nowhere.
+    /// Turns a packet into its answer: a TCP reset or an ICMP error.
     Answer = 4,
-    /// First packets of flows that may be.
+    /// First packets of allowed flows: claims the flow.
     Open = 5,
-    /// Replies of flows that open or close.
+    /// Packets of flows that open or close.
     HalfOpen = 6,
-    /// From a container to another one, or to the device.
+    /// From a container to another one, to a published port, or to the device.
     Inside = 7,
-    /// Packets of flows that were decided under another policy.
+    /// Packets of flows of an older epoch: asks the policy again.
     Revalidate = 8,
-    /// Packets of such flows that the policy in force allows too.
+    /// Packets of flows that the policy has allowed again.
     Known = 9,
-    /// Into a container from the device's side: what has no note, or one of another policy.
+    /// Into a container from the bridge or the host's stack, without a note of the current epoch.
     Inbound = 10,
-    /// From an uplink, without its Ethernet header.
+    /// From an uplink, without an Ethernet header.
     Bare = 11,
-    /// First packets of flows that are claimed.
+    /// First packets of claimed flows: sends them on.
     Send = 12,
-    /// From an uplink or a bridge, with a tag that names no VLAN.
+    /// From an uplink or a bridge, with a priority tag, which names no VLAN.
     Untag = 13,
     /// From a container to the device's stack, or to a group.
     Stack = 14,
-    /// Known flows whose way out, or whose peer's MAC, may be another one by now.
+    /// Known flows whose way out, or whose peer's MAC, may have changed: looks the route up again.
     Route = 15,
+    /// The program of an uplink's ingress, `pv_from_uplink`, started again on a frame that a stage has changed.
+    UplinkEntry = 16,
+    /// The program of a bridge's ingress, `pv_from_bridge`, started again likewise.
+    BridgeEntry = 17,
 }
 
-/// The one entry of the `config` map: what the programs must know of the device as a whole. `abi` is always the first
-/// field. New ones come at the end: what there is goes on after an upgrade.
+/// The one entry of the `config` map: what the programs must know about the device as a whole. `abi` must stay the
+/// first field. New fields go to the end, so that the present values survive an upgrade.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GlobalConfig {
     /// [`ABI_VERSION`] of the daemon that made the maps.
     pub abi: u32,
-    /// First port of masquerade; 0: none yet.
+    /// First port of masquerade's range; 0 before the daemon has chosen it.
     pub nat_first_port: u16,
-    /// Places of a CPU in each ring of claims.
+    /// Places that each CPU has in each ring of the `claims` map.
     pub claims: u16,
     /// Generation of the policy maps that is in force.
     pub generation: u32,
-    /// Not 0: the generation has rules. In one word with it, so that both change at once.
+    /// Not 0: the generation has rules. In one 64-bit word with `generation`, so that both change at once.
     pub rules: u32,
     /// Timer ticks now, written by `pv_clock` for the daemon (`bpf_jiffies64`).
     pub jiffies: u64,
     /// Cookie of the device's network namespace (`SO_NETNS_COOKIE`): whose sockets the socket hooks act on.
     pub netns_cookie: u64,
-    /// Grows whenever anything that decisions come from has changed: flows decided under an older one are decided again.
-    /// Raised after what it stands for is written.
+    /// Grows with every change of what decisions depend on; flows of an older epoch are decided again. It is raised
+    /// after the change itself is written.
     pub epoch: u32,
-    /// The epoch that began with the last change of routes or uplinks: the way out of older flows is looked up again.
+    /// The epoch of the last change of routes or uplinks; the way out of flows of older epochs is looked up again.
     pub routes: u32,
 }
 
@@ -109,6 +117,8 @@ mod pod {
     // SAFETY: every type is repr(C), Copy, made of integers and arrays of integers, without implicit padding
     // (asserted by size beside each definition), so any bit pattern is a value of it.
     unsafe impl aya::Pod for crate::GlobalConfig {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::LinkId {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::FlowKey {}
     // SAFETY: as above.

@@ -10,9 +10,9 @@ pub const PROG_FROM_UPLINK: &str = "pv_from_uplink";
 pub const PROG_FROM_BRIDGE: &str = "pv_from_bridge";
 /// XDP program on an uplink.
 pub const PROG_XDP_UPLINK: &str = "pv_xdp_uplink";
-/// The same for kernels before 5.18, which know no frames of several pieces in XDP.
+/// XDP program on an uplink for kernels before 5.18, which do not support frames in several buffers.
 pub const PROG_XDP_UPLINK_SINGLE: &str = "pv_xdp_uplink_single";
-/// Socket hooks on the device's cgroup, by the hook's name.
+/// Socket hooks on the device's cgroup.
 pub const PROG_SOCK: [&str; 10] = [
     "pv_sock_bind4",
     "pv_sock_bind6",
@@ -25,11 +25,11 @@ pub const PROG_SOCK: [&str; 10] = [
     "pv_sock_peer4",
     "pv_sock_peer6",
 ];
-/// A read-only global: whether programs may use `bpf_set_retval`.
+/// A read-only global of the object: whether programs may call `bpf_set_retval`.
 pub const GLOBAL_HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
-/// Another: whether `bpf_redirect_peer` leaves the packet's type right.
+/// A read-only global of the object: whether `bpf_redirect_peer` sets the packet's type right.
 pub const GLOBAL_PEER_SCRUBS: &str = "PEER_SCRUBS";
-/// Stages that the programs above tail-call, in the order of [`crate::Stage`].
+/// Programs that the ones above tail-call, in the order of [`crate::Stage`].
 pub const PROG_STAGES: [&str; 16] = [
     "pv_stage_from_container",
     "pv_stage_to_uplink",
@@ -48,9 +48,12 @@ pub const PROG_STAGES: [&str; 16] = [
     "pv_stage_stack",
     "pv_stage_route",
 ];
-/// Program that writes the kernel's tick counter into [`MAP_CONFIG`] when it is test-run.
+/// Programs of hooks that stages tail-call to have a changed frame read from its beginning. In the `stages` map they
+/// follow [`PROG_STAGES`], in this order.
+pub const PROG_ENTRIES_AGAIN: [&str; 2] = [PROG_FROM_UPLINK, PROG_FROM_BRIDGE];
+/// Program that writes the kernel's tick counter into [`MAP_CONFIG`], run by `BPF_PROG_TEST_RUN`.
 pub const PROG_CLOCK: &str = "pv_clock";
-/// Program that answers a [`crate::PolicyQuery`] from the policy maps when it is test-run.
+/// Program that answers a [`crate::PolicyQuery`] from the policy maps, run by `BPF_PROG_TEST_RUN`.
 pub const PROG_POLICY_PROBE: &str = "pv_policy_probe";
 
 /// [`crate::GlobalConfig`], one entry.
@@ -59,13 +62,15 @@ pub const MAP_CONFIG: &str = "config";
 pub const MAP_FLOWS: &str = "flows";
 /// Reply [`crate::FlowKey`] to [`crate::HalfOpenFlow`]: flows that open or close, LRU.
 pub const MAP_HALF_OPEN: &str = "half_open";
-/// [`crate::ClaimSlot`] to reply [`crate::FlowKey`], LRU: what each opener has in [`MAP_HALF_OPEN`]. Not pinned.
+/// [`crate::ClaimSlot`] to reply [`crate::FlowKey`], LRU: the entries that each opener has in [`MAP_HALF_OPEN`]. Not
+/// pinned.
 pub const MAP_CLAIMS: &str = "claims";
-/// [`crate::nat::slot`] to [`crate::NatOwner`]: whose a port of masquerade is.
+/// [`crate::nat::slot`] to [`crate::NatOwner`]: who has each port of masquerade's range.
 pub const MAP_NAT_OWNERS: &str = "nat_owners";
 /// Link index to [`crate::FlowCount`]: flows of the link's container, counted by the programs.
 pub const MAP_FLOW_COUNTS: &str = "flow_counts";
-/// Link index to [`crate::FlowLimit`]: flows of the link's container that the daemon took out, and how many there may be.
+/// Link index to [`crate::FlowLimit`]: how many flows of the link's container the daemon has removed, and how many
+/// there may be.
 pub const MAP_FLOW_LIMITS: &str = "flow_limits";
 /// [`crate::EndpointKey`] to [`crate::EndpointInfo`]: where each container address is.
 pub const MAP_ENDPOINTS: &str = "endpoints";
@@ -92,7 +97,7 @@ pub const MAP_LOCALS: &str = "locals";
 pub const MAP_NETWORKS: &str = "networks";
 /// Link index to [`crate::UplinkInfo`].
 pub const MAP_UPLINKS: &str = "uplinks";
-/// [`crate::SourceKey`] to [`crate::Ip`], LPM: what masquerade uses.
+/// [`crate::SourceKey`] to [`crate::Ip`], LPM: the source address that masquerade uses.
 pub const MAP_SOURCES: &str = "sources";
 /// [`crate::PortMapKey`] to [`crate::PortMapTarget`], LPM: published ports.
 pub const MAP_PORT_MAP: &str = "port_map";
@@ -106,7 +111,7 @@ pub const MAP_FILTER_RATE: &str = "filter_rate";
 /// Source to its token bucket, LRU.
 pub const MAP_FILTER_BUCKETS: &str = "filter_buckets";
 
-/// [`crate::Stage`] to program; pinned beside the programs that it is of one load with.
+/// [`crate::Stage`] to program. Pinned beside the programs, since it belongs to one load of the object.
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map that is pinned with the others.

@@ -1,26 +1,29 @@
-//! Ports of masquerade: who has which of them, and which a container's port tries in what order.
+//! The ports of masquerade: who has which of them, and in which order they are tried for a container's port.
 //!
-//! A container's port has one port outside for all peers (RFC 4787, REQ-1), for as long as there are enough.
+//! A container's port keeps one outside port for all peers (RFC 4787, REQ-1), as long as there are enough ports.
 
 use crate::FlowKey;
-use crate::ip_proto::{IPPROTO_TCP, IPPROTO_UDP};
+use crate::ip_proto::IPPROTO_TCP;
 
-/// First port of the range, unless the device takes ports of its own from there: behind Linux's default
+/// First port of masquerade's range, unless the device's own ports overlap with it. It is chosen below Linux's default
 /// `ip_local_port_range`.
-pub const FIRST_PORT: u16 = 61_000;
-/// Ports of the range, wherever it begins.
-pub const PORTS: u16 = 4_536;
-/// Entries of the `nat_owners` map: the range, for each family and each protocol with ports.
-pub const OWNER_SLOTS: u32 = PORTS as u32 * 6;
-/// Ports that a container's port tries for all peers.
+pub const FIRST_PORT: u16 = 16_384;
+/// Number of ports in the range, wherever it begins. A kernel opens connections from the 14,116 even ports of its
+/// default range in turn, and the range has a port of its own for each of them. So a peer sees the same outside port
+/// again only for the same port of the container. A peer in `TIME_WAIT` accepts the new connection then, because its
+/// sequence numbers and time stamps are later (RFC 6191); those of another container's port might seem older, and the
+/// connection would wait for a second SYN.
+pub const PORTS: u16 = 14_336;
+/// Entries of the `nat_owners` map: the range for each family, once for TCP and once for other protocols.
+pub const OWNER_SLOTS: u32 = PORTS as u32 * 4;
+/// How many outside ports are tried for a container's port before it loses the promise of one port for all peers.
 pub const TRIES: u32 = 8;
-/// How far these are from each other in the range.
+/// The distance in the range between one try and the next.
 const STRIDE: u32 = 577;
 
 const _: () = assert!(STRIDE < PORTS as u32);
 
 const TCP: u32 = IPPROTO_TCP as u32;
-const UDP: u32 = IPPROTO_UDP as u32;
 
 /// Index in the `nat_owners` map of the port that is `offset` into the range; `key` is of any packet of the flow.
 #[inline(always)]
@@ -29,28 +32,25 @@ pub const fn slot(key: &FlowKey, offset: u32) -> u32 {
     slot_of(key.dst.is_v4(), key.proto, offset)
 }
 
-/// The same by family and protocol; what is neither TCP nor UDP is an echo.
+/// [`slot`] by family and protocol. ICMP echo shares a slot with UDP, and its identifier counts as the port.
 #[inline(always)]
 #[must_use]
 pub const fn slot_of(v4: bool, proto: u32, offset: u32) -> u32 {
-    let proto = match proto {
-        TCP => 0,
-        UDP => 1,
-        _ => 2,
-    };
-    let family = if v4 { 0 } else { 3 };
+    let proto = if proto == TCP { 0 } else { 1 };
+    let family = if v4 { 0 } else { 2 };
     (family + proto) * PORTS as u32 + offset
 }
 
-/// Where the tries of a container's port begin. The kernel hands out ports in steps of two (`__inet_hash_connect`), so
-/// that ports of one parity follow each other: the port that is used again is the one that has been silent for longest.
+/// The offset of the first try for a container's port. The kernel hands out ports in steps of two
+/// (`__inet_hash_connect`), so ports of one parity are placed side by side: a port that is reused is then the one that
+/// has been silent for longest.
 #[inline(always)]
 #[must_use]
 pub const fn start(link: u32, port: u16) -> u32 {
     (port.rotate_right(1) as u32 + (link.wrapping_mul(0x9e37_79b9) >> 16)) % PORTS as u32
 }
 
-/// The next try.
+/// The offset of the next try.
 #[inline(always)]
 #[must_use]
 pub const fn next(offset: u32) -> u32 {
@@ -58,7 +58,7 @@ pub const fn next(offset: u32) -> u32 {
     if next >= PORTS as u32 { next - PORTS as u32 } else { next }
 }
 
-/// A port's own place in the range that begins with `first`, if it is of it.
+/// The offset of `port` in the range that begins with `first`; `None` when it is not in the range.
 #[inline(always)]
 #[must_use]
 pub const fn offset_of(first: u16, port: u16) -> Option<u32> {
@@ -66,7 +66,7 @@ pub const fn offset_of(first: u16, port: u16) -> Option<u32> {
     if offset < PORTS { Some(offset as u32) } else { None }
 }
 
-/// Value of the `nat_owners` map, one word, so that it is never seen half written:
+/// Value of the `nat_owners` map: who has a port. One word, so that no reader sees it half written:
 ///
 /// ```text
 /// 63           32 31            16   15    14       0
@@ -80,19 +80,20 @@ const IDLE: u64 = 1 << 15;
 const STAMP: u64 = IDLE - 1;
 
 impl NatOwner {
-    /// Nobody's.
+    /// Nobody has the port.
     pub const FREE: Self = Self(0);
-    /// The device's own: a socket has it, or it is published.
+    /// The device has the port: one of its sockets uses it, or it is published.
     pub const DEVICE: Self = Self(u64::MAX << 32);
 
-    /// Of the container behind `link`, for its port; `ticks` is now.
+    /// The container behind `link` has the port for its own port `port`; `ticks` is the present time (`bpf_jiffies64`).
     #[inline(always)]
     #[must_use]
     pub const fn new(link: u32, port: u16, ticks: u64) -> Self {
         Self((link as u64) << 32 | (port as u64) << 16 | ticks >> 8 & STAMP)
     }
 
-    /// The same, when a connection over it has ended: another one may have the port before those in use are taken.
+    /// The same owner after a connection over the port has ended: others may get an idle port before one that is in
+    /// use.
     #[inline(always)]
     #[must_use]
     pub const fn idle(self) -> Self {
@@ -106,16 +107,16 @@ impl NatOwner {
         (self.0 >> 32) as u32
     }
 
-    /// Whether it is that container's, for that port.
+    /// Whether the owner is the container behind `link`, for its port `port`.
     #[inline(always)]
     #[must_use]
     pub const fn is(self, link: u32, port: u16) -> bool {
         self.0 >> 16 == (link as u64) << 16 | port as u64
     }
 
-    /// How unwillingly it is given to a port of the container behind `link`, the least first; none: never. A port that
-    /// is free, then what is idle, then what this container has had for longest, and then others: who takes many loses
-    /// his own.
+    /// The cost of giving the port to port `port` of the container behind `link`; the least cost is chosen first, and
+    /// `None` means never. The order is: free ports, idle ports, the ports that this container has had for longest, and
+    /// last those of others. So a container that takes many ports loses its own first.
     #[inline(always)]
     #[must_use]
     pub const fn cost(self, link: u32, port: u16, ticks: u64) -> Option<u32> {
@@ -172,9 +173,8 @@ mod tests {
 
     #[test]
     fn ports_in_turn_have_ports_of_their_own() {
-        let starts: std::collections::BTreeSet<u32> =
-            (0..u32::from(PORTS)).map(|n| start(9, 32_768 + 2 * n as u16)).collect();
-        assert_eq!(starts.len(), usize::from(PORTS));
+        let starts: std::collections::BTreeSet<u32> = (32_768..61_000).step_by(2).map(|port| start(9, port)).collect();
+        assert_eq!(starts.len(), 14_116);
     }
 
     #[test]
@@ -187,21 +187,23 @@ mod tests {
                 offset = next(offset);
             }
         }
-        assert_eq!(offset_of(FIRST_PORT, u16::MAX), Some(u32::from(PORTS) - 1));
+        assert_eq!(offset_of(FIRST_PORT, FIRST_PORT + PORTS - 1), Some(u32::from(PORTS) - 1));
+        assert_eq!(offset_of(FIRST_PORT, FIRST_PORT + PORTS), None);
         assert_eq!(offset_of(50_000, 49_999), None);
-        assert_eq!(offset_of(50_000, 54_536), None);
+        assert_eq!(offset_of(50_000, 64_336), None);
     }
 
     #[test]
     fn families_and_protocols_have_slots_of_their_own() {
         let mut all = std::collections::BTreeSet::new();
-        for (v4, protos) in [(true, [TCP, UDP, 1]), (false, [TCP, UDP, 58])] {
+        for (v4, protos) in [(true, [TCP, 17]), (false, [TCP, 17])] {
             for proto in protos {
                 for offset in [0, u32::from(PORTS) - 1] {
                     let slot = slot_of(v4, proto, offset);
                     assert!(slot < OWNER_SLOTS && all.insert(slot));
                 }
             }
+            assert_eq!(slot_of(v4, 1, 7), slot_of(v4, 17, 7));
         }
     }
 }

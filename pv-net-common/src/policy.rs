@@ -1,15 +1,16 @@
-//! Policy as the programs see it: who somebody is for the rules, and what the rules say of two of them.
+//! The policy as the programs see it: the classes of senders and receivers, and what the rules say about a pair of
+//! them.
 //!
-//! Everything carries the generation that it belongs to: a new policy is written beside the old one, and one write of
-//! the generation in force swaps them.
+//! Every key carries a generation: a new policy is written beside the old one, and one write of the generation in force
+//! switches to it.
 
 use crate::Ip;
 use crate::ip_proto::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
 /// Key of the `policy_ids` map: a container at one of its addresses.
 ///
-/// The identity leads: an address that is reused by another container finds nothing here. The entry with address `::`
-/// is for the addresses that need none of their own.
+/// The identity is part of the key, so an address that another container uses later finds nothing here. The entry with
+/// address `::` is for all addresses of the container that need no entry of their own.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PolicyId {
@@ -38,8 +39,9 @@ const _: () = assert!(size_of::<PolicyAddr>() == 20);
 /// Bits of [`PolicyAddr`] before the address.
 pub const POLICY_ADDR_HEAD_BITS: u32 = 32;
 
-/// Value of `policy_ids` and `policy_cidrs`: which rules can apply to somebody, as a number that all share to whom the
-/// same ones do. Senders and receivers are numbered apart, so that a rule about the one does not split the other.
+/// Value of `policy_ids` and `policy_cidrs`: a number for the set of rules that can apply to somebody. All to whom the
+/// same rules can apply share it. Senders and receivers are numbered separately, so that a rule about senders does not
+/// split the classes of receivers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PolicyClass {
@@ -97,7 +99,7 @@ pub const fn policy_proto(proto: u8) -> u16 {
     }
 }
 
-/// What the rules say.
+/// What the rules say about a flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PolicyVerdict {
@@ -112,7 +114,8 @@ const _: () = assert!(size_of::<PolicyVerdict>() == 8);
 impl PolicyVerdict {
     /// No rule applies: the pools' own settings decide.
     pub const NOTHING: Self = Self { rule: 0, action: POLICY_NOTHING };
-    /// There are rules, but not for this container, that came after they were compiled: it waits.
+    /// There are rules, but they were compiled before this container was added: its flows are refused until the next
+    /// generation.
     pub const UNKNOWN: Self = Self { rule: POLICY_NO_RULE, action: POLICY_DENY };
 }
 
@@ -122,7 +125,7 @@ pub const POLICY_NOTHING: u32 = 0;
 pub const POLICY_ALLOW: u32 = 1;
 /// Refuse.
 pub const POLICY_DENY: u32 = 2;
-/// [`PolicyVerdict::rule`] of a container that the policy in force does not know.
+/// [`PolicyVerdict::rule`] for a container that the policy in force does not know.
 pub const POLICY_NO_RULE: u32 = u32::MAX;
 
 /// A sender or a receiver.
@@ -137,8 +140,8 @@ pub struct PolicySide {
 
 const _: () = assert!(size_of::<PolicySide>() == 20);
 
-/// What `pv_policy_probe` finds in the frame that it is test-run with, [`POLICY_QUERY_AT`] bytes from its start. It
-/// writes the [`PolicyVerdict`] behind it, at [`POLICY_ANSWER_AT`].
+/// The question to `pv_policy_probe`, in the frame of its test run, [`POLICY_QUERY_AT`] bytes from the frame's start.
+/// The program writes the [`PolicyVerdict`] behind it, at [`POLICY_ANSWER_AT`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PolicyQuery {

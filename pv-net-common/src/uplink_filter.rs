@@ -1,12 +1,12 @@
-//! What the XDP program on the uplinks drops before the stack sees it.
+//! Types of the XDP program on the uplinks, which drops packets before the stack sees them.
 
 use crate::Ip;
 
-/// Key of the `filter_sources` trie, behind its prefix length, and of the `filter_buckets`.
+/// Key of the `filter_sources` trie (behind its prefix length) and of the `filter_buckets` map.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FilterSource {
-    /// 4 or 6: a short IPv6 prefix, such as `::/0`, must not hold the IPv4-mapped addresses.
+    /// 4 or 6. Without it, a short IPv6 prefix such as `::/0` would also match the IPv4-mapped addresses.
     pub family: u32,
     /// Source address of a packet.
     pub addr: Ip,
@@ -25,8 +25,8 @@ impl FilterSource {
         Self { family: if addr.is_v4() { 4 } else { 6 }, addr }
     }
 
-    /// The same with its first `prefix6` bits only, when it is IPv6: who has one address of such a network has all of
-    /// them. `prefix6` is at most 128.
+    /// The source with `addr`, cut to its first `prefix6` bits when it is IPv6, since a host with one address of such a
+    /// network can use all of them. `prefix6` is at most 128.
     #[inline(always)]
     #[must_use]
     pub const fn within(addr: Ip, prefix6: u32) -> Self {
@@ -49,15 +49,15 @@ const fn mask_be(bits: u32, word: u32) -> u32 {
     if here >= 32 { u32::MAX } else { !(u32::MAX >> here).to_be() }
 }
 
-/// The one entry of the `filter_rate` map: what each source may send. All zero: as much as it likes.
+/// The one entry of the `filter_rate` map: how much each source may send. All zero means no limit.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FilterRate {
-    /// Nanoseconds that one packet costs.
+    /// Nanoseconds between two packets at the allowed rate.
     pub packet_ns: u64,
-    /// Nanoseconds that a source may be ahead of its rate.
+    /// How far a source may be ahead of its rate, nanoseconds.
     pub burst_ns: u64,
-    /// Bits of an IPv6 address that tell two sources apart.
+    /// Number of bits of an IPv6 address that identify a source.
     pub prefix6: u32,
     /// Written padding.
     pub pad: u32,
@@ -65,12 +65,12 @@ pub struct FilterRate {
 
 const _: () = assert!(size_of::<FilterRate>() == 24);
 
-/// Bits of an IPv6 address that tell two sources apart unless the configuration says otherwise: a host has a whole
-/// network of this size to choose addresses from (RFC 4291 section 2.5.4).
+/// Default for [`FilterRate::prefix6`]: a host can choose its address from a whole network of this size (RFC 4291
+/// section 2.5.4).
 pub const DEFAULT_PREFIX6: u32 = 64;
 
 impl FilterRate {
-    /// `burst` packets at once, then `packets_per_second`; both at least 1.
+    /// A rate of `packets_per_second`, with `burst` packets at once; both count as at least 1.
     #[must_use]
     pub const fn new(packets_per_second: u32, burst: u32) -> Self {
         let per_second = if packets_per_second == 0 { 1 } else { packets_per_second };
@@ -78,22 +78,23 @@ impl FilterRate {
         Self { packet_ns, burst_ns: packet_ns * burst as u64, prefix6: DEFAULT_PREFIX6, pad: 0 }
     }
 
-    /// The bucket of a source after one more packet at `now`, or `None` when that is above its rate.
+    /// The bucket of a source after one more packet at time `now` (nanoseconds), or `None` when the packet is above the
+    /// rate.
     ///
-    /// A bucket is one number, the time at which it would be full again (the "virtual scheduling" form of ITU-T
-    /// I.371): nothing has to be poured in while no packet comes.
+    /// A bucket is a single number, the time at which it would be full again (the "virtual scheduling" form of ITU-T
+    /// I.371), so nothing needs to be updated while no packet comes.
     #[inline(always)]
     #[must_use]
     pub const fn take(&self, full_at: u64, now: u64) -> Option<u64> {
         self.take_many(full_at, now, 1)
     }
 
-    /// The same of `n` packets at once.
+    /// [`take`](Self::take) for `n` packets at once.
     #[inline(always)]
     #[must_use]
     pub const fn take_many(&self, full_at: u64, now: u64, n: u32) -> Option<u64> {
         let ahead = full_at.saturating_sub(now);
-        // This rate lets nobody get further ahead than its burst: the bucket is an earlier, slower rate's.
+        // More than the burst ahead: the bucket was written under an earlier, slower rate and is discarded.
         let ahead = if ahead > self.burst_ns { 0 } else { ahead } + self.packet_ns * n as u64;
         if ahead > self.burst_ns { None } else { Some(now + ahead) }
     }
@@ -101,7 +102,7 @@ impl FilterRate {
 
 /// Most prefixes in the `filter_sources` trie: the deny list and the pools' networks.
 pub const MAX_FILTER_SOURCES: u32 = 16_384;
-/// Sources whose rate is known at a time.
+/// Number of sources whose rate is tracked at a time.
 pub const MAX_FILTER_BUCKETS: u32 = 8192;
 
 #[cfg(test)]
@@ -137,7 +138,7 @@ mod tests {
         assert_eq!(rate.take(full_at, start + 999_999), None);
         let next = rate.take(full_at, start + 1_000_000);
         assert!(next.is_some());
-        // A long silence saves up no more than the burst.
+        // However long the silence, at most the burst is saved up.
         let mut full_at = next.unwrap_or_default();
         let later = start + 3_600_000_000_000;
         for _ in 0..5 {

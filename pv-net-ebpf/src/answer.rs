@@ -1,6 +1,7 @@
-//! Answers to packets that are not forwarded: the sender learns at once, instead of waiting for a time-out.
+//! Answers to packets that are not forwarded (TCP reset, ICMP or ICMPv6 error), so that the sender learns at once
+//! instead of waiting for a time-out.
 //!
-//! The packet itself becomes the answer and goes back out of the link that it came in on.
+//! The packet is overwritten with its answer and redirected out of the link that it came in on.
 
 use crate::{
     maps::{interface, uplink},
@@ -18,7 +19,7 @@ use aya_ebpf::helpers::generated::{
 };
 use pv_net_common::{DropReason, Ip, Stage, Stat, csum, endpoint::MARK_CONTAINER};
 
-/// A frame under construction; the answer is its first bytes.
+/// A frame under construction. An answer is shorter than the buffer and begins at its first byte.
 type Frame = [u8; FRAME_BYTES];
 
 const HOP_LIMIT: u8 = 64;
@@ -26,7 +27,8 @@ const HOP_LIMIT: u8 = 64;
 const QUOTE4: usize = 28;
 /// Bytes of an IPv6 packet that an error quotes: what Linux needs to find the socket.
 const QUOTE6: usize = 48;
-/// The same of a longer packet: room for extension headers before the ports, and for a whole TCP header.
+/// The quote for IPv6 packets that are long enough: it has room for extension headers before the ports, and for a whole
+/// TCP header.
 const LONG_QUOTE6: usize = 88;
 const V4_ERROR: usize = 14 + 20 + 8 + QUOTE4;
 const V6_ERROR: usize = 14 + 40 + 8 + QUOTE6;
@@ -41,7 +43,7 @@ const fn error(kind: u8, code: u8, rest: u32) -> Answer {
     Answer { kind, code, to_device: 0, pad: 0, rest }
 }
 
-/// Has the packet answered by the last stage.
+/// Stores the answer in the scratch memory and tail-calls the stage `answer`, which builds and sends it.
 #[inline(always)]
 fn say(packet: &Packet, v4: Answer, v6: Answer) -> i32 {
     let Some(scratch) = scratch() else { return ACT_SHOT };
@@ -58,7 +60,8 @@ pub fn refused(packet: &Packet) -> i32 {
     say(packet, error(3, 13, 0), error(1, 1, 0))
 }
 
-/// The same, of a packet that the device itself sends into a container: the answer comes from there.
+/// Policy refuses a packet that the device itself sends into a container. The same answers as [`refused`], but they are
+/// delivered to the device's own stack ([`Answer::to_device`]).
 #[inline(always)]
 pub fn refused_device(packet: &Packet) -> i32 {
     let Some(scratch) = scratch() else { return ACT_SHOT };
@@ -71,48 +74,49 @@ pub fn refused_device(packet: &Packet) -> i32 {
     tail_call(packet.skb, Stage::Answer)
 }
 
-/// TTL or hop limit ran out (RFC 792, RFC 4443 section 3.3).
+/// The TTL or hop limit of a routed packet ran out (RFC 792, RFC 4443 section 3.3).
 #[inline(always)]
 pub fn ttl_expired(packet: &Packet) -> i32 {
     verdict::note_drop(packet, DropReason::TtlExpired);
     say(packet, error(11, 0, 0), error(3, 0, 0))
 }
 
-/// The next link takes at most `mtu` bytes (RFC 1191, RFC 4443 section 3.2).
+/// The packet is larger than `mtu`, the MTU in bytes of the next link (RFC 1191, RFC 4443 section 3.2).
 #[inline(always)]
 pub fn too_big(packet: &Packet, mtu: u32) -> i32 {
     verdict::note_drop(packet, DropReason::TooBig);
     say(packet, error(3, 4, mtu), error(2, 0, mtu))
 }
 
-/// No route leads there (RFC 792 code 0, RFC 4443 section 3.1 code 0).
+/// No route leads to the packet's destination (RFC 792 code 0, RFC 4443 section 3.1 code 0).
 #[inline(always)]
 pub fn no_route(packet: &Packet) -> i32 {
     unreachable(packet, DropReason::NoRoute)
 }
 
-/// The same answer, whatever the reason.
+/// The answer of [`no_route`], counted as a drop for `reason`.
 #[inline(always)]
 pub fn unreachable(packet: &Packet, reason: DropReason) -> i32 {
     verdict::note_drop(packet, reason);
     say(packet, error(3, 0, 0), error(1, 0, 0))
 }
 
-/// A link-local source address leads nowhere but on its link (RFC 4443 section 3.1 code 2).
+/// The source is a link-local address, and the packet would have to leave its link (RFC 4443 section 3.1 code 2).
 #[inline(always)]
 pub fn beyond_scope(packet: &Packet) -> i32 {
     verdict::note_drop(packet, DropReason::NoRoute);
     say(packet, error(3, 0, 0), error(1, 2, 0))
 }
 
-/// A TCP segment of no known connection (RFC 9293 section 3.5.2).
+/// A TCP segment that belongs to no known connection is answered with a reset (RFC 9293 section 3.5.2).
 #[inline(always)]
 pub fn unknown_tcp(packet: &Packet) -> i32 {
     verdict::note_drop(packet, DropReason::NoFlow);
     say(packet, RESET, RESET)
 }
 
-/// Turns a segment into a reset for its receiver, which accepts it for its sequence number; `false` when it is none.
+/// Turns a segment of a connection into a reset to the same receiver, which accepts it because the sequence number is
+/// right. `false`, with the packet unchanged, when the packet is not such a segment.
 #[inline(always)]
 pub fn into_reset(packet: &Packet) -> bool {
     if !packet.continues_tcp() || !packet.tracked || packet.later || packet.l4_info & TCP_RST != 0 {
@@ -129,7 +133,7 @@ pub fn into_reset(packet: &Packet) -> bool {
     }
 }
 
-/// The stage: turns the packet into its answer.
+/// The stage `answer`: overwrites the packet with the answer in the scratch memory.
 #[inline(always)]
 pub fn stage(packet: &Packet) -> i32 {
     let Some(scratch) = scratch() else { return ACT_SHOT };
@@ -140,7 +144,8 @@ pub fn stage(packet: &Packet) -> i32 {
     icmp(packet, error)
 }
 
-/// No error answers an error, a later fragment, or a packet that is too short to be quoted (RFC 1122 section 3.2.2).
+/// Builds an ICMP error. None is sent about an ICMP error, a later fragment, or a packet that is too short to be quoted
+/// (RFC 1122 section 3.2.2).
 #[inline(always)]
 fn icmp(packet: &Packet, error: Answer) -> i32 {
     let is_error = match packet.proto {
@@ -151,26 +156,28 @@ fn icmp(packet: &Packet, error: Answer) -> i32 {
     if is_error || packet.later {
         return ACT_SHOT;
     }
-    // The stack takes nothing in that has a source address of its own.
+    // The stack drops packets whose source is one of its own addresses, so an error to the device comes from the
+    // packet's destination.
     let from = if error.to_device != 0 { Some(packet.key.dst) } else { own_address(packet) };
     let Some(from) = from else { return ACT_SHOT };
     let sent = if packet.v4 { icmp4(packet, from, error) } else { icmp6_fitting(packet, from, error) };
     sent.unwrap_or(ACT_SHOT)
 }
 
-/// The device's address that speaks to the packet's sender: the pool's gateway, or the uplink's own.
+/// The source address of an answer to the packet's sender: the pool's gateway for a container, the uplink's own address
+/// for the outside.
 #[inline(always)]
 fn own_address(packet: &Packet) -> Option<Ip> {
-    let (v4, v6) = if interface(packet.link).is_none() {
+    let (v4, v6) = if interface(packet.id()).is_none() {
         let up = uplink(packet.link)?;
         (up.addr4, up.addr6)
     } else {
-        let me = interface(packet.link)?;
+        let me = interface(packet.id())?;
         (me.gateway4, me.gateway6)
     };
-    // A pool without IPv6 has link-local addresses all the same.
+    // In a pool without IPv6 containers still have link-local addresses: the gateway answers from its own.
     if !packet.v4 && v6.is_unspecified() {
-        return interface(packet.link).map(|me| Ip::link_local(me.gateway_mac));
+        return interface(packet.id()).map(|me| Ip::link_local(me.gateway_mac));
     }
     Some(if packet.v4 { v4 } else { v6 })
 }
@@ -195,7 +202,7 @@ fn put_ip(frame: &mut Frame, at: usize, words: [u32; 4]) {
     put_word(frame, at + 12, words[3]);
 }
 
-/// IPv4 header without options at 14, its checksum included.
+/// Writes an IPv4 header without options at offset 14, with its checksum.
 #[inline(always)]
 fn header4<const N: usize>(frame: &mut Frame, proto: u8, src: u32, dst: u32) {
     frame[14] = 0x45;
@@ -209,7 +216,7 @@ fn header4<const N: usize>(frame: &mut Frame, proto: u8, src: u32, dst: u32) {
     frame[24..26].copy_from_slice(&check.to_be_bytes());
 }
 
-/// Both halves of an address word, as numbers.
+/// The sum of both 16-bit halves of an address word, in host order.
 #[inline(always)]
 fn halves(word_be: u32) -> u32 {
     let word = u32::from_be(word_be);
@@ -226,7 +233,7 @@ fn header6<const N: usize>(frame: &mut Frame, proto: u8, src: [u32; 4], dst: [u3
     put_ip(frame, 38, dst);
 }
 
-/// Checksum of `frame[from..]` and `seed`, as it stands in the packet (RFC 1071).
+/// Checksum of `frame[from..N]` on top of `seed`, as it is written into the packet (RFC 1071).
 #[inline(always)]
 fn checksum<const N: usize>(frame: &mut Frame, from: usize, seed: u32) -> [u8; 2] {
     // SAFETY: `from` is a constant below N, and both and their difference are multiples of four (asserted below).
@@ -240,7 +247,7 @@ const _: () = assert!(
     (V4_ERROR - 34).is_multiple_of(4) && (V6_ERROR - 54).is_multiple_of(4) && (V6_LONG_ERROR - 54).is_multiple_of(4)
 );
 
-/// Pseudo-header sum of a 32-bit length and protocol, in network order.
+/// The length and protocol words of a pseudo-header, added up in network order.
 #[inline(always)]
 fn pseudo(len: usize, proto: u8) -> u32 {
     (len as u16).to_be() as u32 + (proto as u16).to_be() as u32
@@ -257,7 +264,7 @@ fn sum_ip(words: [u32; 4]) -> u32 {
     sum
 }
 
-/// This CPU's frame, all zero.
+/// This CPU's frame buffer, zeroed.
 #[inline(always)]
 fn clean_frame() -> Result<&'static mut Frame, DropReason> {
     let Some(Scratch { frame, .. }) = scratch() else { return Err(DropReason::Malformed) };
@@ -313,7 +320,7 @@ fn icmp6<const QUOTE: usize, const N: usize>(packet: &Packet, from: Ip, error: A
     Ok(send_back::<N>(packet, frame, seed))
 }
 
-/// RST that the sender accepts (RFC 9293 section 3.5.2, group 1).
+/// Answers a segment with an RST that its sender accepts (RFC 9293 section 3.5.2, group 1).
 #[inline(always)]
 fn reset<const N: usize>(packet: &Packet) -> i32 {
     let Ok(tcp) = load::<[u8; 14]>(packet.skb, packet.l4) else { return ACT_SHOT };
@@ -355,19 +362,21 @@ fn reset<const N: usize>(packet: &Packet) -> i32 {
     send_back::<N>(packet, frame, seed)
 }
 
-/// Offset of the IP packet's end; what is behind it in the frame is padding.
+/// Offset of the IP packet's end in the frame. What follows is Ethernet padding.
 #[inline(always)]
 fn end(packet: &Packet) -> u32 {
     let (at, header) = if packet.v4 { (ETH_LEN + 2, 0) } else { (ETH_LEN + 4, 40) };
     match read::<u16>(packet.skb, at).map(u16::from_be) {
         Ok(length) if length > 0 => ETH_LEN + header + length as u32,
-        // BIG TCP: the frame has no padding.
+        // A length of zero is BIG TCP, whose frames have no padding.
         _ => packet.len(),
     }
 }
 
-/// Where the packet's checksum stands that is left to a card (`CHECKSUM_PARTIAL`): one of a machine on this one, or of
-/// segments that became one. No helper says so; but what is cut may not end before it (`__bpf_skb_min_len`).
+/// The offset of the packet's checksum field, if the checksum is left for a network card to complete
+/// (`CHECKSUM_PARTIAL`): packets of local sockets, and segments that GRO joined. No helper reports this state, but the
+/// kernel refuses to cut such a packet before the end of its checksum field (`__bpf_skb_min_len`), so a cut that fails
+/// tells it.
 #[inline(always)]
 fn left_to_card(packet: &Packet) -> Option<u32> {
     let at = packet.l4
@@ -381,11 +390,13 @@ fn left_to_card(packet: &Packet) -> Option<u32> {
     if failed != 0 { Some(at) } else { None }
 }
 
-/// Makes the answer right whether a card has its say or not: as it does for the packet, that adds up all from the
-/// upper-layer header on, and writes the complement to `at`. How many bytes the frame is longer for it.
+/// Makes the answer's checksum right whether or not a network card completes it. The card does what the replaced packet
+/// asked for: it adds up everything from that packet's upper-layer header on and writes the complement at `at`. Returns
+/// by how many bytes the frame grows.
 ///
-/// A reset has its checksum there, and begins with the pseudo-header's sum. In an error something else stands there, and
-/// two bytes behind the packet's end, that nobody reads, see to it that the same is written again.
+/// In a reset `at` is the checksum field; it gets the pseudo-header's sum, which is what the card expects there. In an
+/// ICMP error another field is at `at`. Two bytes are appended behind the IP packet, which no receiver reads; they are
+/// chosen so that the card writes the value that is there already.
 #[inline(always)]
 fn leave_to_card<const N: usize>(packet: &Packet, frame: &mut Frame, at: u32, seed: u32) -> u32 {
     let at = match (packet.v4, at) {
@@ -393,7 +404,8 @@ fn leave_to_card<const N: usize>(packet: &Packet, frame: &mut Frame, at: u32, se
         (true, 50) => 50,
         (false, 60) => 60,
         (false, 70) => 70,
-        // Behind options or extension headers, that the answer has none of: right until it comes to a card.
+        // The replaced packet had IP options or extension headers, so `at` fits no field of the answer. Without a card
+        // in between the answer is right.
         _ => return 0,
     };
     if N == V4_RESET || N == V6_RESET {
@@ -406,9 +418,9 @@ fn leave_to_card<const N: usize>(packet: &Packet, frame: &mut Frame, at: u32, se
     2
 }
 
-/// Turns the packet into the first `N` bytes of `frame` and sends it out of the link that it came in on; what is for the
-/// device comes in by the pool's bridge, where no guard asks for what the container may send. `seed`: the sum of the
-/// pseudo-header of what is answered with.
+/// Turns the packet into the first `N` bytes of `frame` and redirects it out of the link that it came in on. An answer
+/// for the device enters by the pool's bridge instead, where no source guard checks it. `seed` is the sum of the
+/// answer's pseudo-header, 0 for ICMP over IPv4, which has none.
 #[inline(always)]
 fn send_back<const N: usize>(packet: &Packet, frame: &mut Frame, seed: u32) -> i32 {
     let skb = packet.skb.cast();
@@ -421,7 +433,7 @@ fn send_back<const N: usize>(packet: &Packet, frame: &mut Frame, seed: u32) -> i
             return ACT_SHOT;
         }
         count(Stat::Answered);
-        match (scratch(), interface(packet.link)) {
+        match (scratch(), interface(packet.id())) {
             (Some(scratch), Some(me)) if scratch.answer.to_device != 0 => {
                 packet.set_mark(MARK_CONTAINER);
                 bpf_redirect(me.bridge, BPF_F_INGRESS as u64) as i32

@@ -1,8 +1,8 @@
-//! What a pool's bridge hands to the device's stack: from containers, and from others that are on the bridge.
+//! `pv_from_bridge`: what a pool's bridge hands to the device's stack.
 //!
-//! What a container sends is decided by the program of its link, and marked. Everything else is a stranger's: of a LAN
-//! port, say, on a bridge that the device had before. Strangers reach the device as themselves, never by an address that
-//! is a container's or the device's own.
+//! What a container sends was decided by the program on its own link, and carries a mark. Everything else comes from a
+//! stranger: somebody behind another port of the bridge, for example a LAN port of a bridge that the device had before.
+//! A stranger may reach the device under its own address, but never under one that a container or the device has.
 
 use crate::{
     guard,
@@ -40,7 +40,8 @@ pub fn from_bridge(packet: &Packet, kind: Kind) -> i32 {
 
 #[inline(always)]
 fn stranger(packet: &Packet, kind: Kind) -> Result<(), DropReason> {
-    // Half made: what is not known to be a pool's bridge has no program.
+    // The daemon enters a pool's bridge into `uplinks` before it attaches the program, so this is a link that is set up
+    // by halves.
     let Some(bridge) = uplink(packet.link) else { return Err(DropReason::UnknownInterface) };
     match kind {
         Kind::Ip => judge(packet, bridge.pool_id),
@@ -50,8 +51,8 @@ fn stranger(packet: &Packet, kind: Kind) -> Result<(), DropReason> {
     }
 }
 
-/// Whether a stranger on the bridge of pool `pool_id` may have sent an IP packet with this source, or this word about a
-/// neighbour.
+/// Whether a stranger on the bridge of pool `pool_id` may have sent this IP packet: with this source address, and if it
+/// is neighbour discovery, about this neighbour.
 #[inline(always)]
 pub fn judge(packet: &Packet, pool_id: u32) -> Result<(), DropReason> {
     let (src, dst) = (packet.key.src, packet.key.dst);
@@ -67,7 +68,7 @@ pub fn judge(packet: &Packet, pool_id: u32) -> Result<(), DropReason> {
     }
 }
 
-/// The same of ARP.
+/// Like [`judge`], for ARP: the address that the frame claims must be nobody else's.
 #[inline(always)]
 pub fn judge_arp(packet: &Packet, pool_id: u32) -> Result<(), DropReason> {
     let arp = guard::read_arp(packet)?;
@@ -75,7 +76,7 @@ pub fn judge_arp(packet: &Packet, pool_id: u32) -> Result<(), DropReason> {
     if is_taken(claimed, pool_id) { Err(DropReason::SpoofedArp) } else { Ok(()) }
 }
 
-/// Whether `addr` is a container's or the device's.
+/// Whether `addr` belongs to the device or to a container of the pool.
 #[inline(always)]
 fn is_taken(addr: Ip, pool_id: u32) -> bool {
     is_of_device(addr) || endpoint_in(addr, pool_id).is_some()

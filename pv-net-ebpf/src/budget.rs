@@ -1,40 +1,43 @@
-//! What one sender may have of tables that all share: the kernel's neighbours and the bridge's groups.
+//! Limits on what one sender may use of two tables that everybody shares: the kernel's neighbour table and the bridge's
+//! multicast groups.
 
 use crate::maps::{FILTER_BUCKETS, FLOW_COUNTS};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use pv_net_common::{FilterRate, FilterSource, Ip, uplink_filter::DEFAULT_PREFIX6};
+use pv_net_common::{FilterRate, FilterSource, Ip, LinkId, uplink_filter::DEFAULT_PREFIX6};
 
-/// Packets to neighbours that are not known: each makes the kernel ask, and keep an entry for a minute or more, of 1,024
-/// (`gc_thresh3`) that the whole device has.
+/// The limit for packets to unknown neighbours. Each makes the kernel send a solicitation and keep an entry for a
+/// minute or more, and the whole device has 1,024 entries (`gc_thresh3`).
 const NEIGHBOURS: FilterRate = FilterRate::new(2, 48);
-/// Groups that a container reports. A bridge forgets one that is not reported again after 260 seconds (RFC 3376
-/// section 8.4), and keeps 4,096 (`mcast_hash_max`).
+/// The limit for groups that a container joins. A bridge forgets a group that is not reported again within 260 seconds
+/// (RFC 3376 section 8.4), and keeps at most 4,096 (`mcast_hash_max`).
 const REPORTS: FilterRate = FilterRate::new(1, 128);
 
-/// In the family of a source's bucket: it is for neighbours, not for the uplinks' filter.
+/// A bit in [`FilterSource::family`] that keeps the buckets for neighbours apart from those of the uplinks' filter in
+/// the same map.
 const OF_NEIGHBOURS: u32 = 0x10;
 
-/// Whether the container behind `link` may make the kernel ask for one more neighbour.
+/// Takes a token: whether the container behind `link` may make the kernel resolve one more neighbour.
 #[inline(always)]
-pub fn neighbour(link: u32) -> bool {
-    // SAFETY: a map value stays readable for the program's run. Two CPUs may take the same token: that is one more.
+pub fn neighbour(link: LinkId) -> bool {
+    // SAFETY: a map value stays readable for the program's run. Two CPUs may take the same token; then one packet too
+    // many passes.
     FLOW_COUNTS.get_ptr_mut(&link).is_some_and(|of_link| take(&NEIGHBOURS, unsafe { &mut (*of_link).neighbours }, 1))
 }
 
-/// Whether it may report so many groups more.
+/// Takes `groups` tokens: whether the container behind `link` may report this many more groups.
 #[inline(always)]
-pub fn reports(link: u32, groups: u32) -> bool {
+pub fn reports(link: LinkId, groups: u32) -> bool {
     // SAFETY: as above.
     FLOW_COUNTS.get_ptr_mut(&link).is_some_and(|of_link| take(&REPORTS, unsafe { &mut (*of_link).reports }, groups))
 }
 
-/// Whether who sends from outside with `src` may make the kernel ask for one more neighbour.
+/// Takes a token: whether the outside sender with source `src` may make the kernel resolve one more neighbour.
 #[inline(always)]
 pub fn neighbour_from(src: Ip) -> bool {
     let mut source = FilterSource::within(src, DEFAULT_PREFIX6);
     source.family |= OF_NEIGHBOURS;
     let Some(bucket) = FILTER_BUCKETS.get_ptr_mut(&source) else {
-        // A full LRU makes room.
+        // The map is an LRU: a full one evicts the oldest bucket.
         let mut bucket = 0;
         return take(&NEIGHBOURS, &mut bucket, 1) && FILTER_BUCKETS.insert(&source, &bucket, 0).is_ok();
     };

@@ -1,4 +1,4 @@
-//! A new flow's claim: the key of its replies, and with it the port that it leaves with.
+//! Claiming a new flow: an entry under the key of its replies, which also claims the source port that it leaves with.
 
 use crate::{
     flow, flow_quota,
@@ -13,11 +13,13 @@ use pv_net_common::{
     flow::{FLOW_CLOSING, FLOW_OPENING, FLOW_REPLY},
 };
 
-/// How many ports are tried for a flow: its own or its container's for all peers, then some for this peer alone.
+/// How many ports are tried for a flow. The first is the flow's own port, or the one that its container's port has for
+/// all peers; the others are tried for this peer alone.
 const ATTEMPTS: u32 = 16;
 
-/// Fills in addresses, keys and checksum differences of the flow in `flow` and claims its reply key. `flow` has the
-/// rest of both entries. What comes back is the flow's place in the half-open table when this packet is not its first.
+/// Fills in the addresses, keys and checksum differences of `flow`, whose entries already say everything else, and
+/// claims its reply key in `half_open`. `Ok(Some)` is the entry that an earlier packet of the same flow made;
+/// `Ok(None)` means that this packet made or replaced it.
 #[inline(always)]
 pub fn claim(
     packet: &Packet,
@@ -25,24 +27,25 @@ pub fn claim(
     plan: &Plan,
 ) -> Result<Option<&'static mut HalfOpenFlow>, DropReason> {
     flow.origin = packet.key;
-    // Where it is written, and not on the stack, of which this stage has none left.
-    // SAFETY: a part of a map value, that is not written to again here.
+    // Borrowed from the map value instead of copied: this stage has no stack left for another key.
+    // SAFETY: a part of a map value that is not written to again in this function.
     let key: &FlowKey = unsafe { &*(&raw const flow.origin) };
-    // What ends a connection that is not known any more opens none.
+    // A FIN or RST of an unknown connection must not open one: the flow starts as closing.
     flow.phase = if packet.tcp_has(TCP_FIN | TCP_RST) { FLOW_CLOSING } else { FLOW_OPENING };
     flow.forward.src = plan.src;
     flow.forward.dst = plan.dst;
-    flow.forward.reply_ifindex = plan.reply_link;
+    flow.forward.reply_link = plan.reply_link;
     flow.reply.src = key.dst;
     flow.reply.dst = key.src;
     flow.reply.sport_be = key.dport_be;
     flow.reply.dport_be = key.sport_be;
-    flow.reply.reply_ifindex = key.ifindex;
+    flow.reply.reply_link = key.link;
     flow.reply.flags |= FLOW_REPLY;
     let Some(Scratch { reply_key, .. }) = scratch() else { return Err(DropReason::Malformed) };
     let skb = packet.skb;
     let goes_on = u32::from(packet.continues_tcp());
-    // Who takes it all leaves nothing to others: then somebody's flow makes room.
+    // When all ports are taken, the cheapest holder loses its port: a container that takes every port must not lock out
+    // the others.
     let (mut victim, mut least) = (0, UNMOVED);
     let mut found = UNMOVED;
     let mut attempt = 0;
@@ -63,7 +66,7 @@ pub fn claim(
         if least == UNMOVED {
             return Err(DropReason::NatExhausted);
         }
-        // Writes its key again.
+        // Called again because it leaves the victim's reply key in the scratch memory.
         pv_try_port(skb, victim, goes_on);
         flow::finish(flow, reply_key);
         flow::forget(reply_key);
@@ -82,14 +85,15 @@ pub fn claim(
             let Some(open) = HALF_OPEN.get_ptr_mut(&*reply_key) else { return Err(DropReason::NatExhausted) };
             // SAFETY: a map value stays readable for the program's run.
             let open = unsafe { &mut *open };
-            // A new connection with the ports of the last one.
+            // The same ports are used for a new connection, or the rules have changed since the last packet.
             if packet.opens_tcp() || open.forward.epoch != flow.forward.epoch {
                 flow::copy(open, flow);
             }
             Ok(Some(open))
         }
         _ => {
-            // An entry of an older epoch, or of another MAC: replaced by the packet that follows.
+            // The flow is established, but this packet matched no entry in force (older epoch, another MAC, or a race
+            // with another CPU): its decision replaces the flow's.
             let _ = HALF_OPEN.insert(&*reply_key, &*flow, 0);
             let (forward, reply) = if found == OPENED { (key, &*reply_key) } else { (&*reply_key, key) };
             flow_quota::remove_flow(forward, reply);
@@ -98,19 +102,21 @@ pub fn claim(
     }
 }
 
-/// What [`pv_try_port`] says when nobody had the key: the flow has it now.
+/// Result of [`pv_try_port`]: nobody had the key, and the flow has it now.
 const CLAIMED: u32 = u32::MAX;
-/// The opening flow itself has it.
+/// Result of [`pv_try_port`]: an earlier packet of the same flow has claimed the key.
 const MINE: u32 = u32::MAX - 1;
-/// The same flow, established, and opened by who sends now.
+/// Result of [`pv_try_port`]: the flow is established, and the sender of this packet opened it.
 const OPENED: u32 = u32::MAX - 2;
-/// The same flow, established, and opened by the other side.
+/// Result of [`pv_try_port`]: the flow is established, and the other side opened it.
 const SERVED: u32 = u32::MAX - 3;
-/// Another one has it, and makes no room. What is below says how unwillingly it would.
+/// Result of [`pv_try_port`]: another flow has the key and keeps it. Any smaller result is the cost of evicting the
+/// other flow ([`cost`]).
 const UNMOVED: u32 = u32::MAX - 4;
 
-/// Tries a port: writes it, and the key of the replies, and claims that, or says who has it. A global function: the verifier goes
-/// through it once, and not once for each way through the attempts before.
+/// Tries the port of attempt number `attempt`: writes it and the resulting reply key to the scratch memory, and claims
+/// that key or says who has it. A global function, so that the verifier checks it once and not once for each path
+/// through the earlier attempts.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn pv_try_port(skb: *mut __sk_buff, attempt: u32, goes_on: u32) -> u32 {
@@ -122,27 +128,38 @@ pub extern "C" fn pv_try_port(skb: *mut __sk_buff, attempt: u32, goes_on: u32) -
         _ => plan.first_port.wrapping_add(offset as u16).to_be(),
     };
     write_reply_key(reply_key, flow, plan, sport_be);
-    match holder(reply_key, &flow.origin, flow.forward.last_used) {
-        // What is left of a connection whose flow has ended: outside it would come from another address or port.
+    let said = match in_flows(reply_key, &flow.origin, flow.forward.last_used) {
+        Some(said) => said,
+        // Without masquerade the key is rarely taken, so the insert is tried before the look-up.
+        None if !masquerade && enter(flow, reply_key) => return CLAIMED,
+        None => in_half_open(reply_key, &flow.origin, flow.forward.last_used),
+    };
+    match said {
+        // `goes_on`: a segment of a connection whose flow has ended. It must not claim a port, as the peer would see
+        // another address or port.
         CLAIMED if masquerade && (goes_on != 0 || is_devices(skb, reply_key, offset)) => UNMOVED,
-        CLAIMED => {
-            flow::finish(flow, reply_key);
-            // Another CPU may have been quicker.
-            let claimed = HALF_OPEN.insert(&*reply_key, &*flow, BPF_NOEXIST as u64);
-            if claimed.is_ok() { CLAIMED } else { UNMOVED }
-        }
-        // Without masquerade there is one port, and who has it keeps it.
+        CLAIMED if masquerade && enter(flow, reply_key) => CLAIMED,
+        // The insert failed: another CPU has claimed the key meanwhile.
+        CLAIMED => UNMOVED,
+        // Without masquerade only one port is possible, and its holder keeps it.
         cost if cost < UNMOVED && !masquerade => UNMOVED,
         said => said,
     }
 }
 
-/// Writes the port that the flow leaves with, and the key of its replies.
+/// Enters the flow into `half_open` under `reply_key`; `false` when the key is taken.
+#[inline(always)]
+fn enter(flow: &mut HalfOpenFlow, reply_key: &FlowKey) -> bool {
+    flow::finish(flow, reply_key);
+    HALF_OPEN.insert(reply_key, &*flow, BPF_NOEXIST as u64).is_ok()
+}
+
+/// Writes the source port that the flow leaves with into `flow`, and the key of its replies into `to`.
 #[inline(always)]
 fn write_reply_key(to: &mut FlowKey, flow: &mut HalfOpenFlow, plan: &Plan, sport_be: u16) {
     let proto = flow.origin.proto;
     let echo = proto == IPPROTO_ICMP as u32 || proto == IPPROTO_ICMPV6 as u32;
-    // Echo has one identifier, not two ports.
+    // ICMP echo has one identifier for both directions instead of two ports.
     let dport_be = if echo { sport_be } else { plan.dport_be };
     flow.forward.sport_be = sport_be;
     flow.forward.dport_be = dport_be;
@@ -150,44 +167,47 @@ fn write_reply_key(to: &mut FlowKey, flow: &mut HalfOpenFlow, plan: &Plan, sport
     to.dst = plan.src;
     to.sport_be = dport_be;
     to.dport_be = sport_be;
-    to.ifindex = plan.reply_link;
+    to.link = plan.reply_link;
     to.proto = proto;
 }
 
-/// Whether the port is the device's own: reserved for it, or a socket's of its own.
+/// Whether the port belongs to the device: reserved in `nat_owners`, or used by one of its sockets.
 #[inline(always)]
 fn is_devices(skb: *mut __sk_buff, reply_key: &FlowKey, offset: u32) -> bool {
     nat::owner(reply_key, offset).is_none_or(|owner| owner == NatOwner::DEVICE)
         || nat::device_takes(skb, reply_key, true)
 }
 
-/// Who has `reply_key`, seen from the flow that `key` opens at `ticks`. What is over makes room first, then what its own
-/// container has had for longest without a packet, then what others have in the half-open table, then the flow of another
-/// container, without a connection, that is silent for longest.
+/// Who has `reply_key` in the flow table, seen from the flow that `key` opens at time `ticks`; `None` when nobody has.
+/// Over both tables, holders are evicted in this order: closing flows, other flows of the same container, half-open
+/// flows of others, established flows of others. Among equals the one that has been silent for longest goes first.
 #[inline(always)]
-fn holder(reply_key: &FlowKey, key: &FlowKey, ticks: u64) -> u32 {
-    if let Some(entry) = FLOWS.get_ptr(reply_key) {
-        // SAFETY: a map value stays readable for the program's run.
-        let entry: &FlowEntry = unsafe { &*entry };
-        let opener = entry.opposite_key(key.proto);
-        if opener == *key {
-            return if entry.flags & FLOW_REPLY != 0 { OPENED } else { SERVED };
-        }
-        // An established connection stays. What has none makes room, the opener's own first: nobody keeps all ports to
-        // a peer by having been answered on each.
-        return match opener.ifindex == key.ifindex {
-            _ if key.proto == IPPROTO_TCP as u32 => UNMOVED,
-            true => cost(1, entry, ticks),
-            false => cost(3, entry, ticks),
-        };
+fn in_flows(reply_key: &FlowKey, key: &FlowKey, ticks: u64) -> Option<u32> {
+    // SAFETY: a map value stays readable for the program's run.
+    let entry: &FlowEntry = unsafe { &*FLOWS.get_ptr(reply_key)? };
+    let opener = entry.opposite_key(key.proto);
+    if opener == *key {
+        return Some(if entry.flags & FLOW_REPLY != 0 { OPENED } else { SERVED });
     }
+    // An established TCP connection keeps its port. Other protocols lose theirs, the same container's flows first; else
+    // a container could keep every port to a peer by getting one answer on each.
+    Some(match opener.link == key.link {
+        _ if key.proto == IPPROTO_TCP as u32 => UNMOVED,
+        true => cost(1, entry, ticks),
+        false => cost(3, entry, ticks),
+    })
+}
+
+/// Like [`in_flows`], for the half-open table: [`CLAIMED`] when nobody has the key.
+#[inline(always)]
+fn in_half_open(reply_key: &FlowKey, key: &FlowKey, ticks: u64) -> u32 {
     let Some(found) = HALF_OPEN.get_ptr(reply_key) else { return CLAIMED };
     // SAFETY: as above.
     let found = unsafe { &*found };
     if found.origin == *key {
         return MINE;
     }
-    let rank = match found.origin.ifindex == key.ifindex {
+    let rank = match found.origin.link == key.link {
         _ if found.phase == FLOW_CLOSING => 0,
         true => 1,
         false => 2,

@@ -1,4 +1,4 @@
-//! Carrying out an entry of the flow table: rewrite, count, hand over.
+//! Carries out an entry of the flow table: rewrites the packet, counts it and hands it to the next link.
 
 use crate::{
     answer,
@@ -19,11 +19,12 @@ use pv_net_common::{
     flow::{FLOW_NAT, FLOW_NEIGHBOUR, FLOW_ROUTED, FLOW_STACK, FLOW_UPLINK},
 };
 
-/// Keeps a sum that the network card computed over the whole packet (`CHECKSUM_COMPLETE`). Only where no checksum in
-/// the packet takes the change back: the IPv6 header has none, and what `BPF_F_PSEUDO_HDR` takes off is added here.
+/// Flag for `bpf_skb_store_bytes`: also update the sum that a network card computed over the whole packet
+/// (`CHECKSUM_COMPLETE`). Needed only where no checksum inside the packet changes along and cancels the difference: the
+/// IPv6 header has none. For addresses `BPF_F_PSEUDO_HDR` subtracts the difference later, so it has to be added here.
 const RECOMPUTE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
 
-/// Where in its header a TCP segment says how long that is (RFC 9293 section 3.1).
+/// Offset in the TCP header of the byte that has the header's length (RFC 9293 section 3.1).
 const TCP_DATA_OFFSET: u32 = 12;
 /// Bytes of a UDP header.
 const UDP_LEN: u32 = 8;
@@ -31,14 +32,15 @@ const UDP_LEN: u32 = 8;
 pub const AF_INET: u32 = 2;
 pub const AF_INET6: u32 = 10;
 
-/// The daemon sets it where `bpf_redirect_peer` makes a packet the receiver's own (6.15): a call less for each packet.
+/// Set by the daemon at load time where `bpf_redirect_peer` already sets the packet type to "for this host" (kernel
+/// 6.15): this saves one helper call a packet.
 #[unsafe(no_mangle)]
 static PEER_SCRUBS: u32 = 0;
 
-/// What became of a rewrite.
+/// `Err` when a helper refused to write.
 type Done = Result<(), ()>;
 
-/// Rewrites the packet and hands it to where `entry` says.
+/// Rewrites the packet and sends it where `entry` says. Returns the program's verdict.
 #[inline(always)]
 pub fn deliver(packet: &Packet, entry: &mut FlowEntry) -> i32 {
     if entry.flags & FLOW_STACK != 0 {
@@ -54,8 +56,8 @@ pub fn deliver(packet: &Packet, entry: &mut FlowEntry) -> i32 {
     hand_over(packet, entry)
 }
 
-/// As [`deliver`], for an ICMP error about the entry's flow that has a hop to spare; with NAT its IP header is written
-/// already. It is no answer of the flow, and keeps none alive.
+/// Like [`deliver`], for an ICMP error about the entry's flow. The caller has checked the hop limit, and with NAT has
+/// written the IP header already. The error is not counted on the entry: it does not keep the flow alive.
 #[inline(always)]
 pub fn deliver_error(packet: &Packet, entry: &mut FlowEntry) -> i32 {
     if route(packet, entry, entry.flags & FLOW_NAT != 0).is_err() {
@@ -64,7 +66,8 @@ pub fn deliver_error(packet: &Packet, entry: &mut FlowEntry) -> i32 {
     hand_over(packet, entry)
 }
 
-/// A routed packet needs a hop to spare, and must fit the next link.
+/// A routed packet needs a TTL or hop limit above 1 and must fit the next link. `Err` is the verdict of the answer to
+/// it.
 #[inline(always)]
 fn may_route(packet: &Packet, entry: &FlowEntry) -> Result<(), i32> {
     if entry.flags & FLOW_ROUTED == 0 {
@@ -73,8 +76,8 @@ fn may_route(packet: &Packet, entry: &FlowEntry) -> Result<(), i32> {
     if packet.ttl <= 1 {
         return Err(answer::ttl_expired(packet));
     }
-    // A container takes what is larger than its MTU: nothing is cut on the way to it. On a wire nobody else would
-    // cut it, whatever its "don't fragment" says.
+    // A veth delivers to its container what is larger than the MTU, so IPv4 without "don't fragment" passes. On the way
+    // out nothing fragments the packet after this program, so a large one is answered whatever it says about fragments.
     let leaves = entry.flags & (FLOW_NEIGHBOUR | FLOW_UPLINK) != 0;
     if (leaves || !packet.may_cut) && too_big(packet, entry.mtu) {
         return Err(answer::too_big(packet, entry.mtu));
@@ -82,7 +85,7 @@ fn may_route(packet: &Packet, entry: &FlowEntry) -> Result<(), i32> {
     Ok(())
 }
 
-/// Counts the packet on the entry.
+/// Counts the packet on the entry, which also keeps the flow alive.
 #[inline(always)]
 pub fn stamp(packet: &Packet, entry: &mut FlowEntry) {
     entry.packets += 1;
@@ -101,8 +104,8 @@ fn hand_over(packet: &Packet, entry: &mut FlowEntry) -> i32 {
         if entry.flags & FLOW_UPLINK != 0 {
             return bpf_redirect(entry.ifindex, 0) as i32;
         }
-        // The MAC was the bridge's or the peer's, so the host-side link saw "other host"; kernels before 6.15 keep
-        // that over the redirect and the receiver would discard the packet.
+        // On the host-side link the frame's MAC is not the link's own, so the kernel has set the packet type to "other
+        // host". Kernels before 6.15 keep the type over the redirect, and the receiver would discard the packet.
         if core::ptr::read_volatile(&raw const PEER_SCRUBS) == 0 && (*packet.skb).pkt_type != 0 {
             bpf_skb_change_type(packet.skb.cast(), 0);
         }
@@ -125,14 +128,15 @@ fn to_neighbour(entry: &FlowEntry) -> i32 {
     unsafe { bpf_redirect_neigh(entry.ifindex, &raw mut params, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
 }
 
-/// Whether a routed packet, or a segment of it, is larger than the target takes.
+/// Whether a routed packet, or one of the segments of a GSO packet, is larger than `mtu` bytes.
 #[inline(always)]
 fn too_big(packet: &Packet, mtu: u32) -> bool {
     let gso = packet.gso_size();
     if gso == 0 {
         return packet.len() - ETH_LEN > mtu;
     }
-    // Each segment carries the packet's own headers. Read again here: it is a packet of many, and others need no length.
+    // Each segment repeats the packet's own headers. The TCP header's length is read only here, since only GSO packets
+    // need it.
     let header = if packet.proto == IPPROTO_TCP {
         match load::<u8>(packet.skb, packet.l4 + TCP_DATA_OFFSET) {
             Ok(offset) => (offset >> 4) as u32 * 4,
@@ -141,7 +145,8 @@ fn too_big(packet: &Packet, mtu: u32) -> bool {
     } else {
         UDP_LEN
     };
-    // The hop-by-hop header that a BIG TCP packet has for its length is not in its segments (kernel 5.19 to 6.x).
+    // A BIG TCP packet over IPv6 has a hop-by-hop header for its length, which its segments do not have (kernels 5.19
+    // to 6.x).
     let jumbo = !packet.v4 && packet.l4 > ETH_LEN + 40 && packet.len() > ETH_LEN + 40 + u16::MAX as u32;
     packet.l4 - ETH_LEN - if jumbo { 8 } else { 0 } + header + gso > mtu
 }
@@ -152,7 +157,7 @@ fn replaced16(old: u16, new: u16) -> u32 {
     (!old) as u32 + new as u32
 }
 
-/// Carries out what `entry` says of MACs, hops, addresses and ports.
+/// Writes the MACs, hop limit, addresses and ports that `entry` asks for.
 #[inline(always)]
 fn rewrite(packet: &Packet, entry: &FlowEntry) -> Done {
     let (routed, translated) = (entry.flags & FLOW_ROUTED != 0, entry.flags & FLOW_NAT != 0);
@@ -168,19 +173,21 @@ fn rewrite(packet: &Packet, entry: &FlowEntry) -> Done {
     route(packet, entry, translated)
 }
 
-/// A frame from its start to the ports, with an IPv4 header without options. `pad` puts words at word boundaries.
+/// A frame from its start to the ports, with an IPv4 header without options. `pad` aligns the fields to word
+/// boundaries.
 #[repr(C)]
 struct Head4 {
     pad: u16,
     dst_mac: [u8; 6],
     src_mac: [u8; 6],
-    /// What stays: EtherType, and the IP header up to its TTL.
+    /// Not changed: EtherType, and the IP header up to its TTL.
     kept: [u16; 5],
     rest: Rest4,
     ports: [u16; 2],
 }
 
-/// What [`translate`] and [`route`] do, in one write: each call costs about as much as the look-up of the flow.
+/// What [`translate`] and [`route`] do, for the usual IPv4 packet in one write: each helper call costs about as much as
+/// the look-up of the flow.
 #[inline(always)]
 fn rewrite_v4(packet: &Packet, entry: &FlowEntry, translated: bool) -> Done {
     let skb = packet.skb.cast();
@@ -194,7 +201,7 @@ fn rewrite_v4(packet: &Packet, entry: &FlowEntry, translated: bool) -> Done {
     let kept = read(packet.skb, ETH_LEN - 2).map_err(drop)?;
     let (dst_mac, src_mac) = (entry.dst_mac, entry.src_mac);
     let head = Head4 { pad: 0, dst_mac, src_mac, kept, rest, ports: [entry.sport_be, entry.dport_be] };
-    // The kernel writes a neighbour's MACs itself.
+    // For a neighbour (`bpf_redirect_neigh`) the kernel writes the MACs itself.
     // SAFETY: the helper checks offset and length; the structure has no padding.
     let failed = unsafe {
         if entry.flags & (FLOW_ROUTED | FLOW_NEIGHBOUR) == FLOW_ROUTED {
@@ -209,15 +216,15 @@ fn rewrite_v4(packet: &Packet, entry: &FlowEntry, translated: bool) -> Done {
     if translated { translate_l4(packet, entry, has_ports) } else { Ok(()) }
 }
 
-/// Rewrites MACs and decreases TTL or hop limit (RFC 1812 section 5.3.1). The IP header of a translated packet is
-/// written already.
+/// Rewrites the MACs and decreases the TTL or hop limit (RFC 1812 section 5.3.1). For a `translated` packet only the
+/// MACs: its IP header is written already.
 #[inline(always)]
 fn route(packet: &Packet, entry: &FlowEntry, translated: bool) -> Done {
     if entry.flags & FLOW_ROUTED == 0 {
         return Ok(());
     }
     let skb = packet.skb.cast();
-    // The kernel writes a neighbour's MACs itself.
+    // For a neighbour (`bpf_redirect_neigh`) the kernel writes the MACs itself.
     if entry.flags & FLOW_NEIGHBOUR == 0 {
         let mut macs = [0u8; 12];
         macs[..6].copy_from_slice(&entry.dst_mac);
@@ -268,14 +275,14 @@ struct Rest6 {
     dst: [u32; 4],
 }
 
-/// The same, and the ports that follow it.
+/// [`Rest6`], and the ports that follow the header.
 #[repr(C)]
 struct Ports6 {
     rest: Rest6,
     ports: [u16; 2],
 }
 
-/// Writes the entry's addresses and ports, and one hop less when routed.
+/// Writes the entry's addresses and ports, and decreases the hop limit when the packet is routed.
 #[inline(always)]
 fn translate(packet: &Packet, entry: &FlowEntry) -> Done {
     let hops = packet.ttl - u8::from(entry.flags & FLOW_ROUTED != 0);
@@ -287,8 +294,9 @@ fn translate(packet: &Packet, entry: &FlowEntry) -> Done {
     if packet.later { Ok(()) } else { translate_l4(packet, entry, false) }
 }
 
-/// The same for TCP or UDP right behind an IPv6 header, in one write. That adds the ports to no sum of the card
-/// ([`RECOMPUTE`]), for the checksum takes them back without telling it; so the rest is added by itself.
+/// [`translate`] for TCP or UDP right behind the IPv6 header, in one write. That write must not use [`RECOMPUTE`]
+/// because it includes the ports, whose change the TCP or UDP checksum cancels; so the change of addresses and hop
+/// limit is added to the card's sum by `bpf_csum_update`.
 #[inline(always)]
 fn translate_v6(packet: &Packet, entry: &FlowEntry, hops: u8) -> Done {
     let word = |hops| u16::from_ne_bytes([packet.proto, hops]);
@@ -303,8 +311,8 @@ fn translate_v6(packet: &Packet, entry: &FlowEntry, hops: u8) -> Done {
     if failed != 0 { Err(()) } else { translate_l4(packet, entry, true) }
 }
 
-/// Takes the new addresses and ports into the upper layer's checksum, and writes the ports or the echo identifier
-/// unless that is done.
+/// Updates the upper layer's checksum for the new addresses and ports, and writes the ports or the echo identifier
+/// unless they are `written` already.
 #[inline(always)]
 fn translate_l4(packet: &Packet, entry: &FlowEntry, written: bool) -> Done {
     let skb = packet.skb.cast();
@@ -348,7 +356,7 @@ fn rest4(packet: &Packet, src: Ip, dst: Ip, addr_diff: u32, hops: u8) -> Rest4 {
     Rest4 { ttl_proto: word, check: !csum::fold(sum), src: src.words_be[3], dst: dst.words_be[3] }
 }
 
-/// Writes addresses and hop count, with the IPv4 header's checksum.
+/// Writes addresses and hop limit, and the IPv4 header's checksum.
 #[inline(always)]
 pub fn write_addresses(packet: &Packet, src: Ip, dst: Ip, addr_diff: u32, hops: u8) -> Done {
     let skb = packet.skb.cast();

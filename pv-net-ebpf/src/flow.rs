@@ -1,4 +1,4 @@
-//! A flow's life: claimed as opening, established by its second packet or first reply, closing, gone.
+//! The life of a flow: claimed as opening, established by its second packet or first reply, closing, gone.
 
 use crate::{
     deliver::stamp,
@@ -20,7 +20,7 @@ use pv_net_common::{
     },
 };
 
-/// Word by word: what the compiler makes of an assignment this large needs more stack than there is.
+/// Copies word by word: the code that the compiler makes of an assignment this large needs more stack than there is.
 #[inline(always)]
 pub fn copy(to: &mut HalfOpenFlow, from: &HalfOpenFlow) {
     const WORDS: usize = size_of::<HalfOpenFlow>() / size_of::<u64>();
@@ -31,7 +31,7 @@ pub fn copy(to: &mut HalfOpenFlow, from: &HalfOpenFlow) {
     }
 }
 
-/// The stage that goes on with a packet of a flow that is there.
+/// The stage that handles a packet of a flow that one of the tables already has; `None` when neither has it.
 #[inline(always)]
 pub fn stage_of(packet: &Packet) -> Option<Stage> {
     let key = packet.key;
@@ -44,7 +44,7 @@ pub fn stage_of(packet: &Packet) -> Option<Stage> {
     (!packet.opens_tcp() && HALF_OPEN.get_ptr(&key).is_some()).then_some(Stage::HalfOpen)
 }
 
-/// Whether `key` is the opener of an opening or closing flow to `to`, whose ports were not changed.
+/// Whether `key` is the opener of a half-open flow to `to`, whose source port was not changed.
 #[inline(always)]
 pub fn is_claimed(key: &FlowKey, target: &EndpointInfo, to: &Target) -> bool {
     let reply_key = FlowKey {
@@ -52,14 +52,14 @@ pub fn is_claimed(key: &FlowKey, target: &EndpointInfo, to: &Target) -> bool {
         dst: key.src,
         sport_be: to.port_be,
         dport_be: key.sport_be,
-        ifindex: target.ifindex,
+        link: target.link,
         proto: key.proto,
     };
     // SAFETY: a map value stays readable for the program's run.
     HALF_OPEN.get_ptr(&reply_key).is_some_and(|open| unsafe { (*open).origin == *key })
 }
 
-/// Sets what follows from the addresses and ports that were chosen.
+/// Sets the flags and checksum differences that follow from the chosen addresses and ports.
 #[inline(always)]
 pub fn finish(flow: &mut HalfOpenFlow, reply_key: &FlowKey) {
     let key = flow.origin;
@@ -84,11 +84,11 @@ fn set_diffs(entry: &mut FlowEntry, key: &FlowKey, echo: bool) {
         true => ([key.sport_be, 0], [entry.sport_be, 0]),
         false => ([key.sport_be, key.dport_be], [entry.sport_be, entry.dport_be]),
     };
-    // Nothing to write, and to save: masquerade leaves most flows their ports.
+    // Masquerade leaves most flows their ports; a difference of 0 saves the write.
     entry.port_diff = if old == new { 0 } else { port_diff(old, new) };
 }
 
-/// What two new addresses add to a checksum's sum.
+/// The difference that new addresses make to a checksum's one's complement sum (RFC 1624).
 #[inline(always)]
 pub fn addr_diff(src: Ip, dst: Ip, new_src: Ip, new_dst: Ip) -> u32 {
     let mut old = [src, dst];
@@ -98,13 +98,14 @@ pub fn addr_diff(src: Ip, dst: Ip, new_src: Ip, new_dst: Ip) -> u32 {
     unsafe { bpf_csum_diff(old.as_mut_ptr().cast(), 32, new.as_mut_ptr().cast(), 32, 0) as u32 }
 }
 
-/// What two new ports add to a checksum's sum.
+/// The difference that new ports make to a checksum's one's complement sum (RFC 1624).
 #[inline(always)]
 pub fn port_diff(old: [u16; 2], new: [u16; 2]) -> u32 {
     (!old[0]) as u32 + (!old[1]) as u32 + new[0] as u32 + new[1] as u32
 }
 
-/// A packet of the opener whose flow is in the half-open table already: without an answer so far it is established by it.
+/// Another packet of the opener, whose flow is in the half-open table already. It establishes the flow even without a
+/// reply.
 #[inline(always)]
 pub fn repeat(packet: &Packet, open: &mut HalfOpenFlow) {
     stamp(packet, &mut open.forward);
@@ -113,13 +114,13 @@ pub fn repeat(packet: &Packet, open: &mut HalfOpenFlow) {
     }
 }
 
-/// Notes FIN and RST on a flow in the half-open table, and says whether it may be established: one that ends stays, for
-/// the flow table would see only the rest of its end, and keep it until it has been silent for long.
+/// Notes FIN and RST on a half-open flow, and says whether the flow may be established. A flow that is ending stays
+/// half open: the flow table would see only the rest of its end, and would keep it until its time-out.
 #[inline(always)]
 pub fn goes_on(packet: &Packet, open: &mut HalfOpenFlow, replies: bool) -> bool {
     if packet.tcp_has(TCP_RST) {
         open.forward.tcp |= TCP_RST_SEEN;
-        if packet.key.ifindex != 0 {
+        if !packet.key.link.is_outside() {
             open.phase = FLOW_CLOSING;
         }
         return false;
@@ -138,7 +139,8 @@ pub fn goes_on(packet: &Packet, open: &mut HalfOpenFlow, replies: bool) -> bool 
     open.phase == FLOW_OPENING && (open.forward.tcp | open.reply.tcp) & TCP_FIN_SEEN == 0
 }
 
-/// Enters both directions into the flow table, or neither. A full table is no fault: the flow goes on as half open.
+/// Enters both directions into the flow table, or neither. When the table is full the flow stays in the half-open
+/// table, which works but takes the slow path.
 #[inline(always)]
 pub fn establish(open: &HalfOpenFlow) {
     let forward = open.origin;
@@ -149,7 +151,7 @@ pub fn establish(open: &HalfOpenFlow) {
         return;
     }
     if FLOWS.insert(&forward, &open.forward, BPF_NOEXIST as u64).is_err() {
-        // There already (the other direction's packet was quicker on another CPU), or no room.
+        // Either another CPU entered the flow for a packet of the other direction, or there is no room.
         if FLOWS.get_ptr(&forward).is_none() {
             count(Stat::FlowTableFull);
             return;
@@ -175,9 +177,9 @@ pub fn ends(packet: &Packet, entry: &FlowEntry) -> bool {
     packet.tcp_has(TCP_FIN | TCP_RST | TCP_SYN) || entry.tcp & (TCP_LAST_ACK | TCP_RST_SEEN) != 0
 }
 
-/// The end of an established flow: it leaves the flow table with what follows both FINs, so that the table holds only
-/// what is alive. A translated one lives on as closing: its port is not free yet. To be called when the packet is on
-/// its way: the entry's memory may be another flow's afterwards.
+/// Handles the end of an established flow. It leaves the flow table with the acknowledgement that follows both FINs, so
+/// that the table holds only live flows. A translated flow goes on as closing in the half-open table, since its port is
+/// not free yet. Call this after the packet was sent: `entry`'s memory may belong to another flow afterwards.
 #[inline(always)]
 pub fn close(packet: &Packet, entry: &mut FlowEntry) {
     let key = packet.key;
@@ -186,7 +188,8 @@ pub fn close(packet: &Packet, entry: &mut FlowEntry) {
     // SAFETY: a map value stays readable for the program's run.
     let opposite = unsafe { &mut *opposite };
     if packet.opens_tcp() {
-        // The opener uses its port again: of the last connection not even the last acknowledgement may have come by.
+        // The opener reuses its port for a new connection. The last acknowledgement of the old connection may have been
+        // lost, so its state is cleared.
         if entry.flags & FLOW_REPLY == 0 {
             entry.tcp = 0;
             opposite.tcp = 0;
@@ -196,9 +199,10 @@ pub fn close(packet: &Packet, entry: &mut FlowEntry) {
     if packet.l4_info & TCP_RST != 0 {
         entry.tcp |= TCP_RST_SEEN;
         opposite.tcp |= TCP_RST_SEEN;
-        // Anybody outside may have sent it: the entry stays, and the daemon asks the container. What the container itself
-        // sends may be its answer to a forged segment: another one of the connection brings the flow back.
-        if key.ifindex == 0 {
+        // Anybody outside can forge a reset, so the entry stays and the daemon asks the container whether the
+        // connection lives. A reset from the container itself may be its answer to a forged segment; the next segment
+        // of the connection brings the flow back from the half-open table.
+        if key.link.is_outside() {
             return;
         }
     } else {
@@ -227,7 +231,7 @@ pub fn close(packet: &Packet, entry: &mut FlowEntry) {
     retire(packet, entry, opposite, flow);
 }
 
-/// Moves a flow out of the flow table; `flow` has its phase.
+/// Moves a flow from the flow table to the half-open table. The caller has set `flow.phase`.
 #[inline(always)]
 fn retire(packet: &Packet, entry: &FlowEntry, opposite: &FlowEntry, flow: &mut HalfOpenFlow) {
     let key = packet.key;
@@ -247,7 +251,8 @@ fn retire(packet: &Packet, entry: &FlowEntry, opposite: &FlowEntry, flow: &mut H
     }
 }
 
-/// Enters `flow` under its reply key. Where its claim still stands, that is cheaper than a new entry.
+/// Enters `flow` under its reply key. If the entry of its claim is still there, overwriting that is cheaper than a new
+/// entry.
 #[inline(always)]
 fn keep_half_open(reply_key: &FlowKey, flow: &HalfOpenFlow) {
     if flow.phase == FLOW_CLOSING {
@@ -261,8 +266,9 @@ fn keep_half_open(reply_key: &FlowKey, flow: &HalfOpenFlow) {
     let _ = HALF_OPEN.insert(reply_key, flow, 0);
 }
 
-/// Notes a flow with the host's stack at its other end, by the key of its replies: those are let back. `to_device`: the
-/// kernel calls the destination its own, though the daemon may not know it. `ring`: whose share it counts for.
+/// Notes a flow whose other end is the host's stack, under the key of its replies, so that replies pass. `to_device`:
+/// the kernel's routes call the destination the device's own, though the daemon may not know the address. `ring`: the
+/// ring of [`share`] that the note counts for.
 #[inline(always)]
 pub fn note_stack(origin: &FlowKey, reply_key: &FlowKey, epoch: u32, to_device: bool, ring: u32) {
     let Some(Scratch { flow, .. }) = scratch() else { return };
@@ -271,15 +277,15 @@ pub fn note_stack(origin: &FlowKey, reply_key: &FlowKey, epoch: u32, to_device: 
     flow.reply.epoch = epoch;
     flow.reply.flags = if to_device { FLOW_STACK | FLOW_DEVICE } else { FLOW_STACK };
     share::take_of(ring, reply_key);
-    // A full LRU makes room.
+    // The map is an LRU: a full one evicts its oldest entry.
     let _ = HALF_OPEN.insert(reply_key, &*flow, 0);
 }
 
 /// The epoch of a flow that was refused: it is asked again with each packet.
 pub use pv_net_common::flow::FLOW_REFUSED as REFUSED;
 
-/// Takes a flow that policy does not allow any more out of the flow table. It lives on as opening: without it the
-/// replies would pass for a flow of their own, which may be allowed.
+/// Moves a flow that the policy does not allow any more from the flow table to the half-open table, as opening and with
+/// the epoch [`REFUSED`]. If it were removed, its replies would count as a flow of their own, which may be allowed.
 #[inline(always)]
 pub fn refuse(packet: &Packet, entry: &mut FlowEntry) {
     let Some(opposite) = FLOWS.get_ptr_mut(&entry.opposite_key(packet.key.proto)) else {
@@ -294,7 +300,7 @@ pub fn refuse(packet: &Packet, entry: &mut FlowEntry) {
     retire(packet, entry, opposite, flow);
 }
 
-/// Ends a flow that policy does not allow any more.
+/// Removes a flow from both tables, given the key of either direction.
 #[inline(always)]
 pub fn forget(key: &FlowKey) {
     if let Some(entry) = FLOWS.get_ptr(key) {

@@ -1,26 +1,27 @@
-//! How many flows each container has in the flow table. A flow counts for its opener; one from outside for the
-//! container that serves it.
+//! How many flows each container has in the flow table. A flow counts for the container that opened it; a flow from
+//! outside counts for the container that serves it.
 
 use crate::maps::{FLOW_COUNTS, FLOW_LIMITS, FLOWS};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use pv_net_common::{
-    FlowCount, FlowKey,
+    FlowCount, FlowKey, LinkId,
     flow::{FLOW_LANES, quota_link},
 };
 
-/// What is counted for the container behind a link. It is looked up once for a new flow.
+/// The counter of the container behind `link`, looked up once for each new flow.
 pub struct FlowQuota {
-    link: u32,
+    link: LinkId,
     count: Option<*mut FlowCount>,
 }
 
 impl FlowQuota {
     #[inline(always)]
-    pub fn of(link: u32) -> Self {
+    pub fn of(link: LinkId) -> Self {
         Self { link, count: FLOW_COUNTS.get_ptr_mut(&link) }
     }
 
-    /// Whether the container has all the flows that it may have. Two CPUs that ask at once may go one over.
+    /// Whether the container has all the flows that it may have. Two CPUs that ask at the same time may exceed the
+    /// limit by one.
     #[inline(always)]
     pub fn at_limit(&self) -> bool {
         let Some(count) = self.count else { return false };
@@ -30,7 +31,7 @@ impl FlowQuota {
         limit.most != 0 && count.live(limit.freed) >= limit.most as i64
     }
 
-    /// A flow came into the table.
+    /// Counts a flow that was entered into the table.
     #[inline(always)]
     pub fn made(&self) {
         self.add(1);
@@ -49,7 +50,8 @@ impl FlowQuota {
     }
 }
 
-/// Removes both entries of a flow. Whoever took out the opener's has ended the flow, whatever others tried meanwhile.
+/// Removes both entries of a flow. The CPU that removes the opener's entry counts the flow as ended; a second attempt
+/// finds it gone and counts nothing.
 #[inline(always)]
 pub fn remove_flow(forward: &FlowKey, reply: &FlowKey) {
     if FLOWS.remove(forward).is_ok() {

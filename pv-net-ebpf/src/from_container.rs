@@ -1,4 +1,5 @@
-//! What a container sends: by the flow table, else past the guard to the stage that decides.
+//! What a container sends: forwarded by the flow table when the flow is known, else checked by the guard and passed to
+//! the stage that decides.
 
 use crate::{
     flow,
@@ -11,19 +12,21 @@ use crate::{
 };
 use pv_net_common::{DropReason, Stage};
 
-/// A packet from a container.
+/// Entry point for an IP packet from a container.
 #[inline(always)]
 pub fn entry(packet: &mut Packet) -> i32 {
     packet.settle_fragment();
     let epoch = epoch();
-    // A copy: a packet whose key's address is taken is kept in memory whole, field by field.
+    // A copy, because taking the address of the packet's key would make the compiler keep the whole packet in memory,
+    // field by field.
     let key = packet.key;
     if packet.tracked
         && let Some(entry) = FLOWS.get_ptr_mut(&key)
     {
         // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
         let entry = unsafe { &mut *entry };
-        // The addresses were checked when the entry was made and are part of its key: the MAC is what is left.
+        // The addresses are part of the key and were checked when the entry was made; only the source MAC is left to
+        // check.
         if entry.epoch == epoch && same_mac(entry.from_mac, packet.eth.src) {
             return known(packet, entry);
         }
@@ -31,11 +34,11 @@ pub fn entry(packet: &mut Packet) -> i32 {
     tail_call(packet.skb, Stage::FromContainer)
 }
 
-/// The stage for what the flow table does not know.
+/// The stage for packets of which the flow table knows nothing.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
     packet.settle_fragment();
-    let Some(me) = interface(packet.link) else {
+    let Some(me) = interface(packet.id()) else {
         return verdict::drop(packet, DropReason::UnknownInterface);
     };
     let guarded =

@@ -1,4 +1,4 @@
-//! What comes in by an uplink: replies to masqueraded flows, published ports, and what is routed.
+//! What comes in by an uplink: replies to masqueraded flows, packets to published ports, and routed packets.
 
 use crate::{
     answer, budget,
@@ -18,15 +18,15 @@ use crate::{
     verdict::{self, ACT_OK, ACT_SHOT},
 };
 use pv_net_common::{
-    DropReason, EndpointInfo, FlowEntry, HalfOpenFlow, Ip, Stage,
+    DropReason, EndpointInfo, FlowEntry, HalfOpenFlow, Ip, LinkId, Stage,
     endpoint::UPLINK_BORROWED,
     flow::{FLOW_ROUTED, FLOW_UPLINK},
 };
 
-/// A packet from an uplink. What is not for a container goes on to the stack untouched.
+/// Entry point for an IP packet from an uplink. What is not for a container goes on to the device's stack unchanged.
 #[inline(always)]
 pub fn entry(packet: &mut Packet) -> i32 {
-    packet.key.ifindex = 0;
+    packet.key.link = LinkId::OUTSIDE;
     packet.settle_fragment();
     let epoch = epoch();
     if packet.tracked
@@ -35,7 +35,8 @@ pub fn entry(packet: &mut Packet) -> i32 {
         // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
         let entry = unsafe { &mut *entry };
         if entry.epoch == epoch {
-            // A router that has taken over, or a forgery: the kernel knows.
+            // The source MAC has changed: either another router has taken over, or the packet is forged. The stage asks
+            // the kernel's neighbour table.
             if entry.from_mac != [0; 6] && !same_mac(entry.from_mac, packet.eth.src) {
                 return tail_call(packet.skb, Stage::Route);
             }
@@ -58,35 +59,38 @@ pub fn unread(packet: &Packet, kind: Kind) -> i32 {
     match kind {
         Kind::PriorityTag => tail_call(packet.skb, Stage::Untag),
         Kind::Unreadable => verdict::drop(packet, DropReason::Malformed),
-        // ARP and what is no IP are the stack's; a VLAN's frames are another link's.
+        // ARP and other non-IP frames are for the device's stack; frames of a VLAN are for the link of that VLAN.
         _ => ACT_OK,
     }
 }
 
-/// An address is no identity: who is outside has none of the device's addresses and none of a pool's, and gets nobody's
-/// rights by claiming one. Loopback addresses are on no wire (RFC 1122 section 3.2.1.3).
+/// Drops packets from outside whose source is an address of the device or of a pool: a claimed address gives no rights.
+/// Loopback addresses must not appear on a wire (RFC 1122 section 3.2.1.3).
 #[inline(always)]
 fn judge_source(packet: &Packet) -> Result<(), DropReason> {
     let (src, dst) = (packet.key.src, packet.key.dst);
     if src.is_loopback() || dst.is_loopback() {
         return Err(DropReason::Martian);
     }
-    // Who has an address that the device is about to take says so to all, with that address (RFC 4862 section 5.4.4).
+    // Exception: when the device is about to take an address that another host has, that host says so to the group,
+    // with that very source (RFC 4862 section 5.4.4).
     let defends = is_discovery(packet) && dst.is_multicast() && spoken_for(packet) == Some(src);
     if is_of_device(src) && !defends || network(src).is_some() { Err(DropReason::ForgedSource) } else { Ok(()) }
 }
 
-/// A source that nobody can be answered at from beyond the link.
+/// Whether `src` is a source to which no answer can be routed from beyond the link.
 #[inline(always)]
 fn is_unanswerable(src: Ip, dst: Ip) -> bool {
     let near = src.is_link_scoped() && !(src.is_v4() && dst.is_link_scoped());
     near || src.is_multicast() || src.is_limited_broadcast() || src.is_nobody()
 }
 
-/// The stage for what the flow table does not know.
+/// The stage for packets of which the flow table knows nothing.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
-    packet.key.ifindex = 0;
+    if packet.mark_outside().is_none() {
+        return ACT_SHOT;
+    }
     packet.settle_fragment();
     let epoch = epoch();
     if let Some(stage) = flow::stage_of(packet) {
@@ -108,7 +112,7 @@ pub fn stage(packet: &mut Packet) -> i32 {
         && let Some(to) = port_map::of(&key)
         && let Some(target) = endpoint(to.addr)
     {
-        // Nor is it answered.
+        // Not answered with an ICMP error either.
         if is_unanswerable(key.src, key.dst) {
             return verdict::drop(packet, DropReason::Martian);
         }
@@ -116,7 +120,7 @@ pub fn stage(packet: &mut Packet) -> i32 {
         if goes_on && flow::is_claimed(&key, target, &to) {
             return inwards(packet, target, &to, epoch);
         }
-        // The device's own socket had the port before it was published.
+        // A socket of the device had this port before it was published, and keeps its connections.
         if !packet.opens_tcp() && nat::device_takes(packet.skb, &key, false) {
             return ACT_OK;
         }
@@ -128,8 +132,8 @@ pub fn stage(packet: &mut Packet) -> i32 {
     }
 }
 
-/// To an address of a pool that no container has. On a bridge of others somebody else may have it, and the device routes
-/// for them; but nobody makes the device ask for more neighbours than is his share.
+/// A packet to an address of a pool that no container has. On a borrowed bridge another host may have the address, and
+/// the device routes to it; but each sender may make the device resolve only so many unknown neighbours.
 #[inline(always)]
 fn to_nobody(packet: &Packet, bridge: u32) -> i32 {
     let Some(up) = uplink(bridge) else { return verdict::drop(packet, DropReason::Unpublished) };
@@ -143,28 +147,28 @@ fn to_nobody(packet: &Packet, bridge: u32) -> i32 {
     ACT_OK
 }
 
-/// Into a container.
+/// Decides about a new flow into a container.
 #[inline(always)]
 fn inwards(packet: &mut Packet, target: &EndpointInfo, to: &Target, epoch: u32) -> i32 {
     let key = packet.key;
     if is_unanswerable(key.src, key.dst) {
         return verdict::drop(packet, DropReason::Martian);
     }
-    // The pool's own server is nobody outside.
+    // Only the pool's own DHCP server may answer clients, and that is not outside.
     if is_for_dhcp_client(packet, to.port_be) {
         return verdict::drop(packet, DropReason::RogueDhcp);
     }
     if is_unasked(packet) {
         return verdict::drop(packet, DropReason::ForgedIcmp);
     }
-    if let Err(reason) = PolicyInput::of_target(&key, to).allowed() {
+    if let Err(reason) = PolicyInput::of_target(&key, to).may_come_in(target.into()) {
         return denied(packet, reason);
     }
     let Some(up) = uplink(packet.link) else { return ACT_OK };
     let Some(Scratch { flow, plan, .. }) = scratch() else { return ACT_SHOT };
     *flow = HalfOpenFlow::default();
     flow.forward = FlowEntry {
-        ifindex: target.ifindex,
+        ifindex: target.link.number(),
         epoch,
         from_mac: packet.eth.src,
         src_mac: target.gateway_mac,
@@ -173,7 +177,7 @@ fn inwards(packet: &mut Packet, target: &EndpointInfo, to: &Target, epoch: u32) 
         mtu: target.mtu,
         ..FlowEntry::default()
     };
-    // A reply leaves by the uplink that its flow came in on.
+    // Replies leave by the uplink that the flow came in on.
     flow.reply = FlowEntry {
         ifindex: packet.link,
         epoch,
@@ -184,6 +188,6 @@ fn inwards(packet: &mut Packet, target: &EndpointInfo, to: &Target, epoch: u32) 
         mtu: up.mtu,
         ..FlowEntry::default()
     };
-    *plan = Plan { dport_be: to.port_be, ..plan_of(packet, key.src, to.addr, target.ifindex) };
+    *plan = Plan { dport_be: to.port_be, ..plan_of(packet, key.src, to.addr, target.link) };
     tail_call(packet.skb, Stage::Open)
 }

@@ -1,4 +1,5 @@
-//! Source guard: a container sends only as itself, and is neither a DHCP server, nor a router, nor a multicast querier.
+//! The source guard: a container may send only under its own MAC and addresses, and may not act as a DHCP server,
+//! router or multicast querier.
 
 use crate::packet::{
     ETH_LEN, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_PIM, IPPROTO_UDP, Packet, load, read,
@@ -34,34 +35,36 @@ const IGMP_REPORT_V2: u8 = 0x16;
 const IGMP_LEAVE: u8 = 0x17;
 const IGMP_REPORT_V3: u8 = 0x22;
 
-/// ND options that are looked at; ND messages have one or two (RFC 4861 section 4.6).
+/// The number of neighbour discovery options that are checked; messages with more are dropped. Real ones have one or
+/// two (RFC 4861 section 4.6).
 const MAX_ND_OPTIONS: u32 = 4;
 
-/// The frame's source MAC is the container's.
+/// Checks that the frame's source MAC is the container's.
 #[inline(always)]
 pub fn mac(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     if same_mac(packet.eth.src, me.mac) { Ok(()) } else { Err(DropReason::SpoofedMac) }
 }
 
-/// Compares in halves of a word, not byte by byte.
+/// Compares 16 bits at a time, which takes fewer instructions than byte by byte.
 #[inline(always)]
 pub fn same_mac(a: [u8; 6], b: [u8; 6]) -> bool {
     let half = |m: &[u8; 6], at: usize| u16::from_ne_bytes([m[at], m[at + 1]]);
     half(&a, 0) == half(&b, 0) && half(&a, 2) == half(&b, 2) && half(&a, 4) == half(&b, 4)
 }
 
-/// The sender of an ARP frame, and what it asks for: operation, MAC, addresses.
+/// The fields of an ARP frame that the guard needs.
 pub struct Arp {
     operation: u8,
     mac: [u8; 6],
-    /// The sender's address.
+    /// The sender's protocol address.
     pub sender: Ip,
-    /// What it asks for.
+    /// The target's protocol address: what a request asks for.
     pub target: Ip,
 }
 
 impl Arp {
-    /// Whether the sender has no address, and asks whether somebody has the one that it is about to take (RFC 5227).
+    /// Whether this is a probe: the sender has no address yet and asks whether somebody has the one that it is about to
+    /// take (RFC 5227).
     #[inline(always)]
     pub fn is_probe(&self) -> bool {
         self.sender.words_be[3] == 0
@@ -75,7 +78,7 @@ pub fn read_arp(packet: &Packet) -> Result<Arp, DropReason> {
     let mac: [u8; 6] = read(packet.skb, ETH_LEN + 8)?;
     let sender: [u8; 4] = read(packet.skb, ETH_LEN + 14)?;
     let target: [u8; 4] = read(packet.skb, ETH_LEN + 24)?;
-    // Ethernet and IPv4, with their address lengths.
+    // Hardware type Ethernet, protocol IPv4, and their address lengths.
     if head[0] != 0 || head[1] != 1 || head[2] != 8 || head[3] != 0 || head[4] != 6 || head[5] != 4 || head[6] != 0 {
         return Err(DropReason::Malformed);
     }
@@ -83,8 +86,8 @@ pub fn read_arp(packet: &Packet) -> Result<Arp, DropReason> {
     Ok(Arp { operation: head[7], mac, sender: ip(sender), target: ip(target) })
 }
 
-/// ARP: the sender is the container. Before it has its address it may ask whether somebody else has it, and nothing more:
-/// a probe for another's address makes that one give it up (RFC 5227 section 2.4).
+/// Checks that ARP comes from the container itself. Before the container has its address it may probe for that address
+/// and for no other: a probe for somebody else's address makes the owner give it up (RFC 5227 section 2.4).
 #[inline(always)]
 pub fn arp(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     let arp = read_arp(packet)?;
@@ -101,23 +104,24 @@ fn is_pool_broadcast(addr: Ip, me: &InterfaceInfo) -> bool {
     !me.net4.is_unspecified() && addr.is_v4() && addr.words_be[3] == broadcast
 }
 
-/// Whether `addr` is for several on the link of `me`: multicast, or broadcast.
+/// Whether `addr` is a multicast or broadcast address on the link of `me`.
 #[inline(always)]
 pub fn is_group(addr: Ip, me: &InterfaceInfo) -> bool {
     addr.is_multicast() || addr.is_limited_broadcast() || is_pool_broadcast(addr, me)
 }
 
-/// IPv4: the container's address, or a DHCP client that has none yet and asks on its own link; never a DHCP server.
+/// Checks an IPv4 packet: the source must be the container's address, or it is a DHCP client that has none yet and asks
+/// on its own link. DHCP server messages never pass.
 #[inline(always)]
 pub fn ipv4(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     let key = &packet.key;
-    // Later fragments have no ports here, and are nothing without the first.
+    // Later fragments have no ports at this point; they are useless without their first fragment.
     let udp = packet.proto == IPPROTO_UDP;
     if udp && (key.sport_be == DHCP_SERVER_BE || key.dport_be == DHCP_CLIENT_BE) {
         return Err(DropReason::RogueDhcp);
     }
-    // A bridge that looks for groups reads what is behind the header of a later fragment too, and looks at the MAC, not
-    // at the address.
+    // A snooping bridge also reads the payload of later fragments as if it were a group report, and it goes by the
+    // destination MAC, not by the IP address. So reports must be unfragmented and go to a group.
     let report = is_report(packet) && !packet.fragment && key.dst.is_multicast();
     if packet.proto == IPPROTO_IGMP && !report || packet.proto == IPPROTO_PIM {
         return Err(DropReason::RogueQuerier);
@@ -135,8 +139,8 @@ pub fn ipv4(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     Err(DropReason::SpoofedIpv4)
 }
 
-/// IPv6: the container's address or its link-local one, `::` for duplicate address detection and group reports; no
-/// advertisement of what is not its own.
+/// Checks an IPv6 packet: the source must be the container's address or its link-local one, or `::` for duplicate
+/// address detection and group reports. Neighbour discovery may advertise only the container's own addresses.
 #[inline(always)]
 pub fn ipv6(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     let key = &packet.key;
@@ -154,7 +158,7 @@ pub fn ipv6(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
             MLD_REPORT_V1 | MLD_DONE | MLD_REPORT_V2 if packet.fragment || !key.dst.is_multicast() => {
                 return Err(DropReason::RogueQuerier);
             }
-            // Nodes ignore fragmented neighbour discovery (RFC 6980); an attacker's reader may not.
+            // Hosts should ignore fragmented neighbour discovery (RFC 6980), but not every receiver does.
             ND_ROUTER_SOLICITATION | ND_NEIGHBOUR_SOLICITATION | ND_NEIGHBOUR_ADVERTISEMENT if packet.fragment => {
                 return Err(DropReason::SpoofedNd);
             }
@@ -181,7 +185,7 @@ fn is_own6(addr: Ip, me: &InterfaceInfo) -> bool {
     addr == me.link_local || (addr == me.addr6 && !me.addr6.is_unspecified())
 }
 
-/// A report of groups, or that one is left: IGMP (RFC 3376) or MLD (RFC 3810).
+/// Whether this is a group membership report or leave message: IGMP (RFC 3376) or MLD (RFC 3810).
 #[inline(always)]
 pub fn is_report(packet: &Packet) -> bool {
     if packet.later {
@@ -196,25 +200,40 @@ pub fn is_report(packet: &Packet) -> bool {
     }
 }
 
-/// How many groups a report names.
+/// How many groups a membership report names.
 #[inline(always)]
 pub fn reported_groups(packet: &Packet) -> u32 {
     if !matches!(packet.l4_info, IGMP_REPORT_V3 | MLD_REPORT_V2) {
         return 1;
     }
-    // Both have the number of records at 6 (RFC 3376 section 4.2, RFC 3810 section 5.2).
+    // Both formats have the number of group records at offset 6 (RFC 3376 section 4.2, RFC 3810 section 5.2).
     let records: u16 = load(packet.skb, packet.l4 + 6).unwrap_or(u16::MAX);
     (u16::from_be(records) as u32).max(1)
 }
 
-/// What comes to a DHCP client, by the port that clients listen on.
+/// Whether the packet is addressed to the port on which DHCP or DHCPv6 clients listen.
 #[inline(always)]
 pub fn is_for_dhcp_client(packet: &Packet, dport_be: u16) -> bool {
     let port = if packet.v4 { DHCP_CLIENT_BE } else { DHCPV6_CLIENT_BE };
     packet.proto == IPPROTO_UDP && dport_be == port
 }
 
-/// A router's word to hosts: an advertisement or a redirect.
+/// Whether this is a message for DHCP servers, or a router solicitation.
+#[inline(always)]
+pub fn is_for_servers(packet: &Packet) -> bool {
+    let port = if packet.v4 { DHCP_SERVER_BE } else { DHCPV6_SERVER_BE };
+    let solicits = packet.proto == IPPROTO_ICMPV6 && packet.l4_info == ND_ROUTER_SOLICITATION;
+    packet.proto == IPPROTO_UDP && packet.key.dport_be == port || !packet.v4 && !packet.later && solicits
+}
+
+/// Whether this is a message of a DHCP server to a client.
+#[inline(always)]
+pub fn is_dhcp_answer(packet: &Packet) -> bool {
+    let port = if packet.v4 { DHCP_SERVER_BE } else { DHCPV6_SERVER_BE };
+    is_for_dhcp_client(packet, packet.key.dport_be) && packet.key.sport_be == port
+}
+
+/// Whether this is a message that only a router sends to hosts: a router advertisement or a redirect.
 #[inline(always)]
 pub fn is_routers(packet: &Packet) -> bool {
     !packet.v4
@@ -223,8 +242,9 @@ pub fn is_routers(packet: &Packet) -> bool {
         && matches!(packet.l4_info, ND_ROUTER_ADVERTISEMENT | ND_REDIRECT)
 }
 
-/// Messages that lead traffic elsewhere, or ask for what is nobody's business: redirects, and requests for time, address
-/// mask and other information and their answers (RFC 792, RFC 950); renumbering and node information (RFC 2894, RFC 4620).
+/// Whether this is a message that could lead traffic elsewhere or reveal information, and that no container needs:
+/// redirects; requests for time stamp, address mask and other information, and their answers (RFC 792, RFC 950); router
+/// renumbering and node information (RFC 2894, RFC 4620).
 #[inline(always)]
 pub fn is_unasked(packet: &Packet) -> bool {
     if packet.later {
@@ -237,8 +257,8 @@ pub fn is_unasked(packet: &Packet) -> bool {
     }
 }
 
-/// The address that a neighbour message speaks for: what an advertisement advertises, and what a solicitation without
-/// sender is about to take.
+/// The address that a neighbour discovery message claims for its sender: the target of an advertisement, or of a
+/// solicitation from `::` (duplicate address detection).
 #[inline(always)]
 pub fn spoken_for(packet: &Packet) -> Option<Ip> {
     if packet.v4 || packet.later || packet.proto != IPPROTO_ICMPV6 {
@@ -252,23 +272,25 @@ pub fn spoken_for(packet: &Packet) -> Option<Ip> {
     load(packet.skb, packet.l4 + 8).ok().map(|words_be| Ip { words_be })
 }
 
-/// Router and neighbour discovery of this very link: with another hop limit it is none (RFC 4861 sections 6.1 and 7.1).
+/// Whether this is router or neighbour discovery from this very link. A hop limit other than 255 means that a router
+/// forwarded it (RFC 4861 sections 6.1 and 7.1).
 #[inline(always)]
 pub fn is_discovery(packet: &Packet) -> bool {
     let kind = matches!(packet.l4_info, ND_ROUTER_SOLICITATION..=ND_REDIRECT);
     !packet.v4 && !packet.later && packet.proto == IPPROTO_ICMPV6 && kind && packet.ttl == 255
 }
 
-/// A neighbour message of this very link: no router has had it in hand (RFC 4861 sections 7.1.1 and 7.1.2).
+/// Whether this is a neighbour solicitation or advertisement from this very link, which a hop limit of 255 proves (RFC
+/// 4861 sections 7.1.1 and 7.1.2).
 #[inline(always)]
 pub fn is_neighbour(packet: &Packet) -> bool {
     let kind = matches!(packet.l4_info, ND_NEIGHBOUR_SOLICITATION | ND_NEIGHBOUR_ADVERTISEMENT);
     !packet.v4 && packet.proto == IPPROTO_ICMPV6 && kind && packet.ttl == 255
 }
 
-/// Solicitations and neighbour messages (RFC 4861 sections 4.1, 4.3 and 4.4): what is advertised is the container's, and
-/// so is every link-layer address in an option. Who solicits without an address looks for its own: for another's that one
-/// would give it up (RFC 4862 section 5.4.3).
+/// Checks router solicitations and neighbour messages (RFC 4861 sections 4.1, 4.3 and 4.4): an advertised address must
+/// be the container's, and so must every link-layer address in an option. A solicitation from `::` may ask only for the
+/// container's own address: asking for another's would make its owner give it up (RFC 4862 section 5.4.3).
 #[inline(always)]
 fn discovery(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     let router = packet.l4_info == ND_ROUTER_SOLICITATION;
@@ -292,12 +314,12 @@ fn discovery(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
             return Err(DropReason::Malformed);
         }
         let mac = [option[2], option[3], option[4], option[5], option[6], option[7]];
-        // Source and target link-layer address.
+        // Option types 1 and 2: source and target link-layer address.
         if (option[0] == 1 || option[0] == 2) && !same_mac(mac, me.mac) {
             return Err(DropReason::SpoofedNd);
         }
         at += option[1] as u32 * 8;
     }
-    // What is left over was not looked at.
+    // Options beyond the limit were not checked, so the packet is dropped.
     if at == packet.end { Ok(()) } else { Err(DropReason::Malformed) }
 }

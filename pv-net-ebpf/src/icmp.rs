@@ -1,5 +1,6 @@
-//! ICMP and ICMPv6 errors: those about a known flow of the link that they come by are part of what was allowed with the
-//! flow, and rewritten outside and inside where it is translated (RFC 5508, RFC 6146 section 3.5). Others are forgeries.
+//! ICMP and ICMPv6 errors. One about a known flow of the link that it came in by is allowed with the flow. If the flow
+//! is translated, the error's own header and the packet that it quotes are translated too (RFC 5508, RFC 6146 section
+//! 3.5). All other errors count as forged and are dropped.
 
 use crate::{
     deliver::{deliver_error, write_addresses},
@@ -14,23 +15,23 @@ use aya_ebpf::{
     helpers::generated::{bpf_l4_csum_replace, bpf_skb_store_bytes},
 };
 use pv_net_common::{
-    DropReason, FlowEntry, FlowKey, Ip, Stat, csum,
+    DropReason, FlowEntry, FlowKey, Ip, LinkId, Stat, csum,
     flow::{FLOW_NAT, FLOW_ROUTED, FLOW_STACK},
 };
 
-/// The packet that an error quotes.
+/// The packet that an error quotes. Addresses and ports are as they stand in the quote.
 struct Quoted {
-    /// As it is quoted.
+    /// Source address.
     src: Ip,
     dst: Ip,
     sport_be: u16,
     dport_be: u16,
     proto: u8,
-    /// The IPv4 header's checksum.
+    /// The IPv4 header's checksum, 0 for IPv6.
     check: u16,
-    /// Offset of its header, bytes from the frame's start.
+    /// Offset of the quoted IP header from the frame's start, bytes.
     at: u32,
-    /// Offset of its upper-layer header.
+    /// Offset of the quoted upper-layer header from the frame's start, bytes.
     l4: u32,
 }
 
@@ -42,7 +43,7 @@ impl Quoted {
             let ip: [u32; 5] = load(packet.skb, at)?;
             let head = ip[0].to_ne_bytes();
             let fragment = ip[1].to_ne_bytes();
-            // A later fragment quotes no ports.
+            // A later fragment has no ports to find its flow by.
             if head[0] >> 4 != 4 || head[0] & 0xf < 5 || fragment[2] & 0x1f != 0 || fragment[3] != 0 {
                 return Err(DropReason::Malformed);
             }
@@ -86,7 +87,8 @@ impl Quoted {
                 quoted.sport_be = ports[0];
                 quoted.dport_be = ports[1];
             }
-            // Echo: the identifier stands for both. Nothing else of ICMP has a flow, and errors least of all.
+            // Echo: the identifier stands for both ports. Other ICMP types have no flow, and no error may be about an
+            // error.
             IPPROTO_ICMP | IPPROTO_ICMPV6 => {
                 let kind = ports[0].to_ne_bytes()[0];
                 let echo = if packet.v4 { kind == 8 || kind == 0 } else { kind == 128 || kind == 129 };
@@ -102,28 +104,31 @@ impl Quoted {
     }
 }
 
-/// The stage: an error about a known flow of its link is delivered, and any other one is dropped. Whether what it quotes of
-/// a TCP segment lies in the window is for the one who sent that to say (RFC 5927 section 4.1): it alone knows its window.
+/// The stage: delivers an error about a known flow of its link, and drops any other. Whether a quoted TCP sequence
+/// number lies in the window is left to the receiver (RFC 5927 section 4.1): only the end that sent the segment knows
+/// its window.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
     let quoted = Quoted::read(packet).ok();
-    let outside = interface(packet.link).is_none();
+    let outside = interface(packet.id()).is_none();
     if outside {
-        packet.key.ifindex = 0;
+        packet.key.link = LinkId::OUTSIDE;
     }
     let told = match &quoted {
-        // An error goes to whoever sent what it quotes.
+        // An error must be addressed to the sender of the packet that it quotes.
         Some(quoted) if quoted.src != packet.key.dst => None,
         Some(quoted) if !outside && packet.came_by() != packet.link => into_container(packet, quoted),
         Some(quoted) => error(packet, quoted),
-        // The device has flows of its own, and its kernel knows which: of other protocols, too.
+        // The quote cannot be read, for example because of its protocol. The device has flows of its own, which only
+        // its kernel knows.
         None if outside && is_local(packet.key.dst) => return ACT_OK,
         None => None,
     };
     told.unwrap_or_else(|| verdict::drop(packet, DropReason::ForgedIcmp))
 }
 
-/// From a link that is no container's, by the bridge or the stack. The notes know which flows go that way.
+/// An error that reaches a container by the bridge or the host's stack. It passes when the quoted flow is noted in the
+/// half-open table.
 #[inline(always)]
 fn into_container(packet: &Packet, quoted: &Quoted) -> Option<i32> {
     let key = FlowKey {
@@ -131,11 +136,11 @@ fn into_container(packet: &Packet, quoted: &Quoted) -> Option<i32> {
         dst: quoted.dst,
         sport_be: quoted.sport_be,
         dport_be: quoted.dport_be,
-        ifindex: packet.link,
+        link: packet.id(),
         proto: quoted.proto as u32,
     };
-    // Between two containers, and with the device, nobody else is on the way.
-    if interface(packet.came_by()).is_some() || is_of_device(key.dst) || !is_noted(&key, epoch()) {
+    // Between two containers, and between a container and the device, there is no router that could send an error.
+    if interface(LinkId::of_index(packet.came_by())).is_some() || is_of_device(key.dst) || !is_noted(&key, epoch()) {
         return None;
     }
     packet.admit_leaving();
@@ -146,22 +151,22 @@ fn into_container(packet: &Packet, quoted: &Quoted) -> Option<i32> {
 #[inline(always)]
 fn error(packet: &Packet, quoted: &Quoted) -> Option<i32> {
     let epoch = epoch();
-    // The error goes where the quoted packet's replies go.
+    // The error goes the same way as the replies to the quoted packet, so it is found by their key.
     let key = FlowKey {
         src: quoted.dst,
         dst: quoted.src,
         sport_be: quoted.dport_be,
         dport_be: quoted.sport_be,
-        ifindex: packet.key.ifindex,
+        link: packet.key.link,
         proto: quoted.proto as u32,
     };
-    // A container is no router: it tells of what was sent to itself.
-    if key.ifindex != 0 && packet.key.src != key.src {
+    // A container is no router: it may only report on packets that were sent to itself.
+    if !key.link.is_outside() && packet.key.src != key.src {
         return None;
     }
     let Some(entry) = known(&key, epoch) else {
-        if key.ifindex == 0 {
-            // The device has flows of its own, and its kernel knows which.
+        if key.link.is_outside() {
+            // The device has flows of its own, which only its kernel knows.
             return is_local(packet.key.dst).then_some(ACT_OK);
         }
         return is_noted(&key, epoch).then(|| to_stack(packet));
@@ -176,8 +181,9 @@ fn error(packet: &Packet, quoted: &Quoted) -> Option<i32> {
     Some(deliver_error(packet, entry))
 }
 
-/// The entry for the replies to the quoted packet, if packets like that were sent. Decided under the policy in force is
-/// enough in one direction: the quoted packet went that way, and this one may have been silent since.
+/// The entry for the replies to the quoted packet, if packets like the quoted one were sent. It is enough when one
+/// direction was decided in the current epoch: the quoted packet went one way, and the other may have been silent
+/// since.
 #[inline(always)]
 fn known(key: &FlowKey, epoch: u32) -> Option<&'static mut FlowEntry> {
     // SAFETY: map values stay readable for the program's run.
@@ -194,25 +200,28 @@ fn known(key: &FlowKey, epoch: u32) -> Option<&'static mut FlowEntry> {
     (allowed && opposite.packets != 0 && entry.flags & FLOW_STACK == 0).then_some(entry)
 }
 
-/// Whether a flow with the device's stack, or by it, is noted and allowed, whoever spoke first: `key` is that of the
-/// container's packets.
+/// Whether a flow that the device's stack ends or forwards is noted and allowed, whoever opened it. `key` is the key of
+/// the container's packets.
 #[inline(always)]
 fn is_noted(key: &FlowKey, epoch: u32) -> bool {
     // SAFETY: map values stay readable for the program's run.
     let of_key = |key: &FlowKey| HALF_OPEN.get_ptr(key).map(|open| unsafe { &*open });
-    // Of the notes by the container's own packets some may be another pool's, with the same link-local addresses.
-    let note = of_key(key).or_else(|| of_key(&key.reversed(0)).filter(|open| open.origin.ifindex == key.ifindex));
+    // Link-local addresses may occur in several pools, so a note by the container's own packets counts only for its
+    // link.
+    let note =
+        of_key(key).or_else(|| of_key(&key.reversed(LinkId::OUTSIDE)).filter(|open| open.origin.link == key.link));
     note.is_some_and(|open| open.reply.flags & FLOW_STACK != 0 && open.reply.epoch == epoch)
 }
 
 #[inline(always)]
 fn translate(packet: &Packet, quoted: &Quoted, key: &FlowKey, entry: &FlowEntry) -> Result<(), ()> {
     let skb = packet.skb.cast();
-    // The flow's own end is seen by its translated address, a router in between by its own.
+    // An error from the flow's other end gets the translated address; one from a router in between keeps the router's
+    // own.
     let src = if packet.key.src == key.src { entry.src } else { packet.key.src };
     let outer = addr_diff(packet.key.src, packet.key.dst, src, entry.dst);
     write_addresses(packet, src, entry.dst, outer, packet.ttl - 1)?;
-    // Inside stands a packet of the other direction.
+    // The quoted packet goes in the opposite direction, so source and destination are swapped.
     let inner = addr_diff(quoted.src, quoted.dst, entry.dst, entry.src);
     let mut diff = 0;
     // SAFETY: the helpers check offsets and lengths themselves.
@@ -242,7 +251,8 @@ fn translate(packet: &Packet, quoted: &Quoted, key: &FlowKey, entry: &FlowEntry)
     Ok(())
 }
 
-/// Writes the quoted ports, and the quoted checksum where it is quoted; what both add to the outer checksum's sum.
+/// Writes the quoted ports, and the quoted checksum if the quote is long enough to have it. Returns what both changes
+/// add to the sum of the error's own checksum.
 #[inline(always)]
 fn inner_ports(packet: &Packet, quoted: &Quoted, entry: &FlowEntry, inner: u32) -> Result<u32, ()> {
     let skb = packet.skb.cast();
@@ -263,7 +273,7 @@ fn inner_ports(packet: &Packet, quoted: &Quoted, entry: &FlowEntry, inner: u32) 
         return Err(());
     }
     let mut diff = ports;
-    // TCP's may be beyond the quote's end; a UDP checksum of zero is none.
+    // A TCP checksum may lie beyond the quote's end; a UDP checksum of zero means that there is none.
     if let Ok(check) = load::<u16>(packet.skb, check_at)
         && (quoted.proto != IPPROTO_UDP || check != 0)
     {

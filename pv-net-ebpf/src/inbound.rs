@@ -1,7 +1,7 @@
-//! What the bridge or the host's stack delivers to a container.
+//! `pv_to_container` and the stage `inbound`: what the bridge or the host's stack delivers to a container.
 //!
-//! Who sends is told by the link that the packet came in by, and by nothing in it: a container by its own link, the device
-//! when there is none, and whoever else is a stranger, with whatever address.
+//! The sender is told by the link on which the kernel received the packet, never by the packet's contents: a container
+//! by its own link, the device when there was no link, and a stranger in every other case, whatever address it uses.
 
 use crate::{
     answer, bridge,
@@ -15,11 +15,11 @@ use crate::{
     verdict::{self, ACT_OK},
 };
 use pv_net_common::{
-    DropReason, FlowKey, HalfOpenFlow, InterfaceInfo, Ip, Stage,
+    DropReason, FlowKey, HalfOpenFlow, InterfaceInfo, Ip, LinkId, Stage,
     flow::{FLOW_DEVICE, FLOW_STACK},
 };
 
-/// Who sends.
+/// Who sent the packet.
 #[derive(Clone, Copy)]
 enum Sender {
     Device,
@@ -31,11 +31,11 @@ impl Sender {
     #[inline(always)]
     fn of(packet: &Packet) -> Self {
         match packet.came_by() {
-            // The kernel forgets the link of an IPv6 packet that it puts together and cuts again. What the device itself
-            // sends in pieces still has its socket.
+            // When the kernel reassembles an IPv6 packet and fragments it again, it loses the link on which the packet
+            // came in. Fragments that the device itself sends still have their socket.
             0 if packet.v4 || !packet.fragment || has_socket(packet) => Self::Device,
             0 => Self::Stranger,
-            link => interface(link).map_or(Self::Stranger, Self::Container),
+            link => interface(LinkId::of_index(link)).map_or(Self::Stranger, Self::Container),
         }
     }
 
@@ -44,7 +44,7 @@ impl Sender {
         matches!(self, Self::Device)
     }
 
-    /// Whose share a flow counts for that he opens.
+    /// The ring of [`share`] that counts the flows which this sender opens.
     #[inline(always)]
     fn ring(self) -> u32 {
         match self {
@@ -54,16 +54,16 @@ impl Sender {
     }
 }
 
-/// A frame on its way into a container.
+/// Entry point for a frame on its way into a container.
 #[inline(always)]
 pub fn to_container(packet: &mut Packet, kind: Kind) -> i32 {
-    let Some(me) = interface(packet.link) else {
+    let Some(me) = interface(packet.id()) else {
         return verdict::drop(packet, DropReason::UnknownInterface);
     };
     let refused = match kind {
         Kind::Ip => return ip(packet, me),
-        // A container's own program has seen its ARP.
-        Kind::Arp if interface(packet.came_by()).is_some() || packet.came_by() == 0 => return ACT_OK,
+        // A container's ARP was checked by the program on its own link.
+        Kind::Arp if interface(LinkId::of_index(packet.came_by())).is_some() || packet.came_by() == 0 => return ACT_OK,
         Kind::Arp => match bridge::judge_arp(packet, me.pool_id) {
             Ok(()) => return ACT_OK,
             Err(reason) => reason,
@@ -82,23 +82,24 @@ fn ip(packet: &mut Packet, me: &InterfaceInfo) -> i32 {
     if let Err(reason) = judge(packet, me, sender) {
         return verdict::drop(packet, reason);
     }
-    // What goes back by the link that it came by is the answer of that link's program.
+    // A packet that goes back by the link that it came in by is an answer made by the program on that link.
     let answers = packet.came_by() == packet.link;
     if packet.is_icmp_error() && !sender.is_device() && !answers {
         return tail_call(packet.skb, Stage::Icmp);
     }
     let of_link = match sender {
-        // What its sender's program let pass to a neighbour is about the link, not by it.
+        // Neighbour discovery that the program on the sender's link let pass belongs to the link and is not subject to
+        // rules.
         Sender::Container(_) => guard::is_discovery(packet) || answers && ends(packet),
         Sender::Device => is_link_matter(packet, me),
         Sender::Stranger => guard::is_discovery(packet),
     };
-    // A reset ends things. It may be the very answer to a segment that was refused.
+    // A reset or an ICMP error opens nothing; it may be the very answer to a segment that was refused.
     if of_link || packet.later || sender.is_device() && ends(packet) {
         packet.admit_leaving();
         return ACT_OK;
     }
-    let replies = packet.key.reversed(packet.link);
+    let replies = packet.key.reversed(packet.id());
     match noted(packet, &replies) {
         Some(open) if packet.tracked && open.reply.epoch == epoch() => {
             packet.admit_leaving();
@@ -108,13 +109,13 @@ fn ip(packet: &mut Packet, me: &InterfaceInfo) -> i32 {
     }
 }
 
-/// Whether the packet is the end of something, or says that it is.
+/// Whether the packet ends something: a reset, or an ICMP error.
 #[inline(always)]
 fn ends(packet: &Packet) -> bool {
     packet.is_icmp_error() || packet.tcp_has(TCP_RST)
 }
 
-/// What is wrong with the packet, whatever the rules say.
+/// Checks that apply whatever the rules say.
 #[inline(always)]
 fn judge(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> Result<(), DropReason> {
     let dst = packet.key.dst;
@@ -137,27 +138,29 @@ fn judge(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> Result<(), Drop
         return Err(DropReason::ForgedIcmp);
     }
     match sender {
-        // The broadcast address of the pool is nobody's: an answer would go to everybody.
+        // A source that is the pool's broadcast address belongs to nobody, and an answer to it would go to everybody.
         Sender::Stranger if guard::is_group(packet.key.src, me) => Err(DropReason::Martian),
         Sender::Stranger => bridge::judge(packet, me.pool_id),
         _ => Ok(()),
     }
 }
 
-/// The stage for what has no note, or one of another policy: decided, and remembered, so that the answer is let back.
+/// The stage for packets without a note, or with a note of another epoch: the rules decide, and the flow is noted, so
+/// that its replies pass.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
     packet.settle_leaving();
-    let Some(me) = interface(packet.link) else {
+    let Some(me) = interface(packet.id()) else {
         return verdict::drop(packet, DropReason::UnknownInterface);
     };
     let epoch = epoch();
     let sender = Sender::of(packet);
-    let replies = packet.key.reversed(packet.link);
+    let replies = packet.key.reversed(packet.id());
     let open = if packet.tracked { noted(packet, &replies) } else { None };
-    // The note of a connection may be lost; its segments open nothing. Nor does what has no ports: who spoke first
-    // cannot be told. Of the device, then, the rules alone are asked, and of errors. So they are of those on the pool's
-    // own link, and for groups. Anybody else from afar could say that he goes on with something.
+    // Some packets do not show who opened their flow: TCP segments of a connection whose note may have been lost, and
+    // protocols without ports. When the device sends such a packet, and for ICMP errors, only the rules apply and not
+    // the pools' defaults. The same holds for senders on the pool's own link, and for groups. Anybody else could claim
+    // to continue something.
     let opens = packet.tracked && (open.is_some() || !packet.continues_tcp());
     let near = is_near(packet, me, sender);
     let goes_on = near || !opens && (sender.is_device() || packet.is_icmp_error());
@@ -170,7 +173,7 @@ pub fn stage(packet: &mut Packet) -> i32 {
             if let Some(open) = open {
                 let first = open.reply.epoch != REFUSED;
                 open.reply.epoch = REFUSED;
-                // The container learns at once; once is enough.
+                // The container learns by a reset that its connection is refused. One reset is enough.
                 if first && answer::into_reset(packet) {
                     verdict::note_drop(packet, reason);
                     return ACT_OK;
@@ -189,12 +192,13 @@ pub fn stage(packet: &mut Packet) -> i32 {
     ACT_OK
 }
 
-/// What the sender asks for: to reach this container, whatever group it names.
+/// The question to the policy: may this sender reach this container. A packet to a group counts as one to the
+/// container's own address.
 #[inline(always)]
 fn input_of(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> PolicyInput {
     let input = match sender {
         Sender::Container(them) => PolicyInput::of_sender(&packet.key, them),
-        // A group that the device speaks to without an address.
+        // The device sends to a group before it has an address (source `::` or 0.0.0.0): it counts as the gateway.
         Sender::Device if packet.key.src.is_nobody() => {
             PolicyInput { src: if packet.v4 { me.gateway4 } else { me.gateway6 }, ..PolicyInput::of_key(&packet.key) }
         }
@@ -206,20 +210,21 @@ fn input_of(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> PolicyInput 
     PolicyInput { dst: own_address(packet.v4, me), ..input }
 }
 
-/// Whether a socket of the device sends the packet.
+/// Whether a socket of the device sent the packet.
 #[inline(always)]
 fn has_socket(packet: &Packet) -> bool {
     // SAFETY: a context field, that is only compared.
     unsafe { !(*packet.skb).__bindgen_anon_2.sk.is_null() }
 }
 
-/// Whether the sender is on the pool's own link, where there is nothing to publish.
+/// Whether the sender is on the pool's own link. There published ports and isolation do not apply.
 #[inline(always)]
 fn is_near(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> bool {
     match sender {
         Sender::Container(them) => them.pool_id == me.pool_id,
         Sender::Device => false,
-        // What the device's stack has forwarded has the gateway's MAC: somebody of another link says that he is near.
+        // What the device's stack has forwarded has the gateway's MAC, so this is a sender on another link with a
+        // source address of the pool.
         Sender::Stranger if same_mac(packet.eth.src, me.gateway_mac) && packet.came_by() != me.bridge => false,
         Sender::Stranger => in_pool(packet.key.src, me) || packet.key.src.is_nobody(),
     }
@@ -230,20 +235,24 @@ fn is_mine(addr: Ip, me: &InterfaceInfo) -> bool {
     addr == me.link_local || !addr.is_unspecified() && (addr == me.addr4 || addr == me.addr6)
 }
 
-/// Whether a packet of the device is part of having a link: neighbour discovery, and queries for groups.
+/// Whether a packet of the device belongs to having a link: neighbour discovery, queries for group members, and answers
+/// of a DHCP server, which have another source than the address that was asked.
 #[inline(always)]
 fn is_link_matter(packet: &Packet, me: &InterfaceInfo) -> bool {
-    guard::is_discovery(packet) || !packet.tracked && guard::is_group(packet.key.dst, me)
+    guard::is_discovery(packet)
+        || guard::is_dhcp_answer(packet)
+        || !packet.tracked && guard::is_group(packet.key.dst, me)
 }
 
-/// The note of the packet's flow, whoever spoke first. A new connection is no part of an old one. What the map has of
-/// flows by uplinks and between containers is no note: their packets do not come this way.
+/// The note of the packet's flow, whoever opened it. A packet that opens a TCP connection matches no older note of the
+/// other direction. Entries of flows by uplinks and between containers are not notes: their packets do not come this
+/// way.
 #[inline(always)]
 fn noted(packet: &mut Packet, replies: &FlowKey) -> Option<&'static mut HalfOpenFlow> {
-    // In place: the stack is too small for another key.
-    let link = core::mem::take(&mut packet.key.ifindex);
+    // The key is changed in place and restored, since the stack has no room for a second key.
+    let link = core::mem::take(&mut packet.key.link);
     let answers = if packet.opens_tcp() { None } else { note(&packet.key) };
-    packet.key.ifindex = link;
+    packet.key.link = link;
     answers.or_else(|| note(replies))
 }
 
@@ -251,11 +260,12 @@ fn noted(packet: &mut Packet, replies: &FlowKey) -> Option<&'static mut HalfOpen
 fn note(key: &FlowKey) -> Option<&'static mut HalfOpenFlow> {
     // SAFETY: a map value stays readable for the program's run.
     let open = HALF_OPEN.get_ptr_mut(key).map(|open| unsafe { &mut *open })?;
-    // A test of one bit becomes arithmetic with the pointer, that the verifier refuses.
+    // Compared as a whole: of a test of one bit the compiler makes arithmetic on the pointer, which the verifier
+    // refuses.
     if open.reply.flags & !FLOW_DEVICE == FLOW_STACK { Some(open) } else { None }
 }
 
-/// A refused packet: the device learns at once, others are left in silence.
+/// Drops a refused packet. The device gets an answer at once, other senders get none.
 #[inline(always)]
 fn refused(packet: &Packet, reason: DropReason, of_device: bool) -> i32 {
     if !of_device {

@@ -1,4 +1,4 @@
-//! What a container sends to what is on the device: to another container, by a published port, to the device itself.
+//! The stage `inside`: from a container to another container, to a published port, or to the device itself.
 
 use crate::{
     answer,
@@ -17,19 +17,24 @@ use crate::{
 };
 use pv_net_common::{DropReason, EndpointInfo, FlowEntry, HalfOpenFlow, InterfaceInfo, Stage, flow::FLOW_ROUTED};
 
-/// The stage for what stays on the device.
+/// The stage for packets that do not leave the device.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
     packet.settle_fragment();
     let epoch = epoch();
-    let Some(me) = interface(packet.link) else { return ACT_SHOT };
+    let Some(me) = interface(packet.id()) else { return ACT_SHOT };
     let dst = packet.key.dst;
     if guard::is_group(dst, me) {
+        // What only the pool's own router and servers answer is for the bridge itself, and for nobody else on it.
+        if guard::is_for_servers(packet) && packet.send_to(&me.gateway_mac).is_err() {
+            return verdict::drop(packet, DropReason::Rewrite);
+        }
         return tail_call(packet.skb, Stage::Stack);
     }
-    let (target, to) = match endpoint_at(dst, packet.link) {
-        Some(target) if target.ifindex == packet.link => return to_stack(packet),
-        // As ARP is: rules are about what the link carries, not about the link.
+    let (target, to) = match endpoint_at(dst, packet.id()) {
+        Some(target) if target.link == packet.id() => return to_stack(packet),
+        // Neighbour discovery within the pool passes like ARP: rules are about the traffic on a link, not about what
+        // makes the link work.
         Some(target) if target.pool_id == me.pool_id && guard::is_neighbour(packet) => return to_stack(packet),
         Some(target) => (target, Target { addr: dst, port_be: packet.key.dport_be }),
         None => match published(packet) {
@@ -40,7 +45,7 @@ pub fn stage(packet: &mut Packet) -> i32 {
     to_container(packet, me, target, &to, epoch)
 }
 
-/// Who serves a published port of the device.
+/// The container behind a published port that the packet names by an address of the device.
 #[inline(always)]
 fn published(packet: &Packet) -> Option<(&'static EndpointInfo, Target)> {
     if !packet.tracked || !is_local(packet.key.dst) {
@@ -50,7 +55,7 @@ fn published(packet: &Packet) -> Option<(&'static EndpointInfo, Target)> {
     Some((endpoint(to.addr)?, to))
 }
 
-/// To another container, or back to the sender by a published port of its own.
+/// To another container, or back to the sender itself by a port that it publishes.
 #[inline(always)]
 fn to_container(packet: &mut Packet, me: &InterfaceInfo, target: &EndpointInfo, to: &Target, epoch: u32) -> i32 {
     let key = packet.key;
@@ -58,7 +63,7 @@ fn to_container(packet: &mut Packet, me: &InterfaceInfo, target: &EndpointInfo, 
     if key.src.is_link_local() && target.pool_id != me.pool_id {
         return answer::beyond_scope(packet);
     }
-    if let Err(reason) = PolicyInput::of_target(&key, to).allowed() {
+    if let Err(reason) = PolicyInput::of_target(&key, to).may_pass(me.into(), target.into()) {
         flow::forget(&key);
         return denied(packet, reason);
     }
@@ -66,7 +71,7 @@ fn to_container(packet: &mut Packet, me: &InterfaceInfo, target: &EndpointInfo, 
     let routed = if published || target.pool_id != me.pool_id { FLOW_ROUTED } else { 0 };
     *flow = HalfOpenFlow::default();
     flow.forward = FlowEntry {
-        ifindex: target.ifindex,
+        ifindex: target.link.number(),
         epoch,
         from_mac: me.mac,
         src_mac: target.gateway_mac,
@@ -85,30 +90,32 @@ fn to_container(packet: &mut Packet, me: &InterfaceInfo, target: &EndpointInfo, 
         mtu: me.mtu,
         ..FlowEntry::default()
     };
-    // A container that reaches itself would take its own address for a forgery: it meets the gateway's.
-    let src = match target.ifindex == packet.link {
+    // A container that reaches itself by a published port would drop packets from its own address, so the source
+    // becomes the gateway's.
+    let src = match target.link == packet.id() {
         true if packet.v4 => me.gateway4,
         true => me.gateway6,
         false => key.src,
     };
-    *plan = Plan { dport_be: to.port_be, ..plan_of(packet, src, to.addr, target.ifindex) };
+    *plan = Plan { dport_be: to.port_be, ..plan_of(packet, src, to.addr, target.link) };
     tail_call(packet.skb, Stage::Open)
 }
 
-/// To the device itself, or to a link-local address that no container has, and somebody else at the bridge may have.
+/// To the device itself, or to a link-local address that no container has but another host on the bridge may have.
 #[inline(always)]
 fn to_device(packet: &Packet, me: &InterfaceInfo) -> i32 {
-    // Neighbour discovery is part of having a link.
+    // Neighbour discovery belongs to having a link and is not subject to rules.
     if !packet.v4 && guard::is_discovery(packet) {
         return to_stack(packet);
     }
-    // The bridge looks at the MAC alone.
+    // Whether the bridge hands the frame to the device: it goes by the destination MAC alone.
     let here = same_mac(packet.eth.dst, me.gateway_mac) || packet.eth.dst[0] & 1 != 0;
     match (is_local(packet.key.dst), here) {
         (true, true) => by_stack(packet, ToStack::default()),
-        // It would be led away under the device's name.
+        // An address of the device in a frame to another host's MAC would reach that host in the device's name.
         (true, false) => verdict::drop(packet, DropReason::NotAddressed),
-        // A link-local address that is new, or the anycast one of a router (RFC 4291 section 2.6.1).
+        // A link-local address of the device that the daemon does not know yet, or the subnet-router anycast address
+        // (RFC 4291 section 2.6.1).
         (false, true) => by_stack(packet, ToStack { device: 1, ..ToStack::default() }),
         (false, false) => by_stack(packet, ToStack { elsewhere: 1, ..ToStack::default() }),
     }

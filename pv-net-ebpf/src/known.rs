@@ -1,15 +1,15 @@
-//! Packets of flows in the flow table: carried out as the entry says.
+//! Packets of flows in the flow table, and the stage `known`: carried out as the entry says.
 
 use crate::{
     deliver::deliver,
     flow,
-    maps::{FLOWS, interface},
+    maps::FLOWS,
     packet::Packet,
     verdict::{ACT_SHOT, count},
 };
 use pv_net_common::{FlowEntry, Stat};
 
-/// A packet of a known flow, decided under the policy in force.
+/// Delivers a packet of a known flow whose entry is of the current epoch.
 #[inline(always)]
 pub fn known(packet: &Packet, entry: &mut FlowEntry) -> i32 {
     count(Stat::FastPath);
@@ -21,16 +21,13 @@ pub fn known(packet: &Packet, entry: &mut FlowEntry) -> i32 {
     done
 }
 
-/// The stage for packets that the policy has allowed again.
+/// The stage for packets whose flow was allowed again in the current epoch.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
-    if interface(packet.link).is_none() {
-        packet.key.ifindex = 0;
-    }
     packet.settle_fragment();
-    // A copy, as in `from_container::entry`.
+    // A copy, for the same reason as in `from_container::entry`.
     let key = packet.key;
-    // A flow that ended a moment ago: its next packet is decided anew.
+    // The flow has ended since the tail call. This packet is lost; the next one is decided anew.
     let Some(entry) = FLOWS.get_ptr_mut(&key) else { return ACT_SHOT };
     // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
     known(packet, unsafe { &mut *entry })

@@ -1,4 +1,4 @@
-//! The entry points: read the frame, hand it to a stage, return its verdict.
+//! The entry points. Each reads the frame, hands it to a stage and returns the stage's verdict.
 #![no_std]
 #![no_main]
 
@@ -72,7 +72,7 @@ fn from_container(skb: *mut __sk_buff) -> i32 {
 
 #[inline(always)]
 fn arp(packet: &Packet) -> i32 {
-    let Some(me) = interface(packet.key.ifindex) else {
+    let Some(me) = interface(packet.key.link) else {
         return verdict::drop(packet, DropReason::UnknownInterface);
     };
     match guard::mac(packet, me).and_then(|()| guard::arp(packet, me)) {
@@ -81,31 +81,31 @@ fn arp(packet: &Packet) -> i32 {
     }
 }
 
-/// From a container, not in the flow table.
+/// From a container, with no entry of the current epoch in the flow table.
 #[classifier]
 pub fn pv_stage_from_container(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, from_container::stage)
 }
 
-/// From a container to what is on the device.
+/// From a container to another container, a published port or the device.
 #[classifier]
 pub fn pv_stage_inside(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, inside::stage)
+    later_stage(ctx.skb.skb, inside::stage)
 }
 
-/// From a container to where routes lead.
+/// From a container to where the kernel's routes lead.
 #[classifier]
 pub fn pv_stage_to_uplink(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, to_uplink::stage)
+    later_stage(ctx.skb.skb, to_uplink::stage)
 }
 
 /// From a container to the device's stack.
 #[classifier]
 pub fn pv_stage_stack(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, stack::stage)
+    later_stage(ctx.skb.skb, stack::stage)
 }
 
-/// From an uplink, not in the flow table.
+/// From an uplink, with no entry of the current epoch in the flow table.
 #[classifier]
 pub fn pv_stage_from_uplink(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, from_uplink::stage)
@@ -117,61 +117,70 @@ pub fn pv_stage_icmp(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, icmp::stage)
 }
 
-/// Packets that are answered.
+/// Turns a packet into its answer: a reset or an ICMP error.
 #[classifier]
 pub fn pv_stage_answer(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, |packet| answer::stage(packet))
 }
 
-/// First packets of flows that may be.
+/// First packets of flows that are allowed: claims the flow.
 #[classifier]
 pub fn pv_stage_open(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, open::stage)
+    later_stage(ctx.skb.skb, open::stage)
 }
 
-/// First packets of flows that are claimed.
+/// First packets of flows that are claimed: sends them on.
 #[classifier]
 pub fn pv_stage_send(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, send::stage)
+    later_stage(ctx.skb.skb, send::stage)
 }
 
-/// Flows that open or close.
+/// Packets of flows in the half-open table.
 #[classifier]
 pub fn pv_stage_half_open(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, half_open::stage)
+    later_stage(ctx.skb.skb, half_open::stage)
 }
 
-/// Flows that were decided under another policy.
+/// Packets of flows of an older epoch: asks the policy again.
 #[classifier]
 pub fn pv_stage_revalidate(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, revalidate::stage)
+    later_stage(ctx.skb.skb, revalidate::stage)
 }
 
-/// Flows that are allowed again.
+/// Packets of flows that are allowed again: delivers them.
 #[classifier]
 pub fn pv_stage_known(ctx: TcContext) -> i32 {
-    stage(ctx.skb.skb, known::stage)
+    later_stage(ctx.skb.skb, known::stage)
 }
 
-/// Known flows whose way out may be another one.
+/// Packets of known flows whose way out may have changed.
 #[classifier]
 pub fn pv_stage_route(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, route::stage)
 }
 
-/// To a container, from the device's side.
+/// To a container, from the bridge or the host's stack, without a note of the current epoch.
 #[classifier]
 pub fn pv_stage_inbound(ctx: TcContext) -> i32 {
     stage(ctx.skb.skb, inbound::stage)
 }
 
-/// Each stage reads the packet again: nothing but the frame crosses a tail call.
+/// Runs a stage that is reached straight from a hook. It reads the headers itself, since the hook's stack is too full
+/// to store them in the scratch memory; it stores them for the stages behind it.
 #[inline(always)]
 fn stage(skb: *mut __sk_buff, work: impl FnOnce(&mut Packet) -> i32) -> i32 {
     with(skb, |packet| packet.forget().map_or(ACT_SHOT, |()| work(packet)))
 }
 
-/// The packet is made here and stays here: the compiler would keep a copy for each function that hands it on.
+/// Runs a stage behind another one, with the headers that the first stage stored.
+#[inline(always)]
+fn later_stage(skb: *mut __sk_buff, work: impl FnOnce(&mut Packet) -> i32) -> i32 {
+    let Some(mut packet) = Packet::recall(skb) else { return ACT_SHOT };
+    work(&mut packet)
+}
+
+/// Runs `work` on a packet that is made here and passed by reference: the compiler would otherwise keep a copy in each
+/// function that passes it on.
 #[inline(always)]
 fn with(skb: *mut __sk_buff, work: impl FnOnce(&mut Packet) -> i32) -> i32 {
     let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
@@ -193,13 +202,13 @@ pub fn pv_from_uplink(ctx: TcContext) -> i32 {
     let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
     match packet.parse() {
         Kind::Ip => from_uplink::entry(&mut packet),
-        // The frame may have its Ethernet header elsewhere, and be read wrong.
+        // If the data does not begin with the Ethernet header, the frame was read wrong.
         _ if bare::is_bare(skb) => tail_call(skb, Stage::Bare),
         kind => from_uplink::unread(&packet, kind),
     }
 }
 
-/// Ingress of a pool's bridge: what it hands to the device's stack.
+/// Ingress of a pool's bridge: what the bridge hands to the device's stack.
 #[classifier]
 pub fn pv_from_bridge(ctx: TcContext) -> i32 {
     let Some(mut packet) = Packet::of(ctx.skb.skb) else { return ACT_SHOT };
@@ -209,31 +218,31 @@ pub fn pv_from_bridge(ctx: TcContext) -> i32 {
     }
 }
 
-/// With a tag that names no VLAN.
+/// Frames with a priority tag, which names no VLAN.
 #[classifier]
 pub fn pv_stage_untag(ctx: TcContext) -> i32 {
     untag::stage(ctx.skb.skb)
 }
 
-/// From an uplink, without its Ethernet header.
+/// Frames from an uplink without their Ethernet header.
 #[classifier]
 pub fn pv_stage_bare(ctx: TcContext) -> i32 {
     bare::stage(ctx.skb.skb)
 }
 
-/// Ingress of an uplink, before the stack: frames of several pieces too (kernel 5.18).
+/// Ingress of an uplink, before the stack. Handles frames in several buffers too (kernel 5.18).
 #[xdp(frags)]
 pub fn pv_xdp_uplink(ctx: XdpContext) -> u32 {
     xdp::from_uplink(&ctx)
 }
 
-/// The same for older kernels.
+/// [`pv_xdp_uplink`] for kernels before 5.18.
 #[xdp]
 pub fn pv_xdp_uplink_single(ctx: XdpContext) -> u32 {
     xdp::from_uplink(&ctx)
 }
 
-/// Not attached anywhere: the daemon test-runs it to learn the kernel's tick count.
+/// Not attached anywhere: the daemon runs it by `BPF_PROG_TEST_RUN` to read the kernel's tick count.
 #[classifier]
 pub fn pv_clock(_ctx: TcContext) -> i32 {
     if let Some(config) = CONFIG.get_ptr_mut(0) {
@@ -243,7 +252,7 @@ pub fn pv_clock(_ctx: TcContext) -> i32 {
     ACT_OK
 }
 
-/// Not attached anywhere: the daemon test-runs it to ask what the rules say (`pv-net policy explain`).
+/// Not attached anywhere: the daemon runs it by `BPF_PROG_TEST_RUN` to ask the policy maps (`pv-net policy explain`).
 #[classifier]
 pub fn pv_policy_probe(ctx: TcContext) -> i32 {
     policy::answer(ctx.skb.skb)
@@ -255,7 +264,8 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// GPL-only helpers (`bpf_redirect_peer`, `bpf_ktime_get_ns`) ask for a GPL-compatible licence.
+/// The kernel allows GPL-only helpers (`bpf_redirect_peer`, `bpf_ktime_get_ns`) only to programs with a GPL-compatible
+/// licence.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

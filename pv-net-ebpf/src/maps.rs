@@ -1,4 +1,5 @@
-//! Every map of the data plane. Key and value types are those of `pv-net-common`; the daemon sets the sizes.
+//! Every map of the data plane but those of the policy and the scratch memory. Key and value types are in
+//! `pv-net-common`; the daemon sets some of the sizes at load time.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -7,8 +8,8 @@ use aya_ebpf::{
 };
 use pv_net_common::{
     ClaimSlot, EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowCount, FlowEntry, FlowKey, FlowLimit,
-    FragmentInfo, FragmentKey, GlobalConfig, HalfOpenFlow, InterfaceInfo, Ip, NatOwner, PortMapKey, PortMapTarget,
-    SockKey, SockOrigin, SourceKey, UplinkInfo,
+    FragmentInfo, FragmentKey, GlobalConfig, HalfOpenFlow, InterfaceInfo, Ip, LinkId, NatOwner, PortMapKey,
+    PortMapTarget, SockKey, SockOrigin, SourceKey, UplinkInfo,
     drop_reason::DROP_SLOTS,
     endpoint::{LOCAL_ADDRESS, MAX_LOCALS, MAX_NETWORKS, MAX_PORT_MAPPINGS, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS},
     flow::{CLAIM_TURN_SLOTS, DEFAULT_FLOWS, DEFAULT_HALF_OPEN, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
@@ -18,57 +19,59 @@ use pv_net_common::{
     uplink_filter::{MAX_FILTER_BUCKETS, MAX_FILTER_SOURCES},
 };
 
-/// One entry: epoch and layout version, written by the daemon; ticks, written by `pv_clock`.
+/// One entry: epoch, generation and layout version, written by the daemon; ticks, written by `pv_clock`.
 #[btf_map(name = "config")]
 pub static CONFIG: Array<GlobalConfig, 1> = Array::new();
 
-/// Established flows. A plain hash: nothing new can push an entry out. Preallocated, so that an insert cannot fail for
-/// want of memory, only for want of room.
+/// Established flows, two entries each. A plain hash, so that no new flow can evict another. Preallocated, so that an
+/// insert fails only when the table is full, never for want of memory.
 #[btf_map(name = "flows")]
 pub static FLOWS: HashMap<FlowKey, FlowEntry, { DEFAULT_FLOWS as usize }> = HashMap::new();
 
-/// Flows that open or close, keyed by their replies. LRU: a flood of new flows pushes out only its own kind.
+/// Flows that open or close, one entry each, keyed by their replies. An LRU: a flood of new flows evicts only entries
+/// of this table.
 #[btf_map(name = "half_open")]
 pub static HALF_OPEN: LruHashMap<FlowKey, HalfOpenFlow, { DEFAULT_HALF_OPEN as usize }> = LruHashMap::new();
 
-/// What each opener has in the half-open table: a ring of its keys there, a part a CPU. LRU: rings that are not used make room.
+/// A ring for each opener with the keys of its entries in `half_open`; each CPU has its own part of each ring. An LRU:
+/// unused rings make room.
 #[btf_map(name = "claims")]
 pub static CLAIMS: LruHashMap<ClaimSlot, FlowKey, { DEFAULT_HALF_OPEN as usize }> = LruHashMap::new();
 
-/// Whose turn it is in the rings, by the lower bits of the opener's link.
+/// The position in each ring, indexed by the lower bits of the opener's link.
 #[btf_map(name = "claim_turns")]
 pub static CLAIM_TURNS: PerCpuArray<u32, { CLAIM_TURN_SLOTS as usize }> = PerCpuArray::new();
 
-/// Whose each port of masquerade is: a container's port keeps its port outside for all peers. An array, for each new flow
-/// looks at several.
+/// Who has each port of masquerade's range: a port of a container keeps its outside port for all peers. An array,
+/// because each new flow looks at several entries.
 #[btf_map(name = "nat_owners")]
 pub static NAT_OWNERS: Array<NatOwner, { OWNER_SLOTS as usize }> = Array::new();
 
-/// Link to how many flows its container has; the daemon makes the entries, the programs count.
+/// Link to the number of flows of its container in `flows`. The daemon makes the entries, the programs count.
 #[btf_map(name = "flow_counts")]
-pub static FLOW_COUNTS: HashMap<u32, FlowCount, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+pub static FLOW_COUNTS: HashMap<LinkId, FlowCount, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
-/// Link to how many of them the daemon took out, and how many there may be; written by the daemon.
+/// Link to the number of flows that the daemon removed from `flows`, and how many there may be. Written by the daemon.
 #[btf_map(name = "flow_limits")]
-pub static FLOW_LIMITS: HashMap<u32, FlowLimit, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+pub static FLOW_LIMITS: HashMap<LinkId, FlowLimit, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
-/// Address to link; written by the daemon. Not preallocated: most devices have few.
+/// Address of a container to where it is. Written by the daemon. Not preallocated: most devices have few.
 #[btf_map(name = "endpoints")]
 pub static ENDPOINTS: HashMap<EndpointKey, EndpointInfo, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
-/// Link to what its container may send; written by the daemon.
+/// Host-side link to what its container may send. Written by the daemon.
 #[btf_map(name = "interfaces")]
-pub static INTERFACES: HashMap<u32, InterfaceInfo, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+pub static INTERFACES: HashMap<LinkId, InterfaceInfo, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
-/// The programs of the stages, by `Stage`; written by the daemon.
+/// The stages' programs, by [`pv_net_common::Stage`]. Written by the daemon.
 #[btf_map(name = "stages")]
-pub static STAGES: ProgramArray<{ names::PROG_STAGES.len() }> = ProgramArray::new();
+pub static STAGES: ProgramArray<{ names::PROG_STAGES.len() + names::PROG_ENTRIES_AGAIN.len() }> = ProgramArray::new();
 
-/// Packets whose first fragment was let pass. LRU, with a bound of places for each link.
+/// Packets whose first fragment passed. An LRU, with a fixed number of places for each link.
 #[btf_map(name = "fragments")]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentInfo, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
 
@@ -92,19 +95,19 @@ pub static SOURCES: LpmTrie<SourceKey, Ip, { MAX_SOURCES as usize }> = LpmTrie::
 #[btf_map(name = "port_map")]
 pub static PORT_MAP: LpmTrie<PortMapKey, PortMapTarget, { MAX_PORT_MAPPINGS as usize }> = LpmTrie::new();
 
-/// Sockets of the device that were led to a container.
+/// Sockets of the device that the socket hooks connected to a container.
 #[btf_map(name = "sock_origins")]
 pub static SOCK_ORIGINS: LruHashMap<SockKey, SockOrigin, { MAX_SOCKETS as usize }> = LruHashMap::new();
 
-/// Sources that XDP drops, and the `DropReason` they are counted under; written by the daemon.
+/// Sources that XDP drops, and the `DropReason` that each is counted under. Written by the daemon.
 #[btf_map(name = "filter_sources")]
 pub static FILTER_SOURCES: LpmTrie<FilterSource, u32, { MAX_FILTER_SOURCES as usize }> = LpmTrie::new();
 
-/// One entry: what each source may send; written by the daemon.
+/// One entry: the rate that each source may send at. Written by the daemon.
 #[btf_map(name = "filter_rate")]
 pub static FILTER_RATE: Array<FilterRate, 1> = Array::new();
 
-/// Source to its token bucket. LRU: sources that are silent make room.
+/// Source to its token bucket. An LRU: silent sources make room.
 #[btf_map(name = "filter_buckets")]
 pub static FILTER_BUCKETS: LruHashMap<FilterSource, u64, { MAX_FILTER_BUCKETS as usize }> = LruHashMap::new();
 
@@ -112,8 +115,8 @@ pub static FILTER_BUCKETS: LruHashMap<FilterSource, u64, { MAX_FILTER_BUCKETS as
 #[btf_map(name = "drops")]
 pub static DROPS: PerCpuArray<u64, { DROP_SLOTS as usize }> = PerCpuArray::new();
 
-/// When the last event of each reason was sent, nanoseconds since boot: the events' rate limit. The last one is for
-/// refused binds.
+/// When the last event of each reason was sent, in nanoseconds since boot, for the events' rate limit. The last slot is
+/// for refused binds.
 #[btf_map(name = "event_times")]
 pub static EVENT_TIMES: PerCpuArray<u64, { DROP_SLOTS as usize + 1 }> = PerCpuArray::new();
 
@@ -121,15 +124,16 @@ pub static EVENT_TIMES: PerCpuArray<u64, { DROP_SLOTS as usize + 1 }> = PerCpuAr
 #[btf_map(name = "stats")]
 pub static STATS: PerCpuArray<u64, { STAT_SLOTS as usize }> = PerCpuArray::new();
 
-/// `DropEvent`s and `BindEvent`s for the daemon. Declared without a value type: libbpf refuses one for a ring buffer.
+/// `DropEvent`s and `BindEvent`s for the daemon. Declared without a value type, since libbpf refuses one for a ring
+/// buffer.
 #[btf_map(name = "events")]
 pub static EVENTS: RingBuf<[u8; 0], { EVENT_BYTES as usize }> = RingBuf::new();
 
-/// What the container behind link `ifindex` may send.
+/// What the container behind `link` may send.
 #[inline(always)]
-pub fn interface(ifindex: u32) -> Option<&'static InterfaceInfo> {
+pub fn interface(link: LinkId) -> Option<&'static InterfaceInfo> {
     // SAFETY: an entry is replaced whole by the daemon, and stays readable for the program's run.
-    unsafe { INTERFACES.get(&ifindex) }
+    unsafe { INTERFACES.get(&link) }
 }
 
 /// Whether `addr` is one of the device's own.
@@ -139,7 +143,8 @@ pub fn is_local(addr: Ip) -> bool {
     LOCALS.get_ptr(&EndpointKey { addr }).is_some_and(|kind| unsafe { *kind } == LOCAL_ADDRESS)
 }
 
-/// Whether `addr` is the device's, or the broadcast address of a network that it is in: nobody else sends with it.
+/// Whether `addr` is the device's own, or the broadcast address of a network that the device is in. Nobody else may
+/// send with such a source.
 #[inline(always)]
 pub fn is_of_device(addr: Ip) -> bool {
     LOCALS.get_ptr(&EndpointKey { addr }).is_some()
@@ -151,25 +156,26 @@ pub fn network(addr: Ip) -> Option<u32> {
     NETWORKS.get(&Key::new(FilterSource::HEAD_BITS + 128, FilterSource::new(addr))).copied()
 }
 
-/// The container that has `addr`, if that is no link-local one.
+/// The container that has `addr`; none for a link-local address, which is unique only within its pool.
 #[inline(always)]
 pub fn endpoint(addr: Ip) -> Option<&'static EndpointInfo> {
     if addr.is_link_local() { None } else { holder(addr) }
 }
 
-/// The container that has `addr` for what comes in by `link`: a link-local one is valid in that link's pool alone.
+/// The container that has `addr`, seen from `link`: a link-local address is looked up in that link's pool.
 #[inline(always)]
-pub fn endpoint_at(addr: Ip, link: u32) -> Option<&'static EndpointInfo> {
+pub fn endpoint_at(addr: Ip, link: LinkId) -> Option<&'static EndpointInfo> {
     if addr.is_link_local() { endpoint_in(addr, interface(link)?.pool_id) } else { holder(addr) }
 }
 
-/// The container that has `addr` on the bridge of pool `pool_id`.
+/// The container that has `addr`, seen from the bridge of pool `pool_id`.
 #[inline(always)]
 pub fn endpoint_in(addr: Ip, pool_id: u32) -> Option<&'static EndpointInfo> {
     if !addr.is_link_local() {
         return holder(addr);
     }
-    // The word that has the pool's number is zero in every link-local address (RFC 4291 section 2.5.6).
+    // The `endpoints` map has the pool's number in this word, which is zero in every real link-local address (RFC 4291
+    // section 2.5.6). Other values would be forged.
     if addr.words_be[1] == 0 { holder(addr.of_pool(pool_id)) } else { None }
 }
 
@@ -186,13 +192,13 @@ pub fn uplink(ifindex: u32) -> Option<&'static UplinkInfo> {
     UPLINKS.get_ptr(&ifindex).map(|p| unsafe { &*p })
 }
 
-/// The epoch: flows of an older one are decided again.
+/// The current epoch: flows of an older one are decided again.
 #[inline(always)]
 pub fn epoch() -> u32 {
     CONFIG.get(0).map_or(0, |c| c.epoch)
 }
 
-/// Whether routes or uplinks have changed since a flow was decided in `epoch`.
+/// Whether routes or uplinks have changed since `epoch`, in which a flow was decided.
 #[inline(always)]
 pub fn routes_changed_since(epoch: u32) -> bool {
     CONFIG.get(0).is_some_and(|c| c.routes.wrapping_sub(epoch) as i32 > 0)

@@ -1,4 +1,4 @@
-//! Ports for translated flows.
+//! Source ports for masqueraded flows.
 
 use crate::{
     maps::{CONFIG, NAT_OWNERS},
@@ -19,30 +19,43 @@ const CURRENT_NETNS: u64 = u64::MAX;
 /// `BPF_TCP_LISTEN`.
 const LISTENING: u32 = 10;
 
-/// First port of the range.
+/// The first port of masquerade's range.
 #[inline(always)]
 pub fn first_port() -> u16 {
     CONFIG.get(0).map_or(nat::FIRST_PORT, |c| c.nat_first_port)
 }
 
-/// The place in the range that the flow that `key` opens tries first: its port's own one, else one that it can have for
-/// all peers.
+/// The offset in the range of the port that the flow which `key` opens tries first: the one that its container's port
+/// has already, else one that it can have for all peers.
 #[inline(always)]
 pub fn mapping(key: &FlowKey, first: u16) -> u32 {
+    let port = u32::from(u16::from_be(key.sport_be)) | u32::from(first) << 16;
+    pv_mapping(key.link.number(), port, u32::from(key.dst.is_v4()), key.proto)
+}
+
+/// [`mapping`] for a port of the container behind `link`; the upper half of `ports` is the first port of the range. A
+/// global function, so that the verifier checks its loop once and not with everything that each caller knows.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn pv_mapping(link: u32, ports: u32, v4: u32, proto: u32) -> u32 {
     // SAFETY: the helper has no preconditions.
     let ticks = unsafe { bpf_jiffies64() };
-    let port = u16::from_be(key.sport_be);
-    let mut offset = nat::start(key.ifindex, port);
+    let (port, first) = (ports as u16, (ports >> 16) as u16);
+    let cost = |offset| {
+        let owner = NAT_OWNERS.get(nat::slot_of(v4 != 0, proto, offset))?;
+        owner.cost(link, port, ticks)
+    };
+    let mut offset = nat::start(link, port);
     let (mut best, mut least) = (offset, u32::MAX);
-    // A port of the range stays as it is, when it is free.
+    // A port that is in the range itself is kept unchanged when it is free.
     if let Some(own) = nat::offset_of(first, port)
-        && let Some(cost @ ..=FREE) = owner(key, own).and_then(|owner| owner.cost(key.ifindex, port, ticks))
+        && let Some(cost @ ..=FREE) = cost(own)
     {
         (best, least) = (own, cost);
     }
     let mut n = 0;
     while n < TRIES && least != 0 {
-        if let Some(cost) = owner(key, offset).and_then(|owner| owner.cost(key.ifindex, port, ticks))
+        if let Some(cost) = cost(offset)
             && cost < least
         {
             (best, least) = (offset, cost);
@@ -53,25 +66,26 @@ pub fn mapping(key: &FlowKey, first: u16) -> u32 {
     best
 }
 
-/// What a port that is nobody's costs.
+/// The highest [`NatOwner::cost`] of a port that nobody has.
 const FREE: u32 = 1 << 16;
 
-/// Whose the port is that is `offset` into the range.
+/// Who has the port at `offset` in the range.
 #[inline(always)]
 pub fn owner(key: &FlowKey, offset: u32) -> Option<NatOwner> {
     NAT_OWNERS.get(nat::slot(key, offset)).copied()
 }
 
-/// The port is the container's for all peers: of the one that sends `key`.
+/// Gives the port at `offset` to the container that sends `key`, for all peers.
 #[inline(always)]
 pub fn own(key: &FlowKey, offset: u32, ticks: u64) {
     if let Some(owner) = NAT_OWNERS.get_ptr_mut(nat::slot(key, offset)) {
         // SAFETY: one word of a map value.
-        unsafe { owner.write_volatile(NatOwner::new(key.ifindex, u16::from_be(key.sport_be), ticks)) };
+        unsafe { owner.write_volatile(NatOwner::new(key.link.number(), u16::from_be(key.sport_be), ticks)) };
     }
 }
 
-/// A connection is over that `origin` opened and `forward` sent on: others may have its port before those in use.
+/// Marks a port as idle because a connection that `origin` opened and `forward` sent on is over: other containers may
+/// get an idle port before one that is in use.
 #[inline(always)]
 pub fn release(origin: &FlowKey, forward: &FlowEntry) {
     if forward.flags & FLOW_NEIGHBOUR == 0 {
@@ -79,16 +93,17 @@ pub fn release(origin: &FlowKey, forward: &FlowEntry) {
     }
     let Some(offset) = nat::offset_of(first_port(), u16::from_be(forward.sport_be)) else { return };
     let Some(owner) = NAT_OWNERS.get_ptr_mut(nat::slot(origin, offset)) else { return };
-    // SAFETY: one word of a map value; who claims it at the same instant loses no more than the mark.
+    // SAFETY: one word of a map value. If another CPU claims the port at the same instant, only the mark is lost.
     unsafe {
         let held = owner.read_volatile();
-        if held.is(origin.ifindex, u16::from_be(origin.sport_be)) {
+        if held.is(origin.link.number(), u16::from_be(origin.sport_be)) {
             owner.write_volatile(held.idle());
         }
     }
 }
 
-/// A program of the device binds `port`: no container gets it any more. Whether it is of the range.
+/// A program of the device binds `port`: the port becomes the device's, and no container gets it any more. Returns
+/// whether the port is in the range.
 #[inline(always)]
 pub fn keep_for_device(proto: u32, port: u16) -> bool {
     let Some(offset) = nat::offset_of(first_port(), port) else { return false };
@@ -104,8 +119,8 @@ pub fn keep_for_device(proto: u32, port: u16) -> bool {
     true
 }
 
-/// The place in the range that attempt `n` tries for this peer alone. The same flow tries the same ports in the same
-/// order: its second packet finds what its first one claimed.
+/// The offset in the range that attempt number `n` tries for this peer alone. It follows from the flow's key, so that
+/// the flow's second packet finds what the first one claimed.
 #[inline(always)]
 pub fn candidate(key: &FlowKey, n: u32) -> u32 {
     let ports = (key.sport_be as u32) << 16 | key.dport_be as u32;
@@ -118,7 +133,7 @@ pub fn candidate(key: &FlowKey, n: u32) -> u32 {
     h % PORTS as u32
 }
 
-/// Whether a socket of the device would take what comes by `key`. `listeners`: those too that only wait for connections.
+/// Whether a socket of the device would receive a packet with `key`. `listeners`: whether listening TCP sockets count.
 #[inline(always)]
 pub fn device_takes(skb: *mut __sk_buff, key: &FlowKey, listeners: bool) -> bool {
     let tcp = key.proto == IPPROTO_TCP as u32;

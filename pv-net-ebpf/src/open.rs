@@ -1,4 +1,4 @@
-//! First packets of flows that may be: each claims its flow.
+//! The stage `open`: first packets of allowed flows, each of which claims its flow.
 
 use crate::{
     answer, claim,
@@ -9,26 +9,26 @@ use crate::{
     tail_call::tail_call,
     verdict::{self, ACT_SHOT, count},
 };
-use pv_net_common::{DropReason, Ip, Stage, Stat};
+use pv_net_common::{DropReason, Ip, LinkId, Stage, Stat};
 
-/// A plan with these addresses and the packet's own port.
+/// A plan with these addresses and the packet's own destination port.
 #[inline(always)]
-pub fn plan_of(packet: &Packet, src: Ip, dst: Ip, reply_link: u32) -> Plan {
+pub fn plan_of(packet: &Packet, src: Ip, dst: Ip, reply_link: LinkId) -> Plan {
     let key = packet.key;
     let first_port = nat::first_port();
     let dport_be = key.dport_be;
-    Plan { src, dst, reply_link, masquerade: 0, offset: 0, first_port, claimed: 0, link: key.ifindex, dport_be, pad: 0 }
+    Plan { src, dst, reply_link, masquerade: 0, offset: 0, first_port, claimed: 0, link: key.link, dport_be, pad: 0 }
 }
 
 /// The stage for first packets: claims the flow.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
     let Some(Scratch { flow, plan, .. }) = scratch() else { return ACT_SHOT };
-    packet.key.ifindex = plan.link;
+    packet.key.link = plan.link;
     packet.settle_fragment();
     count(Stat::SlowPath);
     if packet.tracked {
-        // Before it is entered: what is delivered is a copy.
+        // Counted before the entry is inserted, since the map gets a copy.
         stamp(packet, &mut flow.forward);
         match claim::claim(packet, flow, plan) {
             Ok(Some(open)) => flow::repeat(packet, open),
@@ -37,10 +37,11 @@ pub fn stage(packet: &mut Packet) -> i32 {
             Err(reason) => return verdict::drop(packet, reason),
         }
     } else if plan.src != packet.key.src || plan.dst != packet.key.dst {
-        // Without ports there is nothing to tell flows apart by, but addresses that stay need no flow.
+        // Without ports flows cannot be told apart, so nothing can be translated back. If the addresses stay the same,
+        // no flow is needed.
         let reason = if packet.later { DropReason::FragmentLost } else { DropReason::Unsupported };
         return verdict::drop(packet, reason);
     }
-    // The verifier would go through the delivery once for each way out of the claim's loop.
+    // A tail call, because the verifier would otherwise check the delivery once for each way out of the claim's loop.
     tail_call(packet.skb, Stage::Send)
 }

@@ -1,16 +1,19 @@
-//! A frame as the programs see it: [`Headers`] read from an skb, and where it came from.
+//! A frame as the programs see it: the [`Headers`] read from an skb, and the link it belongs to.
 
 use crate::{
     maps::FRAGMENTS,
     scratch::{Forgotten, Scratch, scratch},
 };
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
+};
 use core::{
     mem::MaybeUninit,
     ops::{Deref, DerefMut},
 };
 use pv_net_common::{
-    DropReason, FlowKey, FragmentInfo, FragmentKey,
+    DropReason, FlowKey, FragmentInfo, FragmentKey, LinkId,
     flow::{FRAGMENT_SHARE, FRAGMENT_SHARE_OUTSIDE},
     headers::{Frame, Headers, Plain},
 };
@@ -22,7 +25,7 @@ pub use pv_net_common::{
     ip_proto::{IPPROTO_FRAGMENT, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_PIM, IPPROTO_TCP, IPPROTO_UDP},
 };
 
-/// The Ethernet header. Its alignment is what the verifier holds a frame's start for, so that it is read in words.
+/// The Ethernet header. Its alignment is what the verifier assumes for a frame's start, so that it is read in words.
 #[repr(C, align(2))]
 #[derive(Clone, Copy)]
 pub struct Eth {
@@ -31,7 +34,7 @@ pub struct Eth {
     pub proto_be: u16,
 }
 
-/// The frame of an skb: the only place that checks bounds.
+/// The frame of an skb, as [`Headers`] reads it. All reads are bounds-checked by [`read`] and [`load`].
 struct Skb(*mut __sk_buff);
 
 impl Frame for Skb {
@@ -58,29 +61,30 @@ impl Frame for Skb {
     }
 }
 
-/// What kind of frame it is.
+/// The kind of a frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// IPv4 or IPv6, and its headers are read.
+    /// IPv4 or IPv6, with readable headers.
     Ip,
     /// ARP.
     Arp,
-    /// A VLAN tag that names no VLAN: a priority (IEEE 802.1Q section 6.9). What is behind it is an untagged frame.
+    /// A VLAN tag with VLAN 0, which carries only a priority (IEEE 802.1Q section 6.9): the frame behind it is
+    /// untagged.
     PriorityTag,
     /// Any other VLAN tag.
     Vlan,
     /// Another EtherType.
     Other,
-    /// Too short, or at odds with itself.
+    /// Too short, or with contradictory lengths.
     Unreadable,
 }
 
-/// What the stages need of a frame.
+/// What the stages need to know of a frame.
 pub struct Packet {
     pub skb: *mut __sk_buff,
     pub eth: Eth,
     headers: Headers,
-    /// Link that the packet came in on, or goes out by.
+    /// Link that the packet came in on, or at egress the link that it leaves by.
     pub link: u32,
 }
 
@@ -100,18 +104,19 @@ impl DerefMut for Packet {
     }
 }
 
-/// A bool that costs no branch: the target has no instruction that makes one of a comparison.
+/// Makes a bool without a branch: the BPF target has no instruction that turns a comparison into a value.
 #[inline(always)]
 fn bit(byte: u8) -> bool {
     // SAFETY: 0 or 1.
     unsafe { core::mem::transmute(byte & 1) }
 }
 
-/// A `T` at `offset`, a constant: straight from the frame's linear part, else through the helper.
+/// Reads a `T` at `offset`, which must be a constant: straight from the frame's linear part, else by [`load`].
 #[inline(always)]
 pub fn read<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Result<T, DropReason> {
-    // SAFETY: the verifier proves `data + offset + size <= data_end` from the comparison below. Where alignment counts it
-    // proves that too, with IP headers at word boundaries (`NET_IP_ALIGN`); an unaligned read would go byte by byte.
+    // SAFETY: the verifier proves `data + offset + size <= data_end` from the comparison below. On machines that need
+    // alignment it proves that too, with IP headers at word boundaries (`NET_IP_ALIGN`); an unaligned read would go
+    // byte by byte.
     unsafe {
         let at = (*skb).data as usize + offset as usize;
         if at + size_of::<T>() <= (*skb).data_end as usize {
@@ -121,7 +126,7 @@ pub fn read<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Result<T, DropReason> 
     load(skb, offset)
 }
 
-/// A `T` at `offset`, any: by `bpf_skb_load_bytes`, that reads paged data too.
+/// Reads a `T` at any `offset` by `bpf_skb_load_bytes`, which reads paged data too.
 #[inline(always)]
 pub fn load<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Result<T, DropReason> {
     let mut value = MaybeUninit::<T>::uninit();
@@ -134,24 +139,31 @@ pub fn load<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Result<T, DropReason> 
     }
 }
 
-/// The VLAN that a tag names; 0 is none.
+/// The VLAN ID of a tag; 0 means no VLAN.
 #[inline(always)]
 fn vlan_of(tci: u32) -> u32 {
     tci & 0xfff
 }
 
 impl Packet {
-    /// The frame of `skb`, of which only the Ethernet header is read; none when it has not even that.
+    /// The packet of `skb`, with only its Ethernet header read; `None` when the frame is too short for one.
     #[inline(always)]
     pub fn of(skb: *mut __sk_buff) -> Option<Self> {
         let eth: Eth = read(skb, 0).ok()?;
         // SAFETY: a context field.
         let link = unsafe { (*skb).ifindex };
-        let headers = Headers { key: FlowKey { ifindex: link, ..FlowKey::default() }, ..Headers::default() };
+        let headers =
+            Headers { key: FlowKey { link: LinkId::of_index(link), ..FlowKey::default() }, ..Headers::default() };
         Some(Self { skb, eth, headers, link })
     }
 
-    /// Reads the headers, and says what kind of frame it is.
+    /// The link that this program is attached to, as maps name it.
+    #[inline(always)]
+    pub fn id(&self) -> LinkId {
+        LinkId::of_index(self.link)
+    }
+
+    /// Reads the headers and returns the kind of frame.
     #[inline(always)]
     pub fn parse(&mut self) -> Kind {
         let skb = self.skb;
@@ -164,8 +176,8 @@ impl Packet {
             ETH_P_IP => self.headers.parse_v4(&Skb(skb)),
             ETH_P_IPV6 => self.headers.parse_v6(&Skb(skb)),
             ETH_P_ARP => return Kind::Arp,
-            // The kernel takes the first tag out of the frame before it runs programs, so this is one that a program
-            // put back, or that the driver left.
+            // The kernel moves the first tag out of the frame before it runs programs, so this tag was put back by a
+            // program, or left in place by the driver.
             ETH_P_8021Q | ETH_P_8021AD => {
                 let tci: u16 = read(skb, ETH_LEN).unwrap_or_default();
                 return if vlan_of(u16::from_be(tci) as u32) == 0 { Kind::PriorityTag } else { Kind::Vlan };
@@ -175,9 +187,10 @@ impl Packet {
         if parsed.is_ok() { Kind::Ip } else { Kind::Unreadable }
     }
 
-    /// Makes the verifier forget every value of the packet. Else it follows each way of reading a frame through all the
-    /// rest of a stage: a multiple of the time and memory that loading takes, and kernel 6.1 does not load the programs
-    /// with 64 MiB left.
+    /// Stores the headers in the scratch memory and reads them back, so that the verifier forgets what it knows about
+    /// every value. Otherwise it would follow each path through the header parsing through all the rest of the stage:
+    /// loading would take a multiple of the time and memory, and kernel 6.1 would not load the programs with 64 MiB
+    /// left. Later stages take the stored headers by [`recall`](Self::recall).
     #[inline(always)]
     pub fn forget(&mut self) -> Option<()> {
         let Scratch { packet: slot, .. } = scratch()?;
@@ -187,24 +200,52 @@ impl Packet {
         slot.rest = u32::from_ne_bytes([u8::from(self.may_cut), u8::from(self.v4), self.proto, self.l4_info]);
         slot.l4 = self.l4;
         slot.end = self.end;
+        slot.id_be = self.id_be;
+        slot.check_ttl = u32::from(self.check) | u32::from(self.ttl) << 16;
+        self.pick_up(slot);
+        Some(())
+    }
+
+    /// The packet as an earlier stage of the same run stored it by [`forget`](Self::forget). The frame has not been
+    /// written to since.
+    #[inline(always)]
+    pub fn recall(skb: *mut __sk_buff) -> Option<Self> {
+        let mut packet = Self::of(skb)?;
+        let Scratch { packet: slot, .. } = scratch()?;
+        packet.pick_up(slot);
+        Some(packet)
+    }
+
+    /// Marks the packet as coming in by an uplink: its keys have link 0, in this stage and in those behind it.
+    #[inline(always)]
+    pub fn mark_outside(&mut self) -> Option<()> {
+        let Scratch { packet: slot, .. } = scratch()?;
+        slot.key.link = LinkId::OUTSIDE;
+        self.key.link = LinkId::OUTSIDE;
+        Some(())
+    }
+
+    #[inline(always)]
+    fn pick_up(&mut self, slot: &Forgotten) {
         const WORDS: usize = size_of::<Forgotten>() / size_of::<u32>();
         let mut known = MaybeUninit::<Forgotten>::uninit();
         let (from, to) = ((&raw const *slot).cast::<u32>(), known.as_mut_ptr().cast::<u32>());
         for i in 0..WORDS {
-            // SAFETY: both are whole and made of words. Volatile, or the compiler would use what it has just written.
+            // SAFETY: both are whole and made of words. The read is volatile, or the compiler would use the values that
+            // it has just written, and the verifier would forget nothing.
             unsafe { to.add(i).write(from.add(i).read_volatile()) };
         }
         // SAFETY: all words are written.
         let known = unsafe { known.assume_init() };
         self.key = known.key;
-        (self.l4, self.end) = (known.l4, known.end);
+        (self.l4, self.end, self.id_be) = (known.l4, known.end, known.id_be);
+        (self.check, self.ttl) = (known.check_ttl as u16, (known.check_ttl >> 16) as u8);
         let [tracked, fragment, later, ports] = known.bits.to_ne_bytes();
         (self.tracked, self.fragment) = (bit(tracked), bit(fragment));
         (self.later, self.ports) = (bit(later), bit(ports));
         let [may_cut, v4, proto, l4_info] = known.rest.to_ne_bytes();
         (self.may_cut, self.v4) = (bit(may_cut), bit(v4));
         (self.proto, self.l4_info) = (proto, l4_info);
-        Some(())
     }
 
     /// Frame length in bytes.
@@ -220,36 +261,45 @@ impl Packet {
         unsafe { (*self.skb).gso_size }
     }
 
-    /// Link by which a packet that goes out came in: 0 when the device itself made it. The kernel notes it when a link
-    /// receives the packet (`skb_iif`), and nothing that is sent can change it.
+    /// At egress: the link on which the kernel received the packet, 0 when the device itself made it. The kernel notes
+    /// it in `skb_iif`, and nothing in the packet can change it.
     #[inline(always)]
     pub fn came_by(&self) -> u32 {
         // SAFETY: a context field.
         unsafe { (*self.skb).ingress_ifindex }
     }
 
-    /// What the device's side knows of a packet that a container sent, [`MARK_CONTAINER`] and its like.
+    /// The packet's mark, by which programs on the bridge learn what was decided:
+    /// [`MARK_CONTAINER`](pv_net_common::endpoint::MARK_CONTAINER) and the like.
     #[inline(always)]
     pub fn mark(&self) -> u32 {
         // SAFETY: a context field.
         unsafe { (*self.skb).mark }
     }
 
-    /// Sets it.
+    /// Sets the packet's mark.
     #[inline(always)]
     pub fn set_mark(&self, mark: u32) {
         // SAFETY: a context field that programs on links may write.
         unsafe { (*self.skb).mark = mark };
     }
 
-    /// Gives a later fragment the protocol and ports of its first one, when that was let pass on this link; else it
-    /// [is lost](Self::is_lost).
+    /// Makes `mac` the frame's destination.
+    #[inline(always)]
+    pub fn send_to(&self, mac: &[u8; 6]) -> Result<(), ()> {
+        // SAFETY: the helper checks offset and length.
+        let failed = unsafe { bpf_skb_store_bytes(self.skb.cast(), 0, mac.as_ptr().cast(), 6, 0) };
+        if failed == 0 { Ok(()) } else { Err(()) }
+    }
+
+    /// Gives a later fragment the protocol and ports of its first fragment, if that one passed on this link. Otherwise
+    /// the fragment [is lost](Self::is_lost).
     #[inline(always)]
     pub fn settle_fragment(&mut self) {
         self.settle::<false>();
     }
 
-    /// The same on the way out of a link.
+    /// [`settle_fragment`](Self::settle_fragment) at the egress of a link.
     #[inline(always)]
     pub fn settle_leaving(&mut self) {
         self.settle::<true>();
@@ -281,20 +331,21 @@ impl Packet {
         self.l4_info = 1;
     }
 
-    /// A later fragment whose first one was not let pass, or not seen. (What is settled has a mark where others have
-    /// TCP flags or a type.)
+    /// Whether this is a later fragment whose first fragment did not pass or was not seen.
+    /// [`settle_fragment`](Self::settle_fragment) sets `l4_info`, which is 0 in later fragments before.
     #[inline(always)]
     pub fn is_lost(&self) -> bool {
         self.later && self.l4_info == 0
     }
 
-    /// Lets the fragments that follow this one pass too: it is a first one, and was let pass itself.
+    /// If this is a first fragment, lets the later fragments of the same packet pass too. Called when the packet itself
+    /// passes.
     #[inline(always)]
     pub fn admit_fragments(&self) {
         self.admit::<false>();
     }
 
-    /// The same on the way out of a link.
+    /// [`admit_fragments`](Self::admit_fragments) at the egress of a link.
     #[inline(always)]
     pub fn admit_leaving(&self) {
         self.admit::<true>();
@@ -317,18 +368,19 @@ impl Packet {
             dport_be: self.key.dport_be,
             ports: u32::from(self.ports),
         };
-        // A full LRU makes room; after any other failure the later fragments are lost.
+        // A full LRU evicts an entry. After any other failure the later fragments are dropped.
         let _ = FRAGMENTS.insert(&*key, &*fragment, 0);
     }
 
-    /// Where the fragments of this packet have their place among those of its link: a link has so many, and no more.
+    /// The place of this packet among those of its link: each link has a fixed number, so that a flood of fragments
+    /// evicts only its own.
     #[inline(always)]
     fn fragment_key<const LEAVES: bool>(&self) -> FragmentKey {
         let (src, dst) = (self.key.src.words_be, self.key.dst.words_be);
         let mixed = src[3] ^ dst[3].rotate_left(16) ^ src[2] ^ dst[2];
         let slot = (mixed ^ mixed >> 16 ^ mixed >> 8) ^ self.id_be ^ self.id_be >> 8 ^ self.id_be >> 24;
-        let share = if LEAVES || self.key.ifindex != 0 { FRAGMENT_SHARE } else { FRAGMENT_SHARE_OUTSIDE };
-        // Each sender has places of its own at each receiver.
+        let share = if LEAVES || !self.key.link.is_outside() { FRAGMENT_SHARE } else { FRAGMENT_SHARE_OUTSIDE };
+        // At egress each sender has places of its own at each receiver.
         let leaves = if LEAVES { 1 + (self.came_by() & 0x7fff) as u16 } else { 0 };
         FragmentKey { link: self.link, leaves, slot: (slot & (share - 1)) as u16 }
     }

@@ -1,5 +1,5 @@
-//! What the rules say of a flow's first packet. Everything else about policy (pools, published ports, established flows) is
-//! decided elsewhere, and only where the rules say nothing.
+//! What the rules say about a flow's first packet. The defaults (pools, published ports) are decided in
+//! `policy_input.rs`, and only where the rules say nothing.
 
 use crate::{
     packet::read,
@@ -20,10 +20,10 @@ use pv_net_common::{
     },
 };
 
-/// Two generations side by side: the one in force and the one being written.
+/// Two generations are held at once: the one in force and the one being written.
 const GENERATIONS: usize = 2;
 
-/// Containers by identity; written by the daemon, one generation beside the other.
+/// Containers, by identity and address. Written by the daemon.
 #[btf_map(name = "policy_ids")]
 pub static POLICY_IDS: HashMap<
     PolicyId,
@@ -32,7 +32,7 @@ pub static POLICY_IDS: HashMap<
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
-/// Everybody else by address; written by the daemon. Holds the root of a generation that has rules.
+/// Everybody else, by address. Written by the daemon. A generation that has rules has an entry for the prefix `/0`.
 #[btf_map(name = "policy_cidrs")]
 pub static POLICY_CIDRS: LpmTrie<PolicyAddr, PolicyClass, { MAX_POLICY_CIDRS as usize * GENERATIONS }> = LpmTrie::new();
 
@@ -41,10 +41,10 @@ pub static POLICY_CIDRS: LpmTrie<PolicyAddr, PolicyClass, { MAX_POLICY_CIDRS as 
 pub static POLICY_PAIRS: LpmTrie<PolicyPair, PolicyVerdict, { MAX_POLICY_PAIRS as usize * GENERATIONS }> =
     LpmTrie::new();
 
-/// Who somebody is that the policy of this generation should know, and does not.
+/// The class of a container that the policy of this generation does not know yet.
 const UNKNOWN: PolicyClass = PolicyClass { src: u32::MAX, dst: u32::MAX };
 
-/// What the rules of `generation` say of a packet; `dport_be` counts for TCP and UDP only.
+/// What the rules of `generation` say about a packet. `dport_be` counts for TCP and UDP only.
 #[inline(always)]
 pub fn verdict(generation: u32, src: &PolicySide, dst: &PolicySide, proto: u8, dport_be: u16) -> PolicyVerdict {
     let Some(Scratch { policy: keys, .. }) = scratch() else { return PolicyVerdict::UNKNOWN };
@@ -69,13 +69,14 @@ fn class(keys: &mut PolicyKeys, generation: u32, side: &PolicySide) -> PolicyCla
         return by_addr(keys, generation, side.addr).unwrap_or_default();
     }
     keys.id = PolicyId { generation, identity: side.identity, addr: side.addr };
-    // SAFETY: entries of a generation are written once, before it is in force, and removed after.
+    // SAFETY: entries of a generation are written before it is in force and removed after; in between they do not
+    // change.
     if let Some(class) = unsafe { POLICY_IDS.get(&keys.id) } {
         return *class;
     }
     for word in &mut keys.id.addr.words_be {
-        // A plain store of sixteen zeroes becomes a call of memset, and with its frame the longest way through the
-        // programs has more stack than kernels before 6.8 grant: they round each frame up to 32 bytes.
+        // Of a plain store of sixteen zero bytes the compiler makes a call of memset. With its frame, the deepest call
+        // chain needs more stack than kernels before 6.8 allow: they round each frame up to 32 bytes.
         // SAFETY: a reference is a valid place.
         unsafe { core::ptr::write_volatile(word, 0) };
     }
@@ -83,7 +84,7 @@ fn class(keys: &mut PolicyKeys, generation: u32, side: &PolicySide) -> PolicyCla
     if let Some(class) = unsafe { POLICY_IDS.get(&keys.id) } {
         return *class;
     }
-    // Without rules there is nothing to know.
+    // A generation without rules has no entries at all; then an unknown container is no reason to refuse.
     if by_addr(keys, generation, side.addr).is_some() { UNKNOWN } else { PolicyClass::default() }
 }
 
@@ -93,7 +94,7 @@ fn by_addr(keys: &mut PolicyKeys, generation: u32, addr: Ip) -> Option<PolicyCla
     POLICY_CIDRS.get(&keys.addr).copied()
 }
 
-/// Answers the query in the frame, behind it.
+/// Answers the [`PolicyQuery`] in the frame: the verdict is written behind it.
 #[inline(always)]
 pub fn answer(skb: *mut __sk_buff) -> i32 {
     let Ok(query) = read::<PolicyQuery>(skb, POLICY_QUERY_AT as u32) else { return ACT_SHOT };

@@ -13,7 +13,8 @@ pub struct Target {
     pub port_be: u16,
 }
 
-/// The container behind port `port_be` of the device's address `addr`: published on it, or on all addresses.
+/// The container behind port `port_be` of the device's address `addr`. A port published on this address wins over one
+/// published on all addresses.
 #[inline(always)]
 pub fn target(addr: Ip, proto: u32, port_be: u16) -> Option<Target> {
     let mapping = find(addr, proto, port_be).or_else(|| find(all(addr), proto, port_be))?;
@@ -21,8 +22,8 @@ pub fn target(addr: Ip, proto: u32, port_be: u16) -> Option<Target> {
     Some(Target { addr: mapping.addr, port_be: mapping.target_port.wrapping_add(offset).to_be() })
 }
 
-/// Identity of the container that a socket bound to this port would be in the way of: it publishes the port on that
-/// address or on all; for a socket on all addresses, on any.
+/// Identity of the container that publishes a port on which a socket wants to bind: on the socket's address or on all
+/// addresses. For a socket on all addresses, a port published on any address counts.
 #[inline(always)]
 pub fn publisher(addr: Ip, proto: u32, port_be: u16) -> Option<u32> {
     let all = all(addr);
@@ -35,13 +36,13 @@ pub fn publisher(addr: Ip, proto: u32, port_be: u16) -> Option<u32> {
     found.map(|mapping| mapping.identity)
 }
 
-/// What stands for all addresses of the family.
+/// The unspecified address of the family: in `port_map` it stands for all addresses.
 #[inline(always)]
 fn all(addr: Ip) -> Ip {
     if addr.is_v4() { Ip::from_v4_be(0) } else { Ip::UNSPECIFIED }
 }
 
-/// The target of a packet's destination.
+/// The target of the packet with this key.
 #[inline(always)]
 pub fn of(key: &FlowKey) -> Option<Target> {
     target(key.dst, key.proto, key.dport_be)

@@ -1,11 +1,12 @@
-//! Packets of flows that were decided under another policy: the rules are asked again, for both directions.
+//! The stage `revalidate`: packets of flows that were decided in an older epoch. The rules are asked again, for both
+//! directions.
 
 use crate::{
     answer,
     deliver::deliver,
     denied::denied,
     flow,
-    maps::{FLOWS, epoch, interface, routes_changed_since},
+    maps::{FLOWS, epoch, routes_changed_since},
     packet::Packet,
     policy_input::PolicyInput,
     scratch::{Scratch, scratch},
@@ -14,25 +15,22 @@ use crate::{
 };
 use pv_net_common::Stage;
 
-/// The stage for flows that were decided under another policy: asked again, for both directions.
+/// The stage for packets whose entry in the flow table is of an older epoch, or has another source MAC.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
-    if interface(packet.link).is_none() {
-        packet.key.ifindex = 0;
-    }
     packet.settle_fragment();
-    // A flow that ended a moment ago: its next packet is decided anew.
+    // The flow has ended since the look-up. This packet is lost; the next one is decided anew.
     let Some(entry) = FLOWS.get_ptr_mut(&packet.key) else { return ACT_SHOT };
     // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
     let entry = unsafe { &mut *entry };
-    // Before the rules are asked: what they say is not of a later policy than the entry says.
+    // Read before the rules are asked, so that the entry never claims a later epoch than it was decided in.
     let epoch = epoch();
-    // In the scratch memory: kernels before 6.8 count this stage's stack to the last byte.
+    // Kept in the scratch memory: kernels before 6.8 count this stage's stack to the last byte.
     let Some(Scratch { input, .. }) = scratch() else { return ACT_SHOT };
     *input = PolicyInput::of_entry(&packet.key, entry);
     if let Err(reason) = input.allowed() {
-        // The one who sends from outside is left in silence, so it is the container that learns by this segment.
-        let from_outside = packet.key.ifindex == 0;
+        // A sender outside gets no answer, so its segment is turned into a reset that tells the container.
+        let from_outside = packet.key.link.is_outside();
         if !from_outside || !answer::into_reset(packet) {
             flow::refuse(packet, entry);
             return denied(packet, reason);

@@ -1,5 +1,5 @@
-//! What does not fit the 512 bytes of stack: a place in memory for each CPU, and the types of what is laid there. Stages
-//! pass on what they found out by it, too: it outlives a tail call.
+//! Memory for what does not fit the 512 bytes of stack: one value for each CPU, and the types of its parts. It outlives
+//! a tail call, so stages also pass their findings on in it.
 
 use aya_ebpf::{
     bindings::bpf_fib_lookup,
@@ -7,114 +7,120 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use pv_net_common::{
-    FlowKey, FragmentInfo, FragmentKey, HalfOpenFlow, Ip, PolicyAddr, PolicyId, PolicyPair, PolicySide,
+    FlowKey, FragmentInfo, FragmentKey, HalfOpenFlow, Ip, LinkId, PolicyAddr, PolicyId, PolicyPair, PolicySide,
 };
 
-/// One CPU's.
+/// The scratch memory of one CPU.
 #[repr(C)]
 pub struct Scratch {
     pub flow: HalfOpenFlow,
     pub fib: bpf_fib_lookup,
-    /// Place and content of a fragmented packet.
+    /// Key and value of the `fragments` map under construction.
     pub fragment_key: FragmentKey,
     pub fragment: FragmentInfo,
-    /// What the opening stage is to do, with `flow`.
+    /// What the stage `open` is to do with `flow`.
     pub plan: Plan,
-    /// The key of the replies that it tries to claim.
+    /// The key of the replies that `open` tries to claim.
     pub reply_key: FlowKey,
     pub policy: PolicyKeys,
-    /// What the rules are asked about.
+    /// The question to the policy.
     pub input: PolicyInput,
-    /// How the stage for the device's stack is asked.
+    /// The question to the stage `stack`.
     pub to_stack: ToStack,
-    /// The two ends that the rules are asked about.
+    /// The sender and the receiver in the question to the policy.
     pub sides: [PolicySide; 2],
-    /// What the answering stage is to say.
+    /// The answer that the stage `answer` is to send.
     pub answer: Answer,
-    /// A packet that the verifier is to forget.
+    /// The headers as the first stage has read them.
     pub packet: Forgotten,
-    /// A frame under construction.
+    /// The answer under construction.
     pub frame: [u8; FRAME_BYTES],
 }
 
-/// What the decision about a new flow says, beside its two entries and but for the source port.
+/// The decision about a new flow, beside its two entries. The source port is still open.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Plan {
     /// Addresses of the packet when it leaves.
     pub src: Ip,
     pub dst: Ip,
-    /// Link of the replies' key: 0 when they come from outside.
-    pub reply_link: u32,
-    /// Not 0: the source address is the device's, and the port one of masquerade's range: first this one.
+    /// Link in the key of the replies.
+    pub reply_link: LinkId,
+    /// Not 0: the source address is the device's, and the source port is one of masquerade's range.
     pub masquerade: u32,
-    /// Where in the range.
+    /// Offset in the range of the port to try first.
     pub offset: u16,
-    /// Where the range begins.
+    /// First port of the range.
     pub first_port: u16,
-    /// Not 0: the flow was not in the half-open map before.
+    /// Not 0: this packet made the entry in the half-open table.
     pub claimed: u32,
-    /// Link of the packet's own key.
-    pub link: u32,
+    /// Link in the packet's own key.
+    pub link: LinkId,
     pub dport_be: u16,
     pub pad: u16,
 }
 
-/// What is known of a packet for the device's stack.
+/// What is known about a packet for the device's stack. Each field is a flag, 0 or 1.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct ToStack {
-    /// Not 0: the kernel's routes call its destination the device's own.
+    /// The kernel's routes call the destination the device's own.
     pub device: u32,
-    /// Not 0: it is for somebody else on the bridge, and not for the device's stack.
+    /// The packet is for another host on the bridge, not for the device's stack.
     pub elsewhere: u32,
-    /// Not 0: the kernel does not know the neighbour that it goes to yet.
+    /// The packet goes to a neighbour that the kernel does not know yet.
     pub unresolved: u32,
 }
 
-/// An ICMP or ICMPv6 error, or a TCP reset.
+/// The answer to a packet: an ICMP or ICMPv6 error, or a TCP reset.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Answer {
-    /// The error's type; 0 for a reset.
+    /// The ICMP type; 0 for a reset.
     pub kind: u8,
     pub code: u8,
-    /// Not 0: it is for the device itself, which sent the packet.
+    /// Not 0: the packet came from the device itself, and so the answer goes there.
     pub to_device: u8,
     pub pad: u8,
-    /// The header's last word: an MTU where the type has one.
+    /// The second word of the ICMP header: an MTU where the type has one.
     pub rest: u32,
 }
 
-/// Room for the longest answer.
+/// Bytes of the longest answer.
 pub const FRAME_BYTES: usize = 152;
 
-/// One [`Scratch`] a CPU.
+/// One [`Scratch`] for each CPU.
 #[btf_map(name = "scratch")]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
-/// This CPU's scratch memory; a program has it to itself until it returns.
+/// This CPU's scratch memory. A program run has it to itself until it returns.
 #[inline(always)]
 pub fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: nothing preempts a TC program on its CPU but another packet's, which runs after this one returns.
     SCRATCH.get_ptr_mut(0).map(|p| unsafe { &mut *p })
 }
 
-/// A flow as policy sees it: by who opens it and where it really ends.
+/// A flow as the policy sees it: who opens it, and where it really ends (after published ports).
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct PolicyInput {
     pub src: Ip,
     pub dst: Ip,
     /// A link of the pool in which link-local addresses are looked up.
-    pub link: u32,
+    pub link: LinkId,
     pub proto: u32,
     pub dport_be: u16,
-    /// It came by a published port.
+    /// The flow came by a published port.
     pub published: bool,
-    /// It ends at the device, whatever address that has.
-    pub device: bool,
+    /// [`AT_DEVICE`] or [`AT_GATEWAY`] if the flow ends at the device, whatever its destination is. 0: the destination
+    /// tells.
+    pub device: u8,
 }
+
+/// The flow ends at the device, by an address that is not the gateway of the sender's pool.
+pub const AT_DEVICE: u8 = 1;
+/// The flow ends at the device, by the gateway of the sender's pool.
+pub const AT_GATEWAY: u8 = 2;
 
 /// Keys of the policy maps under construction.
 #[repr(C)]
@@ -125,7 +131,7 @@ pub struct PolicyKeys {
     pub pair: Key<PolicyPair>,
 }
 
-/// What of a packet is laid aside by `Packet::forget`: whatever the reading of a frame decides by.
+/// The headers as `Packet::forget` stores them, so that later stages need not read them again.
 #[repr(C)]
 pub struct Forgotten {
     pub key: FlowKey,
@@ -133,4 +139,7 @@ pub struct Forgotten {
     pub rest: u32,
     pub l4: u32,
     pub end: u32,
+    pub id_be: u32,
+    /// The IPv4 header's checksum, and TTL or hop limit above it.
+    pub check_ttl: u32,
 }

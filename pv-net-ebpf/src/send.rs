@@ -1,4 +1,4 @@
-//! First packets of flows that are claimed: they are sent on.
+//! The stage `send`: sends on the first packet of a claimed flow.
 
 use crate::{
     deliver::deliver,
@@ -8,11 +8,11 @@ use crate::{
     verdict::ACT_SHOT,
 };
 
-/// The stage for first packets whose flow is claimed: sends them on.
+/// The stage for first packets whose flow was claimed by `open`.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
     let Some(Scratch { flow, plan, .. }) = scratch() else { return ACT_SHOT };
-    packet.key.ifindex = plan.link;
+    packet.key.link = plan.link;
     packet.settle_fragment();
     packet.admit_fragments();
     if plan.claimed != 0 {

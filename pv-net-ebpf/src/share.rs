@@ -1,5 +1,6 @@
-//! Each opener's share of the half-open table: a container, the outside and the device have a ring each of what they have
-//! claimed there. Who claims more than it has room for loses his own oldest claim, and nobody else's.
+//! Each opener's share of the half-open table. Each container, the outside, the device and strangers have a ring with
+//! the keys of the entries that they claimed. When a ring is full, the next claim removes the ring's oldest entry, so
+//! that nobody evicts the entries of others.
 
 use crate::maps::{CLAIM_TURNS, CLAIMS, CONFIG, HALF_OPEN};
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
@@ -8,19 +9,20 @@ use pv_net_common::{
     flow::{CLAIM_TURN_SLOTS, FLOW_STACK},
 };
 
-/// The ring of the device's own flows; the outside has 0, as in a [`FlowKey`], and a container its link.
+/// The ring of the device's own flows. The outside has ring 0, as in a [`FlowKey`], and a container the index of its
+/// link.
 pub const DEVICE: u32 = u32::MAX;
-/// The ring of those who come to containers by other links than uplinks.
+/// The ring of senders who reach containers by links that are no uplinks.
 pub const STRANGERS: u32 = u32::MAX - 1;
 
-/// The flow that `origin` opened came into the half-open table, under the key of its replies: it has the ring's next place.
+/// Enters the flow that `origin` opened into its opener's ring. `reply_key` is its key in the half-open table.
 #[inline(always)]
 pub fn take(origin: &FlowKey, reply_key: &FlowKey) {
-    take_of(origin.ifindex, reply_key);
+    take_of(origin.link.number(), reply_key);
 }
 
-/// What had the place before goes, if it is still that opener's. Each CPU has a part of each ring to itself, so that no
-/// two take one place.
+/// Enters `reply_key` into `ring`, and removes the entry that had the place before if it still belongs to that opener.
+/// Each CPU has its own part of each ring, so that no two CPUs use one place.
 #[inline(always)]
 pub fn take_of(ring: u32, reply_key: &FlowKey) {
     let Some(config) = CONFIG.get(0) else { return };
@@ -51,12 +53,12 @@ pub fn take_of(ring: u32, reply_key: &FlowKey) {
     *place = *reply_key;
 }
 
-/// Whether `flow` was opened by whose ring it is. Notes of what the device and strangers send to a container bear that
-/// one's link.
+/// Whether `flow` was opened by the owner of `ring`. A note of what the device or a stranger sent to a container has
+/// the container's link in its key, so it is told by its flag.
 #[inline(always)]
 fn is_of(ring: u32, flow: &HalfOpenFlow) -> bool {
     match ring {
         DEVICE | STRANGERS => flow.reply.flags & FLOW_STACK != 0,
-        _ => flow.origin.ifindex == ring,
+        _ => flow.origin.link.number() == ring,
     }
 }

@@ -1,7 +1,8 @@
-//! Sockets of the device: a program that connects to a published port reaches the container, without a proxy and
-//! without NAT.
+//! The socket hooks: a program on the device that connects to a published port reaches the container directly, without
+//! a proxy and without NAT.
 //!
-//! The hooks see the sockets of every process under the cgroup; they act on those of the device's own namespace.
+//! The hooks are attached to a cgroup and see the sockets of every process in it; they act only on sockets of the
+//! device's own network namespace.
 
 use crate::{
     maps::{CONFIG, EVENTS, SOCK_ORIGINS, is_local},
@@ -23,15 +24,15 @@ use aya_ebpf::{
 };
 use pv_net_common::{BindEvent, Ip, SockKey, SockOrigin, Stat, drop_reason::DROP_SLOTS, event::NOBODY};
 
-/// The system call goes on.
+/// Return value of a hook: the system call continues.
 const GO_ON: i32 = 1;
-/// It fails.
+/// Return value of a hook: the system call fails.
 const REFUSED: i32 = 0;
 const EADDRINUSE: i32 = 98;
 
 type Address = *mut bpf_sock_addr;
 
-/// An address that the hook sees, and how to write it back.
+/// The address family of a hook, which tells where its context has the address.
 #[derive(Clone, Copy)]
 struct Family {
     v6: bool,
@@ -70,7 +71,7 @@ impl Family {
     }
 }
 
-/// Whether the socket is one of the device's own namespace.
+/// Whether the socket is in the device's own network namespace.
 #[inline(always)]
 fn is_ours(a: Address) -> bool {
     // SAFETY: the helper takes the context.
@@ -78,7 +79,7 @@ fn is_ours(a: Address) -> bool {
     CONFIG.get(0).is_some_and(|c| c.netns_cookie != 0 && c.netns_cookie == cookie)
 }
 
-/// 127.0.0.0/8 and `::1` are on every device.
+/// Whether `addr` is in 127.0.0.0/8 or is `::1`: such addresses are local on every device.
 #[inline(always)]
 fn is_loopback(addr: Ip) -> bool {
     if addr.is_v4() {
@@ -95,13 +96,13 @@ fn key_of(a: Address, addr: Ip, port_be: u32) -> SockKey {
 
 const IPPROTO_MPTCP: u32 = 262;
 
-/// The protocol that ports are published for: Multipath TCP has those of TCP.
+/// The protocol under which a port of `proto` is published: Multipath TCP uses the ports of TCP.
 #[inline(always)]
 fn published_as(proto: u32) -> u32 {
     if proto == IPPROTO_MPTCP { IPPROTO_TCP as u32 } else { proto }
 }
 
-/// A destination that is a published port becomes the container's.
+/// For `connect` and `sendmsg`: replaces a destination that is a published port by the container's address and port.
 #[inline(always)]
 fn lead(a: Address, family: Family) -> i32 {
     if !is_ours(a) {
@@ -115,13 +116,13 @@ fn lead(a: Address, family: Family) -> i32 {
     }
     let Some(to) = port_map::target(named, published_as(proto), port_be as u16) else { return GO_ON };
     let key = key_of(a, to.addr, to.port_be as u32);
-    // Lost origins cost the program the name it used, not its connection.
+    // If the entry is lost, `getpeername` shows the container's address instead; the connection works all the same.
     let _ = SOCK_ORIGINS.insert(&key, &SockOrigin { addr: named, port_be }, 0);
     family.set(a, to.addr, to.port_be as u32);
     GO_ON
 }
 
-/// A peer that is a container becomes what the program had named.
+/// For `getpeername` and `recvmsg`: replaces the container's address by the one that the program had named.
 #[inline(always)]
 fn show_origin(a: Address, family: Family) -> i32 {
     if !is_ours(a) {
@@ -138,12 +139,13 @@ fn show_origin(a: Address, family: Family) -> i32 {
     GO_ON
 }
 
-/// The daemon sets it where the kernel has `bpf_set_retval` (5.18); dead code is no helper call to the verifier.
+/// Set by the daemon where the kernel has `bpf_set_retval` (5.18). Elsewhere the call is dead code, which the verifier
+/// skips.
 #[unsafe(no_mangle)]
 static HAS_SET_RETVAL: u32 = 0;
 
-/// A published port is not free: nothing would arrive at a socket that is bound to it. EADDRINUSE, or EPERM where the
-/// kernel has no other.
+/// For `bind`: refuses a published port, since nothing would arrive at a socket on it. The error is EADDRINUSE, or
+/// EPERM on kernels without `bpf_set_retval`.
 #[inline(always)]
 fn keep_free(a: Address, family: Family) -> i32 {
     if !is_ours(a) {
@@ -153,13 +155,13 @@ fn keep_free(a: Address, family: Family) -> i32 {
     // SAFETY: context fields.
     let (port_be, proto) = unsafe { ((*a).user_port as u16, published_as((*a).protocol)) };
     let mut owner = port_map::publisher(addr, proto, port_be);
-    // A socket on `::` has IPv4 too, unless it asked not to.
+    // A socket on `::` receives IPv4 too, unless it has IPV6_V6ONLY.
     if owner.is_none() && addr.is_unspecified() && family.v6 {
         owner = port_map::publisher(Ip::from_v4_be(0), proto, port_be);
     }
     let Some(identity) = owner else {
         if !is_loopback(addr) && nat::keep_for_device(proto, u16::from_be(port_be)) {
-            // None of these may be lost: flows end by it.
+            // Sent without a rate limit: the daemon ends the flows that use the port because of this event.
             // SAFETY: the helper has no preconditions.
             tell(unsafe { bpf_ktime_get_ns() }, addr, proto, port_be, NOBODY);
         }
@@ -177,7 +179,8 @@ fn keep_free(a: Address, family: Family) -> i32 {
     REFUSED
 }
 
-/// Says who was refused which port, or has taken one of masquerade's: what the program itself says of it names nobody.
+/// Sends a [`BindEvent`]: which process was refused a published port, or has taken a port of masquerade's range. The
+/// process itself would only log an error that names nobody.
 #[inline(always)]
 fn tell(time_ns: u64, addr: Ip, proto: u32, port_be: u16, identity: u32) {
     // SAFETY: the helper has no preconditions.
@@ -227,13 +230,13 @@ pub fn pv_sock_sendmsg6(ctx: SockAddrContext) -> i32 {
     lead(ctx.sock_addr, V6)
 }
 
-/// Source of a datagram, IPv4.
+/// The source address that `recvmsg` returns for a datagram, IPv4.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn pv_sock_recvmsg4(ctx: SockAddrContext) -> i32 {
     show_origin(ctx.sock_addr, V4)
 }
 
-/// Source of a datagram, IPv6.
+/// The source address that `recvmsg` returns for a datagram, IPv6.
 #[cgroup_sock_addr(recvmsg6)]
 pub fn pv_sock_recvmsg6(ctx: SockAddrContext) -> i32 {
     show_origin(ctx.sock_addr, V6)

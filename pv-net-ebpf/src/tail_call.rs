@@ -1,10 +1,10 @@
-//! From one program to the next.
+//! Tail calls from one program to the next.
 
 use crate::{maps::STAGES, verdict::ACT_SHOT};
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use pv_net_common::Stage;
 
-/// Hands the packet on to a stage. It comes back only when the stage is not there, and is lost then.
+/// Tail-calls a stage. Returns only when the stage is missing from the map, and then the packet is dropped.
 #[inline(always)]
 pub fn tail_call(skb: *mut __sk_buff, stage: Stage) -> i32 {
     // SAFETY: the map holds programs of this type only.

@@ -1,4 +1,5 @@
-//! What a container sends to where routes lead: the uplink, the next hop, and the address that it leaves with.
+//! The stage `to_uplink`: what a container sends beyond the device. It finds the uplink, the next hop and the source
+//! address.
 
 use crate::{
     answer, budget,
@@ -18,31 +19,32 @@ use crate::{
 };
 use aya_ebpf::{bindings::bpf_fib_lookup, btf_maps::lpm_trie::Key, helpers::generated::bpf_fib_lookup as fib_lookup};
 use pv_net_common::{
-    DropReason, FlowEntry, FlowKey, HalfOpenFlow, InterfaceInfo, Ip, SourceKey, Stage, UplinkInfo,
+    DropReason, FlowEntry, FlowKey, HalfOpenFlow, InterfaceInfo, Ip, LinkId, SourceKey, Stage, UplinkInfo,
     endpoint::{POOL_NAT, SOURCE_BITS, UPLINK_POOL, UPLINK_SOURCES},
     flow::{FLOW_NEIGHBOUR, FLOW_ROUTED},
 };
 
-/// To where routes lead.
+/// The stage for packets to where the kernel's routes lead.
 #[inline(always)]
 pub fn stage(packet: &mut Packet) -> i32 {
     packet.settle_fragment();
     let epoch = epoch();
-    let Some(me) = interface(packet.link) else { return ACT_SHOT };
+    let Some(me) = interface(packet.id()) else { return ACT_SHOT };
     let Some(Scratch { flow, fib, plan, .. }) = scratch() else { return ACT_SHOT };
     let (next_hop, resolved) = match look_up_route(packet, &packet.key, me.bridge, fib) {
         Route::To(hop) => (hop, true),
         Route::Unresolved(hop) => (hop, false),
-        // The kernel says the same of "no route" as of what is its own.
+        // The kernel's look-up does not tell "no route" from an address of its own.
         Route::Local | Route::None if is_left_over(packet, me) => return answer::unknown_tcp(packet),
         Route::Local => return by_stack(packet, ToStack { device: 1, ..ToStack::default() }),
         Route::None => return answer::no_route(packet),
     };
     let up = match uplink(fib.ifindex) {
         Some(up) if up.flags & UPLINK_POOL == 0 => up,
-        // An address of a pool that no container has: on its own link the bridge knows who it is.
+        // An address of another pool that no container has. Its own link could tell who has it, but not this one.
         Some(_) if fib.ifindex != me.bridge => return denied(packet, DropReason::PoolIsolated),
-        // Who is on its own link is asked there, not by way of the gateway.
+        // Somebody on the container's own link: it should ask for the neighbour instead of sending by way of the
+        // gateway.
         Some(_) if same_mac(packet.eth.dst, me.gateway_mac) => return answer::no_route(packet),
         Some(_) => return by_stack(packet, ToStack { elsewhere: 1, ..ToStack::default() }),
         None => return by_stack(packet, ToStack { unresolved: u32::from(!resolved), ..ToStack::default() }),
@@ -51,11 +53,11 @@ pub fn stage(packet: &mut Packet) -> i32 {
         return answer::beyond_scope(packet);
     }
     let key = packet.key;
-    if let Err(reason) = PolicyInput::of_key(&key).allowed() {
+    if let Err(reason) = PolicyInput::of_key(&key).may_leave(me.identity) {
         flow::forget(&key);
         return denied(packet, reason);
     }
-    if !resolved && !budget::neighbour(packet.link) {
+    if !resolved && !budget::neighbour(packet.id()) {
         return verdict::drop(packet, DropReason::NeighbourLimit);
     }
     let Some(src) = source(packet, me, up, fib.ifindex, next_hop) else {
@@ -80,7 +82,7 @@ pub fn stage(packet: &mut Packet) -> i32 {
         mtu: me.mtu,
         ..FlowEntry::default()
     };
-    *plan = plan_of(packet, src, key.dst, 0);
+    *plan = plan_of(packet, src, key.dst, LinkId::OUTSIDE);
     if src != key.src {
         plan.masquerade = 1;
         plan.offset = nat::mapping(&key, plan.first_port) as u16;
@@ -88,14 +90,14 @@ pub fn stage(packet: &mut Packet) -> i32 {
     tail_call(packet.skb, Stage::Open)
 }
 
-/// Whether the packet is what is left of a connection that masquerade knows nothing of. Where no way leads out, an ICMP
-/// error would leave it waiting, though its flow has ended with the uplink.
+/// Whether the packet belongs to a connection of which masquerade has no flow. When no route leads out, an ICMP error
+/// would leave such a connection waiting although its flow has ended with the uplink, so it is reset.
 #[inline(always)]
 fn is_left_over(packet: &Packet, me: &InterfaceInfo) -> bool {
     me.pool_flags & POOL_NAT != 0 && packet.tracked && !packet.later && packet.continues_tcp()
 }
 
-/// The address that the packet leaves with; none when the uplink has none of its family.
+/// The source address that the packet leaves with; `None` when the uplink has no address of the family.
 #[inline(always)]
 pub fn source(packet: &Packet, me: &InterfaceInfo, up: &UplinkInfo, link: u32, next_hop: Ip) -> Option<Ip> {
     if me.pool_flags & POOL_NAT == 0 {
@@ -105,30 +107,30 @@ pub fn source(packet: &Packet, me: &InterfaceInfo, up: &UplinkInfo, link: u32, n
     let addr = if up.flags & UPLINK_SOURCES == 0 {
         usual
     } else {
-        // A next hop of IPv6 leads to IPv4 destinations too (RFC 8950).
+        // IPv4 destinations may have an IPv6 next hop (RFC 8950).
         let to = if packet.v4 && next_hop.is_v4() { next_hop } else { packet.key.dst };
         SOURCES.get(&Key::new(SOURCE_BITS, SourceKey { link, to })).copied().unwrap_or(usual)
     };
     if addr.is_unspecified() { None } else { Some(addr) }
 }
 
-/// What the kernel's routes say.
+/// The result of a look-up in the kernel's routes. The address is the next hop's.
 pub enum Route {
     To(Ip),
-    /// The same, to a neighbour that the kernel does not know yet.
+    /// The kernel does not know the neighbour's MAC yet.
     Unresolved(Ip),
     Local,
     None,
 }
 
-/// Whether the kernel knows the next neighbour of a packet that it forwards from `link`.
+/// Whether the kernel knows the MAC of the next hop of a packet that it forwards from `link`.
 #[inline(always)]
 pub fn is_resolved(packet: &Packet, link: u32, fib: &mut bpf_fib_lookup) -> bool {
     !matches!(look_up_route(packet, &packet.key, link, fib), Route::Unresolved(_))
 }
 
-/// `bpf_fib_lookup` for `key` as if it had come in on `link`: for a container that is the pool's bridge, which has
-/// forwarding on for it.
+/// Calls `bpf_fib_lookup` for `key` as if the packet had come in on `link`. For a container that is the pool's bridge,
+/// on which forwarding is enabled.
 #[inline(always)]
 pub fn look_up_route(packet: &Packet, key: &FlowKey, link: u32, fib: &mut bpf_fib_lookup) -> Route {
     let (src, dst) = (key.src.words_be, key.dst.words_be);
@@ -141,7 +143,7 @@ pub fn look_up_route(packet: &Packet, key: &FlowKey, link: u32, fib: &mut bpf_fi
         fib.__bindgen_anon_3.ipv4_src = src[3];
         fib.__bindgen_anon_4.ipv4_dst = dst[3];
     } else {
-        // Where a link-local address does not lead is told by `beyond_scope`, not by the lack of a route.
+        // A link-local source would find no route; `beyond_scope` gives the more exact answer.
         fib.__bindgen_anon_3.ipv6_src = if key.src.is_link_local() { [0; 4] } else { src };
         fib.__bindgen_anon_4.ipv6_dst = dst;
     }
@@ -153,11 +155,12 @@ pub fn look_up_route(packet: &Packet, key: &FlowKey, link: u32, fib: &mut bpf_fi
             false => Ip { words_be: fib.__bindgen_anon_4.ipv6_dst },
         };
         match found {
-            // `BPF_FIB_LKUP_RET_SUCCESS`; `_FRAG_NEEDED`: answered with the uplink's MTU when it is sent.
+            // `BPF_FIB_LKUP_RET_SUCCESS` or `_FRAG_NEEDED`: a packet that is too large is answered when it is
+            // delivered.
             0 | 8 => Route::To(hop),
-            // `_NO_NEIGH`: the helper that sends it asks for the neighbour.
+            // `_NO_NEIGH`: `bpf_redirect_neigh` resolves the neighbour.
             7 => Route::Unresolved(hop),
-            // `_NOT_FWDED`: broadcast or the device's own. `_FWD_DISABLED`: the stack says the same.
+            // `_NOT_FWDED`: a broadcast address, or the device's own. `_FWD_DISABLED`: the stack refuses to forward it.
             4 | 5 => Route::Local,
             _ => Route::None,
         }

@@ -1,28 +1,18 @@
-//! Frames with a tag that names no VLAN. The stack takes it off, and so the programs do first.
+//! The stage `untag`: removes a priority tag (VLAN 0), as the device's stack would.
 
-use crate::{
-    bridge, from_uplink, maps,
-    packet::{Kind, Packet},
-    tail_call::tail_call,
-    verdict::ACT_SHOT,
-};
+use crate::{maps, tail_call::tail_call, verdict::ACT_SHOT};
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_vlan_pop};
 use pv_net_common::{Stage, endpoint::UPLINK_POOL};
 
-/// From an uplink or a pool's bridge.
+/// The stage for frames of an uplink or a pool's bridge. It starts the hook's program again, which handles any further
+/// tag. The kernel's limit of tail calls ends that: the packet is dropped.
 #[inline(always)]
 pub fn stage(skb: *mut __sk_buff) -> i32 {
-    // SAFETY: the helper has no preconditions.
-    if unsafe { bpf_skb_vlan_pop(skb.cast()) } != 0 {
+    // SAFETY: a context field; the helper has no preconditions.
+    let (link, failed) = unsafe { ((*skb).ifindex, bpf_skb_vlan_pop(skb.cast()) != 0) };
+    if failed {
         return ACT_SHOT;
     }
-    let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
-    let of_pool = maps::uplink(packet.link).is_some_and(|up| up.flags & UPLINK_POOL != 0);
-    match packet.parse() {
-        // As many as there are: a tail call that is one too many drops the packet.
-        Kind::PriorityTag => tail_call(skb, Stage::Untag),
-        kind if of_pool => bridge::from_bridge(&packet, kind),
-        Kind::Ip => from_uplink::entry(&mut packet),
-        kind => from_uplink::unread(&packet, kind),
-    }
+    let of_pool = maps::uplink(link).is_some_and(|up| up.flags & UPLINK_POOL != 0);
+    tail_call(skb, if of_pool { Stage::BridgeEntry } else { Stage::UplinkEntry })
 }

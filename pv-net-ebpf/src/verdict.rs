@@ -1,4 +1,4 @@
-//! What a stage decides, and the counters that go with it.
+//! Verdicts of TC programs, and the counters and events that go with them.
 
 use crate::{
     maps::{DROPS, EVENT_TIMES, EVENTS, STATS},
@@ -7,12 +7,12 @@ use crate::{
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use pv_net_common::{DropEvent, DropReason, FlowKey, Stat, event::EVENT_INTERVAL_NS};
 
-/// `TC_ACT_OK`: on to the bridge or the stack.
+/// `TC_ACT_OK`: the packet goes on to the bridge or the stack.
 pub const ACT_OK: i32 = 0;
-/// `TC_ACT_SHOT`.
+/// `TC_ACT_SHOT`: the packet is dropped.
 pub const ACT_SHOT: i32 = 2;
 
-/// Counts one packet.
+/// Adds one packet to a counter.
 #[inline(always)]
 pub fn count(stat: Stat) {
     if let Some(slot) = STATS.get_ptr_mut(stat as u32) {
@@ -21,20 +21,21 @@ pub fn count(stat: Stat) {
     }
 }
 
-/// Counts the drop of `packet`, sends an event unless one of this kind was sent just before, and drops.
+/// Drops `packet`: counts it, and sends an event unless one for this reason was sent less than [`EVENT_INTERVAL_NS`]
+/// ago.
 #[inline(always)]
 pub fn drop(packet: &Packet, reason: DropReason) -> i32 {
     note_drop(packet, reason);
     ACT_SHOT
 }
 
-/// The counting half of [`drop`], for packets that are answered.
+/// Counts a drop and sends its event, for a packet that is answered instead.
 #[inline(always)]
 pub fn note_drop(packet: &Packet, reason: DropReason) {
     note(&packet.key, reason);
 }
 
-/// The same for what is dropped before it is a [`Packet`].
+/// [`note_drop`] for a frame that is dropped before it is a [`Packet`].
 #[inline(always)]
 pub fn note(key: &FlowKey, reason: DropReason) {
     let index = reason as u32;
@@ -53,14 +54,14 @@ pub fn note(key: &FlowKey, reason: DropReason) {
         dst: key.dst,
         sport_be: key.sport_be,
         dport_be: key.dport_be,
-        ifindex: key.ifindex,
+        ifindex: key.link.number(),
         reason: index,
         proto: key.proto,
     });
     slot.submit(0);
 }
 
-/// The time, when the last event of this kind was long enough ago.
+/// The time in nanoseconds since boot, if the last event of this kind is at least [`EVENT_INTERVAL_NS`] ago.
 #[inline(always)]
 pub fn event_time(kind: u32) -> Option<u64> {
     // SAFETY: the helper has no preconditions.

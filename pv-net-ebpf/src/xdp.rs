@@ -1,6 +1,6 @@
-//! What is dropped before the stack spends anything on it: deny-listed sources, packets from outside that claim to come
-//! from a pool, and what a source sends above its rate. Everything else passes, with frames that are not IP or too
-//! short to tell: the stack and `pv_from_uplink` judge those.
+//! What is dropped before the stack spends time on it: deny-listed sources, packets from outside that claim an address
+//! of a pool, and what a source sends above its rate. Everything else passes, including frames that are not IP or too
+//! short to tell; the stack and `pv_from_uplink` judge those.
 
 use crate::{
     maps::{FILTER_BUCKETS, FILTER_RATE, FILTER_SOURCES},
@@ -13,16 +13,15 @@ use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns,
     programs::XdpContext,
 };
-use pv_net_common::{DropReason, FilterSource, FlowKey, Ip};
+use pv_net_common::{DropReason, FilterSource, FlowKey, Ip, LinkId};
 
-/// Bits of a whole source.
+/// Length in bits of a key for one whole source address.
 const SOURCE_BITS: u32 = FilterSource::HEAD_BITS + 128;
 
-/// Tags without a VLAN (priority tags) that are looked behind: the stack takes off as many as there are, but no network
-/// has more than two.
+/// How many priority tags (VLAN 0) are skipped. The stack removes any number, but no network uses more than two.
 const MAX_PRIORITY_TAGS: usize = 4;
 
-/// The verdict on a frame from an uplink.
+/// The XDP action for a frame from an uplink.
 #[inline(always)]
 pub fn from_uplink(ctx: &XdpContext) -> u32 {
     let (key, reason) = match read_key(ctx) {
@@ -35,7 +34,7 @@ pub fn from_uplink(ctx: &XdpContext) -> u32 {
     XDP_DROP
 }
 
-/// Why packets from `src` are dropped.
+/// The reason for which packets from `src` are dropped; `None` when they pass.
 #[inline(always)]
 fn refused(src: Ip) -> Option<DropReason> {
     if let Some(reason) = FILTER_SOURCES.get(&Key::new(SOURCE_BITS, FilterSource::new(src))) {
@@ -54,13 +53,13 @@ fn refused(src: Ip) -> Option<DropReason> {
     let now = unsafe { bpf_ktime_get_ns() };
     let Some(bucket) = FILTER_BUCKETS.get_ptr_mut(&source) else {
         if let Some(first) = rate.take(0, now) {
-            // A full LRU makes room; any other failure lets the packet pass.
+            // A full LRU evicts a bucket; after any other failure the packet passes.
             let _ = FILTER_BUCKETS.insert(&source, &first, 0);
         }
         return None;
     };
-    // SAFETY: a map value stays readable for the program's run. Two CPUs may take the same token: a source that is
-    // spread over several gains no more than one packet a CPU by it.
+    // SAFETY: a map value stays readable for the program's run. Two CPUs may take the same token, which gives a source
+    // that is spread over several CPUs at most one extra packet each.
     unsafe {
         match rate.take(*bucket, now) {
             Some(next) => {
@@ -72,7 +71,7 @@ fn refused(src: Ip) -> Option<DropReason> {
     }
 }
 
-/// Addresses, protocol and link of a frame; the ports are not looked for. None when it is not IP, or too short.
+/// Addresses, protocol and link of a frame, without ports. `None` when it is not IP or too short.
 #[inline(always)]
 fn read_key(ctx: &XdpContext) -> Result<Option<FlowKey>, DropReason> {
     let Some((proto, at)) = read_tags(ctx) else { return Ok(None) };
@@ -82,7 +81,8 @@ fn read_key(ctx: &XdpContext) -> Result<Option<FlowKey>, DropReason> {
     Ok(read_ip(ctx, proto, at))
 }
 
-/// EtherType and offset of what is behind the priority tags; none for the frame of a VLAN, that is another link's.
+/// EtherType and offset of what is behind the priority tags. `None` for a frame of a VLAN, which belongs to another
+/// link.
 #[inline(always)]
 fn read_tags(ctx: &XdpContext) -> Option<(u16, usize)> {
     let eth: Eth = read(ctx, 0)?;
@@ -104,14 +104,14 @@ fn read_tags(ctx: &XdpContext) -> Option<(u16, usize)> {
 fn read_ip(ctx: &XdpContext, proto: u16, at: usize) -> Option<FlowKey> {
     let mut key = FlowKey::default();
     match proto {
-        // Protocol at 9, addresses at 12 and 16 (RFC 791).
+        // Protocol at offset 9, addresses at 12 and 16 (RFC 791).
         ETH_P_IP => {
             let ip: [u32; 5] = read(ctx, at)?;
             key.src = Ip::from_v4_be(ip[3]);
             key.dst = Ip::from_v4_be(ip[4]);
             key.proto = u32::from(ip[2].to_ne_bytes()[1]);
         }
-        // Next header at 6, addresses at 8 and 24 (RFC 8200).
+        // Next header at offset 6, addresses at 8 and 24 (RFC 8200).
         ETH_P_IPV6 => {
             let ip: [u32; 10] = read(ctx, at)?;
             key.src = Ip { words_be: [ip[2], ip[3], ip[4], ip[5]] };
@@ -121,11 +121,11 @@ fn read_ip(ctx: &XdpContext, proto: u16, at: usize) -> Option<FlowKey> {
         _ => return None,
     }
     // SAFETY: a context field.
-    key.ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    key.link = LinkId::of_index(unsafe { (*ctx.ctx).ingress_ifindex });
     Some(key)
 }
 
-/// A `T` at `offset`, a constant, of the frame's first piece; headers are never in another one.
+/// Reads a `T` at the constant `offset`. Only the frame's first buffer is read, which always has the headers.
 #[inline(always)]
 fn read<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
     let at = ctx.data() + offset;

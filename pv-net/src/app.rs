@@ -1,79 +1,134 @@
-//! The daemon put together: its two runtimes, who runs on which, and who gets what. The only file that knows both the
-//! controller and what is around it.
+//! Puts the daemon together: its two runtimes, what runs on which, and which channels connect the parts. The only file
+//! that knows both the controller and what is around it.
 
 use crate::api::{self, Api};
 use crate::command::{self, Commands};
 use crate::control::Controller;
 use crate::daemon::{Daemon, Paths, RunLock};
+use crate::dhcp;
+use crate::dhcp6;
+use crate::dns::Dns;
 use crate::events::{self, Bus};
 use crate::failure::{Failure, Kind};
-use crate::kernel::netlink;
+use crate::kernel::broker::Broker;
+use crate::kernel::{netlink, privilege};
+use crate::ra;
 use crate::services;
 use crate::supervisor::Supervisor;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Threads that services and the API share.
+/// Worker threads for the services and the API.
 const WORKERS: usize = 2;
-/// Threads for what blocks: a sweep, a list of flows, a question to the policy.
+/// Threads for blocking work: a sweep, a list of flows, a question to the policy.
 const BLOCKING: usize = 4;
-/// A stack of one of these threads. It is address space, not memory, but for what is used of it.
+/// Stack size of these threads, bytes. It is address space; only the part in use takes memory.
 const STACK: usize = 1 << 20;
-/// What may still run on them when the daemon ends: nothing that anybody waits for.
+/// How long the end of the daemon waits for blocking work; nobody waits for its result any more.
 const LAST_WAIT: Duration = Duration::from_millis(100);
 
-/// Runs until SIGTERM, SIGINT or `down`. Stopping leaves the data plane working.
+/// Runs until SIGTERM, SIGINT or `down`. After a stop the data plane goes on working.
 ///
 /// # Errors
-/// When the daemon cannot start; or all that `down` could not remove.
+/// When the daemon cannot start. After `down`: everything that could not be removed.
 pub fn run(paths: &Paths) -> Result<(), Failure> {
     paths.make()?;
     let _lock = RunLock::take(paths)?;
-    raise_memlock();
+    raise_limits();
     keep_arenas_few();
+    // Starting the broker needs more privileges than the daemon keeps, and both calls must come before a second thread.
+    let broker = Broker::start().map_err(|e| internal("start the broker", &e))?;
+    privilege::confine(privilege::DAEMON, &privilege::DAEMON_CALLS)
+        .map_err(|e| Failure::new(Kind::Internal, format!("give up privileges: {e}")))?;
     let services = services_runtime().map_err(|e| internal("start the services' threads", &e))?;
     let control = Builder::new_current_thread().enable_all().build();
     let control = control.map_err(|e| internal("start the controller's runtime", &e))?;
-    let ended = control.block_on(serve(paths, &services));
+    let ended = control.block_on(serve(paths, &services, broker));
     services.shutdown_timeout(LAST_WAIT);
     ended
 }
 
-async fn serve(paths: &Paths, services: &Runtime) -> Result<(), Failure> {
-    // Before anything is observed, so that no event between is missed.
+async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), Failure> {
+    // Watching begins before anything is observed, so that no event in between is missed.
     let kernel = netlink::watch()?;
-    let daemon = Daemon::start(paths.clone()).await?;
+    let daemon = Daemon::start(paths.clone(), broker.clone()).await?;
+    let leases = daemon.leases();
     let listener = listen(paths).map_err(|e| internal(&format!("listen on {}", paths.socket().display()), &e))?;
     let signals = Signals::new().map_err(|e| internal("signals", &e))?;
-    let (commands, queue) = command::channel();
+    let (commands, queue) = command::channel(broker.clone());
     let bus = Bus::default();
     let stop = CancellationToken::new();
     let (controller, snapshots) = Controller::new(daemon, queue, kernel, bus.clone(), stop.clone());
     let mut supervisor = Supervisor::new(services.handle().clone(), commands.clone());
-    let api = Api::new(snapshots.clone(), commands.clone(), bus.clone(), paths.config.clone());
+    let dns = Arc::new(Dns::new(paths.resolv_conf.clone()));
+    let (advertised, leased) = (Arc::new(ra::Metrics::default()), Arc::new(dhcp6::Metrics::default()));
+    let dhcp = Arc::new(dhcp::Metrics::default());
+    let counted = (dns.clone(), advertised.clone(), leased.clone(), dhcp.clone());
+    let config = paths.config.clone();
+    let api = Api::new(snapshots.clone(), commands.clone(), bus.clone(), config, counted, leases.clone());
     supervisor.start("api", move |stop| {
         let (listener, api) = (listener.try_clone(), api.clone());
         async move { api::serve(listener.map_err(|e| internal("the API's socket", &e))?, api, stop).await }
     });
     supervisor.start("events", {
-        let (snapshots, commands) = (snapshots.clone(), commands.clone());
+        let (snapshots, commands, bus) = (snapshots.clone(), commands.clone(), bus.clone());
         move |stop| until(stop, events::forward(snapshots.clone(), commands.clone(), bus.clone()))
     });
+    supervisor.start("dhcp", {
+        let (snapshots, commands, leases) = (snapshots.clone(), commands.clone(), leases.clone());
+        let service =
+            move || services::dhcp(snapshots.clone(), commands.clone(), leases.clone(), dhcp.clone(), bus.clone());
+        move |stop| until(stop, service())
+    });
+    supervisor.start("declared", {
+        let (snapshots, commands) = (snapshots.clone(), commands.clone());
+        move |stop| until(stop, services::declared(snapshots.clone(), commands.clone()))
+    });
+    supervisor.start("dns", {
+        let (snapshots, commands, files) = (snapshots.clone(), commands.clone(), paths.resolv_confs());
+        let leases = leases.clone();
+        let service =
+            move || services::dns(snapshots.clone(), commands.clone(), dns.clone(), leases.clone(), files.clone());
+        move |stop| until(stop, service())
+    });
+    supervisor.start("dhcp6", {
+        let (snapshots, commands, duid) = (snapshots.clone(), commands.clone(), paths.dhcp6_duid());
+        let with = move || services::Dhcp6 {
+            snapshots: snapshots.clone(),
+            commands: commands.clone(),
+            leases: leases.clone(),
+            metrics: leased.clone(),
+            duid: duid.clone(),
+        };
+        move |stop| until(stop, services::dhcp6(with()))
+    });
+    supervisor.start("ra", {
+        let (snapshots, commands) = (snapshots.clone(), commands.clone());
+        move |stop| services::ra(snapshots.clone(), commands.clone(), advertised.clone(), stop)
+    });
     supervisor.start("sweep", move |stop| until(stop, services::sweep(snapshots.clone())));
-    tokio::spawn(signals.obey(commands, stop));
+    tokio::spawn(signals.obey(commands, stop.clone()));
+    let is_alone = tokio::spawn(async move {
+        broker.ended().await;
+        stop.cancel();
+    });
     tracing::info!(socket = %paths.socket().display(), "ready");
     let ended = controller.run().await;
     supervisor.stop().await;
     remove_socket(paths);
+    if is_alone.is_finished() {
+        return Err(left_alone());
+    }
     ended
 }
 
-/// A service that has nothing to finish: it ends where it is.
+/// A service that has nothing to finish: it is dropped when it is to stop.
 async fn until(stop: CancellationToken, service: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     stop.run_until_cancelled(service).await.unwrap_or(Ok(()))
 }
@@ -88,11 +143,17 @@ fn services_runtime() -> io::Result<Runtime> {
         .build()
 }
 
+/// The error when the broker has ended. The daemon has no privileges left to start another one; a new daemon has.
+fn left_alone() -> Failure {
+    let why = "the broker has ended, without which no namespace can be entered";
+    Failure::new(Kind::Internal, why).help("start pv-net again: what is attached works meanwhile")
+}
+
 fn internal(what: &str, e: &io::Error) -> Failure {
     Failure::new(Kind::Internal, format!("{what}: {e}"))
 }
 
-/// What the device's service manager says.
+/// Signals of the device's service manager.
 struct Signals {
     hangup: Signal,
     terminate: Signal,
@@ -132,7 +193,7 @@ async fn reload(commands: Commands) {
 
 fn listen(paths: &Paths) -> io::Result<UnixListener> {
     let socket = paths.socket();
-    // The lock is ours, so a socket that is there is a dead daemon's.
+    // This daemon holds the lock, so an existing socket is a dead daemon's.
     remove_socket(paths);
     let listener = UnixListener::bind(&socket)?;
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o660))?;
@@ -148,20 +209,24 @@ fn remove_socket(paths: &Paths) {
     }
 }
 
-/// Before kernel 5.11 maps count against this limit. Without CAP_SYS_RESOURCE it cannot be raised; later kernels do
-/// not ask for it.
-fn raise_memlock() {
-    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+/// Before kernel 5.11 maps count against RLIMIT_MEMLOCK. Raising it takes CAP_SYS_RESOURCE; later kernels ignore it.
+fn raise_limits() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+    // Each attach that waits for its turn holds some open files.
+    let files = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(e) = files {
+        tracing::debug!(error = %e, "RLIMIT_NOFILE not raised");
+    }
     if let Err(e) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
         tracing::debug!(error = %e, "RLIMIT_MEMLOCK not raised");
     }
 }
 
-/// glibc gives each thread a heap of its own, and each keeps what it once had: one for the controller and one for all
-/// others is enough for what is allocated here.
+/// glibc gives each thread its own heap, and each keeps the memory that it once had. Two are enough here: one for the
+/// controller and one for all other threads.
 fn keep_arenas_few() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it takes two numbers, and no other thread runs yet.
+    // SAFETY: the call takes two numbers, and no other thread runs yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
     }

@@ -1,49 +1,53 @@
-//! What the controller is asked for, and the handle that others ask it by.
+//! The commands of the controller, and the handle by which others send them.
 
 use crate::failure::{Failure, Kind};
-use crate::kernel::netns::{self, Netns, NetnsError};
+use crate::kernel::broker::Broker;
+use crate::kernel::errand::Errand;
+use crate::kernel::netlink::Netns;
+use crate::kernel::netns::NetnsError;
 use crate::model::{ContainerName, NetnsRef};
+use crate::plan::ReloadPlan;
 use crate::snapshot::Snapshot;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
-/// Commands that may wait for the controller; who has more to ask waits with it.
+/// How many commands may wait for the controller. Further senders wait until there is room.
 const QUEUE: usize = 64;
 
-/// What `PUT /containers/NAME` takes. Without `run` and `pool`, the declared `run.json` is used.
+/// The body of `PUT /containers/NAME`. Without `run` and `pool`, the declared `run.json` is used.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachRequest {
     /// A `run.json`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub run: Option<serde_json::Value>,
-    /// Short for a `run.json` with this pool.
+    /// A short form of a `run.json` with just this pool.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pool: Option<String>,
-    /// A file that is the container's network namespace.
+    /// The file of the container's network namespace.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub netns: Option<std::path::PathBuf>,
-    /// A process in the container's network namespace.
+    /// The id of a process in the container's network namespace.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pid: Option<u32>,
 }
 
-/// What is done for an attach before the controller is asked: a namespace that does not answer holds up its own container
-/// only.
+/// What is done for an attach before the controller gets the command, so that a namespace that does not answer holds up
+/// its own container only.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The container's namespace, as the request names it.
+    /// The namespace, as the request names it.
     pub reference: NetnsRef,
-    /// The same, open.
+    /// The opened namespace, or why it cannot be opened.
     pub netns: Result<Netns, NetnsError>,
 }
 
 impl AttachRequest {
-    async fn prepare(&self) -> Result<Prepared, Failure> {
+    async fn prepare(&self, broker: &Broker) -> Result<Prepared, Failure> {
         let reference = reference_of(self)?;
-        let netns = netns::open_aside(&reference).await;
+        let netns = broker.open(&reference).await;
         Ok(Prepared { reference, netns })
     }
 }
@@ -57,23 +61,48 @@ fn reference_of(request: &AttachRequest) -> Result<NetnsRef, Failure> {
     }
 }
 
-/// How a command ended: with the snapshot that was published after it, so that who asked sees what was done.
+/// Why an operation stopped before its end.
+#[derive(Debug)]
+pub enum Halt {
+    /// It cannot be done.
+    Failed(Failure),
+    /// These errands must be done first, and may take long. Nothing is changed yet; the operation starts again with
+    /// their results.
+    Needs(Vec<Errand>),
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// The result of a command: the snapshot that was published after it, so that the sender sees its effect.
 pub type Outcome = Result<Arc<Snapshot>, Failure>;
 
-/// Where the answer goes. Who hung up gets none, and the command is carried out all the same.
+/// The channel for the answer. If the sender has hung up, the command is carried out all the same.
 pub type Answer = oneshot::Sender<Outcome>;
 
-/// What the controller does.
+/// A command for the controller.
 #[derive(Debug)]
 pub enum Command {
     /// Attach a container.
     Attach {
         /// Its name.
         name: ContainerName,
-        /// How.
+        /// What is asked for.
         request: AttachRequest,
-        /// Its namespace.
+        /// Its namespace, opened.
         prepared: Result<Prepared, Failure>,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Attach a declared container, because its namespace exists.
+    AttachDeclared {
+        /// Its name.
+        name: ContainerName,
+        /// Its namespace, opened.
+        prepared: Prepared,
         /// The answer.
         answer: Answer,
     },
@@ -84,12 +113,17 @@ pub enum Command {
         /// The answer.
         answer: Answer,
     },
-    /// Read the configuration again.
+    /// Read the configuration again and apply it.
     Reload {
         /// The answer.
         answer: Answer,
     },
-    /// Take note of what a service saw.
+    /// Tell what a reload would do.
+    Plan {
+        /// The answer.
+        answer: oneshot::Sender<Result<ReloadPlan, Failure>>,
+    },
+    /// Note what a service reports.
     Report(Report),
     /// Remove everything that pv-net made, and end.
     Down {
@@ -98,7 +132,7 @@ pub enum Command {
     },
 }
 
-/// What a service tells the controller; nobody waits for what comes of it.
+/// A service's report to the controller; it gets no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
     /// A program of the device has bound a port of masquerade's range.
@@ -108,29 +142,35 @@ pub enum Report {
         /// The port.
         port: u16,
     },
-    /// What is wrong with a service; none when it works again.
+    /// The namespace of a declared container does not exist, so there is no reason for a condition about it.
+    NamespaceGone {
+        /// The container.
+        name: ContainerName,
+    },
+    /// The condition of a service; `None` when it works again.
     Service {
         /// Its name.
         name: &'static str,
-        /// What is wrong.
+        /// The condition's text.
         condition: Option<String>,
     },
 }
 
-/// Asks the controller; cheap to clone.
+/// The handle for sending commands; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Commands {
     sender: mpsc::Sender<Command>,
+    broker: Broker,
 }
 
-/// The controller's end of the queue.
+/// The controller's end of the channel.
 pub type Queue = mpsc::Receiver<Command>;
 
-/// A queue, and the handle that fills it.
+/// A queue, and the handle that fills it. `broker` opens namespaces.
 #[must_use]
-pub fn channel() -> (Commands, Queue) {
+pub fn channel(broker: Broker) -> (Commands, Queue) {
     let (sender, queue) = mpsc::channel(QUEUE);
-    (Commands { sender }, queue)
+    (Commands { sender, broker }, queue)
 }
 
 fn stopping() -> Failure {
@@ -144,16 +184,25 @@ impl Commands {
         wait.await.map_err(|_| stopping())?
     }
 
+    /// Opens a network namespace.
+    ///
+    /// # Errors
+    /// When it does not exist, is no network namespace or is the daemon's own; when opening takes too long, or the
+    /// broker is gone.
+    pub async fn open(&self, reference: &NetnsRef) -> Result<Netns, NetnsError> {
+        self.broker.open(reference).await
+    }
+
     /// Attaches a container.
     ///
     /// # Errors
-    /// Whatever is wrong; nothing is changed then.
+    /// When the request is wrong or an operation fails. Nothing is changed then.
     pub async fn attach(&self, name: ContainerName, request: AttachRequest) -> Outcome {
-        let prepared = request.prepare().await;
+        let prepared = request.prepare(&self.broker).await;
         self.attach_prepared(name, request, prepared).await
     }
 
-    /// The same with its namespace at hand.
+    /// [`attach`](Self::attach) with an opened namespace.
     pub(crate) async fn attach_prepared(
         &self,
         name: ContainerName,
@@ -163,31 +212,50 @@ impl Commands {
         self.ask(|answer| Command::Attach { name, request, prepared, answer }).await
     }
 
+    /// Attaches a declared container, unless it was detached by hand in this very namespace. A failure becomes a
+    /// condition of the container.
+    ///
+    /// # Errors
+    /// When the declaration is wrong or an operation fails. Nothing is changed then.
+    pub async fn attach_declared(&self, name: ContainerName, prepared: Prepared) -> Outcome {
+        self.ask(|answer| Command::AttachDeclared { name, prepared, answer }).await
+    }
+
     /// Detaches a container and releases its leases.
     ///
     /// # Errors
-    /// When there is none of that name, or the kernel refuses.
+    /// When no container has the name, or the kernel refuses an operation.
     pub async fn detach(&self, name: ContainerName) -> Outcome {
         self.ask(|answer| Command::Detach { name, answer }).await
     }
 
-    /// Reads the configuration again.
+    /// Reads the configuration again and applies it.
     ///
     /// # Errors
-    /// Every error of the file, or what is at odds with attached containers.
+    /// Every error of the file, or the conflict with attached containers.
     pub async fn reload(&self) -> Outcome {
         self.ask(|answer| Command::Reload { answer }).await
     }
 
-    /// Removes everything and ends the controller.
+    /// Tells what a reload would do; changes nothing.
     ///
     /// # Errors
-    /// All that could not be removed.
+    /// The errors that the reload would have.
+    pub async fn plan(&self) -> Result<ReloadPlan, Failure> {
+        let (answer, wait) = oneshot::channel();
+        self.sender.send(Command::Plan { answer }).await.map_err(|_| stopping())?;
+        wait.await.map_err(|_| stopping())?
+    }
+
+    /// Removes everything that pv-net made, and ends the controller.
+    ///
+    /// # Errors
+    /// Everything that could not be removed.
     pub async fn down(&self) -> Outcome {
         self.ask(|answer| Command::Down { answer }).await
     }
 
-    /// Tells what a service saw. When the controller has ended there is nobody to tell.
+    /// Sends a service's report. Does nothing when the controller has ended.
     pub async fn report(&self, report: Report) {
         let _ = self.sender.send(Command::Report(report)).await;
     }

@@ -1,4 +1,4 @@
-//! What a request ends with when it is not done: messages for people, and what kind of fault it is.
+//! The failure of a request: messages for people, and the kind of fault.
 
 use crate::config::ConfigError;
 use crate::ipam::IpamError;
@@ -9,49 +9,50 @@ use crate::kernel::netlink::NetError;
 use crate::kernel::netns::NetnsError;
 use crate::kernel::own_dir::OwnDirError;
 use crate::kernel::sysctl::SysctlError;
+use crate::lease::LeaseError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Whose fault it is.
+/// The kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// The caller's: a wrong file, a wrong word.
+    /// A fault of the caller: a wrong file or argument.
     Usage,
-    /// What it names is not there.
+    /// Something that the request names does not exist.
     NotFound,
-    /// It is at odds with what is there.
+    /// The request conflicts with the present state.
     Conflict,
-    /// The device's.
+    /// A fault of the device or of pv-net.
     Internal,
 }
 
-/// One line of `error:` and perhaps one of `help:`.
+/// A line `error:`, and perhaps a line `help:`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Message {
     /// What is wrong: `what: why`.
     pub error: String,
-    /// What to do.
+    /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub help: Option<String>,
 }
 
-/// Why a request was not done; nothing is half done.
+/// Why a request was not done. What was not restored after a failed operation is among the messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Whose fault it is.
+    /// The kind of fault.
     pub kind: Kind,
-    /// All that is wrong; at least one.
+    /// Everything that is wrong; at least one message.
     pub messages: Vec<Message>,
 }
 
 impl Failure {
-    /// One message without help.
+    /// A failure with one message, without help.
     #[must_use]
     pub fn new(kind: Kind, error: impl Into<String>) -> Self {
         Self { kind, messages: vec![Message { error: error.into(), help: None }] }
     }
 
-    /// The same with help on the last message.
+    /// Sets the help of the last message.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         if let Some(last) = self.messages.last_mut() {
@@ -60,7 +61,7 @@ impl Failure {
         self
     }
 
-    /// The same, with `what: ` before each error.
+    /// Puts `what: ` before each error.
     #[must_use]
     pub fn about(mut self, what: impl fmt::Display) -> Self {
         for message in &mut self.messages {
@@ -69,14 +70,14 @@ impl Failure {
         self
     }
 
-    /// Both.
+    /// Joins the messages of both.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.messages.extend(other.messages);
         self
     }
 
-    /// The same, and what could not be put back as it was before.
+    /// Adds what could not be restored.
     #[must_use]
     pub fn not_restored(mut self, failures: impl IntoIterator<Item = Self>) -> Self {
         for failure in failures {
@@ -117,8 +118,28 @@ impl From<IpamError> for Failure {
         let failure = Self::new(Kind::Conflict, e.to_string());
         match e {
             IpamError::PoolFull { .. } => failure.help("detach a container, or give the pool a wider subnet"),
-            IpamError::Taken { .. } | IpamError::MacTaken { .. } => {
+            IpamError::Taken { .. } | IpamError::Lent { .. } | IpamError::MacTaken { .. } => {
                 failure.help("choose another, or leave it out to be given one")
+            }
+            _ => failure,
+        }
+    }
+}
+
+impl From<&NetnsError> for Failure {
+    fn from(e: &NetnsError) -> Self {
+        let kind = match e {
+            NetnsError::Enter(_) | NetnsError::Broker(_) | NetnsError::Slow { .. } | NetnsError::Busy { .. } => {
+                Kind::Internal
+            }
+            _ => Kind::Usage,
+        };
+        let failure = Self::new(kind, e.to_string());
+        match e {
+            NetnsError::Own { .. } => failure.help("a container that shares it has network mode \"host\""),
+            NetnsError::Open { .. } => failure.help("name a file such as /run/netns/NAME, or a running process"),
+            NetnsError::Busy { .. } => {
+                failure.help("find out what file systems the namespaces' files are on, and ask again")
             }
             _ => failure,
         }
@@ -127,16 +148,7 @@ impl From<IpamError> for Failure {
 
 impl From<NetnsError> for Failure {
     fn from(e: NetnsError) -> Self {
-        let kind = match e {
-            NetnsError::Enter(_) | NetnsError::Lost | NetnsError::Slow { .. } => Kind::Internal,
-            _ => Kind::Usage,
-        };
-        let failure = Self::new(kind, e.to_string());
-        match e {
-            NetnsError::Own { .. } => failure.help("a container that shares it has network mode \"host\""),
-            NetnsError::Open { .. } => failure.help("name a file such as /run/netns/NAME, or a running process"),
-            _ => failure,
-        }
+        Self::from(&e)
     }
 }
 
@@ -189,8 +201,30 @@ impl From<SysctlError> for Failure {
     }
 }
 
+impl From<&StoreError> for Failure {
+    fn from(e: &StoreError) -> Self {
+        Self::new(Kind::Internal, e.to_string()).help("the state directory must be writable: see --state-dir")
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(e: StoreError) -> Self {
-        Self::new(Kind::Internal, e.to_string()).help("the state directory must be writable: see --state-dir")
+        Self::from(&e)
+    }
+}
+
+impl From<LeaseError> for Failure {
+    fn from(e: LeaseError) -> Self {
+        match e {
+            LeaseError::Ipam(e) => e.into(),
+            LeaseError::Store(e) => e.as_ref().into(),
+            e @ (LeaseError::Held { .. } | LeaseError::Lend(_)) => Self::new(Kind::Conflict, e.to_string()),
+            e @ LeaseError::Failed => {
+                Self::new(Kind::Internal, e.to_string()).help("ask again: traffic is not touched")
+            }
+            e @ LeaseError::Ended => {
+                Self::new(Kind::Internal, e.to_string()).help("restart the daemon: traffic is not touched")
+            }
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! pv-net: the network of a container device.
 //!
-//! Data flows one way: [`config`] parses files into valid [`model`] types; [`ipam`], [`policy`] and [`plan`] decide,
-//! purely, what should exist and which steps lead there; [`kernel`] reads and changes the kernel; [`daemon`] turns the
-//! wheel, driven by the [`control`]ler alone. What it leaves is a [`snapshot`], that [`services`] and the two faces,
-//! [`api`] and [`cli`], read.
+//! Data flows one way. [`config`] parses files into valid [`model`] types. [`ipam`], [`policy`] and [`plan`] are pure;
+//! they decide what should exist and which steps lead there. [`kernel`] reads and changes the kernel. [`daemon`] brings
+//! these together, driven by the [`control`]ler alone. The [`lease`] book keeps who has which address. The daemon's
+//! state is published as a [`snapshot`], which [`services`] and the interfaces [`api`] and [`cli`] read.
 
 pub mod api;
 pub mod app;
@@ -12,13 +12,18 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod dhcp;
+pub mod dhcp6;
+pub mod dns;
 pub mod events;
 pub mod failure;
 pub mod ipam;
 pub mod kernel;
+pub mod lease;
 pub mod model;
 pub mod plan;
 pub mod policy;
+pub mod ra;
 pub mod services;
 pub mod snapshot;
 pub mod supervisor;

@@ -1,23 +1,24 @@
-//! Starts the services, starts one anew that fails or panics, and ends them all.
+//! Starts the services, restarts one that fails or panics, and stops them all.
 
 use crate::command::{Commands, Report};
 use crate::failure::Failure;
+use crate::kernel::panic_point;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How long a service that failed waits before it is started anew; twice as long each time.
+/// The pause before a failed service is restarted for the first time; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest of these pauses.
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A service that has run for so long works: its condition goes, and its next pause is the first one again.
+/// A service that has run this long counts as working: its condition ends, and its next pause is the first one again.
 const SETTLED: Duration = Duration::from_secs(10);
-/// How long services have to end what they are at.
+/// How long services have to finish when the daemon stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Runs services on a runtime.
+/// Runs services on a tokio runtime.
 pub struct Supervisor {
     runtime: Handle,
     commands: Commands,
@@ -26,14 +27,15 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Services will run on `runtime`, and what is wrong with them goes to `commands`.
+    /// A supervisor that runs services on `runtime` and reports their conditions to `commands`.
     #[must_use]
     pub fn new(runtime: Handle, commands: Commands) -> Self {
         Self { runtime, commands, stop: CancellationToken::new(), services: JoinSet::new() }
     }
 
-    /// Starts a service. `make` makes it, now and after each failure, and is told when it is to end. It should then end
-    /// what it is at; one that takes too long is dropped. One that ends unasked has failed.
+    /// Starts a service. `make` makes its future, now and after each failure; the token tells it to stop. It should
+    /// then finish its present work; if that takes too long, it is dropped. A service that ends without being told has
+    /// failed.
     pub fn start<M, S>(&mut self, name: &'static str, make: M)
     where
         M: Fn(CancellationToken) -> S + Send + 'static,
@@ -43,7 +45,7 @@ impl Supervisor {
         self.services.spawn_on(service, &self.runtime);
     }
 
-    /// Ends all services, and waits for them.
+    /// Stops all services, and waits for them.
     pub async fn stop(mut self) {
         self.stop.cancel();
         let all = async { while self.services.join_next().await.is_some() {} };
@@ -62,9 +64,14 @@ where
     let report = async |condition| commands.report(Report::Service { name, condition }).await;
     let (mut pause, mut is_reported) = (FIRST_PAUSE, false);
     loop {
-        // A task of its own: a panic ends that one. It ends with this one.
+        // The service runs in a task of its own, so that a panic ends only that task. When this future is dropped, so
+        // is the task.
         let mut task = JoinSet::new();
-        task.spawn(make(stop.clone()));
+        let service = make(stop.clone());
+        task.spawn(async move {
+            panic_point::pass(name);
+            service.await
+        });
         let begun = Instant::now();
         let ended = tokio::select! {
             ended = task.join_next() => ended,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Runs until it is finished.
+/// A running capture; it ends with `finish`.
 pub struct Capture {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Captured>>,
@@ -45,10 +45,10 @@ impl Captured {
     }
 }
 
-/// `PACKET_AUXDATA` of packet(7), and its status bit: the checksum is left to the network card.
+/// `PACKET_AUXDATA` of packet(7), and its status bit that says: the checksum is left to the network card.
 const AUXDATA: libc::c_int = 8;
 const CHECKSUM_NOT_READY: u32 = 8;
-/// Nothing may be missed.
+/// Size of the queue in bytes: no packet may be missed.
 const ROOM: libc::c_int = 64 << 20;
 
 impl Capture {
@@ -64,12 +64,12 @@ impl Capture {
         Ok(Self { stop, thread })
     }
 
-    /// Ends it: what there was.
+    /// Ends the capture and gives what was on the link.
     ///
     /// # Errors
-    /// The first wrong checksum.
+    /// The first wrong checksum that was seen.
     pub fn finish(self) -> Result<Captured> {
-        // What was sent last is on its way through.
+        // The last packets that were sent are still on their way.
         std::thread::sleep(Duration::from_millis(100));
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow::anyhow!("the capture panicked"))?
@@ -79,7 +79,7 @@ impl Capture {
 fn open(link: &str) -> Result<OwnedFd> {
     let index = libc::c_int::try_from(nix::net::if_::if_nametoindex(link)?)?;
     let protocol = u16::try_from(libc::ETH_P_ALL)?.to_be();
-    // SAFETY: system calls on values that outlive them; the descriptor is owned from its making on.
+    // SAFETY: system calls on values that outlive them; the descriptor is owned as soon as it exists.
     unsafe {
         let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
         ensure!(fd >= 0, "socket: {}", std::io::Error::last_os_error());
@@ -106,7 +106,7 @@ fn read_all(socket: &OwnedFd, stop: &AtomicBool, quotes: bool) -> Result<Capture
     let mut all = Captured::default();
     let mut buffer = vec![0u8; 600_000];
     loop {
-        // Asked before the queue is: what came before the end is read.
+        // Read the flag before the queue: what came before the end is read.
         let last = stop.load(Ordering::Relaxed);
         while let Some(Next { size, partial, outgoing }) = next(socket, &mut buffer)? {
             let frames = if outgoing { &mut all.sent } else { &mut all.received };
@@ -130,12 +130,12 @@ struct Next {
     outgoing: bool,
 }
 
-/// The next frame.
+/// The next frame in the queue.
 fn next(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<Next>> {
     let mut control = [0u64; 16];
     let mut data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: a C struct of integers and pointers, filled in below; all of what it points to outlives the call. What
-    // the kernel writes into the control buffer is walked with its own macros.
+    // SAFETY: a C struct of integers and pointers, filled in below; everything that it points to outlives the call. The
+    // kernel's control data are read with the macros made for it.
     unsafe {
         let mut from: libc::sockaddr_ll = std::mem::zeroed();
         let mut message: libc::msghdr = std::mem::zeroed();
@@ -165,7 +165,7 @@ fn next(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<Next>> {
     }
 }
 
-/// `PACKET_STATISTICS`: packets that did not fit the socket's queue.
+/// `PACKET_STATISTICS`: how many packets did not fit into the socket's queue.
 fn dropped(socket: &OwnedFd) -> Result<u32> {
     let mut both = [0u32; 2];
     let mut size = libc::socklen_t::try_from(size_of_val(&both))?;

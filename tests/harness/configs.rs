@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const UPLINK: &str = "up0";
 /// The device's addresses on it, as [`crate::Device::outside`] takes them.
 pub const DEVICE: [&str; 2] = ["192.0.2.1/24", "2001:db8:1::1/64"];
-/// Those of the host beyond it.
+/// The addresses of the host beyond the uplink.
 pub const HOST: [&str; 2] = ["192.0.2.9/24", "2001:db8:1::9/64"];
 /// The host's address and the device's, a pair a family: those of [`HOST`] and [`DEVICE`].
 pub const HOSTS: [(IpAddr, IpAddr); 2] = [

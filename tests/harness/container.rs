@@ -1,4 +1,4 @@
-//! A container as the tests see it.
+//! An attached container, for the tests.
 
 use crate::Namespace;
 use anyhow::{Context, Result};
@@ -10,16 +10,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct Container {
     /// Its namespace.
     pub ns: Namespace,
-    /// What `attach` answered.
+    /// The answer of `attach`.
     pub view: Value,
-    /// IPv4 address.
+    /// Its IPv4 address.
     pub v4: Ipv4Addr,
-    /// IPv6 address.
+    /// Its IPv6 address.
     pub v6: Ipv6Addr,
 }
 
 impl Container {
-    /// A container in `ns` as `attach` answered.
+    /// A container in `ns`, from the answer of `attach`.
     ///
     /// # Errors
     /// When the answer lacks an address.

@@ -9,20 +9,24 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long the daemon may take to start or stop; generous, since tests run beside each other.
+/// How long the daemon may take to start or stop; long, since tests run beside each other.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A device with its own files, BPF file system and daemon.
 pub struct Device {
-    // Dropped in this order: the daemon, what it left switched on, the namespace, the mount, the files.
+    // The fields are dropped in this order: the daemon, the sysctl that it left changed, the namespace, the mount, the
+    // files.
     daemon: Option<Process>,
     _grace: GracePeriods,
     /// The device's namespace.
     pub ns: Namespace,
     bpffs: BpfFs,
     dir: tempfile::TempDir,
+    /// Whether the daemon attaches its programs as on a kernel without tcx.
+    pub clsact: bool,
 }
 
 /// What a command answered.
@@ -36,7 +40,8 @@ pub struct Reply {
     pub stderr: String,
 }
 
-/// Grace periods are the whole machine's. A daemon that a test kills while it has made them short leaves its marker.
+/// Resets `rcu_expedited`, which holds for the whole machine. A daemon that a test kills while it has set it leaves a
+/// marker file.
 struct GracePeriods {
     marker: PathBuf,
 }
@@ -69,11 +74,27 @@ impl Drop for BpfFs {
     }
 }
 
-/// The daemon's program: PV_NET_BIN, else the one that was built beside this test.
+/// The program that [`with_binary`] runs in place of the daemon's.
+static OTHER_BINARY: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Runs `work` with another build of the daemon, if `program` is given: every daemon that any thread starts meanwhile
+/// is of that build.
+pub fn with_binary<T>(program: Option<&Path>, work: impl FnOnce() -> T) -> T {
+    let set = |to| *OTHER_BINARY.lock().unwrap_or_else(PoisonError::into_inner) = to;
+    set(program.map(Path::to_owned));
+    let done = work();
+    set(None);
+    done
+}
+
+/// The daemon's program: that of [`with_binary`], else `PV_NET_BIN`, else the one that was built beside this test.
 ///
 /// # Errors
-/// When there is none.
+/// When there is no such file.
 pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = OTHER_BINARY.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        return Ok(path);
+    }
     if let Some(path) = std::env::var_os("PV_NET_BIN") {
         return Ok(path.into());
     }
@@ -83,7 +104,7 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 impl Device {
-    /// A device that is configured, with no daemon yet.
+    /// A device with its configuration; its daemon does not run yet.
     ///
     /// # Errors
     /// When a namespace or file cannot be made.
@@ -92,7 +113,7 @@ impl Device {
         std::fs::create_dir(dir.path().join("containers"))?;
         let bpffs = BpfFs::mount(dir.path().join("bpf"))?;
         let grace = GracePeriods { marker: dir.path().join("run/rcu-expedited") };
-        let device = Self { daemon: None, _grace: grace, ns: Namespace::new("dev")?, bpffs, dir };
+        let device = Self { daemon: None, _grace: grace, ns: Namespace::new("dev")?, bpffs, dir, clsact: false };
         device.configure(config)?;
         Ok(device)
     }
@@ -110,7 +131,7 @@ impl Device {
     /// Writes `device.json`.
     ///
     /// # Errors
-    /// The file system's.
+    /// When the file cannot be written.
     pub fn configure(&self, config: &Value) -> Result<()> {
         Ok(std::fs::write(self.config(), config.to_string())?)
     }
@@ -133,6 +154,15 @@ impl Device {
         self.bpffs.0.join("pv-net")
     }
 
+    /// Where a program's link to `link` is pinned.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub fn pin_of(&self, program: &str, link: &str) -> Result<PathBuf> {
+        let index = self.ns.run(|| Ok(nix::net::if_::if_nametoindex(link)?)).with_context(|| link.to_owned())?;
+        Ok(self.pins().join("links").join(program).join(index.to_string()))
+    }
+
     /// Starts the daemon and waits until it answers.
     ///
     /// # Errors
@@ -144,23 +174,30 @@ impl Device {
         Ok(())
     }
 
-    /// Starts a daemon that dies at `point`, as `attach:7`: before the seventh write of an attach. Whether it lives on after
-    /// its start.
+    /// Starts a daemon that kills itself at `point`: `attach:7` is before the seventh write of an attach. True when the
+    /// daemon has survived its start.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start_to_die(&mut self, point: &str) -> Result<bool> {
-        self.try_start(Some(point))
+        self.try_start(Some(("PV_NET_KILL_AT", point)))
     }
 
-    fn try_start(&mut self, point: Option<&str>) -> Result<bool> {
+    /// Starts a daemon whose service panics at `point`: with `sweep:2` at each of its first two starts.
+    ///
+    /// # Errors
+    /// When the daemon does not start.
+    pub fn start_with_panic(&mut self, point: &str) -> Result<()> {
+        ensure!(self.try_start(Some(("PV_NET_PANIC_AT", point)))?, "the daemon ended: {}", self.log());
+        Ok(())
+    }
+
+    fn try_start(&mut self, point: Option<(&str, &str)>) -> Result<bool> {
         ensure!(self.daemon.is_none(), "a daemon is running");
         let log = File::options().create(true).append(true).open(self.file("log"))?;
         let mut command = self.command();
         command.arg("run").stderr(log.try_clone()?).stdout(log);
-        if let Some(point) = point {
-            command.env("PV_NET_KILL_AT", point);
-        }
+        command.envs(point);
         let mut daemon = Process::start(&mut command)?;
         let ready = eventually(PATIENCE, || {
             if daemon.has_ended()? {
@@ -172,13 +209,13 @@ impl Device {
         Ok(ready)
     }
 
-    /// Whether the daemon has ended by SIGKILL, or did not live through its start. One that has ended is forgotten.
+    /// Whether the daemon has ended by SIGKILL, during its start or later. A daemon that has ended is forgotten.
     ///
     /// # Errors
-    /// The system's.
+    /// When the daemon neither answers nor ends.
     pub fn has_died(&mut self) -> Result<bool> {
         use std::os::unix::process::ExitStatusExt;
-        // It either answers, or is about to be gone.
+        // A daemon that does not answer is about to end.
         let answers = self.json(&["status"]).is_ok();
         let Some(daemon) = self.daemon.as_mut().filter(|_| !answers) else { return Ok(!answers) };
         let status = eventually(PATIENCE, || daemon.ended()?.context("it neither answers nor ends"))?;
@@ -213,10 +250,19 @@ impl Device {
         })
     }
 
-    /// `pv-net down`, and the daemon's end.
+    /// Waits until the daemon ends by itself, and gives its exit status.
     ///
     /// # Errors
-    /// When it fails.
+    /// When it does not end in time.
+    pub fn ends(&mut self) -> Result<std::process::ExitStatus> {
+        let mut daemon = self.daemon.take().context("no daemon is running")?;
+        eventually(PATIENCE, || daemon.ended()?.context("the daemon goes on"))
+    }
+
+    /// Runs `pv-net down`, and waits until the daemon has ended.
+    ///
+    /// # Errors
+    /// When the command fails, or the daemon does not end.
     pub fn down(&mut self) -> Result<()> {
         self.cli(&["down"]).ok()?;
         if let Some(mut daemon) = self.daemon.take() {
@@ -237,7 +283,11 @@ impl Device {
         for (flag, dir) in [("--containers", "containers"), ("--state-dir", "state"), ("--run-dir", "run")] {
             command.arg(flag).arg(self.file(dir));
         }
+        command.arg("--resolv-conf").arg(self.file("resolv.conf"));
         command.arg("--bpffs").arg(self.pins()).env("RUST_BACKTRACE", "1");
+        if self.clsact {
+            command.env("PV_NET_HOOK", "clsact");
+        }
         command
     }
 
@@ -268,7 +318,7 @@ impl Device {
     /// Makes a namespace and attaches it as a container with `eth0` in `pool`.
     ///
     /// # Errors
-    /// When it is refused.
+    /// When the attach fails.
     pub fn attach(&self, name: &str, pool: &str) -> Result<Container> {
         let ns = Namespace::new(name)?;
         let path = ns.path().display().to_string();
@@ -279,7 +329,7 @@ impl Device {
     /// Makes a namespace and attaches it with this `run.json`.
     ///
     /// # Errors
-    /// When it is refused.
+    /// When the attach fails.
     pub fn attach_run(&self, run: &Value) -> Result<Container> {
         let name = run["name"].as_str().context("run.json without a name")?;
         let ns = Namespace::new(name)?;
@@ -311,12 +361,12 @@ impl Device {
     /// How much each counter grew while `work` ran.
     ///
     /// # Errors
-    /// The work's.
+    /// Those of `work`, and when the daemon does not answer.
     pub fn counted(&self, work: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, u64>> {
         counted(|| self.counters(), work)
     }
 
-    /// Names under the pins, for comparing.
+    /// The names under the pins, as text that can be compared.
     ///
     /// # Errors
     /// When they cannot be listed.
@@ -336,7 +386,7 @@ pub fn counters(status: &Value) -> BTreeMap<String, u64> {
 /// How much each counter that `read` gives grew while `work` ran.
 ///
 /// # Errors
-/// Theirs.
+/// Those of `read` and `work`.
 pub fn counted(
     read: impl Fn() -> Result<BTreeMap<String, u64>>,
     work: impl FnOnce() -> Result<()>,
@@ -355,7 +405,7 @@ impl Reply {
     /// The standard output of a command that succeeded.
     ///
     /// # Errors
-    /// When it did not.
+    /// When the command failed.
     pub fn ok(self) -> Result<String> {
         ensure!(self.code == Some(0), "exit status {:?}: {}{}", self.code, self.stdout, self.stderr);
         Ok(self.stdout)

@@ -1,4 +1,4 @@
-//! DHCP messages (RFC 2131), as far as clients look at them.
+//! DHCP messages (RFC 2131), with the fields that clients read.
 
 use std::net::Ipv4Addr;
 
@@ -13,18 +13,18 @@ pub const CLIENT6: u16 = 546;
 
 /// Kinds of messages (RFC 2132 section 9.6).
 pub const DISCOVER: u8 = 1;
-/// A server's first answer.
+/// A server's answer to a discover.
 pub const OFFER: u8 = 2;
-/// A server's last answer.
+/// A server's answer to a request.
 pub const ACK: u8 = 5;
 
-/// What a client sends, with `mark` behind its options.
+/// A client's message, with `mark` behind its options.
 #[must_use]
 pub fn request(kind: u8, client: [u8; 6], mark: &[u8]) -> Vec<u8> {
     message(1, kind, client, Ipv4Addr::UNSPECIFIED, &[], mark)
 }
 
-/// What a server sends: an address, itself, and a lease of an hour.
+/// A server's message: the client's address, the server's, and a lease of an hour.
 #[must_use]
 pub fn answer(kind: u8, client: [u8; 6], id: [u8; 4], yours: Ipv4Addr, server: Ipv4Addr, mark: &[u8]) -> Vec<u8> {
     let lease = [&[54, 4][..], &server.octets(), &[51, 4, 0, 0, 14, 16, 1, 4, 255, 255, 255, 0]].concat();

@@ -1,4 +1,4 @@
-//! Who hears a packet: the stack of a namespace, or whoever looks at one of its links.
+//! Records what arrives at the stack of a namespace, or on one of its links.
 
 use crate::Namespace;
 use crate::raw::RawSocket;
@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// Something that packets are heard by.
+/// A recorder of packets.
 pub struct Ear {
     name: String,
     kind: Kind,
@@ -19,8 +19,8 @@ enum Kind {
 }
 
 impl Ear {
-    /// What the namespace's own stack takes in: raw sockets (raw(7)) get a copy of all that is delivered locally, behind
-    /// reassembly and before any port is looked at.
+    /// Records what the namespace's own stack accepts: raw sockets (raw(7)) get a copy of everything that is delivered
+    /// locally, after reassembly and whatever its port.
     ///
     /// # Errors
     /// When a socket cannot be made.
@@ -31,26 +31,26 @@ impl Ear {
         Ok(Self { name: format!("the stack of {}", ns.name()), kind: Kind::Stack(sockets) })
     }
 
-    /// What arrives on a link: not what is sent there.
+    /// Records what arrives on a link, but not what is sent there.
     ///
     /// # Errors
-    /// When it is not there.
+    /// When the link does not exist.
     pub fn link(ns: &Namespace, link: &str) -> Result<Self> {
         let (socket, mac) = (RawSocket::open(ns, link)?, ns.mac(link)?);
         enlarge(socket.fd())?;
         Ok(Self { name: format!("{link} of {}", ns.name()), kind: Kind::Link(socket, mac) })
     }
 
-    /// Where it is.
+    /// The link or namespace that it records.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What was heard since the last time: frames from a link, packets or messages from a stack.
+    /// What has arrived since the last call: frames from a link, packets or messages from a stack.
     ///
     /// # Errors
-    /// The system's.
+    /// When a socket cannot be read.
     pub fn heard(&self) -> Result<Vec<Vec<u8>>> {
         match &self.kind {
             Kind::Stack(sockets) => {
@@ -69,7 +69,7 @@ impl Ear {
 }
 
 fn raw(family: libc::c_int, proto: libc::c_int) -> Result<OwnedFd> {
-    // SAFETY: a system call without pointers; the descriptor is owned from its making on.
+    // SAFETY: a system call without pointers; the descriptor is owned as soon as it exists.
     let fd = unsafe {
         let fd = libc::socket(family, libc::SOCK_RAW | libc::SOCK_CLOEXEC, proto);
         anyhow::ensure!(fd >= 0, "raw socket: {}", std::io::Error::last_os_error());
@@ -79,19 +79,21 @@ fn raw(family: libc::c_int, proto: libc::c_int) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Makes room for what comes while nobody reads: a flood must not be what hides a packet.
+/// Enlarges the socket's queue for what arrives while nobody reads: a flood must not displace a packet.
 fn enlarge(socket: &OwnedFd) -> Result<()> {
     setsockopt(socket, sockopt::RcvBufForce, &(64 << 20)).context("SO_RCVBUFFORCE")
 }
 
-/// All that waits on a socket.
+/// Everything in a socket's queue.
 pub(crate) fn queued(socket: &OwnedFd) -> Result<Vec<Vec<u8>>> {
     let (mut all, mut buffer) = (Vec::new(), vec![0u8; 65_536]);
     loop {
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(n) => all.push(buffer[..n].to_vec()),
             Err(Errno::EAGAIN) => return Ok(all),
-            Err(Errno::EINTR) => {}
+            // The link was set down, or is gone. The kernel reports that once, and what came before is still in the
+            // queue.
+            Err(Errno::EINTR | Errno::ENETDOWN) => {}
             Err(why) => return Err(why).context("recv"),
         }
     }

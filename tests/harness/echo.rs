@@ -1,4 +1,4 @@
-//! Echo servers and clients in-process: they verify every byte.
+//! Echo servers and clients inside the test's process; they compare every byte.
 
 use crate::{Namespace, patience};
 use anyhow::{Context, Result, ensure};
@@ -13,7 +13,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// the server sees it, a newline, and what was sent. It ends with the process.
 ///
 /// # Errors
-/// When the port cannot be had.
+/// When the server cannot bind the port.
 pub fn serve(ns: &Namespace, addr: IpAddr, port: u16) -> Result<()> {
     let at = SocketAddr::new(addr, port);
     let (listener, socket) = ns.run(|| {

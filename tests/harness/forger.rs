@@ -1,7 +1,7 @@
-//! A container that forges all the time, and whoever must never hear of it.
+//! A container that sends forged packets all the time, and the receivers that must never get one.
 
 use crate::raw::RawSocket;
-use crate::{Device, Ear, Namespace, frame};
+use crate::{Device, Ear, Namespace, SOON, eventually, frame};
 use anyhow::{Result, ensure};
 use pv_net_common::Ip;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Nobody's MAC: what comes from it was forged.
+/// A MAC that nobody has: frames from it were forged.
 pub const FORGED_MAC: [u8; 6] = [2, 0, 0xde, 0xad, 0, 0x11];
-/// In each forged packet that has room for it.
+/// A mark in each forged packet that has room for it.
 pub const MARK: &[u8] = b"forged by a container";
 const ALL: [u8; 6] = [0xff; 6];
 
-/// Frames that no container may get through, of both families, from a container whose MAC is `mac`: as another MAC, another
-/// address, the router, and the DHCP server.
+/// Frames that no container may send, of both families, from a container whose MAC is `mac`: with another MAC, with
+/// another's address, as the router, and as a DHCP server.
 ///
 /// # Errors
-/// None in practice.
+/// None in practice: the addresses are constants.
 pub fn frames(mac: [u8; 6], to: [u8; 6]) -> Result<Vec<Vec<u8>>> {
     let (gateway4, stranger4) = (Ipv4Addr::new(10, 0, 3, 1), Ipv4Addr::new(10, 0, 3, 77));
     let (gateway6, stranger6): (Ipv6Addr, Ipv6Addr) = ("fd00:5056:0:3::1".parse()?, "fd00:5056:0:3::dead".parse()?);
@@ -45,14 +45,14 @@ pub fn frames(mac: [u8; 6], to: [u8; 6]) -> Result<Vec<Vec<u8>>> {
     Ok(all)
 }
 
-/// Whether a frame or a packet is one of those.
+/// Whether a frame or a packet is a forged one.
 #[must_use]
 pub fn is_forged(heard: &[u8]) -> bool {
     let has = |what: &[u8]| heard.windows(what.len()).any(|w| w == what);
     has(MARK) || has(&FORGED_MAC)
 }
 
-/// Sends forged frames from `eth0` of a namespace, whenever there is one, until it is dropped.
+/// Sends forged frames from `eth0` of each namespace that has one, until this value is dropped.
 pub struct Forger {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -60,17 +60,17 @@ pub struct Forger {
 }
 
 impl Forger {
-    /// Begins, with `eth0` of each of `namespaces`; `to` is the MAC of a victim.
+    /// Starts to send from `eth0` of each of `namespaces`; `to` is the MAC of a victim.
     ///
     /// # Errors
-    /// None in practice.
+    /// None in practice: the addresses are constants.
     pub fn start(namespaces: Vec<PathBuf>, to: [u8; 6]) -> Result<Self> {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (ends, counts) = (stop.clone(), sent.clone());
         let thread = std::thread::spawn(move || {
             while !ends.load(Ordering::Relaxed) {
                 for path in &namespaces {
-                    // There is none before the attach, and none after the detach.
+                    // `eth0` does not exist before the attach and after the detach.
                     if let Ok(n) = forge(path, to) {
                         counts.fetch_add(n, Ordering::Relaxed);
                     }
@@ -86,13 +86,24 @@ impl Forger {
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
+
+    /// Waits until more than `frames` were sent: how fast that goes depends on the load of the machine.
+    ///
+    /// # Errors
+    /// When fewer were sent within [`SOON`].
+    pub fn has_sent(&self, frames: u64) -> Result<()> {
+        eventually(SOON, || {
+            ensure!(self.sent() > frames, "{} of {frames} frames were forged", self.sent());
+            Ok(())
+        })
+    }
 }
 
 impl Drop for Forger {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // What it has sent counts, not how it ended.
+            // How the thread ended does not matter, only the number of frames.
             let _ = thread.join();
         }
     }
@@ -103,20 +114,20 @@ fn forge(path: &std::path::Path, to: [u8; 6]) -> Result<u64> {
     let (socket, mac) = (RawSocket::open(&ns, "eth0")?, ns.mac("eth0")?);
     let mut sent = 0;
     for frame in frames(mac, to)? {
-        // A link that is down takes none.
+        // A link that is down refuses the frame.
         sent += u64::from(socket.send(&frame).is_ok());
     }
     Ok(sent)
 }
 
-/// All who must not hear anything forged: a container, the device's stack, and the bridge of the pool.
+/// All receivers that must not get a forged packet: a container, the device's stack, and the bridge of the pool.
 pub struct Victims(Vec<Ear>);
 
 impl Victims {
-    /// `links` are those of the device.
+    /// Starts to record; `links` are links of the device.
     ///
     /// # Errors
-    /// When a link is not there.
+    /// When a link does not exist.
     pub fn listen(device: &Device, links: &[&str], containers: &[&Namespace]) -> Result<Self> {
         let mut ears = vec![Ear::stack(&device.ns)?];
         for link in links {
@@ -128,10 +139,10 @@ impl Victims {
         Ok(Self(ears))
     }
 
-    /// Fails when something forged was heard since the last time.
+    /// Fails when a forged packet has arrived since the last call.
     ///
     /// # Errors
-    /// What was heard, and by whom.
+    /// The packet that arrived, and where.
     pub fn heard_nothing(&self) -> Result<()> {
         for ear in &self.0 {
             let forged: Vec<_> = ear.heard()?.into_iter().filter(|heard| is_forged(heard)).collect();

@@ -11,10 +11,10 @@ pub const ARP: u16 = 0x0806;
 /// IPv6.
 pub const IPV6: u16 = 0x86dd;
 
-/// Six octets of `02:00:…`.
+/// Parses six octets such as `02:00:00:00:00:01`.
 ///
 /// # Errors
-/// When it is no MAC.
+/// When the text is no MAC.
 pub fn parse_mac(text: &str) -> Result<[u8; 6]> {
     let octets: Vec<u8> = text.split(':').map(|o| u8::from_str_radix(o, 16)).collect::<Result<_, _>>()?;
     octets.try_into().ok().with_context(|| text.to_owned())

@@ -1,9 +1,9 @@
-//! Groups: the MACs of their frames, and what is said about them (IGMP, MLD).
+//! Multicast groups: the MACs of their frames, and IGMP and MLD messages.
 
 use crate::frame;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// All hosts of a link.
+/// The MAC of all hosts of a link.
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// Types of IGMP (RFC 3376, RFC 4286) and MLD (RFC 2710, RFC 3810, RFC 4286) messages.
@@ -19,7 +19,7 @@ pub const MLD_REPORT: u8 = 131;
 /// Multicast router advertisement over IPv6.
 pub const MLD_ROUTER: u8 = 151;
 
-/// Where frames to this address go when it is a group (RFC 1112 section 6.4, RFC 2464 section 7), or the broadcast.
+/// The destination MAC of frames to this group (RFC 1112 section 6.4, RFC 2464 section 7), or to the broadcast address.
 #[must_use]
 pub fn mac(group: IpAddr) -> [u8; 6] {
     match group {
@@ -57,7 +57,7 @@ pub fn mld(src: Ipv6Addr, dst: Ipv6Addr, kind: u8, group: Ipv6Addr, rest: &[u8])
     packet
 }
 
-/// The group that neighbours of `addr` are asked in (RFC 4291 section 2.7.1).
+/// The solicited-node group of `addr` (RFC 4291 section 2.7.1): neighbour solicitations for it are sent there.
 #[must_use]
 pub fn solicited(addr: Ipv6Addr) -> Ipv6Addr {
     let [.., high, low] = addr.segments();

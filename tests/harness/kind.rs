@@ -1,5 +1,5 @@
-//! Kinds of links that a device may have instead of a network card of its own, as in a pod or a system container: each
-//! with a host beyond it.
+//! Kinds of links that a device may have as an uplink instead of a network card, as in a pod or a system container.
+//! Each is made together with a host beyond it.
 
 use crate::{Device, Namespace, link};
 use anyhow::{Context, Result};
@@ -9,24 +9,24 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
-/// A kind of link, and its mode where that makes a difference.
+/// A kind of link, with its mode where the kind has modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// 802.1Q, on a link of the device itself: [`TRUNK`].
+    /// An 802.1Q VLAN on another link of the device: [`TRUNK`].
     Vlan,
-    /// A MAC of its own on somebody else's link.
+    /// A macvlan on the node's link: it has its own MAC.
     Macvlan,
-    /// With the MAC of the link that it is on.
+    /// An ipvlan on the node's link, mode L2: it has that link's MAC.
     IpvlanL2,
-    /// The same, and routed by who has that link: it answers to no ARP.
+    /// An ipvlan in mode L3: the node routes for it, and it does not answer ARP.
     IpvlanL3,
-    /// The same, and incoming packets are filtered there too.
+    /// An ipvlan in mode L3S: as L3, and incoming packets pass the node's filters too.
     IpvlanL3s,
-    /// A pair, as of veth.
+    /// A netkit pair in mode L2: like veth.
     NetkitL2,
-    /// The same, without MACs.
+    /// A netkit pair in mode L3: without MACs.
     NetkitL3,
-    /// Like a card of its own, but with a table of routes of its own: a port of [`VRF`].
+    /// A veth link that is a port of [`VRF`], and so has a routing table of its own.
     VrfPort,
 }
 
@@ -37,18 +37,18 @@ const VLAN_ID: u16 = 100;
 pub const VRF: &str = "vrf0";
 const VRF_TABLE: u32 = 100;
 
-/// The device's addresses.
+/// The device's addresses on the link.
 const DEVICE: [&str; 2] = ["198.51.100.1/24", "2001:db8:2::1/64"];
-/// Those of whose link it is on: it routes for what does not speak Ethernet.
+/// Addresses of the node that owns the parent link; it routes for ipvlan in mode L3.
 const NODE: [&str; 2] = ["198.51.100.5/24", "2001:db8:2::5/64"];
-/// Those of the host.
+/// The host's addresses.
 const HOST: [&str; 2] = ["198.51.100.9/24", "2001:db8:2::9/64"];
 
-/// A host beyond such a link.
+/// The host beyond such a link.
 pub struct Beyond {
     /// The host.
     pub host: Namespace,
-    /// Who has the link that the device's is on; the device's goes with it.
+    /// The namespace with the parent link; the device's link goes when it goes.
     _node: Option<Namespace>,
 }
 
@@ -99,7 +99,7 @@ impl Beyond {
             Kind::VrfPort => {
                 link::pair(&device.ns, name, &host, "eth0")?;
                 link::configure(&host, "eth0", &HOST)?;
-                // First: a link that becomes a port loses its IPv6 addresses.
+                // Done before the addresses are set: a link that becomes a port loses its IPv6 addresses.
                 link::make(&device.ns, LinkVrf::new(VRF, VRF_TABLE).up().build())?;
                 link::enslave(&device.ns, name, VRF)?;
                 link::configure(&device.ns, name, &DEVICE)?;
@@ -127,14 +127,14 @@ impl Beyond {
 /// Makes a bridge in [`VRF`], for a pool.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When the bridge cannot be made, or not be put into the VRF.
 pub fn bridge_in_vrf(device: &Device, name: &str) -> Result<()> {
     link::make(&device.ns, LinkBridge::new(name).build())?;
     link::enslave(&device.ns, name, VRF)
 }
 
 impl Kind {
-    /// What rtnetlink calls it.
+    /// The name of the kind in rtnetlink.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -147,7 +147,8 @@ impl Kind {
     }
 }
 
-/// A link in the namespace `file`, on link `under` of the namespace where it is made.
+/// A link named `name` in the namespace `file`. Its parent is the link with index `under` in the namespace where it is
+/// made.
 fn on_a_parent(kind: Kind, name: &str, under: u32, file: &File) -> LinkMessage {
     let mode = match kind {
         Kind::IpvlanL3 => IpVlanMode::L3,
@@ -160,7 +161,8 @@ fn on_a_parent(kind: Kind, name: &str, under: u32, file: &File) -> LinkMessage {
     LinkIpVlan::new(name, under, mode).setns_by_fd(file.as_raw_fd()).build()
 }
 
-/// `eth0` where it is made, the primary; its peer is `name` in the namespace `file`, as with a pod.
+/// The primary end of a netkit pair, `eth0` in the namespace where it is made; its peer is `name` in the namespace
+/// `file`, as in a pod.
 fn netkit(mode: NetkitMode, name: &str, file: &File) -> LinkMessage {
     let peer = LinkUnspec::new_with_name(name).setns_by_fd(file.as_raw_fd()).build();
     let parts = vec![InfoNetkit::Mode(mode), InfoNetkit::Peer(peer)];

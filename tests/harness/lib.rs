@@ -1,5 +1,5 @@
-//! What the end-to-end tests, the demo and the benchmarks are made of: a device, containers and hosts as network
-//! namespaces, that go away with the value that made them.
+//! The parts of the end-to-end tests, the demo and the benchmarks: a device, containers and hosts as network
+//! namespaces. Each is removed when its value is dropped.
 
 mod container;
 mod device;
@@ -18,16 +18,18 @@ pub mod echo;
 pub mod forger;
 pub mod frame;
 pub mod groups;
+pub mod nameserver;
 pub mod occupied;
 pub mod other_layout;
 pub mod raw;
+pub mod stranger;
 pub mod testrun;
 pub mod unix_http;
 pub mod verify;
 pub mod wrap;
 
 pub use container::Container;
-pub use device::{Device, Reply, binary, counted, counters};
+pub use device::{Device, Reply, binary, counted, counters, with_binary};
 pub use ear::Ear;
 pub use kind::{Beyond, Kind, TRUNK, VRF, bridge_in_vrf};
 pub use netns::Namespace;
@@ -37,10 +39,11 @@ pub use snapshot::Snapshot;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-/// Notes that a test could not run here; the test returns after it. `cargo xtask test` counts and prints these.
+/// Records that a test could not run here; the test returns after this. `cargo xtask test` counts and prints the
+/// records.
 ///
 /// # Panics
-/// When the note cannot be written: a skip that nobody sees would look like a pass.
+/// When the record cannot be written: a skip that nobody sees would look like a pass.
 pub fn skip(test: &str, reason: &str) {
     eprintln!("SKIP {test}: {reason}");
     if let Some(path) = std::env::var_os("PV_NET_SKIPS") {
@@ -49,24 +52,25 @@ pub fn skip(test: &str, reason: &str) {
     }
 }
 
-/// A time-out as long as this machine needs: `PV_NET_SLOW` says how many times slower than a usual one it is.
+/// A time-out for this machine: `PV_NET_SLOW` is the factor by which the machine is slower than a usual one.
 #[must_use]
 pub fn patience(usual: Duration) -> Duration {
     let factor = std::env::var("PV_NET_SLOW").ok().and_then(|text| text.parse::<u32>().ok());
     usual * factor.unwrap_or(1)
 }
 
-/// How long something may take that happens in a moment on an idle machine: tests run beside each other, and one that
-/// passes does not wait.
+/// A time-out for what takes a moment on an idle machine. It is long, since tests run beside each other; a test that
+/// passes does not wait for it.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// Below this an answer is one to the first segment of a connection: TCP sends it again after a second (RFC 6298).
+/// An answer that takes less than this answers the first segment of a connection: TCP repeats the segment after one
+/// second (RFC 6298).
 pub const AT_ONCE: Duration = Duration::from_millis(950);
 
-/// Asks again and again until `check` gives a value; its last error when `patience` is over.
+/// Calls `check` until it gives a value, for at most `patience`.
 ///
 /// # Errors
-/// The last answer's.
+/// The last error of `check`.
 pub fn eventually<T>(patience: Duration, mut check: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let patience = self::patience(patience);
     let start = Instant::now();

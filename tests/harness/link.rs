@@ -1,4 +1,4 @@
-//! Links between namespaces, made in-process: a guest of `cargo xtask vm` has no `ip`.
+//! Makes links between namespaces without `ip`: a guest of `cargo xtask vm` has none.
 
 use crate::Namespace;
 use anyhow::{Context, Result};
@@ -56,7 +56,7 @@ pub(crate) fn of_name(ns: &Namespace, link: &str) -> Result<(u32, [u8; 6])> {
     Ok((info.index, info.mac.with_context(|| format!("{link} has no MAC"))?))
 }
 
-/// Tells `ns` where `address` is, for one that does not answer when it is asked for.
+/// Adds a permanent neighbour entry for `address`, which does not answer ARP or neighbour discovery itself.
 pub(crate) fn neighbour(ns: &Namespace, link: u32, address: IpAddr, mac: [u8; 6]) -> Result<()> {
     inside(ns, async move {
         let (connection, handle, _) = rtnetlink::new_connection()?;
@@ -67,7 +67,7 @@ pub(crate) fn neighbour(ns: &Namespace, link: u32, address: IpAddr, mac: [u8; 6]
     .with_context(|| format!("neighbour {address} in {}", ns.name()))
 }
 
-/// The route to everywhere else: over `link` by the router `via`.
+/// Adds the default route: over `link` by the router `via`.
 pub(crate) fn default_route(ns: &Namespace, link: &str, via: IpAddr) -> Result<()> {
     let (index, _) = of_name(ns, link)?;
     let everywhere: IpAddr = if via.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

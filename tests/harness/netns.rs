@@ -1,5 +1,5 @@
-//! Network namespaces. They are made and entered in-process, as `ip netns` and `nsenter` would do it: a guest that has
-//! neither program uses them too, and each start of a program costs it many milliseconds.
+//! Network namespaces. They are made and entered in-process, as `ip netns` and `nsenter` would do it: a guest of `cargo
+//! xtask vm` has neither program, and each start of a program costs it many milliseconds.
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
@@ -21,25 +21,39 @@ use crate::process::output;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A network namespace with a name under `/run/netns`; gone when dropped.
+/// A network namespace with a name under `/run/netns`; removed when dropped.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
 }
 
 impl Namespace {
-    /// Makes one with its loopback up. `role` is part of its name.
+    /// Makes a namespace with its loopback up. `role` is part of its name.
     ///
     /// # Errors
     /// When it cannot be made, which needs root.
     pub fn new(role: &str) -> Result<Self> {
+        Self::named(&Self::free_name(role))
+    }
+
+    /// A name that no namespace has, with `role` in it.
+    #[must_use]
+    pub fn free_name(role: &str) -> String {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("pvt-{}-{number}-{role}", std::process::id());
+        format!("pvt-{}-{number}-{role}", std::process::id())
+    }
+
+    /// Makes a namespace of this name with its loopback up, as `ip netns add` does: first the file, then the mount on
+    /// it.
+    ///
+    /// # Errors
+    /// When it cannot be made, which needs root.
+    pub fn named(name: &str) -> Result<Self> {
         share_folder().context(FOLDER)?;
-        let made = Self { name };
+        let made = Self { name: name.to_owned() };
         File::create(made.path()).with_context(|| made.name.clone())?;
         let path = made.path();
-        // The thread ends; the mount keeps its namespace.
+        // The thread ends; the mount keeps its namespace alive.
         let inside = || {
             unshare(CloneFlags::CLONE_NEWNET).context("unshare")?;
             let own = Some("/proc/thread-self/ns/net");
@@ -51,10 +65,10 @@ impl Namespace {
         Ok(made)
     }
 
-    /// One that somebody else made, and that stays.
+    /// A namespace that somebody else made; it is not removed.
     ///
     /// # Errors
-    /// When `path` is none under `/run/netns`.
+    /// When `path` does not lie in `/run/netns`.
     pub fn borrowed(path: &Path) -> Result<std::mem::ManuallyDrop<Self>> {
         let name = path.file_name().and_then(|name| name.to_str()).context("a name")?.to_owned();
         Ok(std::mem::ManuallyDrop::new(Self { name }))
@@ -69,10 +83,16 @@ impl Namespace {
     /// Its file.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        Path::new(FOLDER).join(&self.name)
+        Self::place(&self.name)
     }
 
-    /// A program that runs inside. Unlike `ip netns exec` it keeps the file systems of the caller.
+    /// The path of the file of a namespace with this name.
+    #[must_use]
+    pub fn place(name: &str) -> PathBuf {
+        Path::new(FOLDER).join(name)
+    }
+
+    /// A program that runs inside the namespace. Unlike with `ip netns exec` it sees the file systems of the caller.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
@@ -86,10 +106,10 @@ impl Namespace {
         command
     }
 
-    /// Runs a line of words inside and gives what it prints.
+    /// Runs a command line inside the namespace and gives its standard output.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// When the command fails; the error has what it printed.
     pub fn sh(&self, line: &str) -> Result<String> {
         let mut words = line.split_whitespace();
         let program = words.next().context("an empty command")?;
@@ -107,7 +127,7 @@ impl Namespace {
     /// Runs `work` on a thread inside. Sockets that it makes stay in the namespace.
     ///
     /// # Errors
-    /// When the namespace cannot be entered; or the work's.
+    /// When the namespace cannot be entered; and those of `work`.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let file = File::open(self.path()).with_context(|| self.name.clone())?;
         let inside = || {
@@ -130,7 +150,7 @@ impl Namespace {
     /// Gives a link its addresses, usable at once, and sets it up.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// When an address or a flag cannot be set.
     pub fn configure(&self, link: &str, addresses: &[&str]) -> Result<()> {
         link::configure(self, link, addresses)
     }
@@ -140,7 +160,7 @@ impl Namespace {
     /// # Errors
     /// When it is not there.
     pub fn mac(&self, link: &str) -> Result<[u8; 6]> {
-        // Without a program: the emulated machines have none.
+        // Done by rtnetlink and not by `ip`, which the emulated machines do not have.
         self.run(|| {
             let mut all = nix::ifaddrs::getifaddrs()?.filter(|found| found.interface_name == link);
             let mac = all.find_map(|found| found.address?.as_link_addr()?.addr());
@@ -148,10 +168,10 @@ impl Namespace {
         })
     }
 
-    /// Waits until duplicate address detection is through with every address: none is used before.
+    /// Waits until duplicate address detection has finished for every address: no address is used before.
     ///
     /// # Errors
-    /// When one stays tentative for long.
+    /// When an address is still tentative after a long time.
     pub fn settle(&self) -> Result<()> {
         crate::eventually(crate::SOON, || {
             let tentative = self.ip("-6 addr show tentative")?;
@@ -163,7 +183,7 @@ impl Namespace {
     /// Waits until a program listens on this TCP port.
     ///
     /// # Errors
-    /// When none does for long.
+    /// When none does after a long time.
     pub fn listens(&self, port: u16) -> Result<()> {
         crate::eventually(crate::SOON, || {
             let said = self.sh(&format!("ss -Hltn sport = :{port}"))?;
@@ -175,7 +195,7 @@ impl Namespace {
     /// Fails unless `count` pings to `target` are all answered.
     ///
     /// # Errors
-    /// When one is not.
+    /// When one gets no answer.
     pub fn ping(&self, target: impl std::fmt::Display, count: u32) -> Result<()> {
         let said = self.sh(&format!("ping -n -q -c {count} -i 0.01 -W 2 {target}"))?;
         ensure!(said.contains(" 0% packet loss"), "{said}");
@@ -185,7 +205,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // Not mounted when making it failed half way.
+        // The mount does not exist when making the namespace failed half way.
         if let Err(why) = umount2(&self.path(), MntFlags::MNT_DETACH)
             && why != Errno::EINVAL
         {
@@ -200,12 +220,12 @@ impl Drop for Namespace {
 /// Where `ip netns` keeps names.
 const FOLDER: &str = "/run/netns";
 
-/// Makes the folder a shared mount, so that a program with mounts of its own lets go of what is unmounted here.
+/// Makes the folder a shared mount: an unmount here then also reaches programs with mount namespaces of their own.
 fn share_folder() -> Result<()> {
     std::fs::create_dir_all(FOLDER)?;
     let share = || mount(None::<&str>, FOLDER, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     match share() {
-        // It is no mount yet.
+        // EINVAL: the folder is not a mount yet.
         Err(Errno::EINVAL) => {
             let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
             mount(Some(FOLDER), FOLDER, None::<&str>, bind, None::<&str>)?;

@@ -1,4 +1,4 @@
-//! Links that can take no further program.
+//! Links on which no further program fits.
 
 use crate::Namespace;
 use crate::testrun::{bpf, owned};
@@ -9,12 +9,13 @@ const PROG_LOAD: libc::c_int = 5;
 const LINK_CREATE: libc::c_int = 28;
 const SCHED_CLS: u64 = 3;
 const TCX_INGRESS: u64 = 46;
-/// `BPF_MPROG_MAX` is 64.
+/// More than the kernel allows on a link: `BPF_MPROG_MAX` is 64.
 const MOST: usize = 256;
 /// `r0 = TCX_NEXT; exit`.
 const NEXT: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
 
-/// Puts as many programs on the ingress of `link` as the kernel lets; they go with what comes back.
+/// Attaches as many programs to the ingress of `link` as the kernel allows. They are detached when the result is
+/// dropped.
 ///
 /// # Errors
 /// When the kernel has no tcx (before 6.6).
@@ -33,7 +34,7 @@ pub fn fill(ns: &Namespace, link: &str) -> Result<Vec<OwnedFd>> {
     })
 }
 
-/// A program of its own: the kernel takes none twice. The link holds it.
+/// Attaches one program of its own: the kernel does not attach the same program twice. The link keeps it alive.
 fn attach(index: u64) -> Result<OwnedFd> {
     let count = u64::try_from(NEXT.len())?;
     let mut load = [SCHED_CLS | count << 32, NEXT.as_ptr() as u64, c"GPL".as_ptr() as u64];

@@ -1,4 +1,5 @@
-//! Pins as a build of another layout leaves them. The programs on the links go on with the maps that they have.
+//! Changes pins so that they look like those of a build with another map layout. The programs on the links go on with
+//! the maps that they have.
 
 use crate::{Device, output};
 use anyhow::{Context, Result};
@@ -8,16 +9,16 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Where a map is pinned.
+/// The path of a map's pin.
 #[must_use]
 pub fn pin_of(device: &Device, map: &str) -> PathBuf {
     device.pins().join("maps").join(map)
 }
 
-/// Puts an empty map in the place of the pinned one, like that but with values that are `more` bytes longer.
+/// Replaces a pinned map by an empty one of the same kind, whose values are `more` bytes longer.
 ///
 /// # Errors
-/// When it cannot be made.
+/// When `bpftool` cannot make the map, or the pin cannot be replaced.
 pub fn grow(device: &Device, map: &str, more: u32) -> Result<()> {
     let pin = pin_of(device, map);
     let info = MapInfo::from_pin(&pin).with_context(|| pin.display().to_string())?;
@@ -39,11 +40,11 @@ pub fn grow(device: &Device, map: &str, more: u32) -> Result<()> {
     output(&mut command).map(drop)
 }
 
-/// Has the pinned maps say that they are of layout `abi`, with all else that `config` says as it was. It is another map
-/// then, as it is between two builds.
+/// Replaces the pinned `config` map by one that names layout `abi` and has the same values otherwise. It is a new map,
+/// as between two builds.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When the map cannot be made or written.
 pub fn say_layout(device: &Device, abi: u32) -> Result<()> {
     let pin = pin_of(device, names::MAP_CONFIG);
     let said = config(device)?.get(&0, 0)?;

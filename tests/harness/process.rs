@@ -1,4 +1,4 @@
-//! Programs.
+//! Runs programs.
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -6,10 +6,10 @@ use nix::unistd::Pid;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// Runs to the end and gives what it printed on its standard output.
+/// Runs a program to its end and gives its standard output.
 ///
 /// # Errors
-/// When it cannot be started or fails, with all that it said.
+/// When it cannot be started or fails; the error has all its output.
 pub fn output(command: &mut Command) -> Result<String> {
     let done = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
@@ -26,7 +26,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it.
+    /// Starts a program.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -44,16 +44,16 @@ impl Process {
     /// Sends a signal.
     ///
     /// # Errors
-    /// When the process is no more.
+    /// When the process does not exist any more.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id())?;
         kill(Pid::from_raw(pid), signal).context("kill")
     }
 
-    /// How it has ended; none while it runs.
+    /// The exit status; `None` while the program runs.
     ///
     /// # Errors
-    /// The system's.
+    /// When the process cannot be waited for.
     pub fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
@@ -61,19 +61,19 @@ impl Process {
     /// Whether it has ended.
     ///
     /// # Errors
-    /// The system's.
+    /// When the process cannot be waited for.
     pub fn has_ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    /// Waits for its end, and gives its standard output when that was piped.
+    /// Waits for the program's end, and gives its standard output when that was piped.
     ///
     /// # Errors
     /// When it takes longer than `patience`, or fails.
     pub fn finish(mut self, patience: Duration) -> Result<String> {
         use std::io::Read;
         let mut said = String::new();
-        // Read on the side: a full pipe would keep the program from ending.
+        // Read by a thread: a full pipe would keep the program from ending.
         let reader = self.child.stdout.take().map(|mut pipe| {
             std::thread::spawn(move || {
                 let mut text = String::new();
@@ -93,7 +93,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already; what counts is that it is gone.
+        // Fails when the program has ended already, which is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,10 +1,8 @@
-//! Frames as they are, through a packet socket.
+//! Sends and receives whole frames by a packet socket.
 
 use crate::Namespace;
 use anyhow::{Context, Result, ensure};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, recv, send, setsockopt, socket, sockopt};
 use nix::sys::time::TimeVal;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -15,18 +13,18 @@ pub struct RawSocket {
 }
 
 impl RawSocket {
-    /// Opens one on `link` inside `ns`.
+    /// Opens a socket on `link` inside `ns`.
     ///
     /// # Errors
-    /// When the link is not there.
+    /// When the link does not exist.
     pub fn open(ns: &Namespace, link: &str) -> Result<Self> {
         Self::bound(ns, Some(link))
     }
 
-    /// Opens one on all links inside `ns`, those to come too: to look on.
+    /// Opens a socket that sees all links inside `ns`, also those that are made later.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When the socket cannot be made.
     pub fn open_all(ns: &Namespace) -> Result<Self> {
         Self::bound(ns, None)
     }
@@ -37,7 +35,8 @@ impl RawSocket {
 
     fn bound(ns: &Namespace, link: Option<&str>) -> Result<Self> {
         ns.run(|| {
-            let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
+            // Made without a protocol: with one, the socket would receive from all links until it is bound.
+            let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
             let index_of = |name: &str| nix::net::if_::if_nametoindex(name).with_context(|| name.to_owned());
             let index = link.map(index_of).transpose()?.unwrap_or(0);
             let mut address: libc::sockaddr_ll = unsafe_zeroed();
@@ -62,7 +61,7 @@ impl RawSocket {
     /// All frames that wait to be received.
     ///
     /// # Errors
-    /// The system's.
+    /// When the socket cannot be read.
     pub fn queued(&self) -> Result<Vec<Vec<u8>>> {
         crate::ear::queued(&self.fd)
     }
@@ -70,19 +69,19 @@ impl RawSocket {
     /// The first frame that `wanted` accepts within `patience`.
     ///
     /// # Errors
-    /// The system's.
+    /// When the socket cannot be read.
     pub fn receive(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> Result<Option<Vec<u8>>> {
         let patience = crate::patience(patience);
         let start = Instant::now();
         setsockopt(&self.fd, sockopt::ReceiveTimeout, &TimeVal::new(0, 20_000))?;
         let mut buffer = vec![0u8; 65_536];
         loop {
-            // Asked before the queue is: what came in time is seen, however late this thread runs.
+            // Read the clock before the queue: what has come in time is seen, however late this thread runs.
             let late = start.elapsed() >= patience;
             match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(n) if wanted(&buffer[..n]) => return Ok(Some(buffer[..n].to_vec())),
                 Err(nix::errno::Errno::EAGAIN) if late => return Ok(None),
-                // A link that is never silent.
+                // The time is over on a link that always has frames.
                 Ok(_) if start.elapsed() > patience * 2 + Duration::from_secs(1) => return Ok(None),
                 Ok(_) | Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),

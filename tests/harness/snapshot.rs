@@ -1,4 +1,4 @@
-//! All that pv-net could change in a namespace, as text: for comparing before and after.
+//! Everything that pv-net could change in a namespace, as text, to compare before and after.
 
 use crate::{Device, Namespace};
 use anyhow::Result;
@@ -37,7 +37,7 @@ impl Snapshot {
         Ok(parts)
     }
 
-    /// What differs, line by line; empty when nothing does.
+    /// The differing lines; empty when there are none.
     #[must_use]
     pub fn diff(&self, other: &Self) -> String {
         let mut said = String::new();
@@ -51,12 +51,12 @@ impl Snapshot {
     }
 }
 
-/// Words whose value, the next word, runs by itself.
+/// Words that are followed by a value that changes with time.
 const TIMERS: [&str; 6] =
     ["expires", "gc_timer", "hello_timer", "forward_delay_timer", "hold_timer", "message_age_timer"];
 
-/// The text without timers. The kernel's own link-local addresses come some time after their link, and
-/// their routes with them.
+/// The text without values that change by themselves. Link-local addresses are left out too: the kernel adds them, and
+/// their routes, some time after the link.
 fn without_volatile(text: &str) -> String {
     let kept = text.lines().filter(|l| !l.contains("valid_lft") && !l.contains("fe80::"));
     let line = |l: &str| {

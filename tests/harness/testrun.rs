@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-/// `BPF_F_TEST_SKB_CHECKSUM_COMPLETE` (kernel 6.17): as if the card had added up the packet; a program that breaks the
-/// sum fails with EBADMSG.
+/// `BPF_F_TEST_SKB_CHECKSUM_COMPLETE` (kernel 6.17): the packet has a checksum as if the card had added it up; the run
+/// fails with EBADMSG when the program leaves a sum that does not fit the packet.
 pub const CHECKSUM_COMPLETE: u32 = 4;
 
 const OBJ_GET: libc::c_int = 7;
@@ -45,23 +45,23 @@ struct TestRun {
 }
 
 pub(crate) fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
-    // SAFETY: `attr` is the command's part of `union bpf_attr`, and its size is told.
+    // SAFETY: `attr` is the command's part of `union bpf_attr`, and the size says so.
     let done = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(done as libc::c_int) }
 }
 
 pub(crate) fn owned(fd: libc::c_int) -> OwnedFd {
-    // SAFETY: the kernel has just made it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 impl Program {
-    /// The program `name` that is pinned for `link`.
+    /// The program `name` that is attached to `link` by a pinned link.
     ///
     /// # Errors
-    /// When it is not there: the kernel has no tcx links, or nothing is attached.
+    /// When the pin does not exist: the kernel has no tcx links, or nothing is attached.
     pub fn of(device: &Device, name: &str, link: &str) -> Result<Self> {
-        let pin = device.pins().join("links").join(name).join(link);
+        let pin = device.pin_of(name, link)?;
         let path = CString::new(pin.as_os_str().as_bytes())?;
         let fd = owned(bpf(OBJ_GET, &mut [path.as_ptr() as u64, 0]).with_context(|| pin.display().to_string())?);
         // `struct bpf_link_info`: type, id, program.
@@ -73,10 +73,11 @@ impl Program {
         Ok(Self { fd, ifindex })
     }
 
-    /// Runs it on `frame`: its verdict, and the frame as it left it. The caller is in the device's namespace.
+    /// Runs the program on `frame`, and gives its verdict and the frame afterwards. The caller must be in the device's
+    /// namespace.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The errno of `BPF_PROG_TEST_RUN`.
     pub fn run(&self, frame: &[u8], flags: u32) -> io::Result<(u32, Vec<u8>)> {
         let mut out = vec![0u8; 4096];
         // `ifindex` in `struct __sk_buff`.
@@ -102,7 +103,7 @@ impl Program {
     /// Whether this kernel knows `flags`.
     ///
     /// # Errors
-    /// Another failure.
+    /// When the run fails for another reason than unknown flags.
     pub fn knows(&self, frame: &[u8], flags: u32) -> Result<bool> {
         match self.run(frame, flags) {
             Err(why) if why.raw_os_error() == Some(libc::EINVAL) => {

@@ -1,4 +1,5 @@
-//! Just enough HTTP to ask the daemon over its socket, without the start of a program in the figure.
+//! A minimal HTTP client for the daemon's socket: benchmarks measure with it, without the time that a program needs to
+//! start.
 
 use anyhow::{Context, Result, bail};
 use std::io::{Read, Write};
@@ -6,10 +7,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// One request, one answer: the body.
+/// Sends one request and gives the answer's body.
 ///
 /// # Errors
-/// When nobody answers, or with another status than 2xx.
+/// When the daemon does not answer, or with a status other than 2xx.
 pub fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Result<String> {
     let mut stream = UnixStream::connect(socket).with_context(|| socket.display().to_string())?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;

@@ -1,9 +1,9 @@
-//! Every checksum of a packet, computed anew.
+//! Computes every checksum of a packet anew, and compares.
 
 use crate::frame::checksum;
 use anyhow::{Result, bail, ensure};
 
-/// What is behind the IP header.
+/// The upper layer of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seen {
     /// IPv6.
@@ -12,17 +12,19 @@ pub struct Seen {
     pub proto: u8,
     /// The kernel has left the upper layer's checksum to the network card.
     pub partial: bool,
-    /// A datagram without a checksum.
+    /// A UDP datagram without a checksum.
     pub zero: bool,
 }
 
-/// Fails when a checksum of the Ethernet frame is wrong. `partial`: the upper layer's is the pseudo-header's alone, but for
-/// ICMP, that has a whole one whatever a card is told to do.
-/// `quotes`: what an ICMP error quotes counts too; where senders leave checksums to the card, the quote has none.
-/// None: neither IP, nor a whole packet's upper layer.
+/// Fails when a checksum of the Ethernet frame is wrong; `Ok(None)` when the frame has no IP packet with a whole upper
+/// layer.
+///
+/// With `partial` the upper layer's checksum must be that of the pseudo-header alone, since the card adds the rest.
+/// ICMP has a whole checksum in any case. With `quotes` the packet that an ICMP error quotes is checked too. Do not set
+/// it where senders leave checksums to the card: the quote then has none.
 ///
 /// # Errors
-/// What is wrong, with where.
+/// A text that says which checksum is wrong.
 pub fn frame(frame: &[u8], partial: bool, quotes: bool) -> Result<Option<Seen>> {
     match frame.get(12..14) {
         Some([0x08, 0x00] | [0x86, 0xdd]) => ip(&frame[14..], partial, Some(quotes)),
@@ -30,14 +32,14 @@ pub fn frame(frame: &[u8], partial: bool, quotes: bool) -> Result<Option<Seen>> 
     }
 }
 
-/// As [`frame`], of an IP packet; `quotes` is none for one that is quoted itself, and may be cut.
+/// As [`frame`], for an IP packet. `quotes` is `None` for a quoted packet, which may be cut.
 fn ip(packet: &[u8], partial: bool, quotes: Option<bool>) -> Result<Option<Seen>> {
     let v6 = packet.first().is_some_and(|b| b >> 4 == 6);
     let header = if v6 { 40 } else { usize::from(packet[0] & 0xf) * 4 };
     ensure!(packet.len() >= header, "a header of {} bytes", packet.len());
     let number = |at: usize| usize::from(u16::from_be_bytes([packet[at], packet[at + 1]]));
     let length = if v6 { 40 + number(4) } else { number(2) };
-    // BIG TCP says nothing; a cut quote has less.
+    // A BIG TCP packet has no length in its header; a cut quote is shorter than its header says.
     let (end, cut) = match length {
         0 | 40 if packet.len() > 65_535 => (packet.len(), false),
         _ => (length.min(packet.len()), length > packet.len()),

@@ -1,4 +1,4 @@
-//! What packets can be wrapped in or cut into: VLAN tags, IPv6 extension headers, fragments, bytes behind their end.
+//! Wraps packets in VLAN tags or IPv6 extension headers, cuts them into fragments, and adds bytes behind their end.
 
 use crate::frame::fix_ipv4;
 
@@ -14,7 +14,7 @@ pub enum Extension {
     HopByHop,
     /// A router alert (RFC 2711) as MLD has it.
     RouterAlert,
-    /// Segments left: none.
+    /// A routing header with no segments left.
     Routing,
     /// Padding for the destination.
     Destination,
@@ -45,14 +45,14 @@ impl Extension {
     }
 }
 
-/// The frame with tags (EtherType, and priority and VLAN) behind its MACs, the outer one first.
+/// The frame with tags behind its MACs, the outer one first. A tag is an EtherType, and priority and VLAN id.
 #[must_use]
 pub fn tagged(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
     let tags = tags.iter().flat_map(|(kind, id)| [kind.to_be_bytes(), id.to_be_bytes()].concat());
     frame[..12].iter().copied().chain(tags).chain(frame[12..].iter().copied()).collect()
 }
 
-/// The frame with `bytes` behind the end that its packet says it has, as a card pads short frames.
+/// The frame with `bytes` behind the packet's end, as a card pads short frames.
 #[must_use]
 pub fn padded(frame: &[u8], bytes: &[u8]) -> Vec<u8> {
     [frame, bytes].concat()
@@ -76,8 +76,8 @@ pub fn extended(packet: &[u8], headers: &[Extension]) -> Vec<u8> {
     all
 }
 
-/// The packet in fragments (RFC 791, RFC 8200 section 4.5) that begin at these offsets behind the IP header, 0 the first
-/// of them. Extension headers are cut like what follows them.
+/// The packet in fragments (RFC 791, RFC 8200 section 4.5) that begin at these offsets behind the IP header, 0 the
+/// first of them. Extension headers are cut like what follows them.
 ///
 /// # Panics
 /// When an offset is no multiple of 8, or beyond the end.
@@ -94,7 +94,8 @@ pub fn fragments(packet: &[u8], id: u32, starts: &[usize]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// One fragment of a packet with this IP header: what it carries, and where that begins; `more` follow.
+/// One fragment with this IP header. `piece` is its payload, and `start` the offset of that; `more` says whether
+/// fragments follow.
 ///
 /// # Panics
 /// When the offset is no multiple of 8.

@@ -1,5 +1,5 @@
-//! What the daemon borrows from the kernel for an attach, and gives back; the addresses after it; and the next start of
-//! a container.
+//! Kernel settings that an attach changes for a moment and restores; addresses that are usable soon after it; and a
+//! container that starts again.
 
 use anyhow::{Context, Result, ensure};
 use harness::{Device, Namespace, Process, SOON, configs, eventually};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 const SWITCH: &str = "/sys/kernel/rcu_expedited";
 
-/// Other daemons may be switching it at the same time: it is off in between.
+/// The switch is off after an attach. Daemons of other tests may have it on at the moment, so the test waits for "off".
 fn switch_is_off() -> Result<()> {
     eventually(SOON, || {
         ensure!(fs::read_to_string(SWITCH)?.trim() == "0", "{SWITCH} is on");
@@ -25,7 +25,7 @@ fn grace_periods_are_normal_again() -> Result<()> {
     device.attach("a", "internal")?;
     ensure!(!marker.exists(), "left after an attach");
     switch_is_off()?;
-    // What a kill in the middle of an attach leaves.
+    // The state after a kill in the middle of an attach.
     device.stop(Signal::SIGKILL)?;
     fs::write(&marker, [])?;
     fs::write(SWITCH, "1")?;
@@ -34,7 +34,7 @@ fn grace_periods_are_normal_again() -> Result<()> {
     switch_is_off()
 }
 
-/// Left to the kernel it would be tentative for up to a second, at random.
+/// The kernel alone would keep the address tentative for a random time of up to a second.
 #[test]
 fn a_link_local_address_can_be_used_soon() -> Result<()> {
     let device = Device::started(&configs::two_pools())?;
@@ -47,7 +47,7 @@ fn a_link_local_address_can_be_used_soon() -> Result<()> {
     Ok(())
 }
 
-/// A namespace lives on for some time when its name is gone, or for as long as a process is in it.
+/// A namespace outlives its name for some time, or for as long as a process is in it.
 #[test]
 fn a_container_that_starts_again_needs_no_detach() -> Result<()> {
     let device = Device::started(&configs::two_pools())?;
@@ -67,7 +67,7 @@ fn a_container_that_starts_again_needs_no_detach() -> Result<()> {
     Ok(())
 }
 
-/// A runtime that gives each start's namespace the same name.
+/// A runtime may give the namespace of each start the same name.
 #[test]
 fn a_namespace_of_the_same_name_is_another_one() -> Result<()> {
     let device = Device::started(&configs::two_pools())?;

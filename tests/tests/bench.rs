@@ -1,5 +1,5 @@
-//! Every benchmark case, with rounds of a tenth of a second: each path proves the way that its packets take. What the
-//! figures are is not looked at: that takes longer rounds, and a machine that does nothing else.
+//! Runs every benchmark case with rounds of a tenth of a second: each path proves which way its packets take. The
+//! figures are not checked: that would need longer rounds and an idle machine.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 
 fn bench(words: &[&str]) -> Result<Output> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bench"));
-    // The benchmarks look for the daemon beside themselves, as the tests do.
+    // The benchmarks look for the daemon beside their own program, as the tests do.
     command.env("PV_NET_BIN", harness::binary()?);
     command.args(words).output().context("the benchmarks")
 }
@@ -46,12 +46,12 @@ fn check(report: &Value) -> Result<()> {
         for figure in figures {
             let name = figure["metric"].as_str().unwrap_or_default();
             ensure!(figure["median"].as_f64().is_some_and(|v| v > 0.0), "{case}, {path}: {figure}");
-            // A case that sends traffic cannot leave the proof out.
+            // A case that sends traffic must report its proof.
             if figure["traffic"] == true {
                 let share = &figure["extras"]["witnessed"];
                 ensure!(share.as_f64().is_some_and(|s| s >= 0.9), "{case}, {path}, {name}: witnessed {share}");
             }
-            // Nor can one keep from the reader what a figure alone does not tell.
+            // A case must also report what a reader needs besides the figure.
             let beside = match figure["unit"].as_str().unwrap_or_default() {
                 "exchanges/s" | "connections/s" => "p99_us",
                 "Gbit/s" => "cpu_secs_per_gb",
@@ -133,7 +133,7 @@ cases! {
     programs: "programs",
 }
 
-/// It ended with `code`, one error that begins so, and one help.
+/// Fails unless the program ended with `code`, one error with this beginning, and one help text.
 fn ended(done: &Output, code: i32, error: &str) -> Result<()> {
     let said = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.code() == Some(code), "{:?}, not {code}: {said}", done.status);

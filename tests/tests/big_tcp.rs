@@ -1,4 +1,4 @@
-//! BIG TCP: its sizes on the pools' links, and streams that are right with it and without it on every path.
+//! BIG TCP: the sizes on the pools' links, and correct streams on every path with and without it.
 
 use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
@@ -14,7 +14,7 @@ use std::time::Duration;
 const PORT: u16 = 7000;
 const BIG: u32 = 262_144;
 const USUAL: u32 = 65_536;
-/// What a frame has that is too large without BIG TCP: it fills the receive buffer.
+/// Only with BIG TCP is a frame this large: it fills the receive buffer.
 const BIG_FRAME: usize = 65_536;
 
 fn config(big_tcp: bool) -> Value {
@@ -104,7 +104,7 @@ impl Lab {
                 let server = SocketAddr::new(to, port);
                 echo::tcp(from, server, &blob).with_context(|| format!("{what}: {server}"))?;
             }
-            // The gateway has no port open to containers, and says so at once.
+            // Containers may open no port of the gateway, which refuses at once.
             let refused = self.a.ns.run(|| Ok(std::net::TcpStream::connect((gateway, 9)).is_err()))?;
             ensure!(refused, "{gateway}");
         }

@@ -1,4 +1,4 @@
-//! Programs of the device that want a port that a container publishes.
+//! Programs of the device that bind a port which a container publishes.
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE, HOST};
@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Published.
+/// A published port.
 const SINGLE: u16 = 8080;
 /// One in the middle of a published range.
 const RANGED: u16 = 9005;
@@ -50,12 +50,12 @@ fn a_program_of_the_device_cannot_bind_a_published_port() -> Result<()> {
             ensure!(tcp(&lab.device.ns, at(port)?)? == Some(want), "TCP {addr}: {:?}", tcp(&lab.device.ns, at(port)?)?);
             ensure!(udp(&lab.device.ns, at(port)?)? == Some(want), "UDP {addr}: {:?}", udp(&lab.device.ns, at(port)?)?);
         }
-        // Another port, and any port.
+        // An unpublished port, and port 0.
         for port in [SINGLE + 1, 0] {
             ensure!(tcp(&lab.device.ns, at(port)?)?.is_none() && udp(&lab.device.ns, at(port)?)?.is_none(), "{addr}");
         }
     }
-    // Other namespaces are not the device's, under whatever cgroup.
+    // Binds in other namespaces are free, whatever the cgroup.
     for ns in [&lab.web.ns, &lab.outside] {
         ensure!(tcp(ns, "0.0.0.0:8080".parse()?)?.is_none() && udp(ns, "[::]:9001".parse()?)?.is_none(), "elsewhere");
     }
@@ -64,7 +64,7 @@ fn a_program_of_the_device_cannot_bind_a_published_port() -> Result<()> {
     Ok(())
 }
 
-/// The error of a bind that is refused: the hook cannot say EADDRINUSE before kernel 5.18.
+/// The errno of a refused bind: before kernel 5.18 the hook cannot give EADDRINUSE.
 fn refusal() -> Result<i32> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let number = |i: usize| kernel.split(['.', '-']).nth(i).and_then(|n| n.parse::<u32>().ok()).unwrap_or_default();
@@ -105,13 +105,13 @@ fn a_port_on_one_address_is_kept_from_sockets_on_all() -> Result<()> {
                     expect(addr, port, published, true)?;
                     expect(addr, port, free, false)?;
                 }
-                // Published on another address only.
+                // The port is published on another address only.
                 expect(other, port, published, false)?;
                 expect(loopback, port, published, false)?;
             }
         }
     }
-    // A socket on `::` has IPv4 too; one on 0.0.0.0 has no IPv6.
+    // A socket on `::` takes IPv4 too; one on 0.0.0.0 takes no IPv6.
     expect("::", 8080, "tcp", true)?;
     expect("::", 9005, "udp", true)?;
     expect("::ffff:0.0.0.0", 8080, "tcp", true)?;
@@ -133,7 +133,7 @@ fn who_is_refused_a_port_and_who_has_it_is_said() -> Result<()> {
     let pid = std::process::id();
     for (addr, port, proto) in [("0.0.0.0", SINGLE, "tcp"), ("::", RANGED, "udp"), ("2001:db8:1::1", SINGLE, "udp")] {
         let at = SocketAddr::new(addr.parse()?, port);
-        // The monitor may not have subscribed yet, and events of a kind keep their distance.
+        // The monitor may not have subscribed yet, and events of one kind are limited in rate.
         let stop = AtomicBool::new(false);
         let event = std::thread::scope(|scope| {
             let again = scope.spawn(|| {

@@ -1,4 +1,4 @@
-//! Checksums of what is translated, with offloads on and off: every frame of every link is verified.
+//! Checksums of translated packets, with offloads on and off: every frame on every link is verified.
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE, HOST, HOSTS};
@@ -36,7 +36,7 @@ fn lab() -> Result<Lab> {
     Ok(Lab { device, outside, web, peer })
 }
 
-/// Containers' links, their host sides, the uplink and its other end.
+/// Switches offloads off on the containers' links, their host sides, the uplink and its other end.
 fn without_offloads(lab: &Lab) -> Result<()> {
     let links = [
         (&lab.web.ns, "eth0"),
@@ -66,12 +66,12 @@ fn traffic(lab: &Lab) -> Result<()> {
             ("open pools", &lab.web.ns, SocketAddr::new(peer, PORT)),
         ] {
             echo::tcp(from, at, &blob).with_context(|| format!("{what}: TCP {at}"))?;
-            // Odd sizes, one that is cut into fragments, and nothing at all.
+            // Odd sizes, one that needs fragments, and an empty one.
             for size in [0, 1, 333, 1200, 5000] {
                 echo::udp(from, at, &blob[..size]).with_context(|| format!("{what}: UDP of {size} to {at}"))?;
             }
         }
-        // Nobody listens: refusals quote what was sent.
+        // Nobody listens on the port: the ICMP errors quote the datagram.
         for (from, at) in [(&lab.web.ns, host), (&lab.web.ns, peer)] {
             from.ping(at, 3)?;
             ensure!(echo::udp(from, SocketAddr::new(at, 9), b"refuse").is_err(), "port 9 answers");
@@ -89,18 +89,18 @@ fn captured(lab: &Lab, quotes: bool) -> Result<Vec<BTreeMap<Seen, u64>>> {
         Capture::start(&lab.peer.ns, "eth0", quotes)?,
     ];
     let done = traffic(lab);
-    // A wrong checksum explains why something did not come through.
+    // Looked at first: a wrong checksum explains why something did not arrive.
     let seen = links.into_iter().map(|link| Ok(link.finish()?.kinds())).collect::<Result<Vec<_>>>()?;
     done.map(|()| seen)
 }
 
-/// Every protocol of both families was on the link, and only as it should be.
+/// Fails unless every protocol of both families was on the link, with the expected kind of checksum.
 fn complete(seen: &BTreeMap<Seen, u64>, partial: bool) -> Result<()> {
     for (v6, proto) in [(false, 6), (false, 17), (false, 1), (true, 6), (true, 17), (true, 58)] {
         let has = seen.keys().any(|s| s.v6 == v6 && s.proto == proto);
         ensure!(has, "nothing of protocol {proto}: {seen:?}");
         let left = seen.keys().any(|s| s.v6 == v6 && s.proto == proto && s.partial);
-        // ICMP computes its own.
+        // ICMP has whole checksums in any case.
         let wanted = partial && proto == 6;
         ensure!(left == wanted || (partial && proto == 17), "protocol {proto}, left to the card: {left}: {seen:?}");
     }
@@ -148,7 +148,7 @@ fn a_datagram_without_one_stays_so() -> Result<()> {
     };
     let (inside, outside) = (bound(&lab.web.ns, 5000)?, bound(&lab.outside, 7001)?);
     let (wan, lan) = (RawSocket::open(&lab.outside, "eth0")?, RawSocket::open(&lab.web.ns, "eth0")?);
-    // Longer than the frame's padding, and with what would make a checksum if one were added up.
+    // Longer than the frame's padding, and with bytes whose sum would not be zero.
     let bare = |socket: &RawSocket, text: &[u8]| -> Result<()> {
         let udp = |f: &[u8]| f[12..14] == frame::IPV4.to_be_bytes() && f[23] == 17 && f[42..].starts_with(text);
         let got = socket.receive(echo::PATIENCE, udp)?.context("no datagram")?;
@@ -179,7 +179,7 @@ fn set(socket: &impl AsRawFd, (level, name): (libc::c_int, libc::c_int), value: 
     Ok(())
 }
 
-/// What a datagram from outside that asks too much is answered with.
+/// Sends a datagram from outside that is larger than the path's MTU; the answer must be an ICMP error.
 fn datagram_is_refused(lab: &Lab, device: IpAddr) -> Result<()> {
     let (level, errors, hops, mtu) = match device {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR, libc::IP_TTL, libc::IP_MTU),
@@ -205,9 +205,9 @@ fn datagram_is_refused(lab: &Lab, device: IpAddr) -> Result<()> {
     Ok(())
 }
 
-/// Packets whose checksum is left to a card, as virtual machines and GRO make them, are answered by being turned into the
-/// answer, and stay so (`CHECKSUM_PARTIAL`): where the answer leaves by a card (`skb_checksum_help` here), that writes into
-/// it. It must be right then, and where it comes to no card.
+/// Packets from virtual machines and from GRO have checksums that are left to a card (`CHECKSUM_PARTIAL`). pv-net turns
+/// such a packet into its answer, and the flag stays set. When the answer leaves by a card (`skb_checksum_help` here),
+/// that writes a checksum into the answer, which must be right then, and also where no card is on the way.
 #[test]
 fn answers_are_right_whatever_a_card_adds() -> Result<()> {
     for card in [true, false] {
@@ -228,7 +228,7 @@ fn answers_are_right_whatever_a_card_adds() -> Result<()> {
         for (_, device) in HOSTS {
             datagram_is_refused(&lab, device)?;
         }
-        // The connections are of a container that is gone when they go on.
+        // The container is detached before these connections go on.
         let mut streams = Vec::new();
         for (_, device) in HOSTS {
             streams.push(echo::connect(&lab.outside, (device, 8080).into())?);

@@ -1,4 +1,4 @@
-//! `pv-net policy`: what is listed, what is explained, and what stays in force when a new policy cannot be.
+//! `pv-net policy`: lists, explanations, and the policy that stays in force when a new one cannot be loaded.
 
 use anyhow::{Context, Result, ensure};
 use harness::{Device, configs};
@@ -39,7 +39,7 @@ fn explain_names_what_decides() -> Result<()> {
         ("web", "db", "icmp", "allow", Some("web-to-db"), rule(0)),
         ("web", "db", "tcp/22", "deny", None, at("internal", "isolated")),
         ("db", "web", "tcp/5432", "deny", None, at("management", "isolated")),
-        // A deny wins, although the allow is about fewer.
+        // A deny has precedence, although the allow is more specific.
         ("web", "192.0.2.9", "tcp/80", "deny", Some("no-lan"), rule(1)),
         (&web_v4, "192.0.2.9", "udp/53", "deny", Some("no-lan"), rule(1)),
         ("db", "192.0.2.9", "tcp/80", "allow", None, at("management", "nat")),
@@ -99,7 +99,7 @@ fn a_policy_that_does_not_fit_leaves_the_old_one_in_force() -> Result<()> {
     ensure!(table.contains("web-to-db") && table.contains("pool internal"), "{table}");
     ensure!(device.json(&["status"])?["generation"] == first["generation"], "{first}");
 
-    // Ports that need 30 entries each, for five thousand networks.
+    // Ports that need 30 entries for each of five thousand networks: too many for the map.
     let net = |i: u32| format!("172.{}.{}.0/24", 16 + i / 256, i % 256);
     let large: Vec<Value> = (0..5000)
         .map(|i| json!({"from": {"container": "web"}, "to": {"cidr": net(i)}, "ports": ["tcp/1-65534"], "action": "deny"}))
@@ -134,11 +134,11 @@ fn a_new_daemon_takes_the_policy_over() -> Result<()> {
     ensure!(device.json(&["status"])?["generation"] == generation, "the flows would be decided again");
     let said = explain(&device, "web", "db", "tcp/5432")?;
     ensure!(said["rule"] == "web-to-db" && said["generation"] == generation, "{said}");
-    // The name comes again, as another container: no right of the old one is left.
+    // Another container gets the same name, and must not get the old one's rights.
     device.cli(&["detach", "web"]).ok()?;
     let _other = device.attach("other", "internal")?;
     ensure!(explain(&device, "other", "db", "tcp/5432")?["verdict"] == "deny", "an address inherited a right");
-    // What changed while no daemon ran is in force after the start.
+    // Changes of the file while no daemon ran are in force after the start.
     device.stop(Signal::SIGTERM)?;
     device.configure(&config(json!([])))?;
     device.start()?;

@@ -1,6 +1,5 @@
-//! The first packets of a container whose pool was empty before, sent in the moment that the attach is answered, on a
-//! device with no time: none is lost. A lost one is known by the second solicitation for the gateway, however late this
-//! test itself runs.
+//! The first packets of a container in an empty pool, sent as soon as the attach is answered, on a busy device: none is
+//! lost. A lost packet shows in a second solicitation for the gateway, even when this test itself runs late.
 
 use anyhow::{Context, Result, ensure};
 use harness::raw::RawSocket;
@@ -17,12 +16,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Of the pool `internal`.
+/// The gateways of the pool `internal`.
 const GATEWAYS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 0, 3, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0x5056, 0, 3, 0, 0, 0, 1))];
 const ROUNDS: usize = 48;
 
-/// A socket that pings one address, once. It is made before the attach, so that nothing is between that and the packet.
+/// A socket that sends one ping. It is made before the attach, so that the packet is sent right after the answer.
 struct Ping {
     to: IpAddr,
     fd: OwnedFd,
@@ -39,7 +38,7 @@ impl Ping {
         Ok(Self { to, fd })
     }
 
-    /// An echo request, identifier 7, sequence 1; of ICMPv6 the kernel makes the checksum.
+    /// Sends an echo request, identifier 7, sequence 1; the kernel computes the checksum of ICMPv6.
     fn send(&self) -> Result<()> {
         let request: [u8; 8] =
             if self.to.is_ipv4() { [8, 0, 0xf7, 0xf7, 0, 7, 0, 1] } else { [128, 0, 0, 0, 0, 7, 0, 1] };
@@ -68,7 +67,7 @@ impl Ping {
     }
 }
 
-/// How often each gateway was asked for.
+/// How often each gateway was solicited.
 fn solicitations(seen: &RawSocket) -> Result<[usize; 2]> {
     let mut count = [0; 2];
     let is_one = |frame: &[u8]| asked_for(frame).is_some();
@@ -81,7 +80,7 @@ fn solicitations(seen: &RawSocket) -> Result<[usize; 2]> {
     Ok(count)
 }
 
-/// Whom an ARP request or a neighbour solicitation asks for.
+/// The address that an ARP request or a neighbour solicitation asks for.
 fn asked_for(frame: &[u8]) -> Option<IpAddr> {
     match frame.get(12..14)? {
         [0x08, 0x06] if frame.get(20..22)? == [0, 1] => {
@@ -96,7 +95,7 @@ fn asked_for(frame: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Keeps the processors busy, and the kernel's lock of all links: its workers come late.
+/// Keeps two processors busy, and the kernel's lock for links: its workers then run late.
 fn load(over: &AtomicBool) -> Result<()> {
     let (a, b) = (Namespace::new("busy")?, Namespace::new("busier")?);
     std::thread::scope(|scope| {
@@ -124,7 +123,7 @@ fn round(device: &Device, number: usize) -> Result<()> {
     for to in [GATEWAYS[1], GATEWAYS[0], outside[1], outside[0]] {
         pings.push(Ping::new(&ns, to)?);
     }
-    // Each is the first in its turn.
+    // Each ping is the first one in every fourth round.
     pings.rotate_left(number % 4);
     let api = device.file("run").join("api.sock");
     unix_http::ask(&api, "PUT", "/containers/new", &json!({"pool": "internal", "netns": ns.path()}).to_string())?;
@@ -138,7 +137,7 @@ fn round(device: &Device, number: usize) -> Result<()> {
     ensure!(asked == [1, 1], "the gateways {GATEWAYS:?} were asked for {asked:?} times");
     unix_http::ask(&api, "DELETE", "/containers/new", "")?;
     if number.is_multiple_of(2) {
-        // With the question the kernel's worker is through with the bridge that has no port any more.
+        // When the query for the link is answered, the kernel has noticed that the bridge has lost its last port.
         let bridge = device.ns.ip("link show pvbr3")?;
         ensure!(bridge.contains("NO-CARRIER"), "{bridge}");
     }

@@ -1,5 +1,5 @@
-//! A container has no more flows in the flow table than its pool allows; what it has above that goes on, slower, and
-//! nobody else notices.
+//! A container has at most as many flows in the flow table as its pool allows. Further flows work, but more slowly, and
+//! other containers are not affected.
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
@@ -15,7 +15,7 @@ use std::time::Duration;
 const PORT: u16 = 7000;
 const LIMIT: u64 = 40;
 const MORE: usize = 100;
-/// Two sweeps of the daemon, and some.
+/// Longer than two sweeps of the daemon.
 const SWEEPS: Duration = Duration::from_secs(20);
 
 struct Lab {
@@ -28,7 +28,7 @@ struct Lab {
 fn lab() -> Result<Lab> {
     let mut config = configs::masqueraded();
     config["network"]["flow_table"] = json!(4096);
-    // The shortest one makes the daemon sweep every five seconds.
+    // The shortest time-out makes the daemon sweep every five seconds.
     config["network"]["flow_timeouts"] = json!({"other": 5});
     config["network"]["pools"]["internal"]["max_flows"] = json!(LIMIT);
     let mut device = Device::new(&config)?;
@@ -47,7 +47,7 @@ fn address(network: &str) -> Result<IpAddr> {
     Ok(network.split('/').next().context("address")?.parse()?)
 }
 
-/// A connection or a UDP flow that is kept, and answers.
+/// An open connection or UDP flow that is answered.
 enum Held {
     Tcp(TcpStream),
     Udp(UdpSocket),
@@ -102,7 +102,7 @@ impl Lab {
         found["interfaces"][0]["flows"].as_u64().with_context(|| found.to_string())
     }
 
-    /// As [`Self::flows_of`], counted in the flow table itself.
+    /// The same number as [`Self::flows_of`], counted in the flow table itself.
     fn flows_in_table(&self, container: &Container) -> Result<u64> {
         let all = self.device.json(&["flows"])?;
         let own = container.addresses().map(|a| json!(a.to_string()));
@@ -162,12 +162,12 @@ fn the_table_is_not_one_containers() -> Result<()> {
             let refused = lab.device.counters()?["flow-limit"] - start;
             ensure!(refused >= MORE as u64 - LIMIT, "{what}: {refused} counted");
             lab.others_are_fine(&mut held, far).with_context(|| what.clone())?;
-            // Who opens a flow to the container pays for it.
+            // A flow to the container counts for the container that opens it.
             Held::tcp(&lab.peer.ns, SocketAddr::new(lab.greedy.addresses()[usize::from(at.is_ipv6())], 80))?;
             let is_tcp = what.starts_with("TCP");
             drop(many);
             if !is_tcp {
-                // An address that goes takes its flows along, by the daemon's hand.
+                // When an address is removed, the daemon removes its flows.
                 let same = |verb: &str| lab.device.ns.ip(&format!("addr {verb} {device} dev up0"));
                 same("del")?;
                 lab.expect("greedy", 0).with_context(|| what.clone())?;
@@ -197,7 +197,7 @@ fn the_table_is_not_one_containers() -> Result<()> {
     Ok(())
 }
 
-/// Adds to what the daemon has counted for every link.
+/// Falsifies the daemon's count for every link by `flows`.
 fn disturb(device: &Device, flows: u64) -> Result<()> {
     let path = device.pins().join("maps/flow_limits");
     let data = MapData::from_pin(&path).with_context(|| path.display().to_string())?;
@@ -233,7 +233,7 @@ fn a_count_that_is_wrong_is_set_right() -> Result<()> {
         ensure!(lab.flows_of("greedy")? != 10, "it was not disturbed");
         right(&lab)?;
     }
-    // A daemon that died between taking out and counting, and the next one.
+    // As if a daemon had died after it removed flows and before it counted them.
     lab.device.stop(Signal::SIGKILL)?;
     disturb(&lab.device, 2)?;
     lab.device.start()?;
@@ -241,7 +241,7 @@ fn a_count_that_is_wrong_is_set_right() -> Result<()> {
     for one in &mut held {
         one.lives()?;
     }
-    // And without anything wrong the count lives through a restart.
+    // A right count survives a restart.
     lab.device.stop(Signal::SIGKILL)?;
     lab.device.start()?;
     lab.expect("greedy", 10)?;
@@ -253,7 +253,7 @@ fn a_count_that_is_wrong_is_set_right() -> Result<()> {
 fn two_cpus_count_what_is_there() -> Result<()> {
     let lab = lab()?;
     let far = HOST.map(|h| address(h).map(|a| SocketAddr::new(a, PORT)));
-    // Below the limit and above, opened and closed on all CPUs at once.
+    // Flows below and above the limit, opened and closed on all CPUs at the same time.
     std::thread::scope(|scope| {
         let work = |far: SocketAddr| {
             let lab = &lab;

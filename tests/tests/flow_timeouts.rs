@@ -1,9 +1,10 @@
-//! Each kind of flow goes after its time and not before, and the port that masquerade held for it is free again.
+//! Flows of each kind are removed after their time-out and not before, and their masquerade ports become free.
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE, HOST, HOSTS};
 use harness::{Container, Device, Namespace, echo, frame, raw::RawSocket};
 use nix::sys::socket::{setsockopt, sockopt};
+use pv_net_common::nat;
 use serde_json::{Value, json};
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -11,12 +12,12 @@ use std::io::Read;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-/// Behind the host, which forwards nothing and says nothing.
+/// Addresses behind the host. The host forwards nothing there, and sends no error.
 const SILENT: [&str; 2] = ["198.51.100.1", "2001:db8:9::1"];
 const PORT: u16 = 7000;
-/// Takes connections and does nothing with them.
+/// The port of a server that accepts connections and sends nothing.
 const IDLE_PORT: u16 = 7001;
-/// Between two sweeps of the daemon, and what a busy machine adds.
+/// The time between two sweeps of the daemon, and a margin for a busy machine.
 const LATE: Duration = Duration::from_secs(9);
 
 struct Lab {
@@ -25,7 +26,7 @@ struct Lab {
     a: Container,
     b: Container,
     gateway_mac: [u8; 6],
-    // What is held so that it stays open.
+    // Sockets that are kept so that they stay open.
     held: Vec<Box<dyn Any>>,
 }
 
@@ -88,7 +89,7 @@ impl Lab {
         Ok((stream, port))
     }
 
-    /// One flow of each kind: its own port, and the setting that ends it.
+    /// Opens a flow of each kind; gives its own port, and the setting with its time-out.
     fn open_all(&mut self, family: usize) -> Result<Vec<(&'static str, u16, &'static str)>> {
         let (host, silent): (IpAddr, IpAddr) = (HOSTS[family].0, SILENT[family].parse()?);
         let own = self.a.addresses()[family];
@@ -119,7 +120,7 @@ impl Lab {
         Ok(all)
     }
 
-    /// Own ports of the container's flows.
+    /// The own ports of the container's flows.
     fn ports(&self) -> Result<Vec<u16>> {
         let all = self.device.json(&["flows"])?;
         let own = self.a.addresses().map(|a| json!(a.to_string()));
@@ -127,7 +128,7 @@ impl Lab {
         Ok(all.as_array().context("a list")?.iter().filter_map(port).flatten().collect())
     }
 
-    /// The source port that a datagram of `from` has outside.
+    /// The source port outside of a datagram from `from`.
     fn masqueraded(&self, from: &Container, port: u16, to: IpAddr) -> Result<u16> {
         let socket = RawSocket::open(&self.outside, "eth0")?;
         let own = from.addresses()[usize::from(to.is_ipv6())];
@@ -149,13 +150,16 @@ fn each_flow_has_its_time() -> Result<()> {
     for (what, port, _) in &open {
         ensure!(ports.contains(port), "{what} {port} is no flow: {ports:?}");
     }
-    // The port of an unanswered datagram is taken while its flow is there.
+    // The outside port of an unanswered datagram is held as long as the flow exists.
     for (family, silent) in SILENT.iter().enumerate() {
-        let own = 61_102 + 100 * family as u16;
+        let own = nat::FIRST_PORT + 102 + 100 * family as u16;
         let ports = [&lab.a, &lab.b].map(|from| lab.masqueraded(from, own, silent.parse()?));
         let [first, second] = ports;
         let (first, second) = (first?, second?);
-        ensure!(first == own && second != own && second >= 61_000, "{own} is {first} and {second} outside");
+        ensure!(
+            first == own && second != own && nat::offset_of(nat::FIRST_PORT, second).is_some(),
+            "{own} is {first} and {second} outside"
+        );
     }
     let timeouts = timeouts();
     while !open.is_empty() {
@@ -165,7 +169,7 @@ fn each_flow_has_its_time() -> Result<()> {
         for (what, port, setting) in gone {
             let time = Duration::from_secs(timeouts[setting]);
             println!("{what} {port}: gone after {:?}, {setting} is {time:?}", start.elapsed());
-            // The tick counter is coarse.
+            // The kernel's tick counter is coarse.
             let silent = opening.elapsed();
             ensure!(silent + Duration::from_millis(500) > time, "{what} went after {silent:?}");
         }
@@ -177,7 +181,7 @@ fn each_flow_has_its_time() -> Result<()> {
         std::thread::sleep(Duration::from_millis(200));
     }
     for (family, silent) in SILENT.iter().enumerate() {
-        let own = 61_102 + 100 * family as u16;
+        let own = nat::FIRST_PORT + 102 + 100 * family as u16;
         let port = lab.masqueraded(&lab.a, own, silent.parse()?)?;
         ensure!(port == own, "{own} is not free again: it became {port}");
     }

@@ -14,7 +14,7 @@ fn pairs(a: &Container, b: &Container) -> [(IpAddr, IpAddr); 2] {
     [(a.v4.into(), b.v4.into()), (a.v6.into(), b.v6.into())]
 }
 
-/// Every kind of traffic from `a` to `b`; the server sees the client's own address.
+/// Fails unless every kind of traffic from `a` to `b` works, and the server sees the client's own address.
 fn talks(a: &Container, b: &Container) -> Result<()> {
     let blob: Vec<u8> = (0..1_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     for (from, to) in pairs(a, b) {
@@ -67,7 +67,7 @@ fn iperf3_streams_in_both_directions() -> Result<()> {
         for how in ["", "-R", "-u -b 50M"] {
             let server = harness::Process::start(b.ns.command("iperf3").args(["-s"]).stdout(Stdio::null()))?;
             let grown = device.counted(|| {
-                // The server may not listen yet. With -J the exit status is 0 all the same.
+                // The server may not listen yet. With `-J` the exit status is 0 even so.
                 eventually(SOON, || {
                     let said = a.ns.sh(&format!("iperf3 -J -c {to} -t 1 {how}"))?;
                     ensure!(!said.contains("\"error\""), "{said}");
@@ -87,7 +87,7 @@ fn a_full_sized_ping_is_not_cut() -> Result<()> {
     let (a, b) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
     a.ns.sh(&format!("ping -c 2 -M do -s 1472 -W 2 {}", b.v4))?;
     a.ns.sh(&format!("ping -c 2 -M do -s 1452 -W 2 {}", b.v6))?;
-    // Larger ones go in fragments, by the bridge.
+    // Larger packets are sent in fragments, by the bridge.
     a.ns.sh(&format!("ping -c 2 -s 8000 -W 2 {}", b.v4))?;
     a.ns.sh(&format!("ping -c 2 -s 8000 -W 2 {}", b.v6))?;
     Ok(())
@@ -130,12 +130,12 @@ fn a_denied_flow_is_an_event() -> Result<()> {
     command.args(["--json", "monitor"]).stdout(Stdio::piped());
     let mut monitor = command.spawn()?;
     let mut lines = BufReader::new(monitor.stdout.take().context("its output")?).lines();
-    // The monitor may not have subscribed yet: the event repeats.
+    // The monitor may not have subscribed yet, so the connection is repeated.
     let stop = AtomicBool::new(false);
     let probe = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                // It fails: that is what the event is about.
+                // The connection is refused, which the event reports.
                 let _ = a.ns.run(|| Ok(std::net::TcpStream::connect((b.v4, PORT)).is_ok()));
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -158,7 +158,7 @@ fn open_pools_are_routed() -> Result<()> {
     let (a, b) = (device.attach("a", "internal")?, device.attach("b", "management")?);
     let grown = device.counted(|| talks(&a, &b))?;
     ensure!(grown["fast-path"] > 100 && grown["pool-isolated"] == 0, "{grown:?}");
-    // One hop between them, and it says so from the gateway's address.
+    // There is one hop between them, which answers from the gateway's address.
     for (to, gateway) in [(IpAddr::from(b.v4), "10.0.3.1"), (b.v6.into(), "fd00:5056:0:3::1")] {
         let said = a.ns.sh(&format!("ping -n -c 1 -W 2 -t 2 {to}"))?;
         ensure!(said.contains("ttl=63"), "{said}");
@@ -181,7 +181,7 @@ fn what_is_too_big_for_the_next_pool_is_told() -> Result<()> {
         let said = all_output(&mut ping)?;
         ensure!(said.contains("1400"), "{to}: no MTU in: {said}");
     }
-    // And a stream finds its way.
+    // Streams work too.
     talks(&a, &b)?;
     ensure!(device.counters()?["too-big"] > 0, "none was too big");
     Ok(())
@@ -208,7 +208,7 @@ fn the_bytes_arrive_as_they_were_sent() -> Result<()> {
         let arrived =
             back.receive(echo::PATIENCE, |f| f.starts_with(&to_mac) && f.ends_with(b"payload of the packet"))?;
         let arrived = arrived.with_context(|| format!("nothing arrived at {to}"))?;
-        // One hop less; with it the IPv4 header's checksum; all else as sent.
+        // The packet has one hop less, and so another IPv4 header checksum; everything else is as sent.
         let mut want = packet;
         if from.is_ipv4() {
             want[8] -= 1;

@@ -21,7 +21,7 @@ fn lab() -> Result<Lab> {
     Ok(Lab { device, a, b })
 }
 
-/// Frames that the guard must drop, with the reason's label.
+/// Frames that the guard must drop, each with the label of its drop reason.
 fn forged(a: &Container, b: &Container) -> Result<Vec<(&'static str, &'static str, Vec<u8>)>> {
     let (me, peer) = (a.mac()?, b.mac()?);
     let v4 = |src: [u8; 4]| IpAddr::from(Ipv4Addr::from(src));
@@ -135,7 +135,7 @@ fn what_a_container_needs_to_send_passes() -> Result<()> {
         let dropped: u64 = pv_net_common::DropReason::ALL.iter().map(|r| grown[r.label()]).sum();
         ensure!(dropped == 0, "{what}: dropped: {grown:?}");
     }
-    // A real client of the protocol, too.
+    // A real ARP client too.
     lab.a.ns.sh(&format!("arping -c 2 -w 3 -I eth0 {}", lab.b.v4))?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What is not pv-net's: the device's own services, other people's links, bridges and rules.
+//! Traffic that does not concern pv-net: the device's own services, and links, bridges and rules of others.
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, HOST};
@@ -34,7 +34,7 @@ fn web(device: &Device) -> Result<Container> {
 #[test]
 fn the_devices_own_services_are_left_alone() -> Result<()> {
     let mut lab = lab()?;
-    // Before pv-net is there: a long connection, as of ssh.
+    // A long connection from before pv-net's start, as of ssh.
     echo::serve(&lab.device.ns, Ipv6Addr::UNSPECIFIED.into(), 2222)?;
     let mut long = echo::connect(&lab.outside, "192.0.2.1:2222".parse()?)?;
     let mut first = [0; 200];
@@ -57,10 +57,10 @@ fn the_devices_own_services_are_left_alone() -> Result<()> {
             echo::udp(&lab.outside, SocketAddr::new(at, 2222), &[5; 5000])?;
         }
         lab.outside.ping(at, 3)?;
-        // Published on every address.
+        // The port is published on every address.
         echo::tcp(&lab.outside, SocketAddr::new(at, 8080), &[5; 1000])?;
     }
-    // The device as a client.
+    // The device is the client.
     echo::serve(&lab.outside, Ipv6Addr::UNSPECIFIED.into(), 7000)?;
     for host in ["192.0.2.9:7000", "[2001:db8:1::9]:7000"] {
         echo::tcp(&lab.device.ns, host.parse()?, &[5; 300_000])?;
@@ -78,7 +78,7 @@ fn the_devices_own_services_are_left_alone() -> Result<()> {
 fn other_links_bridges_and_rules_are_left_alone() -> Result<()> {
     let mut lab = lab()?;
     let dev = &lab.device.ns;
-    // A router's two links, and a bridge of somebody else's containers.
+    // Two links between which the device routes, and a bridge with another program's containers.
     let (left, right, docker) = (Namespace::new("left")?, Namespace::new("right")?, Namespace::new("docker")?);
     dev.connect(("l0", &["198.51.100.1/24"]), &left, ("eth0", &["198.51.100.9/24"]))?;
     dev.connect(("r0", &["203.0.113.1/24"]), &right, ("eth0", &["203.0.113.9/24"]))?;
@@ -109,7 +109,7 @@ fn other_links_bridges_and_rules_are_left_alone() -> Result<()> {
     ensure!(seen.ip() == IpAddr::from([203, 0, 113, 9]), "the router's traffic was changed: {seen}");
     let seen = echo::tcp(&docker, "203.0.113.9:7000".parse()?, &[9; 300_000])?;
     ensure!(seen.ip() == IpAddr::from([203, 0, 113, 1]), "their masquerade does not work: {seen}");
-    // Of a bridge that is no uplink, containers reach what is behind it, through the stack.
+    // Containers reach hosts behind a bridge that is no uplink, by the device's stack.
     let seen = echo::tcp(&web.ns, "172.17.0.2:7000".parse()?, &[9; 300_000]).context("to docker0")?;
     ensure!(seen.ip() == IpAddr::from(web.v4), "{seen}");
     echo::udp(&web.ns, "172.17.0.2:7000".parse()?, &[9; 5000]).context("to docker0")?;

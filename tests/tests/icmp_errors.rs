@@ -1,5 +1,5 @@
-//! ICMP and ICMPv6 errors about translated flows: every type and code, every kind of quote, both directions. What must
-//! arrive is built anew with full checksums and compared byte by byte.
+//! ICMP and ICMPv6 errors about translated flows: every type and code, every kind of quote, both directions. The test
+//! computes each expected packet with all its checksums, and compares byte by byte.
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE, HOST, HOSTS};
@@ -8,11 +8,11 @@ use serde_json::json;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Addresses that nobody has: no kernel answers for them.
+/// Addresses that nobody has, so that no kernel answers for them.
 const ABSENT: [&str; 2] = ["192.0.2.50", "2001:db8:1::50"];
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Types and codes of a family: RFC 792, RFC 1122, RFC 1812, RFC 4443.
+/// The types and codes of a family: RFC 792, RFC 1122, RFC 1812, RFC 4443.
 fn kinds(family: usize) -> Vec<(u8, u8)> {
     if family == 0 {
         return (0..=15).map(|code| (3, code)).chain([(11, 0), (11, 1), (12, 0), (12, 1), (12, 2)]).collect();
@@ -29,15 +29,15 @@ enum Proto {
 
 #[derive(Clone, Copy, Debug)]
 enum Opener {
-    /// Masquerade.
+    /// A flow by masquerade, opened by the container.
     Inside,
-    /// A published port.
+    /// A flow by a published port, opened from outside.
     Outside,
 }
 
 type Pair = ((IpAddr, u16), (IpAddr, u16));
 
-/// A flow by its inner end, the same as the outside sees it, and its outer end.
+/// A flow: its inner end, the same end as seen outside, and its outer end.
 #[derive(Clone, Copy, Debug)]
 struct Flow {
     proto: Proto,
@@ -47,17 +47,17 @@ struct Flow {
     outside: (IpAddr, u16),
 }
 
-/// How an error quotes.
+/// The kind of quote in an error.
 #[derive(Clone, Copy, Debug)]
 enum Quote {
     /// The header and eight bytes.
     Short,
     Long,
-    /// IPv4 options; in IPv6 a longer packet.
+    /// With IPv4 options; for IPv6 a longer packet.
     Options,
-    /// A first fragment.
+    /// Of a first fragment.
     Fragment,
-    /// The datagram's checksum is one that must not become zero.
+    /// Of a datagram whose translated checksum would be zero, and must be sent as another value.
     ZeroSum,
 }
 
@@ -96,7 +96,7 @@ fn lab() -> Result<Lab> {
     for host in ABSENT {
         device.ns.ip(&format!("neigh replace {host} lladdr {wan_mac} dev up0 nud permanent"))?;
     }
-    // Without an address its kernel answers to nothing.
+    // Without addresses the container's kernel does not answer.
     web.ns.ip("addr flush dev eth0")?;
     let (wan, lan) = (RawSocket::open(&outside, "eth0")?, RawSocket::open(&web.ns, "eth0")?);
     Ok(Lab { _device: device, _outside: outside, web, wan, lan, macs })
@@ -106,7 +106,7 @@ fn header(addr: IpAddr) -> usize {
     if addr.is_ipv4() { 20 } else { 40 }
 }
 
-/// A packet of the flow; `reply` turns an echo around.
+/// A packet of the flow; with `reply` an echo is a reply.
 fn packet(proto: Proto, (src, dst): Pair, reply: bool, payload: &[u8]) -> Vec<u8> {
     match proto {
         Proto::Tcp => frame::tcp(src, dst, if reply { 0x12 } else { 0x02 }, payload),
@@ -148,8 +148,8 @@ fn as_fragment(packet: &[u8]) -> Vec<u8> {
     all
 }
 
-/// What an error quotes of the flow's packet between `pair`. Every view of one packet has the same payload: `filler`
-/// stands at its end.
+/// The quote of the flow's packet from `pair.0` to `pair.1`. All views of a packet have the same payload, which ends
+/// with `filler`.
 fn quoted(flow: &Flow, pair: Pair, reply: bool, quote: Quote, filler: [u8; 2]) -> Vec<u8> {
     let payload = match quote {
         Quote::Options if pair.0.0.is_ipv6() => [&[0x5a; 500][..], &filler].concat(),
@@ -157,7 +157,7 @@ fn quoted(flow: &Flow, pair: Pair, reply: bool, quote: Quote, filler: [u8; 2]) -
     };
     let mut whole = packet(flow.proto, pair, reply, &payload);
     let ip = header(pair.0.0);
-    // A UDP checksum of zero is none (RFC 768).
+    // A UDP checksum of zero means "none" (RFC 768).
     if flow.proto == Proto::Udp && whole[ip + 6..ip + 8] == [0, 0] {
         whole[ip + 6..ip + 8].copy_from_slice(&[0xff, 0xff]);
     }
@@ -172,14 +172,14 @@ fn quoted(flow: &Flow, pair: Pair, reply: bool, quote: Quote, filler: [u8; 2]) -
     }
 }
 
-/// The payload's last bytes with which the packet between `pair` has a checksum of zero.
+/// The payload's last bytes for which the checksum of the packet from `pair.0` to `pair.1` is zero.
 fn zero_sum(flow: &Flow, pair: Pair, reply: bool) -> [u8; 2] {
     let whole = quoted(flow, pair, reply, Quote::Long, [0, 0]);
     let at = header(pair.0.0) + if flow.proto == Proto::Udp { 6 } else { return [0, 0] };
     [whole[at], whole[at + 1]]
 }
 
-/// An error from `src` to `dst`.
+/// An ICMP error from `src` to `dst`.
 fn error(src: IpAddr, dst: IpAddr, (kind, code): (u8, u8), quote: &[u8]) -> Vec<u8> {
     frame::icmp(src, dst, &[&[kind, code, 0, 0, 0, 0, 5, 0xdc], quote].concat())
 }
@@ -195,14 +195,14 @@ impl Lab {
         self.lan.send(&frame::ethernet(self.macs.lan, self.macs.gateway, kind, packet))
     }
 
-    /// The next packet between the two of `pair` that arrives at `socket`.
+    /// The next packet from `src` to `dst` that arrives at `socket`.
     fn arrives(&self, socket: &RawSocket, (src, dst): (IpAddr, IpAddr)) -> Result<Vec<u8>> {
         let got = socket.receive(PATIENCE, |f| addresses(f) == Some((src, dst)))?;
         let got = got.with_context(|| format!("nothing from {src} to {dst}"))?;
         Ok(got[14..].to_vec())
     }
 
-    /// Opens a flow and has it answered.
+    /// Opens a flow, and answers it.
     fn open(&self, family: usize, proto: Proto, opener: Opener, port: u16) -> Result<Flow> {
         let outside: IpAddr = ABSENT[family].parse()?;
         let (_, device) = HOSTS[family];
@@ -227,7 +227,7 @@ impl Lab {
             }
         };
         if let Some(seen) = first_reply(&flow)? {
-            // The port that masquerade chose.
+            // The port that masquerade has chosen.
             let at = header(outside) + if proto == Proto::Echo { 4 } else { 0 };
             flow.device.1 = u16::from_be_bytes([seen[at], seen[at + 1]]);
             if proto == Proto::Echo {
@@ -242,7 +242,7 @@ impl Lab {
         Ok(flow)
     }
 
-    /// An error from outside about what the container sent.
+    /// Sends an error from outside about a packet of the container; fails unless it arrives as expected.
     fn inwards(&self, flow: &Flow, from: IpAddr, kind: (u8, u8), quote: Quote, options: bool) -> Result<()> {
         let reply = matches!(flow.opener, Opener::Outside);
         let (sent, wanted) = ((flow.device, flow.outside), (flow.inside, self.far(flow)));
@@ -254,7 +254,7 @@ impl Lab {
         same(&self.arrives(&self.lan, (from, flow.inside.0))?, &hop(want))
     }
 
-    /// An error from the container about what outside sent.
+    /// Sends an error from the container about a packet from outside; fails unless it arrives as expected.
     fn outwards(&self, flow: &Flow, kind: (u8, u8), quote: Quote) -> Result<()> {
         let reply = matches!(flow.opener, Opener::Inside);
         let (sent, wanted) = ((self.far(flow), flow.inside), (flow.outside, flow.device));
@@ -265,7 +265,7 @@ impl Lab {
         same(&self.arrives(&self.wan, (flow.device.0, flow.outside.0))?, &hop(want))
     }
 
-    /// The outer end as the container sees it: its own identifier in an echo.
+    /// The outer end as the container sees it; for an echo it has the container's own identifier.
     fn far(&self, flow: &Flow) -> (IpAddr, u16) {
         let port = if flow.proto == Proto::Echo { flow.inside.1 } else { flow.outside.1 };
         (flow.outside.0, port)
@@ -288,7 +288,7 @@ fn same(got: &[u8], want: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Flows of all kinds; ports from `first` on, two of which clash with nobody.
+/// Flows of all kinds, with different ports from `first` on.
 fn flows(lab: &Lab, family: usize, first: u16) -> Result<Vec<Flow>> {
     use Opener::{Inside, Outside};
     use Proto::{Echo, Tcp, Udp};
@@ -344,7 +344,7 @@ fn about_unknown_flows_they_reach_nobody() -> Result<()> {
         let (router, _) = HOSTS[family];
         let known = flows(&lab, family, 5000)?;
         for flow in &known {
-            // One port further there is no flow; the published port itself names one only with its client's.
+            // There is no flow on the next port; for a published port a flow also needs the client's port.
             let mut unknown = *flow;
             unknown.outside.1 += 100;
             if flow.proto == Proto::Echo {
@@ -357,13 +357,13 @@ fn about_unknown_flows_they_reach_nobody() -> Result<()> {
                     lab.send_outside(&error(router, unknown.device.0, kind, &about))?;
                     let about = quoted(&unknown, (unknown.outside, unknown.inside), false, quote, [7, 7]);
                     lab.send_inside(&error(unknown.inside.0, unknown.outside.0, kind, &about))?;
-                    // Straight to the container, past the device's address.
+                    // To the container's own address instead of the device's.
                     let about = quoted(&unknown, (unknown.inside, unknown.outside), false, quote, [7, 7]);
                     lab.send_outside(&error(router, unknown.inside.0, kind, &about))?;
                 }
             }
         }
-        // What comes behind them is the first to arrive.
+        // The valid errors that are sent next must be the first to arrive.
         for flow in &known {
             let kind = kinds(family)[0];
             lab.inwards(flow, router, kind, Quote::Long, false).context("something else came before, inside")?;

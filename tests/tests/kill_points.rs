@@ -1,7 +1,7 @@
-//! The daemon dies before each of its writes, in each of its operations, while containers forge. Nothing of that arrives,
-//! and after the next start all is whole, or as it was before.
+//! The daemon is killed before each of its writes, in each of its operations, while containers send forged frames. None
+//! of these arrives, and after the next start everything is either complete or as it was before.
 //!
-//! `PV_NET_KILL_AT=attach:7` is before the seventh write of an attach. The list of writes is the code's own.
+//! `PV_NET_KILL_AT=attach:7` kills before the seventh write of an attach. The daemon itself counts its writes.
 
 use anyhow::{Context, Result, ensure};
 use harness::forger::{Forger, Victims};
@@ -10,29 +10,47 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
 
-/// More writes than any operation of these tests makes.
+/// An upper limit for the writes of an operation in these tests.
 const MOST: u32 = 600;
 
 struct Lab {
     device: Device,
-    /// Forges, and is attached all the time.
-    _evil: Container,
-    /// Must not hear of it.
+    /// The host beyond the uplink.
+    _host: Namespace,
+    /// A container that forges and stays attached.
+    evil: Container,
+    /// A container that must not hear forged frames.
     victim: Container,
-    /// Is attached and detached, and forges when it can.
+    /// The namespace of a container that is attached and detached, and forges while it is attached.
     ns: Namespace,
     forger: Option<Forger>,
     victims: Victims,
 }
 
 fn lab(config: &Value) -> Result<Lab> {
-    let device = Device::started(config)?;
+    lab_of(config, false)
+}
+
+/// A lab with an uplink that has the filter. With `clsact` programs are attached as on a kernel without tcx.
+fn lab_of(config: &Value, clsact: bool) -> Result<Lab> {
+    let mut device = Device::new(config)?;
+    device.clsact = clsact;
+    let host = device.outside(configs::UPLINK, &configs::DEVICE, &configs::HOST)?;
+    device.start()?;
     let (evil, victim) = (device.attach("evil", "internal")?, device.attach("victim", "internal")?);
     let ns = Namespace::new("web")?;
     fs::write(device.file("web.json"), run().to_string())?;
     let victims = Victims::listen(&device, &["pvbr3", "pvbr4"], &[&victim.ns])?;
     let forger = Some(Forger::start(vec![evil.ns.path(), ns.path()], victim.mac()?)?);
-    Ok(Lab { device, _evil: evil, victim, ns, forger, victims })
+    Ok(Lab { device, _host: host, evil, victim, ns, forger, victims })
+}
+
+/// Two pools, and an uplink with the filter.
+fn filtered() -> Value {
+    let mut config = configs::two_pools();
+    config["network"]["uplinks"] = json!([configs::UPLINK]);
+    config["network"]["uplink_filter"] = json!({"xdp": "generic", "deny": ["203.0.113.0/24"]});
+    config
 }
 
 /// Two interfaces and a published port.
@@ -47,7 +65,7 @@ impl Lab {
         self.device.cli(&["attach", "web", "--netns", &ns, "--run", &run])
     }
 
-    /// Whether `web` is attached, and then also whole.
+    /// Whether `web` is attached; fails when it is attached only in part.
     fn is_attached(&self) -> Result<bool> {
         let all = self.device.json(&["containers"])?;
         let found = all.as_array().context("a list")?.iter().find(|c| c["name"] == "web");
@@ -80,7 +98,8 @@ impl Lab {
         Ok(())
     }
 
-    /// The daemon dies before the write `number` of `operation`, which `work` starts. False when it has fewer.
+    /// Kills the daemon before write `number` of `operation`, which `work` starts. False when the operation has fewer
+    /// writes.
     fn dies(&mut self, operation: &str, number: u32, work: impl FnOnce(&Self)) -> Result<bool> {
         let running = self.device.start_to_die(&format!("{operation}:{number}"))?;
         if running {
@@ -99,7 +118,7 @@ impl Lab {
         self.device.stop(Signal::SIGTERM)
     }
 
-    /// Goes through all writes of `operation`; `check` is made after each.
+    /// Kills the daemon at each write of `operation` in turn, and calls `check` after each.
     fn walk(&mut self, operation: &str, work: impl Fn(&Self), check: impl Fn(&mut Self) -> Result<()>) -> Result<()> {
         for number in 1..MOST {
             self.stop()?;
@@ -110,7 +129,7 @@ impl Lab {
                 eprintln!("{operation}: {} writes", number - 1);
                 self.victims.heard_nothing()?;
                 let forger = self.forger.take().context("a forger")?;
-                ensure!(forger.sent() > 1000, "{} forged", forger.sent());
+                forger.has_sent(1_000)?;
                 return Ok(());
             }
         }
@@ -121,7 +140,16 @@ impl Lab {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn in_an_attach() -> Result<()> {
-    let mut lab = lab(&configs::two_pools())?;
+    an_attach(lab(&configs::two_pools())?)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn in_an_attach_without_tcx() -> Result<()> {
+    an_attach(lab_of(&configs::two_pools(), true)?)
+}
+
+fn an_attach(mut lab: Lab) -> Result<()> {
     let attach = |lab: &Lab| drop(lab.attach());
     lab.walk("attach", attach, |lab| {
         lab.is_attached()?;
@@ -155,13 +183,16 @@ fn in_a_reload() -> Result<()> {
     let mut open = configs::open_pools();
     open["network"]["pools"]["third"] = configs::pool(5);
     open["network"]["pools"]["internal"]["nat"] = true.into();
+    // The filter and the uplink's program are added and removed.
+    open["network"]["uplinks"] = filtered()["network"]["uplinks"].clone();
+    open["network"]["uplink_filter"] = filtered()["network"]["uplink_filter"].clone();
     let mut lab = lab(&closed)?;
     lab.attach().ok()?;
     let configs = [open, closed];
     for number in 1..MOST {
         let config = &configs[number as usize % 2];
         let reload = |lab: &Lab| {
-            // Only this reload sees the new file: the daemon has started with the other one.
+            // The daemon has started with the other file, and this reload reads the new one.
             if lab.device.configure(config).is_ok() {
                 drop(lab.device.cli(&["reload"]));
             }
@@ -182,7 +213,16 @@ fn in_a_reload() -> Result<()> {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn in_a_start() -> Result<()> {
-    let mut lab = lab(&configs::two_pools())?;
+    a_start(lab(&filtered())?)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn in_a_start_without_tcx() -> Result<()> {
+    a_start(lab_of(&filtered(), true)?)
+}
+
+fn a_start(mut lab: Lab) -> Result<()> {
     lab.attach().ok()?;
     let before = Snapshot::of(&lab.device)?;
     lab.walk(
@@ -198,7 +238,82 @@ fn in_a_start() -> Result<()> {
     )
 }
 
-/// A bridge and settings that are somebody else's.
+/// Each start finds programs of another build, and is killed while it replaces them.
+fn an_upgrade(mut lab: Lab) -> Result<()> {
+    // Only every fourth write, since the kernel verifies all programs in each start.
+    const STEP: u32 = 4;
+    lab.attach().ok()?;
+    for number in (1..MOST).step_by(STEP as usize) {
+        lab.stop()?;
+        let programs = lab.device.pins().join("programs");
+        for (at, dir) in fs::read_dir(&programs)?.collect::<std::io::Result<Vec<_>>>()?.into_iter().enumerate() {
+            fs::rename(dir.path(), programs.join(format!("other{at}")))?;
+        }
+        let died = lab.dies("take_over", number, |_| {})?;
+        ensure!(lab.is_attached()?, "write {number}: not attached");
+        let dirs = fs::read_dir(&programs)?.count();
+        ensure!(dirs == 1, "write {number}: {dirs} directories of programs");
+        if !died {
+            eprintln!("take-over: less than {number} writes");
+            ensure!(number > 8, "{number} writes only");
+            lab.victims.heard_nothing()?;
+            return lab.forger.take().context("a forger")?.has_sent(1_000);
+        }
+    }
+    anyhow::bail!("{MOST} writes")
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn in_the_take_over_of_an_upgrade() -> Result<()> {
+    an_upgrade(lab(&filtered())?)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn in_the_take_over_of_an_upgrade_without_tcx() -> Result<()> {
+    an_upgrade(lab_of(&filtered(), true)?)
+}
+
+/// Attaches a container again while it sends forged frames.
+fn attach_again(lab: &Lab, name: &str, ns: &Namespace) -> Result<()> {
+    let path = ns.path().display().to_string();
+    lab.device.cli(&["attach", name, "--netns", &path, "--pool", "internal"]).ok().map(drop)
+}
+
+/// `down` is cut short. Forged frames are not heard, however much of it is done, and the next `down` does the rest.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn in_a_down() -> Result<()> {
+    // Only every third write, since many links and pins are of the same kind.
+    const STEP: u32 = 3;
+    let mut lab = lab(&filtered())?;
+    for number in (1..MOST).step_by(STEP as usize) {
+        lab.stop()?;
+        let mut done = false;
+        if lab.device.start_to_die(&format!("down:{number}"))? {
+            done = lab.device.cli(&["down"]).code == Some(0);
+        }
+        lab.device.has_died()?;
+        let context = || format!("after it died before write {number} of down");
+        lab.victims.heard_nothing().with_context(context)?;
+        if !done {
+            lab.device.down().with_context(context)?;
+        }
+        ensure!(!lab.device.pins().exists(), "pins are left {}", context());
+        if done {
+            ensure!(number > 8, "{number} writes only");
+            return lab.forger.take().context("a forger")?.has_sent(100);
+        }
+        lab.device.start()?;
+        attach_again(&lab, "evil", &lab.evil.ns)?;
+        attach_again(&lab, "victim", &lab.victim.ns)?;
+        lab.victims = Victims::listen(&lab.device, &["pvbr3", "pvbr4"], &[&lab.victim.ns])?;
+    }
+    anyhow::bail!("{MOST} writes")
+}
+
+/// A bridge and settings that belong to others.
 fn borrowed_pools() -> Value {
     let mut config = configs::two_pools();
     config["network"]["pools"]["management"]["bridge"] = "br-own".into();
@@ -210,18 +325,19 @@ fn borrowed_pools() -> Value {
 fn prepared() -> Result<(Device, Snapshot)> {
     let device = Device::new(&borrowed_pools())?;
     device.ns.ip("link add br-own address 02:11:22:33:44:55 type bridge")?;
-    // Its queueing discipline comes with the first time that it is up.
+    // The bridge gets its queueing discipline when it is set up for the first time.
     device.ns.ip("link set br-own up")?;
     device.ns.ip("link set br-own down")?;
     let before = Snapshot::of(&device)?;
     Ok((device, before))
 }
 
-/// The first start, which borrows, and `down`, which gives back: whichever of them is cut short, `down` restores all.
+/// The first start borrows settings, and `down` gives them back. Whichever of them is cut short, `down` restores
+/// everything.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn what_is_borrowed_is_given_back() -> Result<()> {
-    // Each first start has the kernel verify all programs.
+    // Only every third write, since the kernel verifies all programs in each first start.
     const STEP: u32 = 3;
     for operation in ["start", "down"] {
         let (mut device, before) = prepared()?;
@@ -232,7 +348,7 @@ fn what_is_borrowed_is_given_back() -> Result<()> {
             device.has_died()?;
             let context = || format!("after it died before write {number} of {operation}");
             if !done {
-                // No daemon runs: the command does it by itself.
+                // No daemon runs: the command itself does the work.
                 device.down().with_context(context)?;
             }
             eventually(SOON, || {

@@ -1,4 +1,4 @@
-//! From the first start to `down`: what the daemon leaves alone, and what it takes away again.
+//! From the first start to `down`: what the daemon does not touch, and what it removes again.
 
 use anyhow::{Context, Result, ensure};
 use harness::{Device, Namespace, Process, SOON, Snapshot, configs, echo, eventually};
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// The state once the kernel has given its links their own addresses: two looks in a row see the same.
+/// A snapshot after the kernel has added the links' own addresses: two snapshots in a row must be the same.
 fn settled(device: &Device) -> Result<Snapshot> {
     eventually(SOON, || {
         let tentative = device.ns.ip("-6 addr show tentative")?;
@@ -22,7 +22,7 @@ fn settled(device: &Device) -> Result<Snapshot> {
     })
 }
 
-/// Fails unless the device is as in `before`, or soon is.
+/// Fails unless the device is as in `before` now or soon.
 fn same(device: &Device, before: &Snapshot, when: &str) -> Result<()> {
     eventually(SOON, || {
         let changed = before.diff(&Snapshot::of(device)?);
@@ -63,8 +63,8 @@ fn administrators_own(device: &Device) -> Result<Namespace> {
         "addr add 198.51.100.1/24 dev br-own",
         "link set br-own up",
         "link add br-idle type bridge",
-        // Its queueing discipline comes with the first time that it is up, its segment size with the first port; both
-        // stay.
+        // A link gets its queueing discipline when it is set up for the first time, and a bridge its segment size with
+        // its first port; both stay.
         "link add idle0 type veth peer name idle1",
         "link set idle0 master br-idle",
         "link set br-idle up",
@@ -82,7 +82,7 @@ fn administrators_own(device: &Device) -> Result<Namespace> {
     Ok(outside)
 }
 
-/// Two pools on bridges of the administrator's, one in use and one that is down, and a pool on a new bridge.
+/// Two pools on the administrator's bridges, of which one is in use and one is down, and a pool on a new bridge.
 fn mixed_pools() -> Value {
     let mut config = configs::open_pools();
     config["network"]["pools"]["internal"]["bridge"] = "br-own".into();
@@ -108,7 +108,7 @@ fn down_leaves_the_device_as_it_was() -> Result<()> {
         device.start()?;
         let e = device.attach("e", "idle")?;
         d.ns.ping(e.v6, 1)?;
-        // One goes without a word, one by the book, the rest are left to `down`.
+        // One container's namespace is deleted, one container is detached, the others are left to `down`.
         drop(b);
         device.cli(&["detach", "d"]).ok()?;
         device.stop(Signal::SIGTERM)?;
@@ -126,7 +126,7 @@ fn down_leaves_the_device_as_it_was() -> Result<()> {
         }
         outside.ping("192.0.2.1", 1)?;
     }
-    // Once more: there is nothing to do, and that is fine.
+    // A second `down` has nothing to do, and succeeds.
     device.down()?;
     same(&device, &before, "a second `down`")
 }
@@ -146,7 +146,7 @@ fn a_second_daemon_is_refused() -> Result<()> {
     let (ended, said) = (ended?, std::fs::read_to_string(&said)?);
     ensure!(ended.code() == Some(1), "{ended}: {said}");
     ensure!(said.contains("error: ") && said.contains("another daemon runs") && said.contains("help: "), "{said}");
-    // The first one did not notice.
+    // The first daemon is not affected.
     same(&device, &before, "after a second daemon")?;
     a.ns.ping(b.v4, 1)?;
     device.attach("c", "management")?;
@@ -197,7 +197,7 @@ fn a_reload_adds_and_removes_pools_under_traffic() -> Result<()> {
     let third = eventually(SOON, || device.attach("c", "third"))?;
     third.ns.ping("fd00:5056:0:5::1", 1)?;
 
-    // A pool in use stays, whatever the file says, and so does all the rest of the old configuration.
+    // A pool in use stays, whatever the file says, and so does the rest of the old configuration.
     device.configure(&configs::two_pools())?;
     let reply = device.cli(&["reload"]);
     ensure!(reply.code == Some(1), "{reply:?}");
@@ -210,7 +210,7 @@ fn a_reload_adds_and_removes_pools_under_traffic() -> Result<()> {
     ensure!(refused.code == Some(2) && refused.stderr.contains("no such pool"), "{refused:?}");
     same(&device, &two, "with the pool gone again")?;
 
-    // Stopping takes nothing away.
+    // A stop removes nothing.
     device.stop(Signal::SIGTERM)?;
     same(&device, &two, "after SIGTERM")?;
     ping.signal(Signal::SIGINT)?;
@@ -263,7 +263,7 @@ fn a_bridge_of_others_is_given_back_with_its_pool() -> Result<()> {
     let c = device.attach("c", "idle")?;
     c.ns.ping("10.0.5.1", 1)?;
 
-    // Not while a container is there, even if the file that a restart reads no longer has the pool.
+    // A pool with a container is kept, even if the file that a restart reads does not contain it.
     device.configure(&configs::two_pools())?;
     device.stop(Signal::SIGTERM)?;
     device.start()?;

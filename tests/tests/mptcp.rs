@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Connects over Multipath TCP; says what the server said first, and checks the echo of many bytes.
+/// Connects over Multipath TCP, prints what the server sends first, and checks the echo of many bytes.
 const CLIENT: &str = r#"
 import os, socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
@@ -22,7 +22,7 @@ assert f.read(len(data)) == data, "other bytes came back"
 print(first)
 "#;
 
-/// The address that the server saw.
+/// The client's address as the server sees it.
 fn mptcp(ns: &Namespace, at: IpAddr, port: u16) -> Result<String> {
     let args = ["-c", CLIENT, &at.to_string(), &port.to_string()];
     harness::output(ns.command("python3").args(args)).with_context(|| format!("MPTCP to {at} port {port}"))
@@ -30,7 +30,7 @@ fn mptcp(ns: &Namespace, at: IpAddr, port: u16) -> Result<String> {
 
 #[test]
 fn mptcp_of_the_device_reaches_published_ports() -> Result<()> {
-    // Linux 5.6, where it is built in.
+    // Multipath TCP came with Linux 5.6, and a kernel may be built without it.
     if !std::path::Path::new("/proc/sys/net/mptcp/enabled").exists() {
         harness::skip("mptcp_of_the_device_reaches_published_ports", "a kernel without CONFIG_MPTCP");
         return Ok(());
@@ -49,12 +49,12 @@ fn mptcp_of_the_device_reaches_published_ports() -> Result<()> {
     for own in ["127.0.0.1", "192.0.2.1", "::1", "2001:db8:1::1"] {
         for port in [8080, 9005] {
             let seen = mptcp(&device.ns, own.parse()?, port)?;
-            // From the pool's gateway: there is no translation, and so no port of the device in between.
+            // The source is the pool's gateway: there is no translation, and so no port of the device in between.
             let gateway = if own.contains(':') { "[fd00:5056:0:3::1]:" } else { "10.0.3.1:" };
             ensure!(seen.starts_with(gateway) || seen.starts_with(own), "{own} port {port}: seen as {seen}");
         }
     }
-    // From outside, and of a container's own address.
+    // From outside to published ports, and from the device to the container's own addresses.
     for (at, port) in [("192.0.2.1", 8080), ("2001:db8:1::1", 9005)] {
         mptcp(&outside, at.parse()?, port)?;
     }

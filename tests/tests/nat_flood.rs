@@ -1,4 +1,4 @@
-//! Floods of new flows: what is established lives on, and others still get theirs.
+//! Floods of new flows: established flows go on, and other containers can still open flows.
 
 use anyhow::{Context, Result, ensure};
 use harness::{
@@ -7,12 +7,13 @@ use harness::{
     echo, frame,
     raw::RawSocket,
 };
+use pv_net_common::nat;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 
 const PORT: u16 = 7000;
-/// Five times what the half-open table holds.
+/// Five times the entries of the half-open table.
 const FLOOD: u32 = 40_000;
 
 struct Lab {
@@ -38,7 +39,7 @@ fn lab(flow_table: u32) -> Result<Lab> {
     Ok(Lab { device, outside, web, peer })
 }
 
-/// A connection that was there before the flood.
+/// A connection from before the flood.
 struct Held(TcpStream);
 
 impl Held {
@@ -61,14 +62,14 @@ impl Held {
     }
 }
 
-/// A number that looks random, the same in every run.
+/// A number that looks random, but is the same in every run.
 fn scatter(n: u32) -> u32 {
     let h = (n ^ n >> 16).wrapping_mul(0x85eb_ca6b);
     let h = (h ^ h >> 13).wrapping_mul(0xc2b2_ae35);
     h ^ h >> 16
 }
 
-/// Sends the flood; in between and at its end the held connections must answer and others get new ones.
+/// Sends the flood. Meanwhile and at its end the held connections must answer, and others must get new ones.
 fn flood(lab: &Lab, socket: &RawSocket, opening: impl Fn(u32) -> Vec<u8>) -> Result<()> {
     let (published, far) = ("192.0.2.1:8080".parse()?, "192.0.2.9:7000".parse()?);
     let mut held = [Held::open(&lab.outside, published)?, Held::open(&lab.peer.ns, far)?];
@@ -119,7 +120,7 @@ fn who_takes_all_ports_to_a_peer_makes_room() -> Result<()> {
     let lab = lab(262_144)?;
     let gateway = lab.device.ns.mac("pvbr3")?;
     let to: SocketAddr = "192.0.2.9:7000".parse()?;
-    // Where a datagram comes from, as the host sees it.
+    // Sends a datagram, and gives its source port as the host sees it.
     let sends = |from: &Container, port: u16, to: SocketAddr, mark: &[u8]| -> Result<u16> {
         let (socket, outside) = (RawSocket::open(&from.ns, "eth0")?, RawSocket::open(&lab.outside, "eth0")?);
         let datagram = frame::udp((from.v4.into(), port), (to.ip(), to.port()), mark);
@@ -128,8 +129,8 @@ fn who_takes_all_ports_to_a_peer_makes_room() -> Result<()> {
         Ok(u16::from_be_bytes([seen[34], seen[35]]))
     };
     let (socket, me) = (RawSocket::open(&lab.web.ns, "eth0")?, lab.web.mac()?);
-    // Every port of masquerade's own range to this one destination.
-    let all = 61_000..=65_535;
+    // Takes every port of masquerade's range to this one destination.
+    let all = nat::FIRST_PORT..=nat::FIRST_PORT + (nat::PORTS - 1);
     for port in all.clone() {
         let datagram = frame::udp((lab.web.v4.into(), port), (to.ip(), to.port()), b"x");
         socket.send(&frame::ethernet(me, gateway, frame::IPV4, &datagram))?;
@@ -140,7 +141,7 @@ fn who_takes_all_ports_to_a_peer_makes_room() -> Result<()> {
             let seen = sends(&lab.peer, port, to, mark.as_bytes())?;
             ensure!(all.contains(&seen), "{seen}");
         }
-        sends(&lab.peer, 61_000, "192.0.2.9:7001".parse()?, b"elsewhere").map(drop)
+        sends(&lab.peer, nat::FIRST_PORT, "192.0.2.9:7001".parse()?, b"elsewhere").map(drop)
     })?;
     ensure!(grown["nat-exhausted"] == 0, "{grown:?}");
     Ok(())

@@ -1,4 +1,5 @@
-//! A small flow table under a million random flows, by the real programs: no pair is ever half, no tuple is two flows'.
+//! A million random flows through a small flow table, by the real programs: every flow has both entries, and no two
+//! flows share a tuple.
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
@@ -13,9 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 const REDIRECT: u32 = 7;
-/// Openings of each of two threads.
+/// How many flows each of two threads opens.
 const OPENINGS: u32 = 500_000;
-/// Pairs of openings at one instant, a family.
+/// How many pairs of flows are opened at the same instant, for each family.
 const ROUNDS: u32 = 1000;
 
 struct Lab {
@@ -30,7 +31,7 @@ struct Lab {
 fn lab(flow_table: u32) -> Result<Lab> {
     let mut config = configs::masqueraded();
     config["network"]["flow_table"] = json!(flow_table);
-    // One container alone is to fill it.
+    // One container alone may fill the table.
     config["network"]["pools"]["internal"]["max_flows"] = json!(flow_table / 2);
     let mut device = Device::new(&config)?;
     let outside = device.outside("up0", &DEVICE, &HOST)?;
@@ -42,7 +43,7 @@ fn lab(flow_table: u32) -> Result<Lab> {
     let other = device.attach("other", "internal")?;
     let (wan_mac, uplink_mac) = (outside.mac("eth0")?, device.ns.mac("up0")?);
     let gateway_mac = device.ns.mac("pvbr3")?;
-    // Known from the start: nothing that programs send in a test run makes the kernel ask for the next hop.
+    // The neighbour entries exist from the start: a program in a test run cannot make the kernel look for the next hop.
     let router = outside.ip("-br link show eth0")?.split_whitespace().nth(2).context("a MAC")?.to_owned();
     for host in ["192.0.2.9", "2001:db8:1::9"] {
         device.ns.ip(&format!("neigh replace {host} lladdr {router} dev up0 nud permanent"))?;
@@ -84,10 +85,10 @@ fn build(proto: Proto, src: (IpAddr, u16), dst: (IpAddr, u16), flags: u8) -> Vec
     }
 }
 
-/// Source and destination.
+/// Source and destination, each an address and a port.
 type Ends = ((IpAddr, u16), (IpAddr, u16));
 
-/// Both ends of the IP packet in a frame; of an echo the identifier twice.
+/// Source and destination of the IP packet in a frame; for an echo both ports are its identifier.
 fn ends(f: &[u8]) -> Option<Ends> {
     let v6 = f.get(12..14)? == frame::IPV6.to_be_bytes();
     let (src, dst, proto, l4): (IpAddr, IpAddr, u8, usize) = if v6 {
@@ -102,7 +103,7 @@ fn ends(f: &[u8]) -> Option<Ends> {
     Some(((src, sport), (dst, dport)))
 }
 
-/// The programs of one thread: those of the containers, and the uplink's.
+/// The programs that a thread runs: those of the containers, and the uplink's.
 struct Programs {
     containers: Vec<Program>,
     uplink: Program,
@@ -133,7 +134,7 @@ fn far(random: &mut Random, v6: bool) -> IpAddr {
     if v6 { Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, n).into() } else { Ipv4Addr::new(198, 51, 100, n as u8).into() }
 }
 
-/// Opens one random flow; some are answered, and some of those are closed. Whether the opening got through.
+/// Opens a random flow. Some flows are answered, and some of those closed. True when the first packet got through.
 fn one(lab: &Lab, programs: &Programs, random: &mut Random) -> Result<bool> {
     let v6 = random.below(2) == 1;
     let proto = PROTOS[usize::from(random.below(3))];
@@ -161,7 +162,7 @@ fn one(lab: &Lab, programs: &Programs, random: &mut Random) -> Result<bool> {
         let (ours, theirs) = ends(&seen).context("no packet")?;
         programs.uplink.run(&lab.outside_frame(&build(proto, theirs, ours, 0x12)), 0)?;
         if answered > 1 && proto == Proto::Tcp {
-            // Both sides end it, or one resets it: room for others.
+            // Both ends close the connection, or one resets it, which makes room for others.
             let flags = if answered == 2 { 0x11 } else { 0x14 };
             programs.uplink.run(&lab.outside_frame(&build(proto, theirs, ours, flags)), 0)?;
             let fin = lab.inside_frame(container, &build(proto, (own, port), (host, far_port), flags))?;
@@ -181,7 +182,7 @@ fn table<V: aya::Pod>(device: &Device, name: &str) -> Result<StdMap<FlowKey, V>>
     Ok(map.iter().collect::<Result<_, _>>()?)
 }
 
-/// What must hold of the tables whatever happened.
+/// Fails unless the tables are consistent; gives the number of entries.
 fn consistent(device: &Device) -> Result<usize> {
     let flows: StdMap<FlowKey, FlowEntry> = table(device, "flows")?;
     let half_open: StdMap<FlowKey, HalfOpenFlow> = table(device, "half_open")?;
@@ -230,19 +231,19 @@ fn a_million_flows_leave_whole_pairs() -> Result<()> {
         };
         threads.into_iter().map(join).sum::<Result<u32>>()
     })?;
-    // What a race left alone is removed by the daemon.
+    // The daemon removes entries that a race has left without their partner.
     let entries = eventually(SOON, || consistent(&lab.device))?;
     let after = lab.device.counters()?;
     let grown: BTreeMap<_, _> = after.iter().map(|(name, n)| (name, n - before.get(name).unwrap_or(&0))).collect();
     println!("{opened} of {} opened, {entries} entries, {grown:?}", 2 * OPENINGS);
     ensure!(opened > OPENINGS, "only {opened} flows were opened");
-    // More than the table holds: some ended, and others took their places.
+    // More flows than the table has room for: some have ended, and others have taken their places.
     ensure!(grown[&"flows-created".to_owned()] > 2048, "{grown:?}");
     ensure!(grown[&"flow-table-full".to_owned()] > 0, "the table was never full: {grown:?}");
     Ok(())
 }
 
-/// What container `n` opens in each round, and how it leaves.
+/// Opens a flow of container `n` in each round, and gives its source and destination outside.
 fn openings(lab: &Lab, n: usize, v6: bool, arrived: &AtomicU32) -> Result<Vec<Ends>> {
     lab.device.ns.run(|| {
         let programs = Programs::of(lab)?;
@@ -255,7 +256,7 @@ fn openings(lab: &Lab, n: usize, v6: bool, arrived: &AtomicU32) -> Result<Vec<En
             let (start, mut spins) = (Instant::now(), 0u32);
             while arrived.load(Ordering::Acquire) < 2 * (round + 1) {
                 ensure!(start.elapsed() < SOON, "the other container does not come to round {round}");
-                // It may wait for this processor; but who sleeps here is late for the instant.
+                // Other threads may need this processor; but sleeping here would miss the instant.
                 spins = spins.wrapping_add(1);
                 if spins.is_multiple_of(10_000) {
                     std::thread::yield_now();
@@ -272,7 +273,7 @@ fn openings(lab: &Lab, n: usize, v6: bool, arrived: &AtomicU32) -> Result<Vec<En
 
 #[test]
 fn two_openings_at_one_instant_have_two_ports() -> Result<()> {
-    // Room for every claim: none is evicted for another, and no destination runs out of ports.
+    // The tables have room for all: no claim is evicted for another, and no destination runs out of ports.
     let lab = lab(65_536)?;
     for v6 in [false, true] {
         let arrived = AtomicU32::new(0);
@@ -306,7 +307,7 @@ fn a_sum_of_the_whole_packet_stays_right() -> Result<()> {
             for proto in PROTOS {
                 let (own, host) = (lab.containers[0].addresses()[usize::from(v6)], far(&mut Random(1), v6));
                 let far_port = if proto == Proto::Echo { 5000 } else { 80 };
-                // The first round opens the flow, the second goes the fast path.
+                // The first packet opens the flow, the second one takes the fast path.
                 for round in ["slow", "fast"] {
                     let what = || format!("{proto:?}, IPv6 {v6}, {round}");
                     let sent = lab.inside_frame(0, &build(proto, (own, 5000), (host, far_port), 2))?;

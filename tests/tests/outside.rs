@@ -1,8 +1,9 @@
-//! Containers and the world behind an uplink: masquerade, routing, ICMP errors, path MTU.
+//! Containers and hosts behind an uplink: masquerade, routing, ICMP errors, path MTU.
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE, HOST};
 use harness::{Container, Device, Namespace, Process, SOON, echo, eventually};
+use pv_net_common::nat;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
@@ -63,7 +64,7 @@ fn two_containers_with_one_source_port_are_told_apart() -> Result<()> {
     for (host, device) in hosts() {
         echo::serve(&lab.outside, host, PORT)?;
         let any: IpAddr = if host.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
-        // A port a family: a program that another test starts may hold a closed socket for a moment.
+        // A different port for each family: a program that another test starts may hold a closed socket for a moment.
         let own_port = if host.is_ipv4() { 5555 } else { 5557 };
         let mut seen = Vec::new();
         let mut sockets = Vec::new();
@@ -87,8 +88,11 @@ fn two_containers_with_one_source_port_are_told_apart() -> Result<()> {
             ensure!(client.ip() == device, "{client}");
             seen.push(client.port());
         }
-        // Each has one of masquerade's.
-        ensure!(seen[0] != seen[1] && seen.iter().all(|port| *port >= 61_000), "{seen:?}");
+        // Each has one of masquerade's ports.
+        ensure!(
+            seen[0] != seen[1] && seen.iter().all(|port| nat::offset_of(nat::FIRST_PORT, *port).is_some()),
+            "{seen:?}"
+        );
     }
     Ok(())
 }
@@ -98,8 +102,8 @@ fn the_devices_own_sockets_keep_their_ports() -> Result<()> {
     let lab = lab(&config())?;
     for (host, device) in hosts() {
         echo::serve(&lab.outside, host, PORT)?;
-        // Of masquerade's range: the container's flow would have it.
-        let port = if host.is_ipv4() { 61_556 } else { 61_558 };
+        // A port of masquerade's range, which the container's flow could have.
+        let port = if host.is_ipv4() { nat::FIRST_PORT + 556 } else { nat::FIRST_PORT + 558 };
         let own = lab.device.ns.run(|| {
             let socket = std::net::UdpSocket::bind((device, port))?;
             socket.connect((host, PORT))?;
@@ -145,7 +149,7 @@ fn without_nat_the_address_is_kept() -> Result<()> {
     Ok(())
 }
 
-/// Two routers with a narrow link between them behind the uplink, and a host behind those.
+/// Two routers behind the uplink, a link with a small MTU between them, and a host behind those.
 fn far(lab: &Lab) -> Result<Namespace> {
     let far = Namespace::new("far")?;
     lab.outside.connect(
@@ -182,7 +186,7 @@ fn traceroute_goes_through_masquerade() -> Result<()> {
 #[test]
 fn path_mtu_is_learned_through_masquerade() -> Result<()> {
     let mut config = config();
-    // Else the pool follows the uplink.
+    // A fixed MTU: without it the pool follows the uplink.
     config["network"]["pools"]["internal"]["mtu"] = json!(1500);
     let lab = lab(&config)?;
     let far = far(&lab)?;
@@ -207,7 +211,7 @@ fn path_mtu_is_learned_through_masquerade() -> Result<()> {
         echo::serve(&far, host, PORT)?;
         let server = SocketAddr::new(host, PORT);
         echo::tcp(&lab.a.ns, server, &blob)?;
-        // The first datagrams teach the path's MTU and are lost, as on any narrow path.
+        // The first datagrams are lost; their ICMP errors tell the path's MTU, as on any such path.
         eventually(SOON, || {
             let any: IpAddr = if host.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
             let socket = lab.a.ns.run(|| Ok(std::net::UdpSocket::bind((any, 0))?))?;
@@ -256,7 +260,7 @@ fn an_uplink_with_another_address_ends_its_flows() -> Result<()> {
         let add = format!("addr add {new}/{length} dev up0{}", if old.is_ipv6() { " nodad" } else { "" });
         lab.device.ns.ip(&add)?;
         lab.device.ns.ip(&format!("addr del {old}/{length} dev up0"))?;
-        // The kernel takes secondary addresses along with their primary one.
+        // The kernel may have removed the secondary address together with its primary one.
         if !lab.device.ns.ip("addr show up0")?.contains(new) {
             lab.device.ns.ip(&add)?;
         }
@@ -266,8 +270,12 @@ fn an_uplink_with_another_address_ends_its_flows() -> Result<()> {
             ensure!(seen.ip() == new, "{seen}");
             Ok(())
         })?;
-        let flows = lab.device.json(&["flows"])?;
-        ensure!(!flows.to_string().contains(&format!("{old}\"")), "{flows}");
+        // An address is added and another one removed: the new one may be used before the daemon hears of the removal.
+        eventually(SOON, || {
+            let flows = lab.device.json(&["flows"])?;
+            ensure!(!flows.to_string().contains(&format!("{old}\"")), "{flows}");
+            Ok(())
+        })?;
         drop(held);
     }
     Ok(())
@@ -318,7 +326,7 @@ fn an_uplink_is_used_when_it_comes() -> Result<()> {
         })?;
     }
     ensure!(!conditions()?.contains("up0"), "{}", conditions()?);
-    // Gone and back again: another link of the same name.
+    // The uplink is deleted and made again: another link of the same name.
     device.ns.ip("link del up0")?;
     eventually(SOON, || {
         ensure!(conditions()?.contains("uplink up0: no such link"), "{}", conditions()?);

@@ -1,4 +1,5 @@
-//! What somebody else made beforehand is not used: directories of state, lock and pins, and the lock itself.
+//! Directories of state, lock and pins, and the lock file, are not used when another user has made them or may change
+//! them.
 
 use anyhow::{Context, Result, ensure};
 use harness::{Device, configs};
@@ -15,7 +16,7 @@ fn device() -> Result<Device> {
     Device::new(&configs::two_pools())
 }
 
-/// Each directory of a device that nobody else may have a hand in.
+/// The directories of a device that no other user may be able to change.
 fn dirs(device: &Device) -> [PathBuf; 4] {
     [device.file("state"), device.file("run"), device.pins(), device.pins().join("maps")]
 }
@@ -28,7 +29,7 @@ fn give_away(path: &Path) -> Result<()> {
     Ok(chown(path, Some(Uid::from_raw(NOBODY)), Some(Gid::from_raw(NOBODY)))?)
 }
 
-/// Fails unless the daemon ends at once, with an error that says `what`, and with help.
+/// Fails unless the daemon ends at once, with an error that contains `what`, and with a help text.
 fn refused(device: &Device, what: &str) -> Result<()> {
     let done = device.command().arg("run").stdin(Stdio::null()).output()?;
     let said = String::from_utf8_lossy(&done.stderr);
@@ -83,19 +84,22 @@ fn a_symbolic_link_is_no_directory() -> Result<()> {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
-fn a_pin_directory_below_one_of_another_user_is_refused() -> Result<()> {
+fn a_directory_below_one_of_another_user_is_refused() -> Result<()> {
     let device = device()?;
-    let above = device.pins().with_file_name("theirs");
-    make(&above)?;
-    give_away(&above)?;
-    let pins = above.join("pv-net");
-    let usual = device.command();
-    let mut command = device.ns.command(&usual.get_program().to_string_lossy());
-    command.args(usual.get_args().map(|arg| if arg == device.pins() { pins.as_os_str() } else { arg }));
-    let done = command.arg("run").stdin(Stdio::null()).output()?;
-    let said = String::from_utf8_lossy(&done.stderr);
-    ensure!(!done.status.success(), "it started");
-    ensure!(said.contains(&format!("{}: it belongs to user {NOBODY}", above.display())), "{said}");
+    for dir in [device.file("state"), device.file("run"), device.pins()] {
+        let above = dir.with_file_name("theirs");
+        make(&above)?;
+        give_away(&above)?;
+        let below = above.join("pv-net");
+        let usual = device.command();
+        let mut command = device.ns.command(&usual.get_program().to_string_lossy());
+        command.args(usual.get_args().map(|arg| if arg == dir { below.as_os_str() } else { arg }));
+        let done = command.arg("run").stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        ensure!(!done.status.success(), "it started with {}", below.display());
+        ensure!(said.contains(&format!("{}: it belongs to user {NOBODY}", above.display())), "{said}");
+        fs::remove_dir(&above).context("something was made in it")?;
+    }
     Ok(())
 }
 
@@ -113,7 +117,7 @@ fn only_root_opens_the_lock() -> Result<()> {
     }
     ensure!(mode(&device.pins())? == 0o700, "{:o}", mode(&device.pins())?);
     device.stop(Signal::SIGTERM)?;
-    // As earlier versions made it.
+    // With the permissions that earlier versions gave it.
     fs::set_permissions(&lock, Permissions::from_mode(0o644))?;
     device.start()?;
     ensure!(mode(&lock)? == 0o600, "{:o}", mode(&lock)?);

@@ -1,5 +1,5 @@
-//! Policy in the kernel: the programs' verdicts against the rules' plain meaning, and nftables beside them; and how one
-//! generation takes another's place.
+//! Policy in the kernel: compares the programs' verdicts with a direct evaluation of the rules, and with nftables. And
+//! one generation of the policy replaces another.
 
 #[path = "../../pv-net/src/policy/tests/random.rs"]
 mod random;
@@ -26,7 +26,7 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The maps and the probe, on a BPF file system of the test's own.
+/// The policy's maps and the probe program, on a BPF file system of the test's own.
 struct Kernel {
     tables: PolicyTables,
     probe: PolicyProbe,
@@ -127,13 +127,13 @@ fn a_generation_takes_anothers_place() -> Result<()> {
     ensure!(kernel.ask(1, &web)?.action == POLICY_DENY, "the old one changed when the new one was written");
     ensure!(kernel.ask(2, &web)?.action == POLICY_ALLOW, "the new one does not answer");
     ensure!(kernel.ask(3, &web)? == PolicyVerdict::NOTHING, "a generation that is not there says something");
-    // A container that came after the policy waits, whichever its address.
+    // A container that was attached after this generation was loaded is unknown to it, whatever its address.
     let late = packet((99, "10.0.1.2"), (0, "8.8.8.8"), 6, 443);
     ensure!(kernel.ask(2, &late)? == PolicyVerdict::UNKNOWN, "a container that is not known has a verdict");
     kernel.tables.forget(1)?;
     ensure!(kernel.tables.entries(1)? == [0; 3], "something is left of the old one");
     ensure!(kernel.ask(2, &web)?.action == POLICY_ALLOW, "the new one went with the old one");
-    // What a daemon that died half-way left is removed by the next.
+    // The next daemon removes what a daemon has left that died while it loaded a policy.
     kernel.tables.load(&old, 7)?;
     kernel.tables.keep_only(2)?;
     ensure!(kernel.tables.entries(7)? == [0; 3], "something is left of the unfinished one");
@@ -148,7 +148,7 @@ fn a_policy_that_fails_half_way_leaves_the_old_one() -> Result<()> {
     let mut kernel = Kernel::new()?;
     let old = compile(&[rule(Selector::World, Selector::Host, &["tcp"], Action::Deny)], &topology)?;
     kernel.tables.load(&old, 1)?;
-    // More than the map takes: the kernel refuses in the middle.
+    // More entries than the map takes: the kernel refuses in the middle.
     let pair = |n: u32| PairKey { src_class: n, dst_class: 1, proto: POLICY_TCP, port: 0, bits: 112 };
     let verdict = PolicyVerdict { rule: 0, action: POLICY_DENY };
     let large = Compiled { pairs: (1..=270_000).map(|n| (pair(n), verdict)).collect(), ..old.clone() };
@@ -195,8 +195,8 @@ fn ten_thousand_rules_fit_beside_ten_thousand() -> Result<()> {
     Ok(())
 }
 
-/// The same rules in nftables, that knows addresses only. Each frame has a source MAC of its own; the rule that decides
-/// notes it, with its number as the mark.
+/// The same rules for nftables, which knows addresses only. Each frame has its own source MAC; the rule that decides
+/// records that MAC, with the rule's number as the mark.
 fn nft(rules: &[Rule], topology: &Topology) -> String {
     let mut sets = String::new();
     let mut lines = String::new();
@@ -237,7 +237,7 @@ fn nft(rules: &[Rule], topology: &Topology) -> String {
 const MARK: usize = 1000;
 const NOTHING: usize = 7;
 
-/// Addresses and networks of a selector, and whether what is meant is all others. `None` when it is nobody.
+/// Addresses and networks of a selector, and whether the selector means all others. `None` when nobody is selected.
 fn elements(selector: &Selector, topology: &Topology, v6: bool) -> Option<(&'static str, Vec<String>)> {
     let of_family = |addrs: Vec<IpAddr>| -> Vec<String> {
         addrs.into_iter().filter(|a| a.is_ipv6() == v6).map(|a| a.to_string()).collect()
@@ -255,7 +255,7 @@ fn elements(selector: &Selector, topology: &Topology, v6: bool) -> Option<(&'sta
             if net.prefix() == 0 {
                 return Some(("!=", Vec::new()));
             }
-            // A network has the link-local addresses of the interfaces whose own addresses it has.
+            // A network also selects the link-local addresses of interfaces whose own addresses are in it.
             let links = topology.containers.iter().flat_map(|c| &c.link_local);
             let beside = links.filter(|l| net.contains(l.beside)).map(|l| l.addr.to_string());
             std::iter::once(net.to_string()).chain(beside).collect()
@@ -281,7 +281,7 @@ fn ports(ports: &PortMatch) -> String {
     }
 }
 
-/// Frames of `packets`, from the source MACs `02:42:0:0:HIGH:LOW` in their order.
+/// Frames of `packets`; the source MAC `02:42:0:0:HIGH:LOW` has the packet's number.
 fn frames(packets: &[&Packet], to: [u8; 6]) -> Result<Vec<Vec<u8>>> {
     let all = packets.iter().enumerate().map(|(i, p)| {
         let number = u16::try_from(i)?.to_be_bytes();
@@ -298,14 +298,14 @@ fn frames(packets: &[&Packet], to: [u8; 6]) -> Result<Vec<Vec<u8>>> {
     all.collect()
 }
 
-/// What nftables can be asked: a container at its own address, and ICMP of the right family.
+/// Whether nftables can decide the packet too: a container at its own address, and ICMP of the right family.
 fn is_plain(packet: &Packet, topology: &Topology) -> bool {
     let owner = |addr| topology.containers.iter().find(|c| c.addresses.contains(&addr)).map_or(0, |c| c.identity);
     let icmp = if packet.src.is_ipv4() { packet.proto != 58 } else { packet.proto != 1 };
     icmp && owner(packet.src) == packet.src_identity && owner(packet.dst) == packet.dst_identity
 }
 
-/// The mark that each frame left, by its number.
+/// How many frames each mark has, by the frame's number.
 fn hits(ns: &Namespace, want: usize) -> Result<BTreeMap<usize, usize>> {
     eventually(PATIENCE, || {
         let said: Value = serde_json::from_str(&ns.sh("nft -j list set inet pv hits")?)?;

@@ -1,4 +1,4 @@
-//! Published ports: from everywhere, both families, TCP and UDP, single and ranges.
+//! Published ports are reached from everywhere: both families, TCP and UDP, single ports and ranges.
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE, HOST};
@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-/// Published port, and the container's.
+/// A published port, and the container's port.
 const SINGLE: (u16, u16) = (8080, 80);
-/// One in the middle of a published range, and the container's.
+/// A port in the middle of a published range, and the container's port.
 const RANGED: (u16, u16) = (9005, 905);
 
 fn config() -> Value {
@@ -47,7 +47,7 @@ fn device_addresses() -> [IpAddr; 2] {
     [Ipv4Addr::new(192, 0, 2, 1).into(), "2001:db8:1::1".parse().expect("address")]
 }
 
-/// Whether `seen` is what the server should see of `ns`.
+/// Whether `seen` is the address that the server should see.
 type Check<'a> = &'a dyn Fn(IpAddr) -> bool;
 
 fn reaches(from: &Namespace, what: &str, at: IpAddr, check: Check<'_>) -> Result<()> {
@@ -97,7 +97,7 @@ fn from_peers_and_from_itself() -> Result<()> {
         let gateway = ["10.0.3.1", "fd00:5056:0:3::1"][i];
         reaches(&lab.web.ns, "itself", at, &|seen| seen.to_string() == gateway)?;
     }
-    // The gateway's address is one of the device's too.
+    // The gateway's address is an address of the device too.
     reaches(&same.ns, "peer by the gateway", [10, 0, 3, 1].into(), &|seen| seen == IpAddr::from(same.v4))?;
     Ok(())
 }
@@ -109,7 +109,7 @@ fn a_program_sees_the_address_that_it_named() -> Result<()> {
         let at: SocketAddr = at.parse()?;
         let stream = echo::connect(&lab.device.ns, at)?;
         ensure!(stream.peer_addr()? == at, "TCP: {} instead of {at}", stream.peer_addr()?);
-        // An unconnected socket: the answer comes from where the question went.
+        // The socket is not connected: the answer must come from the address that was asked.
         let any: IpAddr = if at.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
         let socket = lab.device.ns.run(|| Ok(std::net::UdpSocket::bind((any, 0))?))?;
         socket.set_read_timeout(Some(echo::PATIENCE))?;
@@ -208,7 +208,7 @@ fn a_mapping_that_goes_takes_its_flows_along() -> Result<()> {
     ensure!(view.as_array().is_some_and(|p| p.len() == 8), "{view}");
     lab.device.cli(&["detach", "web"]).ok()?;
     ensure!(lab.device.json(&["ports"])? == json!([]), "ports stay");
-    // Another container takes the port over; the old client's next datagram is its.
+    // Another container publishes the port: the old client's next datagram goes to that one.
     let next =
         lab.device.attach_run(&json!({"name": "next", "network": {"pool": "internal", "ports": ["8080:81/udp"]}}))?;
     echo::serve(&next.ns, Ipv6Addr::UNSPECIFIED.into(), 81)?;

@@ -1,4 +1,4 @@
-//! Whoever reads waits for nobody who changes something, and hears what was changed.
+//! Readers of the API do not wait for operations that change something, and are told what was changed.
 
 use anyhow::{Context, Result, ensure};
 use harness::{Device, Process, SOON, configs, eventually, unix_http};
@@ -11,24 +11,24 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-/// What the daemon takes for an answer that it has at hand, on a machine that does other things.
+/// How long the daemon may take for an answer that needs no work, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// While a reload reads its file, and does not come to an end with it.
+/// A reload reads its file and does not finish; reads are answered meanwhile.
 #[test]
 fn reads_wait_for_no_change() -> Result<()> {
     let mut device = Device::started(&configs::two_pools())?;
     let web = device.attach("web", "internal")?;
     let socket = device.file("run/api.sock");
-    // The program that answers it is loaded with the first question.
+    // The policy probe is loaded with the first question.
     let verdict = "/policy/verdict?from=web&to=world&proto=tcp&port=80";
     unix_http::ask(&socket, "GET", verdict, "")?;
-    // A file that nobody has written yet.
+    // A FIFO to which nobody has written yet.
     let config = std::fs::read_to_string(device.config())?;
     std::fs::remove_file(device.config())?;
     nix::unistd::mkfifo(&device.config(), Mode::S_IRUSR | Mode::S_IWUSR)?;
     let reload = Process::start(device.command().arg("reload"))?;
-    // It can be written to without waiting when the daemon reads it, that now waits for what is written.
+    // Opening the FIFO without blocking succeeds once the daemon has opened it; the daemon then waits for data.
     let mut writer = eventually(SOON, || {
         let mut file = File::options();
         Ok(file.write(true).custom_flags(nix::libc::O_NONBLOCK).open(device.config())?)
@@ -52,7 +52,7 @@ fn reads_wait_for_no_change() -> Result<()> {
         ensure!(begun.elapsed() < AT_ONCE, "{path} took {:?}", begun.elapsed());
         if path == "/containers/web" {
             let view: Value = serde_json::from_str(&answer)?;
-            // What waits behind the reload has not been done.
+            // The operations that wait for the reload have not been done.
             ensure!(view["state"] == "attached" && view["ipv4_address"] == web.v4.to_string(), "{view}");
         }
     }
@@ -61,13 +61,13 @@ fn reads_wait_for_no_change() -> Result<()> {
     reload.finish(SOON)?;
     late.finish(SOON)?;
     ensure!(device.json(&["containers"])? == json!([]), "still there");
-    // For the next start.
+    // A usual file for the next start.
     std::fs::remove_file(device.config())?;
     std::fs::write(device.config(), &config)?;
     device.stop(Signal::SIGTERM)
 }
 
-/// `pv-net monitor`, that listens.
+/// A running `pv-net monitor`.
 struct Monitor {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -80,7 +80,7 @@ impl Monitor {
         Ok(Self { child, lines })
     }
 
-    /// The next changes, each with the container that it is about.
+    /// The next changes, each with the name of its container; at most `most`.
     fn changes(&mut self, most: usize) -> Result<Vec<(String, String)>> {
         let mut all = Vec::new();
         while all.len() < most {
@@ -98,7 +98,7 @@ impl Monitor {
 fn changes_are_events() -> Result<()> {
     let mut device = Device::started(&configs::two_pools())?;
     let mut monitor = Monitor::of(&device)?;
-    // The monitor may not have subscribed yet: the reload repeats until it has.
+    // The monitor may not have subscribed yet, so the reload is repeated.
     let first = std::thread::scope(|scope| {
         let heard = scope.spawn(|| monitor.changes(1));
         while !heard.is_finished() {
@@ -112,12 +112,12 @@ fn changes_are_events() -> Result<()> {
     drop(web);
     device.cli(&["detach", "web"]).ok()?;
     device.stop(Signal::SIGTERM)?;
-    // Those who listen do not keep the daemon, and are told that it has ended.
+    // Listeners do not delay the daemon's end, and are told about it.
     let mut rest = Vec::new();
     while let Ok(mut change) = monitor.changes(1) {
         rest.append(&mut change);
     }
-    // Reloads of the beginning, and conditions that came with the first look at the device, are events too.
+    // The first reloads, and conditions from the first look at the device, are events too.
     rest.retain(|(event, _)| event == "attached" || event == "detached");
     let expected = ["attached", "detached"].map(|event| (event.to_owned(), "web".to_owned()));
     ensure!(rest == expected, "{rest:?}");

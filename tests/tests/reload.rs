@@ -1,4 +1,4 @@
-//! A reload disturbs no flow that it is not about.
+//! A reload disturbs no flow that it does not concern.
 
 use anyhow::{Context, Result, ensure};
 use harness::{Container, Device, Namespace, SOON, configs, eventually};
@@ -11,10 +11,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 const RELOADS: usize = 100;
-/// Between two datagrams, and between two writes.
+/// The time between two datagrams, and between two writes.
 const PACE: Duration = Duration::from_micros(500);
 
-/// Another pool, other rules and other time-outs: nothing of it is about `a` and `c`.
+/// A configuration with another pool, other rules and other time-outs, none of which concerns `a` and `c`.
 fn other() -> Value {
     let mut config = configs::open_pools();
     config["network"]["pools"]["guest"] = configs::pool(5);
@@ -26,7 +26,7 @@ fn other() -> Value {
     config
 }
 
-/// Traffic that goes on until it is told to stop, and how much of it arrived.
+/// Traffic that runs until it is stopped, and how much of it has arrived.
 struct Load {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -95,7 +95,7 @@ impl Load {
         Self { stop, sent, received, sender, what }
     }
 
-    /// Fails unless all of it arrived.
+    /// Fails unless all of it has arrived.
     fn lost_nothing(self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         self.sender.join().map_err(|_| anyhow::anyhow!("a sender panicked"))?.with_context(|| self.what.clone())?;
@@ -110,13 +110,13 @@ impl Load {
     }
 }
 
-/// Room for what comes while the receiver does not run: it is not pv-net that would lose it.
+/// Enlarges the receive buffer for the time in which the receiver does not run: such a loss would not be pv-net's.
 fn enlarge(socket: &UdpSocket) -> Result<()> {
     Ok(nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::RcvBufForce, &(16 << 20))?)
 }
 
-/// TCP segments that came to a namespace behind a gap. That a segment is sent again proves no loss: its sender does that when
-/// the receiver does not run for a while.
+/// How many TCP segments arrived in a namespace behind a gap. A repeated segment proves no loss, since a sender also
+/// repeats when the receiver does not run for a while.
 fn behind_a_gap(ns: &Namespace) -> Result<u64> {
     let text = ns.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/netstat")?))?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
@@ -147,6 +147,35 @@ fn a_hundred_reloads_lose_no_packet() -> Result<()> {
     for to in [&b, &c] {
         let gaps = behind_a_gap(&to.ns)?;
         ensure!(gaps == 0, "{gaps} TCP segments came behind a gap");
+    }
+    Ok(())
+}
+
+/// A pool on a borrowed bridge changes its networks: addresses that the bridge had before stay, and those that pv-net
+/// added are removed.
+#[test]
+fn an_address_that_the_admin_gave_to_a_bridge_stays() -> Result<()> {
+    let pool = |net: u8, host: u8| {
+        json!({"bridge": "br-lan", "subnet": format!("192.168.{net}.0/24"), "gateway": format!("192.168.{net}.{host}"),
+            "subnet6": format!("fd00:{net}::/64"), "gateway6": format!("fd00:{net}::{host}")})
+    };
+    let config = |net, host| json!({"network": {"pools": {"lan": pool(net, host)}}});
+    let mut device = Device::new(&config(10, 1))?;
+    device.ns.ip("link add br-lan type bridge")?;
+    for address in ["192.168.10.1/24", "fd00:10::1/64"] {
+        device.ns.ip(&format!("addr add {address} dev br-lan"))?;
+    }
+    device.start()?;
+    let shown = || device.ns.ip("-o addr show br-lan");
+    for (net, host) in [(20, 1), (30, 1), (10, 1)] {
+        device.configure(&config(net, host))?;
+        device.cli(&["reload"]).ok()?;
+        let shown = shown()?;
+        for (own, is_there) in [(10, true), (20, net == 20), (30, net == 30)] {
+            for address in [format!("192.168.{own}.1/24"), format!("fd00:{own}::1/64")] {
+                ensure!(shown.contains(&address) == is_there, "{address} with pool {net}: {shown}");
+            }
+        }
     }
     Ok(())
 }

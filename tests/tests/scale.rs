@@ -1,4 +1,4 @@
-//! Many containers, and many cycles: what they take, and that nothing stays behind.
+//! Many containers, and many cycles of attach and detach: what they cost, and that nothing is left.
 
 use anyhow::{Context, Result, anyhow, ensure};
 use harness::{Container, Device, Namespace, Process, Snapshot, configs, echo, eventually, output};
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Held for writing while time is measured: what works hard here waits meanwhile.
+/// Locked for writing while time is measured, so that other work of these tests waits.
 static BESIDE: RwLock<()> = RwLock::new(());
 
-/// The limits are those of the daemon as it is shipped; a debug build is some times larger and slower.
+/// Limits for a release build of the daemon; a debug build is several times larger and slower.
 struct Limits {
     attach_200: Duration,
     resident_kib: u64,
@@ -36,7 +36,7 @@ fn resident_kib(device: &Device) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// How long the daemon was ready to run while something else had the CPU; zero where the kernel does not say.
+/// How long the daemon was ready to run while others had the CPU; zero where the kernel does not tell.
 fn kept_waiting(device: &Device) -> Result<Duration> {
     let text = std::fs::read_to_string(format!("/proc/{}/schedstat", device.daemon()?.pid())).unwrap_or_default();
     let nanos = text.split_whitespace().nth(1).map_or(Ok(0), str::parse)?;
@@ -55,7 +55,7 @@ fn two_hundred_containers() -> Result<()> {
     let namespaces = names.iter().map(|name| Namespace::new(name)).collect::<Result<Vec<_>>>()?;
     let alone = BESIDE.write().unwrap_or_else(PoisonError::into_inner);
     let (start, waited) = (Instant::now(), kept_waiting(&device)?);
-    // As at boot: some at a time.
+    // Several at the same time, as at boot.
     let all: Vec<_> = names.iter().zip(&namespaces).collect();
     let attach_some = |part: &[(&String, &Namespace)]| {
         part.iter().try_for_each(|(name, ns)| attach(&device, name, ns, "internal").map(drop))
@@ -69,7 +69,7 @@ fn two_hundred_containers() -> Result<()> {
     drop(alone);
     let resident = resident_kib(&device)?;
     println!("200 containers attached in {took:.2?}, {busy:.2?} of it pv-net's; the daemon has {resident} KiB");
-    // What other programs on the machine take is not pv-net's.
+    // CPU time that other programs used does not count.
     ensure!(busy < limits.attach_200, "200 containers took {busy:?} of {took:?}");
     ensure!(resident < limits.resident_kib, "the daemon has {resident} KiB");
 
@@ -90,7 +90,7 @@ fn two_hundred_containers() -> Result<()> {
     ensure!(device.json(&["leases"])? == leases, "the leases changed");
     ensure!(resident_kib(&device)? < limits.resident_kib, "the daemon has {} KiB", resident_kib(&device)?);
     for (from, to) in [(0, 199), (199, 100)] {
-        // Leases are listed by name, so find the namespace by it.
+        // Leases are sorted by name, so the name finds the namespace.
         let name = leases[from]["container"].as_str().context("a name")?;
         let at = names.iter().position(|n| n == name).context("its namespace")?;
         namespaces[at].ping(address(to, "ipv4_address")?, 2)?;
@@ -99,7 +99,7 @@ fn two_hundred_containers() -> Result<()> {
     device.down()
 }
 
-/// All of which a detached container could leave something behind.
+/// Counts of everything that a detached container could leave behind.
 #[derive(Debug)]
 struct Footprint {
     maps: BTreeMap<&'static str, usize>,
@@ -127,14 +127,14 @@ impl Footprint {
         })
     }
 
-    /// Fails with what differs now, when that does not go away.
+    /// Fails with the differences, unless they go away soon.
     fn is_again(&self, device: &Device) -> Result<()> {
         eventually(PATIENCE, || {
             let now = Self::of(device)?;
             let changed = self.kernel.diff(&now.kernel);
             ensure!(changed.is_empty(), "left behind:\n{changed}");
             let same = self.maps == now.maps && self.leases == now.leases && self.containers == now.containers;
-            // The connection of the last question may still have been open at the beginning.
+            // The connection of the last request may still have been open at the beginning.
             let files = now.open_files <= self.open_files;
             ensure!(same && files, "left behind: {:?} became {:?}", self.without_kernel(), now.without_kernel());
             Ok(())
@@ -165,10 +165,10 @@ fn a_thousand_cycles_leave_nothing_behind() -> Result<()> {
         device.cli(&["detach", "one"]).ok()?;
         device.cli(&["detach", "two"]).ok().map(drop)
     };
-    // What the first round makes and keeps, such as a directory of pins, is no leak.
+    // The first round makes things that stay, such as a directory of pins: these are no leak.
     round(0)?;
     round(1)?;
-    // The bridges lose their carrier a moment after their last port.
+    // A bridge loses its carrier a moment after its last port.
     eventually(PATIENCE, || {
         let links = device.ns.ip("-o link")?;
         ensure!(links.matches("NO-CARRIER").count() == 2, "{links}");
@@ -201,7 +201,7 @@ fn detaching_twice_is_told() -> Result<()> {
         ensure!(reply.stderr.starts_with(&error) && reply.stderr.contains("help: "), "{}", reply.stderr);
     }
     ensure!(!a.ns.ip("-o link")?.contains("eth0"), "the interface is still there");
-    // The bridge has had a carrier by now and keeps its own address: the rest is as before.
+    // The bridge has had a carrier by now, and keeps its link-local address; everything else is as before.
     let now = Footprint::of(&device)?;
     ensure!((now.maps, now.leases, now.containers) == (before.maps, before.leases, before.containers), "left behind");
     Ok(())
@@ -247,7 +247,7 @@ fn detaching_under_traffic_ends_its_flows_alone() -> Result<()> {
         Ok(())
     })?;
     ensure!(!other.has_ended()?, "the other stream ended");
-    // The sender goes on for a while: its packets find no endpoint, and make no new flow.
+    // The sender goes on for a while: its packets find no endpoint, and open no flow.
     ensure!(packets(&b)? == 0, "flows of a detached container came back");
     Ok(())
 }
@@ -262,7 +262,7 @@ fn a_namespace_that_goes_away_takes_its_entries_along_and_keeps_its_lease() -> R
         echo::tcp(&a.ns, SocketAddr::new(to, 7000), &[3; 10_000])?;
     }
     let (host_if, addresses) = (b.host_if().to_owned(), b.addresses());
-    // Interfaces go when the last socket in the namespace does: the echo servers hold it, so take the link away.
+    // A namespace lives as long as sockets in it: the echo servers keep this one, so the test deletes the link.
     b.ns.ip("link del eth0")?;
     drop(b);
     eventually(PATIENCE, || {
@@ -278,7 +278,7 @@ fn a_namespace_that_goes_away_takes_its_entries_along_and_keeps_its_lease() -> R
     let again = device.attach("b", "internal")?;
     ensure!(again.addresses() == addresses, "{:?}", again.addresses());
     a.ns.ping(again.v4, 2)?;
-    // And the whole namespace, by itself.
+    // The whole namespace goes, since nothing holds it.
     drop(again);
     eventually(PATIENCE, || {
         ensure!(device.json(&["containers"])?[1]["state"] == "detached", "not noticed");

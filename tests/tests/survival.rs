@@ -1,9 +1,12 @@
-//! SIGKILL, restarts and torn state: packets, leases and links do not notice.
+//! SIGKILL, restarts and damaged state: packets, leases and links are not affected.
 
 use anyhow::{Context, Result, ensure};
-use harness::{Device, Process, SOON, Snapshot, configs, echo};
+use harness::{Device, Process, SOON, Snapshot, configs, echo, eventually};
 use nix::sys::signal::Signal;
+use pv_net::ipam::store;
+use pv_net::lease::record;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -64,7 +67,7 @@ fn traffic_flows_with_no_daemon_and_after_a_clean_stop() -> Result<()> {
             a.ns.ping(to, 3)?;
             let port = 7100 + u16::from(signal == Signal::SIGTERM);
             echo::serve(&b.ns, to, port)?;
-            // New flows too: all that decides is in the kernel.
+            // New flows work too, since the data plane is in the kernel.
             echo::tcp(&a.ns, SocketAddr::new(to, port), &[7; 100_000])?;
         }
         device.start()?;
@@ -96,6 +99,83 @@ fn a_torn_state_file_is_set_aside_and_leases_are_learned_again() -> Result<()> {
     }
     let c = device.attach("c", "internal")?;
     ensure!(c.v4 != a.v4 && c.v4 != b.v4, "{} was given twice", c.v4);
+    Ok(())
+}
+
+#[test]
+fn leases_that_are_lost_are_learned_again_from_the_containers() -> Result<()> {
+    let mut device = Device::started(&configs::two_pools())?;
+    let (a, _b) = (device.attach("a", "internal")?, device.attach("b", "management")?);
+    let leases = device.json(&["leases"])?;
+    let file = device.file("state").join("leases");
+    for damage in [None, Some(b"" as &[u8]), Some(b"pv-net leases 1\n\0\0\0")] {
+        device.stop(Signal::SIGKILL)?;
+        match damage {
+            Some(damage) => std::fs::write(&file, damage)?,
+            None => std::fs::remove_file(&file)?,
+        }
+        device.start()?;
+        let conditions = device.json(&["status"])?["conditions"].to_string();
+        ensure!(conditions.contains("lease of a learned again"), "{conditions}");
+        ensure!(conditions.contains("leases lost") == damage.is_some(), "{conditions}");
+        let again = device.json(&["leases"])?;
+        ensure!(again == leases, "{leases} became {again}");
+        ensure!(std::fs::metadata(&file)?.mode() & 0o777 == 0o600, "others can read it");
+        // A complete file again, so there is no condition.
+        device.stop(Signal::SIGTERM)?;
+        device.start()?;
+        let conditions = device.json(&["status"])?["conditions"].to_string();
+        ensure!(!conditions.contains("lease"), "{conditions}");
+    }
+    let c = device.attach("c", "internal")?;
+    ensure!(c.v4 != a.v4, "{} was given twice", c.v4);
+    Ok(())
+}
+
+#[test]
+fn a_lease_of_a_container_that_nobody_knows_any_more_stays_until_it_is_detached() -> Result<()> {
+    let mut device = Device::started(&configs::two_pools())?;
+    let a = device.attach("a", "internal")?;
+    let v4 = a.v4;
+    device.stop(Signal::SIGKILL)?;
+    std::fs::remove_file(device.file("state").join("state.json"))?;
+    drop(a);
+    eventually(SOON, || {
+        let links = device.ns.ip("link")?;
+        ensure!(!links.contains("pva-"), "{links}");
+        Ok(())
+    })?;
+    device.start()?;
+    ensure!(device.json(&["containers"])?.as_array().is_some_and(Vec::is_empty), "it is known");
+    ensure!(device.json(&["leases"])?.to_string().contains(&v4.to_string()), "its lease is lost");
+    device.cli(&["detach", "a"]).ok()?;
+    ensure!(device.json(&["leases"])?.as_array().is_some_and(Vec::is_empty), "its lease stays");
+    ensure!(device.cli(&["detach", "a"]).code == Some(1), "it has nothing any more");
+    Ok(())
+}
+
+#[test]
+fn leases_of_an_older_state_file_stay() -> Result<()> {
+    let mut device = Device::started(&configs::two_pools())?;
+    let a = device.attach("a", "internal")?;
+    let leases = device.json(&["leases"])?;
+    device.stop(Signal::SIGKILL)?;
+    // The state as an earlier version has written it.
+    let dir = device.file("state");
+    let (mut state, _) = store::load(&dir)?;
+    let found = record::decode(&std::fs::read(dir.join("leases"))?).map_err(anyhow::Error::msg)?;
+    state.ipam = Some(found.ipam);
+    store::save(&dir, &state)?;
+    std::fs::remove_file(dir.join("leases"))?;
+    device.start()?;
+    let again = device.json(&["leases"])?;
+    ensure!(again == leases, "{leases} became {again}");
+    ensure!(!std::fs::read_to_string(dir.join("state.json"))?.contains("ipam"), "they are in both files");
+    let conditions = device.json(&["status"])?["conditions"].to_string();
+    ensure!(!conditions.contains("lease"), "{conditions}");
+    device.down()?;
+    ensure!(std::fs::read_dir(&dir)?.next().is_none(), "down left something");
+    drop(a);
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! A restart and the programs of the daemon before: taken over when they are those that it would load, else replaced.
+//! A restart takes the earlier daemon's programs over when they are the ones that it would load itself; else it
+//! replaces them.
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, Map, MapData};
@@ -18,14 +19,14 @@ fn below(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?)
 }
 
-/// Where the programs are pinned; an error when there is more than one such place.
+/// The directory of the pinned programs; an error when there is more than one.
 fn programs_dir(device: &Device) -> Result<PathBuf> {
     let mut dirs = below(&device.pins().join("programs"))?;
     ensure!(dirs.len() == 1, "{dirs:?}");
     dirs.pop().context("none")
 }
 
-/// Numbers of the pinned programs, by name.
+/// The ids of the pinned programs, by name.
 fn programs(device: &Device) -> Result<BTreeMap<String, u32>> {
     let id = |file: PathBuf| {
         let name = file.file_name().context("a name")?.to_string_lossy().into_owned();
@@ -35,7 +36,7 @@ fn programs(device: &Device) -> Result<BTreeMap<String, u32>> {
     pins.filter(|pin| !pin.ends_with(names::MAP_STAGES)).map(id).collect()
 }
 
-/// Numbers of the pinned links, by pin, each with its program's.
+/// The ids of the pinned links by pin, each with its program's id.
 fn links(device: &Device) -> Result<BTreeMap<PathBuf, (u32, u32)>> {
     let mut all = BTreeMap::new();
     for dir in below(&device.pins().join("links"))? {
@@ -53,7 +54,7 @@ fn links_run_what_is_pinned(device: &Device) -> Result<()> {
     for name in names::PROG_STAGES.iter().chain([&names::PROG_CLOCK, &names::PROG_FROM_UPLINK]) {
         ensure!(programs.contains_key(*name), "{name} is not pinned: {programs:?}");
     }
-    // Of two containers, each both ways, and of the bridges of two pools.
+    // Two links for each of two containers, and one for each of two bridges.
     ensure!(links.len() == 6 + names::PROG_SOCK.len(), "{links:?}");
     for (pin, (_, program)) in links {
         let names = pin.components().filter_map(|part| programs.get(part.as_os_str().to_str()?)).collect::<Vec<_>>();
@@ -62,7 +63,7 @@ fn links_run_what_is_pinned(device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless a new flow passes, over both families.
+/// Fails unless a new flow works, over both families.
 fn talk(a: &Container, b: &Container, port: u16) -> Result<()> {
     for to in b.addresses() {
         echo::serve(&b.ns, to, port)?;
@@ -92,7 +93,7 @@ fn a_restart_takes_over_the_programs() -> Result<()> {
         Ok(links(device)?.into_iter().filter(|(pin, _)| of_containers(pin)).collect())
     };
     let links_before = tc(&device)?;
-    // A map that an earlier build had, and that nobody uses.
+    // A map of an earlier build that no program uses.
     let unused = device.pins().join("maps/unused");
     let stats = unused.with_file_name(names::MAP_STATS);
     output(Command::new("bpftool").args(["map", "pin", "pinned"]).arg(stats).arg(&unused))?;
@@ -116,7 +117,7 @@ fn a_restart_takes_over_the_programs() -> Result<()> {
     Ok(())
 }
 
-/// Replaces a pinned program by another one of its kind.
+/// Replaces a pinned program by another program of the same kind.
 fn swap(dir: &Path, name: &str, by: &str) -> Result<()> {
     let id = ProgramInfo::from_pin(dir.join(by))?.id().to_string();
     fs::remove_file(dir.join(name))?;
@@ -188,7 +189,7 @@ fn one_that_was_lost_beside_the_data_plane_is_loaded_alone() -> Result<()> {
     talk(&a, &b, 7100)
 }
 
-/// What two maps were called in layout 6.
+/// The names that two maps had in layout 6.
 const FORMER: [&str; 2] = ["transient", "services"];
 
 #[test]

@@ -1,5 +1,5 @@
-//! An uplink that changes or loses its address, or goes: connections that used it end at once for the container, also
-//! for one that only waits.
+//! An uplink changes or loses its address, or is deleted: connections by it end at once for the container, also for a
+//! program that only waits.
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::configs::{self, DEVICE, HOST};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const NEXT: [&str; 2] = ["192.0.2.2/24", "2001:db8:1::2/64"];
 const PORT: u16 = 7000;
-/// From the change of the address to the error in the program.
+/// The time from the change of the address to the error in the program.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 struct Lab {
@@ -49,7 +49,7 @@ fn connected(ns: &Namespace, at: SocketAddr) -> Result<TcpStream> {
 
 type Ended = (ErrorKind, Instant);
 
-/// Waits in `recv`, or sends all the time; gives the error that it got, and when.
+/// Waits in `recv`, or sends all the time; gives the error that ended it, and when it came.
 fn ends(mut stream: TcpStream, sends: bool) -> JoinHandle<Result<Ended>> {
     std::thread::spawn(move || {
         let mut buffer = [0; 1000];
@@ -93,7 +93,7 @@ fn a_connection_ends_with_its_address() -> Result<()> {
         for (what, next) in [("changed", Some(NEXT[family])), ("lost", None)] {
             let what = format!("{far}, address {what}");
             let clients = vec![ends(connected(&lab.a.ns, far)?, false), ends(connected(&lab.a.ns, far)?, true)];
-            // Whose address is not the one that goes.
+            // A connection by an address that stays.
             let inside = connected(&lab.outside, SocketAddr::new(address(DEVICE[family])?, PORT)).is_err();
             ensure!(inside, "the device has an echo server");
             std::thread::sleep(Duration::from_millis(100));
@@ -132,7 +132,7 @@ fn a_connection_ends_with_its_link() -> Result<()> {
     Ok(())
 }
 
-/// IPv4 addresses stay on a link that is set down.
+/// IPv4 addresses stay on a link that is set down, so only the link's state tells.
 #[test]
 fn a_connection_ends_when_its_link_is_set_down() -> Result<()> {
     let lab = lab()?;
@@ -167,14 +167,14 @@ fn a_connection_ends_when_its_link_is_set_down() -> Result<()> {
     for clients in clients {
         told("link set down", clients, since)?;
     }
-    // Only those that used it.
+    // Only the connections by that uplink end.
     for stream in &mut remain {
         let mut back = [0; 5];
         stream.write_all(b"still")?;
         stream.read_exact(&mut back).context("a connection by another uplink")?;
         ensure!(&back == b"still", "{back:?}");
     }
-    // The kernel takes IPv6 addresses off a link that is set down, and leaves IPv4 ones.
+    // The kernel has removed the IPv6 addresses of the link that was set down, and kept those of IPv4.
     lab.device.ns.ip("link set up0 up")?;
     lab.device.ns.ip(&format!("addr add {} dev up0 nodad", DEVICE[1]))?;
     for host in HOST {
@@ -202,7 +202,7 @@ fn a_server_learns_that_its_client_is_gone() -> Result<()> {
     Ok(())
 }
 
-/// A segment in the middle of a connection that nobody knows would leave under an address and port of its own making.
+/// Without a flow, a segment in the middle of a connection would leave with a newly chosen address and port.
 #[test]
 fn a_segment_of_no_connection_does_not_leave() -> Result<()> {
     let lab = lab()?;
@@ -220,7 +220,7 @@ fn a_segment_of_no_connection_does_not_leave() -> Result<()> {
                 let reset = inside.receive(Duration::from_secs(5), to_us)?.context("no answer")?;
                 ensure!(reset[at + 13] & 4 != 0, "flags {:#x}", reset[at + 13]);
             }
-            // A reset of nothing is not answered, and goes nowhere either.
+            // A reset without a flow is not answered, and does not leave either.
             inside.send(&frame::ethernet(lab.a.mac()?, gateway, kind, &frame::tcp(own, far, 4, b"")))?;
             Ok(())
         })?;

@@ -1,4 +1,4 @@
-//! Which links are uplinks, and those that cannot be.
+//! Which links become uplinks, and which cannot.
 
 use anyhow::{Context, Result, ensure};
 use harness::{Beyond, Container, Device, Kind, Namespace, Snapshot, configs, echo, eventually, occupied, skip};
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const PORT: u16 = 7000;
-/// Published, and the container's.
+/// A published port, and the container's port.
 const PUBLISHED: (u16, u16) = (8080, 80);
 
-/// A link of the device, and the host behind it: address of the device, of the host, both families.
+/// A link of the device and the host behind it: addresses of both, in both families.
 #[derive(Clone, Copy)]
 struct Side {
     link: &'static str,
@@ -31,13 +31,13 @@ const DOCKER: Side =
     Side { link: "docker0", device: ["172.17.0.1", "2001:db8:4::1"], host: ["172.17.0.9", "2001:db8:4::9"] };
 
 impl Side {
-    /// The host, connected to the device by a link of this name.
+    /// Makes the host, and connects it with the device by a link of this name.
     fn connect(self, device: &Device) -> Result<Namespace> {
         let (own, host) = (with_prefix(self.device), with_prefix(self.host));
         device.outside(self.link, &own.each_ref().map(String::as_str), &host.each_ref().map(String::as_str))
     }
 
-    /// Address of the device and of the host, a pair a family.
+    /// Addresses of the device and of the host, a pair for each family.
     fn pairs(self) -> Result<Vec<(IpAddr, IpAddr)>> {
         self.device.iter().zip(self.host).map(|(device, host)| Ok((device.parse()?, host.parse()?))).collect()
     }
@@ -62,7 +62,8 @@ fn web(device: &Device) -> Result<Container> {
     Ok(web)
 }
 
-/// The host sees the device's address of its link; it reaches the published port by it, and is seen as itself.
+/// Fails unless the host sees the device's address on that link for masqueraded flows, and reaches the published port
+/// with its own address.
 fn both_ways(web: &Namespace, side: Side, host: &Namespace) -> Result<()> {
     for (own, there) in side.pairs()? {
         masqueraded(web, there, own).with_context(|| format!("{}: to {there}", side.link))?;
@@ -95,7 +96,7 @@ fn conditions(device: &Device) -> Result<String> {
     Ok(device.json(&["status"])?["conditions"].to_string())
 }
 
-/// Everything on an uplink called `eth0.100`, that `host` is behind and that runs the filter so.
+/// Tests everything on an uplink named `eth0.100`, behind which `host` is, with the filter in mode `xdp`.
 fn a_name_with_a_dot(device: &mut Device, host: &Namespace, xdp: &str) -> Result<()> {
     serve(host, VLAN)?;
     let before = Snapshot::of(device)?;
@@ -144,7 +145,7 @@ fn an_uplink_may_have_a_dot_in_its_name() -> Result<()> {
     a_name_with_a_dot(&mut device, &host, "native")
 }
 
-/// From kernel 6.9 on it leaves frames without their Ethernet header.
+/// From kernel 6.9 on, generic XDP on a VLAN link leaves frames without their Ethernet header.
 #[test]
 fn an_uplink_may_have_generic_xdp() -> Result<()> {
     let mut device = Device::new(&vlan_config("generic"))?;
@@ -169,7 +170,7 @@ fn an_uplink_that_cannot_be_hooked_is_a_condition() -> Result<()> {
     ensure!(device.json(&["status"])?["uplinks"] == json!([{"name": "eth0", "xdp": "off"}]), "eth1 is used");
     let web = web(&device)?;
     both_ways(&web.ns, WAN, &wan)?;
-    // The others are followed all the same.
+    // Links that appear later become uplinks nevertheless.
     let late = LATE.connect(&device)?;
     serve(&late, LATE)?;
     eventually(PATIENCE, || both_ways(&web.ns, LATE, &late))?;
@@ -184,7 +185,7 @@ fn an_uplink_that_cannot_be_hooked_is_a_condition() -> Result<()> {
     both_ways(&web.ns, LAN, &lan)
 }
 
-/// A bridge of somebody else with a namespace behind it.
+/// A bridge of another program, with a namespace behind it.
 fn bridged(device: &Device) -> Result<Namespace> {
     device.ns.ip("link add docker0 type bridge")?;
     let host = Namespace::new("docked")?;
@@ -198,7 +199,7 @@ fn bridged(device: &Device) -> Result<Namespace> {
     Ok(host)
 }
 
-/// Default routes: of the device by the host on `eth0`, of the other hosts by the device.
+/// Adds default routes: the device's over the host on `eth0`, those of the other hosts over the device.
 fn default_routes(device: &Device, hosts: &[(Side, &Namespace)]) -> Result<()> {
     for (i, family) in ["-4", "-6"].iter().enumerate() {
         device.ns.ip(&format!("{family} route add default via {} dev eth0", WAN.host[i]))?;
@@ -228,7 +229,7 @@ fn without_a_list_every_link_that_leads_out_is_an_uplink() -> Result<()> {
     device.start()?;
     let web = web(&device)?;
     let status = device.json(&["status"])?;
-    // The filter is for the world; behind the others are neighbours.
+    // The filter runs on the uplink with the default route; behind the others are neighbours.
     ensure!(names(&status) == ["docker0 off", "eth0 native", "eth1 off"], "{status}");
     ensure!(status["conditions"] == json!([]), "{status}");
     for (side, host) in hosts {
@@ -237,7 +238,7 @@ fn without_a_list_every_link_that_leads_out_is_an_uplink() -> Result<()> {
             published(host, device.parse()?, own.parse()?).with_context(|| format!("{}: to {device}", side.link))?;
         }
     }
-    // One that comes is used, and one whose address goes is none any more.
+    // A new link with an address becomes an uplink, and a link whose address is removed stops being one.
     let late = LATE.connect(&device)?;
     serve(&late, LATE)?;
     eventually(PATIENCE, || both_ways(&web.ns, LATE, &late))?;
@@ -247,14 +248,14 @@ fn without_a_list_every_link_that_leads_out_is_an_uplink() -> Result<()> {
     device.ns.ip("link set docker0 down")?;
     eventually(PATIENCE, || {
         let status = device.json(&["status"])?;
-        // What is down comes back.
+        // A link that was down is an uplink again when it is up.
         ensure!(names(&status) == ["docker0 off", "eth0 native", "eth2 off"], "{status}");
         Ok(())
     })?;
     both_ways(&web.ns, WAN, &wan)?;
     device.ns.ip("link del eth2")?;
     device.ns.ip("link set docker0 up")?;
-    // The addresses of IPv6 went with "down".
+    // The IPv6 addresses were removed when the link was set down.
     device.ns.ip(&format!("addr replace {} dev docker0 nodad", with_prefix(DOCKER.device)[1]))?;
     for address in with_prefix(LAN.device) {
         device.ns.ip(&format!("addr add {address} dev eth1 nodad"))?;
@@ -267,7 +268,7 @@ fn without_a_list_every_link_that_leads_out_is_an_uplink() -> Result<()> {
     Ok(())
 }
 
-/// As in a system container: the only link is on one of the machine's. `cargo xtask vm` tries the kinds that this
+/// As in a system container: the only link lies on a link of the machine. `cargo xtask vm` tests the kinds that this
 /// kernel may not have.
 #[test]
 fn a_macvlan_is_an_uplink() -> Result<()> {
@@ -283,7 +284,7 @@ fn a_macvlan_is_an_uplink() -> Result<()> {
     Ok(())
 }
 
-/// The link below is an uplink too, and sees all frames first.
+/// The parent link is an uplink too, and sees all frames before.
 #[test]
 fn a_macvlan_may_be_on_another_uplink() -> Result<()> {
     let mut device = Device::new(&config(&[]))?;
@@ -307,7 +308,7 @@ fn a_macvlan_may_be_on_another_uplink() -> Result<()> {
     Ok(())
 }
 
-/// What is attached to the links, and pinned.
+/// The programs on the links, and the pins.
 fn programs(device: &Device) -> Result<String> {
     Ok([device.ns.sh("bpftool net show")?, device.ns.sh("tc qdisc show")?, device.pinned()?].concat())
 }
@@ -330,7 +331,7 @@ fn a_list_of_uplinks_is_exactly_that() -> Result<()> {
     Ok(())
 }
 
-/// Without a list nobody has said which networks are taken; and one may come at any time.
+/// Without a configured list nobody has said which networks are taken, and a network may be added at any time.
 #[test]
 fn a_pool_that_overlaps_a_network_of_the_device_says_so() -> Result<()> {
     let mut device = Device::new(&config(&[]))?;
@@ -348,7 +349,7 @@ fn a_pool_that_overlaps_a_network_of_the_device_says_so() -> Result<()> {
     };
     ensure!(of_pool("internal")?.contains("docker0"), "{}", of_pool("internal")?);
     ensure!(of_pool("management")? == "[]", "{}", of_pool("management")?);
-    // It is no less a pool.
+    // The pool works nevertheless.
     let web = web(&device)?;
     web.ns.ping("10.0.3.1", 3)?;
     device.ns.ip("addr add fd00:5056:0:4::99/64 dev docker0 nodad")?;
@@ -385,7 +386,7 @@ fn a_link_without_ethernet_headers_is_a_condition() -> Result<()> {
     ensure!(conditions(&device)?.contains(said_of_tun0), "{}", conditions(&device)?);
     ensure!(names(&device.json(&["status"])?) == ["eth0 off"], "tun0 is used");
     both_ways(&web.ns, WAN, &host)?;
-    // Without a list it is worth a word only where a default route leads to it.
+    // With automatic uplinks there is a condition only when a default route leads over the link.
     device.configure(&config(&[]))?;
     device.cli(&["reload"]).ok()?;
     ensure!(!conditions(&device)?.contains("tun0"), "{}", conditions(&device)?);

@@ -1,4 +1,4 @@
-//! The filter of the uplinks: what XDP drops of real packets, and what it leaves alone.
+//! The filter of the uplinks: which real packets XDP drops, and which it leaves alone.
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE};
@@ -13,7 +13,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 const PORT: u16 = 7000;
-/// The second address of each family is denied.
+/// The host's addresses; the second one of each family is denied.
 const HOST: [&str; 4] = ["192.0.2.9/24", "192.0.2.66/24", "2001:db8:1::9/64", "2001:db8:1::66/64"];
 const FAMILIES: [(&str, &str, &str); 2] =
     [("192.0.2.9", "192.0.2.66", "192.0.2.1"), ("2001:db8:1::9", "2001:db8:1::66", "2001:db8:1::1")];
@@ -37,7 +37,7 @@ struct Lab {
 fn lab(config: &Value) -> Result<Lab> {
     let mut device = Device::new(config)?;
     let outside = device.outside("up0", &DEVICE, &HOST)?;
-    // IPv6 addresses are used when duplicate address detection is through.
+    // IPv6 addresses are not used before duplicate address detection has finished.
     device.ns.settle()?;
     outside.settle()?;
     device.start()?;
@@ -107,7 +107,7 @@ fn denied_sources_are_dropped_and_nobody_else() -> Result<()> {
             let dropped = grown["deny-listed"];
             ensure!(dropped >= 2 && (dropped == 2 || device.contains(':')), "{mode}: {bad}: {dropped} dropped");
         }
-        // Large segments are whole behind the filter.
+        // Large segments pass the filter complete.
         let blob: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 11) >> 3) as u8).collect();
         for (good, _, _) in FAMILIES {
             echo::tcp(&lab.device.ns, SocketAddr::new(good.parse()?, PORT), &blob)?;
@@ -134,7 +134,7 @@ fn a_reload_changes_the_filter_at_once() -> Result<()> {
     ensure!(!lab.answers(bad, device)? && lab.answers(good, device)?, "the list is not in force");
     lab.reload(&config(&json!({"deny": ["192.0.2.9"]})))?;
     ensure!(lab.answers(bad, device)? && !lab.answers(good, device)?, "the new list is not in force");
-    // A wider network that holds every IPv6 address holds no IPv4 one.
+    // A prefix of IPv6 that contains every address contains no IPv4 address.
     lab.reload(&config(&json!({"deny": ["::/0"]})))?;
     ensure!(lab.answers(good, device)?, "::/0 holds 192.0.2.9");
     ensure!(!lab.answers(FAMILIES[1].0, FAMILIES[1].2)?, "::/0 does not hold {}", FAMILIES[1].0);
@@ -146,7 +146,7 @@ fn a_reload_changes_the_filter_at_once() -> Result<()> {
     })
 }
 
-/// What `bpftool net` says of XDP.
+/// The part of `bpftool net`'s output about XDP.
 fn xdp_part(said: &str) -> &str {
     said.split("tc:").next().unwrap_or_default()
 }
@@ -162,19 +162,19 @@ fn sources_of_pools_do_not_come_from_outside() -> Result<()> {
         let grown = lab.device.counted(|| lab.send(frames))?;
         filtered(&grown, [0, 7, 0])?;
     }
-    // The same addresses work where they belong, and answers from outside come in.
+    // The same addresses work inside their pools, and answers from outside come in.
     for (host, _, _) in FAMILIES {
         let grown = lab.device.counted(|| a.ns.ping(host, 5))?;
         filtered(&grown, [0, 0, 0])?;
     }
-    // A neighbour of a pool's network is no source of it.
+    // An address next to a pool's network may be a source.
     let grown = lab.device.counted(|| lab.send([datagram("10.0.5.1", 1, FAMILIES[0].2, 9)?]))?;
     filtered(&grown, [0, 0, 0])
 }
 
 #[test]
 fn a_source_above_its_rate_is_cut_and_the_others_are_not() -> Result<()> {
-    // Else both IPv6 sources would be one.
+    // With shorter prefixes both IPv6 sources would share a bucket.
     let filter = json!({"rate_limit": {"packets_per_second": 2, "burst": 20, "ipv6_prefix": 128}});
     let lab = lab(&config(&filter))?;
     for (n, (host, other, device)) in FAMILIES.into_iter().enumerate() {
@@ -194,17 +194,17 @@ fn a_source_above_its_rate_is_cut_and_the_others_are_not() -> Result<()> {
         }
         let (flood, calm) = (got.get(&5000).copied().unwrap_or(0), got.get(&5001).copied().unwrap_or(0));
         ensure!(calm == 15, "{other}: {calm} of 15 came");
-        // A slow machine has time for a few more tokens; each CPU may win one.
+        // On a slow machine a few more tokens are added meanwhile; and two CPUs may each take the same one.
         ensure!((15..=40).contains(&flood), "{host}: {flood} of 200 came with a burst of 20");
         filtered(&grown, [0, 0, 200 - flood])?;
-        // Its bucket fills again, by time alone.
+        // The bucket fills again with time.
         eventually(SOON, || {
             lab.send([datagram(host, 5000, device, port)?])?;
             Ok(socket.recv_from(&mut [0; 16])?)
         })
         .with_context(|| format!("{host} stays cut"))?;
     }
-    // Another rate is in force at once, for the source that was cut too.
+    // The new rate holds at once, also for the source that was limited.
     lab.reload(&config(&json!({"rate_limit": {"packets_per_second": 1_000_000, "burst": 1000}})))?;
     ensure!(lab.answers(FAMILIES[0].0, FAMILIES[0].2)?, "still cut");
     Ok(())
@@ -217,7 +217,7 @@ fn a_drop_is_an_event() -> Result<()> {
     command.args(["--json", "monitor"]).stdout(Stdio::piped());
     let mut monitor = command.spawn()?;
     let mut lines = BufReader::new(monitor.stdout.take().context("its output")?).lines();
-    // The monitor may not have subscribed yet: the event repeats.
+    // The monitor may not have subscribed yet, so the packets are repeated.
     let (_, bad, device) = FAMILIES[1];
     let sender = Process::start(lab.outside.command("ping").args(["-n", "-q", "-i", "0.05", "-I", bad, device]))?;
     let event = lines.next().context("no event")??;
@@ -231,10 +231,10 @@ fn a_drop_is_an_event() -> Result<()> {
 
 #[test]
 fn what_is_no_ip_or_too_short_passes() -> Result<()> {
-    // Every source that the frames below have, but none of those that the outside host's own stack sends with at times,
-    // such as the link-local one of router solicitations and multicast reports.
+    // The list has every source of the frames below. It has none that the host's own stack may use meanwhile, such as
+    // the link-local address of router solicitations and multicast reports.
     let lab = lab(&config(&json!({"deny": ["0.0.0.0/0", "6060::/16"]})))?;
-    // An IPv4 and an IPv6 header that end too soon, a VLAN tag with a denied packet in it, and ARP.
+    // An IPv4 and an IPv6 header that end too early, a VLAN tag before a denied packet, and ARP.
     let (_, whole) = datagram(FAMILIES[0].0, 1, FAMILIES[0].2, 9)?;
     let tagged = [&[0, 5][..], &frame::IPV4.to_be_bytes(), &whole].concat();
     let (here, there) = (lab.outside.mac("eth0")?, lab.device.ns.mac("up0")?);
@@ -274,12 +274,12 @@ fn the_filter_outlives_the_daemon() -> Result<()> {
         lab.device.start()?;
         ensure!(lab.xdp()? == "native", "not adopted");
     }
-    // A ping that nobody answers ends with an error.
+    // A ping without an answer ends with an error.
     let denied = finish(denied).err().context("a denied ping is answered")?.to_string();
     ensure!(denied.contains(" 100% packet loss"), "{denied}");
     let allowed = finish(allowed)?;
     ensure!(allowed.contains(" 0% packet loss"), "{allowed}");
-    // A list that changed while no daemon ran is in force when the next one answers.
+    // A list that was changed while no daemon ran is in force as soon as the next one answers.
     lab.device.stop(Signal::SIGKILL)?;
     lab.device.configure(&config(&json!({"deny": [good]})))?;
     lab.device.start()?;
@@ -319,7 +319,7 @@ fn an_uplink_without_native_xdp_says_so() -> Result<()> {
     let status = device.json(&["status"])?;
     ensure!(mode(&status, "plain0") == Some(json!("generic")), "{status}");
     ensure!(!status["conditions"].to_string().contains("plain0"), "{status}");
-    // An uplink that leaves the configuration loses the program.
+    // The program is detached from an uplink that is removed from the configuration.
     config["network"]["uplinks"] = json!(["plain0"]);
     device.configure(&config)?;
     device.cli(&["reload"]).ok()?;

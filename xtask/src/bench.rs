@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{run, setup, signals};
 
-/// What `cargo xtask bench` takes: the benchmarks' own words.
+/// Arguments of `cargo xtask bench`, which are passed on to the benchmarks.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub struct Args {
@@ -16,7 +16,7 @@ pub struct Args {
     words: Vec<String>,
 }
 
-/// Builds the benchmarks, lets them check their words, builds the daemon as it is shipped, runs them.
+/// Builds the benchmarks, lets them check the arguments, builds the daemon as it is shipped, and runs the benchmarks.
 pub fn run(args: &Args) -> Result<()> {
     let only_says = args.words.iter().any(|w| ["--list", "--help", "-h"].contains(&w.as_str()));
     if !only_says {
@@ -29,7 +29,7 @@ pub fn run(args: &Args) -> Result<()> {
     if only_says {
         return bench(&bin, &args.words);
     }
-    // A wrong word should not cost the minutes of the other build.
+    // Arguments are checked first, so that a wrong one does not cost the minutes of the other build.
     bench(&bin, &[args.words.as_slice(), &["--check".to_owned()]].concat())?;
     run::run(run::cargo().args(["build", "--release", "--package", "pv-net"]))?;
     bench(&bin, &args.words)
@@ -41,7 +41,7 @@ fn bench(bin: &Path, words: &[String]) -> Result<()> {
     let status = signals::run(&mut command).with_context(|| run::show(&command))?;
     match status.code() {
         Some(0) => Ok(()),
-        // It has said why.
+        // The benchmarks have printed the error themselves.
         Some(code) => std::process::exit(code),
         None => bail!("{}: {status}", run::show(&command)),
     }

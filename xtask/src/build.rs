@@ -12,7 +12,7 @@ pub struct Args {
     release: bool,
 }
 
-/// Builds the eBPF object and the daemon; brings the toolchain first when it is missing.
+/// Builds the eBPF object and the daemon; installs the toolchain first when it is missing.
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure(true)?;
     let mut command = run::cargo();

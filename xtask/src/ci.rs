@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::run::{self, cargo};
 use crate::{fuzz, setup, test, vm};
 
-/// Runs every check, cheapest first, and ends at the first that fails.
+/// Runs every check, the cheapest first, and stops at the first that fails.
 pub fn run() -> Result<()> {
     let start = Instant::now();
     setup::ensure(false)?;

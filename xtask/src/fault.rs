@@ -1,4 +1,4 @@
-//! Wrong use: told apart from what failed by its exit code, as the daemon's own commands do it.
+//! Wrong usage has an exit code of its own, as in the daemon's commands.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ impl fmt::Display for Misuse {
 
 impl std::error::Error for Misuse {}
 
-/// An error that ends with exit code 2.
+/// An error with exit code 2.
 pub fn misuse(what: impl fmt::Display, help: impl fmt::Display) -> anyhow::Error {
     Misuse(format!("{what}\nhelp: {help}")).into()
 }

@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::{run, setup};
 
-/// Has this workspace's crates compiled with counters of the edges that were taken. What they depend on is the same as
-/// for the tests, and cargo keeps both kinds beside each other.
+/// A compiler wrapper that adds coverage counters to this workspace's crates. Dependencies are built as for the tests,
+/// and cargo keeps both kinds of builds.
 const COMPILER: &str = "fuzz/rustc-with-coverage";
 
-/// Targets that are fuzzed at once.
+/// How many targets are fuzzed at the same time.
 const AT_ONCE: usize = 2;
 
 /// What `cargo xtask fuzz` takes.

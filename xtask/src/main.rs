@@ -6,6 +6,8 @@ mod ci;
 mod demo;
 mod fault;
 mod fuzz;
+#[cfg(test)]
+mod layers;
 mod run;
 mod setup;
 mod signals;

@@ -21,7 +21,7 @@ pub fn cargo() -> Command {
     command
 }
 
-/// Where cargo puts what it builds, by `cargo metadata`: CARGO_TARGET_DIR and config files are heeded.
+/// Cargo's target directory, from `cargo metadata`, so that CARGO_TARGET_DIR and config files count.
 pub fn target_dir() -> Result<PathBuf> {
     let told = cargo().args(["metadata", "--format-version", "1", "--no-deps"]).output().context("cargo metadata")?;
     let told: serde_json::Value = serde_json::from_slice(&told.stdout).context("cargo metadata")?;
@@ -29,7 +29,7 @@ pub fn target_dir() -> Result<PathBuf> {
     Ok(PathBuf::from(dir))
 }
 
-/// Runs to the end with this terminal; a failure is an error that names the command.
+/// Runs a program to its end in this terminal. A failure is an error that names the command.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = signals::run(command).with_context(|| format!("{} could not be started", show(command)))?;
     signals::check()?;
@@ -51,14 +51,14 @@ pub fn find(name: &str) -> Option<PathBuf> {
     dirs.map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
-/// Where root's programs are; not everybody who is root has it in PATH.
+/// Directories of root's programs, which are not in every root user's PATH.
 const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 fn path() -> Vec<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect()
 }
 
-/// PATH, with root's programs: what setup finds must be found by what it is installed for.
+/// PATH with root's programs, so that installed programs are found in the same way as setup finds them.
 pub fn search_path() -> Result<OsString> {
     Ok(std::env::join_paths(path().into_iter().chain(SBIN.map(PathBuf::from)))?)
 }
@@ -74,7 +74,7 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Fails unless root runs this; `what` says why it must.
+/// Fails unless the user is root; `what` is the reason.
 pub fn need_root(what: &str) -> Result<()> {
     if is_root() { Ok(()) } else { Err(misuse(format!("{what}: not root"), "run it as root")) }
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C and `kill`: the program that is waited for is ended first and cleans up, then the task ends with an error.
+//! On Ctrl-C or `kill`, the running program is ended first, so that it can clean up; then the task ends with an error.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
-/// The program that is waited for; 0 when there is none.
+/// The program that is running; 0 when none is.
 static CHILD: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn pass_on(_: i32) {
@@ -25,7 +25,7 @@ extern "C" fn pass_on(_: i32) {
     }
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP are passed on and noted.
+/// From now on SIGINT, SIGTERM and SIGHUP are passed on to the running program and noted.
 pub fn catch() -> Result<()> {
     let action = SigAction::new(SigHandler::Handler(pass_on), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -35,7 +35,7 @@ pub fn catch() -> Result<()> {
     Ok(())
 }
 
-/// Fails once a signal has come.
+/// Fails if a signal has come.
 pub fn check() -> Result<()> {
     if ASKED.load(Ordering::SeqCst) {
         bail!("ended by a signal\nhelp: what was begun is gone; what was fetched or built stays");
@@ -43,19 +43,19 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// Runs to the end. The program gets SIGTERM when this task is asked to end, and when it is killed.
+/// Runs a program to its end. It gets SIGTERM when this task is asked to end or is killed.
 pub fn run(command: &mut Command) -> io::Result<ExitStatus> {
     let die_with_parent = || Ok(set_pdeathsig(Signal::SIGTERM)?);
-    // SAFETY: one system call between fork and exec, and no allocation. It is the spawning thread's end that counts,
-    // and that thread waits for the program.
+    // SAFETY: one system call between fork and exec, and no allocation. The death signal depends on the thread that
+    // spawned the program, and that thread waits for it.
     let mut child = unsafe { command.pre_exec(die_with_parent) }.spawn()?;
     let id = i32::try_from(child.id()).map_err(io::Error::other)?;
     CHILD.store(id, Ordering::SeqCst);
     if ASKED.load(Ordering::SeqCst) {
-        // The signal came before there was a child to pass it on to.
+        // A signal came before the child could be stored.
         pass_on(0);
     }
-    // Its number stays its own until it is reaped below.
+    // The child is not reaped yet, so that its process id stays its own until CHILD is 0.
     let waited = waitid(Id::Pid(Pid::from_raw(id)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
     CHILD.store(0, Ordering::SeqCst);
     waited?;

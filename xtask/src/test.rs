@@ -31,7 +31,7 @@ struct Sum {
     failed: u64,
 }
 
-/// Builds the daemon as it is shipped, runs all tests against it, sums up.
+/// Builds the daemon as it is shipped, runs all tests against it, and sums up.
 pub fn run(args: &Args) -> Result<()> {
     setup::ensure(false)?;
     run::run(run::cargo().args(["build", "--release", "--package", "pv-net"]))?;

@@ -1,13 +1,13 @@
-//! The alias of a link: it says all that is needed to learn a lease again, whatever the names in it.
+//! The alias of a link: a lease can be learned again from it, whatever the names in it.
 
 use super::own;
 use pv_net::kernel::netlink::alias::{bridge_pool, is_ours, of_attachment, of_bridge, to_attachment};
 use pv_net::model::{Attachment, Mac, PoolName};
 
-/// `IFALIASZ` less the closing zero (`if_link.h`).
+/// `IFALIASZ` minus the final zero byte (`if_link.h`).
 const LONGEST: usize = 255;
 
-/// Target `alias`. The input is an alias as it is, and lines with the parts of one.
+/// Target `alias`. The input is used as an alias, and as lines with the parts of one.
 pub fn check(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     if let Some(attachment) = to_attachment("pvweb-0123456", &text) {

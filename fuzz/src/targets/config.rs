@@ -1,8 +1,8 @@
-//! `device.json` and `run.json`: a file is taken whole, or refused with errors that say where.
+//! `device.json`, `run.json` and `services.json`: a file is accepted completely, or refused with errors that say where.
 
 use super::place::{exists, reversed};
 use super::schema::{broken, schema};
-use pv_net::config::{ConfigError, parse_device, parse_run};
+use pv_net::config::{ConfigError, parse_device, parse_run, parse_services};
 use pv_net::model::{Container, Device, NetworkMode};
 use serde_json::Value;
 use std::fmt::Debug;
@@ -24,6 +24,17 @@ pub fn run(input: &[u8]) {
     }
 }
 
+/// Target `services`. The list alone, which is read too, is left out: the schema is that of the object.
+pub fn services(input: &[u8]) {
+    if input.trim_ascii_start().starts_with(b"[") {
+        return;
+    }
+    if let Some((document, offers)) = parse(input, parse_services, 2) {
+        assert!(offers.len() <= len(&document, "/services"), "services");
+        assert!(offers.iter().all(|o| o.port > 0 && !o.name.contains('.')), "{offers:?}");
+    }
+}
+
 fn parse<T: PartialEq + Debug>(input: &[u8], parse: Parser<T>, number: usize) -> Option<(Value, T)> {
     let text = std::str::from_utf8(input).ok()?;
     let parsed = parse("file", text);
@@ -40,7 +51,7 @@ fn parse<T: PartialEq + Debug>(input: &[u8], parse: Parser<T>, number: usize) ->
         assert!(!errors.is_empty(), "refused without a reason");
         errors.iter().for_each(|e| reasonable(&document, e, number));
     }
-    // A file that is written anew, in whatever form, says the same.
+    // The same document in another form must mean the same.
     let pretty = serde_json::to_string_pretty(&document).expect("JSON");
     for form in [document.to_string(), pretty, reversed(&document).to_string()] {
         let again = parse("file", &form);
@@ -49,7 +60,7 @@ fn parse<T: PartialEq + Debug>(input: &[u8], parse: Parser<T>, number: usize) ->
             (Err(errors), Err(again)) => {
                 assert!(twice || places(errors) == places(again), "{errors:?}\n{again:?}\n{form}")
             }
-            // One that has a key twice is refused; serde_json has kept the last.
+            // A document with a duplicate key is refused; serde_json has kept the last of the two.
             (Err(_), Ok(_)) if twice => {}
             _ => panic!("{parsed:?}\n{again:?}\n{form}"),
         }
@@ -60,7 +71,7 @@ fn parse<T: PartialEq + Debug>(input: &[u8], parse: Parser<T>, number: usize) ->
     Some((document, value))
 }
 
-/// An error is one line, with a place that is in the file and a reason.
+/// An error must be one line, with a place that exists in the file, and a reason.
 fn reasonable(document: &Value, error: &ConfigError, number: usize) {
     assert_eq!(error.file, "file");
     assert!(!error.why.is_empty(), "{error:?}");
@@ -73,9 +84,9 @@ fn reasonable(document: &Value, error: &ConfigError, number: usize) {
     assert!(!text.chars().any(char::is_control), "{text:?}");
 }
 
-/// Names of fields, which an error may say to be missing.
+/// Whether a name is a field that an error may report as missing.
 fn is_field(name: &str, number: usize) -> bool {
-    static NAMES: LazyLock<[Vec<Vec<u8>>; 2]> = LazyLock::new(|| [0, 1].map(super::schema::words));
+    static NAMES: LazyLock<[Vec<Vec<u8>>; 3]> = LazyLock::new(|| [0, 1, 2].map(super::schema::words));
     NAMES[number].iter().any(|n| n == name.as_bytes())
 }
 
@@ -112,7 +123,7 @@ fn nothing_is_left_out(document: &Value, device: &Device) {
             assert!(v6.net.contains(v6.gateway) && v6.net.ip() == v6.net.network(), "{v6:?}");
         }
     }
-    // What it is made for: it must be fit to be compiled.
+    // An accepted device must be usable for compiling a policy.
     assert!(
         device.flow_table > 0 && device.pools.values().all(|p| p.max_flows > 0 && p.max_flows <= device.flow_table)
     );

@@ -1,4 +1,4 @@
-//! Messages of rtnetlink: from bytes to what pv-net makes of them, beside a reading of the bytes of our own.
+//! rtnetlink messages: what pv-net makes of them is compared with an independent reading of the bytes.
 
 use super::own;
 use ipnetwork::IpNetwork;
@@ -20,14 +20,17 @@ pub fn check(input: &[u8]) {
     let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(input) else { return };
     let event = NetEvent::of(&message.payload);
     let NetlinkPayload::InnerMessage(inner) = &message.payload else {
-        assert_eq!(event, None);
+        // Messages were lost, so any route may have changed.
+        let lost = matches!(message.payload, NetlinkPayload::Overrun(_));
+        assert_eq!(event, lost.then_some(NetEvent::Route { outputs: Vec::new() }));
         return;
     };
     let body = &input[HEADER..(message.header.length as usize).min(input.len())];
     match inner {
         RouteNetlinkMessage::NewLink(link) => {
             same(&LinkInfo::from(link), body);
-            assert_eq!(event, Some(NetEvent::Link { index: word(body, 4), up: word(body, 8) & 1 != 0 }));
+            let Some(NetEvent::Link { index, up, .. }) = event else { panic!("a link: {event:?}") };
+            assert_eq!((index, up), (word(body, 4), word(body, 8) & 1 != 0));
         }
         RouteNetlinkMessage::DelLink(link) => {
             let info = LinkInfo::from(link);
@@ -53,10 +56,20 @@ pub fn check(input: &[u8]) {
             // Bytes 1 and 4 of `struct rtmsg`: the prefix length, and the table, 254 for the main one.
             assert!(links.is_empty() || (body[1], body[4]) == (0, 254), "{links:?}");
             match event {
-                // Each link is a word of the message.
+                // Each link takes a word of the message.
                 Some(NetEvent::Route { outputs }) => assert!(outputs.len() <= body.len() / 4, "{outputs:?}"),
                 other => assert_eq!(other, Some(NetEvent::Changed)),
             }
+        }
+        RouteNetlinkMessage::NewTrafficFilter(_)
+        | RouteNetlinkMessage::DelTrafficFilter(_)
+        | RouteNetlinkMessage::NewQueueDiscipline(_)
+        | RouteNetlinkMessage::DelQueueDiscipline(_)
+        | RouteNetlinkMessage::NewTrafficClass(_)
+        | RouteNetlinkMessage::DelTrafficClass(_)
+        | RouteNetlinkMessage::NewTrafficChain(_)
+        | RouteNetlinkMessage::DelTrafficChain(_) => {
+            assert!(matches!(event, None | Some(NetEvent::Filter { .. })), "{event:?} of a filter");
         }
         _ => assert_eq!(event, Some(NetEvent::Route { outputs: Vec::new() })),
     }
@@ -103,7 +116,7 @@ fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
     all
 }
 
-/// Without the closing zero.
+/// The text without its final zero byte.
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
 }

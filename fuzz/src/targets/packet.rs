@@ -1,5 +1,5 @@
-//! The headers of a packet, beside a reading of them with `etherparse`: what is taken says the same in both, and what
-//! either refuses the other refuses too.
+//! The headers of a packet, compared with a reading by `etherparse`: both must accept the same packets and agree on
+//! them.
 
 use super::own;
 use etherparse::{Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice};
@@ -18,7 +18,7 @@ pub fn check(input: &[u8]) {
         if let Some(packet) = &ours {
             assert!(furthest <= packet.end, "read up to {furthest}, and the packet ends at {}", packet.end);
         }
-        // The length is the packet's own, and all of it is there: what is behind belongs to nobody.
+        // The packet is complete by its own length, so any padding behind it must make no difference.
         if let Some(end) = own_end(input).filter(|end| *end <= input.len()) {
             for padding in [&[][..], &[0x11; 40], &[0xff; 61], &input[end..end.max(input.len() / 2)]] {
                 assert_eq!(self::ours(&[&input[..end], padding].concat(), gso).0, ours, "other padding");
@@ -47,7 +47,7 @@ struct Packet {
     end: usize,
 }
 
-/// Counts how far a frame is read.
+/// Measures how far a frame is read.
 struct Watched<'a> {
     frame: Bytes<'a>,
     furthest: Cell<usize>,
@@ -110,7 +110,7 @@ fn ether_type(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(12..ETHERNET)?.try_into().ok()?))
 }
 
-/// Where the packet ends by its own length; none for one without.
+/// Where the packet ends by its own length field; `None` without one.
 fn own_end(bytes: &[u8]) -> Option<usize> {
     let ip = bytes.get(ETHERNET..)?;
     let at = |at: usize| Some(usize::from(u16::from_be_bytes(ip.get(at..at + 2)?.try_into().ok()?)));
@@ -180,7 +180,7 @@ fn six(ip: &[u8], gso: bool) -> Option<Packet> {
                 fragment = Some((h.identification(), usize::from(h.fragment_offset().value()) * 8));
                 (h.next_header().0, h.slice().len())
             }
-            // As long as the kernel takes it for (`ipv6_authlen`): etherparse asks for more than a header needs.
+            // The length as the kernel computes it (`ipv6_authlen`); etherparse requires more than the header needs.
             51 => (*payload.first()?, (usize::from(*payload.get(1)?) + 2) * 4),
             _ => {
                 let h = Ipv6RawExtHeaderSlice::from_slice(payload).ok()?;
@@ -188,7 +188,7 @@ fn six(ip: &[u8], gso: bool) -> Option<Packet> {
             }
         };
         payload = payload.get(len..)?;
-        // What a later fragment begins with is somewhere within the packet.
+        // The contents of a later fragment begin somewhere within the packet.
         if fragment.is_some_and(|(_, offset)| offset > 0) {
             break;
         }
@@ -210,7 +210,7 @@ fn six(ip: &[u8], gso: bool) -> Option<Packet> {
     upper(packet, payload, offset)
 }
 
-/// A first fragment without its whole header is refused, and so is a later one that reaches into a TCP header.
+/// A first fragment must have its whole header, and a later one must not begin within a TCP header.
 fn upper(mut packet: Packet, payload: &[u8], offset: usize) -> Option<Packet> {
     const TCP: u8 = 6;
     if offset > 0 {

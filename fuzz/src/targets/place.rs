@@ -1,16 +1,16 @@
-//! The places that errors name.
+//! Checks the places that errors name.
 
 use serde_json::Value;
 
-/// Whether `path`, such as `network.pools.internal.subnet`, leads to something in `document`, or to where one of the
-/// fields `known` is missing from what is there. Names may have dots and brackets in them.
+/// Whether `path`, such as `network.pools.internal.subnet`, leads to something in `document`, or to a place where one
+/// of the fields `known` is missing. Names may contain dots and brackets.
 pub fn exists(document: &Value, path: &str, known: &dyn Fn(&str) -> bool) -> bool {
     if path.is_empty() {
         return true;
     }
     match document {
         Value::Object(map) => {
-            // The dot is not there at the beginning, where it can be a name.
+            // At the beginning there is no dot before the name.
             let inside = |path: &str| {
                 let begins = |(key, value): (&String, &Value)| {
                     path.strip_prefix(key.as_str()).is_some_and(|rest| {
@@ -29,7 +29,7 @@ pub fn exists(document: &Value, path: &str, known: &dyn Fn(&str) -> bool) -> boo
     }
 }
 
-/// The document with the fields of each object the other way round.
+/// The document with the fields of each object in reverse order.
 pub fn reversed(document: &Value) -> Value {
     match document {
         Value::Object(map) => map.iter().rev().map(|(k, v)| (k.clone(), reversed(v))).collect(),

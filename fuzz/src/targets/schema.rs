@@ -1,15 +1,15 @@
-//! The JSON Schemas of the configuration, as far as they are needed: whether a document conforms, and their words.
+//! The JSON Schemas of the configuration: whether a document conforms to them, and their words.
 
 use super::own;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-static SCHEMAS: LazyLock<[Value; 2]> = LazyLock::new(|| {
+static SCHEMAS: LazyLock<[Value; 3]> = LazyLock::new(|| {
     pv_net::config::raw::schemas().map(|(_, text)| serde_json::from_str(&text).expect("a schema is JSON"))
 });
 
-/// Schema `number`: 0 is that of `device.json`, 1 that of `run.json`.
+/// Schema `number`: 0 is that of `device.json`, 1 that of `run.json`, 2 that of `services.json`.
 pub fn schema(number: usize) -> &'static Value {
     &SCHEMAS[number]
 }
@@ -41,6 +41,7 @@ pub fn words(number: usize) -> Vec<Vec<u8>> {
         "internal",
         "02:00:0a:00:03:07",
         "pv.local",
+        "corp.example",
         "service-manifest-run@1",
     ]));
     words
@@ -63,11 +64,11 @@ fn collect(schema: &Value, names: &mut BTreeSet<String>) {
     }
 }
 
-/// Why `value` does not conform to `schema`, a part of the schema `root`; nothing when it does. It knows what our
-/// schemas are made of, and stops at anything else.
+/// Why `value` does not conform to `schema`, which is a part of `root`; `None` when it does. Only the keywords that our
+/// schemas use are supported.
 ///
 /// # Panics
-/// At a keyword that it does not know.
+/// At an unknown keyword.
 pub fn broken(root: &Value, schema: &Value, value: &Value) -> Option<String> {
     let Value::Object(rules) = schema else {
         return (schema == &Value::Bool(false)).then(|| format!("{value}: nothing may be here"));

@@ -1,10 +1,10 @@
-//! The daemon's state on disk: what is loaded is what was saved, and what cannot be read is said.
+//! The daemon's state file: what was saved is loaded, and unreadable files are reported.
 
 use pv_net::ipam::store::{State, decode, encode, envelope, load};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Target `state`. The input is a file as it is, and also what a file with a right checksum has inside.
+/// Target `state`. The input is used as a file, and as the body of a file with a valid checksum.
 pub fn check(input: &[u8]) {
     file(input);
     if let Ok(text) = std::str::from_utf8(input)
@@ -38,7 +38,7 @@ fn file(bytes: &[u8]) {
     }
 }
 
-/// In memory, where there is such a file system.
+/// A directory in memory, if there is such a file system.
 fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };

@@ -1,4 +1,4 @@
-//! The small texts in files, arguments and `/proc`: what is printed of a value is that value again.
+//! The small texts in files, arguments and `/proc`: the printed form of a value must parse to the same value.
 
 use super::own;
 use pv_net::kernel::cgroup::mount_point;
@@ -13,7 +13,7 @@ pub fn check(input: &[u8]) {
     comes_back::<PortMapping>(&text);
     comes_back::<PortMatch>(&text);
     comes_back::<Mac>(&text);
-    // A name is taken as it is written.
+    // A name must be printed exactly as it was written.
     for name in [
         comes_back::<PoolName>(&text),
         comes_back::<ContainerName>(&text),
@@ -37,7 +37,7 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// The text of what `text` is parsed to; parsed again it is the same.
+/// The printed form of what `text` parses to; it must parse to the same value again.
 fn comes_back<T: FromStr + Display + PartialEq + Debug>(text: &str) -> Option<String>
 where
     T::Err: Debug,
@@ -48,7 +48,7 @@ where
     Some(shown)
 }
 
-/// It can stand in a path, a log line and a terminal.
+/// Whether a name is safe in a path, a log line and a terminal.
 fn is_harmless(name: &str) -> bool {
     !matches!(name, "." | "..") && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
 }

@@ -57,7 +57,8 @@ fn options() -> (u8, Vec<u8>) {
     (60, vec![0; 7])
 }
 
-/// A fragment header behind its next header: offset in bytes, and whether more follow.
+/// A fragment header, with the number by which the header before announces it: offset in bytes, and whether more
+/// fragments follow.
 fn fragment(offset: u16, more: bool) -> (u8, Vec<u8>) {
     let word = (offset | u16::from(more)).to_be_bytes();
     (44, vec![0, word[0], word[1], 0, 0, 0, 9])
@@ -106,7 +107,7 @@ fn what_is_behind_the_packet_is_no_header() {
         ("an extension header", v6(&[], 60, &[])),
         ("ICMPv6 behind options", v6(&[options()], IPPROTO_ICMPV6, &[])),
     ] {
-        // Padding that would be the missing rest.
+        // Padding with the bytes that the packet itself lacks.
         frame.extend([0x50, 0x10].repeat(20));
         assert_eq!(parse(&frame), Err(DropReason::Malformed), "{name}");
     }

@@ -1,4 +1,4 @@
-//! What an error looks like.
+//! The body of an error.
 
 use crate::failure::{Failure, Kind, Message};
 use axum::http::StatusCode;
@@ -6,15 +6,15 @@ use axum::response::{IntoResponse, Json, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What an error looks like.
+/// The body of an error.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorView {
-    /// All that is wrong, on one line.
+    /// Everything that is wrong, on one line.
     pub error: String,
-    /// What to do about the first thing that has a remedy.
+    /// What to do about the first problem that has a remedy.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub help: Option<String>,
-    /// One by one.
+    /// All problems, one by one.
     #[serde(default)]
     pub errors: Vec<Message>,
 }

@@ -1,8 +1,9 @@
-//! The API: HTTP/1.1 and JSON over a Unix socket. What is read comes from the newest snapshot and the maps, and waits
-//! for nobody; what changes something is a command to the controller.
+//! The API: HTTP/1.1 and JSON over a Unix socket. Reads take the newest snapshot and the maps, and never wait for the
+//! controller. Changes are commands to the controller.
 
 mod error;
 mod events;
+mod extract;
 mod metrics;
 mod openapi;
 mod routes;
@@ -10,50 +11,68 @@ mod view;
 
 pub use error::ErrorView;
 pub use view::{
-    ContainerView, FlowView, LeaseView, PoolView, PortView, RuleView, StatusView, VerdictQuery, VerdictView,
+    ContainerView, FlowView, LeaseView, PoolView, PortView, ResolveView, RuleView, StatusView, VerdictQuery,
+    VerdictView,
 };
 
 use crate::command::Commands;
+use crate::dhcp;
+use crate::dns::Dns;
 use crate::events::Bus;
 use crate::failure::{Failure, Kind};
+use crate::lease::LeaseHandle;
 use crate::snapshot::Snapshot;
+use crate::{dhcp6, ra};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// What handlers have; cheap to clone.
+/// What handlers need; cheap to clone.
 #[derive(Clone)]
 pub struct Api {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     commands: Commands,
     bus: Bus,
-    /// The file of the rules, for answers that name it.
+    /// Path of the configuration file, for answers that name it.
     config: Arc<PathBuf>,
     probe: view::Probe,
-    /// The API is to end.
+    dns: Arc<Dns>,
+    advertised: Arc<ra::Metrics>,
+    leased: Arc<dhcp6::Metrics>,
+    leases: LeaseHandle,
+    dhcp: Arc<dhcp::Metrics>,
+    /// Cancelled when the API is to stop.
     stop: CancellationToken,
 }
 
 impl Api {
-    /// An API that reads `snapshots` and asks by `commands`.
+    /// An API that reads `snapshots` and sends changes to `commands`.
     #[must_use]
-    pub fn new(snapshots: watch::Receiver<Arc<Snapshot>>, commands: Commands, bus: Bus, config: PathBuf) -> Self {
-        let (config, probe) = (Arc::new(config), view::Probe::default());
-        Self { snapshots, commands, bus, config, probe, stop: CancellationToken::new() }
+    pub fn new(
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        commands: Commands,
+        bus: Bus,
+        config: PathBuf,
+        counted: (Arc<Dns>, Arc<ra::Metrics>, Arc<dhcp6::Metrics>, Arc<dhcp::Metrics>),
+        leases: LeaseHandle,
+    ) -> Self {
+        let (dns, advertised, leased, dhcp) = counted;
+        let (config, probe, stop) = (Arc::new(config), view::Probe::default(), CancellationToken::new());
+        Self { snapshots, commands, bus, config, probe, dns, advertised, leased, leases, dhcp, stop }
     }
 
-    /// The device as it is.
+    /// The newest snapshot.
     fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.borrow().clone()
     }
 }
 
-/// Serves the API until it is to end: then what was asked is still answered.
+/// Serves the API until it is to stop; requests under way are still answered.
 ///
 /// # Errors
-/// When the socket is none.
+/// When the listening socket cannot be used.
 pub async fn serve(
     listener: std::os::unix::net::UnixListener,
     api: Api,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// The network of a container device.
 #[derive(Debug, Parser)]
 #[command(name = "pv-net", version, about, disable_help_subcommand = true, max_term_width = 100)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     pub places: Places,
     /// Print JSON, as the API answers it
@@ -44,6 +44,9 @@ pub struct Places {
     /// Cgroup for the socket hooks
     #[arg(long, global = true, env = "PV_NET_CGROUP", value_name = "DIR", default_value = "/sys/fs/cgroup")]
     pub cgroup: PathBuf,
+    /// The device's resolver configuration, whose servers answer what pools have no servers for
+    #[arg(long, global = true, env = "PV_NET_RESOLV_CONF", value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
 }
 
 impl From<Places> for Paths {
@@ -55,12 +58,13 @@ impl From<Places> for Paths {
             run_dir: p.run_dir,
             bpffs: p.bpffs,
             cgroup: p.cgroup,
+            resolv_conf: p.resolv_conf,
         }
     }
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the daemon in the foreground; SIGHUP reloads, SIGTERM stops it and leaves the data plane working
     Run,
     /// Validate device.json and run.json files; changes nothing
@@ -93,7 +97,7 @@ pub enum Command {
     Pools,
     /// Containers
     Containers,
-    /// Leases
+    /// Leases of containers, and of clients of DHCP
     Leases,
     /// Published ports
     Ports,
@@ -108,14 +112,34 @@ pub enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+    /// What would be answered about a name, and where that comes from
+    Resolve {
+        /// The name; one label is a name in the device's domain
+        name: String,
+        /// The container that asks; the device, which sees all names, unless given
+        #[arg(long, value_name = "CONTAINER")]
+        from: Option<String>,
+        /// Type of the records, such as PTR; A and AAAA unless given
+        #[arg(long = "type", value_name = "TYPE")]
+        kind: Option<String>,
+    },
     /// Dropped packets, refused ports and changes as they happen
     Monitor,
+    /// What a reload would do: its steps, the pools, ports, rules and leases that change, the flows that end
+    Plan,
     /// Read the configuration again
-    Reload,
-    /// What this device offers, what is missing, and what that costs
+    Reload {
+        /// Only say what would be done, as `plan` does
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// What this device offers, what is missing and what that costs, and which privileges the daemon holds
     Doctor,
     /// Remove everything that pv-net made and stop the daemon
     Down,
+    /// Enter namespaces for the daemon, which starts it
+    #[command(name = crate::kernel::broker::SUBCOMMAND, hide = true)]
+    Broker,
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -124,7 +148,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum PolicyCommand {
+pub(crate) enum PolicyCommand {
     /// The rules, and whether they are in force
     List,
     /// Whether a flow passes, and what decides that
@@ -141,7 +165,7 @@ pub enum PolicyCommand {
 
 #[derive(Debug, ClapArgs)]
 #[group(required = true, multiple = false)]
-pub struct NetnsArg {
+pub(crate) struct NetnsArg {
     /// A file that is the container's network namespace
     #[arg(long, value_name = "PATH")]
     pub netns: Option<PathBuf>,

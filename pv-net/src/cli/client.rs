@@ -16,8 +16,8 @@ fn broken(e: impl std::fmt::Display) -> Ended {
     Ended::Failed(Failure::new(Kind::Internal, format!("talk to the daemon: {e}")))
 }
 
-/// Sends one request; the answer's head has arrived when this returns.
-pub async fn send(
+/// Sends one request. Returns when the response's head has arrived.
+pub(crate) async fn send(
     paths: &Paths,
     method: Method,
     path: &str,
@@ -40,8 +40,8 @@ pub async fn send(
     sender.send_request(request).await.map_err(broken)
 }
 
-/// Sends one request and reads the whole answer; null when it is empty.
-pub async fn call(paths: &Paths, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Ended> {
+/// Sends one request and reads the whole response; null when it is empty.
+pub(crate) async fn call(paths: &Paths, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Ended> {
     let response = send(paths, method, path, body).await?;
     let status = response.status();
     let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();

@@ -1,26 +1,29 @@
-//! One function a command.
+//! The commands, one function each.
 
 use super::args::{Args, Command, NetnsArg, PolicyCommand};
 use super::client::{call, send};
 use super::output::{done, escaped, pretty, say};
 use super::table::{self, Column};
 use super::{Ended, doctor, policy};
-use crate::config::{load, parse_device, parse_run, parse_run_named};
+use crate::config::{load, parse_device, parse_run, parse_run_named, parse_services};
 use crate::daemon::{Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
+use crate::lease::unix_time;
+use crate::model::ContainerName;
 use clap::CommandFactory;
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// All commands but `run`, that has runtimes of its own.
+/// Runs every command except `run`, which has its own runtimes.
 pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode, Ended> {
     match command {
-        // Not here: `cli::run`.
-        Command::Run => {}
+        // These are handled in `cli::run`.
+        Command::Run | Command::Broker => {}
         Command::Check { files } => check(&files, json)?,
         Command::Attach { name, netns, pool, run } => attach(&paths, &name, netns, pool, run, json).await?,
         Command::Detach { name } => {
@@ -30,7 +33,7 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
         Command::Status => status(&paths, json).await?,
         Command::Pools => list(&paths, "/pools", table::POOLS, json).await?,
         Command::Containers => containers(&paths, json).await?,
-        Command::Leases => list(&paths, "/leases", table::LEASES, json).await?,
+        Command::Leases => leases(&paths, json).await?,
         Command::Ports => list(&paths, "/ports", table::PORTS, json).await?,
         Command::Flows { follow } => loop {
             list(&paths, "/flows", table::FLOWS, json).await?;
@@ -43,12 +46,14 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
         Command::Policy { command: PolicyCommand::Explain { from, to, traffic } } => {
             policy::explain(&paths, &from, &to, &traffic, json).await?;
         }
+        Command::Resolve { name, from, kind } => resolve(&paths, &name, from, kind, json).await?,
         Command::Monitor => monitor(&paths, json).await?,
-        Command::Reload => {
+        Command::Plan | Command::Reload { dry_run: true } => plan(&paths, json).await?,
+        Command::Reload { dry_run: false } => {
             call(&paths, Method::POST, "/reload", None).await?;
             done(json, "configuration reloaded");
         }
-        Command::Doctor => return Ok(doctor::run(&paths, json)),
+        Command::Doctor => return Ok(doctor::run(&paths, json).await),
         Command::Down => down(&paths, json).await?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "pv-net", &mut std::io::stdout());
@@ -59,10 +64,10 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
 
 fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {
     let (mut errors, mut conditions) = (Vec::new(), Vec::new());
+    let mut named: BTreeMap<String, ContainerName> = BTreeMap::new();
     for file in files {
-        match check_file(file) {
-            Ok(inactive) => conditions
-                .extend(inactive.iter().map(|path| format!("{}: {path}: accepted, not acted on yet", file.display()))),
+        match check_file(file, &mut named) {
+            Ok(notes) => conditions.extend(notes.iter().map(|note| format!("{}: {note}", file.display()))),
             Err(wrong) => errors.extend(wrong),
         }
     }
@@ -79,17 +84,43 @@ fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {
     Ok(())
 }
 
-/// What the file has that this version does not act on. A `run.json` has what a `device.json` cannot have.
-fn check_file(file: &Path) -> Result<Vec<String>, Vec<crate::config::ConfigError>> {
+/// Checks a file. Returns warnings about a valid one: settings that this version does not act on, and surprising ones.
+/// Whether it is a `run.json` is told by fields that a `device.json` cannot have. `named` has the containers of the files
+/// checked before.
+fn check_file(
+    file: &Path,
+    named: &mut BTreeMap<String, ContainerName>,
+) -> Result<Vec<String>, Vec<crate::config::ConfigError>> {
     let text = load::text(file)?;
     let name = file.display().to_string();
     let keys = serde_json::from_str::<serde_json::Map<String, Value>>(&text).unwrap_or_default();
     let network = keys.get("network").and_then(Value::as_object);
     let of_run = ["#spec", "name", "type", "services", "health_check", "auto_recovery"];
-    let of_run_network = ["pool", "interfaces", "mode", "hostname", "ports"];
+    let of_run_network = ["pool", "interfaces", "mode", "hostname", "aliases", "ports"];
     let is_run = of_run.iter().any(|k| keys.contains_key(*k))
         || network.is_some_and(|n| of_run_network.iter().any(|k| n.contains_key(*k)));
-    if is_run { parse_run(&name, &text).map(|c| c.inactive) } else { parse_device(&name, &text).map(|d| d.inactive) }
+    let unused = |path: String| format!("{path}: accepted, not acted on yet");
+    if text.trim_start().starts_with('[') || keys.get("services").is_some_and(Value::is_array) {
+        return parse_services(&name, &text).map(|_| Vec::new());
+    }
+    if is_run {
+        let container = parse_run(&name, &text)?;
+        let lower = container.name.as_str().to_ascii_lowercase();
+        let mut notes: Vec<String> = container.inactive.into_iter().map(unused).collect();
+        if lower == "gateway" {
+            notes.push("name: in DNS that name is the gateway's: others cannot find the container by it".to_owned());
+        } else if let Some(first) = named.insert(lower, container.name.clone()).filter(|n| *n != container.name) {
+            notes.push(format!("name: names in DNS have no case: others cannot tell it from container {first}"));
+        }
+        return Ok(notes);
+    }
+    let device = parse_device(&name, &text)?;
+    let has_domain = network.is_some_and(|n| n.contains_key("domain"));
+    let of_mdns = (has_domain && format!(".{}", device.domain).ends_with(".local")).then(|| {
+        let domain = &device.domain;
+        format!("network.domain: {domain:?}: names in .local are asked by mDNS (RFC 6762), not here, where a system has it: take one such as \"pv.internal\"")
+    });
+    Ok(device.inactive.into_iter().map(unused).chain(of_mdns).collect())
 }
 
 async fn attach(
@@ -102,7 +133,7 @@ async fn attach(
 ) -> Result<(), Ended> {
     let mut body = serde_json::Map::new();
     if let Some(path) = netns.netns {
-        // The daemon has another working directory.
+        // The daemon has another working directory, so the path must be absolute.
         let path = std::path::absolute(&path)
             .map_err(|e| Failure::new(Kind::Usage, format!("namespace {}: {e}", path.display())))?;
         body.insert("netns".to_owned(), json!(path));
@@ -115,7 +146,7 @@ async fn attach(
     }
     if let Some(file) = run {
         let text = load::text(&file).map_err(Failure::from)?;
-        // Here, where the file's name is known; a bad container name is the daemon's to refuse.
+        // Checked here, where the file's name is known for errors. The daemon checks the container's name.
         if let Ok(name) = name.parse() {
             parse_run_named(&file.display().to_string(), &text, Some(&name)).map_err(Failure::from)?;
         }
@@ -134,9 +165,47 @@ async fn attach(
     Ok(())
 }
 
+async fn resolve(
+    paths: &Paths,
+    name: &str,
+    from: Option<String>,
+    kind: Option<String>,
+    json: bool,
+) -> Result<(), Ended> {
+    let given = [("from", from), ("type", kind)].into_iter().filter_map(|(key, value)| Some((key, value?)));
+    let more: String = given.map(|(key, value)| format!("&{key}={}", escaped(&value))).collect();
+    let value = call(paths, Method::GET, &format!("/resolve?name={}{more}", escaped(name)), None).await?;
+    say(&if json { pretty(&value) } else { table::answers(&value) });
+    Ok(())
+}
+
+async fn plan(paths: &Paths, json: bool) -> Result<(), Ended> {
+    let value = call(paths, Method::POST, "/reload?dry_run", None).await?;
+    say(&if json { pretty(&value) } else { table::plan(&value) });
+    Ok(())
+}
+
 async fn list(paths: &Paths, path: &str, columns: &[Column], json: bool) -> Result<(), Ended> {
     let value = call(paths, Method::GET, path, None).await?;
     say(&if json { pretty(&value) } else { table::render(columns, value.as_array().map_or(&[][..], Vec::as_slice)) });
+    Ok(())
+}
+
+/// Leases; to people the end of a client's is a time from now.
+async fn leases(paths: &Paths, json: bool) -> Result<(), Ended> {
+    let mut value = call(paths, Method::GET, "/leases", None).await?;
+    if json {
+        say(&pretty(&value));
+        return Ok(());
+    }
+    let now = unix_time();
+    let rows = value.as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
+    for row in &mut *rows {
+        if let Some(expires) = row["expires"].as_u64() {
+            row["expires"] = json!(format!("in {} s", expires.saturating_sub(now)));
+        }
+    }
+    say(&table::render(table::LEASES, rows));
     Ok(())
 }
 
@@ -157,7 +226,7 @@ async fn containers(paths: &Paths, json: bool) -> Result<(), Ended> {
     Ok(())
 }
 
-/// A row for each interface, with its container's name and state.
+/// A row for each interface, with the container's name and state.
 fn interface_rows(container: &Value) -> Vec<Value> {
     let head = json!({"container": container["name"], "state": container["state"]});
     let interfaces = container["interfaces"].as_array().cloned().unwrap_or_default();
@@ -195,7 +264,7 @@ async fn monitor(paths: &Paths, json: bool) -> Result<(), Ended> {
     Ok(())
 }
 
-/// Through the daemon when there is one, so that nobody attaches meanwhile; else by this process.
+/// Asks the daemon if there is one, so that nobody attaches meanwhile; otherwise this process does it.
 async fn down(paths: &Paths, json: bool) -> Result<(), Ended> {
     match call(paths, Method::POST, "/down", None).await {
         Ok(_) => {}
@@ -211,7 +280,7 @@ async fn down(paths: &Paths, json: bool) -> Result<(), Ended> {
     Ok(())
 }
 
-/// The daemon has ended when its lock is free; then the last files go.
+/// Waits until the daemon's lock is free, which means that it has ended; then removes the last files.
 async fn wait_for_lock(paths: &Paths) -> Result<(), Ended> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let start = std::time::Instant::now();

@@ -1,17 +1,22 @@
-//! `pv-net doctor`: what the device offers, what is missing, what that costs and what to do.
+//! `pv-net doctor`: what the device offers, what is missing, what that costs and what to do about it; and which
+//! privileges the running daemon has.
 
+use super::privileges::{self, Held};
 use super::table;
 use crate::daemon::Paths;
 use crate::kernel::bpf::{Probe, probe};
+use crate::kernel::managers::Manager;
 use crate::kernel::netfilter;
+use crate::kernel::netlink::{Net, alias};
 use crate::plan::kept_by_firewall;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitCode;
 
-/// Prints the findings. 0 when nothing that pv-net cannot do without is missing.
-pub fn run(paths: &Paths, json: bool) -> ExitCode {
+/// Prints the findings. The exit code is 0 when nothing is missing that pv-net needs.
+pub(crate) async fn run(paths: &Paths, json: bool) -> ExitCode {
     let mut probes = vec![Probe {
         name: "root",
         ok: nix::unistd::geteuid().is_root(),
@@ -29,18 +34,22 @@ pub fn run(paths: &Paths, json: bool) -> ExitCode {
         remedy: "mount -t cgroup2 none DIR, and name it with --cgroup",
     });
     probes.push(firewall(paths));
+    probes.extend(managers(&own_links().await));
     let usable = probes.iter().all(|p| p.ok || !p.required);
-    let text =
-        if json { format!("{:#}", json!({"usable": usable, "probes": probes})) } else { report(&probes, usable) };
-    println!("{text}");
+    let processes = privileges::held(paths);
+    if json {
+        println!("{:#}", json!({"usable": usable, "probes": probes, "processes": processes}));
+    } else {
+        println!("{}", report(&probes, &processes, usable));
+    }
     if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What `pv-net status` says with names: whether a firewall of the host's own may drop what pools live on.
+/// Whether the host's firewall may drop traffic of pools; `pv-net status` names the chains.
 fn firewall(paths: &Paths) -> Probe {
     let pools = crate::config::load::device(&paths.config).map(|device| device.pools).unwrap_or_default();
     let bridges: BTreeSet<&str> = pools.values().filter_map(|p| p.bridge()).map(|b| b.as_str()).collect();
-    // A firewall that cannot be read is none.
+    // A firewall that cannot be read counts as none.
     let kept = netfilter::dropping().map(|(chains, rules)| {
         kept_by_firewall(&chains, netfilter::bridged(), &bridges, |chain, bridge| rules.name(chain, bridge))
     });
@@ -54,6 +63,37 @@ fn firewall(paths: &Paths) -> Probe {
     }
 }
 
+/// Whether the programs that manage the device's links leave pv-net's links alone.
+fn managers(links: &[u32]) -> [Probe; 2] {
+    let probe = |manager: Manager, name, remedy| Probe {
+        name,
+        ok: manager.leaves_alone(Path::new("/"), links),
+        required: false,
+        lost: "pv-net's links to itself: another program gives them addresses, routes or settings, or sets them down",
+        remedy,
+    };
+    [
+        probe(
+            Manager::Networkd,
+            "systemd-networkd leaves pv-net's links alone",
+            "install packaging/networkd/05-pv-net.network in /etc/systemd/network, with bridges that are not called pv*, and \
+             run networkctl reload",
+        ),
+        probe(
+            Manager::NetworkManager,
+            "NetworkManager leaves pv-net's links alone",
+            "install packaging/NetworkManager/pv-net.conf in /etc/NetworkManager/conf.d, with bridges that are not called \
+             pv*, and run nmcli general reload",
+        ),
+    ]
+}
+
+/// Indexes of pv-net's links, as far as they can be listed.
+async fn own_links() -> Vec<u32> {
+    let links = async { Net::here()?.links().await }.await.unwrap_or_default();
+    links.iter().filter(|l| alias::is_ours(l.alias.as_deref())).map(|l| l.index).collect()
+}
+
 fn bpffs(paths: &Paths) -> Probe {
     let existing = paths.bpffs.ancestors().find(|p| p.exists());
     Probe {
@@ -65,7 +105,7 @@ fn bpffs(paths: &Paths) -> Probe {
     }
 }
 
-fn report(probes: &[Probe], usable: bool) -> String {
+fn report(probes: &[Probe], processes: &[Held], usable: bool) -> String {
     let mut lines = Vec::new();
     for p in probes {
         let mark = match (p.ok, p.required) {
@@ -78,6 +118,10 @@ fn report(probes: &[Probe], usable: bool) -> String {
             lines.push(format!("        lost: {}", p.lost));
             lines.push(format!("        help: {}", p.remedy));
         }
+    }
+    lines.extend(processes.iter().map(|held| format!("holds   {}", held.line())));
+    if processes.is_empty() {
+        lines.push("no daemon runs here that could be asked what it holds".to_owned());
     }
     let missing = probes.iter().filter(|p| !p.ok).count();
     let end = if usable { "pv-net can run here" } else { "pv-net cannot run here" };

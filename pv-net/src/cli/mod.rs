@@ -1,4 +1,4 @@
-//! The command line: a thin client of the API, and `run`, `check` and `doctor`, that need no daemon.
+//! The command line: a thin client of the API; and `run`, `check` and `doctor`, which need no daemon.
 
 mod args;
 mod client;
@@ -6,21 +6,27 @@ mod commands;
 mod doctor;
 mod output;
 mod policy;
+mod privileges;
 mod table;
 
 use crate::app;
 use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
+use crate::kernel::broker;
 use args::{Args, Command};
 use clap::Parser;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
-/// Why a command ended.
+/// Why a command failed.
 pub(crate) enum Ended {
-    /// Not done.
+    /// It was not done.
     Failed(Failure),
-    /// There is no daemon to ask.
+    /// No daemon is running.
     NoDaemon(String),
 }
 
@@ -30,15 +36,15 @@ impl From<Failure> for Ended {
     }
 }
 
-/// Parses the arguments, does what they say, and says how it ended: 0 done, 1 failed, 2 wrong usage or config, 3 no
-/// daemon.
+/// Parses the arguments and runs the command. The exit code is 0 for success, 1 for failure, 2 for wrong usage or
+/// configuration, 3 when no daemon is running.
 #[must_use]
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(e) => {
             let code = if e.use_stderr() { 2 } else { 0 };
-            // When the terminal is gone there is nobody to tell.
+            // If the terminal is gone, nobody can be told.
             let _ = e.print();
             return ExitCode::from(code);
         }
@@ -54,6 +60,10 @@ fn run(args: Args) -> Result<ExitCode, Ended> {
     let paths = Paths::from(args.places);
     if matches!(args.command, Command::Run) {
         app::run(&paths)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if matches!(args.command, Command::Broker) {
+        broker::run().map_err(|e| Failure::new(Kind::Internal, format!("broker: {e}")))?;
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -80,12 +90,15 @@ fn report(ended: Ended) -> ExitCode {
     }
 }
 
-/// Logs go to stderr; `RUST_LOG` chooses what, and `run` says more than the other commands.
+/// Starts logging to stderr. `RUST_LOG` selects what is logged; the default of `run` is more than that of other
+/// commands.
 fn start_tracing(command: &Command) {
-    let default = if matches!(command, Command::Run) { "info" } else { "warn" };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    let terminal = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    log.with_ansi(terminal).with_target(false).init();
+    let default = if matches!(command, Command::Run) { LevelFilter::INFO } else { LevelFilter::WARN };
+    // `Targets` knows levels by module, and not the spans of `EnvFilter`, which costs half a megabyte of regular
+    // expressions.
+    let asked = std::env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(default));
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = log.with_ansi(std::io::stderr().is_terminal()).with_target(false);
+    tracing_subscriber::registry().with(log.with_filter(filter)).init();
 }

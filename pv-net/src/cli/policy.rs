@@ -9,7 +9,7 @@ use crate::failure::{Failure, Kind};
 use hyper::Method;
 use serde_json::Value;
 
-pub async fn list(paths: &Paths, json: bool) -> Result<(), Ended> {
+pub(crate) async fn list(paths: &Paths, json: bool) -> Result<(), Ended> {
     let value = call(paths, Method::GET, "/policies", None).await?;
     if json {
         say(&pretty(&value));
@@ -55,7 +55,7 @@ fn traffic(words: &str) -> Result<String, Failure> {
     Ok(format!("proto={}&port={port}", escaped(proto)))
 }
 
-pub async fn explain(paths: &Paths, from: &str, to: &str, words: &str, json: bool) -> Result<(), Ended> {
+pub(crate) async fn explain(paths: &Paths, from: &str, to: &str, words: &str, json: bool) -> Result<(), Ended> {
     let traffic = traffic(words)?;
     let path = format!("/policy/verdict?from={}&to={}&{traffic}", escaped(from), escaped(to));
     let value = call(paths, Method::GET, &path, None).await?;

@@ -1,4 +1,4 @@
-//! Answers of the API as text for people.
+//! The API's answers as text for people.
 
 use serde_json::Value;
 
@@ -38,6 +38,8 @@ pub const LEASES: &[Column] = &[
     ("IPV6", "ipv6_address"),
     ("MAC", "mac_address"),
     ("STATIC", "static"),
+    ("NAME", "hostname"),
+    ("EXPIRES", "expires"),
 ];
 
 pub const PORTS: &[Column] = &[
@@ -135,6 +137,59 @@ pub fn status(value: &Value) -> String {
     if !conditions.is_empty() {
         lines.push("conditions".to_owned());
         lines.extend(conditions.iter().map(|c| format!("  {}", cell(c))));
+    }
+    lines.join("\n")
+}
+
+/// `POST /reload?dry_run` as text.
+pub fn plan(value: &Value) -> String {
+    /// How many flows are named; of more only the number is given.
+    const NAMED: usize = 20;
+    let texts = |value: &Value| -> Vec<String> { value.as_array().into_iter().flatten().map(cell).collect() };
+    let mut lines = Vec::new();
+    let mut list = |title: &str, entries: &[String]| {
+        if !entries.is_empty() {
+            lines.push(title.to_owned());
+            lines.extend(entries.iter().map(|entry| format!("  {entry}")));
+        }
+    };
+    for what in ["pools", "ports", "rules", "leases"] {
+        for how in ["added", "removed", "changed"] {
+            list(&format!("{what} {how}"), &texts(&value[what][how]));
+        }
+    }
+    list("steps", &texts(&value["steps"]));
+    let mut flows = texts(&value["flows"]);
+    let more = flows.len().saturating_sub(NAMED);
+    flows.truncate(NAMED);
+    flows.extend((more > 0).then(|| format!("and {more} more")));
+    list("flows that end", &flows);
+    list("conditions", &texts(&value["conditions"]));
+    if lines.is_empty() { "nothing changes".to_owned() } else { lines.join("\n") }
+}
+
+/// `GET /resolve` as text: a line for each record, and a line for each type without records.
+pub fn answers(value: &Value) -> String {
+    let mut lines = Vec::new();
+    for answer in value["answers"].as_array().into_iter().flatten() {
+        let source = match answer["source"].as_str().unwrap_or_default() {
+            "own" | "nodata" | "noname" => "this device",
+            "cache" => "another server, some time ago",
+            "stale" => "another server, long ago: now none answers",
+            "upstream" | "blocked" => "another server",
+            "failed" => "nobody",
+            other => other,
+        };
+        let records = answer["records"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for record in records {
+            let words = ["name", "ttl_secs", "type", "data"].map(|key| cell(&record[key]));
+            lines.push(format!("{}  (from {source})", words.join(" ")));
+        }
+        if records.is_empty() {
+            let reason = answer["reason"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+            let what = format!("{} {}", cell(&value["name"]), cell(&answer["type"]));
+            lines.push(format!("{what}: {}{reason}  (from {source})", cell(&answer["status"])));
+        }
     }
     lines.join("\n")
 }

@@ -1,4 +1,4 @@
-//! Collects every error of a file, each with its place, its value and what would be right.
+//! Collects all errors of a file, each with its place, its value and what would be right.
 
 use super::describe::describe;
 use super::field::{Field, Section};
@@ -12,9 +12,9 @@ use std::str::FromStr;
 pub struct ConfigError {
     /// The file.
     pub file: String,
-    /// Where in it: a JSON path such as `network.pools.internal.subnet`; empty for the file as a whole.
+    /// The place in the file: a JSON path such as `network.pools.internal.subnet`; empty for the file as a whole.
     pub path: String,
-    /// What stands there.
+    /// The value at that place.
     pub value: Option<String>,
     /// What is wrong with it.
     pub why: String,
@@ -37,7 +37,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// More than anybody reads. A file with as many as it can hold must not take a device's memory.
+/// Most errors that are collected. A file full of errors must not use up the device's memory.
 const MAX_ERRORS: usize = 1000;
 
 /// The errors of one file so far.
@@ -47,7 +47,7 @@ pub(super) struct Checker {
     pub errors: Vec<ConfigError>,
 }
 
-/// `value` for an error message: not longer than a line takes.
+/// `value` for an error message, shortened to fit on a line.
 fn show(value: &Value) -> String {
     let text = one_line(&value.to_string());
     match text.char_indices().nth(80) {
@@ -56,7 +56,8 @@ fn show(value: &Value) -> String {
     }
 }
 
-/// The text as a terminal and a log show it in one line: a file may hold any character.
+/// The text without control characters, so that a terminal or log shows it on one line. A file may contain any
+/// character.
 fn one_line(text: &str) -> String {
     if !text.contains(char::is_control) {
         return text.to_owned();
@@ -66,12 +67,12 @@ fn one_line(text: &str) -> String {
 }
 
 impl Checker {
-    pub fn new(file: &str) -> Self {
+    pub(crate) fn new(file: &str) -> Self {
         Self { file: file.to_owned(), schema: None, errors: Vec::new() }
     }
 
-    /// Notes an error. Without help, what the field at `path` is for is the help.
-    pub fn wrong(&mut self, path: &str, value: Option<&Value>, why: impl Into<String>, help: Option<String>) {
+    /// Adds an error. Without `help`, the description of the field at `path` is used.
+    pub(crate) fn wrong(&mut self, path: &str, value: Option<&Value>, why: impl Into<String>, help: Option<String>) {
         if self.errors.len() == MAX_ERRORS {
             return;
         }
@@ -91,9 +92,9 @@ impl Checker {
     }
 
     /// Reads the whole file as a `T`.
-    pub fn file<T: serde::de::DeserializeOwned + Section>(&mut self, text: &str) -> Option<T> {
+    pub(crate) fn file<T: serde::de::DeserializeOwned + Section>(&mut self, text: &str) -> Option<T> {
         self.schema = Some(T::schema);
-        // Twice the same key: the second would win in silence.
+        // Of two equal keys JSON parsers silently use the second, so duplicates are refused.
         if let Err(e) = serde_json::from_str::<super::duplicates::NoDuplicates>(text) {
             let help = Some("the file is JSON (RFC 8259) with each key once in its object".to_owned());
             self.wrong("", None, e.to_string(), help);
@@ -117,7 +118,7 @@ impl Checker {
         }
     }
 
-    /// Reports the fields that `T` does not know.
+    /// Adds an error for each field that `T` does not have.
     fn known<T: Section>(&mut self, path: &str, field: &Field<T>) {
         let Ok(section) = &field.parsed else { return };
         if section.unknown().is_empty() {
@@ -133,8 +134,8 @@ impl Checker {
         }
     }
 
-    /// What stands at `path`, when it is there and of its type.
-    pub fn plain<'a, T>(&mut self, path: &str, field: &'a Option<Field<T>>) -> Option<&'a T> {
+    /// The value at `path`, if it is there and of the right type.
+    pub(crate) fn plain<'a, T>(&mut self, path: &str, field: &'a Option<Field<T>>) -> Option<&'a T> {
         let field = field.as_ref()?;
         match &field.parsed {
             Ok(parsed) => Some(parsed),
@@ -145,16 +146,16 @@ impl Checker {
         }
     }
 
-    /// The object at `path`, its unknown fields reported.
-    pub fn section<'a, T: Section>(&mut self, path: &str, field: &'a Option<Field<T>>) -> Option<&'a T> {
+    /// The object at `path`. Its unknown fields are errors.
+    pub(crate) fn section<'a, T: Section>(&mut self, path: &str, field: &'a Option<Field<T>>) -> Option<&'a T> {
         if let Some(field) = field {
             self.known(path, field);
         }
         self.plain(path, field)
     }
 
-    /// The text at `path` as a `T`.
-    pub fn text<T>(&mut self, path: &str, field: &Option<Field<String>>) -> Option<T>
+    /// The text at `path`, parsed as a `T`.
+    pub(crate) fn text<T>(&mut self, path: &str, field: &Option<Field<String>>) -> Option<T>
     where
         T: FromStr,
         T::Err: fmt::Display,
@@ -162,8 +163,8 @@ impl Checker {
         self.text_with(path, field, |text| text.parse::<T>().map_err(|e| e.to_string()))
     }
 
-    /// The text at `path` through `parse`.
-    pub fn text_with<T>(
+    /// The text at `path`, parsed by `parse`.
+    pub(crate) fn text_with<T>(
         &mut self,
         path: &str,
         field: &Option<Field<String>>,
@@ -185,24 +186,8 @@ pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// The name that `key` was meant for, when one is close.
+/// The name that was probably meant by `key`, if one is similar.
 fn nearest<'a>(key: &str, names: &'a [String]) -> Option<&'a String> {
-    let near = names.iter().map(|n| (distance(key, n), n)).min()?;
+    let near = names.iter().map(|n| (strsim::levenshtein(key, n), n)).min()?;
     (near.0 <= 1 + key.len() / 4).then_some(near.1)
-}
-
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -1,10 +1,10 @@
-//! What a field is for, in the words of its JSON Schema: the help of an error that has no better one. Pure.
+//! The description of a field in its JSON Schema, used as help for errors that have none. Pure.
 
 use schemars::Schema;
 use serde_json::Value;
 
 /// The description of the field at `path`, such as `network.pools.internal.subnet` or `network.interfaces[0].name`.
-/// None where the schema has none; nor for a path with a dot in one of its names.
+/// `None` when the schema has none, or a name in the path contains a dot.
 pub(super) fn describe(schema: &Schema, path: &str) -> Option<String> {
     let root = schema.as_value();
     let (mut at, mut found) = (root, None);
@@ -13,9 +13,9 @@ pub(super) fn describe(schema: &Schema, path: &str) -> Option<String> {
         let object = resolve(root, at)?;
         let field =
             object.pointer("/properties").and_then(|p| p.get(name)).or_else(|| object.get("additionalProperties"));
-        // `false` where nothing else is allowed.
+        // `false` where the schema allows no other fields.
         at = field.filter(|f| f.is_object())?;
-        // An element of a list is what the list is about.
+        // An element of a list has the list's description.
         found = at.get("description").or(found);
         if index.is_some() {
             at = resolve(root, at)?.get("items")?;
@@ -25,7 +25,7 @@ pub(super) fn describe(schema: &Schema, path: &str) -> Option<String> {
     Some(text.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches('.').to_owned())
 }
 
-/// The object behind references and `anyOf` with null.
+/// Follows references, and skips the `null` alternative of `anyOf`.
 fn resolve<'a>(root: &'a Value, mut at: &'a Value) -> Option<&'a Value> {
     loop {
         if let Some(list) = at.get("anyOf").and_then(Value::as_array) {
@@ -53,7 +53,11 @@ mod tests {
                 "network.policies[3]",
                 Some("Rules between containers, pools and networks; a deny wins over every allow"),
             ),
-            (&device, "network.pools.p.dhcp.range[0]", Some("First and last address")),
+            (
+                &device,
+                "network.pools.p.dhcp.range[0]",
+                Some("First and last address for clients that are not containers; without it they get none"),
+            ),
             (&device, "ingress[0].external", Some("`ADDRESS:PORT`, for HTTP followed by a path")),
             (&device, "network.nonsense", None),
             (&run, "network.interfaces[1].pool", Some("The pool it is in")),

@@ -1,19 +1,23 @@
-//! `device.json`.
+//! Checks `device.json`.
 
 use super::checker::{Checker, join};
+use super::dhcp::dhcp;
+use super::dhcp6::dhcp6;
+use super::dns::{dns, on_device};
 use super::field::Field;
-use super::{ConfigError, net, policy, raw, timeouts, uplink_filter};
+use super::{ConfigError, net, policy, ra, raw, timeouts, uplink_filter};
 use crate::model::{Device, IfName, IpvlanMode, MacvlanMode, Pool, PoolKind, PoolName, Subnet4, Subnet6};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use pv_net_common::flow::{DEFAULT_FLOWS, DEFAULT_SHARE};
 use serde_json::Value;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 const DEFAULT_DOMAIN: &str = "pv.local";
 const FLOW_TABLE: std::ops::RangeInclusive<u32> = 1024..=1_048_576;
-/// RFC 8200 section 5.
+/// Least MTU of IPv6 links, bytes (RFC 8200 section 5).
 const MIN_MTU_IPV6: u32 = 1280;
-/// RFC 791.
+/// Least MTU of IPv4 links, bytes (RFC 791).
 const MIN_MTU: u32 = 68;
 const MAX_MTU: u32 = 65_535;
 
@@ -46,6 +50,7 @@ fn check(c: &mut Checker, raw: &raw::Device) -> Device {
     if let Some(domain) = c.text_with("network.domain", &network.domain, domain) {
         device.domain = domain;
     }
+    device.dns_on_device = on_device(c, network);
     device.uplinks = uplinks(c, network);
     if let Some(entries) = c.plain("network.flow_table", &network.flow_table) {
         device.flow_table = *entries;
@@ -78,7 +83,7 @@ fn check(c: &mut Checker, raw: &raw::Device) -> Device {
     device
 }
 
-/// RFC 1035 section 2.3.1, with digits first allowed by RFC 1123.
+/// Checks a domain name (RFC 1035 section 2.3.1); RFC 1123 allows digits at the beginning of labels.
 pub(super) fn domain(text: &str) -> Result<String, String> {
     let label = |l: &str| {
         (1..=63).contains(&l.len())
@@ -130,21 +135,20 @@ fn pool(
     let gateway6 = gateway(c, path, "gateway6", &raw.gateway6, v6, raw.subnet6.is_some(), net::ipv6, gateway6);
     let v4 = v4.zip(gateway4).map(|(net, gateway)| Subnet4 { net, gateway, dhcp_range: None });
     let v6 = v6.zip(gateway6).map(|(net, gateway)| Subnet6 { net, gateway });
-    let dhcp_range = dhcp(c, &join(path, "dhcp"), raw, v4.as_ref());
+    let (dhcp, dhcp_range) = dhcp(c, &join(path, "dhcp"), raw, v4.as_ref());
     let v4 = v4.map(|s| Subnet4 { dhcp_range, ..s });
-    dns(c, &join(path, "dns"), raw);
+    let dhcp6 = dhcp6(c, &join(path, "dhcp6"), raw, v6.as_ref());
     let kind = kind(c, path, name, raw);
+    let dns = dns(c, &join(path, "dns"), raw);
+    let ra = ra::check(c, &join(path, "ra"), raw, v6.as_ref());
     let mtu = mtu(c, &join(path, "mtu"), raw);
     let nat = c.plain(&join(path, "nat"), &raw.nat).copied().unwrap_or(false);
     let big_tcp = c.plain(&join(path, "big_tcp"), &raw.big_tcp).copied().unwrap_or(!nat);
     let isolated = c.plain(&join(path, "isolated"), &raw.isolated).copied().unwrap_or(true);
     let host_access = c.plain(&join(path, "host_access"), &raw.host_access).copied().unwrap_or_default();
     let max_flows = c.plain(&join(path, "max_flows"), &raw.max_flows).copied().unwrap_or_default();
-    for (used, key) in [
-        (raw.dns.is_some(), "dns"),
-        (raw.dhcp.is_some(), "dhcp"),
-        (!matches!(kind, Some(PoolKind::Bridge { .. }) | None), "type"),
-    ] {
+    let is_bridge = matches!(kind, Some(PoolKind::Bridge { .. }) | None);
+    for (used, key) in [(dns.is_some() && raw.dns.is_some() && !is_bridge, "dns"), (!is_bridge, "type")] {
         if used {
             inactive.push(join(path, key));
         }
@@ -161,10 +165,14 @@ fn pool(
         isolated,
         host_access,
         max_flows,
+        dns: dns.filter(|_| is_bridge).map(Arc::new),
+        ra: ra.map(Arc::new),
+        dhcp: dhcp.filter(|_| is_bridge).map(Arc::new),
+        dhcp6: dhcp6.map(Arc::new),
     })
 }
 
-/// `given`, or a share of the table, in which a flow takes two entries.
+/// `given`, or the default share of the flow table. A flow takes two entries.
 fn max_flows(c: &mut Checker, path: &str, given: u32, flow_table: u32) -> u32 {
     if given > flow_table / 2 {
         let why = format!("the flow table of {flow_table} entries has room for {} flows", flow_table / 2);
@@ -235,44 +243,6 @@ fn gateway6(net: Ipv6Network, given: Option<Ipv6Addr>) -> Result<Ipv6Addr, Strin
     }
 }
 
-fn dhcp(c: &mut Checker, path: &str, raw: &raw::Pool, subnet: Option<&Subnet4>) -> Option<(Ipv4Addr, Ipv4Addr)> {
-    let dhcp = c.section(path, &raw.dhcp)?;
-    c.text_with(&join(path, "lease_time"), &dhcp.lease_time, net::seconds);
-    let path = join(path, "range");
-    let range = c.plain(&path, &dhcp.range)?;
-    let value = Value::from(range.iter().map(|f| f.value.clone()).collect::<Vec<_>>());
-    let [first, last] = range.as_slice() else {
-        c.wrong(&path, Some(&value), "a range is two addresses: the first and the last", None);
-        return None;
-    };
-    let first = c.text_with(&format!("{path}[0]"), &Some(first.clone()), net::ipv4);
-    let last = c.text_with(&format!("{path}[1]"), &Some(last.clone()), net::ipv4);
-    let (first, last) = first.zip(last)?;
-    let subnet = subnet?;
-    let why = if first > last {
-        "runs backwards".to_owned()
-    } else if !subnet.net.contains(first) || !subnet.net.contains(last) {
-        format!("is not inside the subnet {}", subnet.net)
-    } else if (first..=last).contains(&subnet.gateway) {
-        format!("holds the gateway {}", subnet.gateway)
-    } else if first == subnet.net.network() || last == subnet.net.broadcast() {
-        format!("holds the network or broadcast address of {}", subnet.net)
-    } else {
-        return Some((first, last));
-    };
-    c.wrong(&path, Some(&value), why, None);
-    None
-}
-
-fn dns(c: &mut Checker, path: &str, raw: &raw::Pool) {
-    let Some(dns) = c.section(path, &raw.dns) else { return };
-    let path = join(path, "upstream");
-    let Some(list) = c.plain(&path, &dns.upstream) else { return };
-    for (i, field) in list.iter().enumerate() {
-        c.text::<std::net::IpAddr>(&format!("{path}[{i}]"), &Some(field.clone()));
-    }
-}
-
 fn kind(c: &mut Checker, path: &str, name: &PoolName, raw: &raw::Pool) -> Option<PoolKind> {
     let kind = c.plain(&join(path, "type"), &raw.r#type).copied();
     let kind = if raw.r#type.is_some() { kind? } else { raw::PoolType::Bridge };
@@ -340,7 +310,7 @@ fn mtu(c: &mut Checker, path: &str, raw: &raw::Pool) -> Option<u32> {
     Some(mtu)
 }
 
-/// What two pools cannot both have.
+/// Adds errors for what two pools must not share.
 fn conflicts(c: &mut Checker, device: &Device) {
     let pools: Vec<&Pool> = device.pools.values().collect();
     for (i, a) in pools.iter().enumerate() {

@@ -1,11 +1,11 @@
-//! Keys that stand twice in an object: JSON parsers take one of them in silence.
+//! Finds keys that occur twice in an object, of which JSON parsers silently use one.
 
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// JSON in which no object has a key twice; nothing of it is kept.
+/// JSON in which no object has a key twice. The contents are not kept.
 pub(super) struct NoDuplicates;
 
 impl<'de> Deserialize<'de> for NoDuplicates {

@@ -1,4 +1,4 @@
-//! A field that may be wrong without spoiling the rest of its file.
+//! A field of a file whose error does not affect the parsing of the other fields.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{DeserializeOwned, Error, Unexpected, Visitor};
@@ -6,12 +6,12 @@ use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
-/// What a file holds for a `T`: one, or something else and why it is none.
+/// A value that should be a `T`: the raw value, and the parsed one or why it is none.
 #[derive(Clone, Debug)]
 pub struct Field<T> {
-    /// As it stands in the file.
+    /// The raw JSON value.
     pub value: Value,
-    /// What it is.
+    /// The parsed value, or the parser's error.
     pub parsed: Result<T, String>,
 }
 
@@ -23,8 +23,8 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Field<T> {
     }
 }
 
-/// A value of which a choice is made by its name alone. serde takes `{"bridge": null}` for `"bridge"`; the schemas do
-/// not.
+/// A JSON value of which an enum variant must be chosen by a plain string. serde alone would also take `{"bridge":
+/// null}` for `"bridge"`, which the schemas do not allow.
 struct Strict<'a>(&'a Value);
 
 impl<'de> Deserializer<'de> for Strict<'de> {
@@ -70,15 +70,15 @@ impl<T: JsonSchema> JsonSchema for Field<T> {
     }
 }
 
-/// An object of the file: keeps the fields that it does not know, so that all of them can be reported.
-pub trait Section: JsonSchema {
-    /// What the object has beside its fields.
+/// An object of the file. It keeps unknown fields, so that all of them can be reported.
+pub(crate) trait Section: JsonSchema {
+    /// The fields that the object does not have by its type.
     fn unknown(&self) -> &Map<String, Value>;
 
-    /// Its JSON Schema; made once, for an error asks for it.
+    /// The object's JSON Schema; made only once.
     fn schema() -> &'static Schema;
 
-    /// The names of its fields.
+    /// The names of the object's fields.
     fn names() -> Vec<String> {
         let properties = Self::schema().get("properties").and_then(Value::as_object);
         properties.map(|p| p.keys().cloned().collect()).unwrap_or_default()

@@ -1,11 +1,11 @@
 //! Reads configuration files; the only part of [`config`](super) with I/O.
 
-use super::{ConfigError, parse_device, parse_run_named};
-use crate::model::{Container, ContainerName, Device};
+use super::{ConfigError, parse_device, parse_run_named, parse_services};
+use crate::model::{Container, ContainerName, Device, Offer};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Larger than any sensible file; a device must not run out of memory for a wrong path.
+/// Most bytes of a file, so that a wrong path cannot use up the device's memory.
 const MAX_BYTES: u64 = 4 << 20;
 
 fn whole(path: &Path, why: String, help: Option<&str>) -> Vec<ConfigError> {
@@ -21,7 +21,7 @@ fn whole(path: &Path, why: String, help: Option<&str>) -> Vec<ConfigError> {
 /// The text of a configuration file.
 ///
 /// # Errors
-/// When it cannot be read, is no file, is too large, or is not UTF-8.
+/// When it cannot be read, is not a regular file, is too large, or is not UTF-8.
 pub fn text(path: &Path) -> Result<String, Vec<ConfigError>> {
     use io::Read;
     let failed = |e: io::Error| whole(path, e.to_string(), Some("name a file that is there and may be read"));
@@ -47,7 +47,7 @@ pub fn device(path: &Path) -> Result<Device, Vec<ConfigError>> {
     parse_device(&path.display().to_string(), &text(path)?)
 }
 
-/// The `run.json` at `path`, that names its container.
+/// The `run.json` at `path`, which must name its container.
 ///
 /// # Errors
 /// Every error of the file.
@@ -55,17 +55,19 @@ pub fn run(path: &Path) -> Result<Container, Vec<ConfigError>> {
     parse_run_named(&path.display().to_string(), &text(path)?, None)
 }
 
-/// A container's declaration: its name by its directory, its file and what is in it, as text and checked.
+/// A declared container. Its name is that of the directory of its file.
 pub struct Declared {
     /// The file.
     pub path: PathBuf,
-    /// The file's text, when it could be read.
+    /// The file's text; empty when it cannot be read.
     pub text: String,
     /// The container, or every error of the file.
     pub container: Result<Container, Vec<ConfigError>>,
+    /// What its `services.json` says, when it has one.
+    pub offers: Result<Vec<Offer>, Vec<ConfigError>>,
 }
 
-/// Every `DIR/NAME/run.json`, in the order of the names. A directory that does not exist has none.
+/// Every `DIR/NAME/run.json`, in the order of the names. If the directory does not exist, there are none.
 ///
 /// # Errors
 /// When the directory cannot be read.
@@ -97,5 +99,13 @@ fn declared(path: PathBuf) -> Declared {
         }
         Err(errors) => (String::new(), Err(errors)),
     };
-    Declared { path, text, container }
+    let offers = offers(&path.with_file_name("services.json"));
+    Declared { path, text, container, offers }
+}
+
+fn offers(path: &Path) -> Result<Vec<Offer>, Vec<ConfigError>> {
+    match path.symlink_metadata() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        _ => parse_services(&path.display().to_string(), &text(path)?),
+    }
 }

@@ -1,4 +1,4 @@
-//! Networks and addresses from text, with reasons that name the part that is wrong. Pure.
+//! Parses networks and addresses, with errors that name the wrong part. Pure.
 
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -14,7 +14,7 @@ fn split<'a>(text: &'a str, max: u8, example: &str) -> Result<(&'a str, u8), Str
     Ok((addr, prefix))
 }
 
-/// An IPv4 address; the reason names the part that is none.
+/// Parses an IPv4 address; the error names the wrong part.
 pub(super) fn ipv4(text: &str) -> Result<Ipv4Addr, String> {
     text.parse().map_err(|_| {
         if text.contains(':') {
@@ -29,7 +29,7 @@ pub(super) fn ipv4(text: &str) -> Result<Ipv4Addr, String> {
     })
 }
 
-/// An IPv6 address; the reason names the part that is none.
+/// Parses an IPv6 address; the error names the wrong part.
 pub(super) fn ipv6(text: &str) -> Result<Ipv6Addr, String> {
     text.parse().map_err(|_| {
         if text.contains('.') && !text.contains(':') {
@@ -101,6 +101,26 @@ pub(super) fn subnet6(text: &str) -> Result<Ipv6Network, String> {
         return Ok(net);
     };
     Err(format!("is {what}: no pool can have it"))
+}
+
+/// An IPv6 network that hosts are told a route to: unicast, no host bits, and not all of IPv6, which is the way out.
+pub(super) fn route6(text: &str) -> Result<Ipv6Network, String> {
+    let (addr, prefix) = split(text, 128, "fd00:5057::/48")?;
+    let net = Ipv6Network::new(ipv6(addr)?, prefix).map_err(|e| e.to_string())?;
+    let first = net.network();
+    if first != net.ip() {
+        return Err(format!("has host bits set: the network is {first}/{prefix}"));
+    }
+    let what = if prefix == 0 {
+        "all of IPv6, which \"lifetime\" is about"
+    } else if first.is_multicast() {
+        "multicast"
+    } else if first.is_unicast_link_local() {
+        "link-local"
+    } else {
+        return Ok(net);
+    };
+    Err(format!("is {what}: no route leads there"))
 }
 
 /// A time such as `90s`, `10m`, `1h` or `2d`, in seconds.

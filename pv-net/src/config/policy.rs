@@ -1,4 +1,4 @@
-//! `network.policies`: every error of every rule.
+//! Checks `network.policies`, and reports every error of every rule.
 
 use super::checker::{Checker, join};
 use super::field::Field;
@@ -8,8 +8,7 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// The rules that are right, in the order they are written. `declared` are all pools of the file, `pools` those of them
-/// that are right.
+/// The valid rules, in the order of the file. `declared` are all pools of the file, `pools` the valid ones.
 pub(super) fn rules(
     c: &mut Checker,
     list: &[Field<raw::Policy>],
@@ -81,7 +80,7 @@ fn selector(
         return None;
     };
     let path = join(path, key);
-    // A word stands for itself; serde takes `{"host": null}` for one too.
+    // serde also takes `{"host": null}` for a word, which is refused here.
     let of_its_form = |raw: &&raw::Selector| !matches!(raw, raw::Selector::Word(_)) || field.value.is_string();
     let Some(raw) = field.parsed.as_ref().ok().filter(of_its_form) else {
         c.wrong(&path, Some(&field.value), "is no selector", Some(SELECTORS.to_owned()));
@@ -102,7 +101,7 @@ fn selector(
     parsed.map_err(|why| c.wrong(&join(&path, key), Some(&Value::from(value.as_str())), why, help)).ok()
 }
 
-/// The pool of that name; nothing for one that has errors of its own.
+/// The pool with this name; `None` without an error when the pool has errors of its own.
 fn pool(
     name: &str,
     known: &[&str],
@@ -119,7 +118,7 @@ fn pool(
     }
 }
 
-/// A network or a single address, of either family, without host bits.
+/// Parses a network or a single address of either family, without host bits.
 pub(super) fn cidr(text: &str) -> Result<IpNetwork, String> {
     let (addr, prefix) = match text.split_once('/') {
         Some((addr, prefix)) => (addr, Some(prefix)),
@@ -150,7 +149,7 @@ pub(super) fn cidr(text: &str) -> Result<IpNetwork, String> {
     Ok(net)
 }
 
-/// A packet has one family.
+/// Sender and receiver of a rule must be of the same family.
 fn families(c: &mut Checker, path: &str, from: &Selector, to: &Selector) {
     if let (Selector::Cidr(from), Selector::Cidr(to)) = (from, to)
         && from.is_ipv4() != to.is_ipv4()

@@ -1,8 +1,8 @@
-//! The form of `device.json`, and in `run` that of `run.json`, field by field; nothing is checked here. The JSON Schemas
-//! are made from these types.
+//! The form of `device.json`, and in the module `run` that of `run.json`. Nothing is checked here. The JSON Schemas are
+//! generated from these types, with their comments as descriptions.
 
 use super::field::{Field, Section};
-use crate::model::{HostAccess, XdpChoice};
+use crate::model::{HostAccess, RaMode, RouterPreference, XdpChoice};
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -35,13 +35,15 @@ macro_rules! section {
     };
 }
 
-// After the macro, that it uses too.
+// Below the macro, which it uses too.
 mod run;
+mod services;
 
 pub use run::{
     AutoRecovery, Escalation, HealthCheck, HealthType, Interface, RecoveryType, RequiredService, Run, RunNetwork,
     Services,
 };
+pub use services::{Manifest, Service};
 
 section! {
     /// The device-wide configuration, `device.json`.
@@ -62,8 +64,11 @@ section! {
         cni_path: String,
         /// DNS domain of the containers; `pv.local` unless set.
         domain: String,
-        /// Links to the outside, the preferred one first; unless set, every Ethernet link that has a default route or an
-        /// address beyond link-local ones, and is neither a port of another link nor a pool's bridge.
+        /// Container names for the device's own programs, by a server on a loopback address: `true` is 127.0.0.153; false
+        /// unless set.
+        dns_on_device: OnDevice,
+        /// Links to the outside, the preferred one first; unless set, every Ethernet link that has a default route or
+        /// an address beyond link-local ones, and is neither a port of another link nor a pool's bridge.
         uplinks: Vec<Field<String>>,
         /// Pools by name.
         pools: BTreeMap<String, Field<Pool>>,
@@ -71,10 +76,10 @@ section! {
         policies: Vec<Field<Policy>>,
         /// Entries of the flow table, two a flow; 16384 unless set.
         flow_table: u32,
-        /// How long flows may be silent.
+        /// Time-outs of idle flows.
         flow_timeouts: FlowTimeouts,
-        /// What is dropped on the uplinks before the stack sees it; packets that claim a pool's source always are. Where
-        /// `uplinks` is not set, it runs on those that have a default route.
+        /// What is dropped on the uplinks before the stack sees it; packets that claim a pool's source always are.
+        /// Where `uplinks` is not set, it runs on those that have a default route.
         uplink_filter: UplinkFilter,
     }
 }
@@ -104,7 +109,7 @@ section! {
     UplinkFilter {
         /// Networks or addresses from which nothing is let in.
         deny: Vec<Field<String>>,
-        /// What each source address may send.
+        /// Rate limit for each source address.
         rate_limit: RateLimit,
         /// Whether XDP drops it: `auto`, where the driver can; `generic`, in the stack; `off`. `auto` unless set.
         xdp: XdpChoice,
@@ -112,7 +117,7 @@ section! {
 }
 
 section! {
-    /// What each source address may send.
+    /// Rate limit for each source address.
     RateLimit {
         /// Packets a second, 1 to 100000000.
         packets_per_second: u32,
@@ -127,65 +132,143 @@ section! {
 section! {
     /// A pool: a network on the device that containers get interfaces and addresses in.
     Pool {
-        /// What its interfaces are made of; `bridge` unless set.
+        /// Kind of the pool's interfaces; `bridge` unless set.
         r#type: PoolType,
-        /// Name of its bridge; `pv-` and the pool's name unless set.
+        /// Name of the pool's bridge; `pv-` and the pool's name unless set.
         bridge: String,
         /// IPv4 network, such as `10.0.3.0/24`.
         subnet: String,
-        /// The device's IPv4 address in it; the first unless set.
+        /// The device's IPv4 address in the subnet; the first unless set.
         gateway: String,
         /// IPv6 network, such as `fd00:5056::/64`.
         subnet6: String,
-        /// The device's IPv6 address in it; the first unless set.
+        /// The device's IPv6 address in the subnet; the first unless set.
         gateway6: String,
-        /// Masquerade what leaves by an uplink.
+        /// Masquerade packets that leave by an uplink.
         nat: bool,
-        /// MTU of its interfaces in bytes; the uplink's unless set.
+        /// MTU of the pool's interfaces in bytes; the uplink's unless set.
         mtu: u32,
         /// TCP segments of up to 256 KiB on its interfaces, where the kernel has them; true unless set
         /// or `nat`: what leaves by an uplink is cut in software.
         big_tcp: bool,
-        /// Closed to other pools; true unless set.
+        /// Whether the pool is closed to other pools; true unless set.
         isolated: bool,
-        /// What its containers may reach on the device; `services` unless set.
+        /// What the pool's containers may reach on the device; `services` unless set.
         host_access: HostAccess,
         /// Flows that each of its containers may have in the flow table at once; 0, or unset: those that fill a quarter
         /// of it.
         max_flows: u32,
-        /// DNS for its containers.
-        dns: Dns,
-        /// DHCP for what is not managed.
+        /// DNS for its containers; `false`: none.
+        dns: DnsChoice,
+        /// DHCP on its bridge; none unless set.
         dhcp: Dhcp,
-        /// The link that macvlan and ipvlan interfaces sit on.
+        /// Router advertisements for hosts on its bridge; none unless set.
+        ra: Ra,
+        /// DHCPv6 for hosts on its bridge, and for containers that ask by it; none unless set.
+        dhcp6: Dhcp6,
+        /// The parent link of macvlan and ipvlan interfaces.
         parent: String,
         /// Macvlan: bridge, private, vepa, passthru; ipvlan: l2, l3, l3s.
         mode: String,
     }
 }
 
+/// A server for the device's own programs: where it is, or whether there is one.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OnDevice {
+    /// Whether there is one.
+    Switch(bool),
+    /// Its address, of loopback.
+    Address(String),
+}
+
+/// DNS of a pool: its settings, or whether it has any.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum DnsChoice {
+    /// Whether the gateway answers.
+    Switch(bool),
+    /// How it answers.
+    Settings(Box<Field<Dns>>),
+}
+
 section! {
     /// DNS of a pool.
     Dns {
-        /// Servers for names that are not the device's.
+        /// Servers for names that are not the device's; those of the device unless set.
         upstream: Vec<Field<String>>,
+        /// Domains that have servers of their own, such as `{"corp.example": ["10.9.0.53"]}`.
+        zones: BTreeMap<String, Field<Vec<Field<String>>>>,
+        /// Domains whose names may have private addresses although outside servers say so; those in `zones` always may.
+        private_names: Vec<Field<String>>,
     }
 }
 
 section! {
-    /// DHCP of a pool.
+    /// DHCP of a pool: a container gets the address that it has anyway, any other client of the bridge one of the range.
     Dhcp {
-        /// First and last address.
+        /// First and last address for clients that are not containers; without it they get none.
         range: Vec<Field<String>>,
-        /// How long a lease lasts, such as `1h`.
+        /// How long a lease lasts, such as `1h`, 10s to 365d; `1h` unless set.
         lease_time: String,
+        /// Addresses of the range that clients behind one port of the bridge may have at once; half of it unless set.
+        leases_per_port: u32,
+        /// Addresses of time servers.
+        ntp: Vec<Field<String>>,
+        /// Routes beside the one to the gateway, each with its next hop, such as `{"10.9.0.0/16": "10.0.3.5"}`.
+        routes: BTreeMap<String, Field<String>>,
+        /// Address of the API of a captive portal (RFC 8910), such as `https://portal.example/api`.
+        captive_portal: String,
+        /// More options by their number, for clients that ask for them: text, `hex:` and hexadecimal digits, or a list of
+        /// IPv4 addresses.
+        options: BTreeMap<String, Field<DhcpOption>>,
+    }
+}
+
+/// What an option of DHCP says.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum DhcpOption {
+    /// Text; or `hex:` and hexadecimal digits, two an octet.
+    Text(String),
+    /// IPv4 addresses.
+    Addresses(Vec<String>),
+}
+
+section! {
+    /// Router advertisements of a pool with `subnet6`.
+    Ra {
+        /// What hosts are told about their addresses: `slaac`, they make some of `subnet6`; `stateless`, the same, and the
+        /// rest is to be had by DHCPv6; `stateful`, addresses are to be had by DHCPv6; `route-only`, they have some.
+        /// `slaac` unless set.
+        mode: RaMode,
+        /// How long the device is their way out without another advertisement, `12s` to `150m`; `30m` unless set. There
+        /// are three or more in that time.
+        lifetime: String,
+        /// Which router they prefer, where the link has others: `low`, `medium`, `high`; `medium` unless set.
+        preference: RouterPreference,
+        /// Networks that they reach by the device even while it is not their way out, such as `fd00:5057::/48`.
+        routes: Vec<Field<String>>,
+    }
+}
+
+section! {
+    /// DHCPv6 of a pool with `subnet6`.
+    Dhcp6 {
+        /// First and last address for hosts that are no containers; without it they get none, and are only told the servers.
+        range: Vec<Field<String>>,
+        /// How long a lease lasts, `10s` to `365d`; `1h` unless set.
+        lease_time: String,
+        /// Time servers that clients are told of.
+        ntp: Vec<Field<String>>,
     }
 }
 
 section! {
     /// A rule.
     Policy {
-        /// Its name, shown where it decides.
+        /// Name of the rule, shown where the rule decides.
         name: String,
         /// Who sends.
         from: Selector,
@@ -193,7 +276,7 @@ section! {
         to: Selector,
         /// Ports such as `tcp/5432` or `udp/5000-5010`; all traffic unless set.
         ports: Vec<Field<String>>,
-        /// What is done.
+        /// Whether matching flows are allowed or denied.
         action: Action,
     }
 }
@@ -238,11 +321,11 @@ section! {
     Ingress {
         /// Its name.
         name: String,
-        /// What is spoken.
+        /// The protocol.
         r#type: IngressType,
         /// `ADDRESS:PORT`, for HTTP followed by a path.
         external: String,
-        /// The container that serves it.
+        /// The container that provides the service.
         provider: String,
         /// The provider's service.
         service: String,
@@ -283,7 +366,11 @@ pub enum PoolType {
 
 /// The JSON Schemas, with the names of their files.
 #[must_use]
-pub fn schemas() -> [(&'static str, String); 2] {
+pub fn schemas() -> [(&'static str, String); 3] {
     let text = |schema: schemars::Schema| format!("{schema:#}\n", schema = schema.as_value());
-    [("device.schema.json", text(schemars::schema_for!(Device))), ("run.schema.json", text(schemars::schema_for!(Run)))]
+    [
+        ("device.schema.json", text(schemars::schema_for!(Device))),
+        ("run.schema.json", text(schemars::schema_for!(Run))),
+        ("services.schema.json", text(schemars::schema_for!(Manifest))),
+    ]
 }

@@ -1,14 +1,17 @@
-//! `run.json`.
+//! Checks `run.json`.
 
 use super::checker::{Checker, join};
 use super::field::Field;
 use super::{ConfigError, device, net, raw};
-use crate::model::{Container, ContainerName, IfName, Interface, Mac, NetworkMode, PoolName, PortMapping};
+use crate::model::{
+    Container, ContainerKind, ContainerName, IfName, Interface, Mac, NetworkMode, PoolName, PortMapping,
+};
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 const SPEC: &str = "service-manifest-run@1";
 
-/// Parses and checks a `run.json` that names its container.
+/// Parses and checks a `run.json`, which must name its container.
 ///
 /// # Errors
 /// Every error of the file.
@@ -16,7 +19,7 @@ pub fn parse_run(file: &str, text: &str) -> Result<Container, Vec<ConfigError>> 
     parse_run_named(file, text, None)
 }
 
-/// Parses and checks a `run.json` of the container `name`; one that the file gives must be the same.
+/// Parses and checks a `run.json` of the container `name`. If the file names the container, it must be the same name.
 ///
 /// # Errors
 /// Every error of the file.
@@ -37,6 +40,7 @@ fn check(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> O
     }
     let name = name(c, raw, known_as);
     let kind = c.plain("type", &raw.r#type).copied().unwrap_or_default();
+    let netns = netns(c, raw, kind);
     let mut inactive = Vec::new();
     rest(c, raw, &mut inactive);
     let empty = None;
@@ -46,11 +50,43 @@ fn check(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> O
     };
     let mode = network.and_then(|n| c.plain("network.mode", &n.mode).copied()).unwrap_or_default();
     let hostname = network.and_then(|n| c.text_with("network.hostname", &n.hostname, hostname));
+    let aliases = aliases(c, network);
     let interfaces = interfaces(c, network, mode);
     let ports = ports(c, network, mode);
     let name = name?;
     let hostname = hostname.unwrap_or_else(|| name.to_string());
-    Some(Container { name, kind, mode, hostname, interfaces, ports, inactive })
+    // The place where `ip netns add` makes namespaces.
+    let usual = || Path::new("/run/netns").join(name.as_str());
+    let netns = (kind == ContainerKind::Netns).then(|| netns.unwrap_or_else(usual));
+    Some(Container { name, kind, netns, mode, hostname, aliases, interfaces, ports, inactive })
+}
+
+/// The path of the namespace file.
+fn netns(c: &mut Checker, raw: &raw::Run, kind: ContainerKind) -> Option<PathBuf> {
+    let path = c.text_with("netns", &raw.netns, absolute)?;
+    if kind != ContainerKind::Netns {
+        let value = Value::from(path.display().to_string());
+        c.wrong(
+            "netns",
+            Some(&value),
+            "its runtime makes its namespace",
+            Some("only \"type\" \"netns\" has it".to_owned()),
+        );
+        return None;
+    }
+    Some(path)
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = Path::new(text);
+    if text.contains('\0') {
+        return Err("has a NUL character".to_owned());
+    }
+    match path.file_name() {
+        Some(_) if path.is_absolute() => Ok(path.to_owned()),
+        Some(_) => Err("is no absolute path".to_owned()),
+        None => Err("names no file".to_owned()),
+    }
 }
 
 fn name(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> Option<ContainerName> {
@@ -70,9 +106,24 @@ fn name(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> Op
     }
 }
 
-/// RFC 1123 section 2.1, one label or a domain.
+/// Checks a host name (RFC 1123 section 2.1): one label or more.
 fn hostname(text: &str) -> Result<String, String> {
     device::domain(text)
+}
+
+/// Further names, each checked like a host name.
+fn aliases(c: &mut Checker, network: Option<&raw::RunNetwork>) -> Vec<String> {
+    let list = network.and_then(|n| c.plain("network.aliases", &n.aliases)).map_or(&[][..], Vec::as_slice);
+    let mut aliases: Vec<String> = Vec::new();
+    for (i, field) in list.iter().enumerate() {
+        let path = format!("network.aliases[{i}]");
+        let Some(alias) = c.text_with(&path, &Some(field.clone()), hostname) else { continue };
+        if aliases.contains(&alias) {
+            c.wrong(&path, Some(&Value::from(alias.as_str())), "stands twice in the list", None);
+        }
+        aliases.push(alias);
+    }
+    aliases
 }
 
 fn interfaces(c: &mut Checker, network: Option<&raw::RunNetwork>, mode: NetworkMode) -> Vec<Interface> {
@@ -166,7 +217,7 @@ fn interface(
     Some(Interface { name: name?, pool: pool?, default_route, ipv4, ipv6, mac })
 }
 
-/// What an interface cannot share with one before it.
+/// Adds errors for what two interfaces of a container must not share.
 fn twice(c: &mut Checker, path: &str, new: &Interface, all: &[Interface]) {
     for old in all {
         let mut clash = |key: &str, value: Option<String>, same: bool| {
@@ -201,7 +252,7 @@ fn ports(c: &mut Checker, network: Option<&raw::RunNetwork>, mode: NetworkMode) 
     all
 }
 
-/// Whether two mappings claim a port of one address.
+/// Whether two mappings claim the same port of one address.
 fn clash(a: &PortMapping, b: &PortMapping) -> bool {
     let hosts = match (a.host, b.host) {
         (Some(x), Some(y)) => x == y || (x.is_unspecified() || y.is_unspecified()) && x.is_ipv4() == y.is_ipv4(),
@@ -211,7 +262,7 @@ fn clash(a: &PortMapping, b: &PortMapping) -> bool {
     hosts && ports && a.transport == b.transport
 }
 
-/// The parts of the file that later versions act on.
+/// Checks the parts of the file that this version does not act on yet.
 fn rest(c: &mut Checker, raw: &raw::Run, inactive: &mut Vec<String>) {
     if let Some(services) = c.section("services", &raw.services) {
         for (i, field) in c.plain("services.required", &services.required).into_iter().flatten().enumerate() {

@@ -1,13 +1,14 @@
-//! A named case for each way that a file can be wrong, and for what is right.
+//! A named case for each possible error of a file, and for valid files.
 
 use super::*;
 use crate::model::{Container, Device};
 use serde_json::{Value, json};
-use std::path::Path;
 
 mod arbitrary;
+mod files;
+mod pool_services;
 
-/// A file, and for each of its errors the path and a part of the text.
+/// A name, a file, and for each of its errors the path and a part of the text.
 pub(super) type Case = (&'static str, Value, &'static [(&'static str, &'static str)]);
 
 pub(super) fn expect<T: std::fmt::Debug>(name: &str, got: Result<T, Vec<ConfigError>>, want: &[(&str, &str)]) {
@@ -174,6 +175,53 @@ fn devices_that_are_wrong() {
             pool(json!({"subnet": "10.0.3.0/24", "dhcp": {"lease_time": "soon"}})),
             &[("network.pools.p.dhcp.lease_time", "1h")],
         ),
+        (
+            "a lease that is over at once",
+            pool(json!({"subnet": "10.0.3.0/24", "dhcp": {"lease_time": "9s"}})),
+            &[("network.pools.p.dhcp.lease_time", "10s to 365d")],
+        ),
+        (
+            "DHCP on a parent's network",
+            pool(json!({"type": "macvlan", "parent": "eth0", "subnet": "10.0.3.0/24", "dhcp": {}})),
+            &[("network.pools.p.dhcp", "only a pool of type bridge has a DHCP server")],
+        ),
+        (
+            "DHCP without addresses",
+            pool(json!({"subnet6": "fd00:3::/64", "dhcp": {}})),
+            &[("network.pools.p.dhcp", "no IPv4 addresses")],
+        ),
+        (
+            "DHCP settings",
+            pool(json!({"subnet": "10.0.3.0/24", "dhcp": {
+                "leases_per_port": 9,
+                "ntp": ["time.example"],
+                "routes": {"10.9.0.0": "10.0.3.5", "10.8.0.1/16": "10.0.3.5", "10.7.0.0/16": "10.0.4.5"},
+                "captive_portal": "http://portal.example",
+            }})),
+            &[
+                ("network.pools.p.dhcp.leases_per_port", "no range"),
+                ("network.pools.p.dhcp.ntp[0]", "number from 0 to 255"),
+                ("network.pools.p.dhcp.routes.10.7.0.0/16", "not inside the subnet 10.0.3.0/24"),
+                ("network.pools.p.dhcp.routes.10.8.0.1/16", "host bits"),
+                ("network.pools.p.dhcp.routes.10.9.0.0", "10.9.0.0/16"),
+                ("network.pools.p.dhcp.captive_portal", "https://"),
+            ],
+        ),
+        (
+            "DHCP options",
+            pool(json!({"subnet": "10.0.3.0/24", "dhcp": {
+                "options": {"3": "10.0.3.1", "x": "y", "066": "y", "43": "hex:123", "66": "", "150": ["10.0.3"], "60": 7},
+            }})),
+            &[
+                ("network.pools.p.dhcp.options.066", "1 to 254"),
+                ("network.pools.p.dhcp.options.150", "10.0.3"),
+                ("network.pools.p.dhcp.options.3", "the gateway"),
+                ("network.pools.p.dhcp.options.43", "hex:0104"),
+                ("network.pools.p.dhcp.options.60", "DhcpOption"),
+                ("network.pools.p.dhcp.options.66", "1 to 255"),
+                ("network.pools.p.dhcp.options.x", "1 to 254"),
+            ],
+        ),
         ("flow table", json!({"network": {"flow_table": 7}}), &[("network.flow_table", "1024")]),
         (
             "more flows than the table has room for",
@@ -223,6 +271,7 @@ fn devices_that_are_wrong() {
 #[test]
 fn containers_that_are_wrong() {
     let run = |network: Value| json!({"name": "web", "network": network});
+    let named = |netns: Value| json!({"name": "web", "netns": netns, "network": {"pool": "p"}});
     let two = |a: Value, b: Value| run(json!({"interfaces": [a, b]}));
     let eth = |extra: Value| {
         let mut v = json!({"pool": "p"});
@@ -284,6 +333,13 @@ fn containers_that_are_wrong() {
             &[("network.ports[1]", "shares a port")],
         ),
         ("hostname", run(json!({"pool": "p", "hostname": "-web"})), &[("network.hostname", "label")]),
+        ("relative namespace", named(json!("web")), &[("netns", "no absolute path")]),
+        ("no namespace", named(json!("/")), &[("netns", "names no file")]),
+        (
+            "namespace of a runtime",
+            json!({"name": "web", "type": "lxc", "netns": "/run/netns/web", "network": {"pool": "p"}}),
+            &[("netns", "its runtime makes")],
+        ),
         (
             "recovery type",
             json!({"name": "web", "network": {"pool": "p"}, "auto_recovery": {"type": "sometimes"}}),
@@ -335,6 +391,11 @@ fn what_is_left_out_has_a_default() {
     let i = &c.interfaces[0];
     assert_eq!((i.name.as_str(), i.pool.as_str(), i.default_route), ("eth0", "p", true));
     assert_eq!(c.hostname, "web");
+    assert_eq!(c.netns, Some("/run/netns/web".into()));
+    let c = container(json!({"name": "web", "netns": "/run/docker/netns/1f", "network": {"pool": "p"}}));
+    assert_eq!(c.netns, Some("/run/docker/netns/1f".into()));
+    let c = container(json!({"name": "web", "type": "lxc", "network": {"pool": "p"}}));
+    assert_eq!(c.netns, None);
     assert!(device(json!({})).pools.is_empty());
 }
 
@@ -351,9 +412,11 @@ fn the_default_route_is_the_first_interfaces_unless_said() {
 
 #[test]
 fn what_is_accepted_but_not_acted_on_is_said() {
-    let d =
-        device(json!({"network": {"pools": {"p": {"subnet": "10.0.3.0/24", "nat": true, "dns": {}}}, "policies": []}}));
-    assert_eq!(d.inactive, ["network.pools.p.dns"]);
+    let d = device(json!({"network": {"pools": {
+        "m": {"type": "macvlan", "parent": "eth0", "subnet": "10.0.4.0/24", "dns": {}},
+        "p": {"subnet": "10.0.3.0/24", "nat": true, "dhcp": {}},
+    }, "policies": []}}));
+    assert_eq!(d.inactive, ["network.pools.m.dns", "network.pools.m.type"]);
     let c = container(json!({"name": "web", "network": {"pool": "p", "ports": ["80"]}, "health_check": {}}));
     assert_eq!(c.inactive, ["health_check"]);
 }
@@ -378,32 +441,4 @@ fn containers_are_checked_against_the_device() {
     let uplink = ("eth0".parse().expect("name"), "10.0.0.5/16".parse().expect("net"));
     let errors = check_uplinks("device.json", &d, &[uplink]);
     assert!(errors[0].to_string().contains("10.0.0.0/16 of uplink eth0"), "{}", errors[0]);
-}
-
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member of the workspace")
-}
-
-#[test]
-fn the_examples_are_valid() {
-    let dir = repository().join("examples");
-    let device = load::device(&dir.join("device.json")).expect("valid");
-    let containers = load::containers(&dir.join("containers")).expect("readable");
-    assert_eq!(containers.len(), 3);
-    for declared in containers {
-        let container = declared.container.expect("valid");
-        assert_eq!(check_container("run.json", &container, &device), []);
-    }
-}
-
-#[test]
-fn the_schemas_are_current() {
-    for (name, text) in raw::schemas() {
-        let path = repository().join("schemas").join(name);
-        if std::env::var_os("UPDATE_SCHEMAS").is_some() {
-            std::fs::write(&path, &text).expect("written");
-        }
-        let on_disk = std::fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(on_disk, text, "{name} is not what the types say: UPDATE_SCHEMAS=1 cargo test -p pv-net schemas");
-    }
 }

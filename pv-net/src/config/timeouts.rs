@@ -1,4 +1,4 @@
-//! `network.flow_timeouts`.
+//! Checks `network.flow_timeouts`.
 
 use super::checker::{Checker, join};
 use super::field::Field;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Up to a week.
+/// Allowed values: up to a week.
 const SECONDS: RangeInclusive<u32> = 1..=604_800;
 
 /// The time-outs, with the defaults of those that are not set.

@@ -1,4 +1,4 @@
-//! `network.uplink_filter`.
+//! Checks `network.uplink_filter`.
 
 use super::checker::{Checker, join};
 use super::field::Field;
@@ -12,9 +12,9 @@ use std::ops::RangeInclusive;
 const PACKETS_PER_SECOND: RangeInclusive<u32> = 1..=100_000_000;
 const BURST: RangeInclusive<u32> = 1..=1_000_000;
 const IPV6_PREFIX: RangeInclusive<u32> = 1..=128;
-/// Who has an address of a network has all of them (RFC 4291 section 2.5.4).
+/// Default for the length of an IPv6 network that counts as one source (RFC 4291 section 2.5.4).
 const DEFAULT_IPV6_PREFIX: u8 = 64;
-/// Leaves room for the pools' networks in the map.
+/// Most denied networks; the map must also have room for the pools' networks.
 const MAX_DENY: usize = 16_000;
 
 /// The filter, when there is one.

@@ -1,4 +1,4 @@
-//! What is right in itself, but not on this device.
+//! Checks what is valid by itself but conflicts with the device.
 
 use super::ConfigError;
 use super::checker::{Checker, join};
@@ -8,7 +8,7 @@ use crate::model::{Container, Device, IfName, PoolKind};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-/// Checks a container against the device: its pools are there, and the addresses it asks for are theirs.
+/// Checks a container against the device: its pools exist, and its requested addresses are in them.
 #[must_use]
 pub fn check_container(file: &str, container: &Container, device: &Device) -> Vec<ConfigError> {
     let mut c = Checker::new(file);
@@ -34,7 +34,7 @@ pub fn check_container(file: &str, container: &Container, device: &Device) -> Ve
             container: container.name.clone(),
             interface: interface.name.clone(),
         };
-        // Each family by itself, against nobody: only what the pool cannot have comes back.
+        // Each family is checked by itself, without other leases, so that only conflicts with the pool are found.
         for (ipv4, ipv6) in [(interface.ipv4, None), (None, interface.ipv6)] {
             let Some(addr) = ipv4.map(Into::into).or(ipv6.map(std::net::IpAddr::from)) else { continue };
             let request = Request { key: &key, ipv4, ipv6, mac: None };

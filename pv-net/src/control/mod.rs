@@ -1,7 +1,8 @@
-//! The controller: the one owner of the state, and the only one that changes the kernel by it.
+//! The controller is the only owner of the state, and the only one that changes the kernel by it.
 //!
-//! It does one thing at a time, in the order in which it was asked; what an operation sees does not change under it.
-//! After each it publishes a snapshot, and only then answers: who asked sees what was done. Nobody else waits for it.
+//! It carries out one command at a time, in the order of their arrival, so nothing changes during an operation. After
+//! each it publishes a snapshot, and only then answers, so that the sender finds its change in the snapshot. Readers
+//! never wait for the controller.
 
 mod controller;
 #[cfg(test)]
@@ -9,43 +10,68 @@ mod tests;
 
 pub(crate) use controller::Controller;
 
-use crate::command::{AttachRequest, Prepared};
+use crate::command::{AttachRequest, Halt, Prepared};
 use crate::failure::Failure;
+use crate::kernel::errand::{Brought, Errand, Found};
 use crate::kernel::netlink::NetEvent;
 use crate::model::ContainerName;
+use crate::plan::ReloadPlan;
 use crate::snapshot::Snapshot;
 
-/// What the controller drives: the state, and the kernel that is brought to what it says.
+/// What the controller drives: the state, and the kernel that has to follow it.
 pub(crate) trait Core {
-    /// Attaches a container; all of it or nothing.
+    /// Attaches a container completely or not at all. `found` has the results of errands that it asked for before.
     async fn attach(
         &mut self,
         name: &ContainerName,
-        request: AttachRequest,
-        prepared: Result<Prepared, Failure>,
-    ) -> Result<(), Failure>;
+        request: &AttachRequest,
+        prepared: &Result<Prepared, Failure>,
+        found: &Found,
+    ) -> Result<(), Halt>;
+
+    /// Attaches a declared container whose namespace exists, unless it was detached by hand in that namespace.
+    async fn attach_declared(&mut self, name: &ContainerName, prepared: &Prepared, found: &Found) -> Result<(), Halt>;
+
+    /// Notes that the namespace of a declared container does not exist.
+    fn namespace_is_gone(&mut self, name: &ContainerName);
 
     /// Detaches a container and releases its leases.
-    async fn detach(&mut self, name: &ContainerName) -> Result<(), Failure>;
+    async fn detach(&mut self, name: &ContainerName, found: &Found) -> Result<(), Halt>;
 
-    /// Reads the configuration again. A file that is wrong changes nothing.
+    /// Reads the configuration again and applies it. A wrong file changes nothing.
     async fn reload(&mut self) -> Result<(), Failure>;
 
-    /// Takes note of a change in the device's network.
+    /// Tells what [`Self::reload`] would do, and changes nothing.
+    async fn plan(&mut self) -> Result<ReloadPlan, Failure>;
+
+    /// Notes a change in the device's network.
     async fn on_event(&mut self, event: &NetEvent);
 
-    /// Acts on what was noted since the last time.
+    /// Acts on the changes noted since the last call.
     async fn settle(&mut self);
 
-    /// Looks at what nobody tells of.
+    /// Looks for changes that no event reports.
     async fn audit(&mut self);
 
-    /// Ends flows whose port a program of the device took.
+    /// Ends flows whose port was taken by a program of the device.
     fn port_is_taken(&mut self, proto: u32, port: u16);
 
     /// Removes everything that pv-net made.
     async fn teardown(&mut self) -> Result<(), Failure>;
 
-    /// All of it as it is now, with the parts of `before` that stayed the same.
+    /// The errands since the last call. The command that left them is finished without them.
+    fn errands(&mut self) -> Vec<Errand>;
+
+    /// Runs an errand beside the controller.
+    fn run(&self, errand: Errand) -> impl Future<Output = Brought> + Send + 'static;
+
+    /// Handles the result of one of [`Self::errands`].
+    async fn errand_ended(&mut self, brought: Brought);
+
+    /// What was repaired since the last call because somebody else had changed it: the container, if it is about one,
+    /// and a text with what was wrong and what was done.
+    fn take_repairs(&mut self) -> Vec<(Option<ContainerName>, String)>;
+
+    /// The present state. Parts that did not change are shared with `before`.
     fn snapshot(&mut self, before: &Snapshot) -> Snapshot;
 }

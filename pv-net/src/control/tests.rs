@@ -1,17 +1,21 @@
-//! The controller over a core that only keeps names, with a clock that stands still unless everybody waits for it.
+//! Tests of the controller with a core that only keeps names, and a paused clock, which advances when every task waits.
+
+mod errands;
+mod services;
 
 use super::controller::{AUDIT, FIRST_AUDIT};
 use super::{Controller, Core};
-use crate::command::{self, AttachRequest, Commands, Prepared, Report};
+use crate::command::{self, AttachRequest, Commands, Halt, Prepared, Report};
 use crate::events::{Bus, Change, EventView, Heard};
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::ContainerRecord;
+use crate::kernel::broker::Broker;
+use crate::kernel::errand::{Brought, Errand, Found};
 use crate::kernel::netlink::NetEvent;
-use crate::model::ContainerName;
+use crate::kernel::netns::NetnsError;
+use crate::model::{ContainerName, NetnsRef};
 use crate::snapshot::{Attached, ContainerStatus, Phase, Snapshot, share_all};
-use crate::supervisor::Supervisor;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -20,8 +24,12 @@ use tokio_util::sync::CancellationToken;
 
 /// How long an attach takes.
 const ATTACH: Duration = Duration::from_millis(5);
-/// How long acting on the kernel's changes takes.
+/// How long handling kernel events takes.
 const SETTLE: Duration = Duration::from_millis(40);
+
+/// How long an errand takes when its namespace hangs, and otherwise.
+const HANGS: Duration = Duration::from_secs(10);
+const ERRAND: Duration = Duration::from_millis(2);
 
 /// What was done, in order.
 type Done = Arc<Mutex<Vec<String>>>;
@@ -29,9 +37,37 @@ type Done = Arc<Mutex<Vec<String>>>;
 struct Fake {
     attached: BTreeSet<ContainerName>,
     done: Done,
+    /// The errands that the next reload leaves to be done.
+    left: Left,
+    errands: Vec<Errand>,
+    /// The repairs of the next audit.
+    repairs: Vec<(Option<ContainerName>, String)>,
+}
+
+type Left = Arc<Mutex<Vec<Errand>>>;
+
+/// An errand that opens a namespace with this name.
+fn open(name: &str) -> Errand {
+    Errand::Open(NetnsRef::Path(name.into()))
+}
+
+async fn bring(errand: Errand) -> Brought {
+    let Errand::Open(reference) = errand else { panic!("{errand:?}") };
+    sleep(if reference == NetnsRef::Path("stuck".into()) { HANGS } else { ERRAND }).await;
+    let path = reference.path();
+    Brought::Netns(reference, Err(NetnsError::NotNetns { path }))
 }
 
 impl Fake {
+    /// A container `A-B` needs the namespace `A` to be opened first.
+    fn needs(&self, name: &ContainerName, found: &Found) -> Result<(), Halt> {
+        let Some((netns, _)) = name.as_str().split_once('-') else { return Ok(()) };
+        match found.netns(&NetnsRef::Path(netns.into())) {
+            Some(_) => Ok(()),
+            None => Err(Halt::Needs(vec![open(netns)])),
+        }
+    }
+
     fn note(&self, what: impl Into<String>) {
         self.done.lock().expect("no panic").push(what.into());
     }
@@ -41,9 +77,11 @@ impl Core for Fake {
     async fn attach(
         &mut self,
         name: &ContainerName,
-        request: AttachRequest,
-        _: Result<Prepared, Failure>,
-    ) -> Result<(), Failure> {
+        request: &AttachRequest,
+        _: &Result<Prepared, Failure>,
+        found: &Found,
+    ) -> Result<(), Halt> {
+        self.needs(name, found)?;
         sleep(ATTACH).await;
         self.note(format!("attach {name}"));
         match request.pid {
@@ -51,19 +89,37 @@ impl Core for Fake {
                 self.attached.insert(name.clone());
                 Ok(())
             }
-            None => Err(Failure::new(Kind::Usage, "no namespace")),
+            None => Err(Failure::new(Kind::Usage, "no namespace").into()),
         }
     }
 
-    async fn detach(&mut self, name: &ContainerName) -> Result<(), Failure> {
+    async fn attach_declared(&mut self, name: &ContainerName, _: &Prepared, found: &Found) -> Result<(), Halt> {
+        self.needs(name, found)?;
+        self.note(format!("attach declared {name}"));
+        self.attached.insert(name.clone());
+        Ok(())
+    }
+
+    fn namespace_is_gone(&mut self, name: &ContainerName) {
+        self.note(format!("namespace of {name} gone"));
+    }
+
+    async fn detach(&mut self, name: &ContainerName, found: &Found) -> Result<(), Halt> {
+        self.needs(name, found)?;
         self.note(format!("detach {name}"));
         let was = self.attached.remove(name);
-        was.then_some(()).ok_or_else(|| Failure::new(Kind::NotFound, "is not attached"))
+        was.then_some(()).ok_or_else(|| Failure::new(Kind::NotFound, "is not attached").into())
     }
 
     async fn reload(&mut self) -> Result<(), Failure> {
         self.note("reload");
+        self.errands = std::mem::take(&mut *self.left.lock().expect("no panic"));
         Ok(())
+    }
+
+    async fn plan(&mut self) -> Result<crate::plan::ReloadPlan, Failure> {
+        self.note("plan");
+        Ok(crate::plan::ReloadPlan::default())
     }
 
     async fn on_event(&mut self, event: &NetEvent) {
@@ -77,6 +133,7 @@ impl Core for Fake {
 
     async fn audit(&mut self) {
         self.note("audit");
+        self.repairs.push((None, "found: done".to_owned()));
     }
 
     fn port_is_taken(&mut self, proto: u32, port: u16) {
@@ -88,12 +145,35 @@ impl Core for Fake {
         Ok(())
     }
 
+    fn errands(&mut self) -> Vec<Errand> {
+        std::mem::take(&mut self.errands)
+    }
+
+    fn run(&self, errand: Errand) -> impl Future<Output = Brought> + Send + 'static {
+        bring(errand)
+    }
+
+    async fn errand_ended(&mut self, brought: Brought) {
+        let Brought::Netns(reference, _) = brought else { panic!("{brought:?}") };
+        self.note(format!("{} brought", reference.path().display()));
+    }
+
+    fn take_repairs(&mut self) -> Vec<(Option<ContainerName>, String)> {
+        std::mem::take(&mut self.repairs)
+    }
+
     fn snapshot(&mut self, before: &Snapshot) -> Snapshot {
         let status = |name: &ContainerName| {
             let record = ContainerRecord { run: serde_json::Value::Null, netns: None, attachments: Vec::new() };
             let (ports, inactive) = (Vec::new(), Vec::new());
-            let phase =
-                Phase::Attached(Attached { identity: 1, record: Arc::new(record), links: Vec::new(), ports, inactive });
+            let phase = Phase::Attached(Attached {
+                identity: 1,
+                record: Arc::new(record),
+                links: Vec::new(),
+                aliases: Vec::new(),
+                ports,
+                inactive,
+            });
             ContainerStatus { name: name.clone(), phase, conditions: Vec::new() }
         };
         let containers =
@@ -102,7 +182,7 @@ impl Core for Fake {
     }
 }
 
-/// A controller that runs.
+/// A running controller.
 struct Lab {
     commands: Commands,
     kernel: mpsc::UnboundedSender<NetEvent>,
@@ -110,18 +190,26 @@ struct Lab {
     stop: CancellationToken,
     bus: Bus,
     done: Done,
+    left: Left,
     ended: tokio::task::JoinHandle<Result<(), Failure>>,
 }
 
 impl Lab {
     fn new() -> Self {
-        let (commands, queue) = command::channel();
+        let (commands, queue) = command::channel(Broker::on_threads());
         let (kernel, changes) = mpsc::unbounded_channel();
         let (stop, bus, done) = (CancellationToken::new(), Bus::default(), Done::default());
-        let core = Fake { attached: BTreeSet::new(), done: done.clone() };
+        let left = Left::default();
+        let core = Fake {
+            attached: BTreeSet::new(),
+            done: done.clone(),
+            left: left.clone(),
+            errands: Vec::new(),
+            repairs: Vec::new(),
+        };
         let (controller, snapshots) = Controller::new(core, queue, changes, bus.clone(), stop.clone());
         let ended = tokio::task::spawn_local(controller.run());
-        Self { commands, kernel, snapshots, stop, bus, done, ended }
+        Self { commands, kernel, snapshots, stop, bus, done, left, ended }
     }
 
     fn done(&self) -> Vec<String> {
@@ -136,7 +224,7 @@ impl Lab {
         self.attach_as(name, AttachRequest { pid: Some(1), ..AttachRequest::default() }).await
     }
 
-    /// The clock stands still: no thread is waited for, as for a namespace.
+    /// Sends the command without opening a namespace: a thread would have to be waited for, and the clock is paused.
     async fn attach_as(&self, name: &str, request: AttachRequest) -> command::Outcome {
         let prepared = Err(Failure::new(Kind::Internal, "a fake needs none"));
         self.commands.attach_prepared(name.parse().expect("name"), request, prepared).await
@@ -155,7 +243,7 @@ fn names(snapshot: &Snapshot) -> Vec<String> {
     snapshot.containers.iter().map(|c| c.name.to_string()).collect()
 }
 
-/// A test that may hold the clock, with the controller on its own thread.
+/// Runs a test with a paused clock, and the controller on the same thread.
 fn paused(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     tokio::task::LocalSet::new().block_on(&runtime.expect("a runtime"), test);
@@ -170,7 +258,7 @@ fn who_asked_sees_what_was_done_and_so_does_everybody_else() {
         let earlier = lab.snapshots.borrow().clone();
         lab.attach("db").await.expect("attached");
         assert_eq!(lab.names(), ["db", "web"]);
-        // A snapshot that somebody holds is as it was, and what stayed the same is shared.
+        // A snapshot that somebody holds does not change, and parts that stayed the same are shared.
         assert_eq!(names(&earlier), ["web"]);
         assert!(Arc::ptr_eq(&earlier.containers[0], &lab.snapshots.borrow().containers[1]));
         lab.detach("web").await.expect("detached");
@@ -187,7 +275,7 @@ fn commands_are_carried_out_in_their_order_and_reads_wait_for_none() {
         let begun = Instant::now();
         let (first, second, third, fourth) =
             tokio::join!(lab.attach("a"), lab.commands.reload(), lab.attach("b"), async {
-                // While the controller is at the first one.
+                // While the controller is busy with the first command.
                 tokio::task::yield_now().await;
                 assert_eq!((lab.names(), begun.elapsed()), (Vec::<String>::new(), Duration::ZERO));
                 lab.detach("a").await
@@ -239,7 +327,8 @@ fn a_storm_of_changes_takes_a_part_of_the_time() {
         };
         let begun = Instant::now();
         tokio::select! { () = storm => {}, () = attaches => {} }
-        // Each round of changes is followed by a calm of four times its length, in which 20 attaches take 100 ms.
+        // After each handling of events there is a calm of four times its length, in which the 20 attaches (100 ms)
+        // fit.
         assert!(begun.elapsed() < ATTACH * 20 + SETTLE * 4, "{:?}", begun.elapsed());
         assert!(lab.done().iter().filter(|what| *what == "settle").count() <= 2);
     });
@@ -265,7 +354,7 @@ fn a_late_report_finds_the_controller_as_it_is_by_then() {
         let (outcome, ()) = tokio::join!(lab.attach("web"), late);
         outcome.expect("attached");
         lab.stop.cancel();
-        // Nobody is there to be told, and nobody waits.
+        // After the controller has ended, a report is dropped without waiting.
         let Lab { commands, ended, done, .. } = lab;
         ended.await.expect("no panic").expect("stopped");
         commands.report(Report::PortTaken { proto: 6, port: 61_001 }).await;
@@ -320,56 +409,12 @@ fn listeners_hear_what_changed() {
 }
 
 #[test]
-fn a_service_that_panics_comes_back_with_a_condition() {
+fn what_was_put_right_is_told_by_name() {
     paused(async {
         let lab = Lab::new();
-        let mut supervisor = Supervisor::new(tokio::runtime::Handle::current(), lab.commands.clone());
-        let starts = Arc::new(AtomicU32::new(0));
-        supervisor.start("dns", {
-            let starts = starts.clone();
-            move |stop| {
-                let start = starts.fetch_add(1, Ordering::Relaxed);
-                async move {
-                    match start {
-                        0 => panic!("a bug"),
-                        1 => Err(Failure::new(Kind::Internal, "port 53: in use")),
-                        _ => {
-                            stop.cancelled().await;
-                            Ok(())
-                        }
-                    }
-                }
-            }
-        });
-        sleep(Duration::from_millis(100)).await;
-        assert_eq!(lab.conditions(), ["service dns: it panicked: a bug: it is started anew"]);
-        assert_eq!(starts.load(Ordering::Relaxed), 1);
-        // The pause grows.
-        sleep(Duration::from_millis(300)).await;
-        assert_eq!(lab.conditions(), ["service dns: port 53: in use: it is started anew"]);
-        sleep(Duration::from_millis(400)).await;
-        assert_eq!(starts.load(Ordering::Relaxed), 3);
-        // It works again when it has run for a while.
-        assert_eq!(lab.conditions().len(), 1);
-        sleep(Duration::from_secs(10)).await;
-        assert_eq!(lab.conditions(), Vec::<String>::new());
-        // The controller went on all the while.
-        lab.attach("web").await.expect("attached");
-        let begun = Instant::now();
-        supervisor.stop().await;
-        assert_eq!(begun.elapsed(), Duration::ZERO);
-    });
-}
-
-#[test]
-fn a_service_that_does_not_end_is_dropped() {
-    paused(async {
-        let lab = Lab::new();
-        let mut supervisor = Supervisor::new(tokio::runtime::Handle::current(), lab.commands.clone());
-        supervisor.start("stuck", |_| std::future::pending());
-        tokio::task::yield_now().await;
-        let begun = Instant::now();
-        supervisor.stop().await;
-        assert_eq!(begun.elapsed(), Duration::from_secs(2));
+        let mut listener = lab.bus.listen();
+        sleep(FIRST_AUDIT).await;
+        let Some(Heard::Event(EventView::Change(change))) = listener.next().await else { panic!("a change") };
+        assert_eq!((change.event, change.text.as_deref()), (Change::Repaired, Some("found: done")));
     });
 }

@@ -1,79 +1,82 @@
-//! Attaching a container: all of its interfaces, or nothing.
+//! Attaching a container: all of its interfaces, or none.
 
+use super::Daemon;
 use super::attach_state::AttachState;
 use super::execute::all_or_nothing;
+use super::leases::missing;
 use super::segments::segment_bytes;
-use super::{Daemon, lease_key};
-use crate::command::{AttachRequest, Prepared};
+use crate::command::{AttachRequest, Halt, Prepared};
 use crate::config::{check_container, parse_run_named};
 use crate::failure::{Failure, Kind};
-use crate::ipam::store::{self, ContainerRecord};
-use crate::ipam::{Lease, Request};
+use crate::ipam::Lease;
+use crate::ipam::store::ContainerRecord;
 use crate::kernel::bpf::Hook;
-use crate::kernel::netlink::{
-    LinkInfo, VethSpec, address_inside, alias, attach_veth, finish_veth, has_end_of, host_if_name, raise_inside,
-};
-use crate::kernel::netns::{self, Netns};
+use crate::kernel::errand::Found;
+use crate::kernel::link::{self, LinkKind, LinkSpec, has_end_of, host_if_name};
+use crate::kernel::netlink::{LinkInfo, Netns, alias};
 use crate::kernel::{Host, Kernel, kill_point};
 use crate::model::{Attachment, Container, ContainerName, IfName, Interface, NetnsRef, PoolName};
-use crate::plan::{Observed, Op, endpoint, endpoint_ops};
+use crate::plan::{Observed, Op, endpoint, endpoint_ops, misplaced};
+use futures_util::future::join_all;
 use ipnetwork::IpNetwork;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 impl Daemon {
-    /// Attaches a container. The same again is fine, and puts back what is missing of it; another one under its name is
-    /// not, unless the first one's namespace is gone.
+    /// Attaches a container. Attaching the same again succeeds, and restores what is missing. Another container under
+    /// the same name is refused, unless the first one's namespace is gone.
     ///
     /// # Errors
-    /// Whatever is wrong; links, maps and leases are then as before.
+    /// The failure; links, maps and leases are then as before. Or the errands whose results must be in `found`.
     pub async fn attach(
         &mut self,
         name: &ContainerName,
-        request: AttachRequest,
-        prepared: Result<Prepared, Failure>,
-    ) -> Result<(), Failure> {
+        request: &AttachRequest,
+        prepared: Result<&Prepared, &Failure>,
+        found: &Found,
+    ) -> Result<(), Halt> {
         let _points = kill_point::begin("attach");
-        let (run, container) = self.container_of(name, &request)?;
-        let Prepared { reference, netns } = prepared?;
+        let (run, container) = self.container_of(name, request)?;
+        let Prepared { reference, netns } = prepared.map_err(Failure::clone)?;
         let errors = check_container(&format!("container {name}"), &container, &self.device);
         if !errors.is_empty() {
-            return Err(errors.into());
+            return Err(Failure::from(errors).into());
         }
         let about = |failure: Failure| failure.about(format!("container {name}"));
-        let netns = netns.map_err(|e| about(e.into()))?;
-        let left = match self.attach_state(name, &run, &reference, &netns).await? {
-            AttachState::Attached => return self.make_whole(name, &netns).await.map_err(about),
+        let netns = netns.as_ref().map_err(|e| about(e.into()))?;
+        let left = match self.attach_state(name, &run, reference, netns, found).await? {
+            AttachState::Attached => return Ok(self.make_whole(name, netns).await.map_err(about)?),
             AttachState::Absent => Vec::new(),
             AttachState::Left(links) => links,
         };
-        self.check_ports(&container)?;
+        self.check_ports(&container, found)?;
         self.open_plane()?;
         self.take_over()?;
         let _quick = self.grace.expedite();
         for (index, attachment) in left {
             self.disconnect(index, &attachment).await.map_err(about)?;
         }
-        let before = self.state.clone();
-        let Err(failure) = self.try_attach(&container, run, reference, &netns).await else { return Ok(()) };
+        let (before, leases) = (self.state.clone(), self.leases.of(name));
+        let Err(failure) = self.try_attach(&container, run, reference.clone(), netns).await else { return Ok(()) };
         let reserved = self.state.reserved_ports.take();
         self.state = before;
         self.state.reserved_ports = reserved;
-        let not_restored = self.forget_attach().await;
-        Err(about(failure.not_restored(not_restored)))
+        let not_restored = self.forget_attach(name, &leases).await;
+        Err(about(failure.not_restored(not_restored)).into())
     }
 
-    /// What is left of an attach that failed, beside its links: state, rules and ports; all that cannot be put back.
-    async fn forget_attach(&mut self) -> Vec<Failure> {
-        let saved = store::save(&self.paths.state_dir, &self.state).map_err(Failure::from);
+    /// Undoes a failed attach except for its links: state, leases, rules and ports. Returns what could not be restored.
+    async fn forget_attach(&mut self, name: &ContainerName, before: &[Arc<Lease>]) -> Vec<Failure> {
+        let saved = self.save();
+        let leases = self.restore_leases(name, before).await;
         let policy = if self.device.policies.is_empty() { Ok(()) } else { self.enforce_policy(false).await };
-        let ports = self.refresh_port_map();
-        [saved, policy, ports].into_iter().filter_map(Result::err).collect()
+        let ports = self.refresh_port_map().await;
+        [saved, leases, policy, ports].into_iter().filter_map(Result::err).collect()
     }
 
-    /// Puts back what is missing of an attached container whose namespace is `netns`: links, addresses, routes, programs and
-    /// entries of maps. Whatever an attach does is fine when it is there already.
+    /// Restores what is missing of an attached container with the namespace `netns`: links, addresses, routes, programs
+    /// and map entries. Each step of an attach has no effect on what is there already.
     async fn make_whole(&mut self, name: &ContainerName, netns: &Netns) -> Result<(), Failure> {
         let attachments = self.state.containers.get(name).map(|r| r.attachments.clone()).unwrap_or_default();
         let _quick = self.grace.expedite();
@@ -82,8 +85,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Containers whose attach an earlier daemon began and did not end: it is done again. Where that cannot be, its links
-    /// go, so that nobody takes it for attached.
+    /// Finishes the attaches that an earlier daemon began and did not finish. If that fails, the container's links are
+    /// removed, so that it does not look attached.
     pub(super) async fn finish_interrupted(&mut self) {
         let links = match self.net.links().await {
             Ok(links) => links,
@@ -94,8 +97,21 @@ impl Daemon {
             .filter(|l| l.is_unfinished())
             .filter_map(|l| self.links.get(&l.index).map(|(container, _)| container.clone()))
             .collect();
-        for name in begun {
-            let done = self.finish_attach(&name).await;
+        // All namespaces are opened at the same time, so that several that hang take no longer than one.
+        let reference = |name: &ContainerName| self.state.containers.get(name)?.netns.clone();
+        let broker = &self.broker;
+        let opened = begun.into_iter().map(|name| {
+            let reference = reference(&name);
+            async move {
+                let netns = match &reference {
+                    Some(reference) => broker.open(reference).await.map_err(Failure::from),
+                    None => Err(Failure::new(Kind::Internal, "its namespace is not known")),
+                };
+                (name, netns)
+            }
+        });
+        for (name, netns) in join_all(opened).await {
+            let done = self.finish_attach(&name, netns).await;
             let Err(failure) = done else {
                 tracing::info!(container = %name, "attach finished that an earlier daemon began");
                 continue;
@@ -114,15 +130,12 @@ impl Daemon {
         }
     }
 
-    /// Does an attach again. A name or number of a namespace may be another one's by now: only where its links end it is
-    /// the container's.
-    async fn finish_attach(&mut self, name: &ContainerName) -> Result<(), Failure> {
+    /// Finishes an attach. The namespace's path or process id may belong to another container by now; it is this
+    /// container's only if its links end there.
+    async fn finish_attach(&mut self, name: &ContainerName, netns: Result<Netns, Failure>) -> Result<(), Failure> {
         let record = self.state.containers.get(name);
         let attachments = record.map(|r| r.attachments.clone()).unwrap_or_default();
-        let Some(reference) = record.and_then(|r| r.netns.clone()) else {
-            return Err(Failure::new(Kind::Internal, "its namespace is not known"));
-        };
-        let netns = netns::open(&reference)?;
+        let netns = netns?;
         let there: Vec<u32> = attachments.iter().filter_map(|a| self.link_index(&a.host_if)).collect();
         if !has_end_of(&there, &netns).await? {
             return Err(Failure::new(Kind::Internal, "its namespace is gone"));
@@ -130,7 +143,7 @@ impl Daemon {
         self.make_whole(name, &netns).await
     }
 
-    /// The container that a request is about, and its `run.json`.
+    /// The container that a request describes, and its `run.json`.
     fn container_of(
         &self,
         name: &ContainerName,
@@ -172,25 +185,21 @@ impl Daemon {
         reference: NetnsRef,
         netns: &Netns,
     ) -> Result<(), Failure> {
-        let mut attachments = Vec::new();
-        for interface in &container.interfaces {
-            let lease = self.lease(container, interface)?;
-            attachments.push(attachment(interface, lease));
-        }
-        self.release_others(container);
-        // Reading what all the others publish takes time that grows with their number.
+        // Leases are on disk before the link exists, so that after a power cut nobody else gets the address.
+        let leases = self.lease_all(container).await?;
+        let attachments: Vec<_> = container.interfaces.iter().zip(&leases).map(|(i, l)| attachment(i, l)).collect();
+        // Reading what all containers publish takes time that grows with their number, so it is done only when needed.
         let ports = !container.ports.is_empty() || self.publishes(&container.name);
         let record = ContainerRecord { run, netns: Some(reference), attachments: attachments.clone() };
         self.state.containers.insert(container.name.clone(), Arc::new(record));
         self.state.identity(&container.name);
-        // The lease is on disk before the link exists: after a power cut nobody else is given its address.
-        store::save(&self.paths.state_dir, &self.state)?;
-        // Before its first packet the rules know the container.
+        self.save()?;
+        // The rules must know the container before its first packet.
         if !self.device.policies.is_empty() {
             self.enforce_policy(false).await?;
         }
         let made = self.connect_all(&attachments, netns).await?;
-        if ports && let Err(failure) = self.refresh_port_map() {
+        if ports && let Err(failure) = self.refresh_port_map().await {
             return Err(self.take_back(made, failure).await);
         }
         self.finish(&made).await;
@@ -213,7 +222,7 @@ impl Daemon {
         Ok(made)
     }
 
-    /// Removes what was made before `failure`.
+    /// Removes the interfaces that were made before `failure`, which is returned with what could not be removed.
     async fn take_back(&mut self, made: Vec<Connected>, failure: Failure) -> Failure {
         let mut not_restored = Vec::new();
         for Connected { link, attachment, .. } in made.into_iter().filter(|c| c.is_new) {
@@ -222,33 +231,16 @@ impl Daemon {
         failure.not_restored(not_restored)
     }
 
-    /// The attach is over. A mark that stays makes the next daemon look at the container once more, and no more than that.
+    /// Marks the attach as finished. If the mark stays, the next daemon only checks the container once more.
     pub(super) async fn finish(&self, made: &[Connected]) {
         for Connected { link, .. } in made {
-            if let Err(e) = finish_veth(&self.net, link).await {
+            if let Err(e) = link::finish(&self.net, link).await {
                 tracing::warn!(link = %link.name, error = %e, "link stays marked as unfinished");
             }
         }
     }
 
-    fn lease(&mut self, container: &Container, interface: &Interface) -> Result<Lease, Failure> {
-        let pool = self.device.pools.get(&interface.pool).ok_or_else(|| missing(&interface.pool))?;
-        let key = lease_key(&container.name, interface);
-        let request = Request { key: &key, ipv4: interface.ipv4, ipv6: interface.ipv6, mac: interface.mac };
-        Ok(self.state.ipam.assign(pool, &request)?)
-    }
-
-    /// Leases of interfaces that the container had, and has no more.
-    fn release_others(&mut self, container: &Container) {
-        let keep: Vec<_> = container.interfaces.iter().map(|i| lease_key(&container.name, i)).collect();
-        let gone: Vec<_> =
-            self.state.leases_of(&container.name).map(|l| l.key.clone()).filter(|k| !keep.contains(k)).collect();
-        for key in gone {
-            self.state.ipam.release(&key);
-        }
-    }
-
-    /// Makes one interface, or what is missing of it. When that fails, a link that it made is gone again.
+    /// Makes one interface, or what is missing of it. If that fails, a newly made link is removed again.
     async fn connect(&mut self, attachment: &Attachment, netns: &Netns) -> Result<Connected, Failure> {
         let pool = self.device.pools.get(&attachment.pool).ok_or_else(|| missing(&attachment.pool))?.clone();
         let link = match self.pools.get(&attachment.pool) {
@@ -258,9 +250,13 @@ impl Daemon {
                 return Err(Failure::new(Kind::Internal, format!("pool {}: not available: {why}", attachment.pool)));
             }
         };
-        let spec = VethSpec {
+        if let Some(why) = misplaced(attachment, &pool) {
+            let remedy = format!("detach it first: pv-net detach {}", attachment.container);
+            return Err(Failure::new(Kind::Conflict, why).help(remedy));
+        }
+        let spec = LinkSpec {
+            kind: LinkKind::Veth { bridge: link.index },
             host_if: attachment.host_if.clone(),
-            bridge_index: link.index,
             container_if: attachment.interface.clone(),
             mac: attachment.mac,
             mtu: link.mtu,
@@ -270,10 +266,10 @@ impl Daemon {
             alias: alias::of_attachment(attachment),
         };
         let known = self.link_index(&attachment.host_if);
-        let made = attach_veth(&self.net, &spec, netns).await?;
+        let made = spec.make(&self.net, netns).await?;
         let is_new = known != Some(made.index);
         if let Some(old) = known.filter(|_| is_new) {
-            // One that could not be adopted went, and its pins and entries are of no use to the new one.
+            // An old link that could not be adopted was removed; its pins and map entries are useless to the new one.
             self.links.remove(&old);
             for e in self.forget_link(old, &attachment.container, &attachment.host_if).await {
                 tracing::warn!(link = %attachment.host_if, error = %e, "what was left of a link");
@@ -283,28 +279,33 @@ impl Daemon {
         let endpoint = endpoint(attachment, &pool, &link, identity);
         self.links.insert(made.index, (attachment.container.clone(), attachment.host_if.clone()));
         let connected = async {
-            // First: the kernel's worker makes an IPv6 address usable while the programs are attached.
-            address_inside(&spec, netns).await?;
+            // Done first, because the kernel's worker makes an IPv6 address usable while the programs are being
+            // attached.
+            spec.address_inside(netns).await?;
             let mut host = self.host();
-            // A new link is in no map and has no program; what is known of an old one is looked up.
+            // A new link has no map entries and no programs; for an old one the kernel is observed.
             let before = if is_new { fresh(&made, &host) } else { host.observe().await? };
             let ops = endpoint_ops(&endpoint, &made, &before);
             all_or_nothing(&mut host, &ops, &before).await?;
-            Ok(raise_inside(&spec, netns).await?)
+            Ok(spec.raise_inside(netns).await?)
         };
         if let Err(failure) = connected.await {
             let connected = Connected { link: made, attachment: attachment.clone(), is_new };
             return Err(self.take_back(vec![connected], failure).await);
         }
+        // The link is complete now, so former problems with it are over.
+        self.held.remove(&made.index);
+        self.closed.remove(&made.index);
         self.resize_bridge(&pool).await;
         self.net.wait_until_it_carries(&[made.index, link.index]).await;
         Ok(Connected { link: made, attachment: attachment.clone(), is_new })
     }
 
-    /// Takes one interface down again: the link first, so that nothing passes without its guard.
+    /// Removes one interface. The link goes first, so that no packet passes without the guard.
     ///
     /// # Errors
-    /// When the link cannot be deleted: then all is as before. Or what the maps and pins still have of one that is gone.
+    /// When the link cannot be deleted; then everything is as before. Or what could not be removed from maps and pins
+    /// afterwards.
     pub(super) async fn disconnect(&mut self, index: u32, attachment: &Attachment) -> Result<(), Failure> {
         let link = attachment.host_if.to_string();
         self.host().apply(&Op::DeleteLink { link, index }).await?;
@@ -314,11 +315,11 @@ impl Daemon {
     }
 }
 
-/// An interface that is there.
+/// An interface that exists.
 pub(super) struct Connected {
     link: LinkInfo,
     attachment: Attachment,
-    /// It was made just now.
+    /// Whether this attach has made the interface.
     is_new: bool,
 }
 
@@ -327,21 +328,17 @@ fn fresh(link: &LinkInfo, host: &Host<'_>) -> Observed {
     let tracks_hooks = host.plane.as_ref().is_some_and(|plane| plane.hook() == Hook::Tcx);
     Observed {
         links: [(link.name.clone(), link.clone())].into(),
-        hooks: tracks_hooks.then(BTreeSet::new),
+        hooks: tracks_hooks.then(BTreeMap::new),
         ..Observed::default()
     }
 }
 
-fn missing(pool: &PoolName) -> Failure {
-    Failure::new(Kind::Usage, format!("pool {pool}: no such pool"))
-}
-
-fn attachment(interface: &Interface, lease: Lease) -> Attachment {
+fn attachment(interface: &Interface, lease: &Lease) -> Attachment {
     Attachment {
         host_if: host_if_name(&lease.key.container, &lease.key.interface),
-        container: lease.key.container,
-        interface: lease.key.interface,
-        pool: lease.key.pool,
+        container: lease.key.container.clone(),
+        interface: lease.key.interface.clone(),
+        pool: lease.key.pool.clone(),
         mac: lease.mac,
         ipv4: lease.ipv4,
         ipv6: lease.ipv6,

@@ -1,29 +1,48 @@
-//! The daemon as the controller drives it.
+//! How the controller drives the daemon.
 
 use super::{Daemon, teardown};
-use crate::command::{AttachRequest, Prepared};
+use crate::command::{AttachRequest, Halt, Prepared};
 use crate::control::Core;
 use crate::failure::Failure;
+use crate::kernel::errand::{Brought, Errand, Found};
 use crate::kernel::netlink::NetEvent;
 use crate::model::ContainerName;
+use crate::plan::ReloadPlan;
 use crate::snapshot::Snapshot;
 
 impl Core for Daemon {
     async fn attach(
         &mut self,
         name: &ContainerName,
-        request: AttachRequest,
-        prepared: Result<Prepared, Failure>,
-    ) -> Result<(), Failure> {
-        self.attach(name, request, prepared).await
+        request: &AttachRequest,
+        prepared: &Result<Prepared, Failure>,
+        found: &Found,
+    ) -> Result<(), Halt> {
+        let done = self.attach(name, request, prepared.as_ref(), found).await;
+        if done.is_ok() {
+            self.is_attached(name);
+        }
+        done
     }
 
-    async fn detach(&mut self, name: &ContainerName) -> Result<(), Failure> {
-        self.detach(name).await
+    async fn attach_declared(&mut self, name: &ContainerName, prepared: &Prepared, found: &Found) -> Result<(), Halt> {
+        self.attach_declared(name, prepared, found).await
+    }
+
+    fn namespace_is_gone(&mut self, name: &ContainerName) {
+        self.namespace_is_gone(name);
+    }
+
+    async fn detach(&mut self, name: &ContainerName, found: &Found) -> Result<(), Halt> {
+        self.detach(name, found).await
     }
 
     async fn reload(&mut self) -> Result<(), Failure> {
         self.reload().await
+    }
+
+    async fn plan(&mut self) -> Result<ReloadPlan, Failure> {
+        self.plan_reload().await
     }
 
     async fn on_event(&mut self, event: &NetEvent) {
@@ -36,10 +55,12 @@ impl Core for Daemon {
 
     async fn audit(&mut self) {
         self.look_at_firewall();
-        self.look_at_ports();
+        self.look_at_ports().await;
         self.try_held_again().await;
         self.repair().await;
         self.refresh_policy().await;
+        // Tries again what failed at the last change.
+        self.settle().await;
     }
 
     fn port_is_taken(&mut self, proto: u32, port: u16) {
@@ -48,6 +69,23 @@ impl Core for Daemon {
 
     async fn teardown(&mut self) -> Result<(), Failure> {
         teardown(&self.paths).await
+    }
+
+    fn errands(&mut self) -> Vec<Errand> {
+        self.take_errands()
+    }
+
+    fn run(&self, errand: Errand) -> impl Future<Output = Brought> + Send + 'static {
+        let broker = self.broker.clone();
+        async move { errand.run(&broker).await }
+    }
+
+    async fn errand_ended(&mut self, brought: Brought) {
+        self.errand_ended(brought).await;
+    }
+
+    fn take_repairs(&mut self) -> Vec<(Option<ContainerName>, String)> {
+        std::mem::take(&mut self.repairs)
     }
 
     fn snapshot(&mut self, before: &Snapshot) -> Snapshot {

@@ -1,63 +1,105 @@
-//! Detaching a container: its links, map entries, flows and leases go.
+//! Detaching a container: removes its links, map entries, flows and leases.
 
 use super::Daemon;
+use crate::command::Halt;
 use crate::failure::{Failure, Kind};
-use crate::ipam::store::{self, ContainerRecord};
-use crate::kernel::{kill_point, netns};
-use crate::model::ContainerName;
+use crate::ipam::store::ContainerRecord;
+use crate::kernel::errand::{Errand, Found};
+use crate::kernel::kill_point;
+use crate::model::{ContainerName, NetnsRef};
 
 impl Daemon {
-    /// Detaches a container and releases its leases.
+    /// Detaches a container and releases its leases. A container that is not attached may have leases too, from an
+    /// attach that was cut short or from before the state was lost.
     ///
     /// # Errors
-    /// When there is none of that name, or the kernel refuses; it can be tried again then.
-    pub async fn detach(&mut self, name: &ContainerName) -> Result<(), Failure> {
+    /// When no container has the name, or an operation of the kernel or the disk fails; a detach can be tried again
+    /// then. Or errands for namespaces, whose results must be in `found`.
+    pub async fn detach(&mut self, name: &ContainerName, found: &Found) -> Result<(), Halt> {
+        let needs = self.needs(name).into_iter().filter(|reference| found.netns(reference).is_none());
+        let needs: Vec<Errand> = needs.map(Errand::Open).collect();
+        if !needs.is_empty() {
+            return Err(Halt::Needs(needs));
+        }
         let Some(record) = self.state.containers.get(name).cloned() else {
+            // A declared container that could not be attached is not tried again after a detach.
+            let was_tried = self.is_tried_again(name);
+            self.stays_detached(name, found)?;
+            if !self.release_all(name).await?.is_empty() || was_tried {
+                return Ok(());
+            }
             let why = format!("container {name}: is not attached");
-            return Err(Failure::new(Kind::NotFound, why).help("pv-net containers lists those that are"));
+            return Err(Failure::new(Kind::NotFound, why).help("pv-net containers lists those that are").into());
         };
         let _points = kill_point::begin("detach");
+        self.stays_detached(name, found)?;
+        let done = self.try_detach(name, &record, found).await;
+        if done.is_err() {
+            self.may_be_attached(name);
+        }
+        Ok(done?)
+    }
+
+    /// The namespaces that a detach of `name` needs: the one at a declared container's path, and the one in which an
+    /// interface is made again when the next one cannot be removed.
+    fn needs(&self, name: &ContainerName) -> Vec<NetnsRef> {
+        let record = self.state.containers.get(name).filter(|record| record.attachments.len() > 1);
+        let mut needs: Vec<NetnsRef> = self.place_of(name).into_iter().collect();
+        needs.extend(record.and_then(|record| record.netns.clone()).filter(|reference| !needs.contains(reference)));
+        needs
+    }
+
+    async fn try_detach(
+        &mut self,
+        name: &ContainerName,
+        record: &ContainerRecord,
+        found: &Found,
+    ) -> Result<(), Failure> {
         let _quick = self.grace.expedite();
         for (done, attachment) in record.attachments.iter().enumerate() {
             if let Some(index) = self.link_index(&attachment.host_if)
                 && let Err(failure) = self.disconnect(index, attachment).await
             {
-                return Err(self.reconnect(&record, done, failure.about(format!("container {name}"))).await);
+                let failure = failure.about(format!("container {name}"));
+                return Err(self.reconnect(record, done, failure, found).await);
             }
         }
+        let half_done = |failure: Failure| {
+            let failure = failure.about(format!("container {name}: its links are gone, but not its leases"));
+            failure.help(format!("pv-net detach {name} tries it again"))
+        };
+        // Leases are released first: if the daemon is killed in between, the lease of a known container is learned
+        // again, while a lease without a container would stay forever.
+        let leases = self.release_all(name).await.map_err(half_done)?;
         let before = self.state.clone();
-        let keys: Vec<_> = self.state.leases_of(name).map(|l| l.key.clone()).collect();
-        for key in keys {
-            self.state.ipam.release(&key);
-        }
         let published = self.publishes(name);
         self.state.containers.remove(name);
         self.state.identities.remove(name);
-        let ports = if published { self.refresh_port_map() } else { Ok(()) };
-        if let Err(failure) = ports.and_then(|()| Ok(store::save(&self.paths.state_dir, &self.state)?)) {
-            // Its links are gone, and nobody else is given its addresses until that is on disk.
+        let ports = if published { self.refresh_port_map().await } else { Ok(()) };
+        if let Err(failure) = ports.and_then(|()| self.save()) {
+            // The links are gone; the addresses are not given to others before this is on disk.
             let reserved = self.state.reserved_ports.take();
             self.state = before;
             self.state.reserved_ports = reserved;
-            let failure = failure.about(format!("container {name}: its links are gone, but not its leases"));
-            return Err(failure.help(format!("pv-net detach {name} tries it again")));
+            let not_restored = self.restore_leases(name, &leases).await.err();
+            return Err(half_done(failure).not_restored(not_restored));
         }
         self.container_conditions.remove(name);
         Ok(())
     }
 
-    /// Makes the first `gone` interfaces of a container again, whose detach ended with `failure`.
-    async fn reconnect(&mut self, record: &ContainerRecord, gone: usize, failure: Failure) -> Failure {
+    /// Makes the first `gone` interfaces of a container again after its detach ended with `failure`.
+    async fn reconnect(&mut self, record: &ContainerRecord, gone: usize, failure: Failure, found: &Found) -> Failure {
         if gone == 0 {
             return failure;
         }
-        let netns = match &record.netns {
-            Some(reference) => netns::open(reference).map_err(Failure::from),
+        let netns = match record.netns.as_ref().and_then(|reference| found.netns(reference)) {
+            Some(netns) => netns.map_err(Failure::from),
             None => Err(Failure::new(Kind::Internal, "its namespace is not known")),
         };
         match netns {
             Ok(netns) => {
-                let again = self.connect_all(&record.attachments[..gone], &netns).await;
+                let again = self.connect_all(&record.attachments[..gone], netns).await;
                 let not_restored = match again {
                     Ok(made) => {
                         self.finish(&made).await;

@@ -1,21 +1,21 @@
-//! Steps carried out, one after the other: what one that fails leaves behind.
+//! Carries out steps one after the other, and handles those that fail.
 
 use crate::failure::Failure;
 use crate::kernel::Kernel;
 use crate::plan::{Observed, Op};
 use std::collections::BTreeSet;
 
-/// A step that failed, and what became of what depends on it.
+/// A step that failed.
 #[derive(Debug)]
 pub(super) struct Failed {
     /// The container's link that the step is about.
     pub link: Option<u32>,
-    /// What is wrong, for people.
+    /// The failure, as text for people.
     pub why: String,
 }
 
-/// Carries out all of `ops` that can be. When one about a container's link fails, that link is closed, the rest of the
-/// steps that would open it are left out, and all others go on.
+/// Carries out as many of `ops` as possible. When a step about a container's link fails, that link is closed, and the
+/// other steps that would open it are left out; all other steps go on.
 pub(super) async fn carry_out(kernel: &mut impl Kernel, ops: &[Op]) -> Vec<Failed> {
     let mut failed = Vec::new();
     let mut closed = BTreeSet::new();
@@ -39,7 +39,7 @@ pub(super) async fn carry_out(kernel: &mut impl Kernel, ops: &[Op]) -> Vec<Faile
     failed
 }
 
-/// Sets a link down; deletes it when that cannot be done.
+/// Sets a link down; deletes it if that fails.
 async fn close(kernel: &mut impl Kernel, index: u32) -> Result<(), Failure> {
     let name = index.to_string();
     if kernel.apply(&Op::SetDown { link: name.clone(), index }).await.is_ok() {
@@ -48,17 +48,17 @@ async fn close(kernel: &mut impl Kernel, index: u32) -> Result<(), Failure> {
     Ok(kernel.apply(&Op::DeleteLink { link: name, index }).await?)
 }
 
-/// Carries out all of `ops`, or none: what was done before one that fails is undone, the last step first. `before` is what
-/// the kernel held.
+/// Carries out all of `ops`, or none: when a step fails, those before it are undone, the last one first. `before` is
+/// the state of the kernel.
 ///
 /// # Errors
-/// The first step's that failed, with all that could not be undone.
+/// The failure of the step, with everything that could not be undone.
 pub(super) async fn all_or_nothing(kernel: &mut impl Kernel, ops: &[Op], before: &Observed) -> Result<(), Failure> {
     let mut now = before.clone();
     let mut back = Vec::new();
     for op in ops {
         tracing::debug!(%op, "apply");
-        // It may be half done when it fails.
+        // A failed step may be half done, so it is undone too.
         back.extend(op.undo(&now).into_iter().rev());
         if let Err(e) = kernel.apply(op).await {
             let mut not_restored = Vec::new();

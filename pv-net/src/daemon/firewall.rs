@@ -1,11 +1,12 @@
-//! What the host's firewall and sysctls keep from pools: looked at again now and then, for nobody tells of changes.
+//! Checks what the host's firewall and sysctls take away from pools. Checked periodically, since no event reports
+//! changes.
 
 use super::Daemon;
 use crate::kernel::{netfilter, sysctl};
 use crate::plan::{kept_by_firewall, strict_filters};
 
 impl Daemon {
-    /// Notes what stands in the way. A firewall that cannot be read is none.
+    /// Updates the conditions. A firewall that cannot be read counts as none.
     pub(super) fn look_at_firewall(&mut self) {
         self.firewall_conditions.clear();
         if self.plane.is_none() {
@@ -19,7 +20,7 @@ impl Daemon {
             }
             Err(e) => tracing::debug!(error = %e, "the host's firewall is not known"),
         }
-        // The kernel takes the stricter of both (`IN_DEV_RPFILTER`): loose is 2, and the larger counts.
+        // The kernel uses the larger of both values (`IN_DEV_RPFILTER`): 1 is strict, 2 is loose.
         let value = |text: Option<String>| text.and_then(|t| t.parse::<u32>().ok()).unwrap_or(0);
         let all =
             value(std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter").ok().map(|t| t.trim().to_owned()));

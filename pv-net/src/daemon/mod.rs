@@ -1,22 +1,27 @@
 //! The daemon: holds the state, and brings the kernel to what it says.
 //!
-//! One lock, one operation at a time: what an operation sees does not change under it.
+//! The controller drives it, one operation at a time, so nothing changes during an operation.
 
 mod attach;
 mod attach_state;
 mod borrowed;
 mod clsact;
 mod core;
+mod declared;
 mod detach;
+mod errands;
 mod execute;
 mod firewall;
+mod leases;
 mod mtu;
+mod names;
 mod own_ports;
 mod paths;
 mod policy;
 mod pools;
 mod port_map;
 mod reconcile;
+mod rehearse;
 mod repair;
 mod segments;
 mod teardown;
@@ -33,17 +38,21 @@ use crate::failure::{Failure, Kind};
 use crate::ipam::LeaseKey;
 use crate::ipam::store::{self, State};
 use crate::kernel::bpf::{Adopted, DataPlane, Options, Reader};
+use crate::kernel::broker::Broker;
 use crate::kernel::grace::GracePeriods;
 use crate::kernel::kill_point;
 use crate::kernel::netlink::Net;
-use crate::model::{Container, ContainerName, Device, IfName, PoolName};
+use crate::kernel::{Rehearsal, Repair};
+use crate::lease::{self, LeaseHandle};
+use crate::model::{Container, ContainerName, Device, IfName, Offer, PoolName};
 use crate::plan::PoolLink;
-use crate::snapshot::Plane;
+use crate::snapshot::{Plane, share};
+use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A declared container: its file's text and what it says.
+/// A declared container: its file's text, and the parsed container.
 #[derive(Clone, Debug)]
 pub(crate) struct Declaration {
     pub text: String,
@@ -55,81 +64,127 @@ pub struct Daemon {
     paths: Paths,
     device: Arc<Device>,
     state: State,
+    leases: LeaseHandle,
     net: Net,
+    broker: Broker,
     plane: Option<DataPlane>,
-    /// What others have of it.
+    /// The read-only access to the maps that snapshots share.
     shared_plane: Option<Arc<Plane>>,
     adopted: Adopted,
     adopted_containers: usize,
-    /// Pools whose bridge is there.
+    /// Pools whose bridge exists.
     pools: BTreeMap<PoolName, PoolLink>,
     pool_conditions: BTreeMap<PoolName, String>,
-    /// By pool, networks of the device that it overlaps.
+    /// By pool, conditions about networks of the device that it overlaps.
     pool_overlaps: BTreeMap<PoolName, Vec<String>>,
     declared: BTreeMap<ContainerName, Declaration>,
-    /// What is wrong with the files of declared containers.
+    /// The declared containers that are attached when their namespace exists.
+    awaited: declared::Waiting,
+    /// What they offer.
+    offers: Arc<BTreeMap<ContainerName, Vec<Offer>>>,
+    /// Conditions about the files of declared containers.
     declared_conditions: Vec<String>,
-    /// Loud facts about the start.
+    /// Conditions from the start.
     start_conditions: Vec<String>,
     container_conditions: BTreeMap<ContainerName, Vec<String>>,
-    /// Host-side links that are there, by index.
+    /// Containers' host-side links that exist, by index.
     links: BTreeMap<u32, (ContainerName, IfName)>,
-    /// Uplinks that are there, with their index.
+    /// Uplinks that exist, with their index.
     uplinks: BTreeMap<IfName, u32>,
     /// Pools' bridges that have their program, with their index.
     hooked_bridges: BTreeMap<IfName, u32>,
-    /// Those uplinks that are set down.
+    /// Uplinks that are set down.
     uplinks_down: BTreeSet<u32>,
-    /// The smallest MTU of the uplinks in use: that of pools which say none.
+    /// The smallest MTU of the uplinks in use, for pools that do not set their own.
     uplink_mtu: Option<u32>,
-    /// It is another one than the pools have.
+    /// The uplinks' MTU differs from that of the pools.
     mtu_changed: bool,
-    /// Uplinks that the filter is for.
+    /// Uplinks that are to have the filter.
     filterable: BTreeSet<IfName>,
-    /// What is wrong with uplinks.
+    /// Conditions about uplinks.
     uplink_conditions: Vec<String>,
-    /// What is wrong with the device's ports beside those of containers.
+    /// Conditions about ports of the device, except those about its sockets.
     port_conditions: Vec<String>,
-    /// Uplinks without the filter that they should have.
+    /// Sockets of the device that use a published port or a port of masquerade's range.
+    port_holders: Vec<own_ports::Holder>,
+    /// Conditions about uplinks that lack the filter.
     filter_conditions: Vec<String>,
-    /// What the host's firewall keeps from pools.
+    /// Conditions about the host's firewall.
     firewall_conditions: Vec<String>,
-    /// Whether the kernel said that addresses, links or routes changed.
+    /// Whether the kernel has reported a change of addresses, links or routes.
     uplinks_changed: bool,
-    /// Whether the kernel said that a route which leads outside changed, or a routing rule.
+    /// Whether the kernel has reported a change of routing rules, or of routes that containers may use.
     routes_changed: bool,
     /// Containers' links whose traffic is stopped, by index, with the reason.
     held: BTreeMap<u32, (IfName, String)>,
-    /// Links of others that have the name of a pool's bridge.
+    /// Containers' links that were closed because a step about them failed.
+    closed: BTreeSet<u32>,
+    /// Repairs that have not been published yet.
+    repairs: Vec<repair::Repaired>,
+    /// Problems with bridges that a repair did not solve; the next audit tries again.
+    beyond_repair: Vec<String>,
+    /// Names of pools' bridges that are taken by other links.
     in_the_way: BTreeSet<String>,
-    /// When pools that are not available were tried again.
+    /// When pools that are not available were last tried again.
     tried_again: Option<Instant>,
-    /// Steps that failed the last time.
+    /// Steps that failed in the last reconciliation.
     failed_steps: Vec<String>,
+    /// Whether the socket hooks are attached.
+    has_socket_hooks: bool,
+    /// Whether the kernel has reported that a pool's bridge is gone.
+    bridge_gone: bool,
+    /// Whether the kernel has reported that a filter of pv-net was replaced or removed.
+    filters_changed: bool,
+    /// Whether a link of pv-net has another name than its own.
+    misnamed: bool,
+    /// Links of pv-net that were reported with another `ifalias` than their own.
+    unmarked: BTreeSet<u32>,
     /// Containers' links that left their bridge since the last look.
     unbridged: BTreeSet<u32>,
     policy: policy::InForce,
     grace: GracePeriods,
+    /// Bridges not made by pv-net whose MAC this daemon has set.
+    macs_held: BTreeSet<u32>,
+    /// Addresses that pv-net has given to pools' bridges, by bridge.
+    former_gateways: BTreeMap<IfName, BTreeSet<IpNetwork>>,
+    /// Links whose container's end could not be given its pool's MTU, with the reason.
+    misfits: BTreeMap<IfName, (ContainerName, String)>,
+    /// Work to be done beside the controller.
+    errands: errands::Errands,
+    /// Set during a rehearsal: steps are only noted.
+    rehearsal: Option<Rehearsal>,
+    /// Set during a repair.
+    under_repair: Option<Repair>,
 }
 
 impl Daemon {
-    /// Reads configuration and state, and brings the kernel to what they say. With no pools and nothing attached
-    /// before, it changes nothing.
+    /// Reads configuration and state, and brings the kernel to what they say. Without pools and attached containers it
+    /// changes nothing.
     ///
     /// # Errors
-    /// When a file is wrong, the state cannot be read, or the kernel refuses what every container needs.
-    pub async fn start(paths: Paths) -> Result<Self, Failure> {
+    /// When a file is wrong, the state cannot be read, or the kernel refuses something that every container needs.
+    pub async fn start(paths: Paths, broker: Broker) -> Result<Self, Failure> {
         let _points = kill_point::begin("start");
         let device = load::device(&paths.config)?;
         let net = Net::here()?;
         check_device(&paths, &net, &device).await?;
-        let (state, start_conditions) = store::load(&paths.state_dir)?;
+        let (mut state, mut start_conditions) = store::load(&paths.state_dir)?;
+        let moved = state.ipam.take();
+        let is_moved = moved.is_some();
+        let (leases, conditions) = lease::open(&paths.state_dir, moved)?;
+        start_conditions.extend(conditions);
+        if is_moved {
+            store::save(&paths.state_dir, &state)?;
+        }
         let mut daemon = Self {
             grace: GracePeriods::new(paths.grace_marker()),
+            awaited: declared::Waiting::load(&paths),
             paths,
             device: Arc::new(device),
             state,
+            leases,
             net,
+            broker,
             plane: None,
             shared_plane: None,
             adopted: Adopted::default(),
@@ -138,6 +193,7 @@ impl Daemon {
             pool_conditions: BTreeMap::new(),
             pool_overlaps: BTreeMap::new(),
             declared: BTreeMap::new(),
+            offers: Arc::default(),
             declared_conditions: Vec::new(),
             start_conditions,
             container_conditions: BTreeMap::new(),
@@ -150,20 +206,36 @@ impl Daemon {
             filterable: BTreeSet::new(),
             uplink_conditions: Vec::new(),
             port_conditions: Vec::new(),
+            port_holders: Vec::new(),
             filter_conditions: Vec::new(),
             firewall_conditions: Vec::new(),
             uplinks_changed: false,
-            // While no daemon ran.
+            // Something may have changed while no daemon was running.
             routes_changed: true,
+            has_socket_hooks: false,
+            bridge_gone: false,
+            filters_changed: false,
+            misnamed: false,
+            unmarked: BTreeSet::new(),
             unbridged: BTreeSet::new(),
             held: BTreeMap::new(),
+            closed: BTreeSet::new(),
+            repairs: Vec::new(),
+            beyond_repair: Vec::new(),
             in_the_way: BTreeSet::new(),
             tried_again: None,
             failed_steps: Vec::new(),
             policy: policy::InForce::default(),
+            macs_held: BTreeSet::new(),
+            former_gateways: BTreeMap::new(),
+            misfits: BTreeMap::new(),
+            errands: errands::Errands::default(),
+            rehearsal: None,
+            under_repair: None,
         };
+        daemon.learn_from_records().await?;
         daemon.learn_leases().await?;
-        daemon.read_declarations();
+        daemon.read_declarations().await?;
         daemon.open_plane()?;
         daemon.start_policy().await?;
         daemon.reconcile().await?;
@@ -176,13 +248,13 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Whether there is anything for the data plane to do.
+    /// Whether the data plane is not needed.
     fn is_idle(&self) -> bool {
         self.device.pools.is_empty() && self.state.containers.is_empty() && self.device.uplink_filter.is_none()
     }
 
     fn open_plane(&mut self) -> Result<(), Failure> {
-        if self.plane.is_some() || (self.is_idle() && !self.paths.bpffs.exists()) {
+        if self.is_rehearsing() || self.plane.is_some() || (self.is_idle() && !self.paths.bpffs.exists()) {
             return Ok(());
         }
         let options = Options { pin_dir: self.paths.bpffs.clone(), flow_entries: self.device.flow_table };
@@ -193,12 +265,17 @@ impl Daemon {
         Ok(())
     }
 
-    /// Puts newly opened programs in force: the maps hold all that they go by. Until then those of the daemon before
-    /// guard the links.
+    /// Puts newly opened programs in force, now that the maps hold everything that they need. Until then the earlier
+    /// daemon's programs guard the links.
     fn take_over(&mut self) -> Result<(), Failure> {
-        let Some(plane) = self.plane.as_mut().filter(|plane| plane.is_waiting()) else { return Ok(()) };
+        // Readers of the maps and the socket hooks come afterwards; what failed there the last time is tried again.
+        if self.is_rehearsing() {
+            return Ok(());
+        }
+        let is_done = self.shared_plane.is_some();
+        let Some(plane) = self.plane.as_mut().filter(|plane| plane.is_waiting() || !is_done) else { return Ok(()) };
         let (links, conditions) = plane.take_over()?;
-        self.adopted.links = links;
+        self.adopted.links += links;
         self.start_conditions.extend(conditions);
         let (hook, reader) = (plane.hook(), Reader::open(&self.paths.bpffs)?);
         self.shared_plane = Some(Arc::new(Plane { hook, reader, sweeping: plane.sweeping() }));
@@ -206,64 +283,60 @@ impl Daemon {
         Ok(())
     }
 
-    /// What had to be loaded is loaded.
+    /// Frees what was needed only for loading programs.
     pub(super) fn put_away_object(&mut self) {
         if let Some(plane) = &mut self.plane {
             plane.put_away_object();
         }
     }
 
-    /// The data plane, for an operation that needs it.
+    /// The data plane, or an error when it is not loaded.
     pub(crate) fn plane(&mut self) -> Result<&mut DataPlane, Failure> {
         self.plane.as_mut().ok_or_else(|| Failure::new(Kind::Internal, "the data plane is not loaded"))
     }
 
-    /// Reads the directory of declared containers. A bad file is a condition, and touches nobody else.
-    fn read_declarations(&mut self) {
+    /// Reads the directory of declared containers. A wrong file is a condition and affects no other container.
+    async fn read_declarations(&mut self) -> Result<(), Failure> {
         self.declared.clear();
         self.declared_conditions.clear();
-        self.state.ipam.clear_reservations();
+        let (mut wanted, mut offers) = (Vec::new(), BTreeMap::new());
         let all = load::containers(&self.paths.containers).unwrap_or_else(|errors| {
             self.declared_conditions.extend(errors.iter().map(ToString::to_string));
             Vec::new()
         });
-        for Declared { path, text, container } in all {
+        for Declared { path, text, container, offers: offered } in all {
             let checked = container.and_then(|container| {
                 let errors = check_container(&path.display().to_string(), &container, &self.device);
                 if errors.is_empty() { Ok(container) } else { Err(errors) }
             });
             match checked {
                 Ok(container) => {
-                    self.reserve(&path.display().to_string(), &container);
+                    wanted.extend(leases::reservations(&path.display().to_string(), &container));
+                    match offered {
+                        Ok(offered) if offered.is_empty() => {}
+                        Ok(offered) => drop(offers.insert(container.name.clone(), offered)),
+                        Err(errors) => self.note_declared(&errors),
+                    }
                     self.declared.insert(container.name.clone(), Declaration { text, container });
                 }
                 Err(errors) => self.note_declared(&errors),
             }
         }
+        self.offers = share(&self.offers, offers);
+        self.await_declared();
+        self.reserve_declared(wanted).await
     }
 
     fn note_declared(&mut self, errors: &[ConfigError]) {
         self.declared_conditions.extend(errors.iter().map(ToString::to_string));
     }
 
-    /// Static addresses first: nobody else is given what a declared container asks for.
-    fn reserve(&mut self, file: &str, container: &Container) {
-        for interface in &container.interfaces {
-            let key = lease_key(&container.name, interface);
-            for addr in interface.ipv4.map(Into::into).into_iter().chain(interface.ipv6.map(Into::into)) {
-                if let Err(holder) = self.state.ipam.reserve(addr, &key) {
-                    self.declared_conditions.push(format!("{file}: {addr} is taken by {holder}"));
-                }
-            }
-        }
-    }
-
-    /// Reads the configuration again. A file that is wrong changes nothing, and one that cannot be carried out leaves all
-    /// as it was before.
+    /// Reads the configuration again and applies it. A wrong file changes nothing; if the configuration cannot be
+    /// applied, everything is restored.
     ///
     /// # Errors
-    /// Every error of the file, or what is at odds with attached containers; or why it cannot be carried out, with what
-    /// could not be put back.
+    /// Every error of the file, or the conflict with attached containers; or why it cannot be applied, with what could
+    /// not be restored.
     pub async fn reload(&mut self) -> Result<(), Failure> {
         let _points = kill_point::begin("reload");
         let device = load::device(&self.paths.config)?;
@@ -271,11 +344,11 @@ impl Daemon {
         self.check_attached(&device)?;
         self.check_policy(&device).await?;
         let resized = self.resized_pools(&device);
-        let unavailable: BTreeSet<PoolName> = self.pool_conditions.keys().cloned().collect();
+        let known = self.known_faults();
         let old = std::mem::replace(&mut self.device, Arc::new(device));
-        if let Err(failure) = self.follow_config(&unavailable).await {
+        if let Err(failure) = self.follow_config(&known).await {
             self.device = old;
-            let not_restored = self.follow_config(&unavailable).await.err();
+            let not_restored = self.follow_config(&known).await.err();
             self.put_away_object();
             return Err(failure.not_restored(not_restored));
         }
@@ -284,23 +357,24 @@ impl Daemon {
         Ok(())
     }
 
-    /// Brings all to what the configuration says; the rules last, by one write. A pool that is one of `unavailable` may
-    /// stay so: it was no better before.
-    async fn follow_config(&mut self, unavailable: &BTreeSet<PoolName>) -> Result<(), Failure> {
-        self.read_declarations();
+    /// Brings everything to what the configuration says; the rules come last, by one write. `known` faults are no
+    /// errors, since they existed before.
+    async fn follow_config(&mut self, known: &KnownFaults) -> Result<(), Failure> {
+        self.read_declarations().await?;
         self.open_plane()?;
         self.reconcile().await?;
         self.take_over()?;
-        let new = self.pool_conditions.iter().filter(|(pool, _)| !unavailable.contains(*pool));
+        let new = self.pool_conditions.iter().filter(|(pool, _)| !known.pools.contains(*pool));
         let pools = new.map(|(pool, why)| Failure::new(Kind::Internal, format!("pool {pool}: {why}")));
-        let steps = self.failed_steps.iter().map(|why| Failure::new(Kind::Internal, why.clone()));
+        let steps = self.failed_steps.iter().filter(|why| !known.steps.contains(*why));
+        let steps = steps.map(|why| Failure::new(Kind::Internal, why.clone()));
         if let Some(failure) = pools.chain(steps).reduce(Failure::and) {
             return Err(failure);
         }
         self.enforce_policy(true).await
     }
 
-    /// What the attached containers stand on cannot be changed under them.
+    /// Refuses changes to pools that attached containers depend on.
     fn check_attached(&self, new: &Device) -> Result<(), Failure> {
         let mut used: BTreeMap<&PoolName, BTreeSet<&str>> = BTreeMap::new();
         for (name, record) in &self.state.containers {
@@ -325,10 +399,18 @@ impl Daemon {
     }
 }
 
-/// A start needs more memory than what follows; glibc keeps most of it unless told.
+/// Faults that existed before a reload and are no reason to refuse it.
+struct KnownFaults {
+    /// Pools that are not available.
+    pools: BTreeSet<PoolName>,
+    /// Steps that fail.
+    steps: BTreeSet<String>,
+}
+
+/// The start needs more memory than running; glibc would keep most of it.
 fn give_back_memory() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it takes a number, and may be called at any time from any thread.
+    // SAFETY: the call takes a number, and may be made at any time from any thread.
     unsafe {
         libc::malloc_trim(0);
     }
@@ -339,7 +421,7 @@ pub(crate) fn lease_key(container: &ContainerName, interface: &crate::model::Int
     LeaseKey { pool: interface.pool.clone(), container: container.clone(), interface: interface.name.clone() }
 }
 
-/// What a file alone does not show: the networks of the uplinks.
+/// Checks what the file alone does not show: conflicts with the networks of the uplinks.
 async fn check_device(paths: &Paths, net: &Net, device: &Device) -> Result<(), Failure> {
     if device.pools.is_empty() || device.uplinks.is_empty() {
         return Ok(());

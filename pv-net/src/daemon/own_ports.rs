@@ -1,41 +1,54 @@
-//! The device's own ports against those of containers: the device wins. What it takes by itself is kept apart from
-//! masquerade's range and from published ports (`ip_local_reserved_ports`); what it has already stays its own.
+//! Ports that both the device and containers may want: the device wins. The kernel's automatic choice of ports is kept
+//! apart from masquerade's range and from published ports (`ip_local_reserved_ports`); ports that the device uses
+//! already stay its own.
 
 use super::Daemon;
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::{self, ReservedPorts};
+use crate::kernel::Kernel;
+use crate::kernel::challenge_ack;
+use crate::kernel::errand::Errand;
 use crate::kernel::listeners::{self, Listener};
 use crate::kernel::sysctl::{self, LOCAL_PORT_RANGE, RESERVED_PORTS};
 use crate::model::Transport;
-use crate::plan::{PortSet, Published, nat_range, reserved};
+use crate::plan::{Observed, Op, PortSet, Published, nat_range, reserved};
 use pv_net_common::flow::{FLOW_NAT, FLOW_NEIGHBOUR};
 use std::ops::RangeInclusive;
 
-/// The kernel's default.
+/// The kernel's default for `ip_local_port_range`.
 const DEFAULT_LOCAL: RangeInclusive<u16> = 32_768..=60_999;
-/// Sockets that are named; of more only the number is said.
+/// How many sockets are named in conditions; of further ones only the number is given.
 const NAMED: usize = 3;
 
-/// What the device's connections have their ports from.
+/// The value of `ip_local_port_range`.
 fn local_range() -> RangeInclusive<u16> {
     let text = sysctl::read(LOCAL_PORT_RANGE).unwrap_or_default();
     let ports: Vec<u16> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     if let [first, last] = ports[..] { first..=last } else { DEFAULT_LOCAL }
 }
 
-fn current() -> Result<PortSet, Failure> {
-    let text = sysctl::read(RESERVED_PORTS)?;
-    PortSet::parse(&text).ok_or_else(|| Failure::new(Kind::Internal, format!("{RESERVED_PORTS} is {text:?}")))
+/// A socket of the device with a published port, or with a port of masquerade's range.
+#[derive(Clone)]
+pub(super) struct Holder {
+    pub(super) socket: Listener,
+    /// Whether the port is published.
+    is_published: bool,
+    /// The process that has it, if known.
+    pub(super) owner: Option<String>,
 }
 
-/// Gives the device back what was reserved.
+fn ports_of(text: &str) -> Result<PortSet, Failure> {
+    PortSet::parse(text).ok_or_else(|| Failure::new(Kind::Internal, format!("{RESERVED_PORTS} is {text:?}")))
+}
+
+/// Restores `ip_local_reserved_ports`.
 ///
 /// # Errors
-/// The kernel's.
+/// When the sysctl cannot be read or written.
 pub(super) fn give_back(state: &store::State) -> Result<(), Failure> {
     let Some(ReservedPorts { was, ours }) = &state.reserved_ports else { return Ok(()) };
     let set = |text: &str| PortSet::parse(text).unwrap_or_default();
-    let now = current()?;
+    let now = ports_of(&sysctl::read(RESERVED_PORTS)?)?;
     let back = now.without(&set(ours), &set(was));
     if back != now {
         sysctl::write(RESERVED_PORTS, &back.to_string())?;
@@ -44,16 +57,22 @@ pub(super) fn give_back(state: &store::State) -> Result<(), Failure> {
 }
 
 impl Daemon {
-    /// Chooses masquerade's range and keeps it and the published ports out of the device's automatic binds. Where that
-    /// is not to be had it is a condition: explicit binds and sockets are looked at all the same.
+    /// Chooses masquerade's range, and reserves it and the published ports against the kernel's automatic choice. A
+    /// failure of that is a condition: explicit binds and sockets are watched all the same.
     ///
     /// # Errors
-    /// The disk's, and those of the maps.
-    pub(super) fn keep_ports_apart(&mut self, published: &[Published]) -> Result<(), Failure> {
+    /// When the state file or a map cannot be written.
+    pub(super) async fn keep_ports_apart(
+        &mut self,
+        published: &[Published],
+        observed: &Observed,
+    ) -> Result<(), Failure> {
         self.port_conditions.clear();
         let local = local_range();
         let range = nat_range(&local);
-        self.plane()?.set_nat_range(*range.start())?;
+        if observed.nat_first_port != *range.start() {
+            self.host().apply(&Op::SetNatRange { first: *range.start() }).await?;
+        }
         let masquerades = self.device.pools.values().any(|pool| pool.nat);
         let ports = published.iter().map(|p| &p.mapping.host_ports);
         let (ours, refused) = reserved(&local, masquerades.then_some(&range), ports);
@@ -68,7 +87,7 @@ impl Daemon {
             ));
         }
         self.note_holders(&range, masquerades, published)?;
-        if let Err(e) = self.reserve_ports(&ours) {
+        if let Err(e) = self.reserve_ports(&ours, &observed.reserved_ports).await {
             self.port_conditions.extend(e.messages.into_iter().map(|m| {
                 format!("{}: the device's own connections may get ports of masquerade, or published ones", m.error)
             }));
@@ -76,17 +95,21 @@ impl Daemon {
         Ok(())
     }
 
-    /// The same once a while: sockets come and go, and somebody may change what the device takes ports from.
-    pub(super) fn look_at_ports(&mut self) {
+    /// Repeats [`Self::keep_ports_apart`] periodically: sockets come and go, and somebody may change the sysctls.
+    pub(super) async fn look_at_ports(&mut self) {
         if self.plane.is_none() {
             return;
         }
-        if let Err(e) = self.keep_ports_apart(&self.all_published()) {
+        let looked = async {
+            let observed = self.host().observe_device().await?;
+            self.keep_ports_apart(&self.all_published(), &observed).await
+        };
+        if let Err(e) = looked.await {
             tracing::warn!(error = %e, "ports of the device not looked at");
         }
     }
 
-    /// Sockets of the device that have a port already which is published or of masquerade's `range`.
+    /// Notes the sockets of the device that already use a published port, or a port of masquerade's `range`.
     fn note_holders(
         &mut self,
         range: &RangeInclusive<u16>,
@@ -108,29 +131,44 @@ impl Daemon {
         let in_mappings =
             published.iter().flat_map(|p| p.mapping.host_ports.clone().map(|port| (proto(p.mapping.transport), port)));
         let own = in_sockets.chain(in_mappings).filter(|(_, port)| range.contains(port)).collect();
-        self.plane()?.keep_from_nat(own)?;
-        for socket in held.iter().take(NAMED) {
-            let owner = socket.owner().unwrap_or_else(|| "a socket of the device".to_owned());
-            let what = if is_published(socket) { "published" } else { "of masquerade's range" };
-            let (port, transport) = (socket.addr.port(), socket.transport);
-            self.port_conditions.push(format!(
-                "port {port}/{transport} is {what}, and {owner} had it before: what comes to its connections stays its"
-            ));
+        if !self.is_rehearsing() {
+            self.plane()?.keep_from_nat(own)?;
         }
-        if held.len() > NAMED {
-            self.port_conditions.push(format!("and so have {} more sockets of the device", held.len() - NAMED));
+        let before = std::mem::take(&mut self.port_holders);
+        for socket in held {
+            let known = before.iter().find(|holder| holder.socket == socket);
+            if known.is_none() && self.port_holders.len() < NAMED && !self.is_rehearsing() {
+                self.errands.add(Errand::Owner(socket.clone()));
+            }
+            let (is_published, owner) = (is_published(&socket), known.and_then(|holder| holder.owner.clone()));
+            self.port_holders.push(Holder { socket, is_published, owner });
         }
         Ok(())
     }
 
-    /// On disk before it is in the kernel: whatever happens, `down` knows what to give back.
-    fn reserve_ports(&mut self, ours: &PortSet) -> Result<(), Failure> {
+    /// These sockets as conditions. The process's name is added when it is known, a little later.
+    pub(super) fn holder_conditions(&self) -> Vec<String> {
+        let named = self.port_holders.iter().take(NAMED).map(|holder| {
+            let owner = holder.owner.as_deref().unwrap_or("a socket of the device");
+            let what = if holder.is_published { "published" } else { "of masquerade's range" };
+            let (port, transport) = (holder.socket.addr.port(), holder.socket.transport);
+            format!(
+                "port {port}/{transport} is {what}, and {owner} had it before: what comes to its connections stays its"
+            )
+        });
+        let rest = self.port_holders.len().saturating_sub(NAMED);
+        let rest = (rest > 0).then(|| format!("and so have {rest} more sockets of the device"));
+        named.chain(rest).collect()
+    }
+
+    /// The state is on disk before the kernel is changed, so that `down` always knows what to restore.
+    async fn reserve_ports(&mut self, ours: &PortSet, now: &str) -> Result<(), Failure> {
         let set = |text: &str| PortSet::parse(text).unwrap_or_default();
         let before = self.state.reserved_ports.clone();
         if before.is_none() && ours.is_empty() {
             return Ok(());
         }
-        let now = current()?;
+        let now = ports_of(now)?;
         let (was, had) = match &before {
             Some(ReservedPorts { was, ours }) => (now.without(&set(ours), &set(was)), set(ours)),
             None => (now.clone(), PortSet::default()),
@@ -141,7 +179,7 @@ impl Daemon {
         }
         let either = ReservedPorts { was: was.to_string(), ours: had.union(ours).to_string() };
         self.remember(Some(either))?;
-        sysctl::write(RESERVED_PORTS, &wanted.to_string())?;
+        self.host().apply(&Op::ReservePorts { list: wanted.to_string() }).await?;
         let after = ReservedPorts { was: was.to_string(), ours: ours.to_string() };
         self.remember((!ours.is_empty()).then_some(after))
     }
@@ -149,13 +187,13 @@ impl Daemon {
     fn remember(&mut self, reserved: Option<ReservedPorts>) -> Result<(), Failure> {
         if self.state.reserved_ports != reserved {
             self.state.reserved_ports = reserved;
-            store::save(&self.paths.state_dir, &self.state)?;
+            self.save()?;
         }
         Ok(())
     }
 
-    /// A program of the device has bound a port of masquerade's range: flows of containers that use it end. The hook has
-    /// marked it as the device's, so that no new one does.
+    /// Called when a program of the device has bound a port of masquerade's range: flows of containers that use it end.
+    /// The bind hook has marked the port, so no new flow gets it.
     pub fn port_is_taken(&mut self, proto: u32, port: u16) {
         let Some(plane) = &mut self.plane else { return };
         let leaves_by = FLOW_NAT | FLOW_NEIGHBOUR;
@@ -163,7 +201,7 @@ impl Daemon {
             key.proto == proto && entry.flags & leaves_by == leaves_by && u16::from_be(entry.sport_be) == port
         });
         match ended {
-            Ok(ended) => super::uplinks::tell(&ended),
+            Ok(ended) => challenge_ack::tell(&ended),
             Err(e) => tracing::warn!(error = %e, port, "flows not ended whose port a program of the device took"),
         }
     }

@@ -1,18 +1,18 @@
-//! Where things are, and the lock that keeps a second daemon away.
+//! Paths of the daemon's files, and the lock that keeps a second daemon away.
 
 use crate::failure::{Failure, Kind};
-use crate::kernel::own_dir;
+use crate::kernel::{kill_point, own_dir};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Only root reads the state: it has what containers were started with.
+/// Only root may read the state: it includes the `run.json` of containers.
 const STATE_DIR_MODE: u32 = 0o700;
-/// The socket in it says itself who may talk to the daemon.
+/// Everybody may enter: the socket in it has its own permissions.
 const RUN_DIR_MODE: u32 = 0o755;
-/// Whoever can open the lock can hold it.
+/// Nobody else may open the lock file, since whoever can open it can hold the lock.
 const LOCK_MODE: u32 = 0o600;
 
 /// Files and directories of one daemon.
@@ -20,16 +20,18 @@ const LOCK_MODE: u32 = 0o600;
 pub struct Paths {
     /// `device.json`.
     pub config: PathBuf,
-    /// Declared containers: `NAME/run.json`.
+    /// Declared containers: the directory of `NAME/run.json`.
     pub containers: PathBuf,
     /// State that survives a reboot.
     pub state_dir: PathBuf,
-    /// Socket and lock.
+    /// Socket, lock, and other files that do not survive a reboot.
     pub run_dir: PathBuf,
-    /// Pins.
+    /// Directory of the pins.
     pub bpffs: PathBuf,
-    /// Cgroup for socket hooks.
+    /// Cgroup for the socket hooks.
     pub cgroup: PathBuf,
+    /// The device's `resolv.conf`.
+    pub resolv_conf: PathBuf,
 }
 
 fn failed(op: &str, path: &Path, e: &io::Error) -> Failure {
@@ -43,10 +45,42 @@ impl Paths {
         self.run_dir.join("api.sock")
     }
 
-    /// There while grace periods are short by this daemon.
+    /// A file that exists while this daemon has RCU grace periods shortened.
     #[must_use]
     pub fn grace_marker(&self) -> PathBuf {
         self.run_dir.join("rcu-expedited")
+    }
+
+    /// The list of detached declared containers and their namespaces. Neither the namespaces nor this file survive a
+    /// reboot.
+    #[must_use]
+    pub fn detached(&self) -> PathBuf {
+        self.run_dir.join("detached.json")
+    }
+
+    /// The directory of `NAME.conf`, a `resolv.conf` for each container.
+    #[must_use]
+    pub fn resolv_confs(&self) -> PathBuf {
+        self.run_dir.join("resolv")
+    }
+
+    /// The identity of the DHCPv6 server.
+    #[must_use]
+    pub fn dhcp6_duid(&self) -> PathBuf {
+        self.state_dir.join("dhcp6-duid")
+    }
+
+    /// Removes the containers' `resolv.conf`s.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub fn remove_resolv_confs(&self) -> Result<(), Failure> {
+        let dir = self.resolv_confs();
+        kill_point::pass();
+        match std::fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &dir, &e)),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the directories that the daemon writes to.
@@ -56,11 +90,12 @@ impl Paths {
     pub fn make(&self) -> Result<(), Failure> {
         own_dir::make(&self.state_dir, STATE_DIR_MODE)?;
         own_dir::make(&self.run_dir, RUN_DIR_MODE)?;
+        own_dir::make(&self.resolv_confs(), RUN_DIR_MODE)?;
         Ok(())
     }
 }
 
-/// Held by the one daemon of a run directory.
+/// The lock of a run directory, held by its daemon.
 pub struct RunLock {
     _file: Flock<File>,
 }
@@ -69,7 +104,7 @@ impl RunLock {
     /// Takes the lock.
     ///
     /// # Errors
-    /// When another daemon has it, or the file is not ours.
+    /// When another daemon holds it, or the file belongs to somebody else.
     pub fn take(paths: &Paths) -> Result<Self, Failure> {
         let path = paths.run_dir.join("lock");
         let file = File::options()
@@ -82,7 +117,7 @@ impl RunLock {
             .map_err(|e| failed("open", &path, &e))?;
         let found = file.metadata().map_err(|e| failed("look at", &path, &e))?;
         own_dir::check_file(&path, &found)?;
-        // Earlier versions let everybody open it.
+        // Earlier versions made the file with wider permissions.
         if found.mode() & 0o777 != LOCK_MODE {
             let narrowed = file.set_permissions(Permissions::from_mode(LOCK_MODE));
             narrowed.map_err(|e| failed("set the mode of", &path, &e))?;

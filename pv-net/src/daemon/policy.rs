@@ -1,4 +1,4 @@
-//! The policy in force: compiled from the rules and the device as it is, and swapped by generation.
+//! The policy in force: compiled from the rules and the device's present state, and replaced by generations.
 
 use super::Daemon;
 use crate::failure::{Failure, Kind};
@@ -8,15 +8,15 @@ use crate::policy::{Compiled, PolicyError, RuleRef, Topology, compile, host_addr
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// What the daemon knows of the policy in the kernel.
+/// What the daemon knows about the policy in the kernel.
 #[derive(Default)]
 pub(super) struct InForce {
     tables: Option<PolicyTables>,
-    /// What it was compiled from; none before this daemon's first.
+    /// What the policy was compiled from; `None` before this daemon has compiled one.
     source: Option<(Vec<Rule>, Topology)>,
-    /// Its rules by number.
+    /// Its rules, by number.
     pub refs: Arc<[RuleRef]>,
-    /// Why what is configured, or the device as it is, is not in force.
+    /// Why the configured rules, or the device's present state, are not in force.
     pub condition: Option<String>,
 }
 
@@ -27,7 +27,7 @@ impl From<PolicyError> for Failure {
 }
 
 impl Daemon {
-    /// The device as the rules see it.
+    /// The device's present state, as the rules see it.
     pub(super) async fn topology(&mut self, device: &Device) -> Result<Topology, Failure> {
         let host = self.host_addresses().await?;
         let networks = device.pools.values().flat_map(crate::model::Pool::networks).collect();
@@ -47,7 +47,7 @@ impl Daemon {
         Ok(host_addresses(all, &bridges))
     }
 
-    /// Whether the rules of `device` can become a policy; changes nothing.
+    /// Checks whether the rules of `device` can be compiled; changes nothing.
     ///
     /// # Errors
     /// Why they cannot.
@@ -59,17 +59,20 @@ impl Daemon {
         Ok(compile(&device.policies, &topology).map(drop)?)
     }
 
-    /// Puts the configured rules in force, for the device as it is now. The same again changes nothing, unless `anew`:
-    /// then every flow is decided again.
+    /// Puts the configured rules in force, for the device's present state. If they are in force already, nothing
+    /// changes unless `anew` is set; then every flow is decided again.
     ///
     /// # Errors
-    /// Why it cannot be done; the policy that was in force stays.
+    /// Why it cannot be done; the earlier policy stays in force.
     pub(super) async fn enforce_policy(&mut self, anew: bool) -> Result<(), Failure> {
-        if self.plane.is_none() {
+        if !self.is_active() {
             return Ok(());
         }
         let device = self.device.clone();
         let source = (device.policies.clone(), self.topology(&device).await?);
+        if self.is_rehearsing() {
+            return compile(&source.0, &source.1).map(drop).map_err(Failure::from);
+        }
         if !anew && self.policy.source.as_ref() == Some(&source) {
             return Ok(());
         }
@@ -81,7 +84,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// The same, and what goes wrong stays to be seen in `status`.
+    /// [`Self::enforce_policy`], with a failure kept as a condition.
     pub(super) async fn enforce_or_say(&mut self, anew: bool) -> Result<(), Failure> {
         let result = self.enforce_policy(anew).await;
         if let Err(failure) = &result {
@@ -100,7 +103,7 @@ impl Daemon {
         let current = plane.generation()?;
         let same_rules = plane.has_rules()? != compiled.rules.is_empty();
         if !anew && same_rules && tables.holds(compiled, current)? {
-            // An earlier daemon put the very same in force: its flows go on undisturbed.
+            // An earlier daemon has put the same policy in force, so its flows go on undisturbed.
             return Ok(tables.keep_only(current)?);
         }
         tables.load(compiled, current.wrapping_add(1).max(1))?;
@@ -109,11 +112,11 @@ impl Daemon {
         Ok(tables.keep_only(generation)?)
     }
 
-    /// The policy at the daemon's start. When it cannot be built, that of an earlier daemon stays in force; where there
-    /// is none, the daemon does not start: nothing may pass that the rules would refuse.
+    /// Puts the policy in force at the start. If it cannot be compiled, that of an earlier daemon stays in force. If
+    /// there is none, the daemon does not start, since packets that the rules refuse would pass.
     pub(super) async fn start_policy(&mut self) -> Result<(), Failure> {
         if self.plane.is_some() {
-            // The rules about the device are about the pools' gateways too.
+            // Rules about the device include the pools' gateways, which must exist.
             self.ensure_pools().await?;
         }
         let Err(failure) = self.enforce_or_say(false).await else { return Ok(()) };
@@ -122,7 +125,7 @@ impl Daemon {
         if earlier.iter().all(|n| *n == 0) { Err(failure) } else { Ok(()) }
     }
 
-    /// Follows the device's own addresses, that rules about `host` and `world` are about.
+    /// Updates the policy when the device's own addresses change, since rules about `host` and `world` depend on them.
     pub async fn refresh_policy(&mut self) {
         let Some((rules, topology)) = &self.policy.source else { return };
         if rules.is_empty() {
@@ -140,7 +143,7 @@ impl Daemon {
         }
     }
 
-    /// Whether what is configured is what is in force.
+    /// Whether the configured rules are in force.
     pub(super) fn policy_is_in_force(&self) -> bool {
         self.policy.source.as_ref().is_some_and(|(rules, _)| *rules == self.device.policies)
     }

@@ -1,15 +1,16 @@
 //! Published ports.
 
 use super::Daemon;
+use crate::command::Halt;
 use crate::config::parse_run_named;
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::ContainerRecord;
-use crate::kernel::listeners;
+use crate::kernel::errand::{Errand, Found};
+use crate::kernel::{Kernel, listeners};
 use crate::model::{Container, ContainerName, PortMapping};
-use crate::plan::{Published, prefixes, range_of, reservations};
-use pv_net_common::flow::FLOW_REPLY;
+use crate::plan::{Op, Published, Tables, prefixes, reservations};
 
-/// The mappings that a container's `run.json` asks for.
+/// The port mappings in a container's `run.json`.
 fn mappings(name: &ContainerName, record: &ContainerRecord) -> Vec<PortMapping> {
     parse_run_named("run", &record.run.to_string(), Some(name)).map(|c| c.ports).unwrap_or_default()
 }
@@ -33,46 +34,43 @@ impl Daemon {
         self.published().into_iter().map(|(_, p)| p).collect()
     }
 
-    /// Whether the container `name` publishes any.
+    /// Whether the container `name` publishes any port.
     pub(super) fn publishes(&self, name: &ContainerName) -> bool {
         self.state.containers.get(name).is_some_and(|record| !mappings(name, record).is_empty())
     }
 
-    /// Brings the kernel's table to what the attached containers publish. Flows of a mapping that is gone end.
+    /// Brings the map `port_map` to what the attached containers publish. Flows of removed mappings end.
     ///
     /// # Errors
-    /// The kernel's, such as a full map.
-    pub(super) fn refresh_port_map(&mut self) -> Result<(), Failure> {
-        if self.plane.is_none() {
+    /// When the kernel refuses to write a map, for example because it is full.
+    pub(super) async fn refresh_port_map(&mut self) -> Result<(), Failure> {
+        if !self.is_active() {
             return Ok(());
         }
         let published = self.all_published();
         let entries: Vec<_> = published.iter().flat_map(|p| prefixes(p).into_iter().chain(reservations(p))).collect();
-        // Before they are published: no socket gets one in between.
-        self.keep_ports_apart(&published)?;
-        let plane = self.plane()?;
-        let gone = plane.set_port_map(&entries)?;
-        if gone.is_empty() {
-            return Ok(());
-        }
-        let ended = plane.end_flows_where(|key, entry| {
-            gone.iter().any(|(prefix, former)| {
-                let (host_port, target) =
-                    if entry.flags & FLOW_REPLY == 0 { (key.dport_be, entry.dst) } else { (entry.sport_be, key.src) };
-                let translated =
-                    if entry.flags & FLOW_REPLY == 0 { key.dst != entry.dst } else { key.src != entry.src };
-                translated && target == former.addr && range_of(prefix).contains(&u16::from_be(host_port))
-            })
-        })?;
-        super::uplinks::tell(&ended);
-        Ok(())
+        // Ports are reserved before they are published, so that no socket gets one in between.
+        let observed = self.host().observe_device().await?;
+        self.keep_ports_apart(&published, &observed).await?;
+        let known = observed.tables;
+        let wanted = Tables { ports: entries.into_iter().collect(), ..Tables::default() };
+        let (gone, mut ops): (Vec<Op>, Vec<Op>) = known.port_steps(&wanted).into_iter().partition(Op::removes);
+        let ports = known.lost_ports(&wanted);
+        let end = (!ports.is_empty()).then_some(Op::EndPortFlows { ports });
+        // Flows end before the entries are removed, so that an interrupted daemon's successor finds both; and again
+        // afterwards, for flows that began in between.
+        ops.extend(end.clone());
+        ops.extend(gone);
+        ops.extend(end);
+        self.apply_all(&ops).await
     }
 
-    /// Whether the ports that `container` asks for are free: of other containers, and of sockets of the device.
+    /// Checks that the ports that `container` asks for are used neither by other containers nor by sockets of the
+    /// device.
     ///
     /// # Errors
-    /// The first that is not, with its owner.
-    pub(super) fn check_ports(&self, container: &Container) -> Result<(), Failure> {
+    /// The first port that is used, with its owner. Or an errand to find the owner, whose result must be in `found`.
+    pub(super) fn check_ports(&self, container: &Container, found: &Found) -> Result<(), Halt> {
         if container.ports.is_empty() {
             return Ok(());
         }
@@ -85,11 +83,12 @@ impl Daemon {
             };
             let taken = others.iter().find(|(name, p)| *name != container.name && overlap(&p.mapping, mapping));
             if let Some((name, p)) = taken {
-                return Err(conflict(format!("container {name} publishes {}", p.mapping)));
+                return Err(conflict(format!("container {name} publishes {}", p.mapping)).into());
             }
             if let Some(l) = listeners::conflict(&listeners, mapping.transport, mapping.host, &mapping.host_ports) {
-                let owner = l.owner().unwrap_or_else(|| "a socket of the device".to_owned());
-                return Err(conflict(format!("{owner} listens on {}", l.addr)));
+                let Some(owner) = found.owner(l) else { return Err(Halt::Needs(vec![Errand::Owner(l.clone())])) };
+                let owner = owner.unwrap_or("a socket of the device");
+                return Err(conflict(format!("{owner} listens on {}", l.addr)).into());
             }
         }
         Ok(())

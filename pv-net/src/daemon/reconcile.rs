@@ -1,14 +1,16 @@
-//! Observe, plan, apply: after a start and a reload, and when a link goes away.
+//! Reconciliation: observes the kernel, plans and applies; after a start, a reload, and changes of links.
 
 use super::Daemon;
 use super::execute::{Failed, carry_out};
+use super::leases::Learned;
 use crate::failure::Failure;
 use crate::ipam::store::{self, ContainerRecord};
-use crate::ipam::{Lease, LeaseKey};
+use crate::kernel::bpf::{DataPlane, Hook};
+use crate::kernel::link::host_if_name;
 use crate::kernel::netlink::{LinkInfo, NetEvent, alias};
-use crate::kernel::{Host, Kernel};
+use crate::kernel::{Host, Kernel, Repair};
 use crate::model::{Attachment, ContainerName, IfName, PoolName};
-use crate::plan::{Desired, Observed, Op, addresses, diff, endpoint, forget, misplaced};
+use crate::plan::{Desired, Observed, Op, addresses, diff, endpoint, forget, misnamed, misplaced};
 use pv_net_common::Ip;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,12 +19,15 @@ use std::time::{Duration, Instant};
 impl Daemon {
     /// Brings the kernel to what configuration and state say.
     pub(super) async fn reconcile(&mut self) -> Result<(), Failure> {
-        if self.plane.is_none() {
+        if !self.is_active() {
             return Ok(());
         }
-        let _quick = self.grace.expedite();
+        let _quick = (!self.is_rehearsing()).then(|| self.grace.expedite());
         self.failed_steps.clear();
-        // The uplinks in use, that pools take their MTU from, are known only when the pools' bridges are.
+        self.restore_marks().await?;
+        self.restore_names().await?;
+        // Twice, because pools take their MTU from the uplinks in use, and these are known only after the pools'
+        // bridges.
         for _ in 0..2 {
             self.ensure_pools().await?;
             self.refresh_uplinks().await?;
@@ -36,44 +41,95 @@ impl Daemon {
         let desired = self.desired(&observed);
         let ops = diff(&desired, &observed);
         let failed = carry_out(&mut self.host(), &ops).await;
+        // Failures are noted before anything else may set a closed link up again.
         self.note_failures(failed);
         self.hold(&desired, &observed).await?;
+        self.unhook_old_bridges().await?;
         let links: Vec<LinkInfo> = observed.links.into_values().collect();
         self.fit_links(&links).await;
         self.look_at_firewall();
-        self.refresh_port_map()?;
-        store::save(&self.paths.state_dir, &self.state)?;
-        Ok(())
+        self.refresh_port_map().await?;
+        self.save()
     }
 
     /// The kernel, for the steps of a plan.
     pub(super) fn host(&mut self) -> Host<'_> {
-        Host { net: &self.net, plane: self.plane.as_mut() }
+        let (rehearsal, repair) = (self.rehearsal.as_mut(), self.under_repair.as_mut());
+        Host { net: &self.net, plane: self.plane.as_mut(), rehearsal, repair }
     }
 
-    /// Which of the attached containers' links are there.
+    /// Carries out steps on which no container's link depends, up to the first that fails.
+    ///
+    /// # Errors
+    /// The failure of that step.
+    pub(super) async fn apply_all(&mut self, ops: &[Op]) -> Result<(), Failure> {
+        let mut host = self.host();
+        for op in ops {
+            tracing::debug!(%op, "apply");
+            host.apply(op).await.map_err(|e| Failure::from(e).about(op))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the data plane is loaded, or this is a rehearsal of loading it.
+    pub(super) const fn is_active(&self) -> bool {
+        self.plane.is_some() || self.is_rehearsing()
+    }
+
+    /// Whether steps are only noted.
+    pub(super) const fn is_rehearsing(&self) -> bool {
+        self.rehearsal.is_some()
+    }
+
+    /// How programs are attached on this kernel.
+    pub(super) fn hook(&self) -> Hook {
+        self.plane.as_ref().map_or_else(Hook::of_kernel, DataPlane::hook)
+    }
+
+    /// Writes the state file; does nothing in a rehearsal.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(super) fn save(&self) -> Result<(), Failure> {
+        if self.is_rehearsing() {
+            return Ok(());
+        }
+        Ok(store::save(&self.paths.state_dir, &self.state)?)
+    }
+
+    /// Notes which of the attached containers' links exist.
     fn note_links(&mut self, observed: &Observed) {
         self.links.clear();
         for (name, record) in &self.state.containers {
             for attachment in &record.attachments {
-                if let Some(link) = observed.links.get(attachment.host_if.as_str()) {
+                if let Some(link) = observed.host_side(attachment.host_if.as_str()) {
                     self.links.insert(link.index, (name.clone(), attachment.host_if.clone()));
                 }
             }
         }
     }
 
-    /// What should exist for the containers that are attached. One whose pool is not there as it was is held.
+    /// The desired state of the attached containers. A container whose pool has changed or is not available is held.
     pub(super) fn desired(&mut self, observed: &Observed) -> Desired {
         let mut desired = Desired::default();
         let attachments: Vec<Attachment> =
             self.state.containers.values().flat_map(|r| r.attachments.iter().cloned()).collect();
+        let misnamed = misnamed(observed, &attachments, &[]);
         let of_state: BTreeSet<&str> = attachments.iter().map(|a| a.host_if.as_str()).collect();
         for link in observed.links.values().filter(|l| l.is_containers() && !of_state.contains(l.name.as_str())) {
-            if let Ok(name) = link.name.parse() {
-                let why = format!("link {}: no attached container has it: its traffic is stopped", link.name);
-                desired.held.insert(name, why);
+            let Ok(name) = link.name.parse::<IfName>() else { continue };
+            let own = misnamed.iter().find(|(index, _)| *index == link.index);
+            let why = match own {
+                Some((_, own)) => {
+                    format!("link {name}: its name is {own}, that another link has: its traffic is stopped")
+                }
+                None => format!("link {name}: no attached container has it: its traffic is stopped"),
+            };
+            let attachment = own.and_then(|(_, own)| attachments.iter().find(|a| a.host_if == *own));
+            if let Some(attachment) = attachment {
+                self.container_conditions.entry(attachment.container.clone()).or_default().push(why.clone());
             }
+            desired.held.insert(name, why);
         }
         for attachment in attachments {
             let pool = self.device.pools.get(&attachment.pool).zip(self.pools.get(&attachment.pool));
@@ -99,8 +155,9 @@ impl Daemon {
         format!("pool {pool} is not available: {why}")
     }
 
-    /// What failed is a condition, of its container too.
+    /// Turns failed steps into conditions, also of their containers.
     fn note_failures(&mut self, failed: Vec<Failed>) {
+        self.closed = failed.iter().filter_map(|f| f.link).collect();
         for Failed { link, why } in failed {
             if let Some((container, _)) = link.and_then(|index| self.links.get(&index)) {
                 self.container_conditions.entry(container.clone()).or_default().push(why.clone());
@@ -109,12 +166,12 @@ impl Daemon {
         }
     }
 
-    /// Notes the links that are held. Their flows end each time: a daemon that died between two steps may have left some,
-    /// and a flow that is known passes without a look at its interface.
+    /// Notes the links that are held, and ends their flows each time: a daemon that died between two steps may have
+    /// left some, and packets of known flows pass without a look at the interface.
     async fn hold(&mut self, desired: &Desired, observed: &Observed) -> Result<(), Failure> {
         self.held.clear();
         for (host_if, why) in &desired.held {
-            if let Some(link) = observed.links.get(host_if.as_str()) {
+            if let Some(link) = observed.host_side(host_if.as_str()) {
                 tracing::warn!(%host_if, %why, "held");
                 self.held.insert(link.index, (host_if.clone(), why.clone()));
             }
@@ -128,33 +185,22 @@ impl Daemon {
         Ok(())
     }
 
-    /// Containers whose links are there but of whom the state knows nothing: their addresses are in use.
+    /// Learns the leases of containers whose links exist but which are not in the state: their addresses are in use.
     pub(super) async fn learn_leases(&mut self) -> Result<(), Failure> {
-        for link in self.net.links().await? {
-            let found = link.alias.as_deref().and_then(|a| alias::to_attachment(&link.name, a));
-            let Some(attachment) = found else { continue };
-            let known = self.state.containers.get(&attachment.container);
-            if known.is_some_and(|r| r.attachments.contains(&attachment)) {
+        let links = self.net.links().await?;
+        let mut found: Vec<Attachment> =
+            links.iter().filter_map(|l| alias::to_attachment(&l.name, l.alias.as_deref()?)).collect();
+        // Somebody may have renamed the link.
+        found.iter_mut().for_each(|a| a.host_if = host_if_name(&a.container, &a.interface));
+        found.retain(|a| self.state.containers.get(&a.container).is_none_or(|r| !r.attachments.contains(a)));
+        let learned = self.learn_all(&found).await?;
+        for (attachment, learned) in found.into_iter().zip(learned) {
+            let Attachment { container, host_if, .. } = &attachment;
+            if let Learned::Held(holder) = learned {
+                self.start_conditions.push(format!("link {host_if}: its address is leased to {holder}"));
                 continue;
             }
-            let lease = Lease {
-                key: LeaseKey {
-                    pool: attachment.pool.clone(),
-                    container: attachment.container.clone(),
-                    interface: attachment.interface.clone(),
-                },
-                ipv4: attachment.ipv4,
-                ipv6: attachment.ipv6,
-                mac: attachment.mac,
-                fixed: false,
-            };
-            if let Err(holder) = self.state.ipam.learn(lease) {
-                let why = format!("link {}: its address is leased to {holder}", link.name);
-                self.start_conditions.push(why);
-                continue;
-            }
-            self.start_conditions
-                .push(format!("lease of {} learned again from link {}", attachment.container, link.name));
+            self.start_conditions.push(format!("{container} learned again from link {host_if}"));
             self.learn_record(attachment);
         }
         Ok(())
@@ -181,12 +227,18 @@ impl Daemon {
         record.attachments.push(attachment);
     }
 
-    /// A link, address or route changed. A container's link that goes takes its map entries along; its lease stays.
-    /// What becomes of containers' links is nothing to the device's own side.
+    /// Notes a change of a link, address or route. The map entries of a container's link that is gone are removed; its
+    /// lease stays. Changes of containers' links do not affect the device's own addresses and uplinks.
     pub async fn on_event(&mut self, event: &NetEvent) {
         let inside = match event {
             NetEvent::LinkGone { ours, .. } => *ours,
             NetEvent::Link { index, .. } | NetEvent::LeftBridge { index } => self.links.contains_key(index),
+            NetEvent::Filter { program } => {
+                // With tcx pv-net has no filters.
+                let is_own = program.is_some_and(|id| self.plane.as_ref().is_some_and(|plane| plane.has_program(id)));
+                self.filters_changed |= self.hook() == Hook::Clsact && !is_own;
+                true
+            }
             NetEvent::Changed | NetEvent::Route { .. } => false,
         };
         if let NetEvent::Route { outputs } = event {
@@ -201,15 +253,34 @@ impl Daemon {
                 tracing::warn!(%container, error = %e, "link not forgotten");
             }
         }
+        if let NetEvent::Link { index, name: Some(name), .. } = event {
+            self.misnamed |= self.is_renamed(*index, name);
+        }
+        if let NetEvent::Link { index, alias: Some(alias), .. } = event
+            && let Some(own) = self.marked(*index)
+        {
+            if own.is_marked(Some(alias)) {
+                self.unmarked.remove(index);
+            } else {
+                self.unmarked.insert(*index);
+            }
+        }
         match event {
-            NetEvent::LeftBridge { index } | NetEvent::Link { index, up: false } if inside => {
+            NetEvent::Link { index, up: false, .. } if self.held.contains_key(index) || self.closed.contains(index) => {
+            }
+            NetEvent::LeftBridge { index } | NetEvent::Link { index, up: false, .. } if inside => {
                 self.unbridged.insert(*index);
             }
-            NetEvent::Link { index, up: true } if self.held.contains_key(index) => {
+            NetEvent::Link { index, up: true, .. } if self.held.contains_key(index) || self.closed.contains(index) => {
                 self.unbridged.insert(*index);
             }
             NetEvent::LinkGone { index, name, .. } => {
                 self.held.remove(index);
+                self.closed.remove(index);
+                // The pool may be marked as without its bridge already, since the bridge's ports were removed first.
+                let bridges = self.device.pools.values().filter_map(|pool| pool.bridge());
+                self.bridge_gone |= self.pools.values().any(|pool| pool.index == *index)
+                    || bridges.into_iter().any(|bridge| bridge.as_str() == name);
                 if self.in_the_way.remove(name) {
                     self.tried_again = None;
                 }
@@ -219,73 +290,119 @@ impl Daemon {
         self.uplinks_changed |= !inside;
     }
 
-    /// Reads addresses and routes again when something changed since the last time, and puts containers' links back
-    /// where they belong.
+    /// Reads addresses and routes again if something has changed since the last call, and puts containers' links back
+    /// on their bridges.
     pub async fn settle(&mut self) {
         for index in std::mem::take(&mut self.unbridged) {
             if let Err(e) = self.put_back(index).await {
                 tracing::warn!(index, error = %e, "container's link not put back on its bridge");
             }
         }
+        if std::mem::take(&mut self.filters_changed) {
+            self.repair().await;
+        }
+        let mut unmarked = false;
+        for index in std::mem::take(&mut self.unmarked) {
+            // A link that has just been made is reported before it gets its mark.
+            match self.has_lost_its_mark(index).await {
+                Ok(lost) => unmarked |= lost,
+                Err(e) => tracing::warn!(index, error = %e, "link not looked at: the next audit does"),
+            }
+        }
+        if self.misnamed || unmarked {
+            self.put_right(Vec::new()).await;
+        }
+        if std::mem::take(&mut self.bridge_gone) {
+            if self.pools.len() < self.device.pools.len() {
+                self.put_right(Vec::new()).await;
+            } else {
+                self.repair_bridges().await;
+            }
+        }
         if !std::mem::take(&mut self.uplinks_changed) {
             return;
         }
-        if let Err(e) = self.refresh_uplinks().await {
-            tracing::warn!(error = %e, "uplinks not refreshed");
+        let available = self.pools.len();
+        let known: BTreeSet<u32> = self.uplinks.values().chain(self.hooked_bridges.values()).copied().collect();
+        self.under_repair = Some(Repair::default());
+        let refreshed = self.refresh_uplinks().await;
+        // Most of these changes are the administrator's and no damage, but a link that has lost its program is.
+        for (op, found) in self.under_repair.take().unwrap_or_default().done {
+            if matches!(&op, Op::Hook { index, .. } if known.contains(index)) {
+                self.note_repair(None, &found, &op.to_string());
+            }
+        }
+        if let Err(e) = refreshed {
+            tracing::warn!(error = %e, "uplinks not refreshed: tried again with the next change or audit");
+            self.uplinks_changed = true;
         }
         if std::mem::take(&mut self.mtu_changed)
             && let Err(e) = self.reconcile().await
         {
             tracing::warn!(error = %e, "pools do not follow the uplinks' MTU");
         }
-        self.try_held_again().await;
+        if self.pools.len() < available {
+            // A bridge that is deleted takes its program along. The kernel tells of its addresses first, so that may be found
+            // here, before the message that it is gone.
+            self.put_right(Vec::new()).await;
+        } else {
+            self.try_held_again().await;
+        }
         self.repair_bridges().await;
-        // Of an uplink's first filter.
+        // Frees what was loaded for the first filter of an uplink.
         self.put_away_object();
         self.refresh_policy().await;
     }
 
-    /// What was in the way of a pool may be gone: its containers need not be held any longer.
+    /// Tries pools again that are not available, so that their containers need not be held any longer.
     pub(super) async fn try_held_again(&mut self) {
         const PAUSE: Duration = Duration::from_secs(5);
         if self.pool_conditions.is_empty() || self.tried_again.is_some_and(|then| then.elapsed() < PAUSE) {
             return;
         }
-        // What is tried and fails is a change of its own: without a pause it would be tried for ever.
+        // A failed try causes events itself; without a pause it would be repeated endlessly.
         self.tried_again = Some(Instant::now());
+        // This is no repair: that the pools were not available was a condition, which ends now.
         if let Err(e) = self.reconcile().await {
             tracing::warn!(error = %e, "pools that are not available were tried again");
         }
     }
 
-    /// Makes a container's link a port of its bridge again when somebody took it off, and sets it up when it was set
-    /// down.
+    /// Makes a container's link a port of its bridge again after somebody has removed it, and sets it up after somebody
+    /// has set it down.
     async fn put_back(&mut self, index: u32) -> Result<(), Failure> {
         if let Some((host_if, why)) = self.held.get(&index) {
             let link = host_if.to_string();
-            tracing::warn!(%link, %why, "link was set up: set down again");
+            let why = why.clone();
+            self.host().apply(&Op::SetDown { link: link.clone(), index }).await?;
+            self.note_repair(None, &format!("{link}: set up"), &format!("set down: {why}"));
+            return Ok(());
+        }
+        let Some((container, host_if)) = self.links.get(&index).cloned() else { return Ok(()) };
+        if self.closed.contains(&index) {
+            // Its guard is incomplete. The next audit restores that, and opens the link then.
+            let link = host_if.to_string();
             return Ok(self.host().apply(&Op::SetDown { link, index }).await?);
         }
-        let Some((container, host_if)) = self.links.get(&index) else { return Ok(()) };
-        let attachments = self.state.containers.get(container).map(|r| &r.attachments[..]).unwrap_or_default();
-        let attachment = attachments.iter().find(|a| a.host_if == *host_if);
+        let attachments = self.state.containers.get(&container).map(|r| &r.attachments[..]).unwrap_or_default();
+        let attachment = attachments.iter().find(|a| a.host_if == host_if);
         let found = attachment.and_then(|a| Some((self.pools.get(&a.pool)?.index, a.mac)));
         let Some((bridge, mac)) = found else { return Ok(()) };
-        // A link that is deleted leaves its bridge first.
+        // A link that is being deleted leaves its bridge first, so it is checked that the link still exists.
         let Some(link) = self.net.link(host_if.as_str()).await?.filter(|l| l.index == index) else { return Ok(()) };
         if link.controller != Some(bridge) {
-            tracing::warn!(%container, %host_if, "link was taken off its bridge: put back");
             self.net.enslave(host_if.as_str(), index, bridge).await?;
             self.net.hold_mac(host_if.as_str(), index, mac).await?;
+            self.note_repair(Some(container.clone()), &format!("{host_if}: not a port of its bridge"), "put back");
         }
         if !link.up {
-            tracing::warn!(%container, %host_if, "link was set down: set up again");
             self.net.set_up(host_if.as_str(), index).await?;
+            self.note_repair(Some(container), &format!("{host_if}: down"), "set up");
         }
         Ok(())
     }
 
-    /// Removes what the maps and pins hold for a link that is gone. What cannot be removed is said, and the rest goes on.
+    /// Removes what the maps and pins hold for a link that is gone. Returns what could not be removed.
     pub(super) async fn forget_link(
         &mut self,
         index: u32,
@@ -293,6 +410,7 @@ impl Daemon {
         host_if: &IfName,
     ) -> Vec<Failure> {
         self.held.remove(&index);
+        self.closed.remove(&index);
         if self.plane.is_none() {
             return Vec::new();
         }
@@ -300,7 +418,7 @@ impl Daemon {
         let attachment = record.and_then(|r| r.attachments.iter().find(|a| a.host_if == *host_if)).cloned();
         let addresses = attachment.map(|a| addresses(&a, self.state.pool_id(&a.pool))).unwrap_or_default();
         let mut failures = Vec::new();
-        for op in forget(host_if.as_str(), index, &addresses) {
+        for op in forget(index, &addresses) {
             if let Err(e) = self.host().apply(&op).await {
                 failures.push(Failure::from(e).about(&op));
             }

@@ -1,75 +1,134 @@
-//! What somebody else took away or changed is put back: of containers' links, their programs and entries, and of the pools'
-//! bridges.
+//! Repairs what somebody else has removed or changed, and reports it: links, their programs, map entries, bridges,
+//! addresses and settings.
 
 use super::Daemon;
 use crate::failure::Failure;
-use crate::kernel::Kernel;
-use crate::kernel::forwarding::switched_off;
-use crate::plan::{Op, diff};
+use crate::kernel::{Kernel, Repair};
+use crate::model::ContainerName;
+use crate::plan::{Observed, Op, bridge};
+use std::collections::BTreeSet;
+
+/// A repair: its container, if it is about one, and a text with what was wrong and what was done.
+pub(crate) type Repaired = (Option<ContainerName>, String);
+
+/// A deviation from the desired state: the step that repairs it, and what is wrong.
+pub(super) struct Damage {
+    op: Op,
+    found: String,
+}
+
+impl Damage {
+    fn of(op: Op, before: &Observed) -> Option<Self> {
+        let found = op.found(before)?;
+        Some(Self { op, found })
+    }
+}
 
 impl Daemon {
-    /// Compares what is with what should be. Nobody tells of a pin or an entry of a map that is gone.
+    /// Compares the kernel with the desired state. No event reports that a program, a pin or a map entry is gone.
     pub(super) async fn repair(&mut self) {
-        if self.plane.is_none() {
+        if self.plane.as_ref().is_none_or(|plane| plane.is_waiting()) {
             return;
         }
+        self.repair_sockets();
+        self.beyond_repair.clear();
         match self.damage().await {
-            Ok(ops) if ops.is_empty() => self.repair_bridges().await,
-            Ok(ops) => {
-                for op in ops {
-                    tracing::warn!(%op, "not as it should be: put right");
-                }
-                self.put_right().await;
-            }
+            Ok(damage) if damage.is_empty() => {}
+            Ok(damage) => self.put_right(damage).await,
             Err(e) => tracing::warn!(error = %e, "not compared with what should be"),
         }
     }
 
-    /// The same for the pools' bridges: that they are up, have the pools' addresses, and forward.
+    fn repair_sockets(&mut self) {
+        let lost = match &self.plane {
+            Some(plane) if self.has_socket_hooks => plane.lost_socket_hook(),
+            _ => return,
+        };
+        match lost {
+            Ok(None) => {}
+            Ok(Some(name)) => {
+                self.hook_sockets();
+                let done = if self.has_socket_hooks { "attached again" } else { "not put right" };
+                // They were attached before; the next audit tries again.
+                self.has_socket_hooks = true;
+                self.note_repair(None, &format!("socket hook {name}: not attached any more, or another program"), done);
+            }
+            Err(e) => tracing::warn!(error = %e, "socket hooks not looked at"),
+        }
+    }
+
+    /// Compares only the pools' bridges, after each event: that they are up, have the pools' addresses, and forward.
     pub(super) async fn repair_bridges(&mut self) {
         if self.pools.is_empty() {
             return;
         }
         match self.damaged_bridges().await {
-            Ok(bridges) if bridges.is_empty() => {}
-            Ok(bridges) => {
-                tracing::warn!(bridges = bridges.join(", "), "not as they should be: put right");
-                self.put_right().await;
+            Ok(damage) if damage.is_empty() => self.beyond_repair.clear(),
+            // A repair causes events itself, so a repair that did not help must not be repeated after each event.
+            Ok(damage) if damage.iter().map(|d| &d.found).eq(&self.beyond_repair) => {}
+            Ok(damage) => {
+                self.put_right(damage).await;
+                let left = self.damaged_bridges().await.unwrap_or_default();
+                self.beyond_repair = left.into_iter().map(|d| d.found).collect();
             }
             Err(e) => tracing::warn!(error = %e, "bridges not looked at"),
         }
     }
 
-    async fn put_right(&mut self) {
-        if let Err(e) = self.reconcile().await {
+    /// Repairs `damage` and whatever else has changed since it was found, and reports each repair.
+    pub(super) async fn put_right(&mut self, damage: Vec<Damage>) {
+        self.under_repair = Some(Repair::default());
+        let done = self.reconcile().await;
+        let repair = self.under_repair.take().unwrap_or_default();
+        if let Err(e) = &done {
             tracing::warn!(error = %e, "not put right");
         }
-    }
-
-    async fn damage(&mut self) -> Result<Vec<Op>, Failure> {
-        let observed = self.host().observe().await?;
-        // To ask what is desired notes why some is not; nothing is new of that.
-        let conditions = self.container_conditions.clone();
-        let desired = self.desired(&observed);
-        self.container_conditions = conditions;
-        let mut ops = diff(&desired, &observed);
-        if observed.hooks.is_none() {
-            // Of a filter it is not known whether it is there.
-            ops.retain(|op| !matches!(op, Op::AttachPrograms { .. }));
+        let more = repair.done.into_iter().filter(|(_, found)| !damage.iter().any(|d| d.found == *found));
+        let more: Vec<Damage> = more.map(|(op, found)| Damage { op, found }).collect();
+        // Renaming a link back is reported elsewhere.
+        for Damage { op, found } in damage.into_iter().chain(more).filter(|d| !matches!(d.op, Op::Rename { .. })) {
+            let container = op.opens().and_then(|index| self.links.get(&index)).map(|(container, _)| container.clone());
+            let text = op.to_string();
+            let failed = self.failed_steps.iter().find(|why| why.starts_with(&text));
+            let outcome = match (&done, failed) {
+                (Err(e), _) => format!("not put right: {e}"),
+                (Ok(()), Some(why)) => format!("not put right: {why}"),
+                (Ok(()), None) => text,
+            };
+            self.note_repair(container, &found, &outcome);
         }
-        Ok(ops)
     }
 
-    async fn damaged_bridges(&self) -> Result<Vec<String>, Failure> {
-        let (links, addresses) = (self.net.links().await?, self.net.addresses().await?);
+    /// Reports a repair.
+    pub(super) fn note_repair(&mut self, container: Option<ContainerName>, found: &str, done: &str) {
+        let about = container.as_ref().map(|name| tracing::field::display(name.clone()));
+        tracing::warn!(container = about, found, done, "not as it should be");
+        self.repairs.push((container, format!("{found}: {done}")));
+    }
+
+    /// What a reconciliation would repair.
+    async fn damage(&mut self) -> Result<Vec<Damage>, Failure> {
+        let before = self.host().observe().await?;
+        let ops = self.rehearse_reconcile(before.clone()).await?;
+        Ok(ops.into_iter().filter_map(|op| Damage::of(op, &before)).collect())
+    }
+
+    async fn damaged_bridges(&mut self) -> Result<Vec<Damage>, Failure> {
+        let mut observed = self.host().observe_device().await?;
+        observed.macs_held = self.macs_held.clone();
         let mut damaged = Vec::new();
-        for (name, link) in &self.pools {
-            let Some(pool) = self.device.pools.get(name) else { continue };
-            let Some(bridge) = pool.bridge() else { continue };
-            let is_up = links.iter().any(|l| l.index == link.index && l.name == bridge.as_str() && l.up);
-            let has_all = pool.gateways().all(|gateway| addresses.contains(&(link.index, gateway)));
-            if !is_up || !has_all || !switched_off(bridge).families.is_empty() {
-                damaged.push(bridge.to_string());
+        for (name, known) in &self.pools {
+            let Some(bridge) = self.device.pools.get(name).and_then(|pool| bridge(pool, known.mtu)) else { continue };
+            let link = bridge.link(&observed).ok().flatten().filter(|l| l.index == known.index);
+            match link {
+                Some(link) => {
+                    let steps = bridge.steps(link, &observed, &BTreeSet::new());
+                    damaged.extend(steps.into_iter().filter_map(|op| Damage::of(op, &observed)));
+                }
+                None => {
+                    let found = format!("bridge {}: not there", bridge.name);
+                    damaged.push(Damage { op: Op::MakeBridge(Box::new(bridge)), found });
+                }
             }
         }
         Ok(damaged)

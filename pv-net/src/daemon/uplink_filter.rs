@@ -1,47 +1,46 @@
-//! The filter of the uplinks: what it drops, and on which uplinks it runs.
+//! The uplinks' filter: what it drops, and on which uplinks it runs.
 
 use super::Daemon;
 use crate::failure::Failure;
+use crate::kernel::Kernel;
 use crate::model::{IfName, XdpMode};
-use crate::plan::{filter_rate, filter_sources};
+use crate::plan::{HookPoint, Observed, Op, ProgramState, Tables, filter_rate, filter_sources};
 use pv_net_common::FilterRate;
 use std::collections::BTreeMap;
 
 impl Daemon {
-    /// Brings the filter to what the configuration says: on the uplinks that it lists, else on those that default
-    /// routes lead to. Other links have neighbours, not the world, behind them. `before`: the uplinks that were there the last time. An
-    /// uplink that cannot have it is a condition; the others have it all the same.
-    pub(super) fn refresh_filter(&mut self, before: &BTreeMap<IfName, u32>) -> Result<(), Failure> {
+    /// Brings the filter to what the configuration says. It runs on the uplinks that the configuration lists, else on
+    /// those with a default route, since behind other links are neighbours and not the Internet. An uplink that cannot
+    /// have it is a condition and does not affect the others.
+    pub(super) async fn refresh_filter(&mut self, observed: &Observed) -> Result<(), Failure> {
         let mode = self.device.uplink_filter.as_ref().and_then(|f| f.xdp.mode());
-        let (sources, rate) = match (&self.device.uplink_filter, mode) {
+        let (dropped, rate) = match (&self.device.uplink_filter, mode) {
             (Some(filter), Some(_)) => (filter_sources(filter, self.device.pools.values()), filter_rate(filter)),
             _ => (BTreeMap::new(), FilterRate::default()),
         };
         let mut uplinks = self.uplinks.clone();
         uplinks.retain(|name, _| self.filterable.contains(name));
         self.filter_conditions.clear();
-        let plane = self.plane()?;
-        plane.set_filter(&sources, rate)?;
+        let mut ops = observed.tables.filter_steps(&Tables { dropped, rate, ..Tables::default() });
         let mut filtered = Vec::new();
-        for (name, has) in plane.filtered_uplinks()? {
-            let index = uplinks.iter().find(|(n, _)| n.as_str() == name);
-            // Another link of the same name has another index, and the program went with the first.
-            let same = index.is_some_and(|(n, i)| before.get(n).is_none_or(|was| was == i));
-            if same && mode == Some(has) {
-                filtered.push(name);
-            } else {
-                plane.detach_filter(&name, has)?;
+        for ((at, index), state) in &observed.hooked {
+            let HookPoint::Filter(has) = at else { continue };
+            let is_wanted = uplinks.values().any(|i| i == index) && mode == Some(*has);
+            if !is_wanted {
+                ops.push(Op::Unhook { at: *at, link: observed.name_of(*index), index: *index });
+            } else if *state == ProgramState::Own {
+                filtered.push(*index);
             }
         }
+        self.apply_all(&ops).await?;
         let Some(mode) = mode else { return Ok(()) };
-        let mut conditions = Vec::new();
-        for name in uplinks.keys().filter(|n| !filtered.iter().any(|f| f == n.as_str())) {
-            if let Err(e) = plane.attach_filter(name, mode) {
+        for (name, index) in uplinks.iter().filter(|(_, index)| !filtered.contains(index)) {
+            let op = Op::Hook { at: HookPoint::Filter(mode), link: name.clone(), index: *index };
+            if let Err(e) = self.host().apply(&op).await {
                 tracing::debug!(uplink = %name, error = %e, "no filter");
-                conditions.push(without_filter(name, mode, &e));
+                self.filter_conditions.push(without_filter(name, mode, &e));
             }
         }
-        self.filter_conditions = conditions;
         Ok(())
     }
 }

@@ -1,8 +1,7 @@
-//! What the daemon knows, as a snapshot.
+//! Makes a snapshot of what the daemon knows.
 
 use super::{Daemon, Declaration};
 use crate::config::parse_run_named;
-use crate::ipam::Lease;
 use crate::ipam::store::ContainerRecord;
 use crate::model::{ContainerName, IfName, PoolName};
 use crate::snapshot::{
@@ -11,16 +10,18 @@ use crate::snapshot::{
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// A container as the daemon has it.
+/// What the daemon knows about a container.
 struct Source<'a> {
     name: &'a ContainerName,
-    /// With its number in the maps.
+    /// If it is attached: its record, and its number in the maps.
     attached: Option<(&'a Arc<ContainerRecord>, u32)>,
     declared: Option<&'a Declaration>,
     conditions: &'a [String],
+    /// Why it is not attached although its namespace exists.
+    failure: Option<&'a String>,
 }
 
-/// The host-side links that are there, by name.
+/// The index of each host-side link that exists, by name.
 type Links<'a> = HashMap<&'a IfName, u32>;
 
 fn links_of(record: &ContainerRecord, links: &Links<'_>) -> impl Iterator<Item = Option<u32>> {
@@ -28,7 +29,7 @@ fn links_of(record: &ContainerRecord, links: &Links<'_>) -> impl Iterator<Item =
 }
 
 impl Source<'_> {
-    /// Whether `before` says just this. Nothing is parsed or copied to find out.
+    /// Whether `before` says exactly this. Compared without parsing or copying.
     fn is(&self, before: &ContainerStatus, links: &Links<'_>) -> bool {
         let same = match (&before.phase, self.attached) {
             (Phase::Attached(old), Some((record, identity))) => {
@@ -39,25 +40,30 @@ impl Source<'_> {
             (Phase::Declared(old), None) => self.declared.is_some_and(|d| d.container.interfaces == *old),
             _ => false,
         };
-        same && before.conditions == self.conditions
+        same && self.all_conditions().eq(&before.conditions)
+    }
+
+    fn all_conditions(&self) -> impl Iterator<Item = &String> {
+        self.conditions.iter().chain(self.failure)
     }
 
     fn status(&self, links: &Links<'_>) -> ContainerStatus {
         let phase = match self.attached {
             Some((record, identity)) => {
                 let run = parse_run_named("run", &record.run.to_string(), Some(self.name));
-                let (ports, inactive) = run.map(|run| (run.ports, run.inactive)).unwrap_or_default();
+                let (aliases, ports, inactive) =
+                    run.map(|run| (run.aliases, run.ports, run.inactive)).unwrap_or_default();
                 let links = links_of(record, links).collect();
-                Phase::Attached(Attached { identity, record: record.clone(), links, ports, inactive })
+                Phase::Attached(Attached { identity, record: record.clone(), links, aliases, ports, inactive })
             }
             None => Phase::Declared(self.declared.map(|d| d.container.interfaces.clone()).unwrap_or_default()),
         };
-        ContainerStatus { name: self.name.clone(), phase, conditions: self.conditions.to_vec() }
+        ContainerStatus { name: self.name.clone(), phase, conditions: self.all_conditions().cloned().collect() }
     }
 }
 
 impl Daemon {
-    /// All of it as it is now, with the parts of `before` that stayed the same.
+    /// A snapshot of the present state. Parts that did not change are shared with `before`.
     pub(crate) fn snapshot(&self, before: &Snapshot) -> Snapshot {
         let containers = self.container_statuses(&before.containers);
         let interfaces = if Arc::ptr_eq(&containers, &before.containers) {
@@ -65,21 +71,22 @@ impl Daemon {
         } else {
             Arc::new(places(&containers))
         };
-        let by_key = |old: &Lease, new: &&Lease| old.key.cmp(&new.key);
         Snapshot {
             revision: before.revision,
             device: self.device.clone(),
             pools: share(&before.pools, self.pool_statuses()),
             containers,
+            awaited: self.awaited.all(),
+            offers: self.offers.clone(),
             interfaces,
-            leases: share_all(&before.leases, self.state.ipam.leases(), by_key, |a, b| a == *b, Lease::clone),
+            leases: self.leases.all(),
             policy: share(&before.policy, self.policy_status(before.policy.generation)),
             uplinks: share(&before.uplinks, self.uplinks.clone()),
             conditions: Arc::new(self.conditions()),
             adopted: Adopted {
                 maps: self.adopted.maps,
                 programs: self.adopted.programs,
-                links: self.adopted.links.len(),
+                links: self.adopted.links,
                 containers: self.adopted_containers,
             },
             plane: self.shared_plane.clone(),
@@ -90,7 +97,7 @@ impl Daemon {
         let state = &self.state;
         let source = |name, attached, declared| {
             let conditions = self.container_conditions.get(name).map(Vec::as_slice).unwrap_or_default();
-            Source { name, attached, declared, conditions }
+            Source { name, attached, declared, conditions, failure: self.awaited.failure(name) }
         };
         let attached = state.containers.iter().map(|(name, record)| {
             let identity = state.identities.get(name).copied().unwrap_or_default();
@@ -121,7 +128,7 @@ impl Daemon {
         self.pool_conditions.get(pool).into_iter().chain(self.pool_overlaps.get(pool).into_iter().flatten())
     }
 
-    /// What is in force. A generation that cannot be read is the one `before`.
+    /// The policy in force. If the generation cannot be read, it is taken as unchanged.
     fn policy_status(&self, before: u32) -> PolicyStatus {
         let generation = self.plane.as_ref().map_or(Ok(0), crate::kernel::bpf::DataPlane::generation);
         let generation = generation.unwrap_or_else(|e| {
@@ -133,9 +140,10 @@ impl Daemon {
 
     fn conditions(&self) -> Vec<String> {
         let mut conditions = self.start_conditions.clone();
+        conditions.extend(self.leases.condition());
         conditions.extend(self.uplink_conditions.iter().cloned());
         conditions.extend(self.held.values().map(|(_, why)| why.clone()).chain(self.failed_steps.iter().cloned()));
-        conditions.extend(self.port_conditions.iter().cloned());
+        conditions.extend(self.port_conditions.iter().cloned().chain(self.holder_conditions()));
         conditions.extend(self.declared_conditions.iter().chain(&self.policy.condition).cloned());
         conditions.extend(self.filter_conditions.iter().chain(&self.firewall_conditions).cloned());
         for pool in self.device.pools.keys() {

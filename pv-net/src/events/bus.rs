@@ -1,4 +1,4 @@
-//! From whoever sees something to everybody who listens.
+//! The bus that carries events to all listeners.
 
 use super::EventView;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-/// Events that a slow listener may be behind before it misses some.
+/// How many events a listener may be behind before it misses some.
 const BACKLOG: usize = 256;
 
-/// Carries events; cheap to clone. Nobody waits for a listener: who is too slow misses the oldest, and is told how many.
+/// Carries events; cheap to clone. Nobody waits for a slow listener: it misses the oldest events and is told how many.
 #[derive(Clone, Debug)]
 pub struct Bus {
     sender: broadcast::Sender<EventView>,
@@ -23,48 +23,48 @@ impl Default for Bus {
 }
 
 impl Bus {
-    /// Tells everybody who listens.
+    /// Sends an event to all listeners.
     pub fn publish(&self, event: EventView) {
-        // Nobody listens: nothing is lost.
+        // An error means that there are no listeners.
         let _ = self.sender.send(event);
     }
 
-    /// Whether anybody listens.
+    /// Whether there are listeners.
     #[must_use]
     pub fn is_heard(&self) -> bool {
         self.sender.receiver_count() > 0
     }
 
-    /// Events from now on.
+    /// A listener for events from now on.
     #[must_use]
     pub fn listen(&self) -> Listener {
         Listener { receiver: self.sender.subscribe(), missed: self.missed.clone() }
     }
 
-    /// Events that listeners have missed so far, summed over all of them.
+    /// How many events were missed so far, over all listeners.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)
     }
 }
 
-/// Hears what happens.
+/// Receives events.
 pub struct Listener {
     receiver: broadcast::Receiver<EventView>,
     missed: Arc<AtomicU64>,
 }
 
-/// What a listener hears.
+/// What a listener receives.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Heard {
     /// Something happened.
     Event(EventView),
-    /// So many events happened that the listener was too slow for.
+    /// This many events were missed, because the listener was too slow.
     Missed(u64),
 }
 
 impl Listener {
-    /// The next event; none when there will be no more.
+    /// The next event; `None` when there will be no more.
     pub async fn next(&mut self) -> Option<Heard> {
         match self.receiver.recv().await {
             Ok(event) => Some(Heard::Event(event)),

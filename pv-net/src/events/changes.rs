@@ -1,14 +1,14 @@
-//! What is another in one snapshot than in the one before. Pure.
+//! The differences between a snapshot and the one before, as events. Pure.
 
 use super::Change;
 use crate::model::ContainerName;
 use crate::snapshot::{ContainerStatus, Snapshot};
 use std::sync::Arc;
 
-/// One thing that changed: what, to which container, and the condition that it is about.
-pub type Changed = (Change, Option<ContainerName>, Option<String>);
+/// A change: its kind, its container (`None`: the device), and its condition if it is about one.
+pub(crate) type Changed = (Change, Option<ContainerName>, Option<String>);
 
-/// All that changed, in the order of the containers' names, the device last.
+/// All changes, in the order of the containers' names, the device last.
 #[must_use]
 pub fn changes(before: &Snapshot, after: &Snapshot) -> Vec<Changed> {
     let mut all = Vec::new();
@@ -34,7 +34,7 @@ pub fn changes(before: &Snapshot, after: &Snapshot) -> Vec<Changed> {
 
 fn of_container(before: Option<&ContainerStatus>, after: Option<&ContainerStatus>, all: &mut Vec<Changed>) {
     let Some(name) = after.or(before).map(|c| &c.name) else { return };
-    // Whether it is attached, and whether all of its links are there.
+    // Compared: whether the container is attached, and whether all of its links exist.
     let state = |c: Option<&ContainerStatus>| {
         c.and_then(ContainerStatus::attached).map(|a| a.links.iter().all(Option::is_some))
     };

@@ -1,4 +1,5 @@
-//! Dropped packets, refused binds and binds of masquerade's ports: from the kernel's ring buffer to everyone who listens.
+//! Forwards the kernel's ring buffer to the event bus: dropped packets, refused binds, and binds of ports in
+//! masquerade's range.
 
 use super::{BindEventView, Bus, EventView, names};
 use crate::command::{Commands, Report};
@@ -27,7 +28,7 @@ impl Record {
     }
 }
 
-/// Which refused binds were logged lately: a program that tries again and again says it once a while.
+/// When each refused bind was last logged: a program that tries again and again is logged only now and then.
 #[derive(Default)]
 struct Logged(HashMap<(IpAddr, u16, String, String), Instant>);
 
@@ -51,7 +52,7 @@ fn log(event: &BindEventView) {
     tracing::warn!(%address, port, %proto, %program, pid, %container, "refused to bind: the port is published");
 }
 
-/// Forwards the kernel's records from the time that the data plane is there.
+/// Forwards the kernel's records as soon as the data plane is loaded.
 ///
 /// # Errors
 /// When the ring buffer cannot be opened or waited for.
@@ -79,7 +80,7 @@ pub async fn forward(
         }
         guard.clear_ready();
         if !bus.is_heard() {
-            // Refused binds are logged, and flows end, all the same.
+            // Without listeners drops are skipped, but refused binds are still logged, and taken ports still reported.
             records.retain(|record| matches!(record, Record::Bind(_)));
         }
         let snapshot = snapshots.borrow().clone();

@@ -1,5 +1,5 @@
-//! What happens, as it happens: to everybody who listens, and kept for nobody. Nothing is decided by it; what is so is in
-//! the snapshot.
+//! Events: sent to all listeners when they happen, and not stored. Nothing is decided by an event; the state is in the
+//! snapshot.
 
 mod bus;
 mod changes;
@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// What happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum EventView {
@@ -22,7 +22,7 @@ pub enum EventView {
     Drop(DropEventView),
     /// A program of the device was refused a port.
     Bind(BindEventView),
-    /// Something about the device or a container is another than before.
+    /// Something about the device or a container has changed.
     Change(ChangeEventView),
 }
 
@@ -37,7 +37,7 @@ pub struct DropEventView {
     pub container: Option<String>,
     /// Link that it came in on.
     pub interface: String,
-    /// Source address; none for what is not IP.
+    /// Source address; none for a packet that is not IP.
     pub src: Option<IpAddr>,
     /// Destination address.
     pub dst: Option<IpAddr>,
@@ -49,12 +49,12 @@ pub struct DropEventView {
     pub proto: String,
 }
 
-/// A program of the device that could not bind to a port, for a container publishes it.
+/// A program of the device could not bind a port, because a container publishes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BindEventView {
     /// Seconds since boot.
     pub time: f64,
-    /// `port-published`.
+    /// Always `port-published`.
     pub reason: String,
     /// Container that publishes the port.
     pub container: Option<String>,
@@ -64,7 +64,7 @@ pub struct BindEventView {
     pub port: u16,
     /// Protocol.
     pub proto: String,
-    /// Name of the program, at most 15 bytes of it.
+    /// Name of the program, at most 15 bytes.
     pub program: String,
     /// Its process.
     pub pid: u32,
@@ -77,9 +77,9 @@ pub struct ChangeEventView {
     pub time: f64,
     /// What happened.
     pub event: Change,
-    /// The container that it is about; none when it is about the device.
+    /// The container that it is about; none for the device.
     pub container: Option<String>,
-    /// The condition, when it is about one.
+    /// The text of the condition, or of the repair.
     pub text: Option<String>,
 }
 
@@ -87,16 +87,22 @@ pub struct ChangeEventView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// All of its links are there.
+    /// All links of a container exist.
     Attached,
-    /// It was detached.
+    /// A container was detached.
     Detached,
-    /// It is attached, and a link of it went away.
+    /// A container is attached, and one of its links went away.
     LinkLost,
     /// The configuration was read again.
     Reloaded,
-    /// Something is not as it should be.
+    /// Something that somebody else had changed was repaired; the text says what was wrong and what was done.
+    Repaired,
+    /// A client of DHCP has an address that it had not: which one and who is in the text.
+    Leased,
+    /// Somebody uses an address that is for clients of DHCP, and that he was not given.
+    AddressConflict,
+    /// A new condition: something is wrong.
     Condition,
-    /// And is so no more.
+    /// A condition is over.
     ConditionCleared,
 }

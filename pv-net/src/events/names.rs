@@ -1,4 +1,4 @@
-//! The kernel's records with names instead of numbers.
+//! Turns the kernel's records into events with names instead of numbers.
 
 use super::{BindEventView, Change, ChangeEventView, DropEventView, EventView};
 use crate::model::{ContainerName, proto_name};
@@ -7,7 +7,7 @@ use nix::time::{ClockId, clock_gettime};
 use pv_net_common::{BindEvent, DropEvent, DropReason};
 use std::time::Duration;
 
-/// A dropped packet.
+/// The event for a dropped packet.
 pub(super) fn dropped(event: &DropEvent, snapshot: &Snapshot) -> DropEventView {
     let place = snapshot.interfaces.get(&event.ifindex);
     let host_if = place.and_then(|p| p.attachment()).map(|a| &a.host_if);
@@ -29,7 +29,7 @@ pub(super) fn dropped(event: &DropEvent, snapshot: &Snapshot) -> DropEventView {
     }
 }
 
-/// A bind that was refused.
+/// The event for a refused bind.
 pub(super) fn refused(event: &BindEvent, snapshot: &Snapshot) -> BindEventView {
     let name = event.comm.split(|b| *b == 0).next().unwrap_or_default();
     BindEventView {
@@ -39,14 +39,14 @@ pub(super) fn refused(event: &BindEvent, snapshot: &Snapshot) -> BindEventView {
         address: event.addr.into(),
         port: u16::from_be(event.port_be),
         proto: proto_name(event.proto),
-        // It is the program's to choose: a log line stays one line.
+        // The program chooses its name, so control characters are escaped: a log entry must stay one line.
         program: String::from_utf8_lossy(name).escape_debug().to_string(),
         pid: event.pid,
     }
 }
 
 impl EventView {
-    /// Something that has just changed.
+    /// The event for a change that just happened.
     #[must_use]
     pub fn change(event: Change, container: Option<ContainerName>, text: Option<String>) -> Self {
         // The same clock as `bpf_ktime_get_ns`.

@@ -1,31 +1,33 @@
-//! Which address is next.
+//! Chooses the next address.
 
+use super::change::Moved;
 use super::{Lease, space::Space};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-/// Released addresses that are remembered in order; what is beyond comes back when the cursor goes round again.
+/// How many released addresses are remembered in order. Others are found when the cursor comes round again.
 const REMEMBERED: usize = 1024;
 
-/// One family's place in the circle, and what was released since.
+/// A family's position on the circle of its addresses, and the addresses released since.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Cursor {
-    /// Turns of the circle ([`Space::turn`]) that were handed out.
+    /// The position on the circle ([`Space::turn`]): how many addresses were handed out from it.
     turn: u128,
-    /// Released addresses, the one that was released first at the front.
+    /// Released addresses, the one released first at the front.
     released: VecDeque<IpAddr>,
 }
 
 impl Cursor {
-    /// The next free address: one that was never handed out, else the one released first, else any on a new round.
+    /// The next free address: one that was never handed out, else the one that was released first, else the next one on
+    /// a new round.
     pub(super) fn next(&mut self, space: &Space, free: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
         if let Some(addr) = self.advance(space, &free) {
             return Some(addr);
         }
         while let Some(addr) = self.released.pop_front() {
-            // A pool may have another network than when it was released; a fixed lease may have taken it.
+            // The pool's network may have changed since the release, and a requested address may have been assigned.
             if space.usable(addr) && free(addr) {
                 return Some(addr);
             }
@@ -43,6 +45,18 @@ impl Cursor {
             }
         }
         None
+    }
+
+    /// How the cursor has moved since it was `before`. Nothing was released in between.
+    pub(super) fn moved_since(&self, before: &Self) -> Option<Moved> {
+        let taken = before.released.len().saturating_sub(self.released.len());
+        (self.turn != before.turn || taken > 0).then_some(Moved { turn: self.turn, taken })
+    }
+
+    /// Moves in the same way as another cursor did.
+    pub(super) fn follow(&mut self, moved: &Moved) {
+        self.turn = moved.turn;
+        self.released.drain(..moved.taken.min(self.released.len()));
     }
 
     fn release(&mut self, addr: IpAddr) {

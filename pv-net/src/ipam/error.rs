@@ -1,10 +1,10 @@
-//! Why there is no lease.
+//! Why a lease cannot be given.
 
-use super::LeaseKey;
+use super::{ClientKey, LeaseKey};
 use crate::model::{Mac, PoolName};
 use std::net::IpAddr;
 
-/// Why a request cannot be served; nothing was changed.
+/// Why a request for a lease failed; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IpamError {
     /// Every address is leased or reserved.
@@ -15,7 +15,7 @@ pub enum IpamError {
         /// How many addresses it has for containers.
         size: u128,
     },
-    /// Somebody else has it.
+    /// Somebody else has the address.
     #[error("{addr}: taken by {holder}")]
     Taken {
         /// The address.
@@ -23,7 +23,15 @@ pub enum IpamError {
         /// Who has it.
         holder: LeaseKey,
     },
-    /// Not of the pool.
+    /// A client of DHCP has it, or had it last.
+    #[error("{addr}: taken by {holder}")]
+    Lent {
+        /// The address.
+        addr: IpAddr,
+        /// Who has it.
+        holder: ClientKey,
+    },
+    /// The address is not in the pool's network.
     #[error("{addr}: outside {subnet} of pool {pool}")]
     Outside {
         /// The address.
@@ -61,7 +69,7 @@ pub enum IpamError {
         /// Who has it.
         holder: LeaseKey,
     },
-    /// All MACs that follow from the address are taken by requested ones.
+    /// All MACs that follow from the address are taken by requested MACs.
     #[error("pool {pool}: no MAC like {mac} is free")]
     NoMac {
         /// The pool.

@@ -1,4 +1,4 @@
-//! What is leased to whom.
+//! Leases, their keys, and requests for them.
 
 use super::Space;
 use crate::model::{ContainerName, IfName, Mac, Pool, PoolName};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Who has a lease: an interface of a container in a pool.
+/// What a lease belongs to: an interface of a container in a pool.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LeaseKey {
     /// The pool.
@@ -23,10 +23,10 @@ impl fmt::Display for LeaseKey {
     }
 }
 
-/// The addresses of one interface. It has one of each family that the pool has.
+/// The addresses of one interface: one of each family that the pool has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    /// Whose it is.
+    /// The interface that it belongs to.
     pub key: LeaseKey,
     /// IPv4 address.
     pub ipv4: Option<Ipv4Addr>,
@@ -34,14 +34,14 @@ pub struct Lease {
     pub ipv6: Option<Ipv6Addr>,
     /// MAC.
     pub mac: Mac,
-    /// An address was asked for by name.
+    /// An address was requested explicitly.
     pub fixed: bool,
 }
 
-/// What an interface asks for; `None` leaves the choice.
+/// A request of an interface; `None` leaves the choice to pv-net.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// Who asks.
+    /// The interface.
     pub key: &'a LeaseKey,
     /// IPv4 address.
     pub ipv4: Option<Ipv4Addr>,
@@ -63,8 +63,8 @@ impl Lease {
         self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
     }
 
-    /// Whether it is what `request` would get: the addresses asked for, and of the families and networks that the
-    /// pool has now.
+    /// Whether this lease is what `request` would get: it has the requested addresses, and fits the pool's present
+    /// families and networks.
     pub(super) fn serves(&self, pool: &Pool, request: &Request<'_>) -> bool {
         let asked = |want: bool, same: bool| !want || same;
         let fits = |addr: Option<IpAddr>, v6: bool| match (Space::of(pool, v6), addr) {

@@ -1,15 +1,19 @@
-//! Addresses: which container's interface has which, and which is next.
+//! Address management: which interface of a container has which address, and which address is next.
 //!
-//! Pure but for [`store`]: `(state, request) → lease or the reason why not`. The cursor of a pool goes once round its
-//! subnet; after that the address that was released first is handed out first, so churn never exhausts a pool that
-//! has a free address, and a peer's stale cache has the longest time to expire.
+//! Pure except for [`store`]: `(state, request) → lease or error`. The cursor of a pool goes once round its subnet.
+//! After that, the address that was released first is handed out first. So a pool with a free address always finds it,
+//! and stale caches of peers have the longest time to expire.
 
+mod change;
+mod client;
 mod cursor;
 mod error;
 mod lease;
 mod space;
 pub mod store;
 
+pub use change::{Assigned, Before, Change};
+pub use client::{ClientId, ClientKey, ClientLease, LendError};
 pub use error::IpamError;
 pub use lease::{Lease, LeaseKey, Request};
 
@@ -19,18 +23,23 @@ use serde::{Deserialize, Serialize};
 use space::Space;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Every lease of the device.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(into = "Saved", try_from = "Saved")]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(try_from = "Saved")]
 pub struct Ipam {
-    leases: BTreeMap<LeaseKey, Lease>,
-    /// Who holds an address. Pools do not overlap, so an address is of one pool.
+    leases: BTreeMap<LeaseKey, Arc<Lease>>,
+    /// Which lease has an address. Pools do not overlap, so each address belongs to one pool.
     holders: HashMap<IpAddr, LeaseKey>,
     macs: HashMap<(PoolName, Mac), LeaseKey>,
     cursors: BTreeMap<PoolName, Cursors>,
-    /// Addresses that declared containers ask for, whether they run or not.
+    /// Addresses that declared containers ask for, whether they are attached or not.
     reserved: HashMap<IpAddr, LeaseKey>,
+    /// Leases of clients of DHCP, also those that are over.
+    clients: BTreeMap<ClientKey, Arc<ClientLease>>,
+    /// Which client's lease has an address.
+    lent: HashMap<IpAddr, ClientKey>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,16 +49,29 @@ struct Cursors {
 }
 
 /// The form on disk.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
-    leases: Vec<Lease>,
+    leases: Vec<Arc<Lease>>,
     cursors: BTreeMap<PoolName, Cursors>,
+    #[serde(default)]
+    clients: Vec<Arc<ClientLease>>,
 }
 
-impl From<Ipam> for Saved {
-    fn from(ipam: Ipam) -> Self {
-        Self { leases: ipam.leases.into_values().collect(), cursors: ipam.cursors }
+/// The form on disk, for writing.
+#[derive(Serialize)]
+struct Saving<'a> {
+    leases: Vec<&'a Lease>,
+    cursors: &'a BTreeMap<PoolName, Cursors>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    clients: Vec<&'a ClientLease>,
+}
+
+impl Serialize for Ipam {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let leases = self.leases.values().map(Arc::as_ref).collect();
+        let clients = self.clients.values().map(Arc::as_ref).collect();
+        Saving { leases, cursors: &self.cursors, clients }.serialize(serializer)
     }
 }
 
@@ -62,11 +84,18 @@ impl TryFrom<Saved> for Ipam {
             let key = lease.key.clone();
             ipam.learn(lease).map_err(|holder| format!("{key} and {holder} have one address or MAC"))?;
         }
+        for lease in saved.clients {
+            let key = lease.key();
+            if let Some(holder) = ipam.lent.get(&lease.address).filter(|holder| **holder != key) {
+                return Err(format!("{key} and {holder} have one address"));
+            }
+            ipam.insert_client(key, lease);
+        }
         Ok(ipam)
     }
 }
 
-/// How many addresses for containers `pool` has, in its smaller family.
+/// How many addresses `pool` has for containers, in its smaller family.
 #[must_use]
 pub fn size(pool: &Pool) -> u128 {
     Space::families(pool).map(|s| s.size()).min().unwrap_or(0)
@@ -80,85 +109,87 @@ impl Ipam {
     }
 
     /// All leases, in the order of their keys.
-    pub fn leases(&self) -> impl Iterator<Item = &Lease> {
+    pub fn leases(&self) -> impl Iterator<Item = &Arc<Lease>> {
         self.leases.values()
     }
 
     /// The lease of `key`.
     #[must_use]
-    pub fn get(&self, key: &LeaseKey) -> Option<&Lease> {
+    pub fn get(&self, key: &LeaseKey) -> Option<&Arc<Lease>> {
         self.leases.get(key)
     }
 
-    /// Keeps `addr` for `key`: no other lease gets it. The first to reserve an address has it.
+    /// Reserves each address for its key, and ends all earlier reservations. No other key gets a reserved address. The
+    /// first key to reserve an address has it.
     ///
-    /// # Errors
-    /// The holder, when another key has reserved or leased it.
-    pub fn reserve(&mut self, addr: IpAddr, key: &LeaseKey) -> Result<(), LeaseKey> {
-        if let Some(holder) = self.taken(addr, key) {
-            return Err(holder.clone());
-        }
-        self.reserved.insert(addr, key.clone());
-        Ok(())
-    }
-
-    /// Forgets all reservations, before they are made anew from changed files.
-    pub fn clear_reservations(&mut self) {
+    /// Returns, for each of them, which other key has reserved or leased it.
+    pub fn reserve(&mut self, wanted: Vec<(IpAddr, LeaseKey)>) -> Vec<Option<LeaseKey>> {
         self.reserved.clear();
+        let mut holders = Vec::with_capacity(wanted.len());
+        for (addr, key) in wanted {
+            let holder = self.taken(addr, &key).cloned();
+            if holder.is_none() {
+                self.reserved.insert(addr, key);
+            }
+            holders.push(holder);
+        }
+        holders
     }
 
-    /// Takes over a lease that is in use, from the disk or from an interface that exists.
+    /// Adds a lease that is in use, from the disk or from an existing interface.
     ///
     /// # Errors
     /// The holder, when another lease has one of its addresses or its MAC.
-    pub fn learn(&mut self, lease: Lease) -> Result<(), LeaseKey> {
-        let clash = lease.addresses().find_map(|a| self.holders.get(&a)).or_else(|| self.mac_holder(&lease));
-        if let Some(holder) = clash.filter(|h| **h != lease.key) {
+    pub fn learn(&mut self, lease: Arc<Lease>) -> Result<(), LeaseKey> {
+        if let Some(holder) = self.clash(&lease) {
             return Err(holder.clone());
         }
-        self.remove(&lease.key.clone());
+        self.remove(&lease.key);
         self.insert(lease);
         Ok(())
     }
 
-    fn mac_holder(&self, lease: &Lease) -> Option<&LeaseKey> {
-        self.macs.get(&(lease.key.pool.clone(), lease.mac))
+    /// The other lease that has one of the addresses or the MAC of `lease`.
+    fn clash(&self, lease: &Lease) -> Option<&LeaseKey> {
+        let addresses = lease.addresses().filter_map(|a| self.holders.get(&a));
+        let mac = self.macs.get(&(lease.key.pool.clone(), lease.mac));
+        addresses.chain(mac).find(|holder| **holder != lease.key)
     }
 
-    /// The lease for `request`: the one that its key has, or a new one. A request for other addresses than the lease
-    /// has replaces it.
+    /// The lease for `request`: the one that its key has, or a new one, together with the change. If the lease has
+    /// other addresses than requested, it is replaced.
     ///
     /// # Errors
-    /// Why there is none; nothing is changed then.
-    pub fn assign(&mut self, pool: &Pool, request: &Request<'_>) -> Result<Lease, IpamError> {
+    /// Why no lease can be given; nothing is changed then.
+    pub fn assign(&mut self, pool: &Pool, request: &Request<'_>) -> Result<(Arc<Lease>, Option<Change>), IpamError> {
         self.check(pool, request)?;
         if let Some(old) = self.leases.get(request.key)
             && old.serves(pool, request)
         {
-            return Ok(old.clone());
+            return Ok((old.clone(), None));
         }
+        let before = self.before(request.key);
         let old = self.remove(request.key);
-        let saved = self.cursors.get(&pool.name).cloned();
-        match self.make(pool, request, old.as_ref()) {
+        match self.make(pool, request, old.as_deref()) {
             Ok(lease) => {
+                let (v4, v6) = self.moved(&pool.name, before.cursors());
+                let lease = Arc::new(lease);
                 if let Some(old) = old {
                     self.note_released(&old, &lease);
                 }
                 self.insert(lease.clone());
-                Ok(lease)
+                let change = Change::Assigned(Assigned { lease: lease.clone(), v4, v6 });
+                Ok((lease, Some(change)))
             }
             Err(e) => {
-                if let Some(old) = old {
-                    self.insert(old);
-                }
-                self.cursors.insert(pool.name.clone(), saved.unwrap_or_default());
+                self.take_back(before);
                 Err(e)
             }
         }
     }
 
-    /// Ends the lease of `key`; its addresses are handed out last.
-    pub fn release(&mut self, key: &LeaseKey) -> Option<Lease> {
+    /// Ends the lease of `key`; its addresses are the last to be handed out again.
+    pub fn release(&mut self, key: &LeaseKey) -> Option<Arc<Lease>> {
         let lease = self.remove(key)?;
         self.cursors.entry(key.pool.clone()).or_default().release(&lease);
         Some(lease)
@@ -173,7 +204,7 @@ impl Ipam {
         self.cursors.entry(old.key.pool.clone()).or_default().release(&gone);
     }
 
-    fn insert(&mut self, lease: Lease) {
+    fn insert(&mut self, lease: Arc<Lease>) {
         for addr in lease.addresses() {
             self.holders.insert(addr, lease.key.clone());
         }
@@ -181,7 +212,7 @@ impl Ipam {
         self.leases.insert(lease.key.clone(), lease);
     }
 
-    fn remove(&mut self, key: &LeaseKey) -> Option<Lease> {
+    fn remove(&mut self, key: &LeaseKey) -> Option<Arc<Lease>> {
         let lease = self.leases.remove(key)?;
         for addr in lease.addresses() {
             self.holders.remove(&addr);
@@ -190,12 +221,17 @@ impl Ipam {
         Some(lease)
     }
 
-    /// Who but `key` has or will have `addr`.
+    /// The key other than `key` that has leased or reserved `addr`.
     fn taken(&self, addr: IpAddr, key: &LeaseKey) -> Option<&LeaseKey> {
         [self.holders.get(&addr), self.reserved.get(&addr)].into_iter().flatten().find(|holder| *holder != key)
     }
 
-    /// What a request asks for is right and free.
+    /// Whether `key` may have `addr`: it is neither leased to another key or a client, nor reserved for another key.
+    fn is_free(&self, addr: IpAddr, key: &LeaseKey) -> bool {
+        self.taken(addr, key).is_none() && !self.lent.contains_key(&addr)
+    }
+
+    /// Checks that what a request asks for is valid and free.
     fn check(&self, pool: &Pool, request: &Request<'_>) -> Result<(), IpamError> {
         for addr in request.addresses() {
             let space = Space::of(pool, addr.is_ipv6()).ok_or_else(|| IpamError::NoFamily {
@@ -207,6 +243,9 @@ impl Ipam {
             if let Some(holder) = self.taken(addr, request.key) {
                 return Err(IpamError::Taken { addr, holder: holder.clone() });
             }
+            if let Some(holder) = self.lent.get(&addr) {
+                return Err(IpamError::Lent { addr, holder: holder.clone() });
+            }
         }
         if let Some(mac) = request.mac
             && let Some(holder) = self.macs.get(&(pool.name.clone(), mac))
@@ -217,9 +256,9 @@ impl Ipam {
         Ok(())
     }
 
-    /// A lease from what the request asks for, what the key had, and the cursors.
+    /// Makes a lease from the request, the key's old lease, and the cursors.
     fn make(&mut self, pool: &Pool, request: &Request<'_>, old: Option<&Lease>) -> Result<Lease, IpamError> {
-        // What was dynamic and still fits is kept when only the other part of the request changed.
+        // Dynamic addresses that still fit are kept when only another part of the request has changed.
         let keep = |addr: Option<IpAddr>| {
             addr.filter(|a| Space::of(pool, a.is_ipv6()).is_some_and(|s| s.check(&pool.name, *a).is_ok()))
         };
@@ -242,7 +281,7 @@ impl Ipam {
         Ok(Lease { key: request.key.clone(), ipv4, ipv6, mac, fixed })
     }
 
-    /// `wanted`, else the address at offset `twin` when it is free, else the next.
+    /// `wanted`, else the address at the offset `twin` if it is free, else the next free one.
     fn pick(
         &mut self,
         pool: &Pool,
@@ -252,25 +291,27 @@ impl Ipam {
         key: &LeaseKey,
     ) -> Result<IpAddr, IpamError> {
         if let Some(addr) = wanted
-            && self.taken(addr, key).is_none()
+            && self.is_free(addr, key)
         {
             return Ok(addr);
         }
         if let Some(addr) = twin.and_then(|o| space.at(o))
             && space.check(&pool.name, addr).is_ok()
-            && self.taken(addr, key).is_none()
+            && self.is_free(addr, key)
         {
             return Ok(addr);
         }
         let cursors = self.cursors.entry(pool.name.clone()).or_default();
         let cursor = if space.is_v6() { &mut cursors.v6 } else { &mut cursors.v4 };
-        let (holders, reserved) = (&self.holders, &self.reserved);
-        let free =
-            |addr: IpAddr| !holders.contains_key(&addr) && reserved.get(&addr).is_none_or(|holder| holder == key);
+        let (holders, reserved, lent) = (&self.holders, &self.reserved, &self.lent);
+        let free = |addr: IpAddr| {
+            let is_reserved = reserved.get(&addr).is_some_and(|holder| holder != key);
+            !holders.contains_key(&addr) && !is_reserved && !lent.contains_key(&addr)
+        };
         cursor.next(&space, free).ok_or_else(|| IpamError::PoolFull { pool: pool.name.clone(), size: space.size() })
     }
 
-    /// A MAC that follows from the address; its second octet tells apart what a requested MAC has taken.
+    /// A MAC derived from the address. If a requested MAC is the same, the second octet is changed.
     fn mac_for(
         &self,
         pool: &PoolName,

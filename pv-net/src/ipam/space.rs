@@ -14,7 +14,7 @@ pub(super) struct Space {
     /// Offset of the last address.
     last: u128,
     gateway: u128,
-    /// Offsets that are left to DHCP clients.
+    /// Offsets that are reserved for DHCP clients.
     dhcp: Option<RangeInclusive<u128>>,
 }
 
@@ -30,7 +30,8 @@ impl Space {
     pub(super) fn of(pool: &Pool, v6: bool) -> Option<Self> {
         if v6 {
             let subnet = pool.v6.as_ref()?;
-            Some(Self::new(subnet.net.into(), subnet.gateway.into(), None))
+            let dhcp = pool.dhcp6.as_ref().and_then(|d| d.range).map(|(a, b)| (IpAddr::V6(a), IpAddr::V6(b)));
+            Some(Self::new(subnet.net.into(), subnet.gateway.into(), dhcp))
         } else {
             let subnet = pool.v4.as_ref()?;
             let dhcp = subnet.dhcp_range.map(|(a, b)| (IpAddr::V4(a), IpAddr::V4(b)));
@@ -38,7 +39,7 @@ impl Space {
         }
     }
 
-    /// Both, where the pool has them.
+    /// The families that the pool has.
     pub(super) fn families(pool: &Pool) -> impl Iterator<Item = Self> {
         [Self::of(pool, false), Self::of(pool, true)].into_iter().flatten()
     }
@@ -61,12 +62,12 @@ impl Space {
         Some(if self.is_v6() { Ipv6Addr::from(n).into() } else { Ipv4Addr::from(u32::try_from(n).ok()?).into() })
     }
 
-    /// Where an address of the network is.
+    /// The offset of an address of the network.
     pub(super) fn offset(&self, addr: IpAddr) -> u128 {
         number(addr).wrapping_sub(self.base)
     }
 
-    /// What makes `offset` no address for a managed container.
+    /// Why the address at `offset` is not available for a managed container.
     fn special(&self, offset: u128) -> Option<&'static str> {
         if offset == self.gateway {
             Some("the gateway")
@@ -83,7 +84,7 @@ impl Space {
         }
     }
 
-    /// A container may have `addr`.
+    /// Checks that a container may have `addr`.
     pub(super) fn check(&self, pool: &PoolName, addr: IpAddr) -> Result<(), IpamError> {
         if !self.net.contains(addr) {
             return Err(IpamError::Outside { addr, subnet: self.net.to_string(), pool: pool.clone() });
@@ -94,7 +95,7 @@ impl Space {
         }
     }
 
-    /// How many addresses containers can have.
+    /// How many addresses are available for containers.
     pub(super) fn size(&self) -> u128 {
         let ends = if self.is_v6() { 1 } else { 2 };
         let dhcp = self.dhcp.as_ref().map_or(0, |r| r.end() - r.start() + 1);
@@ -106,10 +107,10 @@ impl Space {
         self.net.contains(addr) && self.special(self.offset(addr)).is_none()
     }
 
-    /// The first offset for a container at or after turn `turn` of the circle that begins behind the gateway, with its
-    /// turn.
+    /// The first offset for a container at or after position `turn` of the circle, which begins behind the gateway;
+    /// with its own position.
     pub(super) fn usable_from(&self, mut turn: u128) -> Option<(u128, u128)> {
-        // Turn 0 is the gateway itself, and so is the one past the end.
+        // Position 0 is the gateway itself, and so is the one past the end.
         turn = turn.max(1);
         loop {
             if turn > self.last {
@@ -118,7 +119,7 @@ impl Space {
             let to_end = self.last - self.gateway;
             let offset = if turn <= to_end { self.gateway + turn } else { turn - to_end - 1 };
             match &self.dhcp {
-                // A range may be millions wide: over it in one step.
+                // The DHCP range may be millions of addresses wide, so it is skipped in one step.
                 Some(r) if r.contains(&offset) => turn += r.end() - offset + 1,
                 _ if self.special(offset).is_some() => turn += 1,
                 _ => return Some((turn, offset)),

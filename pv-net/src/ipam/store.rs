@@ -1,6 +1,6 @@
-//! The daemon's state on disk: one file, replaced whole, so that a power cut leaves the old or the new one.
+//! The daemon's state on disk: one file that is replaced as a whole, so that a power cut leaves the old or the new one.
 
-use super::{Ipam, Lease};
+use super::Ipam;
 use crate::kernel::kill_point;
 use crate::kernel::netlink::alias::{BorrowedAddress, BorrowedForwarding};
 use crate::model::{Attachment, ContainerName, IfName, NetnsRef, PoolName};
@@ -9,64 +9,69 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Version of the file's form.
+/// Version of the file's format.
 const VERSION: u32 = 1;
 const FILE: &str = "state.json";
-const NEW_FILE: &str = "state.json.new";
+/// Suffix of the file's name until it is complete.
+const NEW: &str = "new";
+/// Only root may read files of the state directory.
+const FILE_MODE: u32 = 0o600;
 
-/// All that the daemon must know after a restart.
+/// Everything that the daemon must know after a restart, except the leases.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// Addresses.
-    pub ipam: Ipam,
+    /// Leases, in files of earlier versions only; the next start moves them to the lease book.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipam: Option<Ipam>,
     /// Attached containers.
     pub containers: BTreeMap<ContainerName, Arc<ContainerRecord>>,
-    /// Numbers of the pools in the maps.
+    /// Numbers of the pools in the maps (`pool_id`).
     pub pool_ids: BTreeMap<PoolName, u32>,
     /// Numbers of the containers in the maps: their identity for policy.
     pub identities: BTreeMap<ContainerName, u32>,
-    /// The next number that nobody had.
+    /// The last number that was given to a pool or container.
     pub next_id: u32,
-    /// Addresses on bridges that somebody else made.
+    /// Addresses that pv-net has added to bridges that it did not make.
     pub borrowed: Vec<BorrowedAddress>,
-    /// Bridges that somebody else made, and that were down.
+    /// Bridges that pv-net did not make and has set up.
     #[serde(default)]
     pub raised: Vec<IfName>,
-    /// Sysctls of bridges that somebody else made.
+    /// Forwarding sysctls that pv-net has switched on for bridges that it did not make.
     #[serde(default)]
     pub forwarding: Vec<BorrowedForwarding>,
-    /// Bridges that somebody else made, and whose `accept_ra` was 1 before they forwarded.
+    /// Links whose `accept_ra` was 1 before pv-net set it to 2.
     #[serde(default)]
     pub listening: Vec<IfName>,
-    /// Uplinks with programs by clsact; none where the kernel has tcx (6.6), whose links are pinned.
+    /// Uplinks with programs by clsact; empty on kernels with tcx (6.6), where links are pinned.
     #[serde(default, rename = "filters")]
     pub clsact: Vec<ClsactHook>,
-    /// Ports that the device does not take for itself.
+    /// What pv-net has added to `ip_local_reserved_ports`.
     #[serde(default)]
     pub reserved_ports: Option<ReservedPorts>,
 }
 
-/// What was done to `ip_local_reserved_ports`. Lists as the kernel writes them.
+/// The change of `ip_local_reserved_ports`. Lists are in the kernel's form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReservedPorts {
-    /// What was there, and is given back.
+    /// The value before, which is restored.
     pub was: String,
-    /// What was added.
+    /// The ports that were added.
     pub ours: String,
 }
 
-/// A program on an uplink by clsact. Nothing in the kernel says who put it there, nor who added the qdisc.
+/// A program on an uplink by clsact. The kernel does not tell who attached it or added the qdisc.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClsactHook {
     /// The uplink.
     pub link: IfName,
-    /// Its index: another link of that name has no program.
+    /// Its index: another link of the same name has no program.
     pub index: u32,
     /// Whether pv-net added the qdisc.
     pub qdisc: bool,
@@ -76,40 +81,35 @@ pub struct ClsactHook {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerRecord {
-    /// Its `run.json`, as it was given.
+    /// Its `run.json`, as it was given. Kept for showing.
     pub run: serde_json::Value,
-    /// Where its namespace is; unknown when it was learned again from its links.
+    /// Where its namespace is; `None` when the record was learned from its links.
     pub netns: Option<NetnsRef>,
     /// Its interfaces.
     pub attachments: Vec<Attachment>,
 }
 
 impl State {
-    /// The number of `pool`, given to it now if it has none.
+    /// The number of `pool`; it gets one if it has none.
     pub fn pool_id(&mut self, pool: &PoolName) -> u32 {
         let next = &mut self.next_id;
         *self.pool_ids.entry(pool.clone()).or_insert_with(|| next_number(next))
     }
 
-    /// The number of `container`, given to it now if it has none.
+    /// The number of `container`; it gets one if it has none.
     pub fn identity(&mut self, container: &ContainerName) -> u32 {
         let next = &mut self.next_id;
         *self.identities.entry(container.clone()).or_insert_with(|| next_number(next))
     }
-
-    /// The leases of one container.
-    pub fn leases_of(&self, container: &ContainerName) -> impl Iterator<Item = &Lease> {
-        self.ipam.leases().filter(move |l| l.key.container == *container)
-    }
 }
 
 fn next_number(next: &mut u32) -> u32 {
-    // Zero stands for "nobody" in the maps.
+    // Numbers begin with 1, since 0 stands for "nobody" in the maps.
     *next = next.saturating_add(1);
     *next
 }
 
-/// The file could not be read or written.
+/// A file of the state directory could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("{op} {}: {source}", path.display())]
 pub struct StoreError {
@@ -118,15 +118,82 @@ pub struct StoreError {
     source: io::Error,
 }
 
-fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+pub(crate) fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError { op, path, source }
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    name.into()
+}
+
+/// The contents of the file at `path`; `None` when it does not exist.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed("read", path)(e)),
+    }
+}
+
+/// Renames a bad file, so that a person can look at it, and returns the new name.
+///
+/// # Errors
+/// When the file cannot be renamed.
+pub(crate) fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
+    let named = |n: u32| beside(path, &format!("corrupt-{n}"));
+    let aside = (1..).map(named).find(|p| !p.exists()).unwrap_or_else(|| named(0));
+    fs::rename(path, &aside).map_err(failed("set aside", path))?;
+    Ok(aside)
+}
+
+/// Writes the file `name` in `dir` durably: when this returns, a power cut cannot lose it, and before that the old file
+/// is there. Returns the new file, open at its end.
+///
+/// # Errors
+/// When a file operation fails. It may then be unknown which of the two files is there.
+pub(crate) fn replace(dir: &Path, name: &str, content: &[u8]) -> Result<File, StoreError> {
+    let path = dir.join(name);
+    let new = beside(&path, NEW);
+    kill_point::pass();
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(FILE_MODE);
+    let mut file = options.open(&new).map_err(failed("write", &new))?;
+    file.write_all(content).map_err(failed("write", &new))?;
+    file.sync_all().map_err(failed("write", &new))?;
+    kill_point::pass();
+    fs::rename(&new, &path).map_err(failed("replace", &path))?;
+    // Renaming is durable only after its directory was synced.
+    File::open(dir).and_then(|d| d.sync_all()).map_err(failed("write", dir))?;
+    Ok(file)
+}
+
+/// Removes the file `name` in `dir`, and what [`replace`] may have left. Files that were set aside stay.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub(crate) fn remove_file(dir: &Path, name: &str) -> Result<(), StoreError> {
+    let path = dir.join(name);
+    for path in [beside(&path, NEW), path] {
+        kill_point::pass();
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(e)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[derive(Serialize, Deserialize)]
 struct Envelope<B> {
     version: u32,
-    /// SHA-256 of `body` in its compact form, hexadecimal.
+    /// SHA-256 of `body` in its compact form, in hexadecimal.
     checksum: String,
     body: B,
 }
@@ -135,25 +202,20 @@ fn checksum(body: &str) -> String {
     Sha256::digest(body).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Reads the state in `dir`. A file that is torn or makes no sense is set aside under another name, and what happened
-/// is said in the second value.
+/// Reads the state in `dir`. A file that is damaged or inconsistent is set aside under another name; the second value
+/// has the conditions about that.
 ///
 /// # Errors
-/// Only when the disk cannot be read or the bad file not be set aside.
+/// When the file cannot be read, or a bad file cannot be set aside.
 pub fn load(dir: &Path) -> Result<(State, Vec<String>), StoreError> {
     let path = dir.join(FILE);
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((State::default(), Vec::new())),
-        Err(e) => return Err(failed("read", &path)(e)),
-    };
+    let Some(text) = read(&path)? else { return Ok((State::default(), Vec::new())) };
     match decode(&text) {
         Ok(state) => Ok((state, Vec::new())),
         Err(why) => {
-            let aside = free_name(dir);
-            fs::rename(&path, &aside).map_err(failed("set aside", &path))?;
+            let aside = set_aside(&path)?;
             let condition = format!(
-                "state lost: {}: {why}; set aside as {}, leases are learned again from the links that exist",
+                "state lost: {}: {why}; set aside as {}, containers are learned again from the links that exist",
                 path.display(),
                 aside.display()
             );
@@ -162,14 +224,10 @@ pub fn load(dir: &Path) -> Result<(State, Vec<String>), StoreError> {
     }
 }
 
-fn free_name(dir: &Path) -> PathBuf {
-    (1u32..).map(|n| dir.join(format!("{FILE}.corrupt-{n}"))).find(|p| !p.exists()).unwrap_or_else(|| dir.join(FILE))
-}
-
-/// The state in the text of a file.
+/// Decodes the text of a state file.
 ///
 /// # Errors
-/// What is wrong with it: that it is torn, of another version, or makes no sense.
+/// Why it is not valid: damaged, of another version, or inconsistent.
 pub fn decode(text: &[u8]) -> Result<State, String> {
     let envelope: Envelope<&serde_json::value::RawValue> =
         serde_json::from_slice(text).map_err(|e| format!("torn or not JSON: {e}"))?;
@@ -182,54 +240,39 @@ pub fn decode(text: &[u8]) -> Result<State, String> {
     serde_json::from_str(envelope.body.get()).map_err(|e| e.to_string())
 }
 
-/// The text of the file that holds `state`.
+/// Encodes `state` as the text of a state file.
 ///
 /// # Errors
-/// The encoder's.
+/// When serde_json cannot encode it.
 pub fn encode(state: &State) -> serde_json::Result<Vec<u8>> {
     envelope(serde_json::to_string(state)?)
 }
 
-/// The text of a file with this body.
+/// Puts a version and a checksum around `body`.
 ///
 /// # Errors
-/// When it is no JSON.
+/// When `body` is no JSON.
 pub fn envelope(body: String) -> serde_json::Result<Vec<u8>> {
     let checksum = checksum(&body);
     let body = serde_json::value::RawValue::from_string(body)?;
     serde_json::to_vec(&Envelope { version: VERSION, checksum, body })
 }
 
-/// Writes the state to `dir`, durably: when this returns, a power cut cannot lose it.
+/// Writes the state to `dir` durably: when this returns, a power cut cannot lose it.
 ///
 /// # Errors
-/// When the disk refuses; the old file is still there then.
+/// When a file operation fails; the old file is still there then.
 pub fn save(dir: &Path, state: &State) -> Result<(), StoreError> {
-    let (path, new) = (dir.join(FILE), dir.join(NEW_FILE));
-    let text = encode(state).map_err(|e| failed("encode", &path)(e.into()))?;
-    kill_point::pass();
-    let mut file = File::create(&new).map_err(failed("write", &new))?;
-    file.write_all(&text).map_err(failed("write", &new))?;
-    file.sync_all().map_err(failed("write", &new))?;
-    kill_point::pass();
-    fs::rename(&new, &path).map_err(failed("replace", &path))?;
-    // The name is durable when its directory is.
-    File::open(dir).and_then(|d| d.sync_all()).map_err(failed("write", dir))
+    let text = encode(state).map_err(|e| failed("encode", &dir.join(FILE))(e.into()))?;
+    replace(dir, FILE, &text).map(drop)
 }
 
-/// Removes what [`save`] wrote; what was set aside stays, for a person to look at.
+/// Removes what [`save`] wrote.
 ///
 /// # Errors
-/// When the disk refuses.
+/// When a file cannot be removed.
 pub fn remove(dir: &Path) -> Result<(), StoreError> {
-    for path in [dir.join(FILE), dir.join(NEW_FILE)] {
-        kill_point::pass();
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(e)),
-            _ => {}
-        }
-    }
-    Ok(())
+    remove_file(dir, FILE)
 }
 
 #[cfg(test)]
@@ -303,7 +346,7 @@ mod tests {
             flipped[at] ^= 0x01;
             fs::write(&path, &flipped).expect("written");
             let (state, conditions) = load(dir.path()).expect("no error");
-            // A flip in the white space of the envelope would change nothing; there is none.
+            // Every changed bit must be found. The envelope has no white space, where a change would mean nothing.
             prop_assert!(conditions.len() == 1 && state == State::default());
         }
     }

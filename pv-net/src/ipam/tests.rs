@@ -1,28 +1,12 @@
 //! Named cases, then properties over random histories.
 
+mod clients;
+
 use super::*;
-use crate::model::{HostAccess, PoolKind, Subnet4, Subnet6};
+use crate::lease::record;
+use crate::model::fixture::pool;
 use proptest::prelude::*;
 use std::net::{Ipv4Addr, Ipv6Addr};
-
-fn pool(name: &str, v4: Option<(&str, &str)>, v6: Option<(&str, &str)>) -> Pool {
-    Pool {
-        name: name.parse().expect("name"),
-        kind: PoolKind::Bridge { bridge: "br0".parse().expect("name") },
-        v4: v4.map(|(net, gw)| Subnet4 {
-            net: net.parse().expect("net"),
-            gateway: gw.parse().expect("ip"),
-            dhcp_range: None,
-        }),
-        v6: v6.map(|(net, gw)| Subnet6 { net: net.parse().expect("net"), gateway: gw.parse().expect("ip") }),
-        nat: false,
-        mtu: None,
-        big_tcp: true,
-        isolated: true,
-        host_access: HostAccess::Services,
-        max_flows: 2048,
-    }
-}
 
 fn dual() -> Pool {
     pool("internal", Some(("10.0.3.0/24", "10.0.3.1")), Some(("fd00:5056::/64", "fd00:5056::1")))
@@ -44,8 +28,12 @@ fn dynamic(key: &LeaseKey) -> Request<'_> {
     Request { key, ipv4: None, ipv6: None, mac: None }
 }
 
-fn get(ipam: &mut Ipam, pool: &Pool, container: &str) -> Result<Lease, IpamError> {
-    ipam.assign(pool, &dynamic(&key(pool, container)))
+fn assign(ipam: &mut Ipam, pool: &Pool, request: &Request<'_>) -> Result<Arc<Lease>, IpamError> {
+    ipam.assign(pool, request).map(|(lease, _)| lease)
+}
+
+fn get(ipam: &mut Ipam, pool: &Pool, container: &str) -> Result<Arc<Lease>, IpamError> {
+    assign(ipam, pool, &dynamic(&key(pool, container)))
 }
 
 fn v4(text: &str) -> Option<Ipv4Addr> {
@@ -110,9 +98,9 @@ fn fixed_addresses() {
     ] {
         let mut ipam = Ipam::new();
         get(&mut ipam, &pool, "first").expect("free");
-        ipam.reserve([10, 0, 3, 9].into(), &key(&pool, "declared")).expect("free");
+        assert_eq!(ipam.reserve(vec![([10, 0, 3, 9].into(), key(&pool, "declared"))]), [None]);
         let key = key(&pool, "web");
-        let result = ipam.assign(&pool, &Request { key: &key, ipv4, ipv6, mac: None });
+        let result = assign(&mut ipam, &pool, &Request { key: &key, ipv4, ipv6, mac: None });
         match (want, result) {
             (Some(want), Err(e)) => assert!(e.to_string().contains(want), "{name}: {e}"),
             (None, Ok(lease)) => assert_eq!((lease.ipv4, lease.ipv6), (ipv4, ipv6), "{name}"),
@@ -125,23 +113,23 @@ fn fixed_addresses() {
 fn a_reserved_address_is_not_handed_out_but_to_its_holder() {
     let (mut ipam, pool) = (Ipam::new(), tiny());
     let declared = key(&pool, "declared");
-    ipam.reserve([10, 0, 9, 2].into(), &declared).expect("free");
+    assert_eq!(ipam.reserve(vec![([10, 0, 9, 2].into(), declared.clone())]), [None]);
     assert_eq!(get(&mut ipam, &pool, "a").expect("free").ipv4, v4("10.0.9.3"));
     let request = Request { key: &declared, ipv4: v4("10.0.9.2"), ipv6: None, mac: None };
-    assert_eq!(ipam.assign(&pool, &request).expect("its own").ipv4, v4("10.0.9.2"));
+    assert_eq!(assign(&mut ipam, &pool, &request).expect("its own").ipv4, v4("10.0.9.2"));
 }
 
 #[test]
 fn a_changed_request_replaces_the_lease_and_a_refused_one_does_not() {
     let (mut ipam, pool) = (Ipam::new(), dual());
     let (a, b) = (key(&pool, "a"), key(&pool, "b"));
-    ipam.assign(&pool, &dynamic(&a)).expect("free");
-    let before = ipam.assign(&pool, &dynamic(&b)).expect("free");
+    assign(&mut ipam, &pool, &dynamic(&a)).expect("free");
+    let before = assign(&mut ipam, &pool, &dynamic(&b)).expect("free");
     let clash = Request { key: &b, ipv4: v4("10.0.3.2"), ipv6: None, mac: None };
-    ipam.assign(&pool, &clash).expect_err("a has it");
+    assign(&mut ipam, &pool, &clash).expect_err("a has it");
     assert_eq!(ipam.get(&b), Some(&before));
     let fixed = Request { key: &b, ipv4: v4("10.0.3.50"), ipv6: None, mac: None };
-    assert_eq!(ipam.assign(&pool, &fixed).expect("free").ipv4, v4("10.0.3.50"));
+    assert_eq!(assign(&mut ipam, &pool, &fixed).expect("free").ipv4, v4("10.0.3.50"));
     assert_eq!(ipam.leases().count(), 2);
 }
 
@@ -150,11 +138,12 @@ fn macs_are_one_to_a_pool() {
     let (mut ipam, pool) = (Ipam::new(), dual());
     let a = key(&pool, "a");
     let taken: Mac = "02:00:0a:00:03:03".parse().expect("mac");
-    ipam.assign(&pool, &Request { key: &a, ipv4: None, ipv6: None, mac: Some(taken) }).expect("free");
-    // 10.0.3.3 would give the same MAC.
+    assign(&mut ipam, &pool, &Request { key: &a, ipv4: None, ipv6: None, mac: Some(taken) }).expect("free");
+    // 10.0.3.3 would get the same MAC.
     assert_ne!(get(&mut ipam, &pool, "b").expect("free").mac, taken);
     let c = key(&pool, "c");
-    let error = ipam.assign(&pool, &Request { key: &c, ipv4: None, ipv6: None, mac: Some(taken) }).expect_err("taken");
+    let error =
+        assign(&mut ipam, &pool, &Request { key: &c, ipv4: None, ipv6: None, mac: Some(taken) }).expect_err("taken");
     assert!(error.to_string().contains("taken by a@eth0"), "{error}");
 }
 
@@ -192,11 +181,31 @@ fn a_pool_that_moved_gives_new_addresses() {
     assert!(lease.ipv4.is_some_and(|a| a.octets()[2] == 77), "{lease:?}");
 }
 
+#[test]
+fn reservations_are_made_anew_and_say_who_has_it() {
+    let (mut ipam, pool) = (Ipam::new(), tiny());
+    let [a, b, c] = ["a", "b", "c"].map(|name| key(&pool, name));
+    get(&mut ipam, &pool, "a").expect("free");
+    let addr = |last| IpAddr::from([10, 0, 9, last]);
+    let holders = ipam.reserve(vec![(addr(2), b.clone()), (addr(3), b.clone()), (addr(3), c.clone())]);
+    assert_eq!(holders, [Some(a), None, Some(b.clone())]);
+    assert_eq!(ipam.reserve(vec![(addr(3), c.clone())]), [None], "the one before is forgotten");
+    assert_eq!(ipam.reserve(Vec::new()), []);
+    assert_eq!(get(&mut ipam, &pool, "d").expect("free").ipv4, v4("10.0.9.3"));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Attach(u8),
     Fixed(u8, u8),
     Detach(u8),
+    /// A lease of this container with this address was in use before it was known.
+    Learn(u8, u8),
+    /// This client gets this address.
+    Lend(u8, u8),
+    End(u8),
+    /// The last change is undone.
+    TakeBack,
     Restart,
 }
 
@@ -205,8 +214,85 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0u8..40).prop_map(Step::Attach),
         2 => (0u8..40, 0u8..=255).prop_map(|(c, a)| Step::Fixed(c, a)),
         5 => (0u8..40).prop_map(Step::Detach),
+        1 => (0u8..40, 2u8..30).prop_map(|(c, a)| Step::Learn(c, a)),
+        2 => (0u8..8, 2u8..30).prop_map(|(c, a)| Step::Lend(c, a)),
+        1 => (0u8..8).prop_map(Step::End),
+        1 => Just(Step::TakeBack),
         1 => Just(Step::Restart),
     ]
+}
+
+/// The leases, with everything that was done to them, in memory and on disk.
+struct History {
+    pool: Pool,
+    ipam: Ipam,
+    /// The lease file's bytes after each change, the newest last.
+    files: Vec<Vec<u8>>,
+    /// What is needed to undo each change.
+    before: Vec<Before>,
+}
+
+impl History {
+    fn new() -> Self {
+        let pool = pool("p", Some(("10.0.9.0/27", "10.0.9.1")), Some(("fd00:9::/123", "fd00:9::1")));
+        let files = vec![record::snapshot(&Ipam::new()).expect("encoded")];
+        Self { pool, ipam: Ipam::new(), files, before: Vec::new() }
+    }
+
+    fn note(&mut self, before: Before, change: Option<Change>) {
+        let Some(change) = change else { return };
+        let file = [self.files.last().expect("one").as_slice(), &record::batch(&[change]).expect("encoded")].concat();
+        self.files.push(file);
+        self.before.push(before);
+    }
+
+    fn assign(&mut self, container: &str, ipv4: Option<Ipv4Addr>) -> Result<Arc<Lease>, IpamError> {
+        let key = key(&self.pool, container);
+        let before = self.ipam.before(&key);
+        let (lease, change) = self.ipam.assign(&self.pool, &Request { key: &key, ipv4, ipv6: None, mac: None })?;
+        self.note(before, change);
+        Ok(lease)
+    }
+
+    fn release(&mut self, container: &str) -> Option<Arc<Lease>> {
+        let key = key(&self.pool, container);
+        let before = self.ipam.before(&key);
+        let released = self.ipam.release(&key)?;
+        self.note(before, Some(Change::Released(key)));
+        Some(released)
+    }
+
+    fn learn(&mut self, container: &str, last: u8) -> Option<Arc<Lease>> {
+        let ipv4 = Ipv4Addr::new(10, 0, 9, last);
+        let key = key(&self.pool, container);
+        let before = self.ipam.before(&key);
+        let lease = Arc::new(Lease { key, ipv4: Some(ipv4), ipv6: None, mac: Mac::from_ipv4(ipv4), fixed: false });
+        self.ipam.learn(lease.clone()).ok()?;
+        self.note(before, Some(Change::Learned(lease.clone())));
+        Some(lease)
+    }
+
+    fn lend(&mut self, client: u8, last: u8) -> Result<(), LendError> {
+        let lease = Arc::new(lent(&self.pool, client, [10, 0, 9, last], 60));
+        let before = self.ipam.before_client(&lease.key());
+        self.ipam.lend(lease.clone())?;
+        self.note(before, Some(Change::Lent(lease)));
+        Ok(())
+    }
+
+    fn end(&mut self, client: u8) {
+        let key = lent(&self.pool, client, [10, 0, 9, 2], 60).key();
+        let before = self.ipam.before_client(&key);
+        let ended = self.ipam.end(&key).map(|_| Change::Ended(key));
+        self.note(before, ended);
+    }
+}
+
+fn lent(pool: &Pool, client: u8, address: [u8; 4], expires: u64) -> ClientLease {
+    let mac = Mac([2, 0, 0, 0, 1, client]);
+    let hostname = Some(format!("laptop-{client}"));
+    let client = ClientId::of_mac(mac);
+    ClientLease { pool: pool.name.clone(), client, address: IpAddr::from(address), mac: Some(mac), hostname, expires }
 }
 
 proptest! {
@@ -214,45 +300,104 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(50))]
     #[test]
     fn no_history_leases_an_address_twice_or_loses_one(steps in proptest::collection::vec(step(), 200)) {
-        let pool = pool("p", Some(("10.0.9.0/27", "10.0.9.1")), Some(("fd00:9::/123", "fd00:9::1")));
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut state = store::State::default();
-        let mut model: BTreeMap<String, Lease> = BTreeMap::new();
+        let mut history = History::new();
+        let mut model: BTreeMap<String, Arc<Lease>> = BTreeMap::new();
         for step in steps {
             match step {
                 Step::Attach(c) | Step::Fixed(c, _) => {
                     let name = format!("c{c}");
-                    let key = key(&pool, &name);
                     let ipv4 = if let Step::Fixed(_, a) = step { Some(Ipv4Addr::new(10, 0, 9, a)) } else { None };
-                    match state.ipam.assign(&pool, &Request { key: &key, ipv4, ipv6: None, mac: None }) {
+                    match history.assign(&name, ipv4) {
                         Ok(lease) => {
-                            if let (Some(old), None) = (model.get(&name), ipv4) && !old.fixed {
+                            if let (Some(old), None) = (model.get(&name), ipv4) && !old.fixed && old.ipv6.is_some() {
                                 prop_assert_eq!(old, &lease, "sticky");
                             }
                             model.insert(name, lease);
                         }
-                        Err(IpamError::PoolFull { .. }) => prop_assert!(model.len() >= 29 || model.contains_key(&name)),
+                        Err(IpamError::PoolFull { .. }) => {
+                            let all = model.len() + history.ipam.clients().count();
+                            prop_assert!(all >= 29 || model.contains_key(&name));
+                        }
                         Err(_) => prop_assert!(ipv4.is_some()),
                     }
                 }
                 Step::Detach(c) => {
                     let name = format!("c{c}");
-                    prop_assert_eq!(state.ipam.release(&key(&pool, &name)), model.remove(&name));
+                    prop_assert_eq!(history.release(&name), model.remove(&name));
+                }
+                Step::Learn(c, last) => {
+                    let name = format!("c{c}");
+                    if let Some(lease) = history.learn(&name, last) {
+                        model.insert(name, lease);
+                    }
+                }
+                Step::Lend(c, last) => drop(history.lend(c, last)),
+                Step::End(c) => history.end(c),
+                // As after a failed write: the change is as if it had never been.
+                Step::TakeBack => {
+                    if let Some(before) = history.before.pop() {
+                        history.ipam.take_back(before);
+                        history.files.pop();
+                        model = history.ipam.leases().map(|l| (l.key.container.to_string(), l.clone())).collect();
+                    }
                 }
                 // kill -9 and start again.
                 Step::Restart => {
-                    store::save(dir.path(), &state).expect("saved");
-                    let (loaded, conditions) = store::load(dir.path()).expect("loaded");
-                    prop_assert!(conditions.is_empty());
-                    prop_assert_eq!(&loaded, &state);
-                    state = loaded;
+                    let loaded = record::decode(history.files.last().expect("one")).expect("whole");
+                    prop_assert_eq!(&loaded.ipam, &history.ipam);
+                    history.ipam = loaded.ipam;
                 }
             }
-            let addresses: Vec<_> = state.ipam.leases().flat_map(Lease::addresses).collect();
+            let addresses: Vec<_> = history.ipam.leases().flat_map(|l| l.addresses()).collect();
             let distinct: std::collections::HashSet<_> = addresses.iter().collect();
             prop_assert_eq!(addresses.len(), distinct.len());
-            prop_assert_eq!(state.ipam.leases().count(), model.len());
-            prop_assert!(model.values().all(|l| state.ipam.get(&l.key) == Some(l)));
+            let lent: std::collections::HashSet<_> = history.ipam.clients().map(|l| l.address).collect();
+            prop_assert_eq!(history.ipam.clients().count(), lent.len());
+            prop_assert_eq!(history.ipam.leases().count(), model.len());
+            prop_assert!(model.values().all(|l| history.ipam.get(&l.key) == Some(l)));
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_cut_or_damaged_has_what_was_there_at_some_time_or_is_refused(
+        steps in proptest::collection::vec(step(), 20), cut in 0.0f64..1.0, flip in 0.0f64..1.0, bit in 0u8..8,
+    ) {
+        let mut history = History::new();
+        for step in steps {
+            match step {
+                Step::Attach(c) => drop(history.assign(&format!("c{c}"), None)),
+                Step::Detach(c) => drop(history.release(&format!("c{c}"))),
+                Step::Learn(c, last) => drop(history.learn(&format!("c{c}"), last)),
+                Step::Fixed(c, last) => drop(history.assign(&format!("c{c}"), Some(Ipv4Addr::new(10, 0, 9, last)))),
+                Step::Lend(c, last) => drop(history.lend(c, last)),
+                Step::End(c) => history.end(c),
+                Step::TakeBack | Step::Restart => {}
+            }
+        }
+        let ends: Vec<usize> = history.files.iter().map(Vec::len).collect();
+        let file = history.files.last().expect("one");
+        let at_end = |i: usize| record::decode(&file[..ends[i]]).expect("whole").ipam;
+        // A file that is cut off keeps all complete batches, and cannot be read without its snapshot.
+        let cut = (cut * file.len() as f64) as usize;
+        match (ends.iter().rposition(|end| *end <= cut), record::decode(&file[..cut])) {
+            (Some(last), Ok(found)) => {
+                prop_assert_eq!((found.whole, found.snapshot), (ends[last], ends[0]));
+                prop_assert_eq!(found.ipam, at_end(last));
+            }
+            (None, Err(_)) => {}
+            (last, found) => prop_assert!(false, "{:?} {:?}", last, found),
+        }
+        // In a damaged file only the last batch may be left out silently, as if it was being written.
+        let mut damaged = file.clone();
+        let flip = (flip * file.len() as f64) as usize;
+        damaged[flip] ^= 1 << bit;
+        let is_last = ends.len() > 1 && flip >= ends[ends.len() - 2];
+        match record::decode(&damaged) {
+            Ok(found) => {
+                prop_assert!(is_last, "byte {}", flip);
+                prop_assert_eq!(found.ipam, at_end(ends.len() - 2));
+            }
+            Err(_) => prop_assert!(!is_last, "byte {}", flip),
         }
     }
 }

@@ -1,9 +1,9 @@
-//! The cgroup that the socket hooks sit on.
+//! Finds the cgroup on which the socket hooks are attached.
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use std::path::{Path, PathBuf};
 
-/// `wanted` when it is of the unified hierarchy; else where that is mounted, as on hybrid systems.
+/// `wanted` if it is in the cgroup2 hierarchy, else the place where that is mounted, as on hybrid systems.
 #[must_use]
 pub fn find(wanted: &Path) -> Option<PathBuf> {
     let unified = |path: &Path| statfs(path).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC);

@@ -1,5 +1,5 @@
-//! A kernel in memory, for tests of the plan: it holds what it is told to, refuses what a test asks it to refuse, and
-//! prints what it holds.
+//! A kernel in memory, for tests of the plan: it holds the state that steps lead to, refuses the steps that a test
+//! chooses, and prints its state.
 
 use super::{Kernel, KernelError};
 use crate::plan::{Observed, Op};
@@ -8,15 +8,15 @@ use std::fmt;
 /// The kernel.
 #[derive(Clone, Debug, Default)]
 pub struct Fake {
-    /// What it holds.
+    /// Its state.
     pub holds: Observed,
     /// How many steps it carries out before it refuses one.
     pub refuse_after: Option<usize>,
-    /// Steps that it refuses, each once, by their text.
+    /// Steps to refuse, by their text; each is refused once.
     pub refuse: Vec<String>,
-    /// All steps that it carried out.
+    /// All steps that were carried out.
     pub done: Vec<Op>,
-    /// Links that could carry packets without a guard, after any step.
+    /// Links that could carry packets without a guard after any step so far.
     pub ever_unguarded: Vec<String>,
 }
 
@@ -27,7 +27,7 @@ impl Fake {
         Self { holds, ..Self::default() }
     }
 
-    /// Whether a step is about a link that is there, when it is about one.
+    /// Whether the link that a step is about exists; `true` for steps about no link.
     fn has_link_of(&self, op: &Op) -> bool {
         match op {
             Op::AttachPrograms { index, .. }
@@ -73,7 +73,7 @@ impl fmt::Display for Fake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for link in self.holds.links.values() {
             let state = if link.up { "up" } else { "down" };
-            let guard = if self.holds.is_guarded(&link.name) { ", guarded" } else { "" };
+            let guard = if self.holds.is_guarded(link.index) { ", guarded" } else { "" };
             let port = link.controller.map_or_else(String::new, |bridge| format!(", port of {bridge}"));
             writeln!(f, "link {} {}: {state}{port}{guard}", link.index, link.name)?;
         }
@@ -81,7 +81,7 @@ impl fmt::Display for Fake {
             writeln!(f, "interface {index}: identity {}, pool {}", info.identity, info.pool_id)?;
         }
         for (addr, info) in &self.holds.endpoints {
-            writeln!(f, "endpoint {} at {}", std::net::IpAddr::from(*addr), info.ifindex)?;
+            writeln!(f, "endpoint {} at {}", std::net::IpAddr::from(*addr), info.link)?;
         }
         Ok(())
     }

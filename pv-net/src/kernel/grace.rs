@@ -1,29 +1,29 @@
-//! RCU grace periods: what the kernel waits for when a program is put on a link.
+//! Shortens RCU grace periods, for which the kernel waits when a program is attached to a link.
 //!
-//! `tcx_link_attach` calls `synchronize_rcu` while it holds the lock of all links (`tcx_entry_sync` in the kernel's
-//! `include/net/tcx.h`, 6.6 and later): about 10 ms a program, in which nobody else can change a link either. With
-//! `/sys/kernel/rcu_expedited` such waits take microseconds, for an interrupt on every CPU.
+//! `tcx_link_attach` calls `synchronize_rcu` while it holds the RTNL lock (`tcx_entry_sync` in the kernel's
+//! `include/net/tcx.h`, 6.6 and later). That takes about 10 ms a program, in which nobody else can change any link.
+//! With `/sys/kernel/rcu_expedited` it takes microseconds, at the price of an interrupt on every CPU.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The switch (`kernel/ksysfs.c`), for the whole machine.
+/// The switch for expedited grace periods (`kernel/ksysfs.c`), for the whole machine.
 const SWITCH: &str = "/sys/kernel/rcu_expedited";
-/// The administrator wants no expedited grace periods: the default of real-time kernels.
+/// Set when the administrator wants no expedited grace periods, which is the default of real-time kernels.
 const NORMAL: &str = "/sys/kernel/rcu_normal";
-/// CPUs that are not to be interrupted.
+/// Lists of CPUs that are not to be interrupted.
 const QUIET: [&str; 2] = ["/sys/devices/system/cpu/isolated", "/sys/devices/system/cpu/nohz_full"];
 
-/// The device's grace periods, as one daemon may change them.
+/// The switch, as one daemon may use it.
 #[derive(Debug)]
 pub struct GracePeriods {
-    /// There while the switch is on by this daemon: the next one turns it off after a kill.
+    /// A file that exists while this daemon has the switch on, so that the next daemon turns it off after a kill.
     marker: PathBuf,
 }
 
 impl GracePeriods {
-    /// Those of a daemon that may leave a file `marker`. What an earlier one left on is turned off.
+    /// Uses the file `marker`. If an earlier daemon left the switch on, it is turned off.
     #[must_use]
     pub fn new(marker: PathBuf) -> Self {
         if marker.exists() {
@@ -32,8 +32,8 @@ impl GracePeriods {
         Self { marker }
     }
 
-    /// Makes grace periods short until the answer is dropped. None when they are already, when somebody objects to
-    /// them, or when `/sys` cannot be written: then it takes longer, and nothing else.
+    /// Shortens grace periods until the returned value is dropped. `None` when they are short already, when the
+    /// administrator objects, or when `/sys` cannot be written: everything works then too, but slower.
     #[must_use]
     pub fn expedite(&self) -> Option<Expedited> {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -52,13 +52,14 @@ impl GracePeriods {
     }
 }
 
-/// Whether to: not when somebody has switched it on, has asked for normal ones, or keeps CPUs from being interrupted.
+/// Whether the switch may be used: not when it is on already, when normal grace periods are asked for, or when some
+/// CPUs must not be interrupted.
 fn may_expedite(switch: &str, normal: &str, quiet: &[String]) -> bool {
     let no_cpu = |list: &String| matches!(list.trim(), "" | "(null)");
     switch.trim() == "0" && normal.trim() == "0" && quiet.iter().all(no_cpu)
 }
 
-/// Grace periods are short for as long as this is.
+/// Grace periods are short as long as this exists.
 #[derive(Debug)]
 pub struct Expedited {
     marker: PathBuf,
@@ -71,7 +72,8 @@ impl Drop for Expedited {
 }
 
 fn restore(marker: &Path) {
-    // The marker goes last: a kill between the two leaves what is turned off to be turned off again.
+    // The marker is removed last: after a kill in between, the next daemon turns off a switch that is off already,
+    // which does no harm.
     let done = fs::write(SWITCH, "0").and_then(|()| fs::remove_file(marker));
     if let Err(e) = done
         && e.kind() != io::ErrorKind::NotFound

@@ -1,20 +1,20 @@
-//! Where the daemon can be made to die: before each write to the kernel or to the disk.
+//! Points at which tests can kill the daemon: before each write to the kernel or to the disk.
 //!
-//! `PV_NET_KILL_AT=attach:7` ends it by SIGKILL before the seventh write of an attach. Tests walk through all of them.
-//! The list of points is the code itself, so a new write is a new point. Who can set the daemon's environment can end it
-//! anyway, so this is in every build: what is tested is what is shipped.
+//! `PV_NET_KILL_AT=attach:7` kills the daemon by SIGKILL before the seventh write of an attach; tests go through all
+//! numbers. Every write calls [`pass`], so a new write is a new point. This is in release builds too, so that what is
+//! tested is what is shipped. It is no risk, since whoever can set the daemon's environment can end it anyway.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// The variable.
+/// The environment variable.
 const VARIABLE: &str = "PV_NET_KILL_AT";
 
 static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
 static COUNTS: AtomicBool = AtomicBool::new(false);
 static PASSED: AtomicU64 = AtomicU64::new(0);
 
-/// The operation and the number in the variable's text; none when it is not of that form.
+/// The operation and the number in the variable's value; `None` when it has another form.
 fn parse(text: &str) -> Option<(String, u64)> {
     let (operation, number) = text.split_once(':')?;
     Some((operation.to_owned(), number.parse().ok()?))
@@ -24,30 +24,36 @@ fn wanted() -> Option<&'static (String, u64)> {
     WANTED.get_or_init(|| parse(&std::env::var(VARIABLE).ok()?)).as_ref()
 }
 
-/// An operation, for as long as this is there.
+/// An operation under way, until this is dropped.
 #[must_use]
-pub struct Operation(());
+pub struct Operation {
+    is_wanted: bool,
+}
 
-/// An operation begins: `start`, `attach`, `detach`, `reload` or `down`. Points are counted from here.
+/// Begins an operation: `start`, `attach`, `detach`, `reload` or `down`, or `take_over` within another one. Points are
+/// counted from here.
 pub fn begin(operation: &str) -> Operation {
-    if let Some((at, _)) = wanted() {
+    let is_wanted = wanted().is_some_and(|(at, _)| at == operation);
+    if is_wanted {
         PASSED.store(0, Ordering::Relaxed);
-        COUNTS.store(at == operation, Ordering::Relaxed);
+        COUNTS.store(true, Ordering::Relaxed);
     }
-    Operation(())
+    Operation { is_wanted }
 }
 
 impl Drop for Operation {
     fn drop(&mut self) {
-        COUNTS.store(false, Ordering::Relaxed);
+        if self.is_wanted {
+            COUNTS.store(false, Ordering::Relaxed);
+        }
     }
 }
 
-/// A write is about to be made.
+/// Called before each write. Kills the process if this is the chosen point.
 pub fn pass() {
     let Some((_, number)) = wanted() else { return };
     if COUNTS.load(Ordering::Relaxed) && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *number {
-        // Neither destructors nor handlers run: as by the kernel when memory runs out.
+        // SIGKILL runs neither destructors nor handlers, as when the kernel is out of memory.
         let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
         loop {
             std::thread::park();

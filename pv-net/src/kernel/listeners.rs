@@ -1,23 +1,27 @@
-//! Sockets of the device: who has a port.
+//! The sockets of the device, and which process has them.
 
 use crate::model::Transport;
 use procfs::net::{TcpState, UdpNetEntry};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-/// A socket that would take what comes to its port.
+/// The port of the DNS service.
+const NAMES: u16 = 53;
+
+/// A socket that receives what comes to its port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// TCP or UDP.
     pub transport: Transport,
-    /// Where it is bound.
+    /// The address that it is bound to.
     pub addr: SocketAddr,
-    /// Its inode: what leads to its owner.
-    inode: u64,
+    /// Its inode, by which its process is found.
+    pub(super) inode: u64,
 }
 
-/// All listening TCP and all bound, unconnected UDP sockets of the daemon's namespace. A table that cannot be read
-/// (no IPv6) has none.
+/// All listening TCP sockets and all bound, unconnected UDP sockets of the daemon's namespace. A table that cannot be
+/// read, for example without IPv6, counts as empty.
 #[must_use]
 pub fn all() -> Vec<Listener> {
     let tcp = [procfs::net::tcp(), procfs::net::tcp6()].into_iter().flatten().flatten();
@@ -30,11 +34,30 @@ pub fn all() -> Vec<Listener> {
     });
     let udp =
         udp.filter(unconnected).map(|e| Listener { transport: Transport::Udp, addr: e.local_address, inode: e.inode });
-    tcp.chain(udp).collect()
+    without_names(tcp.chain(udp).collect())
 }
 
-/// Sockets of the daemon's namespace with a local port that `wanted` accepts, connected ones too. What has no owner any
-/// more is none: it only waits for its time to be over.
+/// Removes the sockets of pv-net's own DNS service, over which a published port takes precedence.
+fn without_names(mut sockets: Vec<Listener>) -> Vec<Listener> {
+    if sockets.iter().any(|s| s.addr.port() == NAMES) {
+        let own = own_sockets();
+        sockets.retain(|s| s.addr.port() != NAMES || !own.contains(&s.inode));
+    }
+    sockets
+}
+
+/// Inodes of the daemon's own sockets.
+fn own_sockets() -> BTreeSet<u64> {
+    let files = procfs::process::Process::myself().and_then(|process| process.fd());
+    let inode = |file: procfs::process::FDInfo| match file.target {
+        procfs::process::FDTarget::Socket(inode) => Some(inode),
+        _ => None,
+    };
+    files.into_iter().flatten().flatten().filter_map(inode).collect()
+}
+
+/// Sockets of the daemon's namespace with a local port that `wanted` accepts, including connected ones. Sockets without
+/// a process, such as those in TIME_WAIT, are left out.
 #[must_use]
 pub fn holders(wanted: impl Fn(&Listener) -> bool) -> Vec<Listener> {
     let tcp = [procfs::net::tcp(), procfs::net::tcp6()].into_iter().flatten().flatten();
@@ -45,10 +68,10 @@ pub fn holders(wanted: impl Fn(&Listener) -> bool) -> Vec<Listener> {
     };
     let tcp = tcp.map(|e| socket(Transport::Tcp, e.local_address, e.inode));
     let udp = udp.map(|e| socket(Transport::Udp, e.local_address, e.inode));
-    tcp.chain(udp).filter(|s| s.inode != 0).filter(wanted).collect()
+    without_names(tcp.chain(udp).filter(|s| s.inode != 0).filter(wanted).collect())
 }
 
-/// The listener that stands in the way of publishing `ports` on `host` (`None`: every address of both families).
+/// The socket that conflicts with publishing `ports` on `host` (`None`: on every address of both families).
 #[must_use]
 pub fn conflict<'a>(
     listeners: &'a [Listener],
@@ -59,7 +82,7 @@ pub fn conflict<'a>(
     let same_address = |bound: IpAddr| match host {
         None => true,
         Some(host) => {
-            // A socket on `::` has IPv4 too, unless it asked not to.
+            // A socket on `::` receives IPv4 too, unless it has IPV6_V6ONLY.
             let any = bound.is_unspecified() && (bound.is_ipv6() || host.is_ipv4());
             any || bound.to_canonical() == host || (host.is_unspecified() && bound.is_ipv4() == host.is_ipv4())
         }
@@ -67,19 +90,16 @@ pub fn conflict<'a>(
     listeners.iter().find(|l| l.transport == transport && ports.contains(&l.addr.port()) && same_address(l.addr.ip()))
 }
 
-impl Listener {
-    /// Its owner, as `NAME (PID)`, when the daemon may see it.
-    #[must_use]
-    pub fn owner(&self) -> Option<String> {
-        let holds = |process: &procfs::process::Process| {
-            process.fd().is_ok_and(|fds| {
-                fds.flatten()
-                    .any(|fd| matches!(fd.target, procfs::process::FDTarget::Socket(inode) if inode == self.inode))
-            })
-        };
-        let process = procfs::process::all_processes().ok()?.flatten().find(holds)?;
-        Some(format!("{} ({})", process.stat().ok()?.comm, process.pid()))
-    }
+/// The process that has the socket with this inode, as `NAME (PID)`, as far as the caller may see it.
+#[must_use]
+pub fn owner(inode: u64) -> Option<String> {
+    let holds = |process: &procfs::process::Process| {
+        process.fd().is_ok_and(|fds| {
+            fds.flatten().any(|fd| matches!(fd.target, procfs::process::FDTarget::Socket(held) if held == inode))
+        })
+    };
+    let process = procfs::process::all_processes().ok()?.flatten().find(holds)?;
+    Some(format!("{} ({})", process.stat().ok()?.comm, process.pid()))
 }
 
 #[cfg(test)]

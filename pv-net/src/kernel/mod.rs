@@ -2,54 +2,73 @@
 
 mod apply;
 pub mod bpf;
+pub mod broker;
 pub mod cgroup;
 pub mod challenge_ack;
+pub mod errand;
 #[cfg(test)]
 pub mod fake;
 pub mod forwarding;
 pub mod grace;
 pub mod kill_point;
+pub mod link;
 pub mod listeners;
+pub mod managers;
 pub mod netfilter;
 pub mod netlink;
 pub mod netns;
 mod observe;
 pub mod own_dir;
+pub mod panic_point;
+pub mod path_watch;
+pub mod privilege;
 pub mod sysctl;
 
-pub use apply::Host;
+pub use apply::{Host, Rehearsal, Repair};
 
 use crate::plan::{Observed, Op};
 use std::future::Future;
 
-/// A step or a look that the kernel refused.
+/// A step or an observation that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// Of links, addresses and routes.
+    /// Links, addresses or routes.
     #[error(transparent)]
     Net(#[from] netlink::NetError),
-    /// Of programs and maps.
+    /// Programs or maps.
     #[error(transparent)]
     Bpf(#[from] bpf::BpfError),
-    /// A step about programs or maps, and the data plane is not loaded.
+    /// Sysctls.
+    #[error(transparent)]
+    Sysctl(#[from] sysctl::SysctlError),
+    /// The step is about programs or maps, and the data plane is not loaded.
     #[error("the data plane is not loaded")]
     NotLoaded,
-    /// What a test has asked for.
+    /// An error that a test has asked for.
     #[error("refused by a test: {0}")]
     Made(String),
 }
 
-/// What the plan needs of a kernel: a look at it, and a step.
+/// What the plan needs of a kernel: observing it, and carrying out a step.
 pub trait Kernel {
-    /// What it holds: each list of the kernel is read once.
+    /// Reads the state of the kernel; each of its lists is read once.
     ///
     /// # Errors
     /// When something cannot be read.
     fn observe(&mut self) -> impl Future<Output = Result<Observed, KernelError>> + Send;
 
-    /// Carries out one step. Twice is as once.
+    /// Like [`observe`](Self::observe), without containers' map entries and programs, whose reading takes time that
+    /// grows with their number. They appear as if there were none.
     ///
     /// # Errors
-    /// When the kernel refuses it.
+    /// When something cannot be read.
+    fn observe_device(&mut self) -> impl Future<Output = Result<Observed, KernelError>> + Send {
+        self.observe()
+    }
+
+    /// Carries out one step. Carrying it out twice has the same effect as once.
+    ///
+    /// # Errors
+    /// When the kernel refuses the step.
     fn apply(&mut self, op: &Op) -> impl Future<Output = Result<(), KernelError>> + Send;
 }

@@ -1,4 +1,4 @@
-//! The host's firewall, as far as `nfnetlink` tells: base chains of nftables that drop by policy, and whom rules name.
+//! Reads the host's nftables firewall by nfnetlink: base chains whose policy is drop, and the links that rules name.
 //! Tables of `iptables-legacy` are not seen.
 
 use crate::plan::{Bridged, DroppingChain};
@@ -6,7 +6,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// `linux/netfilter/nfnetlink.h`, `nf_tables.h`.
+/// Message types of `linux/netfilter/nfnetlink.h` and `nf_tables.h`.
 const SUBSYSTEM: u16 = 10 << 8;
 const NEW_CHAIN: u16 = SUBSYSTEM | 3;
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
@@ -19,30 +19,30 @@ const CHAIN_POLICY: u16 = 5;
 const HOOK_NUMBER: u16 = 1;
 const RULE_TABLE: u16 = 1;
 const POLICY_DROP: u32 = 0;
-/// Of a netlink message, and of what nfnetlink puts before the attributes.
+/// Bytes of a netlink header, and of the nfnetlink header before the attributes.
 const HEADER: usize = 16;
 const FAMILY_HEADER: usize = 4;
 
-/// Rules as the kernel encodes them, with their table.
+/// Rules in the kernel's encoding, each with family and table.
 pub struct Rules(Vec<(u8, String, Vec<u8>)>);
 
 impl Rules {
-    /// Whether a rule of the chain's table names `link`.
+    /// Whether a rule in the chain's table names `link`.
     #[must_use]
     pub fn name(&self, chain: &DroppingChain, link: &str) -> bool {
-        // A name in a rule ends in a zero octet, or in `*`.
+        // A name in a rule ends in a zero byte, or in `*`.
         let named =
             |body: &[u8]| body.windows(link.len() + 1).any(|w| w.starts_with(link.as_bytes()) && w[link.len()] == 0);
         self.0.iter().any(|(family, table, body)| *family == chain.family && *table == chain.table && named(body))
     }
 }
 
-/// The chains that drop by policy, and the rules when there are such chains.
+/// The chains whose policy is drop; and if there are any, all rules.
 ///
 /// # Errors
-/// The kernel's.
+/// When the netlink socket cannot be made, written or read.
 pub fn dropping() -> io::Result<(Vec<DroppingChain>, Rules)> {
-    // To ask would load the module, and change the machine.
+    // Asking the kernel would load the module `nf_tables`, so it is not asked unless the module is loaded already.
     let loaded = std::fs::read_to_string("/proc/modules").map(|text| text.lines().any(|l| l.starts_with("nf_tables ")));
     if !loaded.unwrap_or(true) {
         return Ok((Vec::new(), Rules(Vec::new())));
@@ -52,7 +52,7 @@ pub fn dropping() -> io::Result<(Vec<DroppingChain>, Rules)> {
     Ok((chains, Rules(rules)))
 }
 
-/// What `br_netfilter` is told to do; nothing where it is not loaded.
+/// The settings of `br_netfilter`; all off where it is not loaded.
 #[must_use]
 pub fn bridged() -> Bridged {
     let is_on = |key: &str| {
@@ -62,11 +62,11 @@ pub fn bridged() -> Bridged {
     Bridged { ipv4: is_on("iptables"), ipv6: is_on("ip6tables"), arp: is_on("arptables") }
 }
 
-/// The messages that the kernel answers `request` with, all of a dump.
+/// The messages of the kernel's answer to the dump `request`.
 fn dump(request: u16) -> io::Result<Vec<Vec<u8>>> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let fd = match socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter) {
-        // A kernel without it has no firewall.
+        // A kernel without nfnetlink has no nftables.
         Err(nix::errno::Errno::EPROTONOSUPPORT) => return Ok(Vec::new()),
         other => other?,
     };
@@ -90,7 +90,7 @@ fn dump(request: u16) -> io::Result<Vec<Vec<u8>>> {
             rest = after;
             match i32::from(kind_of(message)) {
                 libc::NLMSG_DONE => return Ok(found),
-                // Such as EOPNOTSUPP, without nftables.
+                // An error such as EOPNOTSUPP: the kernel has no nftables.
                 libc::NLMSG_ERROR => return Ok(found),
                 _ => found.push(message.to_vec()),
             }
@@ -98,7 +98,7 @@ fn dump(request: u16) -> io::Result<Vec<Vec<u8>>> {
     }
 }
 
-/// The first message, and what is behind it.
+/// The first message of `bytes`, and the bytes behind it.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     let message = bytes.get(..length).filter(|m| m.len() >= HEADER)?;
@@ -109,7 +109,7 @@ fn kind_of(message: &[u8]) -> u16 {
     u16::from_ne_bytes([message[4], message[5]])
 }
 
-/// Kind and value of each attribute.
+/// Type and value of each attribute.
 fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));

@@ -1,23 +1,70 @@
-//! What the kernel holds, read back for the plan.
+//! Reads the state of the kernel for the plan.
 
-use super::KernelError;
 use super::apply::Host;
 use super::bpf::Hook;
-use crate::plan::Observed;
+use super::netlink::clsact::OwnFilters;
+use super::{KernelError, sysctl};
+use crate::model::IfName;
+use crate::plan::{LinkSysctl, Observed};
+use std::collections::BTreeMap;
 
-/// One look: each list of the kernel once.
-pub(super) async fn observe(host: &mut Host<'_>) -> Result<Observed, KernelError> {
+/// Reads the state of the device itself; each list of the kernel once.
+pub(super) async fn device(host: &mut Host<'_>) -> Result<Observed, KernelError> {
     let links = host.net.links().await?;
-    let mut observed =
-        Observed { links: links.into_iter().map(|l| (l.name.clone(), l)).collect(), ..Observed::default() };
+    let mut observed = Observed {
+        links: links.into_iter().map(|l| (l.name.clone(), l)).collect(),
+        addresses: host.net.address_infos().await?,
+        default_routes: host.net.default_route_links().await?,
+        reserved_ports: sysctl::read(sysctl::RESERVED_PORTS)?,
+        ..Observed::default()
+    };
+    let bridges = observed.links.values().filter(|l| l.kind.as_deref() == Some("bridge"));
+    observed.sysctls = bridges.filter_map(|bridge| bridge.name.parse().ok()).flat_map(|link| settings(&link)).collect();
     if let Some(plane) = host.plane.as_deref_mut() {
-        observed.interfaces = plane.interfaces().into_iter().collect();
-        observed.endpoints = plane.endpoints().into_iter().collect();
-        observed.hooks = match plane.hook() {
-            Hook::Tcx => Some(plane.hooked()?.into_iter().collect()),
-            // A filter has no pin: attaching it again replaces it in one step.
-            Hook::Clsact => None,
-        };
+        observed.hooked = plane.hooked_beside()?;
+        if plane.hook() == Hook::Clsact {
+            for link in observed.links.values().filter(|link| !link.is_containers() && !link.loopback) {
+                let filters = host.net.own_filters(&link.name, link.index).await?;
+                let found = plane.hook_of(filters, link.kind.as_deref() == Some("bridge"))?;
+                observed.hooked.extend(found.map(|(at, state)| ((at, link.index), state)));
+            }
+        }
+        observed.tables = plane.tables()?;
+        observed.nat_first_port = plane.nat_first_port()?;
     }
     Ok(observed)
+}
+
+/// Reads the state of containers, except their links.
+pub(super) async fn containers(host: &mut Host<'_>, observed: &mut Observed) -> Result<(), KernelError> {
+    let Some(plane) = host.plane.as_deref_mut() else { return Ok(()) };
+    observed.interfaces = plane.interfaces().into_iter().map(|(link, info)| (link.number(), info)).collect();
+    observed.endpoints = plane.endpoints().into_iter().collect();
+    observed.hooks = match plane.hook() {
+        Hook::Tcx => Some(plane.guards()?),
+        // Before the take-over the filters are an earlier daemon's and guard their links. Attaching again notes them
+        // for the take-over.
+        Hook::Clsact if plane.is_waiting() => None,
+        Hook::Clsact => {
+            let mut guards = BTreeMap::new();
+            for link in observed.links.values().filter(|link| link.is_containers()) {
+                let filters = host.net.own_filters(&link.name, link.index).await?;
+                if filters != OwnFilters::default() {
+                    guards.insert(link.index, plane.guard_of(filters)?);
+                }
+            }
+            Some(guards)
+        }
+    };
+    Ok(())
+}
+
+/// The settings of a bridge.
+fn settings(link: &IfName) -> Vec<(LinkSysctl, String)> {
+    let keys = [("ipv4", "forwarding"), ("ipv6", "forwarding"), ("ipv6", "accept_ra"), ("ipv6", "disable_ipv6")];
+    let setting = |(family, key)| {
+        let value = sysctl::get(family, link, key)?;
+        Some((LinkSysctl { family, link: link.clone(), key }, value))
+    };
+    keys.into_iter().filter_map(setting).collect()
 }

@@ -1,7 +1,7 @@
-//! Directories that nobody else has a hand in: where the state, the lock and the pins are.
+//! Checks that the directories of the state, the lock and the pins belong to the daemon alone.
 //!
-//! Whoever can write to one of them could put a lock, a map or a program there that the daemon takes for its own. Both
-//! `/sys/fs/bpf` and `/tmp` let everybody make a directory, so one that is there already proves nothing.
+//! Whoever can write to such a directory could put a lock, a map or a program there that the daemon takes for its own.
+//! In `/sys/fs/bpf` and `/tmp` everybody can make directories, so an existing one proves nothing.
 
 use nix::unistd::geteuid;
 use std::fs::{DirBuilder, Metadata, create_dir_all, symlink_metadata};
@@ -9,9 +9,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Bits of a mode that let the group and everybody else write.
+/// Mode bits that let the group or everybody else write.
 const OTHERS_WRITE: u32 = 0o022;
-/// Whoever writes to a directory with this bit cannot rename or remove what is another's.
+/// The sticky bit: in such a directory nobody can rename or remove another user's files.
 const STICKY: u32 = 0o1000;
 
 /// Why a directory or file is not used.
@@ -20,29 +20,29 @@ pub enum OwnDirError {
     /// It could not be made or looked at.
     #[error("{op} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         op: &'static str,
         /// On which path.
         path: PathBuf,
-        /// The kernel's answer.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// It is of another kind.
+    /// It is not of the expected kind.
     #[error("{}: it is {found}, not {wanted}", path.display())]
     Kind {
         /// Which one.
         path: PathBuf,
         /// What is there.
         found: &'static str,
-        /// What should be.
+        /// What was expected.
         wanted: &'static str,
     },
-    /// It is another user's.
+    /// It belongs to another user.
     #[error("{}: it belongs to user {owner}, not to user {}", path.display(), geteuid())]
     Owner {
         /// Which one.
         path: PathBuf,
-        /// Whose.
+        /// That user's id.
         owner: u32,
     },
     /// Others may write to it.
@@ -56,7 +56,7 @@ pub enum OwnDirError {
 }
 
 impl OwnDirError {
-    /// What the user can do.
+    /// What the user can do about it.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
@@ -70,12 +70,18 @@ impl OwnDirError {
     }
 }
 
-/// Makes `path` with `mode`, and the directories above it; one that is there must be ours alone.
+/// Makes `path` with `mode`, and the directories above it. If `path` exists, it must belong to the daemon alone. Nobody
+/// else may be able to put another directory in its place.
 ///
 /// # Errors
 /// When it cannot be made, or somebody else could change what is in it.
 pub fn make(path: &Path, mode: u32) -> Result<(), OwnDirError> {
     let failed = |source| OwnDirError::Io { op: "make directory", path: path.to_owned(), source };
+    // The existing directories above are checked first: the daemon may be unable to make a directory in another user's,
+    // and that it is another user's says more than the error of making one.
+    if let Some(there) = path.ancestors().skip(1).find(|above| above.exists()) {
+        there.canonicalize().map_err(failed)?.ancestors().try_for_each(check_above)?;
+    }
     if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
         create_dir_all(above).map_err(failed)?;
     }
@@ -83,15 +89,17 @@ pub fn make(path: &Path, mode: u32) -> Result<(), OwnDirError> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
         _ => {}
     }
-    check(path)
+    check(path)?;
+    let whole = path.canonicalize().map_err(failed)?;
+    whole.ancestors().skip(1).try_for_each(check_above)
 }
 
-/// Fails unless `path` is a directory that is ours alone.
+/// Checks that `path` is a directory that belongs to the daemon alone.
 ///
 /// # Errors
-/// Why it is not.
+/// [`OwnDirError`], which says why it does not.
 pub fn check(path: &Path) -> Result<(), OwnDirError> {
-    // What a link leads to can be another directory a moment later.
+    // A symbolic link is refused, since it can lead to another directory a moment later.
     let found =
         symlink_metadata(path).map_err(|source| OwnDirError::Io { op: "look at", path: path.to_owned(), source })?;
     if !found.is_dir() {
@@ -105,11 +113,11 @@ pub fn check(path: &Path) -> Result<(), OwnDirError> {
     Ok(())
 }
 
-/// Fails unless nobody else can put something in the place of what is below `path`: it is ours or root's, and others
-/// may write to it at most as to `/tmp`.
+/// Checks that nobody else can replace what is below `path`: it belongs to the daemon's user or root, and others may
+/// write to it at most as to `/tmp`.
 ///
 /// # Errors
-/// Why somebody can.
+/// [`OwnDirError`], which says who could.
 pub fn check_above(path: &Path) -> Result<(), OwnDirError> {
     let found = path.metadata().map_err(|source| OwnDirError::Io { op: "look at", path: path.to_owned(), source })?;
     if found.uid() != 0 {
@@ -122,10 +130,10 @@ pub fn check_above(path: &Path) -> Result<(), OwnDirError> {
     Ok(())
 }
 
-/// Fails unless `found`, that is at `path`, is a file of ours.
+/// Checks that `found`, the metadata of `path`, is a regular file of the daemon's user.
 ///
 /// # Errors
-/// Why it is not.
+/// [`OwnDirError`], which says why it is not.
 pub fn check_file(path: &Path, found: &Metadata) -> Result<(), OwnDirError> {
     if !found.is_file() {
         return Err(OwnDirError::Kind { path: path.to_owned(), found: kind(found), wanted: "a file" });

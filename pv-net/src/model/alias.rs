@@ -1,16 +1,16 @@
-//! The `ifalias` of the links that pv-net makes: it marks them as pv-net's, and says enough to learn a lease again
-//! from a link alone. Pure.
+//! The `ifalias` of pv-net's links. It marks a link as pv-net's, and has enough information to learn a lease from the
+//! link alone. Pure.
 
 use super::{Attachment, IfName, PoolName};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 
 const MARK: &str = "pv-net:";
-/// Ends the alias of a container's link whose attach has not come to its end.
-/// One octet: the longest alias leaves room for no more.
+/// The suffix of the alias while the attach of a container's link is not finished. One byte, since the longest alias
+/// leaves room for no more.
 const UNFINISHED: &str = ";";
 
-/// The alias of a container's host-side link. At most 255 bytes (`IFALIASZ`), by the lengths of the names.
+/// The alias of a container's host-side link. The limits of the names keep it within 255 bytes (`IFALIASZ`).
 #[must_use]
 pub fn of_attachment(a: &Attachment) -> String {
     let interface = escape(a.interface.as_str());
@@ -27,7 +27,7 @@ pub fn of_attachment(a: &Attachment) -> String {
     text
 }
 
-/// What [`of_attachment`] wrote on link `host_if`; `None` when it is not the alias of a container's link.
+/// The attachment that [`of_attachment`] wrote to link `host_if`; `None` for any other alias.
 #[must_use]
 pub fn to_attachment(host_if: &str, alias: &str) -> Option<Attachment> {
     let fields = fields(alias)?;
@@ -44,20 +44,20 @@ pub fn to_attachment(host_if: &str, alias: &str) -> Option<Attachment> {
     })
 }
 
-/// The alias of a container's link from its making to the end of the attach. It is on the link itself, so that a daemon
-/// that died in between leaves the mark behind, without a write to the disk for each attach.
+/// The alias of a container's link until its attach is finished. The mark is on the link itself, so that it is there
+/// after a crash without a write to disk for each attach.
 #[must_use]
 pub fn unfinished(alias: &str) -> String {
     format!("{alias}{UNFINISHED}")
 }
 
-/// Whether the attach that made the link with this alias has not come to its end.
+/// Whether the attach of the link with this alias is unfinished.
 #[must_use]
 pub fn is_unfinished(alias: &str) -> bool {
     is_ours(Some(alias)) && alias.ends_with(UNFINISHED)
 }
 
-/// The alias that the link has when its attach is over.
+/// The alias after the attach.
 #[must_use]
 pub fn finished(alias: &str) -> &str {
     alias.strip_suffix(UNFINISHED).unwrap_or(alias)
@@ -69,7 +69,7 @@ pub fn of_bridge(pool: &PoolName) -> String {
     format!("{MARK}bridge={pool}")
 }
 
-/// The pool that the alias of a bridge names, when pv-net made it.
+/// The pool named in the alias of a bridge; `None` if pv-net did not make the bridge.
 #[must_use]
 pub fn bridge_pool(alias: &str) -> Option<PoolName> {
     fields(alias)?.get("bridge")?.parse().ok()
@@ -81,7 +81,7 @@ pub fn is_ours(alias: Option<&str>) -> bool {
     alias.is_some_and(|a| a.starts_with(MARK))
 }
 
-/// The name of an interface may have the sign between two fields in it; other names have neither that nor `%`.
+/// Characters that are escaped in interface names. Other names can contain neither.
 const ESCAPED: [(&str, &str); 2] = [("%", "%25"), (";", "%3b")];
 
 fn escape(name: &str) -> String {
@@ -97,7 +97,7 @@ fn fields(alias: &str) -> Option<BTreeMap<&str, &str>> {
     Some(rest.split(';').map(|f| f.split_once('=').unwrap_or((f, ""))).collect())
 }
 
-/// An address that pv-net put on a bridge that it did not make, to take it off again.
+/// An address that pv-net added to a bridge that it did not make, and has to remove later.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct BorrowedAddress {
     /// The bridge.
@@ -106,7 +106,7 @@ pub struct BorrowedAddress {
     pub address: IpNetwork,
 }
 
-/// A `forwarding` sysctl that pv-net switched on for a bridge that it did not make, to switch it off again.
+/// A `forwarding` sysctl that pv-net switched on for a bridge that it did not make, and has to switch off later.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct BorrowedForwarding {
     /// The bridge.

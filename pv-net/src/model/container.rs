@@ -8,14 +8,18 @@ use std::path::PathBuf;
 /// A container as its `run.json` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
-    /// Its name: its identity for policy.
+    /// Its name, by which rules know it.
     pub name: ContainerName,
     /// Who starts it.
     pub kind: ContainerKind,
+    /// The path of its network namespace, which need not exist yet. Only for containers that somebody else starts.
+    pub netns: Option<PathBuf>,
     /// How it is connected.
     pub mode: NetworkMode,
     /// Host name; the container's name unless set.
     pub hostname: String,
+    /// More names that it is found by, in the device's domain.
+    pub aliases: Vec<String>,
     /// Its interfaces, in order; empty unless `mode` is [`NetworkMode::Pool`]. At most one has the default route.
     pub interfaces: Vec<Interface>,
     /// Ports of the device that lead to it.
@@ -34,7 +38,7 @@ pub enum ContainerKind {
     Oci,
     /// A WebAssembly runtime.
     Wasm,
-    /// Someone else: pv-net is given its namespace.
+    /// Somebody else; pv-net is given the namespace.
     #[default]
     Netns,
 }
@@ -48,7 +52,7 @@ pub enum NetworkMode {
     Pool,
     /// It shares the device's namespace.
     Host,
-    /// Not at all.
+    /// It has no network.
     None,
 }
 
@@ -90,7 +94,7 @@ impl NetnsRef {
     }
 }
 
-/// One interface of an attached container, with everything decided: what the links and maps are made from.
+/// One interface of an attached container, with all choices made. The links and map entries are made from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// The container.
@@ -99,7 +103,7 @@ pub struct Attachment {
     pub interface: IfName,
     /// The pool.
     pub pool: PoolName,
-    /// Name of the host-side link; a function of container and interface.
+    /// Name of the host-side link, derived from container and interface.
     pub host_if: IfName,
     /// MAC inside the container.
     pub mac: Mac,

@@ -1,34 +1,44 @@
-//! What the device's network is made of. A value of these types is valid; the unchecked form is in [`crate::config`].
+//! The types of the device's network. Every value of these types is valid; the unchecked form is in [`crate::config`].
 //!
 //! Pure: no I/O, no clock.
 
 pub mod alias;
 mod container;
+mod dhcp6;
+#[cfg(test)]
+pub mod fixture;
 mod name;
+mod offer;
 mod policy;
 mod pool;
-
 mod port;
 mod proto;
+mod ra;
 mod timeouts;
 mod uplink_filter;
 
 pub use container::{Attachment, Container, ContainerKind, Interface, NetnsRef, NetworkMode};
+pub use dhcp6::PoolDhcp6;
 pub use name::{ContainerName, IfName, InvalidName, Mac, PoolName, RuleName};
+pub use offer::Offer;
 pub use policy::{Action, PortMatch, Rule, Selector};
-pub use pool::{HostAccess, IpvlanMode, MacvlanMode, Pool, PoolKind, Subnet4, Subnet6};
+pub use pool::{HostAccess, IpvlanMode, MacvlanMode, Pool, PoolDhcp, PoolDns, PoolKind, Subnet4, Subnet6};
 pub use port::{PortMapping, Transport};
 pub use proto::proto_name;
+pub use ra::{PoolRa, RaMode, RouterPreference};
 pub use timeouts::FlowTimeouts;
 pub use uplink_filter::{RateLimit, UplinkFilter, XdpChoice, XdpMode};
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// The device-wide configuration (`device.json`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {
     /// DNS domain of the containers; `pv.local` unless set.
     pub domain: String,
+    /// The loopback address where the device's own programs are told container names; none unless set.
+    pub dns_on_device: Option<IpAddr>,
     /// Links to the outside, in the order they are preferred.
     pub uplinks: Vec<IfName>,
     /// What is dropped on the uplinks before the stack sees it.

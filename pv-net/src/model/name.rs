@@ -1,9 +1,9 @@
-//! Names and MAC addresses that cannot hold a bad value.
+//! Names and MAC addresses whose values are always valid.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Why a text is not a name or a MAC; says what would be right.
+/// Why a text is no valid name or MAC; says what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidName(pub String);
@@ -78,7 +78,7 @@ fn check_rule(s: &str) -> Result<(), InvalidName> {
     check_word(s, "rule", 63)
 }
 
-/// IFNAMSIZ less the closing zero; see `dev_valid_name` in the kernel's `net/core/dev.c`.
+/// IFNAMSIZ minus the final zero byte; see `dev_valid_name` in the kernel's `net/core/dev.c`.
 const MAX_IFNAME: usize = 15;
 
 fn check_ifname(s: &str) -> Result<(), InvalidName> {
@@ -91,7 +91,7 @@ fn check_ifname(s: &str) -> Result<(), InvalidName> {
             s.len()
         )));
     }
-    // The kernel's `sysctl_dev_name_is_allowed`: these two are directories of settings for all links.
+    // `all` and `default` are sysctl directories for all links (the kernel's `sysctl_dev_name_is_allowed`).
     if matches!(s, "." | ".." | "all" | "default") {
         return Err(InvalidName(format!("{s:?} is not an interface name")));
     }
@@ -127,14 +127,14 @@ name_type!(
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// The locally administered address that pv-net gives to an IPv4 address: `02:00:` and the four octets.
+    /// The locally administered MAC that pv-net derives from an IPv4 address: `02:00:` and its four octets.
     #[must_use]
     pub fn from_ipv4(a: std::net::Ipv4Addr) -> Self {
         let o = a.octets();
         Self([0x02, 0, o[0], o[1], o[2], o[3]])
     }
 
-    /// The address for an interface without IPv4: `02:01:` and the last four octets of its IPv6 address.
+    /// The MAC for an interface without IPv4: `02:01:` and the last four octets of its IPv6 address.
     #[must_use]
     pub fn from_ipv6(a: std::net::Ipv6Addr) -> Self {
         let o = a.octets();

@@ -15,24 +15,24 @@ pub struct Rule {
     pub from: Selector,
     /// Who receives.
     pub to: Selector,
-    /// What it is about; all traffic when empty.
+    /// The traffic that it is about; empty means all traffic.
     pub ports: Vec<PortMatch>,
     /// What is done.
     pub action: Action,
 }
 
-/// Whom a rule is about.
+/// The senders or receivers that a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Selector {
     /// A container. It need not exist.
     Container(ContainerName),
     /// The containers with an interface in a pool.
     Pool(PoolName),
-    /// Every address of a network, whoever has it. It has no host bits and is not IPv4-mapped.
+    /// Every address in a network, whoever has it. It has no host bits and is not IPv4-mapped.
     Cidr(IpNetwork),
     /// The device's own addresses.
     Host,
-    /// Every address that is no container's, no pool's and not the device's.
+    /// Every address that belongs to no container, no pool and not to the device.
     World,
 }
 

@@ -1,9 +1,11 @@
 //! Pools: a network on the device that containers get interfaces and addresses in.
 
-use super::{IfName, PoolName};
+use super::{IfName, PoolDhcp6, PoolName, PoolRa};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use pv_net_common::endpoint::{POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// A pool's IPv4 side.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +14,7 @@ pub struct Subnet4 {
     pub net: Ipv4Network,
     /// The gateway: a host address inside `net`.
     pub gateway: Ipv4Addr,
-    /// Addresses left to DHCP clients, first and last, never handed to managed containers.
+    /// First and last address for DHCP clients; managed containers never get these.
     pub dhcp_range: Option<(Ipv4Addr, Ipv4Addr)>,
 }
 
@@ -33,18 +35,18 @@ pub enum PoolKind {
         /// The bridge's name.
         bridge: IfName,
     },
-    /// Interfaces beside the device's own on `parent`.
+    /// Interfaces with their own MACs beside the device's on `parent`.
     Macvlan {
         /// The link they sit on.
         parent: IfName,
         /// How they reach each other.
         mode: MacvlanMode,
     },
-    /// Interfaces with the parent's own MAC.
+    /// Interfaces that share the parent's MAC.
     Ipvlan {
         /// The link they sit on.
         parent: IfName,
-        /// At which layer they are told apart.
+        /// The layer at which they are told apart.
         mode: IpvlanMode,
     },
 }
@@ -53,11 +55,11 @@ pub enum PoolKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum IpvlanMode {
-    /// Switched.
+    /// Layer 2: frames are switched.
     L2,
-    /// Routed by the parent's namespace.
+    /// Layer 3: packets are routed in the parent's namespace.
     L3,
-    /// Routed, through its netfilter and connection tracking.
+    /// Layer 3, with the netfilter and connection tracking of the parent's namespace.
     L3s,
 }
 
@@ -69,7 +71,7 @@ pub enum MacvlanMode {
     Bridge,
     /// Containers cannot reach each other.
     Private,
-    /// Traffic between containers goes through the switch.
+    /// Traffic between containers goes through the external switch.
     Vepa,
     /// One container takes the parent over.
     Passthru,
@@ -105,16 +107,52 @@ pub struct Pool {
     pub mtu: Option<u32>,
     /// TCP segments of up to 256 KiB on its interfaces, where the kernel has them.
     pub big_tcp: bool,
-    /// Closed to the other pools; two open pools reach each other.
+    /// It is closed to other pools. Two pools that are not isolated reach each other.
     pub isolated: bool,
     /// What its containers may reach on the device.
     pub host_access: HostAccess,
     /// Flows that each of its containers may have in the flow table at once.
     pub max_flows: u32,
+    /// How its gateway answers DNS questions; `None` when it does not.
+    pub dns: Option<Arc<PoolDns>>,
+    /// What it advertises as a router; nothing where this is none.
+    pub ra: Option<Arc<PoolRa>>,
+    /// How its gateway answers DHCPv6; it does not where this is none.
+    pub dhcp6: Option<Arc<PoolDhcp6>>,
+    /// What its gateway tells clients of DHCPv4; it is no server where this is none.
+    pub dhcp: Option<Arc<PoolDhcp>>,
+}
+
+/// DHCPv4 of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolDhcp {
+    /// How long a lease lasts, in seconds.
+    pub lease_time: u32,
+    /// Addresses of the range that clients behind one port of the bridge may have at once.
+    pub leases_per_port: u32,
+    /// Time servers.
+    pub ntp: Vec<Ipv4Addr>,
+    /// Routes beside the one to the gateway, each with its next hop in the pool's network.
+    pub routes: Vec<(Ipv4Network, Ipv4Addr)>,
+    /// Address of the API of a captive portal (RFC 8910).
+    pub captive_portal: Option<String>,
+    /// More options by their number, 1 to 255 octets each, for clients that ask for them.
+    pub options: BTreeMap<u8, Vec<u8>>,
+}
+
+/// DNS of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolDns {
+    /// Servers for names that are not the device's; those of the device when there are none.
+    pub upstream: Vec<IpAddr>,
+    /// Domains, in lower case, that have servers of their own.
+    pub zones: BTreeMap<String, Vec<IpAddr>>,
+    /// Domains, in lower case, whose names may have private addresses although outside servers say so.
+    pub private_names: Vec<String>,
 }
 
 impl Pool {
-    /// Its settings as the programs know them: `POOL_OPEN` and its like.
+    /// Its settings as flags for the programs: `POOL_OPEN` and the like.
     #[must_use]
     pub fn flags(&self) -> u32 {
         let open = if self.isolated { 0 } else { POOL_OPEN };

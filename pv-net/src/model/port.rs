@@ -41,7 +41,7 @@ impl fmt::Display for Transport {
 pub struct PortMapping {
     /// TCP or UDP.
     pub transport: Transport,
-    /// The device's address that it is for; `None` is all of both families.
+    /// The device's address that it is for; `None` means all addresses of both families.
     pub host: Option<IpAddr>,
     /// Ports of the device.
     pub host_ports: RangeInclusive<u16>,
@@ -76,7 +76,8 @@ impl FromStr for PortMapping {
     }
 }
 
-/// `[::1]:80:80`, `127.0.0.1:80:80` or just the ports. The unspecified addresses stand for all of their family.
+/// Splits `[::1]:80:80` or `127.0.0.1:80:80` into address and ports; the address may be missing. The unspecified
+/// address of a family stands for all of its addresses.
 fn split_host(text: &str) -> Result<(Option<IpAddr>, &str), String> {
     if let Some(rest) = text.strip_prefix('[') {
         let (addr, rest) = rest.split_once("]:").ok_or("an IPv6 address ends with \"]:\"")?;

@@ -2,7 +2,7 @@
 
 use pv_net_common::ip_proto::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 
-/// `tcp` for 6, and so on; the number of what has no name here.
+/// `tcp` for 6, and so on; the number itself for other protocols.
 #[must_use]
 pub fn proto_name(proto: u32) -> String {
     match u8::try_from(proto) {

@@ -1,8 +1,8 @@
-//! How long flows may be silent.
+//! Time-outs of flows.
 
 use std::time::Duration;
 
-/// How long a flow may be silent, by what it is and how far.
+/// How long a flow may be silent, by its protocol and state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowTimeouts {
     /// TCP without an answer.
@@ -21,8 +21,8 @@ pub struct FlowTimeouts {
     pub other: Duration,
 }
 
-/// As Linux has them (`nf_conntrack_*_timeout_*`), but for established TCP, where RFC 5382, REQ-5 asks for two hours
-/// and four minutes at least, and UDP, where RFC 4787, REQ-5 asks for two minutes.
+/// Linux's defaults (`nf_conntrack_*_timeout_*`), except for established TCP, where RFC 5382, REQ-5 asks for at least
+/// two hours and four minutes, and UDP, where RFC 4787, REQ-5 asks for at least two minutes.
 impl Default for FlowTimeouts {
     fn default() -> Self {
         Self {

@@ -2,33 +2,33 @@
 
 use ipnetwork::IpNetwork;
 
-/// The filter of the uplinks. With it packets from outside that claim a source inside a pool are dropped too.
+/// The uplinks' filter. It also drops packets from outside whose source is in a pool's network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UplinkFilter {
     /// Networks from which nothing is let in; no host bits.
     pub deny: Vec<IpNetwork>,
     /// What each source address may send.
     pub rate_limit: Option<RateLimit>,
-    /// Where XDP does it.
+    /// Where the filter runs.
     pub xdp: XdpChoice,
 }
 
-/// A token bucket.
+/// A limit for each source, as a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     /// Packets a second; at least one.
     pub packets_per_second: u32,
     /// Packets that may come at once; at least one.
     pub burst: u32,
-    /// Bits of an IPv6 address that tell two sources apart; 1 to 128.
+    /// The number of bits of an IPv6 address that identify a source, 1 to 128.
     pub ipv6_prefix: u8,
 }
 
-/// Where XDP drops.
+/// Where XDP runs, as configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum XdpChoice {
-    /// In the driver, where it can; nowhere else.
+    /// In the driver if it supports XDP, else nowhere.
     #[default]
     Auto,
     /// In the stack, on any link.
@@ -38,7 +38,7 @@ pub enum XdpChoice {
 }
 
 impl XdpChoice {
-    /// The mode that is asked for.
+    /// The XDP mode; `None` for off.
     #[must_use]
     pub const fn mode(self) -> Option<XdpMode> {
         match self {
@@ -50,7 +50,7 @@ impl XdpChoice {
 }
 
 /// How XDP runs on a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum XdpMode {
     /// In the driver, before there is a socket buffer.
     Native,

@@ -1,11 +1,11 @@
 //! What should exist for the attached containers.
 
 use crate::model::{Attachment, IfName, Mac, Pool};
-use pv_net_common::{EndpointInfo, InterfaceInfo, Ip};
+use pv_net_common::{EndpointInfo, InterfaceInfo, Ip, LinkId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// A pool's place in the kernel.
+/// The kernel's side of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolLink {
     /// Index of its bridge.
@@ -14,13 +14,13 @@ pub struct PoolLink {
     pub mac: Mac,
     /// MTU of its interfaces, bytes.
     pub mtu: u32,
-    /// Its number in the maps.
+    /// Its number in the maps (`pool_id`).
     pub id: u32,
-    /// Somebody else made it.
+    /// The bridge was not made by pv-net, so others than containers may be on it.
     pub borrowed: bool,
 }
 
-/// What should exist for one interface of a container.
+/// The desired state of one interface of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The host-side link.
@@ -29,20 +29,21 @@ pub struct Endpoint {
     pub bridge: u32,
     /// What its container may send.
     pub info: InterfaceInfo,
-    /// Its addresses, as the map has them.
+    /// Its addresses as keys of the `endpoints` map.
     pub addresses: Vec<Ip>,
 }
 
-/// Everything that should exist, by host-side link.
+/// The desired state of all containers' links, by host-side link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// Interfaces of containers that have all that they need.
+    /// Interfaces that are to work.
     pub endpoints: BTreeMap<IfName, Endpoint>,
-    /// Those whose traffic is stopped, with the reason. Their guard stays.
+    /// Interfaces whose traffic is to be stopped, with the reason. Their programs stay attached.
     pub held: BTreeMap<IfName, String>,
 }
 
-/// Why an interface cannot be in `pool` any more: its addresses are of other networks than the pool has now.
+/// Why an attached interface does not fit `pool` any more: one of its addresses is outside the pool's present networks.
+/// `None` when it fits.
 #[must_use]
 pub fn misplaced(attachment: &Attachment, pool: &Pool) -> Option<String> {
     let v4 = attachment.ipv4.filter(|a| pool.v4.as_ref().is_none_or(|s| !s.net.contains(*a)));
@@ -52,7 +53,7 @@ pub fn misplaced(attachment: &Attachment, pool: &Pool) -> Option<String> {
     (!stray.is_empty()).then(|| format!("pool {} has other networks than {}", pool.name, stray.join(" and ")))
 }
 
-/// What `attachment` in `pool` asks for.
+/// The desired state of `attachment` in `pool`.
 #[must_use]
 pub fn endpoint(attachment: &Attachment, pool: &Pool, link: &PoolLink, identity: u32) -> Endpoint {
     let zero = Ip::UNSPECIFIED;
@@ -79,7 +80,7 @@ pub fn endpoint(attachment: &Attachment, pool: &Pool, link: &PoolLink, identity:
     Endpoint { host_if: attachment.host_if.clone(), bridge: link.index, info, addresses }
 }
 
-/// The addresses of `attachment` in the pool with this number, as the `endpoints` map has them.
+/// The addresses of `attachment` as keys of the `endpoints` map, in the pool with number `pool_id`.
 #[must_use]
 pub fn addresses(attachment: &Attachment, pool_id: u32) -> Vec<Ip> {
     let own = attachment.ipv4.map(Ip::from).into_iter().chain(attachment.ipv6.map(Ip::from));
@@ -87,11 +88,11 @@ pub fn addresses(attachment: &Attachment, pool_id: u32) -> Vec<Ip> {
 }
 
 impl Endpoint {
-    /// The entry of the `endpoints` map, when the host-side link has `index`.
+    /// The value in the `endpoints` map, when the host-side link has index `index`.
     #[must_use]
     pub fn at(&self, index: u32) -> EndpointInfo {
         EndpointInfo {
-            ifindex: index,
+            link: LinkId::of_index(index),
             pool_id: self.info.pool_id,
             pool_flags: self.info.pool_flags,
             identity: self.info.identity,

@@ -1,17 +1,18 @@
-//! How the steps follow from what is desired and what is observed. Pure: the same input gives the same plan.
+//! The steps that lead from the observed to the desired state of containers' links. Pure: the same input gives the same
+//! plan.
 
 use super::{Desired, Endpoint, Link, Observed, Op};
 use crate::model::Mac;
 use pv_net_common::Ip;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// The steps that bring up `endpoint` behind `link`. The guard is there before the link is up, and the link is up before
-/// others are sent to it. A link that is up without its programs is set down first.
+/// The steps that bring up `endpoint` on `link`. The programs are attached before the link is set up, and the link is
+/// up before other containers are directed to it. A link that is up without its programs is set down first.
 #[must_use]
 pub fn endpoint_ops(endpoint: &Endpoint, link: &Link, observed: &Observed) -> Vec<Op> {
     let (host_if, index) = (&endpoint.host_if, link.index);
     let name = || host_if.to_string();
-    let is_open = link.up && observed.hooks.is_some() && !observed.is_guarded(host_if.as_str());
+    let is_open = link.up && observed.hooks.is_some() && !observed.is_guarded(index);
     let mut ops = Vec::new();
     if is_open {
         ops.push(Op::SetDown { link: name(), index });
@@ -19,7 +20,7 @@ pub fn endpoint_ops(endpoint: &Endpoint, link: &Link, observed: &Observed) -> Ve
     if observed.interfaces.get(&index) != Some(&endpoint.info) {
         ops.push(Op::SetInterface { host_if: name(), index, info: Box::new(endpoint.info) });
     }
-    if !observed.is_guarded(host_if.as_str()) {
+    if !observed.is_guarded(index) {
         ops.push(Op::AttachPrograms { host_if: host_if.clone(), index });
     }
     if link.controller != Some(endpoint.bridge) {
@@ -34,8 +35,8 @@ pub fn endpoint_ops(endpoint: &Endpoint, link: &Link, observed: &Observed) -> Ve
     ops
 }
 
-/// The steps that stop the traffic of a container's link and keep its programs: it is down, and what comes from it or
-/// goes to it all the same is dropped, as the programs know no such interface.
+/// The steps that stop the traffic of a container's link and keep its programs. The link is set down, and its entry in
+/// `interfaces` is removed, so the programs drop every packet that still comes.
 fn hold(link: &Link, observed: &Observed) -> Vec<Op> {
     let index = link.index;
     let mut ops = Vec::new();
@@ -45,7 +46,7 @@ fn hold(link: &Link, observed: &Observed) -> Vec<Op> {
     if observed.interfaces.contains_key(&index) {
         ops.push(Op::RemoveInterface { index });
     }
-    if !observed.is_guarded(&link.name)
+    if !observed.is_guarded(index)
         && let Ok(host_if) = link.name.parse()
     {
         ops.push(Op::AttachPrograms { host_if, index });
@@ -53,52 +54,52 @@ fn hold(link: &Link, observed: &Observed) -> Vec<Op> {
     ops
 }
 
-/// An address of the `endpoints` map as packets have it: link-local ones are there with their pool's number.
+/// An address of the `endpoints` map as it is in packets: the pool's number is removed from a link-local one.
 const fn as_sent(addr: Ip) -> Ip {
     if addr.is_link_local() { addr.of_pool(0) } else { addr }
 }
 
-/// The steps after a container's link is gone: what the maps and pins hold for it, and the flows of its addresses.
+/// The steps after a container's link is gone: they remove its entries in the maps, its pins, and the flows of its
+/// addresses.
 #[must_use]
-pub fn forget(host_if: &str, index: u32, addresses: &[Ip]) -> Vec<Op> {
+pub fn forget(index: u32, addresses: &[Ip]) -> Vec<Op> {
     let mut ops: Vec<Op> = addresses.iter().map(|addr| Op::RemoveEndpoint { addr: *addr }).collect();
     ops.push(Op::RemoveInterface { index });
-    ops.push(Op::DetachPrograms { host_if: host_if.to_owned() });
+    ops.push(Op::DetachPrograms { index });
     ops.push(Op::EndFlows { addresses: addresses.iter().map(|addr| as_sent(*addr)).collect() });
     ops
 }
 
-/// The steps from `observed` to `desired`. A container's link that nothing is known of is held, and never loses its
-/// guard. What is missing is added before what is too much is removed. A desired endpoint whose link is gone is no step:
-/// only its container can bring the link back.
+/// The steps from `observed` to `desired`. A container's link that is neither desired nor held is held and keeps its
+/// programs. Additions come before removals. For a desired endpoint without a link there is no step, since only an
+/// attach of its container can make the link.
 #[must_use]
 pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Op> {
     let mut ops = Vec::new();
     let is_wanted = |link: &Link| desired.endpoints.keys().any(|name| name.as_str() == link.name);
-    let is_held = |link: &&Link| {
-        !is_wanted(link) && (link.is_containers() || desired.held.keys().any(|name| name.as_str() == link.name))
-    };
+    let is_held = |link: &&Link| !is_wanted(link) && link.is_containers();
     for link in observed.links.values().filter(is_held) {
         ops.extend(hold(link, observed));
     }
     let mut addresses = BTreeSet::new();
     let mut indices = BTreeSet::new();
     for endpoint in desired.endpoints.values() {
-        let Some(link) = observed.links.get(endpoint.host_if.as_str()) else { continue };
+        let Some(link) = observed.host_side(endpoint.host_if.as_str()) else { continue };
         indices.insert(link.index);
         addresses.extend(endpoint.addresses.iter().copied());
         ops.extend(endpoint_ops(endpoint, link, observed));
     }
     let stale: Vec<_> = observed.endpoints.keys().filter(|a| !addresses.contains(a)).copied().collect();
-    // A flow that is known passes without a look at the interface or the address.
+    // Flows are ended with the address, since packets of known flows pass without a look at `interfaces` or
+    // `endpoints`.
     let with_flows: Vec<_> = stale.iter().map(|a| as_sent(*a)).collect();
     ops.extend(stale.into_iter().map(|addr| Op::RemoveEndpoint { addr }));
     let held = |index: &u32| observed.link(*index).is_some_and(|l| is_held(&l));
     let stale = observed.interfaces.keys().filter(|i| !indices.contains(i) && !held(i));
     ops.extend(stale.map(|index| Op::RemoveInterface { index: *index }));
-    let gone = |name: &&String| !observed.links.contains_key(*name);
-    let stale = observed.hooks.iter().flatten().filter(gone);
-    ops.extend(stale.map(|host_if| Op::DetachPrograms { host_if: host_if.clone() }));
+    let there: BTreeSet<u32> = observed.links.values().map(|link| link.index).collect();
+    let stale = observed.hooks.iter().flat_map(BTreeMap::keys).filter(|index| !there.contains(index));
+    ops.extend(stale.map(|index| Op::DetachPrograms { index: *index }));
     if !with_flows.is_empty() {
         ops.push(Op::EndFlows { addresses: with_flows });
     }

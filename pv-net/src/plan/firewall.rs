@@ -1,8 +1,8 @@
-//! What the host's own firewall and sysctls keep from pools. Pure.
+//! What the host's own firewall and its reverse path filters take away from pools. Pure.
 
 use std::collections::BTreeSet;
 
-/// A base chain of nftables (also those that `iptables-nft` makes) that drops by policy.
+/// An nftables base chain whose policy is drop; `iptables-nft` makes such chains too.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DroppingChain {
     /// Its family (`NFPROTO_*`).
@@ -20,12 +20,12 @@ const IPV4: u8 = 2;
 const ARP: u8 = 3;
 const BRIDGE: u8 = 7;
 const IPV6: u8 = 10;
-/// For ARP it is the output hook, and 0 the input.
+/// The input hook is 1 for IP, and 0 for ARP, where 1 is the output hook.
 const INPUT: u32 = 1;
 const ARP_INPUT: u32 = 0;
 const FORWARD: u32 = 2;
 
-/// What `br_netfilter` hands to the chains of each family (`net.bridge.bridge-nf-call-*`).
+/// Which bridged packets `br_netfilter` passes to the chains of each family (`net.bridge.bridge-nf-call-*`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bridged {
     /// `bridge-nf-call-iptables`.
@@ -37,7 +37,7 @@ pub struct Bridged {
 }
 
 impl DroppingChain {
-    /// What of a pool is lost by it, and the sysctl that brings it in the way, if one does.
+    /// What traffic of a pool the chain drops, and the sysctl that makes bridged packets reach it, if one does.
     fn takes(&self, bridged: Bridged) -> Option<(&'static str, Option<&'static str>)> {
         let inside = "neighbour discovery and what is forwarded inside pools";
         let to_device = "neighbour discovery, ARP, DHCP and DNS from containers to the device";
@@ -67,8 +67,9 @@ impl DroppingChain {
     }
 }
 
-/// What `chains` keep from the pools on `bridges`. `named` are the bridges that rules of a chain's table name: somebody
-/// has thought of those. Each is a condition with its remedy.
+/// The conditions, with a remedy each, about traffic that `chains` take from the pools on `bridges`. `named` are the
+/// bridges that rules of a chain's table mention: the administrator has considered those, so there is no condition
+/// about them.
 #[must_use]
 pub fn kept_by_firewall(
     chains: &[DroppingChain],
@@ -95,8 +96,8 @@ pub fn kept_by_firewall(
     conditions
 }
 
-/// What strict reverse path filters keep from a device with several ways out. `filters` are the uplinks with their
-/// effective `rp_filter`.
+/// The condition about strict reverse path filtering on a device with several uplinks. `filters` are the uplinks with
+/// their effective `rp_filter`.
 #[must_use]
 pub fn strict_filters(filters: &[(&str, u32)]) -> Option<String> {
     let strict: Vec<&str> = filters.iter().filter(|(_, filter)| *filter == 1).map(|(name, _)| *name).collect();

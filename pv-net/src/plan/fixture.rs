@@ -1,23 +1,13 @@
 //! A pool with numbered containers, for tests.
 
 use super::{Desired, Endpoint, Link, Observed, PoolLink, endpoint};
-use crate::model::{Attachment, HostAccess, Mac, Pool, PoolKind, Subnet4, alias};
-use std::collections::BTreeSet;
+use crate::model::{Attachment, Mac, Pool, PoolKind, alias, fixture};
+use std::collections::BTreeMap;
 
-/// The pool, closed to others or not.
+/// The pool, isolated or not.
 pub fn pool(isolated: bool) -> Pool {
-    Pool {
-        name: "internal".parse().expect("name"),
-        kind: PoolKind::Bridge { bridge: "pvbr0".parse().expect("name") },
-        v4: Some(Subnet4 { net: "10.0.3.0/24".parse().expect("net"), gateway: [10, 0, 3, 1].into(), dhcp_range: None }),
-        v6: None,
-        nat: false,
-        mtu: None,
-        big_tcp: true,
-        isolated,
-        host_access: HostAccess::Services,
-        max_flows: 2048,
-    }
+    let kind = PoolKind::Bridge { bridge: "pvbr0".parse().expect("name") };
+    Pool { kind, isolated, ..fixture::pool("internal", Some(("10.0.3.0/24", "10.0.3.1")), None) }
 }
 
 /// The interface of container `n`.
@@ -35,19 +25,19 @@ pub fn attachment(n: u8) -> Attachment {
     }
 }
 
-/// What should exist for it.
+/// The desired state of container `n`'s interface.
 pub fn wanted(n: u8, isolated: bool) -> Endpoint {
     let link = PoolLink { index: 2, mac: Mac([2, 0, 10, 0, 3, 1]), mtu: 1500, id: 1, borrowed: false };
     endpoint(&attachment(n), &pool(isolated), &link, u32::from(n))
 }
 
-/// The same for several.
+/// The desired state of several containers' interfaces.
 pub fn desired(numbers: &[u8], isolated: bool) -> Desired {
     let endpoints = numbers.iter().map(|n| wanted(*n, isolated)).map(|e| (e.host_if.clone(), e)).collect();
     Desired { endpoints, ..Desired::default() }
 }
 
-/// A kernel in which just these containers' links are, with nothing else of them.
+/// A kernel that has the links of these containers, without programs or entries.
 pub fn links(numbers: &[u8], up: bool) -> Observed {
     let link = |n: u8| Link {
         index: 100 + u32::from(n),
@@ -65,12 +55,12 @@ pub fn links(numbers: &[u8], up: bool) -> Observed {
     };
     Observed {
         links: numbers.iter().map(|n| (format!("pv{n}"), link(*n))).collect(),
-        hooks: Some(BTreeSet::new()),
+        hooks: Some(BTreeMap::new()),
         ..Observed::default()
     }
 }
 
-/// A kernel in which these containers have all that they should.
+/// A kernel in which these containers are completely set up.
 pub fn whole(numbers: &[u8], isolated: bool) -> Observed {
     let mut observed = links(numbers, false);
     for op in super::diff(&desired(numbers, isolated), &observed) {

@@ -1,26 +1,35 @@
-//! What should exist, and the steps from what is there to that. Pure: the same input gives the same plan.
+//! The desired state of the kernel, and the steps that lead there from the present one. Pure: the same input gives the
+//! same plan.
 //!
-//! A plan is about the maps, programs and links of containers; what it needs of the kernel is in [`Observed`].
+//! The present state is [`Observed`], and each write is an [`Op`].
 
+mod bridge;
 mod desired;
 mod diff;
 mod firewall;
+mod names;
 mod observed;
 mod op;
 mod own_ports;
 mod port_map;
+mod report;
 mod source;
+mod tables;
 mod uplink_filter;
 mod uplinks;
 
+pub use bridge::{Borrowing, Bridge, Foreign, bridge, disturbs_listeners};
 pub use desired::{Desired, Endpoint, PoolLink, addresses, endpoint, misplaced};
 pub use diff::{diff, endpoint_ops, forget};
 pub use firewall::{Bridged, DroppingChain, kept_by_firewall, strict_filters};
-pub use observed::{Link, Observed};
-pub use op::Op;
+pub use names::{Marked, misnamed, restored_marks, restored_names};
+pub use observed::{Address, Link, Observed, ProgramState};
+pub use op::{HookPoint, LinkSysctl, Op};
 pub use own_ports::{PortSet, nat_range, reserved};
 pub use port_map::{Published, prefixes, range_of, reservations};
+pub use report::{Changes, ReloadPlan};
 pub use source::{Candidate, Sources, UplinkSources};
+pub use tables::{Entry, NetworkPrefix, PortMapPrefix, Prefix, SourcePrefix, Tables};
 pub use uplink_filter::{filter_rate, filter_sources};
 pub use uplinks::{
     LinkState, Unseen, apart, fitting, locals, networks, overlaps, set_down, unfit, uplink_infos, ways_out,

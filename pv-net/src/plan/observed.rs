@@ -1,55 +1,100 @@
-//! What the kernel holds, in the plan's own terms, and what it holds after a step.
+//! What the kernel holds, in the plan's terms, and what it holds after a step.
 
-use super::Op;
+use super::{Bridge, HookPoint, LinkSysctl, Op, Tables};
 use crate::model::alias;
+use ipnetwork::IpNetwork;
 use pv_net_common::{EndpointInfo, InterfaceInfo, Ip};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A link, as far as pv-net cares.
+/// A link, as far as pv-net needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Interface index.
     pub index: u32,
     /// Name.
     pub name: String,
-    /// Kind (`veth`, `bridge`, …); none for a physical one.
+    /// Kind (`veth`, `bridge`, …); `None` for a physical link.
     pub kind: Option<String>,
     /// MAC, for an Ethernet link.
     pub mac: Option<[u8; 6]>,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Administratively up.
+    /// It is set up (`IFF_UP`).
     pub up: bool,
     /// It has a carrier.
     pub carrier: bool,
     /// `ifalias`.
     pub alias: Option<String>,
-    /// For a veth the index of its other end, in that one's namespace (`IFLA_LINK`).
+    /// For a veth: the index of its other end, in the namespace of that end (`IFLA_LINK`).
     pub other_end: Option<u32>,
-    /// Index of the bridge, bond or the like that it is a port of.
+    /// Index of the bridge, bond or other link that it is a port of.
     pub controller: Option<u32>,
     /// It is the loopback link.
     pub loopback: bool,
-    /// An ipvlan in mode l3s: its packets come in as its parent's, and are its own only after routing (`ipvlan_l3s.c`),
-    /// where no program of the link's ingress sees them. Seen on 6.12.
+    /// It is an ipvlan in mode l3s: its packets come in by its parent and become its own only after routing
+    /// (`ipvlan_l3s.c`), so programs on its ingress do not see them. Seen on 6.12.
     pub l3s: bool,
 }
 
 impl Link {
-    /// Whether it is the host side of a container's interface, by the mark that it was made with.
+    /// Whether it is the host side of a container's interface, by the alias that it was made with.
     #[must_use]
     pub fn is_containers(&self) -> bool {
         self.alias.as_deref().is_some_and(|a| alias::to_attachment(&self.name, a).is_some())
     }
 
-    /// Whether it is one whose attach has not come to its end.
+    /// Whether it is a container's link whose attach is not finished.
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
         self.alias.as_deref().is_some_and(alias::is_unfinished)
     }
 }
 
-/// What the kernel holds.
+/// An address of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Index of its link.
+    pub link: u32,
+    /// The address, with its network's prefix length.
+    pub address: IpNetwork,
+    /// Its scope (`rtnetlink(7)`) is wider than its link.
+    pub beyond_link: bool,
+    /// IPv4: it is not the first of its network. IPv6: it is temporary. Both are the same flag (`if_addr.h`).
+    pub secondary: bool,
+    /// It is deprecated or optimistic.
+    pub avoided: bool,
+    /// It is tentative or a duplicate, so the kernel does not use it.
+    pub unusable: bool,
+}
+
+impl Address {
+    /// A permanent address that is in use.
+    #[must_use]
+    pub const fn usual(link: u32, address: IpNetwork) -> Self {
+        Self { link, address, beyond_link: true, secondary: false, avoided: false, unusable: false }
+    }
+}
+
+/// Whether a link has the program of pv-net that it should have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramState {
+    /// It has pv-net's program.
+    Own,
+    /// It has another program in that place, with this id.
+    Other(u32),
+    /// It has none: the pin is missing, leads to no link, or to the link of another device.
+    Lost,
+}
+
+impl ProgramState {
+    /// The state of a link that should have two programs, which have the states `self` and `other`.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        if self == Self::Own { other } else { self }
+    }
+}
+
+/// What the kernel holds of pv-net's concern.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// The device's links, by name.
@@ -58,8 +103,26 @@ pub struct Observed {
     pub interfaces: BTreeMap<u32, InterfaceInfo>,
     /// The `endpoints` map.
     pub endpoints: BTreeMap<Ip, EndpointInfo>,
-    /// Containers' links with their programs; none when the kernel does not say, as of filters of clsact.
-    pub hooks: Option<BTreeSet<String>>,
+    /// The state of the programs on containers' links, by index. `None` while it is unknown: filters of clsact cannot
+    /// be told before the take-over.
+    pub hooks: Option<BTreeMap<u32, ProgramState>>,
+    /// The device's addresses, in the kernel's order.
+    pub addresses: Vec<Address>,
+    /// Links that default routes lead to.
+    pub default_routes: BTreeSet<u32>,
+    /// Sysctls of bridges. Missing where the kernel does not have the setting.
+    pub sysctls: BTreeMap<LinkSysctl, String>,
+    /// Bridges that pv-net did not make and whose MAC this daemon has set, so that it does not follow the MACs of their
+    /// ports. The kernel does not report this.
+    pub macs_held: BTreeSet<u32>,
+    /// The state of the programs on uplinks and bridges, by place and the link's index.
+    pub hooked: BTreeMap<(HookPoint, u32), ProgramState>,
+    /// The maps that describe the device to the programs.
+    pub tables: Tables,
+    /// The first port of masquerade's range, 0 when there is none yet.
+    pub nat_first_port: u16,
+    /// Value of `ip_local_reserved_ports`: ports that the kernel does not choose for the device's own connections.
+    pub reserved_ports: String,
 }
 
 impl Observed {
@@ -69,41 +132,136 @@ impl Observed {
         self.links.values().find(|l| l.index == index)
     }
 
+    /// The host side of a container's interface, by its name. A link of that name without pv-net's alias does not
+    /// count.
+    #[must_use]
+    pub fn host_side(&self, host_if: &str) -> Option<&Link> {
+        self.links.get(host_if).filter(|link| link.is_containers())
+    }
+
     fn link_mut(&mut self, index: u32) -> Option<&mut Link> {
         self.links.values_mut().find(|l| l.index == index)
     }
 
-    /// Whether the link called `name` has its programs; not known counts as no.
+    /// Whether the container's link with this index has its programs; `false` when that is unknown.
     #[must_use]
-    pub fn is_guarded(&self, name: &str) -> bool {
-        self.hooks.as_ref().is_some_and(|hooks| hooks.contains(name))
+    pub fn is_guarded(&self, index: u32) -> bool {
+        self.hooks.as_ref().is_some_and(|hooks| hooks.get(&index) == Some(&ProgramState::Own))
     }
 
-    /// Makes it what the kernel holds after `op`, when that succeeds.
+    /// Whether the link with this index has this address.
+    #[must_use]
+    pub fn has_address(&self, link: u32, address: IpNetwork) -> bool {
+        self.addresses.iter().any(|a| a.link == link && a.address == address)
+    }
+
+    /// The device's addresses with the index of their link.
+    #[must_use]
+    pub fn networks(&self) -> Vec<(u32, IpNetwork)> {
+        self.addresses.iter().map(|a| (a.link, a.address)).collect()
+    }
+
+    /// Whether the link with this index has pv-net's program at this place.
+    #[must_use]
+    pub fn is_hooked(&self, at: HookPoint, index: u32) -> bool {
+        self.hooked.get(&(at, index)) == Some(&ProgramState::Own)
+    }
+
+    /// Name of the link with this index for messages; the index when there is no such link.
+    #[must_use]
+    pub fn name_of(&self, index: u32) -> String {
+        self.link(index).map_or_else(|| index.to_string(), |l| l.name.clone())
+    }
+
+    /// Changes `self` to what the kernel holds after `op` has succeeded.
     pub fn apply(&mut self, op: &Op) {
         match op {
             Op::SetInterface { index, info, .. } => drop(self.interfaces.insert(*index, **info)),
             Op::RemoveInterface { index } => drop(self.interfaces.remove(index)),
-            Op::AttachPrograms { host_if, .. } => {
+            Op::AttachPrograms { index, .. } => {
                 if let Some(hooks) = &mut self.hooks {
-                    hooks.insert(host_if.to_string());
+                    hooks.insert(*index, ProgramState::Own);
                 }
             }
-            Op::DetachPrograms { host_if } => {
+            Op::DetachPrograms { index } => {
                 if let Some(hooks) = &mut self.hooks {
-                    hooks.remove(host_if);
+                    hooks.remove(index);
                 }
             }
             Op::Enslave { index, bridge, .. } => self.change(*index, |l| l.controller = Some(*bridge)),
             Op::Release { index, .. } => self.change(*index, |l| l.controller = None),
             Op::SetUp { index, .. } => self.change(*index, |l| l.up = true),
             Op::SetDown { index, .. } => self.change(*index, |l| l.up = false),
+            Op::Rename { index, name, .. } => {
+                self.change(*index, |l| l.name = name.to_string());
+                self.links = std::mem::take(&mut self.links).into_values().map(|l| (l.name.clone(), l)).collect();
+            }
             Op::DeleteLink { index, .. } => self.links.retain(|_, l| l.index != *index),
             Op::SetEndpoint { addr, info } => drop(self.endpoints.insert(*addr, *info)),
             Op::RemoveEndpoint { addr } => drop(self.endpoints.remove(addr)),
-            // Flows come and go without the daemon.
-            Op::EndFlows { .. } => {}
+            Op::MakeBridge(bridge) => self.make_bridge(bridge),
+            Op::DeleteBridge { name } => {
+                if let Some(link) = self.links.remove(name.as_str()) {
+                    self.addresses.retain(|a| a.link != link.index);
+                    self.macs_held.remove(&link.index);
+                    self.sysctls.retain(|sysctl, _| sysctl.link != *name);
+                    self.hooked.retain(|(_, index), _| *index != link.index);
+                }
+            }
+            Op::SetMac { index, mac, .. } => {
+                self.change(*index, |l| l.mac = Some(mac.0));
+                if !self.link(*index).is_some_and(|l| alias::is_ours(l.alias.as_deref())) {
+                    self.macs_held.insert(*index);
+                }
+            }
+            Op::SetMtu { index, mtu, .. } => self.change(*index, |l| l.mtu = *mtu),
+            Op::SetAlias { index, alias, .. } => self.change(*index, |l| l.alias = Some(alias.clone())),
+            Op::AddAddress { index, address, .. } => {
+                if !self.has_address(*index, *address) {
+                    self.addresses.push(Address::usual(*index, *address));
+                }
+            }
+            Op::RemoveAddress { index, address, .. } => {
+                self.addresses.retain(|a| a.link != *index || a.address != *address);
+            }
+            Op::SetSysctl { sysctl, value } => drop(self.sysctls.insert(sysctl.clone(), value.clone())),
+            Op::Hook { at, index, .. } => drop(self.hooked.insert((*at, *index), ProgramState::Own)),
+            Op::Unhook { at, index, .. } => drop(self.hooked.remove(&(*at, *index))),
+            Op::Set(entry) => self.tables.set(entry),
+            Op::Remove(entry) => self.tables.remove(entry),
+            Op::SetNatRange { first } => self.nat_first_port = *first,
+            Op::ReservePorts { list } => self.reserved_ports.clone_from(list),
+            // Flows are no part of the observed state.
+            Op::EndFlows { .. } | Op::EndUplinkFlows { .. } | Op::EndPortFlows { .. } | Op::RenewRoutes => {}
         }
+    }
+
+    /// A new bridge has the kernel's default settings.
+    fn make_bridge(&mut self, bridge: &Bridge) {
+        if self.links.contains_key(bridge.name.as_str()) {
+            return;
+        }
+        let index = self.links.values().map(|l| l.index).max().unwrap_or(0) + 1;
+        for (family, key, value) in
+            [("ipv4", "forwarding", "0"), ("ipv6", "forwarding", "0"), ("ipv6", "accept_ra", "1")]
+        {
+            self.sysctls.insert(LinkSysctl { family, link: bridge.name.clone(), key }, value.to_owned());
+        }
+        let link = Link {
+            index,
+            name: bridge.name.to_string(),
+            kind: Some("bridge".to_owned()),
+            mac: Some(bridge.mac.0),
+            mtu: bridge.mtu,
+            up: false,
+            carrier: false,
+            alias: Some(bridge.alias.clone()),
+            other_end: None,
+            controller: None,
+            loopback: false,
+            l3s: false,
+        };
+        self.links.insert(link.name.clone(), link);
     }
 
     fn change(&mut self, index: u32, change: impl FnOnce(&mut Link)) {
@@ -115,7 +273,7 @@ impl Observed {
     /// Containers' links that can carry a packet without a guard. There must never be one.
     #[must_use]
     pub fn unguarded(&self) -> Vec<&str> {
-        let open = |l: &&Link| l.is_containers() && l.up && !self.is_guarded(&l.name);
+        let open = |l: &&Link| l.is_containers() && l.up && !self.is_guarded(l.index);
         self.links.values().filter(open).map(|l| l.name.as_str()).collect()
     }
 }

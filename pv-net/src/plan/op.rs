@@ -1,17 +1,43 @@
-//! The steps: data, that says what is to be changed in the kernel.
+//! The steps of a plan. An [`Op`] is data that says what to change in the kernel.
 //!
-//! Each is idempotent, and knows which steps take it back again.
+//! Each step is idempotent, has a text for people (`text`), and can name the steps that undo it (`undo`).
 
-use super::Observed;
-use crate::model::{IfName, Mac};
-use pv_net_common::{EndpointInfo, InterfaceInfo, Ip};
-use std::fmt;
-use std::net::IpAddr;
+mod found;
+mod text;
+mod undo;
+
+use super::{Bridge, Entry, PortMapPrefix, range_of};
+use crate::model::{IfName, Mac, XdpMode};
+use ipnetwork::IpNetwork;
+use pv_net_common::flow::FLOW_REPLY;
+use pv_net_common::{EndpointInfo, FlowEntry, FlowKey, InterfaceInfo, Ip, PortMapTarget};
+
+/// A place for a program, other than on a container's link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HookPoint {
+    /// At the ingress of an uplink.
+    Uplink,
+    /// At the ingress of a pool's bridge.
+    Bridge,
+    /// XDP on an uplink, before the stack: the uplinks' filter.
+    Filter(XdpMode),
+}
+
+/// A sysctl of a link, `net.FAMILY.conf.LINK.KEY`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkSysctl {
+    /// `ipv4` or `ipv6`.
+    pub family: &'static str,
+    /// The link.
+    pub link: IfName,
+    /// The setting's name.
+    pub key: &'static str,
+}
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Say what the container behind a link may send.
+    /// Write a link's entry in the map `interfaces`: what the container behind it may send.
     SetInterface {
         /// The link, for people.
         host_if: String,
@@ -20,7 +46,7 @@ pub enum Op {
         /// The entry.
         info: Box<InterfaceInfo>,
     },
-    /// Forget a link: its programs pass nothing that comes from it or goes to it.
+    /// Remove a link's entry from `interfaces`: its programs then drop all that comes from it or goes to it.
     RemoveInterface {
         /// Its index.
         index: u32,
@@ -32,10 +58,10 @@ pub enum Op {
         /// Its index.
         index: u32,
     },
-    /// Forget the programs of a link that is gone.
+    /// Remove the pins of the programs of a link that is gone.
     DetachPrograms {
-        /// The link.
-        host_if: String,
+        /// Its index.
+        index: u32,
     },
     /// Make a link a port of its bridge.
     Enslave {
@@ -45,7 +71,7 @@ pub enum Op {
         index: u32,
         /// Index of the bridge.
         bridge: u32,
-        /// The MAC that is behind the link, and no other.
+        /// The container's MAC: the bridge gets a static entry for it, so that no other port can claim it.
         mac: Mac,
     },
     /// Make a link a port of no bridge.
@@ -69,6 +95,15 @@ pub enum Op {
         /// Its index.
         index: u32,
     },
+    /// Give a renamed link its own name back.
+    Rename {
+        /// Its present name.
+        link: String,
+        /// Its index.
+        index: u32,
+        /// Its own name.
+        name: IfName,
+    },
     /// Delete a link.
     DeleteLink {
         /// The link.
@@ -76,50 +111,133 @@ pub enum Op {
         /// Its index.
         index: u32,
     },
-    /// Say where an address is.
+    /// Write the entry of a container's address in the map `endpoints`.
     SetEndpoint {
         /// The address.
         addr: Ip,
         /// The entry.
         info: EndpointInfo,
     },
-    /// Forget an address.
+    /// Remove an address from `endpoints`.
     RemoveEndpoint {
         /// The address.
         addr: Ip,
     },
-    /// End the flows of addresses that are nobody's any more.
+    /// End the flows of addresses that no container has any more.
     EndFlows {
         /// The addresses.
         addresses: Vec<Ip>,
     },
-}
-
-impl fmt::Display for Op {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::SetInterface { host_if, index, .. } => write!(f, "interface {index} ({host_if}) guarded"),
-            Self::RemoveInterface { index } => write!(f, "interface {index} removed"),
-            Self::AttachPrograms { host_if, .. } => write!(f, "programs on {host_if}"),
-            Self::DetachPrograms { host_if } => write!(f, "programs of {host_if} forgotten"),
-            Self::Enslave { host_if, bridge, .. } => write!(f, "{host_if} port of bridge {bridge}"),
-            Self::Release { host_if, .. } => write!(f, "{host_if} port of no bridge"),
-            Self::SetUp { link, .. } => write!(f, "{link} up"),
-            Self::SetDown { link, .. } => write!(f, "{link} down"),
-            Self::DeleteLink { link, .. } => write!(f, "{link} deleted"),
-            Self::SetEndpoint { addr, info } => write!(f, "endpoint {} at {}", IpAddr::from(*addr), info.ifindex),
-            Self::RemoveEndpoint { addr } => write!(f, "endpoint {} removed", IpAddr::from(*addr)),
-            Self::EndFlows { addresses } => {
-                let all: Vec<String> = addresses.iter().map(|a| IpAddr::from(*a).to_string()).collect();
-                write!(f, "flows of {} ended", all.join(", "))
-            }
-        }
-    }
+    /// Make a pool's bridge, down and without an address.
+    MakeBridge(Box<Bridge>),
+    /// Delete the bridge of that name, if pv-net made it.
+    DeleteBridge {
+        /// Its name.
+        name: IfName,
+    },
+    /// Set a bridge's MAC, so that it does not follow the MACs of its ports.
+    SetMac {
+        /// The bridge.
+        link: String,
+        /// Its index.
+        index: u32,
+        /// The MAC.
+        mac: Mac,
+    },
+    /// Set a link's MTU.
+    SetMtu {
+        /// The link.
+        link: String,
+        /// Its index.
+        index: u32,
+        /// The MTU in bytes.
+        mtu: u32,
+    },
+    /// Write a link's `ifalias`.
+    SetAlias {
+        /// The link.
+        link: String,
+        /// Its index.
+        index: u32,
+        /// The text.
+        alias: String,
+    },
+    /// Add an address to a bridge.
+    AddAddress {
+        /// The bridge.
+        link: String,
+        /// Its index.
+        index: u32,
+        /// The address, with its network's prefix length.
+        address: IpNetwork,
+    },
+    /// Remove an address from a bridge.
+    RemoveAddress {
+        /// The bridge.
+        link: String,
+        /// Its index.
+        index: u32,
+        /// The address, with its network's prefix length.
+        address: IpNetwork,
+    },
+    /// Write a sysctl of a link.
+    SetSysctl {
+        /// Which one.
+        sysctl: LinkSysctl,
+        /// Its value.
+        value: String,
+    },
+    /// Put a program on an uplink or a bridge.
+    Hook {
+        /// The place.
+        at: HookPoint,
+        /// The link.
+        link: IfName,
+        /// Its index.
+        index: u32,
+    },
+    /// Take a program off an uplink or a bridge.
+    Unhook {
+        /// The place.
+        at: HookPoint,
+        /// The link.
+        link: String,
+        /// Its index.
+        index: u32,
+    },
+    /// Write an entry of a table, replacing one with the same key.
+    Set(Entry),
+    /// Remove an entry of a table.
+    Remove(Entry),
+    /// Set the beginning of masquerade's port range.
+    SetNatRange {
+        /// First port of the range.
+        first: u16,
+    },
+    /// Write `ip_local_reserved_ports`: the kernel chooses none of these ports for the device's own connections.
+    ReservePorts {
+        /// The list, as the kernel writes it.
+        list: String,
+    },
+    /// End the flows that went by uplinks that are gone, or used addresses of the device that are gone.
+    EndUplinkFlows {
+        /// Indexes of the uplinks.
+        uplinks: Vec<u32>,
+        /// The addresses.
+        addresses: Vec<Ip>,
+    },
+    /// End the flows of published ports that are not published any more, or lead elsewhere now.
+    EndPortFlows {
+        /// The entries as they were.
+        ports: Vec<(PortMapPrefix, PortMapTarget)>,
+    },
+    /// Have the way out of every flow looked up again on its next packet.
+    RenewRoutes,
 }
 
 impl Op {
-    /// The container's link that depends on this step: it must not carry packets when the step fails. None for steps
-    /// that only close or forget something.
+    /// The index of the container's link that this step helps to open: the link must not carry packets when the step
+    /// fails. `None` for steps that only close or remove something.
     #[must_use]
     pub const fn opens(&self) -> Option<u32> {
         match self {
@@ -127,67 +245,60 @@ impl Op {
             | Self::AttachPrograms { index, .. }
             | Self::Enslave { index, .. }
             | Self::SetUp { index, .. } => Some(*index),
-            Self::SetEndpoint { info, .. } => Some(info.ifindex),
+            Self::SetEndpoint { info, .. } => info.link.index(),
             Self::RemoveInterface { .. }
             | Self::DetachPrograms { .. }
             | Self::Release { .. }
             | Self::SetDown { .. }
+            | Self::Rename { .. }
             | Self::DeleteLink { .. }
             | Self::RemoveEndpoint { .. }
-            | Self::EndFlows { .. } => None,
+            | Self::EndFlows { .. }
+            | Self::MakeBridge(_)
+            | Self::DeleteBridge { .. }
+            | Self::SetMac { .. }
+            | Self::SetMtu { .. }
+            | Self::SetAlias { .. }
+            | Self::AddAddress { .. }
+            | Self::RemoveAddress { .. }
+            | Self::SetSysctl { .. }
+            | Self::Hook { .. }
+            | Self::Unhook { .. }
+            | Self::Set(_)
+            | Self::Remove(_)
+            | Self::SetNatRange { .. }
+            | Self::ReservePorts { .. }
+            | Self::EndUplinkFlows { .. }
+            | Self::EndPortFlows { .. }
+            | Self::RenewRoutes => None,
         }
     }
 
-    /// The steps that lead back to `before`, what the kernel held before this one. None when nothing was changed, or
-    /// when there is no way back: a link that was deleted, or a flow that was ended. A link that is up keeps its
-    /// programs.
+    /// Whether this step removes an entry of a table. Flows that used the entry are ended both before and after it.
     #[must_use]
-    pub fn undo(&self, before: &Observed) -> Vec<Self> {
-        let back = match self {
-            Self::SetInterface { host_if, index, .. } => Some(match before.interfaces.get(index) {
-                Some(info) => Self::SetInterface { host_if: host_if.clone(), index: *index, info: Box::new(*info) },
-                None => Self::RemoveInterface { index: *index },
-            }),
-            Self::RemoveInterface { index } => before.interfaces.get(index).map(|info| Self::SetInterface {
-                host_if: before.link(*index).map_or_else(|| index.to_string(), |l| l.name.clone()),
-                index: *index,
-                info: Box::new(*info),
-            }),
-            Self::AttachPrograms { host_if, .. } => {
-                let was_open = before.links.get(host_if.as_str()).is_some_and(|l| l.up);
-                let keep = before.hooks.is_none() || before.is_guarded(host_if.as_str()) || was_open;
-                (!keep).then(|| Self::DetachPrograms { host_if: host_if.to_string() })
-            }
-            Self::DetachPrograms { host_if } => before
-                .links
-                .get(host_if)
-                .filter(|_| before.is_guarded(host_if))
-                .and_then(|link| Some(Self::AttachPrograms { host_if: host_if.parse().ok()?, index: link.index })),
-            Self::Enslave { host_if, index, mac, .. } => before.link(*index).map(|l| match l.controller {
-                Some(bridge) => Self::Enslave { host_if: host_if.clone(), index: *index, bridge, mac: *mac },
-                None => Self::Release { host_if: host_if.clone(), index: *index },
-            }),
-            Self::Release { host_if, index } => before.link(*index).and_then(|l| {
-                let mac = before.interfaces.get(index).map_or(Mac([0; 6]), |info| Mac(info.mac));
-                Some(Self::Enslave { host_if: host_if.clone(), index: *index, bridge: l.controller?, mac })
-            }),
-            Self::SetUp { link, index } => {
-                let was_down = before.link(*index).is_some_and(|l| !l.up);
-                was_down.then(|| Self::SetDown { link: link.clone(), index: *index })
-            }
-            Self::SetDown { link, index } => {
-                let was_up = before.link(*index).is_some_and(|l| l.up);
-                was_up.then(|| Self::SetUp { link: link.clone(), index: *index })
-            }
-            Self::SetEndpoint { addr, .. } => Some(match before.endpoints.get(addr) {
-                Some(info) => Self::SetEndpoint { addr: *addr, info: *info },
-                None => Self::RemoveEndpoint { addr: *addr },
-            }),
-            Self::RemoveEndpoint { addr } => {
-                before.endpoints.get(addr).map(|info| Self::SetEndpoint { addr: *addr, info: *info })
-            }
-            Self::DeleteLink { .. } | Self::EndFlows { .. } => None,
-        };
-        back.into_iter().collect()
+    pub const fn removes(&self) -> bool {
+        matches!(self, Self::Remove(_))
     }
+
+    /// Whether this step ends the flow of which one direction is given.
+    #[must_use]
+    pub fn ends(&self, key: &FlowKey, entry: &FlowEntry) -> bool {
+        let has = |addresses: &[Ip]| [key.src, key.dst, entry.src, entry.dst].iter().any(|a| addresses.contains(a));
+        match self {
+            Self::EndFlows { addresses } => has(addresses),
+            Self::EndUplinkFlows { uplinks, addresses } => uplinks.contains(&entry.ifindex) || has(addresses),
+            Self::EndPortFlows { ports } => ports.iter().any(|(prefix, former)| goes_by(key, entry, prefix, former)),
+            _ => false,
+        }
+    }
+}
+
+/// Whether one direction of a flow used this entry of `port_map`.
+fn goes_by(key: &FlowKey, entry: &FlowEntry, prefix: &PortMapPrefix, former: &PortMapTarget) -> bool {
+    let (host_port, target, translated) = if entry.flags & FLOW_REPLY == 0 {
+        (key.dport_be, entry.dst, key.dst != entry.dst)
+    } else {
+        (entry.sport_be, key.src, key.src != entry.src)
+    };
+    translated && target == former.addr && range_of(prefix).contains(&u16::from_be(host_port))
 }

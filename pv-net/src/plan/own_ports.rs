@@ -1,17 +1,17 @@
-//! Ports that the device must not take for itself: masquerade's and those that are published.
+//! Ports that the kernel must not choose for the device's own connections: masquerade's, and published ones.
 
 use pv_net_common::nat;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// Ports that the device keeps for its own connections, whatever is published.
+/// The least number of ports that are left for the device's own connections, whatever is published.
 const LEAST_OWN: usize = 4_096;
-/// And what masquerade leaves of `ip_local_port_range` before it goes elsewhere.
+/// The least number of ports of `ip_local_port_range` that masquerade's range leaves; else the range is moved.
 const LEAST_BESIDE_NAT: usize = 16_384;
-/// Ports below are for named services.
+/// Lower ports are for well-known services.
 const FIRST_FREE: u16 = 1_024;
 
-/// A set of ports, as the kernel writes it: `8080,9000-9010`.
+/// A set of ports, in the kernel's text form: `8080,9000-9010`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PortSet(Vec<u64>);
 
@@ -22,7 +22,7 @@ impl Default for PortSet {
 }
 
 impl PortSet {
-    /// The set in `text`; none when it is no list of ports.
+    /// The set in `text`; `None` when that is no list of ports.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut set = Self::default();
@@ -52,7 +52,7 @@ impl PortSet {
         self.0.iter().all(|word| *word == 0)
     }
 
-    /// How many of `ports` it does not have.
+    /// How many of `ports` are not in the set.
     fn left_of(&self, ports: &RangeInclusive<u16>) -> usize {
         ports.clone().filter(|port| !self.has(*port)).count()
     }
@@ -61,13 +61,14 @@ impl PortSet {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| with(*a, *b)).collect())
     }
 
-    /// What either has.
+    /// The ports that are in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.combined(other, |a, b| a | b)
     }
 
-    /// What was there before `ours` was added to it, when it was `was` then: what somebody else changed meanwhile stays.
+    /// The set without `ours`, which were added when it was `was`: ports that were in `was` or were added by others
+    /// since then stay.
     #[must_use]
     pub fn without(&self, ours: &Self, was: &Self) -> Self {
         self.combined(ours, |a, b| a & !b).union(&was.combined(ours, |a, b| a & b).combined(self, |a, b| a & b))
@@ -96,8 +97,8 @@ impl fmt::Debug for PortSet {
     }
 }
 
-/// The range that masquerade takes ports from, when the device's connections have theirs from `local`
-/// (`ip_local_port_range`): behind Linux's default for that, unless too little of it would be left.
+/// Masquerade's port range, given `local`, the value of `ip_local_port_range`. It lies below Linux's default for that,
+/// unless too few of `local` would be left; then it is moved beside `local`, if there is room.
 #[must_use]
 pub fn nat_range(local: &RangeInclusive<u16>) -> RangeInclusive<u16> {
     let from = |first: u16| first..=first + (nat::PORTS - 1);
@@ -108,14 +109,13 @@ pub fn nat_range(local: &RangeInclusive<u16>) -> RangeInclusive<u16> {
     if apart || taken.left_of(local) >= LEAST_BESIDE_NAT {
         return usual;
     }
-    match local.start().checked_sub(nat::PORTS) {
-        Some(first) if first >= FIRST_FREE => from(first),
-        _ => usual,
-    }
+    let below = local.start().checked_sub(nat::PORTS).filter(|first| *first >= FIRST_FREE);
+    let above = local.end().checked_add(1).filter(|first| first.checked_add(nat::PORTS - 1).is_some());
+    below.or(above).map_or(usual, from)
 }
 
-/// What is to be kept out of the device's automatic binds, and which of the `published` cannot be: then the device would
-/// have too few left. The smaller ones first.
+/// The ports to put into `ip_local_reserved_ports`, and the ranges of `published` that cannot be reserved because the
+/// device would have too few ports left. Smaller ranges are reserved first.
 #[must_use]
 pub fn reserved<'a>(
     local: &RangeInclusive<u16>,
@@ -153,13 +153,13 @@ mod tests {
     #[test]
     fn masquerade_leaves_the_device_its_ports() {
         for (local, want) in [
-            (32_768..=60_999, 61_000),
-            (1_024..=65_535, 61_000),
-            (32_768..=65_535, 61_000),
-            (61_000..=65_535, 56_464),
-            (60_000..=65_535, 55_464),
-            (50_000..=61_000, 45_464),
-            (1_024..=20_000, 61_000),
+            (32_768..=60_999, 16_384),
+            (1_024..=65_535, 16_384),
+            (61_000..=65_535, 16_384),
+            (16_000..=40_000, 1_664),
+            (10_000..=40_000, 40_001),
+            (10_000..=60_000, 16_384),
+            (1_024..=20_000, 20_001),
         ] {
             let found = nat_range(&local);
             assert_eq!((*found.start(), found.len()), (want, usize::from(nat::PORTS)), "{local:?}");
@@ -169,17 +169,17 @@ mod tests {
     #[test]
     fn published_ports_are_reserved_while_the_device_has_enough() {
         let local = 32_768..=60_999;
-        let nat = 61_000..=65_535;
+        let nat = 16_384..=30_719;
         let reserved = |published: &[RangeInclusive<u16>]| {
             let (set, refused) = reserved(&local, Some(&nat), published.iter());
             (set.to_string(), refused)
         };
-        assert_eq!(reserved(&[]), ("61000-65535".to_owned(), vec![]));
-        // What the device does not take by itself needs no word.
-        assert_eq!(reserved(&[80..=80, 40_000..=40_000]), ("40000,61000-65535".to_owned(), vec![]));
+        assert_eq!(reserved(&[]), ("16384-30719".to_owned(), vec![]));
+        // Ports outside `ip_local_port_range` need not be reserved.
+        assert_eq!(reserved(&[80..=80, 40_000..=40_000]), ("16384-30719,40000".to_owned(), vec![]));
         assert_eq!(
             reserved(&[32_768..=60_999, 40_000..=40_001]),
-            ("40000-40001,61000-65535".to_owned(), vec![32_768..=60_999])
+            ("16384-30719,40000-40001".to_owned(), vec![32_768..=60_999])
         );
     }
 
@@ -188,7 +188,7 @@ mod tests {
         for (was, ours, now, want) in [
             ("", "61000-65535", "61000-65535", ""),
             ("8080,62000", "61000-65535", "8080,61000-65535", "8080,62000"),
-            // Added and removed by hand meanwhile.
+            // Somebody added and removed ports by hand meanwhile.
             ("8080", "61000-65535", "9090,61000-65535", "9090"),
             ("62000", "61000-65535", "", ""),
         ] {

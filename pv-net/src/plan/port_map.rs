@@ -1,13 +1,13 @@
 //! Published ports as entries of the `port_map` map.
 
-use crate::kernel::bpf::PortMapPrefix;
+use super::PortMapPrefix;
 use crate::model::{PortMapping, Transport};
 use pv_net_common::endpoint::{PORT_MAP_PREFIX, PORT_MAP_SOMEWHERE};
 use pv_net_common::{Ip, PortMapKey, PortMapTarget};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-/// A mapping and the container that it leads to.
+/// A port mapping, and the container that it leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     /// The mapping.
@@ -21,8 +21,8 @@ pub struct Published {
 }
 
 impl Published {
-    /// The device's addresses that it is for, each with the container's of the same family. The unspecified address
-    /// of a family stands for all of the device's.
+    /// The device's addresses that the mapping is for, each with the container's address of the same family. The
+    /// unspecified address of a family stands for all of the device's addresses.
     pub fn pairs(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
         let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
         let hosts = self.mapping.host.map_or(any.to_vec(), |host| vec![host]);
@@ -34,12 +34,12 @@ impl Published {
     }
 }
 
-/// IP protocol number, as the keys have it.
+/// The IP protocol number as in the keys of `port_map`.
 fn proto(transport: Transport) -> u16 {
     transport.number().into()
 }
 
-/// The fewest prefixes that cover `ports`: first port and number of its bits that count, at most 30 of them.
+/// The fewest prefixes that cover `ports`: first port, and how many of its bits count. At most 30.
 fn cover(ports: &RangeInclusive<u16>) -> Vec<(u16, u32)> {
     let (mut first, last) = (u32::from(*ports.start()), u32::from(*ports.end()));
     let mut all = Vec::new();
@@ -53,7 +53,7 @@ fn cover(ports: &RangeInclusive<u16>) -> Vec<(u16, u32)> {
     all
 }
 
-/// The entries of one mapping.
+/// The entries of `port_map` for one mapping.
 #[must_use]
 pub fn prefixes(published: &Published) -> Vec<(PortMapPrefix, PortMapTarget)> {
     let mapping = &published.mapping;
@@ -74,7 +74,8 @@ pub fn prefixes(published: &Published) -> Vec<(PortMapPrefix, PortMapTarget)> {
     entries
 }
 
-/// The entries that keep a socket on all addresses off a port that is published on one of them: as between sockets.
+/// The entries that keep a socket on all addresses from binding a port that is published on one address; between two
+/// sockets the kernel would refuse that too.
 #[must_use]
 pub fn reservations(published: &Published) -> Vec<(PortMapPrefix, PortMapTarget)> {
     let mapping = &published.mapping;
@@ -84,7 +85,7 @@ pub fn reservations(published: &Published) -> Vec<(PortMapPrefix, PortMapTarget)
         let proto_be = (proto(mapping.transport) | PORT_MAP_SOMEWHERE).to_be();
         for (port, bits) in cover(&mapping.host_ports) {
             let key = PortMapKey { addr: Ip::from(all), proto_be, port_be: port.to_be() };
-            // No address: no flow is one of it, when it comes and goes.
+            // The target has no address, so no flow ever matches the entry.
             entries.push((
                 (PORT_MAP_PREFIX + bits, key),
                 PortMapTarget { identity: published.identity, ..PortMapTarget::default() },
@@ -94,7 +95,7 @@ pub fn reservations(published: &Published) -> Vec<(PortMapPrefix, PortMapTarget)
     entries
 }
 
-/// The device's ports that an entry is for.
+/// The device's ports that an entry covers.
 #[must_use]
 pub fn range_of((bits, key): &PortMapPrefix) -> RangeInclusive<u16> {
     let first = u16::from_be(key.port_be);

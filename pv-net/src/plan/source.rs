@@ -1,10 +1,11 @@
-//! Which of an uplink's addresses a masqueraded flow leaves with: the one that the kernel would choose. Pure.
+//! The source address of a masqueraded flow: of the uplink's addresses the one that the kernel would choose. Pure.
 //!
-//! IPv6: RFC 6724 section 5 with the kernel's table of labels (`addrlabel.c`) and its order (`ipv6_get_saddr_eval`).
-//! Candidates are the addresses of the uplink alone (RFC 6724 section 4): no provider lets another's pass (BCP 38).
-//! IPv4: the first primary address, but that of the next hop's network where it has one (`inet_select_addr`).
+//! IPv6 follows RFC 6724 section 5, with the kernel's label table (`addrlabel.c`) and order of rules
+//! (`ipv6_get_saddr_eval`). Only the addresses of the uplink are candidates (RFC 6724 section 4), since providers
+//! filter foreign sources (BCP 38). IPv4 takes the address in the next hop's network if there is one, else the first
+//! primary address (`inet_select_addr`).
 
-use crate::kernel::bpf::SourcePrefix;
+use super::SourcePrefix;
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use pv_net_common::endpoint::SOURCE_BITS;
 use pv_net_common::{Ip, SourceKey};
@@ -16,11 +17,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct Candidate {
     /// The address, with its network's prefix length.
     pub address: IpNetwork,
-    /// Deprecated, or optimistic: only when there is no other.
+    /// Deprecated or optimistic: chosen only when there is no other.
     pub avoided: bool,
     /// A temporary one (RFC 8981).
     pub temporary: bool,
-    /// IPv4: not the first of its network, or not known beyond the link.
+    /// IPv4: it is not the first of its network, or its scope is the link.
     pub secondary: bool,
 }
 
@@ -34,13 +35,14 @@ pub struct UplinkSources {
 }
 
 impl UplinkSources {
-    /// The choice among `candidates`, in the kernel's order. `prefer_temporary`: `use_tempaddr` is 2.
+    /// Chooses among `candidates`, which are in the kernel's order. `prefer_temporary`: the sysctl `use_tempaddr` is 2.
     #[must_use]
     pub fn new(candidates: &[Candidate], prefer_temporary: bool) -> Self {
         Self { v4: sources4(candidates), v6: sources6(candidates, prefer_temporary) }
     }
 
-    /// Where another address than the usual one is used, as entries of the `sources` map for the uplink `link`.
+    /// The entries of the `sources` map for the uplink `link`: destinations for which another address than the usual
+    /// one is used.
     pub fn entries(&self, link: u32) -> impl Iterator<Item = (SourcePrefix, Ip)> {
         let entry = move |(net, source): &(IpNetwork, IpAddr)| {
             let outer = SOURCE_BITS - if net.is_ipv4() { 32 } else { 128 };
@@ -53,13 +55,13 @@ impl UplinkSources {
 /// Source addresses of one uplink and family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
-    /// To wherever nothing else is said.
+    /// For destinations that are in none of the other networks.
     pub usual: Option<IpAddr>,
-    /// To what is in these networks, the longest prefix first to be asked. With IPv4 the next hop counts.
+    /// For these networks; the longest prefix wins. With IPv4 the network is that of the next hop.
     pub others: Vec<(IpNetwork, IpAddr)>,
 }
 
-/// The kernel's policy table: network and label.
+/// The kernel's table of labels: network, prefix length, label.
 const LABELS: [(Ipv6Addr, u8, u8); 8] = [
     (Ipv6Addr::LOCALHOST, 128, 0),
     (Ipv6Addr::UNSPECIFIED, 0, 1),
@@ -71,7 +73,8 @@ const LABELS: [(Ipv6Addr, u8, u8); 8] = [
     (Ipv6Addr::new(0x2001, 0x10, 0, 0, 0, 0, 0, 0), 28, 7),
 ];
 
-/// Site-local and global, as in multicast addresses (RFC 4291 section 2.7). Unique local ones are global (RFC 4193).
+/// Address scopes, numbered as in multicast addresses (RFC 4291 section 2.7). Unique local addresses have global scope
+/// (RFC 4193).
 const SITE: i32 = 5;
 const GLOBAL: i32 = 14;
 
@@ -84,7 +87,7 @@ fn sources4(candidates: &[Candidate]) -> Sources {
     let usual = primary.first().copied().or_else(|| candidates.iter().find_map(of_v4)).map(|net| net.ip());
     let mut others: Vec<(Ipv4Network, Ipv4Addr)> = Vec::new();
     for net in primary {
-        // The first one that has the next hop is taken, however much longer a later one's prefix is.
+        // The first address whose network has the next hop is taken, even if a later one has a longer prefix.
         if !others.iter().any(|(first, _)| first.contains(net.network()) && first.prefix() <= net.prefix()) {
             others.push((net, net.ip()));
         }
@@ -100,7 +103,7 @@ fn sources4(candidates: &[Candidate]) -> Sources {
 fn sources6(candidates: &[Candidate], prefer_temporary: bool) -> Sources {
     let usual = choose(candidates, Destination::ANY, prefer_temporary);
     let mut others: Vec<(Destination, Ipv6Addr)> = Vec::new();
-    // The choice is the same for all that is in a network and in no longer one of these.
+    // The choice is the same for all destinations within a network that are in no longer one of these.
     for network in networks(candidates) {
         let Some(source) = choose(candidates, network, prefer_temporary) else { continue };
         let around = others.iter().filter(|(outer, _)| outer.has(network)).max_by_key(|(outer, _)| outer.length);
@@ -112,7 +115,7 @@ fn sources6(candidates: &[Candidate], prefer_temporary: bool) -> Sources {
     Sources { usual: usual.map(IpAddr::from), others: others.collect() }
 }
 
-/// Networks of destinations; shorter prefixes order before longer ones.
+/// A network of destinations. Shorter prefixes order before longer ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Destination {
     length: u8,
@@ -136,8 +139,7 @@ impl Destination {
     }
 }
 
-/// All networks at whose edge the choice may change: those of labels, and those that share a number of bits with a
-/// candidate.
+/// All networks at whose border the choice may change: those of the labels, and each prefix of a candidate.
 fn networks(candidates: &[Candidate]) -> BTreeSet<Destination> {
     let labels = LABELS.iter().map(|(addr, length, _)| Destination::new(*addr, *length));
     let shared = |net: Ipv6Network| (1..=net.prefix()).map(move |length| Destination::new(net.ip(), length));
@@ -151,7 +153,7 @@ fn of_v6(candidates: &[Candidate]) -> impl Iterator<Item = (Ipv6Network, &Candid
     })
 }
 
-/// The source to `to`: the first of the best ones.
+/// The source for destinations in `to`: the first of the best candidates.
 fn choose(candidates: &[Candidate], to: Destination, prefer_temporary: bool) -> Option<Ipv6Addr> {
     let mut best = None;
     for (net, candidate) in of_v6(candidates) {
@@ -183,7 +185,7 @@ fn label(of: Destination) -> u8 {
     found.max_by_key(|(_, length, _)| *length).map_or(0, |(_, _, label)| *label)
 }
 
-/// Leading bits that an address has in common with all that is in `to`.
+/// How many leading bits an address has in common with all destinations in `to`.
 fn shared(addr: Ipv6Addr, to: Destination) -> u8 {
     let common = (u128::from(addr) ^ to.bits).leading_zeros();
     u8::try_from(common).unwrap_or(128).min(to.length)

@@ -1,15 +1,15 @@
-//! What the uplinks' filter drops, as the kernel's maps hold it. Pure.
+//! The contents of the maps of the uplinks' filter. Pure.
 
 use crate::model::{Pool, RateLimit, UplinkFilter};
 use ipnetwork::IpNetwork;
 use pv_net_common::{DropReason, FilterRate, FilterSource};
 use std::collections::BTreeMap;
 
-/// Bits in front of an IPv4 address in its IPv4-mapped form.
+/// Bits in front of the IPv4 address in its IPv4-mapped form.
 const V4_BITS: u32 = 96;
 
-/// Prefixes of sources with the number of the reason why they are dropped. What is both denied and a pool's is counted
-/// by the longer prefix, as a pool's when they are equal.
+/// Prefixes of sources to drop, each with the number of the drop reason. When a source matches both a denied prefix and
+/// a pool's network, the longer prefix decides the reason; when they are equal, the pool's.
 #[must_use]
 pub fn filter_sources<'a>(
     filter: &UplinkFilter,
@@ -20,7 +20,7 @@ pub fn filter_sources<'a>(
     denied.chain(networks.map(|n| (prefix(n), DropReason::SpoofedPool as u32))).collect()
 }
 
-/// What each source may send; zero when that is not limited.
+/// The limit for each source; all zero when there is none.
 #[must_use]
 pub fn filter_rate(filter: &UplinkFilter) -> FilterRate {
     let of_limit =
@@ -28,7 +28,7 @@ pub fn filter_rate(filter: &UplinkFilter) -> FilterRate {
     filter.rate_limit.map_or_else(FilterRate::default, of_limit)
 }
 
-/// A network as a prefix of [`FilterSource`]s: bits that count, and the bits.
+/// A network as a prefix of [`FilterSource`]s: number of bits that count, and the bits.
 pub(super) fn prefix(network: IpNetwork) -> (u32, FilterSource) {
     let bits = u32::from(network.prefix()) + if network.is_ipv4() { V4_BITS } else { 0 };
     (FilterSource::HEAD_BITS + bits, FilterSource::new(network.network().into()))

@@ -1,5 +1,5 @@
-//! Who is the same for the rules: each address and container gets the set of selectors that match it, and each set a
-//! number.
+//! Divides containers and addresses into classes. Each gets the set of selectors that match it, and each different set
+//! gets a number.
 
 use super::{Member, Topology};
 use crate::model::{Rule, Selector};
@@ -11,10 +11,10 @@ use std::net::IpAddr;
 /// Bits before the IPv4 address in an IPv4-mapped one.
 const V4_HEAD: u8 = 96;
 
-/// A network in the address space of the maps. The families are apart, although one lies inside the other there.
+/// A network in the maps' address space. The families are kept apart, although IPv4 lies within IPv6 there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Prefix {
-    /// Shorter first: what contains comes before what is contained.
+    /// First in the order, so that a network comes before the networks within it.
     pub bits: u8,
     v4: bool,
     addr: u128,
@@ -44,18 +44,18 @@ impl Prefix {
         Self { bits, addr: self.addr & mask(bits), ..self }
     }
 
-    /// All IPv4, and all of the address space.
+    /// The networks of all IPv4 addresses, and of the whole address space.
     fn roots() -> [Self; 2] {
         let v4 = Self::of_addr(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)).cut(V4_HEAD);
         [v4, Self { bits: 0, v4: false, addr: 0 }]
     }
 
-    pub fn ip(self) -> Ip {
+    pub(crate) fn ip(self) -> Ip {
         Ip::from_octets(self.addr.to_be_bytes())
     }
 }
 
-/// Sets of selectors and their numbers, for one role.
+/// The sets of selectors and their numbers, for one role: sender or receiver.
 #[derive(Default)]
 struct Role {
     selectors: Vec<Selector>,
@@ -65,7 +65,7 @@ struct Role {
     /// Prefix lengths that CIDR selectors have.
     lengths: BTreeSet<u8>,
     sets: HashMap<Vec<u32>, u32>,
-    /// For each selector, the classes that it matches.
+    /// For each selector, the classes in which it is.
     members: Vec<Vec<u32>>,
 }
 
@@ -90,13 +90,13 @@ impl Role {
         set.extend(self.numbers.get(selector));
     }
 
-    /// The CIDR selectors that contain all of `prefix`.
+    /// Adds the CIDR selectors that contain all of `prefix`.
     fn add_nets(&self, prefix: Prefix, set: &mut Vec<u32>) {
         let shorter = self.lengths.range(..=prefix.bits);
         set.extend(shorter.filter_map(|bits| self.nets.get(&prefix.cut(*bits))));
     }
 
-    /// The number of a set; zero for the empty one, that no rule can apply to.
+    /// The number of a set; 0 for the empty set, to which no rule can apply.
     fn class(&mut self, mut set: Vec<u32>) -> u32 {
         if set.is_empty() {
             return 0;
@@ -115,7 +115,7 @@ impl Role {
     }
 }
 
-/// Everybody's class, and which classes the selectors of each rule match.
+/// The classes of everybody, and the classes that each rule's selectors match.
 pub(super) struct Classes {
     from: Role,
     to: Role,
@@ -126,7 +126,7 @@ pub(super) struct Classes {
 }
 
 impl Classes {
-    pub fn new(rules: &[Rule], topology: &Topology) -> Self {
+    pub(crate) fn new(rules: &[Rule], topology: &Topology) -> Self {
         let (mut from, mut to) = (Role::default(), Role::default());
         let rules = rules.iter().map(|r| (from.selector(&r.from), to.selector(&r.to))).collect();
         let mut classes = Self { from, to, rules, ids: Vec::new(), addrs: Vec::new() };
@@ -137,8 +137,8 @@ impl Classes {
         classes
     }
 
-    /// Classes that a rule's sender and receiver can have.
-    pub fn of_rule(&self, rule: usize) -> (&[u32], &[u32]) {
+    /// The classes of the senders and of the receivers of a rule.
+    pub(crate) fn of_rule(&self, rule: usize) -> (&[u32], &[u32]) {
         let (from, to) = self.rules[rule];
         (&self.from.members[from as usize], &self.to.members[to as usize])
     }
@@ -156,7 +156,7 @@ impl Classes {
         })
     }
 
-    /// One entry for the container, and one for each of its addresses that a network selector sets apart.
+    /// Adds an entry for the container, and one for each of its addresses that a network selector treats differently.
     fn container(&mut self, member: &Member) {
         let own = |role: &Role, set: &mut Vec<u32>| {
             role.add(&Selector::Container(member.name.clone()), set);
@@ -182,7 +182,8 @@ impl Classes {
         }
     }
 
-    /// Every network at whose edge the set of selectors can change. One with its parent's class is left out.
+    /// Adds every network at whose border the set of selectors can change, unless it has the class of the network
+    /// around it.
     fn others(&mut self, topology: &Topology) {
         let networks: HashSet<Prefix> = topology.networks.iter().map(|n| Prefix::of(*n)).collect();
         let host: HashSet<Prefix> = topology.host.iter().map(|a| Prefix::of_addr(*a)).collect();
@@ -204,7 +205,7 @@ impl Classes {
             });
             let class = self.class(sets);
             let parent = shorter().skip(1).find_map(|bits| kept.get(&edge.cut(*bits)));
-            // The roots have none.
+            // The outermost networks have no parent.
             if parent != Some(&class) {
                 kept.insert(edge, class);
             }

@@ -1,4 +1,4 @@
-//! Rules to map contents.
+//! Compiles rules into the contents of the policy maps.
 
 use super::classes::Classes;
 use super::{Topology, ports};
@@ -6,7 +6,7 @@ use crate::model::Rule;
 use pv_net_common::policy::{MAX_POLICY_CIDRS, MAX_POLICY_IDS, MAX_POLICY_PAIRS};
 use pv_net_common::{Ip, PolicyClass, PolicyVerdict};
 
-/// Rules that meet in a pair of classes, summed over all pairs: what a compilation may cost.
+/// Most combinations of a rule and a pair of classes, over all pairs. This limits the cost of a compilation.
 const MAX_MEETINGS: usize = 1 << 20;
 
 /// A rule's place in the configuration.
@@ -29,37 +29,37 @@ pub struct PairKey {
     pub proto: u16,
     /// First port of the block.
     pub port: u16,
-    /// Prefix length, from all traffic to one port.
+    /// Prefix length: from all traffic to a single port.
     pub bits: u32,
 }
 
-/// A policy as the maps hold it, but for its generation. Without rules all of it is empty.
+/// The contents of the policy maps, without the generation. Empty when there are no rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compiled {
     /// Containers: identity, address or `::`, class.
     pub ids: Vec<(u32, Ip, PolicyClass)>,
-    /// Everybody else: network, its prefix length among IPv4-mapped addresses, class.
+    /// Everybody else: network, its prefix length in the IPv4-mapped form, class.
     pub cidrs: Vec<(Ip, u32, PolicyClass)>,
-    /// What the rules say.
+    /// The verdicts.
     pub pairs: Vec<(PairKey, PolicyVerdict)>,
-    /// The rules by their numbers.
+    /// The rules, by number.
     pub rules: Vec<RuleRef>,
 }
 
-/// Why rules cannot become a policy.
+/// Why rules cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
-    /// More entries than a map takes.
+    /// A map would need more entries than it has room for.
     #[error("the policy needs {need} {what}, and {limit} is the most")]
     TooLarge {
-        /// What there is too much of.
+        /// The kind of entries.
         what: &'static str,
-        /// How much.
+        /// How many there would be.
         need: usize,
         /// The limit.
         limit: usize,
     },
-    /// Too many rules about too many.
+    /// The rules apply to too many pairs of classes.
     #[error("the policy is too large: its rules apply to more than {limit} pairs of senders and receivers")]
     TooManyPairs {
         /// The limit.
@@ -68,14 +68,14 @@ pub enum PolicyError {
 }
 
 impl PolicyError {
-    /// What the user can do.
+    /// What the user can do about it.
     #[must_use]
     pub const fn help(&self) -> &'static str {
         "write fewer rules, with wider selectors: a pool for its containers, a network for its parts"
     }
 }
 
-/// Compiles `rules` for the device as it is.
+/// Compiles `rules` for the device's present state.
 ///
 /// # Errors
 /// When the result is larger than the maps.

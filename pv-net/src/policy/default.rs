@@ -1,20 +1,22 @@
-//! Which setting decides where no rule says anything. What it decides is [`pv_net_common::default_verdict`].
+//! Names the setting that decides where no rule applies. The decision itself is [`pv_net_common::default_verdict`].
 
 use crate::model::{Action, HostAccess, Pool, PoolName};
 use std::fmt;
 
-/// Where somebody is.
+/// Where an end of a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
     /// In a pool: a container, or another address of its networks.
     Pool(&'a Pool),
-    /// On the device itself.
+    /// On the device itself, by the gateway of the sender's pool.
+    Gateway,
+    /// On the device itself, by another address.
     Host,
     /// Outside.
     World,
 }
 
-/// What decided.
+/// The setting that decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// Both are in this pool.
@@ -40,7 +42,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// JSON path of the setting that decided, where there is one.
+    /// JSON path of the setting that decided, if there is one.
     #[must_use]
     pub fn path(&self) -> Option<String> {
         let (pool, key) = match self {
@@ -66,7 +68,7 @@ impl fmt::Display for Reason {
             Self::HostAccess(pool, access) => {
                 let access = match access {
                     HostAccess::None => "none",
-                    HostAccess::Services => "services: DNS, DHCP, ping and published ports",
+                    HostAccess::Services => "services: its gateway's DNS and DHCP, ping and published ports",
                     HostAccess::All => "all",
                 };
                 write!(f, "pool {pool} has host_access {access}")
@@ -78,19 +80,19 @@ impl fmt::Display for Reason {
 }
 
 impl<'a> Place<'a> {
-    /// The same as the programs know it.
+    /// The place in the form that the programs use.
     fn known(self) -> pv_net_common::Place<&'a PoolName> {
         match self {
             Self::Pool(pool) => pv_net_common::Place::Pool { pool: &pool.name, flags: pool.flags() },
+            Self::Gateway => pv_net_common::Place::Gateway,
             Self::Host => pv_net_common::Place::Device,
             Self::World => pv_net_common::Place::World,
         }
     }
 }
 
-/// What happens to a flow of which no rule says anything, as the programs decide it, and which setting it comes from.
-/// `published`: the port is one of the receiver's, or on the device one of a container's, that is published to the
-/// sender.
+/// The verdict on a flow to which no rule applies, as the programs decide it, and the setting that it comes from.
+/// `published`: the port is published to the sender, named either as the container's or as the device's.
 #[must_use]
 pub fn default_verdict(from: Place<'_>, to: Place<'_>, proto: u8, port: u16, published: bool) -> (Action, Reason) {
     let allowed =
@@ -98,17 +100,19 @@ pub fn default_verdict(from: Place<'_>, to: Place<'_>, proto: u8, port: u16, pub
     (if allowed { Action::Allow } else { Action::Deny }, reason(from, to, published))
 }
 
-/// The setting that decides between these two.
+/// The setting that decides between these two places.
 fn reason(from: Place<'_>, to: Place<'_>, published: bool) -> Reason {
     match (from, to) {
         (Place::Pool(a), Place::Pool(b)) => between(a, b),
         (Place::Pool(pool), Place::World) if pool.nat => Reason::Nat(pool.name.to_string()),
         (Place::Pool(pool), Place::World) => Reason::Routed(pool.name.to_string()),
-        (Place::Pool(pool), Place::Host) => Reason::HostAccess(pool.name.to_string(), pool.host_access),
+        (Place::Pool(pool), Place::Host | Place::Gateway) => {
+            Reason::HostAccess(pool.name.to_string(), pool.host_access)
+        }
         (Place::World, Place::Pool(_)) if published => Reason::Published,
         (Place::World, Place::Pool(_)) => Reason::NotPublished,
-        (Place::Host, Place::Pool(_)) => Reason::FromHost,
-        (Place::Host | Place::World, Place::Host | Place::World) => Reason::NoPool,
+        (Place::Host | Place::Gateway, Place::Pool(_)) => Reason::FromHost,
+        (Place::Host | Place::Gateway | Place::World, Place::Host | Place::Gateway | Place::World) => Reason::NoPool,
     }
 }
 
@@ -125,21 +129,10 @@ fn between(a: &Pool, b: &Pool) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::PoolKind;
+    use crate::model::fixture;
 
     fn pool(name: &str, isolated: bool, nat: bool, host_access: HostAccess) -> Pool {
-        Pool {
-            name: name.parse().expect("name"),
-            kind: PoolKind::Bridge { bridge: "br0".parse().expect("name") },
-            v4: None,
-            v6: None,
-            nat,
-            mtu: None,
-            big_tcp: true,
-            isolated,
-            host_access,
-            max_flows: 2048,
-        }
+        Pool { isolated, nat, host_access, ..fixture::pool(name, None, None) }
     }
 
     #[test]
@@ -148,7 +141,7 @@ mod tests {
         let open = pool("open", false, false, HostAccess::All);
         let other = pool("other", false, false, HostAccess::None);
         let (closed, open, other) = (Place::Pool(&closed), Place::Pool(&open), Place::Pool(&other));
-        let (host, world) = (Place::Host, Place::World);
+        let (gateway, host, world) = (Place::Gateway, Place::Host, Place::World);
         let (allow, deny) = (Action::Allow, Action::Deny);
         for (name, from, to, proto, port, published, want, reason) in [
             ("within a pool", closed, closed, 6, 80, false, allow, "both are in pool closed"),
@@ -159,10 +152,11 @@ mod tests {
             ("outside without nat", open, world, 6, 80, false, allow, "no nat"),
             ("from outside", world, open, 6, 80, false, deny, "only published"),
             ("from outside, published", world, closed, 6, 80, true, allow, "is published"),
-            ("DNS", closed, host, 17, 53, false, allow, "services"),
-            ("DNS over TCP", closed, host, 6, 53, false, allow, "services"),
-            ("DHCP", closed, host, 17, 67, false, allow, "services"),
-            ("DHCP is not TCP", closed, host, 6, 67, false, deny, "services"),
+            ("DNS", closed, gateway, 17, 53, false, allow, "services"),
+            ("DNS over TCP", closed, gateway, 6, 53, false, allow, "services"),
+            ("DHCP", closed, gateway, 17, 67, false, allow, "services"),
+            ("DHCP is not TCP", closed, gateway, 6, 67, false, deny, "services"),
+            ("DNS by another address", closed, host, 17, 53, false, deny, "services"),
             ("ping", closed, host, 58, 0, false, allow, "services"),
             ("ssh", closed, host, 6, 22, false, deny, "services"),
             ("published on the device", closed, host, 6, 8080, true, allow, "services"),

@@ -1,11 +1,12 @@
-//! What the maps answer, worked out from a compiled policy without a kernel: the same look-ups in the same order.
+//! Evaluates a compiled policy without a kernel, by the same look-ups in the same order as the programs.
 
 use super::{Compiled, PairKey};
 use pv_net_common::policy::{
-    POLICY_PAIR_BITS, POLICY_PORT_BITS, POLICY_PROTO_BITS, POLICY_TCP, POLICY_UDP, policy_proto,
+    POLICY_ALLOW, POLICY_DENY, POLICY_PAIR_BITS, POLICY_PORT_BITS, POLICY_PROTO_BITS, POLICY_TCP, POLICY_UDP,
+    policy_proto,
 };
 use pv_net_common::{Ip, PolicyClass, PolicySide, PolicyVerdict};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A compiled policy, indexed for look-ups.
 #[derive(Debug)]
@@ -13,16 +14,20 @@ pub struct Evaluator {
     ids: HashMap<(u32, Ip), PolicyClass>,
     cidrs: HashMap<(u128, u32), PolicyClass>,
     pairs: HashMap<PairKey, PolicyVerdict>,
+    /// Pairs of sender's and receiver's class for which some rule allows something.
+    allowed: HashSet<(u32, u32)>,
 }
 
 impl Compiled {
-    /// An index for look-ups.
+    /// Indexes the policy for look-ups.
     #[must_use]
     pub fn evaluator(&self) -> Evaluator {
+        let allowed = self.pairs.iter().filter(|(_, verdict)| verdict.action == POLICY_ALLOW);
         Evaluator {
             ids: self.ids.iter().map(|(id, ip, class)| ((*id, *ip), *class)).collect(),
             cidrs: self.cidrs.iter().map(|(ip, bits, class)| ((number(*ip), *bits), *class)).collect(),
             pairs: self.pairs.iter().copied().collect(),
+            allowed: allowed.map(|(key, _)| (key.src_class, key.dst_class)).collect(),
         }
     }
 }
@@ -32,7 +37,7 @@ fn number(ip: Ip) -> u128 {
 }
 
 impl Evaluator {
-    /// What the rules say of a packet. `port` counts for TCP and UDP only.
+    /// What the rules say about a packet. `port` counts for TCP and UDP only.
     #[must_use]
     pub fn verdict(&self, src: &PolicySide, dst: &PolicySide, proto: u8, port: u16) -> PolicyVerdict {
         let (Some(from), Some(to)) = (self.class(src), self.class(dst)) else { return PolicyVerdict::UNKNOWN };
@@ -48,7 +53,17 @@ impl Evaluator {
         found.copied().unwrap_or(PolicyVerdict::NOTHING)
     }
 
-    /// `None` for a container that the policy should know.
+    /// Whether any packet from `src` reaches `dst`: because a rule allows it, or because no rule refuses all of them
+    /// and the pools' settings let them pass (`by_default`).
+    #[must_use]
+    pub fn reaches(&self, src: &PolicySide, dst: &PolicySide, by_default: bool) -> bool {
+        let (Some(from), Some(to)) = (self.class(src), self.class(dst)) else { return false };
+        let all = PairKey { src_class: from.src, dst_class: to.dst, proto: 0, port: 0, bits: POLICY_PAIR_BITS };
+        let is_refused = self.pairs.get(&all).is_some_and(|verdict| verdict.action == POLICY_DENY);
+        self.allowed.contains(&(from.src, to.dst)) || (by_default && !is_refused)
+    }
+
+    /// The class of a sender or receiver; `None` for a container that the policy should know but does not.
     fn class(&self, side: &PolicySide) -> Option<PolicyClass> {
         let by_addr = || {
             let addr = number(side.addr);
@@ -61,10 +76,10 @@ impl Evaluator {
             return Some(by_addr().unwrap_or_default());
         }
         let found = [side.addr, Ip::UNSPECIFIED].iter().find_map(|a| self.ids.get(&(side.identity, *a)));
-        match (found, by_addr()) {
-            (Some(class), _) => Some(*class),
-            (None, Some(_)) => None,
-            (None, None) => Some(PolicyClass::default()),
+        match found {
+            Some(class) => Some(*class),
+            None if by_addr().is_some() => None,
+            None => Some(PolicyClass::default()),
         }
     }
 }

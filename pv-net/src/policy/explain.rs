@@ -1,4 +1,4 @@
-//! Words of `policy explain` into what the maps are asked.
+//! Translates the words of `policy explain` into look-ups.
 
 use super::Topology;
 use crate::model::{ContainerName, PoolName, Rule, Selector};
@@ -6,22 +6,22 @@ use pv_net_common::PolicySide;
 use pv_net_common::ip_proto::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP};
 use std::net::IpAddr;
 
-/// One end of a flow that is asked about.
+/// One end of the flow that is asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Party {
     /// Its address.
     pub addr: IpAddr,
     /// The container that has it.
     pub container: Option<ContainerName>,
-    /// What the maps are asked.
+    /// The key of the look-up.
     pub side: PolicySide,
-    /// It is one of the device's own.
+    /// The address is the device's own.
     pub host: bool,
-    /// The pool on whose link the address is valid, when it is a container's link-local one.
+    /// For a container's link-local address: the pool on whose link it is valid.
     pub link: Option<PoolName>,
 }
 
-/// Why a word is nobody.
+/// Why a word names nobody.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SideError {
     /// Neither an address nor a name.
@@ -38,7 +38,7 @@ pub enum SideError {
     },
 }
 
-/// Addresses of nobody (RFC 5737, RFC 3849), that stand for the world.
+/// Documentation addresses, which nobody has (RFC 5737, RFC 3849). They stand for the world.
 const EXAMPLES: [[u16; 8]; 6] = [
     [0, 0, 0, 0, 0, 0xffff, 0xcb00, 0x7101],
     [0, 0, 0, 0, 0, 0xffff, 0xc633, 0x6401],
@@ -48,11 +48,11 @@ const EXAMPLES: [[u16; 8]; 6] = [
     [0x3fff, 0, 0, 0, 0, 0, 0, 1],
 ];
 
-/// Everybody that `word` can be, IPv4 first: a container at each of its addresses, an address, the device at each of
-/// its own, or the world.
+/// All ends that `word` can mean, IPv4 first: a container at each of its addresses, an address, the device at each of
+/// its own addresses, or the world.
 ///
 /// # Errors
-/// When it is nobody.
+/// When it names nobody.
 pub fn side(word: &str, topology: &Topology, rules: &[Rule]) -> Result<Vec<Party>, SideError> {
     let mut addrs: Vec<IpAddr> = match word {
         "host" => topology.host.iter().copied().filter(|a| !is_link_local(*a) && !a.is_loopback()).collect(),
@@ -74,7 +74,7 @@ pub fn side(word: &str, topology: &Topology, rules: &[Rule]) -> Result<Vec<Party
     Ok(addrs.into_iter().flat_map(|addr| parties(addr, topology)).collect())
 }
 
-/// Whoever has `addr`: of a link-local one there can be one in each pool.
+/// All who have `addr`: a link-local address may exist in each pool.
 fn parties(addr: IpAddr, topology: &Topology) -> Vec<Party> {
     let all = topology.containers.iter().flat_map(|m| m.link_local.iter().map(move |l| (m, l)));
     let on_links: Vec<Party> = all
@@ -90,13 +90,13 @@ fn parties(addr: IpAddr, topology: &Topology) -> Vec<Party> {
     if on_links.is_empty() { vec![party(addr, topology)] } else { on_links }
 }
 
-/// Whether an address is valid on one link alone.
+/// Whether an address is valid only on its link.
 #[must_use]
 pub fn is_link_local(addr: IpAddr) -> bool {
     matches!(addr, IpAddr::V6(a) if a.is_unicast_link_local())
 }
 
-/// Whoever has `addr`.
+/// The one who has `addr`.
 #[must_use]
 pub fn party(addr: IpAddr, topology: &Topology) -> Party {
     let member = topology.containers.iter().find(|c| c.addresses.contains(&addr));
@@ -104,7 +104,7 @@ pub fn party(addr: IpAddr, topology: &Topology) -> Party {
     Party { addr, container: member.map(|m| m.name.clone()), side, host: topology.host.contains(&addr), link: None }
 }
 
-/// An address of each family that is nobody's, and where it can be in no network that a rule names.
+/// An address of each family that nobody has and, if possible, that is in no network of a rule.
 fn world(topology: &Topology, rules: &[Rule]) -> Vec<IpAddr> {
     let nobody = |a: &IpAddr| !topology.host.contains(a) && !topology.networks.iter().any(|n| n.contains(*a));
     let named = |a: IpAddr| {
@@ -117,10 +117,10 @@ fn world(topology: &Topology, rules: &[Rule]) -> Vec<IpAddr> {
     best(false).into_iter().chain(best(true)).collect()
 }
 
-/// IP protocol number and port of `tcp`, `udp` or `icmp`.
+/// IP protocol number and port for `tcp`, `udp` or `icmp`.
 ///
 /// # Errors
-/// When it is another protocol, or a port is missing or too much.
+/// When it is another protocol, or the port is missing or superfluous.
 pub fn port_and_proto(proto: &str, port: Option<u16>, v6: bool) -> Result<(u8, u16), String> {
     match (proto, port) {
         ("tcp", Some(port)) => Ok((IPPROTO_TCP, port)),

@@ -1,8 +1,9 @@
-//! Policy: rules and the device as it is in, contents of the maps out. Pure.
+//! The policy compiler: takes the rules and the device's present state, and makes the contents of the policy maps.
+//! Pure.
 //!
-//! The maps know nothing of selectors. Everybody to whom the same rules can apply is one class, and for each pair of
-//! classes of which a rule says something there is a verdict by protocol and port. What no rule is about is decided by
-//! the pools' settings: [`default_verdict`].
+//! The maps know nothing about selectors. All to whom the same rules can apply are in one class. For each pair of
+//! classes to which a rule applies there are verdicts by protocol and port. Where no rule applies, the pools' settings
+//! decide: [`default_verdict`].
 
 mod classes;
 mod compile;
@@ -17,6 +18,7 @@ mod tests;
 
 pub use compile::{Compiled, PairKey, PolicyError, RuleRef, compile};
 pub use default::{Place, Reason, default_verdict};
+pub use evaluate::Evaluator;
 pub use explain::{Party, SideError, is_link_local, party, port_and_proto, side};
 pub use topology::{host_addresses, member};
 
@@ -34,10 +36,10 @@ pub struct Member {
     pub identity: u32,
     /// The pools that it has interfaces in.
     pub pools: BTreeSet<PoolName>,
-    /// Its own addresses, the link-local ones too.
+    /// All of its addresses, including link-local ones.
     pub addresses: Vec<IpAddr>,
-    /// Its link-local addresses, each with the address that its interface has beside it: networks that hold the one hold
-    /// the other, or a rule about a network could be walked round.
+    /// Its link-local addresses, each with the other address of its interface. A network selector that contains that
+    /// address also matches the link-local one; otherwise a rule about a network could be evaded.
     pub link_local: Vec<LinkLocal>,
 }
 
@@ -46,13 +48,13 @@ pub struct Member {
 pub struct LinkLocal {
     /// The address.
     pub addr: IpAddr,
-    /// The interface's own, IPv6 where it has one.
+    /// The interface's other address, IPv6 if it has one.
     pub beside: IpAddr,
-    /// Where it is valid.
+    /// The pool in which it is valid.
     pub pool: PoolName,
 }
 
-/// The device as the rules see it.
+/// The device's present state, as the rules see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     /// Attached containers; no two share an identity.

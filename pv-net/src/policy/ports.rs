@@ -1,4 +1,4 @@
-//! The rules between two classes as verdicts by protocol and port.
+//! The verdicts between two classes, by protocol and port.
 
 use super::compile::PairKey;
 use crate::model::{Action, PortMatch, Rule};
@@ -10,7 +10,7 @@ use pv_net_common::policy::{
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-/// Which of several rules decides: the least. A deny before every allow, and then the first that was written.
+/// Decides which of several rules wins: the least. Denies come before allows, and then earlier rules before later ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     allows: bool,
@@ -23,20 +23,20 @@ impl Rank {
     }
 }
 
-/// What the rules between two classes say of one protocol.
+/// The rules between two classes for one protocol.
 #[derive(Default)]
 struct Proto {
-    /// By rules about all of it.
+    /// The best rule about the whole protocol.
     whole: Option<Rank>,
     spans: Vec<(RangeInclusive<u16>, Rank)>,
 }
 
-/// `None` is no rule, and loses.
+/// The better one. `None` means no rule, and loses.
 fn better(a: Option<Rank>, b: Option<Rank>) -> Option<Rank> {
     [a, b].into_iter().flatten().min()
 }
 
-/// The entries for one pair of classes, whose rules have these numbers.
+/// The entries for one pair of classes, to which the rules with these numbers apply.
 pub(super) fn entries(
     classes: (u32, u32),
     numbers: impl Iterator<Item = u32>,
@@ -86,16 +86,16 @@ pub(super) fn entries(
     }
 }
 
-/// Stretches of ports with one verdict that is another than `whole`.
+/// Ranges of ports whose verdict differs from `whole`.
 fn stretches(spans: &[(RangeInclusive<u16>, Rank)], whole: Option<Rank>) -> Vec<(RangeInclusive<u16>, Rank)> {
-    /// Ends are one past the last port.
+    /// Where ranges begin and end; an end is one past the last port.
     type Edges = BTreeMap<u32, Vec<(bool, Rank)>>;
     let mut edges = Edges::new();
     for (range, rank) in spans {
         edges.entry(u32::from(*range.start())).or_default().push((true, *rank));
         edges.entry(u32::from(*range.end()) + 1).or_default().push((false, *rank));
     }
-    // A rule's ranges may overlap: it ends with the last of them.
+    // The ranges of one rule may overlap, so it is open until the last of them ends.
     let mut open: BTreeMap<Rank, u32> = BTreeMap::new();
     let mut found: Vec<(RangeInclusive<u16>, Rank)> = Vec::new();
     let mut current: Option<(u32, Rank)> = None;
@@ -121,7 +121,7 @@ fn stretches(spans: &[(RangeInclusive<u16>, Rank)], whole: Option<Rank>) -> Vec<
     found
 }
 
-/// The fewest blocks of 2^n ports, each at a multiple of its size, that make up `range`: first port and bits.
+/// The fewest blocks that make up `range`, each of 2^n ports and aligned to its size: first port and prefix bits.
 fn prefixes(range: RangeInclusive<u16>) -> impl Iterator<Item = (u16, u8)> {
     let (mut at, end) = (u32::from(*range.start()), u32::from(*range.end()) + 1);
     std::iter::from_fn(move || {

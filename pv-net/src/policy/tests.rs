@@ -1,4 +1,4 @@
-//! The compiled policy against the rules' meaning.
+//! Compares the compiled policy with the meaning of the rules.
 
 mod random;
 mod reference;
@@ -86,7 +86,7 @@ fn a_container_that_came_later_waits() {
         (world, side(99, "10.0.1.2"), PolicyVerdict::UNKNOWN),
         (side(12, "10.0.1.3"), world, PolicyVerdict::NOTHING),
         (side(11, "10.0.1.2"), world, PolicyVerdict { rule: 0, action: POLICY_DENY }),
-        // The address is reused: the rights are not.
+        // Another container reuses the address, but does not get the rights.
         (side(12, "10.0.1.2"), world, PolicyVerdict::NOTHING),
     ] {
         assert_eq!(evaluator.verdict(&src, &dst, 17, 53), want, "{src:?} {dst:?}");
@@ -107,11 +107,12 @@ fn what_is_the_same_is_one_class() {
     let rules = [rule("pool a", "192.0.2.0/24", &[], Action::Deny)];
     let compiled = compile(&rules, &topology).expect("small");
     assert_eq!((compiled.ids.len(), compiled.pairs.len()), (100, 1));
-    // Both roots and the network; the pools and the device itself are like the rest.
+    // Both outermost networks, and the network of the rule. The pools and the device itself need no entries of their
+    // own.
     assert_eq!(compiled.cidrs.len(), 3, "{:?}", compiled.cidrs);
 }
 
-/// Each shape of ten thousand rules: what it needs, and within which time.
+/// Different kinds of ten thousand rules: the entries that they need, and the time that compiling may take.
 #[test]
 fn ten_thousand_rules_compile_at_once() {
     let cidrs: Vec<Rule> = (0..10_000u32)

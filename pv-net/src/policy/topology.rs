@@ -1,11 +1,11 @@
-//! The device as the rules see it, from what the daemon knows.
+//! Makes the rules' view of the device from what the daemon knows.
 
 use super::{LinkLocal, Member, is_link_local};
 use crate::model::{Attachment, ContainerName, Mac};
 use pv_net_common::Ip;
 use std::net::IpAddr;
 
-/// A container that is attached so.
+/// The rules' view of a container with these attachments.
 #[must_use]
 pub fn member(name: &ContainerName, identity: u32, attachments: &[Attachment]) -> Member {
     let link_local = |a: &Attachment| IpAddr::from(Ip::link_local(a.mac.0));
@@ -20,14 +20,14 @@ pub fn member(name: &ContainerName, identity: u32, attachments: &[Attachment]) -
     }
 }
 
-/// Of the addresses of the device's links, those that are its own for the rules. Of the link-local ones those of the
-/// pools' `bridges`, by index and MAC: containers reach no others, and each host-side link has one that comes and goes
+/// The device's own addresses, as far as the rules are about them. Of link-local addresses only those of the pools'
+/// `bridges` (by index and MAC) count: containers reach no others, and each host-side link has one that comes and goes
 /// with its container.
 #[must_use]
 pub fn host_addresses(all: impl Iterator<Item = (u32, IpAddr)>, bridges: &[(u32, Mac)]) -> Vec<IpAddr> {
     let of_bridge = |link: u32| bridges.iter().any(|(index, _)| *index == link);
     let kept = all.filter(|(link, addr)| !is_link_local(*addr) || of_bridge(*link)).map(|(_, addr)| addr);
-    // The kernel gives a bridge its address only with the first port.
+    // The kernel gives a bridge its link-local address only with the first port, so it is added here in any case.
     let expected = bridges.iter().map(|(_, mac)| IpAddr::from(Ip::link_local(mac.0)));
     let mut host: Vec<IpAddr> = kept.chain(expected).collect();
     host.sort_unstable();

@@ -1,5 +1,18 @@
-//! What runs beside the controller: each service has its own clock, handles and state, reads the snapshots, and reports.
+//! The services, which run beside the controller. Each has its own timers, handles and state, reads snapshots, and
+//! sends reports.
 
+mod declared;
+mod dhcp;
+mod dhcp6;
+mod dns;
+mod link_local;
+mod places;
+mod ra;
 mod sweep;
 
+pub use declared::declared;
+pub use dhcp::dhcp;
+pub use dhcp6::{Dhcp6, dhcp6};
+pub use dns::dns;
+pub use ra::ra;
 pub use sweep::sweep;

@@ -1,4 +1,5 @@
-//! When the flow tables are swept. A sweep takes as long as they are full, so it has a thread that nobody waits for.
+//! Decides when the flow tables are swept. The time of a sweep grows with the number of flows, so it runs on a thread
+//! that may block.
 
 use crate::failure::{Failure, Kind};
 use crate::kernel::bpf::{Sweeper, Swept, next_sweep};
@@ -11,10 +12,10 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-/// The first sweep measures the kernel's tick rate: whoever asks the daemon at once does not wait for it.
+/// The first sweep measures the kernel's tick rate, so it waits a little for the start's first requests.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// Sweeps whenever something can be over, from the time that the data plane is there.
+/// Sweeps whenever a flow may have expired, as soon as the data plane is loaded.
 ///
 /// # Errors
 /// When the tables cannot be opened.
@@ -47,7 +48,8 @@ fn once(mut sweeper: Sweeper, timeouts: &FlowTimeouts) -> (Sweeper, Duration) {
     let start = Instant::now();
     let next = match sweeper.sweep(timeouts) {
         Ok(Swept { removed, read, next, doubtful }) => {
-            // Who has ended the connection answers with a reset, and who has not with a segment of it.
+            // A container that has ended the connection answers with a reset, one that has not with a segment of the
+            // connection.
             if let Err(e) = challenge_ack::provoke(&doubtful) {
                 tracing::warn!(error = %e, "containers not asked about connections with a reset");
             }

@@ -1,8 +1,8 @@
-//! The device as the controller last left it: what everybody reads, and nobody waits for.
+//! Snapshots: the device's state after the controller's last operation. Everybody reads them without waiting.
 //!
-//! A snapshot never changes. The controller publishes one after each thing that it does, and the newest counts: whoever
-//! was away for some of them has missed nothing. Parts that stayed the same are those of the snapshot before, so that
-//! one more container of a thousand costs one part and a list of references.
+//! A snapshot never changes. The controller publishes one after each operation, and only the newest counts, so a reader
+//! that skipped some has missed nothing. Parts that did not change are shared with the snapshot before, so with a
+//! thousand containers one more costs one new part and a list of references.
 
 mod share;
 #[cfg(test)]
@@ -13,24 +13,30 @@ pub use share::{share, share_all};
 use crate::ipam::Lease;
 use crate::ipam::store::ContainerRecord;
 use crate::kernel::bpf::{Hook, Reader, Sweeping};
-use crate::model::{Attachment, ContainerName, Device, IfName, Interface, PoolName, PortMapping};
+use crate::kernel::netns::NetnsId;
+use crate::model::{Attachment, ContainerName, Device, IfName, Interface, Offer, PoolName, PortMapping};
 use crate::plan::{PoolLink, Published};
 use crate::policy::{Member, RuleRef, member};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The device at one moment.
+/// The state of the device at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// One more than that of the snapshot before.
+    /// One more than the revision of the snapshot before.
     pub revision: u64,
-    /// The configuration that is followed.
+    /// The configuration in use.
     pub device: Arc<Device>,
     /// The pools of the configuration.
     pub pools: Arc<BTreeMap<PoolName, PoolStatus>>,
     /// Attached and declared containers, by name.
     pub containers: Arc<[Arc<ContainerStatus>]>,
-    /// Host-side links that are there, by index.
+    /// Declared containers that are attached as soon as their namespace exists.
+    pub awaited: Arc<BTreeMap<ContainerName, Awaited>>,
+    /// What declared containers offer.
+    pub offers: Arc<BTreeMap<ContainerName, Vec<Offer>>>,
+    /// Host-side links that exist, by index.
     pub interfaces: Arc<BTreeMap<u32, Place>>,
     /// All leases, in the order of their keys.
     pub leases: Arc<[Arc<Lease>]>,
@@ -38,33 +44,33 @@ pub struct Snapshot {
     pub policy: Arc<PolicyStatus>,
     /// Uplinks in use, with their index.
     pub uplinks: Arc<BTreeMap<IfName, u32>>,
-    /// What is not as it should be, but for what is in the containers.
+    /// Conditions, except those of containers.
     pub conditions: Arc<Vec<String>>,
-    /// What the daemon found when it started.
+    /// What the daemon took over at its start.
     pub adopted: Adopted,
-    /// The maps, for whoever reads them; none while nothing is loaded.
+    /// Read-only access to the maps; `None` while the data plane is not loaded.
     pub plane: Option<Arc<Plane>>,
 }
 
 /// What a daemon took over from an earlier one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Adopted {
-    /// The maps were there.
+    /// The maps were kept.
     pub maps: bool,
-    /// The programs were, the same that the daemon would have loaded.
+    /// The programs were kept, because they are the ones that this daemon would have loaded.
     pub programs: bool,
-    /// Host-side links that it put its programs on.
+    /// Host-side links on which the programs are attached.
     pub links: usize,
     /// Containers that were attached.
     pub containers: usize,
 }
 
-/// A pool beside its configuration.
+/// The state of a pool, in addition to its configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolStatus {
-    /// Its bridge, when it is there.
+    /// Its bridge, if it exists.
     pub link: Option<PoolLink>,
-    /// What is not as it should be.
+    /// What is wrong with it.
     pub conditions: Vec<String>,
 }
 
@@ -73,18 +79,29 @@ pub struct PoolStatus {
 pub struct ContainerStatus {
     /// Its name.
     pub name: ContainerName,
-    /// Whether it was attached.
+    /// Whether it was ever attached.
     pub phase: Phase,
-    /// What is not as it should be.
+    /// What is wrong with it.
     pub conditions: Vec<String>,
 }
 
-/// How far a container is.
+/// A declared container that somebody else starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// The path of its namespace, which need not exist yet.
+    pub path: PathBuf,
+    /// Its `run.json`.
+    pub run: Arc<str>,
+    /// The namespace in which it was detached by hand. In that namespace it is not attached again automatically.
+    pub detached_in: Option<NetnsId>,
+}
+
+/// Whether a container was ever attached.
 #[derive(Debug, PartialEq)]
 pub enum Phase {
-    /// It has a `run.json`, with these interfaces, and was not attached yet.
+    /// It has a `run.json` with these interfaces, and was not attached yet.
     Declared(Vec<Interface>),
-    /// It was attached. Its links may have gone since.
+    /// It was attached. Its links may be gone by now.
     Attached(Attached),
 }
 
@@ -93,13 +110,15 @@ pub enum Phase {
 pub struct Attached {
     /// Its number in the maps.
     pub identity: u32,
-    /// What is remembered of it.
+    /// Its record in the state.
     pub record: Arc<ContainerRecord>,
-    /// The host-side link of each attachment of the record, where it is there.
+    /// The index of the host-side link of each attachment in the record, if the link exists.
     pub links: Vec<Option<u32>>,
+    /// More names that it is found by, in the device's domain.
+    pub aliases: Vec<String>,
     /// Ports of the device that lead to it.
     pub ports: Vec<PortMapping>,
-    /// JSON paths of settings of its `run.json` that are accepted and not acted on yet.
+    /// JSON paths of settings in its `run.json` that are accepted but have no effect yet.
     pub inactive: Vec<String>,
 }
 
@@ -112,24 +131,24 @@ pub struct Place {
     pub attachment: usize,
 }
 
-/// The rules, as far as they are in force.
+/// The policy in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyStatus {
-    /// The generation that the programs ask.
+    /// The generation that the programs use.
     pub generation: u32,
-    /// It is what the configuration says.
+    /// Whether it is what the configuration says.
     pub in_force: bool,
     /// Its rules by their numbers.
     pub rules: Arc<[RuleRef]>,
 }
 
-/// The data plane, for whoever reads what it writes.
+/// Read-only access to the data plane.
 pub struct Plane {
     /// How programs are attached.
     pub hook: Hook,
-    /// A hold on the maps that can only read.
+    /// Handles to the maps that can only read.
     pub reader: Reader,
-    /// What a sweep of the flow tables needs.
+    /// What a sweeper of the flow tables needs.
     pub sweeping: Sweeping,
 }
 
@@ -140,12 +159,12 @@ impl std::fmt::Debug for Plane {
 }
 
 impl Attached {
-    /// Its attachments, each with its host-side link where that is there.
+    /// Its attachments, each with the index of its host-side link if that exists.
     pub fn attachments(&self) -> impl Iterator<Item = (&Attachment, Option<u32>)> {
         self.record.attachments.iter().zip(self.links.iter().copied())
     }
 
-    /// The interface with the default route, else the first: whose addresses are those of the container.
+    /// The interface with the default route, else the first one. Its addresses count as the container's.
     #[must_use]
     pub fn main(&self) -> Option<&Attachment> {
         let all = &self.record.attachments;
@@ -153,8 +172,16 @@ impl Attached {
     }
 }
 
+impl Attached {
+    /// Whether all of its links exist.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.links.iter().all(Option::is_some)
+    }
+}
+
 impl ContainerStatus {
-    /// What is known of it since it was attached.
+    /// Its state since it was attached; `None` when it never was.
     #[must_use]
     pub const fn attached(&self) -> Option<&Attached> {
         match &self.phase {
@@ -165,7 +192,7 @@ impl ContainerStatus {
 }
 
 impl Place {
-    /// The attachment that the link is of.
+    /// The attachment that the link belongs to.
     #[must_use]
     pub fn attachment(&self) -> Option<&Attachment> {
         self.container.attached()?.record.attachments.get(self.attachment)
@@ -173,7 +200,7 @@ impl Place {
 }
 
 impl Snapshot {
-    /// The container of this name.
+    /// The container with this name.
     #[must_use]
     pub fn container(&self, name: &ContainerName) -> Option<&Arc<ContainerStatus>> {
         let at = self.containers.binary_search_by(|c| c.name.cmp(name)).ok()?;
@@ -216,12 +243,13 @@ impl Snapshot {
         self.attached().map(|(c, a)| member(&c.name, a.identity, &a.record.attachments))
     }
 
-    /// The same with `revision`, when something is another than in `before`.
+    /// This snapshot with the next `revision`; `None` when nothing differs from `before`.
     #[must_use]
     pub fn after(self, before: &Self) -> Option<Self> {
         let same = Arc::ptr_eq(&self.device, &before.device)
             && Arc::ptr_eq(&self.pools, &before.pools)
             && Arc::ptr_eq(&self.containers, &before.containers)
+            && Arc::ptr_eq(&self.awaited, &before.awaited)
             && Arc::ptr_eq(&self.leases, &before.leases)
             && Arc::ptr_eq(&self.policy, &before.policy)
             && Arc::ptr_eq(&self.uplinks, &before.uplinks)

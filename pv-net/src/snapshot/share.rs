@@ -1,18 +1,18 @@
-//! Keeping what stayed the same.
+//! Shares unchanged parts between snapshots.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-/// `now`, or `before` where both are the same.
+/// `before` if it equals `now`, else `now`.
 #[must_use]
 pub fn share<T: PartialEq>(before: &Arc<T>, now: T) -> Arc<T> {
     if **before == now { before.clone() } else { Arc::new(now) }
 }
 
-/// The list that `now` describes, with the parts of `before` that stayed the same; `before` itself when all of them did.
+/// A list made from `now` in which unchanged parts are taken from `before`; `before` itself when nothing has changed.
 ///
-/// Both are in the order of their keys, by which `order` compares. `same` says whether a part is still what it was, and
-/// `make` makes one anew: only for what changed.
+/// Both are sorted by their keys, which `order` compares. `same` tells whether a part is unchanged, and `make` makes a
+/// new one where it is not.
 pub fn share_all<T, N>(
     before: &Arc<[Arc<T>]>,
     now: impl IntoIterator<Item = N>,

@@ -3,29 +3,29 @@
 use super::{Access, Attack, Lab, Memory, Place, Policy, Rule, Who};
 use anyhow::{Result, ensure};
 
-/// What a whole attack sends: the environment may say it.
+/// What a whole attack sends; environment variables can change it.
 #[derive(Clone, Copy, Debug)]
 pub struct Campaign {
-    /// `PV_NET_SEED`; the same each time unless set, so that a run says something about the change it tests.
+    /// `PV_NET_SEED`. The seed is the same in each run unless set, so that a failure comes from the change under test.
     pub seed: u64,
-    /// `PV_NET_SHOT`: where to begin, to repeat what has failed.
+    /// `PV_NET_SHOT`: the shot to begin with, to repeat one that has failed.
     pub shot: Option<u32>,
     /// `PV_NET_FRAMES`: how many frames.
     pub frames: usize,
 }
 
 impl Campaign {
-    /// One of `frames` frames unless the environment says otherwise.
+    /// A campaign of `frames` frames unless the environment says otherwise.
     #[must_use]
     pub fn of(frames: usize) -> Self {
         let seed = number("PV_NET_SEED").unwrap_or(1);
         Self { seed, shot: number("PV_NET_SHOT"), frames: number("PV_NET_FRAMES").unwrap_or(frames) }
     }
 
-    /// Sends them all; `note` is told what each policy has seen.
+    /// Sends all frames; `note` is called with a line of text on what each policy's run has seen.
     ///
     /// # Errors
-    /// When somebody got round it, or was refused what is allowed.
+    /// When a frame reached a place that the model excludes, or did not reach a place where it is allowed.
     pub fn run(&self, mut note: impl FnMut(&str)) -> Result<()> {
         let policies = policies();
         let frames = self.frames.div_ceil(policies.len());
@@ -34,7 +34,8 @@ impl Campaign {
         let (mut memory, mut failed) = (Memory::default(), Vec::new());
         for (n, policy) in policies.into_iter().enumerate() {
             lab.reload(&policy)?;
-            // Shots of their own, and with them marks: what arrives late is not taken for a frame of the next policy.
+            // Each policy has shots, and with them marks, of its own: a frame that arrives late is not taken for one of
+            // the next policy.
             let first = self.shot.map_or_else(|| u32::try_from(n * frames), Ok)?;
             let attack = Attack { seed: self.seed.wrapping_add(n as u64), first, frames };
             match attack.run(&lab, &lab.world(policy)?, &mut memory) {

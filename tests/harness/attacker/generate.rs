@@ -1,5 +1,5 @@
-//! What the attacker sends: a shot is one frame, or the fragments of one datagram. Most are nearly right, for what is
-//! nonsense in many ways at once is dropped for the first of them.
+//! What the attacker sends: a shot is one frame, or the fragments of one datagram. Most frames are nearly right: one
+//! with many faults is dropped for the first of them, and the others stay untested.
 
 mod address;
 mod layer3;
@@ -12,7 +12,7 @@ use super::{Place, world};
 use crate::frame;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Frames of one shot at most, and so many marks it may use.
+/// The most frames that one shot has, and the number of marks that it may use.
 pub(crate) const MOST: u32 = 4;
 
 /// A frame or packet, and the number of its mark.
@@ -89,7 +89,7 @@ impl Maker<'_> {
         }
     }
 
-    /// Source MAC: mostly its own.
+    /// Source MAC: mostly the sender's own.
     fn source_mac(&mut self) -> [u8; 6] {
         let own = self.world.host(self.from).mac;
         if self.random.chance(90) { own } else { self.any_mac() }
@@ -141,7 +141,7 @@ impl Maker<'_> {
             let at = self.random.below(6);
             packet[at] = self.random.octet();
         }
-        // Behind it: Ethernet pads what is short.
+        // The mark follows the packet: Ethernet pads short frames in the same way.
         packet.extend(self.mark());
         let any = self.any_mac();
         let dst = self.random.weighted(&[(5, [0xff; 6]), (3, other.mac), (1, any)]);

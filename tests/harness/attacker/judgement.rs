@@ -2,48 +2,49 @@
 
 use super::Place;
 
-/// Whether a frame reaches a place.
+/// Whether a frame has to arrive at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It arrives.
+    /// The frame arrives.
     Must,
-    /// It does not.
+    /// The frame does not arrive.
     MustNot,
-    /// Somebody else decides: a kernel that takes no such packet, a bridge that floods, or an end that is gone.
+    /// Both are right: another party decides, such as a kernel that rejects such packets, a bridge that floods, or an
+    /// end that is gone.
     May,
 }
 
-/// A verdict a place, each with its reason.
+/// One verdict for each place, each with its reason.
 #[derive(Clone, Debug)]
 pub(crate) struct Judgement([(Verdict, &'static str); Place::ALL.len()]);
 
 impl Judgement {
-    /// Nobody gets it.
+    /// No place gets the frame.
     pub(crate) fn nobody(why: &'static str) -> Self {
         Self([(Verdict::MustNot, why); Place::ALL.len()])
     }
 
-    /// What is said of `place`, and why.
+    /// The verdict on `place`, and the reason.
     pub(crate) fn of(&self, place: Place) -> (Verdict, &'static str) {
         self.0[place as usize]
     }
 
-    /// Says it of `place`.
+    /// Sets the verdict on `place`.
     pub(crate) fn say(&mut self, place: Place, verdict: Verdict, why: &'static str) {
         self.0[place as usize] = (verdict, why);
     }
 
-    /// It may arrive at `place`.
+    /// Sets the verdict on `place` to [`Verdict::May`].
     pub(crate) fn may(&mut self, place: Place, why: &'static str) {
         self.say(place, Verdict::May, why);
     }
 
-    /// It arrives at `place` if it is `plain`; else it may.
+    /// Sets the verdict on `place`: `Must` when the frame is `plain`, else `May`.
     pub(crate) fn lets(&mut self, place: Place, plain: bool, why: &'static str) {
         self.say(place, if plain { Verdict::Must } else { Verdict::May }, why);
     }
 
-    /// The same, but `place` does not have to get it.
+    /// The same judgement, but with `May` instead of `Must` for `place`.
     pub(crate) fn weakened_at(mut self, place: Place) -> Self {
         let (verdict, why) = self.of(place);
         if verdict == Verdict::Must {
@@ -52,12 +53,12 @@ impl Judgement {
         self
     }
 
-    /// The same, but nobody has to get it.
+    /// The same judgement, but with `May` instead of `Must` for every place.
     pub(crate) fn weakened(self) -> Self {
         Place::ALL.into_iter().fold(self, Self::weakened_at)
     }
 
-    /// What this and another judgement agree on; the rest may be.
+    /// The verdicts on which this judgement and `other` agree; `May` where they differ.
     pub(crate) fn either(&self, other: &Self) -> Self {
         let mut both = self.clone();
         for place in Place::ALL {
@@ -68,7 +69,7 @@ impl Judgement {
         both
     }
 
-    /// Where it has to arrive.
+    /// The places where the frame has to arrive.
     pub(crate) fn musts(&self) -> impl Iterator<Item = Place> {
         Place::ALL.into_iter().filter(|place| self.of(*place).0 == Verdict::Must)
     }

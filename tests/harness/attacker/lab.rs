@@ -9,7 +9,7 @@ use rtnetlink::LinkBridge;
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The namespaces and who is in them.
+/// The namespaces of the lab, and the containers in them.
 pub(crate) struct Lab {
     /// The device.
     pub device: Device,
@@ -33,9 +33,10 @@ impl Lab {
     pub(crate) fn start(policy: &Policy) -> Result<Self> {
         let mut device = Device::new(&policy.config())?;
         let out = device.outside(UPLINK, &DEVICE, &HOST)?;
-        // Somebody's own bridge, that the pool borrows.
+        // A bridge that the user has made, and that the pool borrows.
         let lan = Namespace::new("lan")?;
-        // With a MAC of its own: else it takes that of a port, and keeps the link-local address of the one before.
+        // The bridge has a MAC of its own. Without one it takes a port's MAC, and keeps the link-local address that
+        // belongs to the MAC before.
         link::make(&device.ns, LinkBridge::new("pvbr3").address(vec![2, 0, 0, 0, 3, 1]).build())?;
         device.ns.connect(("lan0", &[]), &lan, ("eth0", &world::LAN))?;
         link::enslave(&device.ns, "lan0", "pvbr3")?;
@@ -50,7 +51,8 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Routes, and neighbours that nobody can talk out of: what forged ARP does to a kernel's table is not looked at here.
+    /// Sets routes and fixed neighbour entries. Forged ARP cannot change fixed entries: what it does to a kernel's
+    /// neighbour table is not what this lab tests.
     fn make_ready(&self) -> Result<()> {
         let device = &self.device.ns;
         for (host, _) in HOSTS {
@@ -65,14 +67,14 @@ impl Lab {
         for (bridge, container) in [("pvbr3", &self.a), ("pvbr3", &self.b), ("pvbr4", &self.c)] {
             known(bridge, &container.ns, &container.addresses())?;
         }
-        // Somebody who answers, so that flows are established.
+        // Servers that answer, so that flows become established.
         for (ns, port) in [(&self.b.ns, 80), (&self.b.ns, 7000), (&self.c.ns, 7000), (&self.out, 7000)] {
             echo::serve(ns, Ipv6Addr::UNSPECIFIED.into(), port)?;
         }
         Ok(())
     }
 
-    /// Puts another policy in force.
+    /// Puts another policy in force by a reload.
     ///
     /// # Errors
     /// When it is refused.
@@ -81,7 +83,7 @@ impl Lab {
         self.device.cli(&["reload"]).ok().map(drop)
     }
 
-    /// Who is who under `policy`.
+    /// The addresses and MACs of all parties, under `policy`.
     ///
     /// # Errors
     /// When a link is not there.

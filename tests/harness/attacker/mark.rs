@@ -1,8 +1,8 @@
-//! What tells a frame from all others, wherever it arrives and whatever was translated on the way.
+//! A mark identifies a frame wherever it arrives, and whatever NAT has changed on the way.
 
 const MAGIC: [u8; 4] = [0xa7, 0x5e, 0xd3, 0x91];
 
-/// Bytes of a mark: the magic, the frame's number, and a check of it, for attackers flip bits too.
+/// Bytes of a mark: the magic, the frame's number, and a check value, since the attacker flips bits too.
 pub(crate) const LEN: usize = 12;
 
 /// The mark of frame `number`.
@@ -14,7 +14,7 @@ pub(crate) fn of(number: u32) -> [u8; LEN] {
     mark
 }
 
-/// The number of the last mark in `bytes`: a fragment that overlaps the one before has that one's first.
+/// The number of the last mark in `bytes`. A fragment that overlaps the one before contains that one's mark first.
 pub(crate) fn last(bytes: &[u8]) -> Option<u32> {
     bytes
         .windows(LEN)

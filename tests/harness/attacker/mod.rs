@@ -1,8 +1,9 @@
-//! The random attacker: generated frames from three places against a plain model of who may reach whom. A container, the
-//! host behind the uplink and a LAN port of the pool's bridge send; whoever could be reached looks at what arrives.
+//! The random attacker: generated frames from three places are compared with a simple model of who may reach whom. A
+//! container, the host behind the uplink and a host at a port of the pool's bridge send; at every place that a frame
+//! could reach, sockets record what arrives.
 //!
-//! The model (`reading`, `model`) is written from the rules that the project promises and from the RFCs. It shares no code
-//! with the data plane.
+//! The model (`reading`, `model`) is written from the rules that the project promises and from the RFCs. It shares no
+//! code with the data plane.
 
 mod campaign;
 mod generate;

@@ -1,4 +1,4 @@
-//! Who may reach whom: a frame's judgement by the place that it comes from.
+//! Who may reach whom: the judgement of a frame, by the place that sends it.
 
 mod container;
 mod port;
@@ -10,10 +10,10 @@ use super::{Place, World};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What refuses a frame for everybody.
+/// Why a frame must arrive nowhere.
 type Refused = &'static str;
 
-/// Addresses, protocol and ports, as the opener sends them.
+/// Addresses, protocol and ports, as the sender of the flow's first packet has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Tuple {
     src: IpAddr,
@@ -26,7 +26,7 @@ impl Tuple {
     fn of(packet: &Packet) -> Option<Self> {
         let Packet { src, dst, proto, .. } = *packet;
         let ports = match packet.transport {
-            // An echo and its answer have the same.
+            // An echo request and its reply have the same identifier.
             Transport::Icmp { id, .. } => (id, id),
             _ => packet.ports()?,
         };
@@ -41,18 +41,19 @@ impl Tuple {
 /// The fragments of one datagram that one place sends.
 type Datagram = (Place, IpAddr, IpAddr, u32, u8);
 
-/// What the model remembers of frames that it has judged; the device remembers flows over a change of policy too.
+/// What the model remembers of the frames that it has judged. It outlives a change of policy, as the device's flows do.
 #[derive(Default)]
 pub(crate) struct Memory {
-    /// Flows that may be.
+    /// Flows that may exist.
     opened: HashSet<Tuple>,
-    /// Who was spoken to, by which protocol and at which port; and at any.
+    /// The destinations of flows that may exist, by protocol, with the port and without (`None`).
     peers: HashSet<(IpAddr, u8, Option<u16>)>,
-    /// The addresses by which one port of a sender's speaks to a container's: its own, and those where it is published.
+    /// The destination addresses by which one source port of a sender reaches a port of a container: the container's
+    /// own address, and those where the port is published.
     entrances: HashMap<(Place, u16, IpAddr, u16, u8), HashSet<IpAddr>>,
-    /// What was said of first fragments.
+    /// The judgements of first fragments.
     first: HashMap<Datagram, Judgement>,
-    /// The datagram that the last frame was the first fragment of.
+    /// The datagram whose first fragment was the last frame.
     begun: Option<Datagram>,
 }
 
@@ -67,7 +68,7 @@ impl<'w> Model<'w> {
         Self { world, memory }
     }
 
-    /// What is to become of a frame that `from` sends.
+    /// The judgement of a frame that `from` sends.
     pub(crate) fn judge(&mut self, from: Place, frame: &[u8]) -> Judgement {
         let Some(reading) = reading::read(frame) else { return Judgement::nobody("no whole Ethernet header") };
         let said = match from {
@@ -80,9 +81,9 @@ impl<'w> Model<'w> {
         if let Content::Ip(Packet { src, dst, proto, fragment: Some(fragment), .. }) = reading.content {
             let datagram = datagram(from, src, dst, fragment.id, proto);
             if fragment.is_first() {
-                // Whole only with what follows: the device's sockets see it then, if ever.
+                // The device's sockets get the datagram only when the later fragments arrive.
                 said = said.weakened_at(Place::Device);
-                // Two datagrams of one number: either may be meant by what follows.
+                // With two datagrams of the same id a later fragment may belong to either.
                 self.memory.begun = Some(datagram);
                 let before = self.memory.first.remove(&datagram);
                 self.memory.first.insert(datagram, before.map_or_else(|| said.clone(), |before| said.either(&before)));
@@ -96,11 +97,11 @@ impl<'w> Model<'w> {
         let datagram = datagram(from, packet.src, packet.dst, id, packet.proto);
         let found = self.memory.first.get(&datagram).cloned();
         let said = found.ok_or("a later fragment whose first one was not allowed")?;
-        // Other first fragments may have taken its place since.
+        // First fragments of other datagrams may have replaced this one in the device's table since.
         Ok(if packet.plain && self.memory.begun == Some(datagram) { said } else { said.weakened() })
     }
 
-    /// Remembers that a flow may be.
+    /// Remembers that the packet's flow may exist.
     fn open(&mut self, packet: &Packet) {
         if let Some(tuple) = Tuple::of(packet) {
             self.memory.opened.insert(tuple);
@@ -109,8 +110,8 @@ impl<'w> Model<'w> {
         }
     }
 
-    /// Whether this sender's port speaks to the container's by one address only. The container could not tell apart two
-    /// flows by two: one of them is refused, for as long as the other lives.
+    /// Whether this port of the sender reaches the container's port by one address only. Two flows by two addresses
+    /// would look the same to the container: one of them is refused as long as the other exists.
     fn enters(&mut self, packet: &Packet, to: Place, port: u16) -> bool {
         let from = packet.ports().map_or(0, |(from, _)| from);
         let known = self.memory.entrances.entry((to, port, packet.src, from, packet.proto)).or_default();
@@ -118,13 +119,13 @@ impl<'w> Model<'w> {
         known.len() == 1
     }
 
-    /// Whether a segment may be of a connection that another policy has allowed: it becomes the container's reset.
+    /// Whether a segment may belong to a connection that an earlier policy allowed: the container then gets a reset.
     fn was_open(&self, packet: &Packet) -> bool {
         let goes_on = matches!(packet.transport, Transport::Tcp { .. }) && !opens(packet);
         goes_on && Tuple::of(packet).is_some_and(|tuple| self.memory.opened.contains(&tuple))
     }
 
-    /// Remembers that a container or the device may answer what was sent to a group: by a flow of its own.
+    /// Remembers that a container or the device may answer, by a flow of its own, what was sent to a group.
     fn answered_by(&mut self, packet: &Packet, place: Place) {
         let Some(tuple) = Tuple::of(packet) else { return };
         let host = *self.world.host(place);
@@ -138,25 +139,27 @@ impl<'w> Model<'w> {
         Tuple::of(packet).is_some_and(|tuple| self.memory.opened.contains(&tuple.reversed()))
     }
 
-    /// Whether an ICMP error is to the sender of what it quotes, and that is of a flow that may be.
+    /// Whether an ICMP error goes to the sender of the packet that it quotes, and that packet belongs to a flow that
+    /// may exist.
     fn quotes_known(&self, packet: &Packet) -> bool {
         let Transport::Icmp { body, .. } = &packet.transport else { return false };
         let Some(quote) = quoted(body).filter(|quote| quote.src == packet.dst) else { return false };
         let opened = &self.memory.opened;
-        // The port that masquerade gave a flow is not known here.
+        // The model does not know which port masquerade gave the flow.
         let masqueraded = self.world.is_device(quote.src)
             && self.memory.peers.contains(&(quote.dst, quote.proto, Some(quote.ports.1)));
         masqueraded || opened.contains(&quote) || opened.contains(&quote.reversed())
     }
 }
 
-/// What fragments of one datagram have in common: the protocol in IPv4 (RFC 791); in IPv6 later ones may tell another one
-/// (RFC 8200 section 4.5).
+/// What the fragments of one datagram have in common. The protocol counts in IPv4 (RFC 791); in IPv6 later fragments
+/// may name another protocol (RFC 8200 section 4.5).
 fn datagram(from: Place, src: IpAddr, dst: IpAddr, id: u32, proto: u8) -> Datagram {
     (from, src, dst, id, if src.is_ipv4() { proto } else { 0 })
 }
 
-/// A frame of a VLAN that nobody here is in. A tap for ARP sees it; the stack does not.
+/// The judgement of a frame with a tag of a VLAN that does not exist here. A packet socket for ARP sees it; the IP
+/// stack does not.
 fn of_other_vlan(frame: &reading::Reading) -> Result<Judgement, Refused> {
     let why = "of a VLAN that nobody here is in";
     let mut said = Judgement::nobody(why);
@@ -167,18 +170,19 @@ fn of_other_vlan(frame: &reading::Reading) -> Result<Judgement, Refused> {
     Ok(said)
 }
 
-/// Local, but not where everybody finds it: what a kernel makes of it is its own matter.
+/// Whether `dst` is an address of the device other than those of its gateways and its uplink, such as an anycast
+/// address: whether a kernel accepts it depends on the kernel.
 fn is_anycast_or_far(model: &Model, dst: IpAddr) -> bool {
     let usual = model.world.gateways.iter().chain([&model.world.uplink]);
     !usual.into_iter().any(|host| dst == host.v4 || dst == host.v6)
 }
 
-/// ICMP that is kept from and off containers: it leads traffic elsewhere, or asks for what is nobody's business (RFC 6918).
+/// ICMP that containers may neither send nor get: it redirects traffic, or asks for data of a host (RFC 6918).
 fn unasked(packet: &Packet) -> bool {
     matches!(packet.icmp4(), Some(5 | 13..=18)) || matches!(packet.icmp6(), Some(137..=140))
 }
 
-/// What opens a connection, or needs none.
+/// Whether a packet opens a flow, or belongs to a protocol without connections.
 fn opens(packet: &Packet) -> bool {
     match &packet.transport {
         Transport::Tcp { flags, .. } => flags & 0x17 == 0x02,

@@ -1,4 +1,4 @@
-//! A small generator of random numbers (SplitMix64, Steele et al. 2014): the same seed gives the same run for ever.
+//! A small generator of random numbers (SplitMix64, Steele et al. 2014): the same seed always gives the same numbers.
 
 /// Its state.
 #[derive(Clone, Debug)]
@@ -21,26 +21,26 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`, that is not 0.
+    /// A number below `end`; `end` is not 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         let end = u64::try_from(end.max(1)).unwrap_or(u64::MAX);
         usize::try_from(self.number() % end).unwrap_or(0)
     }
 
-    /// True `percent` times of a hundred.
+    /// True with a probability of `percent` percent.
     pub(crate) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    /// One of several.
+    /// One element of `of`.
     ///
     /// # Panics
-    /// When there is none.
+    /// When `of` is empty.
     pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }
 
-    /// One of several, each as often as its weight says.
+    /// One of several values, with a probability in proportion to its weight.
     pub(crate) fn weighted<T: Copy>(&mut self, of: &[(usize, T)]) -> T {
         let mut at = self.below(of.iter().map(|(weight, _)| weight).sum());
         for (weight, value) in of {

@@ -1,4 +1,4 @@
-//! Reading a frame plainly, as the RFCs have it: headers count within the packet's own length, and nothing behind it.
+//! Reads a frame as the RFCs describe it: headers lie within the packet's own length, and bytes behind it do not count.
 
 use crate::frame::checksum;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,7 +11,7 @@ pub(crate) const ICMP6: u8 = 58;
 
 /// Why ARP is not read.
 pub(crate) const ARP_UNREADABLE: &str = "ARP that is not of Ethernet and IPv4";
-/// Extension headers that pv-net reads through.
+/// How many extension headers pv-net reads at most.
 const MOST_HEADERS: usize = 6;
 
 /// A frame as it is read.
@@ -28,7 +28,7 @@ pub(crate) struct Reading {
 pub(crate) enum Content {
     Arp(Arp),
     Ip(Packet),
-    /// ARP or IP that contradicts itself.
+    /// ARP or IP whose fields contradict each other.
     Unreadable(&'static str),
     Other,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Packet {
     pub proto: u8,
     pub fragment: Option<Fragment>,
     pub transport: Transport,
-    /// Nothing about it is unusual: everybody takes it.
+    /// The packet has nothing unusual: every kernel accepts it.
     pub plain: bool,
 }
 
@@ -84,7 +84,7 @@ pub(crate) enum Transport {
         kind: u8,
     },
     Other,
-    /// In an earlier fragment.
+    /// The transport header is in an earlier fragment.
     Later,
 }
 
@@ -113,7 +113,7 @@ impl Packet {
         }
     }
 
-    /// To a DHCP client's port, whoever sends it.
+    /// Whether the packet goes to a DHCP client's port, whoever sends it.
     pub(crate) fn is_dhcp_answer(&self) -> bool {
         let client = if self.src.is_ipv4() { 68 } else { 546 };
         matches!(self.transport, Transport::Udp { ports: (_, to) } if to == client)
@@ -150,7 +150,7 @@ pub(crate) fn read(frame: &[u8]) -> Option<Reading> {
     Some(Reading { dst, src, tags, content })
 }
 
-/// The frame without what is behind the end of its packet: a kernel cuts that off before its sockets see it.
+/// The frame without the bytes behind the end of its packet: a kernel cuts them off before its sockets see the packet.
 pub(crate) fn without_padding(frame: &[u8]) -> &[u8] {
     let Some(Reading { tags, content: Content::Ip(packet), .. }) = read(frame) else { return frame };
     let head = 14 + 4 * tags.len();
@@ -248,8 +248,8 @@ fn is_whole(proto: u8, body: &[u8], pseudo: &[u8]) -> bool {
     }
 }
 
-/// The first fragment has the whole transport header (RFC 1858, RFC 7112), as has a packet in one piece; later ones have
-/// nothing of it.
+/// Reads the transport header. The first fragment contains all of it (RFC 1858, RFC 7112), as does a packet in one
+/// piece; later fragments contain nothing of it.
 fn transport(proto: u8, body: &[u8], fragment: Option<Fragment>) -> Result<Transport, &'static str> {
     if fragment.is_some_and(|f| !f.is_first()) {
         let inside = proto == TCP && fragment.is_some_and(|f| f.offset < 20);

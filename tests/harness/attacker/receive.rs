@@ -1,5 +1,5 @@
-//! Who looks at what arrives: packet sockets at the links of containers and hosts, and raw IP sockets of the device, which
-//! see what its own sockets are given and nothing else (raw(7)).
+//! The sockets that record what arrives: packet sockets on the links of containers and hosts, and raw IP sockets of the
+//! device. A raw socket gets exactly what is delivered locally (raw(7)).
 
 use super::lab::Lab;
 use super::{Place, mark, reading};
@@ -8,18 +8,18 @@ use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// Room of each socket's queue in bytes: a batch fits many times.
+/// Size of each socket's queue in bytes: many times a batch.
 const ROOM: libc::c_int = 32 << 20;
 /// `PACKET_IGNORE_OUTGOING` (kernel 4.20).
 const IGNORE_OUTGOING: libc::c_int = 23;
 const ALL: u16 = 0x0003;
 const ARP: u16 = 0x0806;
 
-/// Protocols that the device's own sockets are looked at for: those that `generate` sends.
+/// Protocols that the device has a raw socket for: those that `generate` sends.
 const PROTOCOLS: [u8; 13] = [1, 2, 4, 6, 17, 41, 47, 50, 89, 103, 132, 136, 253];
 const PROTOCOLS6: [u8; 13] = [4, 6, 17, 41, 47, 50, 58, 59, 89, 103, 132, 136, 253];
 
-/// What a socket's bytes begin with.
+/// What a socket's data begin with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum View {
     Frame,
@@ -28,12 +28,12 @@ enum View {
     Ipv6(u8),
 }
 
-/// A frame's mark, seen at a place.
+/// A frame's mark that was seen at a place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     pub place: Place,
     pub number: u32,
-    /// Type of the ICMP or ICMPv6 message that it was seen in: it may be an answer that quotes.
+    /// Type of the ICMP or ICMPv6 message with the mark: it may be an error that quotes the frame.
     pub icmp: Option<u8>,
 }
 
@@ -54,7 +54,8 @@ impl Receivers {
             all.push((place, View::Frame, packets(ns, Some("eth0"), ALL)?));
         }
         let device = &lab.device.ns;
-        // With a protocol of its own it sees what was passed on by the programs at the link, not what came before them.
+        // With a protocol of its own the socket gets what the programs on the link have passed on. One for all
+        // protocols would get frames before the programs run.
         all.push((Place::Device, View::Frame, packets(device, None, ARP)?));
         for proto in PROTOCOLS {
             all.push((Place::Device, View::Ipv4, raw(device, libc::AF_INET, proto)?));
@@ -65,7 +66,7 @@ impl Receivers {
         Ok(Self(all))
     }
 
-    /// Everything that has arrived by now.
+    /// Calls `each` for everything that has arrived so far.
     pub(crate) fn drain(&self, mut each: impl FnMut(Seen)) -> Result<()> {
         let mut buffer = vec![0u8; 65_536];
         for (place, view, fd) in &self.0 {
@@ -101,7 +102,7 @@ impl View {
     }
 }
 
-/// Whether a socket of the device is given what is in the frame, if the device takes it.
+/// Whether a socket of the device gets what is in the frame, if the device's stack accepts it.
 pub(crate) fn hears(frame: &[u8]) -> bool {
     match reading::read(frame).map(|reading| reading.content) {
         Some(reading::Content::Ip(packet)) if packet.src.is_ipv4() => PROTOCOLS.contains(&packet.proto),
@@ -128,7 +129,7 @@ fn packets(ns: &Namespace, link: Option<&str>, protocol: u16) -> Result<OwnedFd>
         at.sll_protocol = protocol.to_be();
         at.sll_ifindex = link.map(nix::net::if_::if_nametoindex).transpose()?.map_or(Ok(0), i32::try_from)?;
         let size = libc::socklen_t::try_from(size_of_val(&at))?;
-        // SAFETY: the address is whole, and its size is told.
+        // SAFETY: the pointer and the size describe the whole address.
         let done = unsafe { libc::bind(fd.as_raw_fd(), (&raw const at).cast(), size) };
         ensure!(done == 0, "{}", std::io::Error::last_os_error());
         Ok(fd)
@@ -141,7 +142,7 @@ fn raw(ns: &Namespace, family: libc::c_int, proto: u8) -> Result<OwnedFd> {
 
 fn socket(family: libc::c_int, protocol: libc::c_int) -> Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: makes a socket; the number is owned by nobody else.
+    // SAFETY: creates a socket; nothing else owns the descriptor.
     let fd = unsafe {
         let fd = libc::socket(family, kind, protocol);
         ensure!(fd >= 0, "{}", std::io::Error::last_os_error());
@@ -153,7 +154,7 @@ fn socket(family: libc::c_int, protocol: libc::c_int) -> Result<OwnedFd> {
 
 fn set(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> Result<()> {
     let size = libc::socklen_t::try_from(size_of_val(&value))?;
-    // SAFETY: the option's value is an int, and its size is told.
+    // SAFETY: the option's value is an int, and the size says so.
     let done = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size) };
     ensure!(done == 0, "socket option {name}: {}", std::io::Error::last_os_error());
     Ok(())

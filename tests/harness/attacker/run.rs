@@ -1,4 +1,4 @@
-//! The run: a batch of frames is sent, then who got which is compared with the model.
+//! A run: sends a batch of frames, then compares where they arrived with the model.
 
 use super::generate::{self, MOST};
 use super::judgement::{Judgement, Verdict};
@@ -16,11 +16,11 @@ use std::fmt::Write;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// Shots a batch. The queue between a link and its reader holds 1000 packets (`netdev_max_backlog`).
+/// Shots in a batch. The queue between a link and its reader holds 1000 packets (`netdev_max_backlog`).
 const BATCH: u32 = 128;
-/// How long what must arrive may take.
+/// How long to wait for a frame that must arrive.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Kinds of disagreement that are printed whole.
+/// How many kinds of disagreement a failure prints in full.
 const SHOWN: usize = 80;
 
 /// What is to be sent.
@@ -34,7 +34,7 @@ pub(crate) struct Attack {
     pub frames: usize,
 }
 
-/// What a run without disagreement has seen.
+/// The numbers of a run without disagreement.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Report {
     /// Frames sent.
@@ -55,13 +55,13 @@ struct Sent {
     frame: Vec<u8>,
     said: Judgement,
     arrived: HashSet<Place>,
-    /// How many were sent before it.
+    /// How many frames were sent before it.
     place: usize,
-    /// It was sent once more: what arrives from now on says nothing of the first time.
+    /// The frame was sent a second time: an arrival from now on says nothing about the first time.
     again: bool,
 }
 
-/// The model and a place do not agree on a frame.
+/// A place where the model and the device differ about a frame.
 struct Disagreement {
     number: u32,
     place: Place,
@@ -78,10 +78,10 @@ struct Run<'l> {
 }
 
 impl Attack {
-    /// Sends the frames. `memory` is of what was sent to this lab before.
+    /// Sends the frames. `memory` holds what was sent to this lab before.
     ///
     /// # Errors
-    /// When the model and the device disagree: which frames, and why the model says what it does.
+    /// When the model and the device differ: on which frames, and the model's reasons.
     pub(crate) fn run(&self, lab: &Lab, world: &World, memory: &mut Memory) -> Result<Report> {
         stay_on_one_cpu()?;
         let start = Instant::now();
@@ -114,11 +114,11 @@ impl Attack {
 
 impl Run<'_> {
     fn send(&mut self, number: u32, from: Place, frame: Vec<u8>, said: Judgement) {
-        // Where bits were flipped or the end is cut off, nobody could tell that it arrived.
+        // A receiver could not recognise a frame whose mark is damaged or cut off.
         let marked = mark::last(without_padding(&frame)) == Some(number);
         let said = if marked { said } else { said.weakened() };
         let said = if hears(&frame) { said } else { said.weakened_at(Place::Device) };
-        // What the sender's own link does not take is nowhere.
+        // The sender's own link refused the frame: it arrives nowhere.
         if self.senders[&from].send(&frame).is_err() {
             return;
         }
@@ -134,12 +134,12 @@ impl Run<'_> {
         self.sent.insert(number, Sent { from, frame, said, arrived: HashSet::new(), place, again: false });
     }
 
-    /// Waits for what must arrive of a batch, and notes what the model has said otherwise.
+    /// Waits for what must arrive of a batch, and notes where the device and the model differ.
     fn settle(&mut self, batch: Range<u32>) -> Result<()> {
         let start = Instant::now();
         let known = self.wrong.len();
         loop {
-            // Asked before the queues are: what came in time is seen, however late this thread runs.
+            // Read the clock before the queues: what has come in time is seen, however late this thread runs.
             let late = start.elapsed() > crate::patience(PATIENCE);
             self.read()?;
             let missing: Vec<(u32, Place)> = batch.clone().flat_map(|number| self.missing(number)).collect();
@@ -156,7 +156,7 @@ impl Run<'_> {
         for n in known..self.wrong.len() {
             self.repeat(n)?;
         }
-        // What comes later than that is not waited for.
+        // Frames of much older batches are forgotten: nobody waits for them any more.
         let old = batch.start.saturating_sub(16 * BATCH * MOST);
         let wrong: HashSet<u32> = self.wrong.iter().map(|w| w.number / MOST).collect();
         self.sent.retain(|number, _| *number >= old || wrong.contains(&(number / MOST)));
@@ -181,7 +181,8 @@ impl Run<'_> {
         })
     }
 
-    /// Sends a shot once more, alone, to see whether it needs what was sent before it. The first of each kind only.
+    /// Sends a shot once more, alone, to see whether the disagreement depends on the frames before. Only for the first
+    /// of each kind.
     fn repeat(&mut self, n: usize) -> Result<()> {
         let Disagreement { number, place, arrived, .. } = self.wrong[n];
         let kind = self.kind(&self.wrong[n]);
@@ -211,20 +212,20 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Those of these numbers that were sent, as they were sent.
+    /// The frames of these numbers that were sent, in the order of sending.
     fn in_order(&self, numbers: Range<u32>) -> Vec<u32> {
         let mut sent: Vec<u32> = numbers.filter(|number| self.sent.contains_key(number)).collect();
         sent.sort_by_key(|number| self.sent[number].place);
         sent
     }
 
-    /// Disagreements that have one cause, most likely.
+    /// A key for disagreements that probably have one cause.
     fn kind(&self, wrong: &Disagreement) -> (Place, Place, bool, &'static str) {
         let sent = &self.sent[&wrong.number];
         (sent.from, wrong.place, wrong.arrived, sent.said.of(wrong.place).1)
     }
 
-    /// Every kind of disagreement, with its first frame whole.
+    /// A text with every kind of disagreement, and its first frame in full.
     fn explain(&self, attack: &Attack) -> String {
         let mut kinds: BTreeMap<_, Vec<&Disagreement>> = BTreeMap::new();
         for wrong in &self.wrong {
@@ -256,13 +257,13 @@ impl Run<'_> {
     }
 }
 
-/// An echo's answer, or an error that quotes what was sent.
+/// Whether the arrival is an echo reply, or an error that quotes the sent frame.
 fn is_answer(seen: &Seen, of: &Sent) -> bool {
     seen.icmp.is_some_and(|kind| matches!(kind, 0 | 1..=5 | 11 | 12 | 129) && icmp_of(&of.frame) != Some(kind))
 }
 
-/// Keeps this thread where it is: a veth hands a frame on by the queue of the CPU that sends it, and frames of two CPUs'
-/// queues may overtake each other.
+/// Pins this thread to one CPU. A veth passes a frame on by the queue of the CPU that sends it, and frames in the
+/// queues of two CPUs may overtake each other.
 fn stay_on_one_cpu() -> Result<()> {
     let mut here = CpuSet::new();
     here.set(nix::sched::sched_getcpu()?)?;

@@ -1,4 +1,4 @@
-//! Who is who in the attacker's lab, and what its policy says: the configuration and the model are made from this.
+//! The parties of the attacker's lab, and what its policy says: the configuration and the model are derived from this.
 
 use super::reading::{TCP, UDP};
 use crate::configs;
@@ -12,7 +12,7 @@ pub(crate) enum Place {
     Device,
     /// A container of pool `internal`: it attacks.
     A,
-    /// Another one of `internal`, with published ports.
+    /// Another container of `internal`, with published ports.
     B,
     /// A container of pool `management`.
     C,
@@ -52,7 +52,7 @@ pub(crate) enum Access {
 pub(crate) enum Who {
     /// A container.
     Container(Place),
-    /// Everybody outside of pools, but for the device.
+    /// Everybody outside of pools, except the device.
     World,
     /// The device.
     Host,
@@ -73,7 +73,7 @@ pub(crate) struct Rule {
     pub allow: bool,
 }
 
-/// What is in force.
+/// The configured policy.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     /// Pools are open to each other.
@@ -92,7 +92,7 @@ pub(crate) enum End {
     Stranger(IpAddr),
 }
 
-/// Somebody's addresses.
+/// The addresses and the MAC of one party.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Host {
     pub mac: [u8; 6],
@@ -114,10 +114,10 @@ impl Host {
     }
 }
 
-/// Who is who.
+/// All parties and the policy.
 #[derive(Clone, Debug)]
 pub(crate) struct World {
-    /// What is in force.
+    /// The policy.
     pub policy: Policy,
     pub(crate) a: Host,
     pub(crate) b: Host,
@@ -160,14 +160,27 @@ impl Policy {
         config
     }
 
-    /// What the rules say of a flow, if anything: a deny wins.
+    /// What the rules say about a flow, if one matches: a deny has precedence.
     pub(crate) fn rules_say(&self, from: End, to: End, proto: u8, port: Option<u16>) -> Option<bool> {
         let matching = |rule: &&Rule| rule.is_about(from, to, proto, port);
         self.rules.iter().filter(matching).map(|rule| rule.allow).reduce(|all, allow| all && allow)
     }
 
-    /// Whether a flow may be: a deny wins, then an allow, then the settings of the pools.
+    /// Whether a flow is allowed: a deny has precedence, then an allow, then the settings of the pools.
     pub(crate) fn allows(&self, from: End, to: End, proto: u8, port: Option<u16>, published: bool) -> bool {
+        self.allows_by(true, from, to, proto, port, published)
+    }
+
+    /// The same; to the device `by_gateway` of the sender's pool, or by another address.
+    pub(crate) fn allows_by(
+        &self,
+        by_gateway: bool,
+        from: End,
+        to: End,
+        proto: u8,
+        port: Option<u16>,
+        published: bool,
+    ) -> bool {
         if let Some(said) = self.rules_say(from, to, proto, port) {
             return said;
         }
@@ -176,7 +189,7 @@ impl Policy {
             (End::Container(from), End::Container(to)) => self.open || pool_of(from) == pool_of(to),
             (End::Container(_), End::Device) => match self.access {
                 Access::None => false,
-                Access::Services => is_service(proto, port),
+                Access::Services => matches!(proto, 1 | 58) || by_gateway && is_service(proto, port),
                 Access::All => true,
             },
             (End::Stranger(_), End::Container(_)) => published,
@@ -185,9 +198,9 @@ impl Policy {
     }
 }
 
-/// DNS, DHCP and ping.
+/// DNS and DHCP.
 fn is_service(proto: u8, port: Option<u16>) -> bool {
-    matches!((proto, port), (1 | 58, _) | (TCP | UDP, Some(53)) | (UDP, Some(67 | 547)))
+    matches!((proto, port), (TCP | UDP, Some(53)) | (UDP, Some(67 | 547)))
 }
 
 fn pool_of(container: Place) -> u8 {
@@ -291,7 +304,7 @@ impl World {
         [(Place::A, &self.a), (Place::B, &self.b), (Place::C, &self.c)]
     }
 
-    /// Whether an address is the device's own: what its routing table calls local, as far as it is unicast.
+    /// Whether an address is the device's own: a unicast address that its routing table has as local.
     pub(crate) fn is_device(&self, addr: IpAddr) -> bool {
         self.is_of_device(addr) || matches!(addr, IpAddr::V6(v6) if is_anycast(v6))
     }
@@ -305,7 +318,7 @@ impl World {
         self.gateways.iter().chain([&self.uplink]).any(|host| host.has(addr))
     }
 
-    /// Who has this address.
+    /// The party that has this address.
     pub(crate) fn end(&self, addr: IpAddr) -> End {
         match self.container(addr) {
             Some(place) => End::Container(place),
@@ -332,7 +345,7 @@ fn is_anycast(addr: Ipv6Addr) -> bool {
         || addr.segments() == [0xfe80, 0, 0, 0, 0, 0, 0, 0]
 }
 
-/// Multicast, or broadcast of any network here.
+/// Multicast, or the broadcast address of one of the networks here.
 pub(crate) fn is_group(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(v4) => v4.is_multicast() || is_broadcast(v4),
@@ -344,7 +357,7 @@ fn is_broadcast(addr: Ipv4Addr) -> bool {
     addr.is_broadcast() || matches!(addr.octets(), [10, 0, 3 | 4, 255] | [192, 0, 2, 255])
 }
 
-/// Loopback, in the mapped form too.
+/// A loopback address, also in its IPv4-mapped form.
 pub(crate) fn is_loopback(addr: IpAddr) -> bool {
     addr.is_loopback() || matches!(addr, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback()))
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: pv-net at work on a device that is a network namespace. Every step is checked; the first that
-//! does not do what it says ends the demo with exit status 1.
+//! `cargo xtask demo`: shows pv-net on a device that is a network namespace. Every step is checked; when one fails, the
+//! demo ends with exit status 1.
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::{Device, Namespace, Process, Snapshot, eventually};
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 }
 
 fn demo() -> Result<()> {
-    // Ctrl-C ends the step that runs; what was made is then removed as after any failure.
+    // Ctrl-C ends the current step; everything is then removed as after a failure.
     let action = SigAction::new(SigHandler::Handler(interrupted), SaFlags::empty(), SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         // SAFETY: the handler only stores to an atomic.
@@ -80,7 +80,7 @@ fn demo() -> Result<()> {
     Ok(())
 }
 
-/// A numbered headline; the end when somebody wants it.
+/// Prints a numbered headline; fails when the user has asked for the end.
 fn title(text: &str) -> Result<()> {
     static NUMBER: AtomicU64 = AtomicU64::new(1);
     ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
@@ -88,7 +88,7 @@ fn title(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// A device with the files of `examples`, and no daemon yet.
+/// A device with the files of `examples`; its daemon does not run yet.
 fn device() -> Result<Device> {
     let config = fs::read_to_string(Path::new(EXAMPLES).join("device.json")).context("examples/device.json")?;
     let device = Device::new(&serde_json::from_str::<Value>(&config).context("examples/device.json")?)?;
@@ -101,7 +101,7 @@ fn device() -> Result<Device> {
     Ok(device)
 }
 
-/// Runs a command, shows it with what it says; an error when it fails.
+/// Runs a command and prints it with its output; fails when the command does.
 fn shown(device: &Device, words: &[&str]) -> Result<String> {
     println!("$ pv-net {}", words.join(" "));
     let said = device.cli(words).ok()?;
@@ -134,12 +134,12 @@ fn pings(from: &Container, to: &Container) -> Result<()> {
     Ok(())
 }
 
-/// A stream over each family, and by which path its packets went.
+/// Sends a TCP stream over each family, and prints which path its packets took.
 fn streams(device: &Device, from: &Container, to: &Container) -> Result<()> {
     let server = Process::start(to.ns.command("iperf3").arg("-s").stdout(Stdio::null()).stderr(Stdio::null()))?;
     for address in to.addresses {
         let before = device.counters()?;
-        // The server may not listen yet; with -J the exit status does not say so.
+        // The server may not listen yet. With `-J` the exit status of iperf3 does not tell.
         let rate = eventually(PATIENCE, || {
             let said = from.ns.sh(&format!("iperf3 -J -t 2 -c {address}"))?;
             let said: Value = serde_json::from_str(&said).context("iperf3")?;
@@ -160,7 +160,7 @@ fn streams(device: &Device, from: &Container, to: &Container) -> Result<()> {
     Ok(())
 }
 
-/// A connection that policy refuses, and the event about it.
+/// Opens a connection that policy refuses, and shows the event about it.
 fn refused(device: &Device, from: &Container, to: &Container) -> Result<()> {
     let mut command = device.command();
     let mut monitor = command.arg("monitor").stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
@@ -187,7 +187,7 @@ fn refusals(from: &Container, to: &Container, events: &mpsc::Receiver<String>) -
         println!("{} to {} at {address}, TCP port 22: {why}, after {:.1?}", from.name, to.name, start.elapsed());
     }
     println!();
-    // The monitor may have come too late for these: once more, until it has seen one.
+    // The monitor may have started too late for these: try again until it has seen one.
     let [address, _] = to.addresses;
     eventually(PATIENCE, || {
         let _ = from.ns.run(|| Ok(TcpStream::connect_timeout(&SocketAddr::new(address, 22), PATIENCE).is_ok()))?;
@@ -197,7 +197,7 @@ fn refusals(from: &Container, to: &Container, events: &mpsc::Receiver<String>) -
     })
 }
 
-/// A TCP connection that is written to without end, and how many bytes have arrived.
+/// A TCP connection with endless data, and how many bytes have arrived.
 struct Transfer {
     arrived: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -214,7 +214,7 @@ impl Transfer {
         std::thread::spawn(move || {
             let block = [0x5a; 16_384];
             while !end.load(Ordering::Relaxed) && sender.write_all(&block).is_ok() {
-                // Enough to see, and not the whole machine.
+                // Slow enough to leave the machine usable.
                 std::thread::sleep(Duration::from_micros(200));
             }
         });
@@ -231,7 +231,7 @@ impl Transfer {
         self.arrived.load(Ordering::Relaxed)
     }
 
-    /// Waits until another million bytes have arrived since `before`, and says how many are there.
+    /// Waits until another million bytes have arrived since `before`, and gives the new count.
     fn goes_on(&self, before: u64) -> Result<u64> {
         eventually(PATIENCE, || match self.bytes() {
             now if now > before + 1_000_000 => Ok(now),

@@ -1,4 +1,4 @@
-//! A blind attacker off the path: resets, and frames with another MAC.
+//! A blind attacker, who does not see the flow's packets: forged resets, and frames with another MAC.
 
 use super::lab::{Lab, lab};
 use anyhow::{Context, Result, ensure};
@@ -12,13 +12,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 const PORT: u16 = 7000;
 const PUBLISHED: u16 = 8080;
 const SERVER: u16 = 80;
-/// Behind the host, which forwards nothing and says nothing.
+/// Addresses behind the host. The host forwards nothing there, and sends no error.
 const SILENT: [&str; 2] = ["198.51.100.1", "2001:db8:9::1"];
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
-/// A lab in which a flow that is over goes with the next sweep, with a container that publishes a port.
+/// A lab with a container that publishes a port. A closed flow is removed by the next sweep.
 fn published() -> Result<(Lab, Container)> {
     let lab = lab(|config| {
         config["network"]["flow_timeouts"] = json!({"tcp_closed": 1, "tcp_opening": 60});
@@ -34,7 +34,7 @@ fn kind(addr: IpAddr) -> u16 {
     if addr.is_ipv4() { frame::IPV4 } else { frame::IPV6 }
 }
 
-/// A frame as it comes in by the uplink.
+/// Sends a frame to the device by its uplink.
 fn arrives(lab: &Lab, mac: [u8; 6], packet: &[u8]) -> Result<()> {
     let kind = if packet[0] >> 4 == 4 { frame::IPV4 } else { frame::IPV6 };
     RawSocket::open(&lab.out, "eth0")?.send(&frame::ethernet(mac, lab.uplink_mac()?, kind, packet))
@@ -79,15 +79,15 @@ fn accept(listener: &TcpListener) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// RFC 5961 section 3: a reset outside the window is ignored by its receiver. So its flow must not be over for it, be it
-/// silent for longer than one that is over lives; before, it left the flow table, went with the time-out of closed ones,
-/// and what the server sent was refused.
+/// RFC 5961 section 3: the receiver of a reset outside the window ignores it. So the device must keep the flow too,
+/// even if it is then silent for longer than a closed flow lives. Formerly the flow was removed after the time-out of
+/// closed flows, and the server's later segments were refused.
 #[test]
 fn a_blind_reset_ends_no_connection() -> Result<()> {
     let (lab, server) = published()?;
     let (outer, inner) = (listen(&lab.out, PORT)?, listen(&server.ns, SERVER)?);
     for (host, own) in HOSTS {
-        // By masquerade, and by a published port: who opens, who takes, and the flow's ports.
+        // A masqueraded connection and one by a published port: client, server, and the flow's ports.
         let mut masqueraded = echo::connect(&lab.a.ns, SocketAddr::new(host, PORT))?;
         let mut far = accept(&outer)?;
         let mut client = echo::connect(&lab.out, SocketAddr::new(own, PUBLISHED))?;
@@ -96,21 +96,21 @@ fn a_blind_reset_ends_no_connection() -> Result<()> {
         let port = client.local_addr()?.port();
         let flows = [[masqueraded.local_addr()?.port(), PORT], [port, PUBLISHED]];
         for (src, dst) in [((host, PORT), (own, nat)), ((host, port), (own, PUBLISHED))] {
-            // The acknowledgement is no part of a reset's window check, and the sequence number is a guess.
+            // Window checks of a reset do not use the acknowledgement; the sequence number is a guess.
             arrives(&lab, lab.out_mac()?, &frame::tcp_numbered(src, dst, [0xdead_beef, 0], RST, b""))?;
         }
         for ports in flows {
             is_in_state(&lab, ports, "closing")?;
         }
         for ports in flows {
-            // The container says that it lives.
+            // The container sends something, which shows that the connection lives.
             is_in_state(&lab, ports, "established").with_context(|| format!("{host}"))?;
         }
         passes(&mut far, &mut masqueraded, "from the server after a forged reset")?;
         passes(&mut masqueraded, &mut far, "to the server after a forged reset")?;
         passes(&mut client, &mut served, "from the client after a forged reset")?;
         passes(&mut served, &mut client, "to the client after a forged reset")?;
-        // A real reset is one: the flow goes.
+        // A real reset closes the flow.
         setsockopt(&far, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
         drop(far);
         ensure!(masqueraded.read(&mut [0; 9]).is_err(), "no reset");
@@ -122,8 +122,8 @@ fn a_blind_reset_ends_no_connection() -> Result<()> {
     Ok(())
 }
 
-/// RFC 9293 section 3.10.7.3: who has sent a SYN ignores a reset without the acknowledgement of it. So its flow must be
-/// ready for the answer.
+/// RFC 9293 section 3.10.7.3: a host that has sent a SYN ignores a reset that does not acknowledge it. So the device
+/// must keep the half-open flow for the answer.
 #[test]
 fn a_blind_reset_ends_no_half_open_connection() -> Result<()> {
     let (lab, _server) = published()?;
@@ -146,27 +146,28 @@ fn a_blind_reset_ends_no_half_open_connection() -> Result<()> {
             };
             ensure!(link.receive(SOON, is_it)?.is_some(), "{silent}: flags {flags:#x} did not arrive");
         }
-        // The flow may be at its end by then: the container's stack knows nothing of it, and resets it.
+        // The flow may have ended by then: the container's stack does not know the connection, and resets it.
         let created = lab.device.counters()?["flows-created"];
         ensure!(created > family as u64, "{silent}: the answer to the SYN established no flow");
     }
     Ok(())
 }
 
-/// The last acknowledgement of a masqueraded connection is lost, and its opener uses the port again at once (RFC 6191, or
-/// a bound port): the new connection is established like any other, and is not taken for the end of the last one.
+/// The last acknowledgement of a masqueraded connection is lost, and the container uses the port again at once (RFC
+/// 6191, or a bound port). The new connection is established as usual, and its segments are not taken for the end of
+/// the old one.
 #[test]
 fn a_port_used_again_after_a_lost_acknowledgement_is_a_new_connection() -> Result<()> {
     const FIN: u8 = 1;
     let (lab, _server) = published()?;
-    // The container's own stack would answer with resets.
+    // Without addresses the container's own stack sends no resets.
     lab.a.ns.ip("addr flush dev eth0")?;
     for (family, silent) in SILENT.iter().enumerate() {
         let (silent, own): (IpAddr, IpAddr) = (silent.parse()?, HOSTS[family].1);
         let port = 5000 + family as u16;
         let (link, wire) = (RawSocket::open(&lab.a.ns, "eth0")?, RawSocket::open(&lab.out, "eth0")?);
         let at = if family == 0 { 34 } else { 54 };
-        // Segments of both ends, each with a number of its own, and no acknowledgement of the last FIN.
+        // Segments of both ends, each with its own number, without the acknowledgement of the last FIN.
         let number = |f: &[u8], n: u8| f.len() > at + 13 && f[at + 4..at + 8] == [0xab, 0, 0, n];
         let from_container = |n: u8, flags: u8| -> Result<u16> {
             let numbers = [0xab00_0000 + u32::from(n), 1];
@@ -194,13 +195,13 @@ fn a_port_used_again_after_a_lost_acknowledgement_is_a_new_connection() -> Resul
     Ok(())
 }
 
-/// A MAC of nobody.
+/// A MAC that nobody has.
 const FORGED: [u8; 6] = [2, 0xbb, 0, 0, 0, 1];
-/// Another MAC that the host takes.
+/// Another MAC, which the host changes to.
 const NEXT: &str = "02:aa:00:00:00:02";
 
-/// One forged frame of a published port's flow with another source MAC, and all that the container answers goes there
-/// (RFC 826 knows whose an address is, a frame does not). UDP has no window that could tell.
+/// A forged frame of a published port's flow with another source MAC must not make the container's answers go to that
+/// MAC (ARP says who has an address, RFC 826; a frame does not). A UDP datagram has no window to check.
 #[test]
 fn a_frame_from_another_mac_leads_no_answers_away() -> Result<()> {
     let (lab, server) = published()?;
@@ -236,7 +237,8 @@ fn a_frame_from_another_mac_leads_no_answers_away() -> Result<()> {
         }
         let mut read = [0; 23];
         client.read_exact(&mut read)?;
-        // Another router takes over, and says so (RFC 5227, RFC 4861 section 7.2.6): the kernel's neighbour is another.
+        // Another router takes over and announces it (RFC 5227, RFC 4861 section 7.2.6): the kernel's neighbour entry
+        // changes.
         lab.out.ip(&format!("link set eth0 address {NEXT}"))?;
         passes(&mut client, &mut served, "from the new MAC")?;
         passes(&mut served, &mut client, "to the new MAC")?;

@@ -1,4 +1,4 @@
-//! The device as it is on real networks: many addresses, others' firewalls, the unit as packaged.
+//! The device on real networks: many addresses, firewalls of others, and the daemon as the package runs it.
 
 mod addresses;
 mod advertised;

@@ -9,10 +9,10 @@ use harness::wrap::{extended, fragments, padded};
 use harness::{Namespace, SOON, eventually};
 use serde_json::{Value, json};
 
-/// What a first fragment without its whole header is dropped as.
+/// The drop reason of a first fragment without its whole header.
 pub const CUT: &[&str] = &["malformed"];
 
-/// A way on which the packets of `from` are allowed.
+/// A path on which packets of `from` are allowed.
 pub struct Way<'a> {
     what: &'static str,
     from: &'a Sender,
@@ -24,7 +24,7 @@ pub struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// A packet with `mark` behind 40 bytes, so that it is in the last piece of whatever it is cut into.
+    /// A packet with `mark` behind 40 bytes, so that the mark is in the last fragment, wherever the packet is cut.
     fn packet(&self, proto: Proto, family: usize, sport: u16, mark: &[u8]) -> Vec<u8> {
         let payload = [&[0x55; 40][..], mark, &[0x55; 7]].concat();
         proto.packet((self.src[family], sport), (self.dst[family], self.port), &payload)
@@ -35,7 +35,7 @@ impl Way<'_> {
     }
 }
 
-/// Who sends in the lab.
+/// The senders in the lab.
 pub struct Senders {
     pub a: Sender,
     pub c: Sender,
@@ -45,8 +45,8 @@ pub struct Senders {
 
 const LAN: [&str; 2] = ["10.0.3.200/24", "fd00:5056:0:3::c8/64"];
 
-/// `management` is routed and may all on the device, `internal` nothing; outside reaches `c` by a rule, and `a` by
-/// published ports. The other host outside is denied everything.
+/// `management` is routed and may reach everything on the device, `internal` nothing. The host outside reaches `c` by a
+/// rule, and `a` by published ports. The other host outside is denied everything.
 pub fn config(config: &mut Value) {
     let pools = &mut config["network"]["pools"];
     pools["internal"]["host_access"] = json!("none");
@@ -66,7 +66,7 @@ pub fn lab_with_lan() -> Result<(Lab, Namespace)> {
         lab::lan_port(device, "pvbr3", "lan0", &LAN)
     };
     let (lab, lan) = lab::prepared(config, prepare, &["8080:80/tcp", "8080:80/udp"])?;
-    // What is sent there does not wait for an answer.
+    // The neighbour entry exists from now on, so packets to the host do not wait for it.
     lab.device.ns.ping("192.0.2.9", 1)?;
     eventually(SOON, || lab.device.ns.ping("2001:db8:1::9", 1))?;
     Ok((lab, lan))
@@ -106,15 +106,15 @@ pub fn ears(lab: &Lab) -> Result<Vec<Ear>> {
     ])
 }
 
-/// Where a packet of this kind may be cut: its headers stay whole.
+/// The fragments of a packet that is cut where its headers stay whole.
 fn well_cut(family: usize, packet: &[u8], id: u32) -> Vec<Vec<u8>> {
     let starts: &[usize] = if family == 0 { &[0, 24, 48] } else { &[0, 32, 48] };
     fragments(packet, id, starts)
 }
 
-/// Cuts through a header, and what stands behind the end that the first piece says it has.
+/// Fragments that are cut inside a header, or with a decoy behind the end that the first one states.
 fn bad_cuts(proto: Proto, family: usize, packet: &[u8], id: u32) -> Vec<(String, Vec<Vec<u8>>)> {
-    // What a TCP header would go on with: an acknowledgement.
+    // The rest of a TCP header, as the data behind the end: an acknowledgement.
     let decoy = [0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let mut cuts = Vec::new();
     if proto == Proto::Syn {
@@ -126,7 +126,7 @@ fn bad_cuts(proto: Proto, family: usize, packet: &[u8], id: u32) -> Vec<(String,
         }
     }
     if family == 1 {
-        // RFC 7112: the whole chain of headers belongs into the first one.
+        // RFC 7112: the first fragment must contain the whole chain of headers.
         for headers in [&[Destination][..], &[Destination, Destination]] {
             let long = extended(packet, headers);
             let pieces = fragments(&long, id, &[0, 8]);
@@ -134,7 +134,7 @@ fn bad_cuts(proto: Proto, family: usize, packet: &[u8], id: u32) -> Vec<(String,
             cuts.push((format!("cut behind the first of {headers:?}"), pieces.clone()));
             cuts.push((format!("cut behind the first of {headers:?}, with a decoy"), vec![hidden, pieces[1].clone()]));
         }
-        // A header that says it is longer than the piece.
+        // An extension header whose length is beyond the fragment.
         let mut long = extended(packet, &[Destination]);
         long.splice(48..48, [1, 6, 0, 0, 0, 0, 0, 0]);
         long[41] = 1;
@@ -150,7 +150,7 @@ fn bad_cuts(proto: Proto, family: usize, packet: &[u8], id: u32) -> Vec<(String,
     cuts
 }
 
-/// RFC 1858, RFC 3128, RFC 7112: the first fragment has the whole transport header, within its own length.
+/// RFC 1858, RFC 3128, RFC 7112: the first fragment must contain the whole transport header within its length.
 #[test]
 fn a_header_in_two_pieces_gets_nowhere() -> Result<()> {
     let (lab, lan) = lab_with_lan()?;
@@ -183,7 +183,7 @@ fn a_header_in_two_pieces_gets_nowhere() -> Result<()> {
     trial.finish()
 }
 
-/// `host_access: none` is asked by whole headers: the connection that a SYN in two pieces opened was a real one.
+/// `host_access: none` is decided by whole headers. Formerly a SYN in two fragments opened a real connection.
 #[test]
 fn a_syn_in_two_pieces_does_not_get_past_host_access() -> Result<()> {
     let (lab, lan) = lab_with_lan()?;
@@ -218,7 +218,7 @@ fn a_syn_in_two_pieces_does_not_get_past_host_access() -> Result<()> {
                     }
                 })?;
             }
-            // Cut as it should be, it is refused for what it is, with all of its pieces.
+            // With whole headers the SYN is refused because of `host_access`, with all of its fragments.
             (port, id) = (port + 1, id + 2);
             trial.refused(format!("to {whom} at {}: well cut", dst[family]), &["host-access"], |twin, mark| {
                 let way = twin.pick(&way, &honest);
@@ -229,7 +229,7 @@ fn a_syn_in_two_pieces_does_not_get_past_host_access() -> Result<()> {
     trial.finish()
 }
 
-/// RFC 1858 section 2.2: a later fragment decides nothing by itself, nor does the one before it when that was refused.
+/// RFC 1858 section 2.2: a later fragment without an allowed first fragment is dropped.
 #[test]
 fn a_later_fragment_without_its_first_gets_nowhere() -> Result<()> {
     let (lab, lan) = lab_with_lan()?;
@@ -243,7 +243,8 @@ fn a_later_fragment_without_its_first_gets_nowhere() -> Result<()> {
                     continue;
                 }
                 (port, id) = (port + 1, id + 2);
-                // One to a published port may be the device's own: its stack waits for the first one in vain.
+                // A fragment to a published port may be meant for the device itself: its stack waits in vain for the
+                // first one.
                 let reasons: &[&str] = if way.port == PUBLISHED { &[] } else { &["fragment-lost"] };
                 trial.refused(format!("{}, {proto:?} to {}", way.what, way.dst[family]), reasons, |twin, mark| {
                     let pieces = well_cut(family, &way.packet(proto, family, port, mark), twin.pick(id, id + 1));
@@ -252,7 +253,7 @@ fn a_later_fragment_without_its_first_gets_nowhere() -> Result<()> {
             }
         }
     }
-    // After one that a rule denies, and after one of a forged source.
+    // Later fragments of a first one that a rule denies, and of one with a forged source.
     for family in [0, 1] {
         for proto in [Proto::Syn, Proto::Udp] {
             (port, id) = (port + 1, id + 2);
@@ -270,7 +271,7 @@ fn a_later_fragment_without_its_first_gets_nowhere() -> Result<()> {
     trial.finish()
 }
 
-/// What a stack has been given to put together.
+/// How many fragments a namespace's stack was given for reassembly.
 fn reassembled(ns: &Namespace) -> Result<u64> {
     ns.run(|| {
         let v6 = std::fs::read_to_string("/proc/thread-self/net/snmp6")?;
@@ -284,7 +285,8 @@ fn reassembled(ns: &Namespace) -> Result<u64> {
     })
 }
 
-/// The device's memory for reassembly is one for all; 20 of 20 got there.
+/// All senders share the device's memory for reassembly. Formerly 20 of 20 later fragments without a first one got
+/// there.
 #[test]
 fn later_fragments_do_not_fill_the_devices_reassembly() -> Result<()> {
     let (lab, lan) = lab_with_lan()?;
@@ -319,7 +321,7 @@ fn later_fragments_do_not_fill_the_devices_reassembly() -> Result<()> {
                     lab::count(&grown, "fragment-lost") + lab::count(&grown, "host-access") >= 20,
                     "{who} to {to}: {grown:?}"
                 );
-                // With their first ones they get there, where they may.
+                // With their first fragments they reach the stack, where the sender may.
                 if may && (dst == gateway(n) || dst == uplink()) {
                     way.send(&cut(2000))?;
                     eventually(SOON, || {
@@ -333,7 +335,7 @@ fn later_fragments_do_not_fill_the_devices_reassembly() -> Result<()> {
     Ok(())
 }
 
-/// The kernel's own table of fragments is kept by sender; one that all share would be everybody's at once.
+/// The kernel keeps fragments by sender. A table of pv-net that all share must not be filled by one sender.
 #[test]
 fn a_flood_of_fragments_loses_nobody_elses() -> Result<()> {
     const FLOOD: u32 = 4_000;
@@ -354,7 +356,7 @@ fn a_flood_of_fragments_loses_nobody_elses() -> Result<()> {
         way("a LAN port", &senders.lan, lab.a.mac()?, lan_own, a_addresses, WEB),
         way("a LAN port, as b", &senders.lan, lab.a.mac()?, b_addresses, a_addresses, WEB),
     ];
-    // One at a time of each link: a share has no room for all that a link could have on its way.
+    // One after the other on each link, since a share has no room for all that a link could send at once.
     let others = [
         way("b to outside", &b, b.router, b_addresses, host(), PORT),
         way("b to a", &b, lab.a.mac()?, b_addresses, a_addresses, PORT),
@@ -375,7 +377,7 @@ fn a_flood_of_fragments_loses_nobody_elses() -> Result<()> {
                     })
                     .collect();
                 all.iter().try_for_each(|(way, pieces)| way.send(&pieces[..1]))?;
-                // First ones and later ones, of ever new packets.
+                // First fragments and later ones, each of a new packet.
                 let sample = flood.packet(Proto::Udp, family, 9, b"flood");
                 (0..FLOOD / 2).try_for_each(|n| flood.send(&well_cut(family, &sample, 100 + n)[..2]))?;
                 all.iter().try_for_each(|(way, pieces)| way.send(&pieces[1..]))

@@ -1,4 +1,4 @@
-//! Broadcast, multicast, and frames to somebody else's MAC.
+//! Broadcast, multicast, and frames to another's MAC.
 
 use crate::lab::{self, PORT, Sender, both, gateway, host, link_local, uplink};
 use crate::trial::{Proto, Trial};
@@ -8,7 +8,7 @@ use harness::{groups, wrap};
 use serde_json::json;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Groups of a link, each known for what is spoken there.
+/// Multicast groups of a link, each with a well-known protocol.
 fn groups_of_the_pool() -> Vec<IpAddr> {
     let all = [
         "255.255.255.255",
@@ -29,7 +29,7 @@ fn mac(to: IpAddr) -> [u8; 6] {
     if to == IpAddr::from([10, 0, 3, 255]) { groups::BROADCAST } else { groups::mac(to) }
 }
 
-/// `a` may not reach `b`, and of `some` not one port.
+/// Rules: `a` may not reach `b`, and of `some` not one port.
 fn rules() -> serde_json::Value {
     json!([
         {"from": {"container": "a"}, "to": {"container": "b"}, "action": "deny"},
@@ -37,7 +37,7 @@ fn rules() -> serde_json::Value {
     ])
 }
 
-/// A rule about two containers is about what the one reads of the other, by whichever address.
+/// A rule between two containers holds for every destination by which one reaches the other, groups included.
 #[test]
 fn groups_do_not_carry_what_a_rule_denies() -> Result<()> {
     let lab = lab::lab(|config| config["network"]["policies"] = rules())?;
@@ -84,7 +84,7 @@ fn groups_do_not_carry_what_a_rule_denies() -> Result<()> {
     d_hears.finish()
 }
 
-/// RFC 1122 section 3.3.6 and RFC 4541: the bridge goes by MACs, and rules by addresses.
+/// RFC 1122 section 3.3.6 and RFC 4541: the bridge forwards by MAC, while rules go by address.
 #[test]
 fn a_frame_to_ones_mac_with_anothers_address_is_not_delivered() -> Result<()> {
     let lab = lab::lab(|config| {
@@ -116,9 +116,9 @@ fn a_frame_to_ones_mac_with_anothers_address_is_not_delivered() -> Result<()> {
             let honest = |mark: &[u8]| {
                 d.send_to(to, &proto.packet((peer.addresses()[family], port), (lab.b.addresses()[family], PORT), mark))
             };
-            // By one who may, and by one who may not; to the MAC, and to everybody's.
+            // From a sender that may reach it and from one that may not; to its MAC, and to the broadcast MAC.
             if what != "another container" {
-                // Where routes or the data plane lead elsewhere, it goes there: the MAC does not count.
+                // The routes or the data plane send the packet elsewhere, whatever its MAC.
                 let elsewhere = what.contains("outside") || what.contains("another pool");
                 let reasons: &[&str] = if elsewhere { &[] } else { &["not-addressed"] };
                 trial.refused(format!("{proto:?} to {what} ({addr})"), reasons, |twin, mark| {
@@ -139,7 +139,7 @@ fn a_frame_to_ones_mac_with_anothers_address_is_not_delivered() -> Result<()> {
             }
         }
     }
-    // To b itself, by a MAC that everybody reads.
+    // To `b`'s address, with a MAC that everybody receives.
     for (family, addr) in lab.b.addresses().into_iter().enumerate() {
         for mac in everybody {
             port += 1;
@@ -155,7 +155,7 @@ fn a_frame_to_ones_mac_with_anothers_address_is_not_delivered() -> Result<()> {
     trial.finish()
 }
 
-/// What a container sends to a group is read by its own pool alone.
+/// Only containers of the same pool receive what a container sends to a group.
 #[test]
 fn groups_end_at_the_pools_bridge() -> Result<()> {
     let lab = lab::lab(|_| ())?;

@@ -8,8 +8,8 @@ use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::Duration;
 
-/// A DHCP server on every link of `ns` that offers `yours` in the name of `server`, to all of its network. It ends with
-/// the process.
+/// A DHCP server on every link of `ns`. It offers `yours` in the name of `server`, and answers by broadcast. It ends
+/// with the process.
 fn serve_dhcp(ns: &Namespace, server: Ipv4Addr, yours: Ipv4Addr) -> Result<()> {
     let socket = ns.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, dhcp::SERVER))?))?;
     socket.set_broadcast(true)?;
@@ -20,7 +20,7 @@ fn serve_dhcp(ns: &Namespace, server: Ipv4Addr, yours: Ipv4Addr) -> Result<()> {
         while let Ok((n, _)) = socket.recv_from(&mut buffer) {
             let message = &buffer[..n];
             let (Some(id), Some(mac)) = (message.get(4..8), message.get(28..34)) else { continue };
-            // Behind the magic, an option at a time; 53 is the kind of message (RFC 2132 section 9.6).
+            // The options follow the magic number; option 53 is the kind of message (RFC 2132 section 9.6).
             let kind = message.windows(3).find(|w| w[0] == 53 && w[1] == 1).map(|w| w[2]);
             let answer = if kind == Some(dhcp::DISCOVER) { dhcp::OFFER } else { dhcp::ACK };
             let (id, mac) = (id.try_into().unwrap_or_default(), mac.try_into().unwrap_or_default());
@@ -30,7 +30,7 @@ fn serve_dhcp(ns: &Namespace, server: Ipv4Addr, yours: Ipv4Addr) -> Result<()> {
     Ok(())
 }
 
-/// A client on `link`, that asks whether its address is somebody else's (RFC 5227).
+/// A DHCP client on `link`; it checks that nobody else has its address (RFC 5227).
 fn get_lease(ns: &Namespace, link: &str, want: Ipv4Addr) -> Result<()> {
     let words = ["udhcpc", "-i", link, "-n", "-q", "-f", "-a", "-t", "8", "-T", "2", "-s", "/bin/true"];
     let said = ns.command("busybox").args(words).output().context("busybox")?;
@@ -56,7 +56,7 @@ fn the_device_is_dhcp_client_and_server_on_its_uplink() -> Result<()> {
     get_lease(&lab.out, "eth0", Ipv4Addr::new(192, 0, 2, 60))
 }
 
-/// A group and its port, as of mDNS (RFC 6762) and SSDP.
+/// Groups with their ports: mDNS (RFC 6762) and SSDP.
 const SPOKEN: [(IpAddr, u16); 4] = [
     (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 251)), 5353),
     (IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xfb)), 5353),
@@ -64,7 +64,7 @@ const SPOKEN: [(IpAddr, u16); 4] = [
     (IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0xc)), 1900),
 ];
 
-/// A member of a group in a container: the socket, and where it sends to all.
+/// A container's socket that is a member of a group, and the address to send to all members.
 fn member(ns: &Namespace, own: Ipv4Addr, (group, port): (IpAddr, u16)) -> Result<(UdpSocket, SocketAddr)> {
     ns.run(|| {
         let index = nix::net::if_::if_nametoindex("eth0")?;
@@ -85,7 +85,7 @@ fn member(ns: &Namespace, own: Ipv4Addr, (group, port): (IpAddr, u16)) -> Result
     })
 }
 
-/// The next datagram that is `want`, with its sender.
+/// Waits for the datagram `want`, and gives its sender.
 fn receive(socket: &UdpSocket, want: &[u8]) -> Result<SocketAddr> {
     let mut buffer = [0u8; 200];
     loop {
@@ -96,7 +96,7 @@ fn receive(socket: &UdpSocket, want: &[u8]) -> Result<SocketAddr> {
     }
 }
 
-/// RFC 6762 section 6: answers go to the group or to who asked.
+/// RFC 6762 section 6: answers go to the group, or to the host that asked.
 #[test]
 fn mdns_and_ssdp_work_within_a_pool() -> Result<()> {
     let lab = lab::lab(|_| ())?;
@@ -143,7 +143,7 @@ const FAR: Both =
     [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 9)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 9))];
 const NARROW: u32 = 1300;
 
-/// A lab whose host outside is a router, with another host behind a narrow link.
+/// A lab in which the host outside is a router, and another host is behind a link with a small MTU.
 fn with_far_host() -> Result<(Lab, Namespace)> {
     let lab = lab::published(|_| ())?;
     let far = Namespace::new("far")?;
@@ -163,7 +163,7 @@ fn with_far_host() -> Result<(Lab, Namespace)> {
     Ok((lab, far))
 }
 
-/// RFC 1191 and RFC 8201: the errors of a router on the way come back to who sends, both ways.
+/// RFC 1191 and RFC 8201: the errors of a router on the path reach the sender, in both directions.
 #[test]
 fn path_mtu_is_found() -> Result<()> {
     let (lab, far) = with_far_host()?;
@@ -173,7 +173,7 @@ fn path_mtu_is_found() -> Result<()> {
         echo::serve(&far, far_addr, PORT)?;
         eventually(SOON, || echo::tcp(&lab.a.ns, (far_addr, PORT).into(), &blob)).context("out")?;
         eventually(SOON, || echo::tcp(&far, (device, PUBLISHED).into(), &blob)).context("in")?;
-        // A datagram that is too large is an error once, and then known.
+        // The first datagram that is too large gives an error; afterwards the socket knows the MTU.
         eventually(SOON, || {
             let _ = lab.a.ns.sh(&format!("ping -n -c1 -W1 -M do -s 1400 {far_addr}"));
             let said = lab.a.ns.ip(&format!("route get {far_addr}"))?;
@@ -201,7 +201,7 @@ fn traceroute_sees_the_way() -> Result<()> {
     Ok(())
 }
 
-/// ARP and neighbour discovery by the kernels, from nothing.
+/// The kernels find their neighbours by ARP and neighbour discovery after their tables were flushed.
 #[test]
 fn neighbours_are_found_anew() -> Result<()> {
     let lab = lab::lab(|_| ())?;
@@ -218,11 +218,11 @@ fn neighbours_are_found_anew() -> Result<()> {
     Ok(())
 }
 
-/// As keepalived does it: an address more, announced to all. It is refused, by a name that says why.
+/// As keepalived does it: a further address, announced to all. It is refused under a drop reason that tells why.
 #[test]
 fn an_extra_address_is_refused_by_name() -> Result<()> {
     let lab = lab::lab(|_| ())?;
-    // Found already, so that more than ARP is tried.
+    // The neighbours are known already, so that not only ARP is tried.
     for to in lab.b.addresses() {
         eventually(SOON, || lab.a.ns.ping(to, 1))?;
     }
@@ -240,14 +240,14 @@ fn an_extra_address_is_refused_by_name() -> Result<()> {
     for reason in ["spoofed-arp", "spoofed-ipv4", "spoofed-ipv6"] {
         ensure!(lab::count(&grown, reason) > 0, "{reason}: {grown:?}");
     }
-    // Its own go on.
+    // The container's own addresses still work.
     lab.a.ns.ping(format!("-I {} {}", lab.a.v4, lab.b.v4), 1)?;
     lab.a.ns.ping(format!("-I {} {}", lab.a.v6, lab.b.v6), 1)
 }
 
 const LAN: [&str; 2] = ["10.0.3.200/24", "fd00:5056:0:3::c8/64"];
 
-/// Who is on a bridge that was there before may talk with the containers on it, as itself, and with the device.
+/// A host at a bridge that existed before pv-net may reach the containers on it, with its own address, and the device.
 #[test]
 fn a_lan_host_talks_with_containers_as_itself() -> Result<()> {
     let (lab, lan) = lab::prepared(|_| (), |device: &Device| lab::lan_port(device, "pvbr3", "lan0", &LAN), &[])?;
@@ -277,7 +277,7 @@ fn a_lan_host_talks_with_containers_as_itself() -> Result<()> {
     Ok(())
 }
 
-/// Also where it forwards for others, and in pieces.
+/// Traffic of the device on its uplink passes, also when the device forwards for others, and in fragments.
 #[test]
 fn the_devices_own_traffic_on_its_uplink_is_its_own() -> Result<()> {
     let (lab, ()) = lab::prepared(|_| (), lab::forwarding, &["8080:80/tcp", "8080:80/udp"])?;
@@ -301,7 +301,7 @@ fn the_devices_own_traffic_on_its_uplink_is_its_own() -> Result<()> {
     Ok(())
 }
 
-/// RFC 4861 section 6: the device asks for routers, and hears them.
+/// RFC 4861 section 6: the device solicits routers, and receives their advertisements.
 #[test]
 fn the_device_hears_routers_on_its_uplink() -> Result<()> {
     let lab = lab::lab(|_| ())?;
@@ -311,7 +311,8 @@ fn the_device_hears_routers_on_its_uplink() -> Result<()> {
     let out = lab.outsider()?;
     let all: Ipv6Addr = "ff02::1".parse()?;
     let source = lab::link_local_of(&lab.out, "eth0")?;
-    // A prefix to take addresses from, for an hour (RFC 4861 section 4.6.2), and half an hour as a default router.
+    // A prefix for addresses with lifetimes of one hour (RFC 4861 section 4.6.2); the router's lifetime is half an
+    // hour.
     let prefix = "2001:db8:5::".parse::<Ipv6Addr>()?;
     let hour = 3600u32.to_be_bytes();
     let option = [&[3, 4, 64, 0xc0][..], &hour, &hour, &[0; 4], &prefix.octets()].concat();
@@ -326,7 +327,7 @@ fn the_device_hears_routers_on_its_uplink() -> Result<()> {
         ensure!(said.contains(&source.to_string()), "{said}");
         Ok(())
     })?;
-    // Solicitations leave.
+    // Router solicitations leave the device.
     let seen = harness::raw::RawSocket::open(&lab.out, "eth0")?;
     lab.device.ns.ip(&format!("link set {UPLINK} down"))?;
     lab.device.ns.ip(&format!("link set {UPLINK} up"))?;
@@ -336,10 +337,14 @@ fn the_device_hears_routers_on_its_uplink() -> Result<()> {
     Ok(())
 }
 
-/// What `host_access` allows of the pool's own is not less than before.
+/// The services that `host_access` allows are reached.
 #[test]
 fn services_of_the_gateway_are_reached() -> Result<()> {
-    let lab = lab::lab(|config| config["network"]["pools"]["internal"]["host_access"] = json!("services"))?;
+    let lab = lab::lab(|config| {
+        let pool = &mut config["network"]["pools"]["internal"];
+        // Another program answers there instead of pv-net's DNS.
+        (pool["host_access"], pool["dns"]) = (json!("services"), json!(false));
+    })?;
     for gateway in gateway(3) {
         echo::serve(&lab.device.ns, gateway, 53)?;
         for _ in 0..2 {

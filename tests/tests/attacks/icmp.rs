@@ -1,4 +1,4 @@
-//! ICMP errors and requests that are forged.
+//! Forged ICMP errors and requests.
 
 use crate::lab::{self, Both, Lab, PUBLISHED, WEB, both, gateway, host, uplink};
 use crate::trial::Trial;
@@ -9,24 +9,25 @@ use serde_json::json;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 const FORGED: &[&str] = &["forged-icmp"];
-/// A port of the container, and of whom it talks to.
+/// A port of the container, and of the host that it talks to.
 const OWN: u16 = 5000;
 const FAR: u16 = 7000;
-/// The same with the device: by the container, and by the device.
+/// The same for its flow with the device: the container's port, and the device's.
 const ASKS: u16 = 5001;
 const ASKED: u16 = 5002;
 const DEVICE: u16 = 9000;
-/// Who never answers, and who asks him.
+/// The port of a host that never answers, and the port that asks it.
 const SILENT: u16 = 7003;
 const IGNORED: u16 = 5003;
-/// Of no flow.
+/// A port of no flow.
 const OTHER: u16 = 6666;
-/// Another host beyond the uplink, of which flows know nothing.
+/// Another host beyond the uplink, which has no flow.
 const ELSEWHERE: [&str; 2] = ["192.0.2.10", "2001:db8:1::10"];
 
 type End = (IpAddr, u16);
 
-/// An unreachable port (RFC 792, RFC 4443 section 3.1), told by `from` to `to`: it quotes a datagram of `sent` to `arrived`.
+/// An ICMP error "port unreachable" (RFC 792, RFC 4443 section 3.1) from `from` to `to`. It quotes a datagram from
+/// `sent` to `arrived`.
 fn unreachable(from: IpAddr, to: IpAddr, sent: End, arrived: End, mark: &[u8]) -> Vec<u8> {
     let kind = if from.is_ipv4() { [3, 3] } else { [1, 4] };
     error(from, to, kind, &frame::udp(sent, arrived, mark))
@@ -42,7 +43,7 @@ fn socket(ns: &Namespace, at: End) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// A datagram and its answer: how the answerer sees the asker.
+/// Sends a datagram and its answer; gives the sender's address as the receiver sees it.
 fn talk(from: &UdpSocket, to: &UdpSocket, at: End) -> Result<SocketAddr> {
     from.send_to(b"hello", at)?;
     let (_, seen) = to.recv_from(&mut [0; 9])?;
@@ -51,7 +52,7 @@ fn talk(from: &UdpSocket, to: &UdpSocket, at: End) -> Result<SocketAddr> {
     Ok(seen)
 }
 
-/// The flows of one family, for as long as the sockets are there.
+/// The flows of one family; they exist as long as the sockets.
 struct Flows {
     a: IpAddr,
     b: IpAddr,
@@ -60,7 +61,7 @@ struct Flows {
     elsewhere: IpAddr,
     gateway: IpAddr,
     uplink: IpAddr,
-    /// The port by which masquerade shows [`OWN`].
+    /// The port that masquerade uses outside for [`OWN`].
     nat: u16,
     /// The client of the published port.
     client: u16,
@@ -81,7 +82,7 @@ impl Flows {
         talk(&asks, &device, (gateway, DEVICE))?;
         talk(&device, &asked, (a, ASKED))?;
         talk(&device, &of_b, (b, ASKED))?;
-        // The second one establishes the flow, unanswered as it is.
+        // The second datagram establishes the flow, although it is not answered.
         let (ignored, silent) = (socket(&lab.a.ns, (a, IGNORED))?, socket(&lab.out, (host, SILENT))?);
         for _ in 0..2 {
             ignored.send_to(b"hello", (host, SILENT))?;
@@ -94,7 +95,7 @@ impl Flows {
     }
 }
 
-/// A lab in which nothing but the flows speaks against an error.
+/// A lab in which an ICMP error depends on the flows only.
 fn icmp_lab() -> Result<Lab> {
     let lab = lab::published(|config| {
         let pools = &mut config["network"]["pools"];
@@ -108,8 +109,8 @@ fn icmp_lab() -> Result<Lab> {
     Ok(lab)
 }
 
-/// RFC 1122 section 3.2.2, RFC 4443 section 2.4 (c): an error goes to the source of what it quotes. RFC 5508 section 4.2,
-/// RFC 5927: one about no flow is a forgery.
+/// RFC 1122 section 3.2.2, RFC 4443 section 2.4 (c): an ICMP error goes to the source of the packet that it quotes. RFC
+/// 5508 section 4.2, RFC 5927: an error about no flow is a forgery.
 #[test]
 fn errors_from_outside_reach_containers_about_their_flows_alone() -> Result<()> {
     let lab = icmp_lab()?;
@@ -141,7 +142,7 @@ fn errors_from_outside_reach_containers_about_their_flows_alone() -> Result<()> 
     trial.finish()
 }
 
-/// As above, the other way: a container is no router, and tells those who sent something to it.
+/// The other direction: a container is no router, so its errors may go only to those that sent it something.
 #[test]
 fn a_containers_errors_reach_those_it_has_flows_with_alone() -> Result<()> {
     let lab = icmp_lab()?;
@@ -169,8 +170,8 @@ fn a_containers_errors_reach_those_it_has_flows_with_alone() -> Result<()> {
     trial.finish()
 }
 
-/// `icmp_err` and `icmpv6_err` of Linux: an echo's answer that is quoted as too big lowers the path MTU to its destination,
-/// whether or not it was sent.
+/// Linux (`icmp_err`, `icmpv6_err`) believes an error that quotes an echo reply as too big, and lowers the path MTU to
+/// its destination, whether or not the reply was ever sent.
 #[test]
 fn a_containers_errors_reach_the_device_about_their_flows_alone() -> Result<()> {
     let lab = icmp_lab()?;
@@ -209,7 +210,7 @@ fn a_containers_errors_reach_the_device_about_their_flows_alone() -> Result<()> 
     trial.finish()
 }
 
-/// What may be told about a container's packets on its own bridge is told by who was on their way.
+/// An error from the container's own bridge must come from a host that has a flow with the container.
 #[test]
 fn a_lan_ports_errors_reach_containers_about_their_flows_with_it_alone() -> Result<()> {
     let at = both("10.0.3.200", "fd00:5056:0:3::c8");
@@ -241,12 +242,12 @@ fn a_lan_ports_errors_reach_containers_about_their_flows_with_it_alone() -> Resu
     trial.finish()
 }
 
-/// Types of messages that lead traffic elsewhere, or ask for what is nobody's business: RFC 792, RFC 950, RFC 6918;
-/// RFC 2894, RFC 4620. (Redirects of ICMPv6 are refused with the routers' other words.)
+/// Types of messages that redirect traffic or ask for data of a host: RFC 792, RFC 950, RFC 6918; RFC 2894, RFC 4620.
+/// (ICMPv6 redirects are refused together with router advertisements.)
 const UNASKED: [&[u8]; 2] = [&[5, 13, 14, 15, 16, 17, 18], &[137, 138, 139, 140]];
 
-/// Linux answers the request for the time, and believes redirects of its router, which a container's neighbour may
-/// claim to be.
+/// Linux answers a timestamp request. It also believes redirects of its router, and a container's neighbour may claim
+/// to be the router.
 #[test]
 fn redirects_and_requests_for_information_reach_nobody() -> Result<()> {
     let lab = icmp_lab()?;

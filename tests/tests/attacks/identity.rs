@@ -1,4 +1,4 @@
-//! Somebody else's address, by an uplink.
+//! Packets that come by an uplink with another's source address.
 
 use crate::lab::{self, Both, Lab, PORT, PUBLISHED, WEB, both, gateway, host, link_local, link_local_of, uplink};
 use crate::trial::{Proto, Trial};
@@ -12,21 +12,21 @@ use std::time::Duration;
 
 pub const FORGED: &[&str] = &["forged-source"];
 const MARTIAN: &[&str] = &["martian"];
-/// For addresses that are both.
+/// The drop reasons for addresses to which both apply.
 pub const EITHER: &[&str] = &["forged-source", "martian"];
-/// An IPv4 address in an IPv6 header: no such packet is one (RFC 4291 section 2.5.5.2 is about programs).
+/// An IPv4-mapped address in an IPv6 header: no packet may have one (RFC 4291 section 2.5.5.2 is about programs).
 const MAPPED: &[&str] = &["malformed"];
 
-/// A source that nobody outside can have.
+/// A source address that nobody outside can have.
 struct Source {
     what: &'static str,
     addr: IpAddr,
     reasons: &'static [&'static str],
-    /// The device's own stack may see it all the same: it is a neighbour's, or nobody's yet.
+    /// The device's own stack may receive it nevertheless: the address is a neighbour's, or nobody has it yet.
     at_the_device: bool,
 }
 
-/// What somebody outside may pretend to be.
+/// The sources that somebody outside may forge.
 fn sources(lab: &Lab) -> Result<Vec<Source>> {
     let [gateway4, gateway6] = gateway(3);
     let [other4, other6] = gateway(4);
@@ -81,7 +81,7 @@ fn sources(lab: &Lab) -> Result<Vec<Source>> {
     Ok(everywhere.chain(behind).collect())
 }
 
-/// Of the family of `addr`.
+/// The address of the pair that has the family of `addr`.
 pub fn of(pair: Both, addr: IpAddr) -> IpAddr {
     pair[usize::from(addr.is_ipv6())]
 }
@@ -98,7 +98,7 @@ pub fn ears(lab: &Lab) -> Result<Vec<Ear>> {
     Ok(vec![Ear::stack(&lab.device.ns)?, Ear::link(&lab.a.ns, "eth0")?, Ear::link(&lab.b.ns, "eth0")?])
 }
 
-/// Where a packet can be meant for: a name, the address, the port.
+/// The destinations of an attack: a name, the address, the port.
 fn targets(lab: &Lab) -> [(&'static str, Both, u16); 3] {
     [
         ("the device", uplink(), PORT),
@@ -107,7 +107,8 @@ fn targets(lab: &Lab) -> [(&'static str, Both, u16); 3] {
     ]
 }
 
-/// RFC 2827 and RFC 1812 section 5.3.7 and 5.3.8: an address is no identity, the link is.
+/// RFC 2827 and RFC 1812 sections 5.3.7 and 5.3.8: a packet's link tells where it comes from, its source address does
+/// not.
 #[test]
 fn a_forged_source_from_outside_reaches_nobody() -> Result<()> {
     let lab = lab::published(|config| config["network"]["policies"] = host_may())?;
@@ -120,7 +121,7 @@ fn a_forged_source_from_outside_reaches_nobody() -> Result<()> {
                 continue;
             }
             for proto in Proto::ALL {
-                // An echo names no port: the device answers it.
+                // An echo has no port: the device answers it.
                 if proto == Proto::Echo && whom == "a published port" {
                     continue;
                 }
@@ -137,7 +138,7 @@ fn a_forged_source_from_outside_reaches_nobody() -> Result<()> {
     trial.finish()
 }
 
-/// The rules about whom the source names are not asked, and neither are those about the world.
+/// A forged source does not make the rules about its real owner apply, nor those about the world.
 #[test]
 fn a_forged_source_gets_past_no_rule_about_the_world() -> Result<()> {
     let deny = json!([
@@ -165,7 +166,7 @@ fn a_forged_source_gets_past_no_rule_about_the_world() -> Result<()> {
     trial.finish()
 }
 
-/// Both ways, through real sockets: the answers would go to the forger's MAC.
+/// With real sockets in both directions: the answers would go to the forger's MAC.
 #[test]
 fn a_forger_outside_talks_with_nobody() -> Result<()> {
     let lab = lab::published(|config| config["network"]["policies"] = host_may())?;
@@ -180,7 +181,7 @@ fn a_forger_outside_talks_with_nobody() -> Result<()> {
         for addr in pair {
             let prefix = if addr.is_ipv4() { "addr add" } else { "-6 addr add nodad" };
             let length = if addr.is_ipv4() { 32 } else { 128 };
-            // The device's own cannot be asked for where the host has them itself.
+            // The host cannot connect to the device's address when it has that address itself.
             if !uplink().contains(&addr) {
                 lab.out.ip(&format!("{prefix} {addr}/{length} dev eth0"))?;
             }
@@ -214,7 +215,7 @@ fn connect(ns: &Namespace, from: IpAddr, to: SocketAddr, wait: Duration) -> Resu
         let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let fd = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
-        // Of `connect` too (socket(7)).
+        // A time-out for `connect` as well (socket(7)).
         let micros = patience(wait).as_micros();
         let wait = TimeVal::new((micros / 1_000_000).try_into()?, (micros % 1_000_000).try_into()?);
         socket::setsockopt(&fd, sockopt::SendTimeout, &wait)?;
@@ -222,7 +223,7 @@ fn connect(ns: &Namespace, from: IpAddr, to: SocketAddr, wait: Duration) -> Resu
     })
 }
 
-/// RFC 1122 section 3.2.2.2 and RFC 4861 section 8.1: redirects are believed when the router sends them.
+/// RFC 1122 section 3.2.2.2 and RFC 4861 section 8.1: hosts believe redirects that come from their router.
 #[test]
 fn a_redirect_in_the_gateways_name_does_not_come_in() -> Result<()> {
     let lab = lab::published(|_| ())?;
@@ -242,7 +243,7 @@ fn a_redirect_in_the_gateways_name_does_not_come_in() -> Result<()> {
         trial.dropped(format!("from {src} to {dst}"), reasons, |mark| {
             let packet = match (dst, host()) {
                 (IpAddr::V4(a), [IpAddr::V4(far), _]) => {
-                    // The new router is b; what is quoted is of a's own.
+                    // The redirect names `b` as the new router, and quotes a packet of `a`.
                     let quote = frame::udp((dst, 5), (far.into(), 6), mark);
                     frame::icmp(src, a.into(), &[&[5, 1, 0, 0][..], &lab.b.v4.octets(), &quote].concat())
                 }

@@ -1,4 +1,5 @@
-//! The lab of most attacks: a device with an uplink and a host behind it, two containers in one pool and one in another.
+//! The lab of most attacks: a device with an uplink and a host behind it, two containers in one pool and one in
+//! another.
 
 use anyhow::{Result, ensure};
 use harness::configs::{self, DEVICE, HOST, UPLINK};
@@ -9,17 +10,17 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The port of `a` that [`published`] publishes, and where.
+/// The port of `a` that [`published`] publishes.
 pub const WEB: u16 = 80;
-/// Where the device publishes [`WEB`].
+/// The port of the device at which [`WEB`] is published.
 pub const PUBLISHED: u16 = 8080;
-/// A port of the device's own, and of everybody's.
+/// A port where the device and all others have a server.
 pub const PORT: u16 = 7000;
 
 /// Addresses of both families, IPv4 first.
 pub type Both = [IpAddr; 2];
 
-/// The namespaces and who is in them.
+/// The namespaces of the lab and the containers in them.
 pub struct Lab {
     /// 192.0.2.1 and 2001:db8:1::1 on `up0`; pools `internal` (pvbr3) and `management` (pvbr4).
     pub device: Device,
@@ -33,7 +34,7 @@ pub struct Lab {
     pub c: Container,
 }
 
-/// A lab whose `internal` pool is masqueraded, changed by `change` before the daemon starts.
+/// A lab whose `internal` pool is masqueraded; `change` changes the configuration before the daemon starts.
 pub fn lab(change: impl FnOnce(&mut Value)) -> Result<Lab> {
     Ok(prepared(change, |_| Ok(()), &[])?.0)
 }
@@ -43,7 +44,7 @@ pub fn published(change: impl FnOnce(&mut Value)) -> Result<Lab> {
     Ok(prepared(change, |_| Ok(()), &["8080:80/tcp", "8080:80/udp"])?.0)
 }
 
-/// The same, with what `prepare` makes in the device before the daemon starts, and these ports of `a`.
+/// The same. `prepare` works on the device before the daemon starts, and these ports of `a` are published.
 pub fn prepared<T>(
     change: impl FnOnce(&mut Value),
     prepare: impl FnOnce(&Device) -> Result<T>,
@@ -61,7 +62,8 @@ pub fn prepared<T>(
     Ok((Lab { device, out, a, b, c }, made))
 }
 
-/// A host with `addresses` on a port of a bridge that is there before pv-net: `link` in the device, `eth0` in the host.
+/// A host with `addresses` at a port of a bridge from before pv-net: the link is `link` in the device, `eth0` in the
+/// host.
 pub fn lan_port(device: &Device, bridge: &str, link: &str, addresses: &[&str]) -> Result<Namespace> {
     let lan = Namespace::new("lan")?;
     device.ns.ip(&format!("link add {bridge} type bridge"))?;
@@ -75,13 +77,13 @@ pub fn sysctl(ns: &Namespace, name: &str, value: &str) -> Result<()> {
     ns.run(|| Ok(std::fs::write(format!("/proc/sys/{name}"), value)?))
 }
 
-/// Makes the device a router of its own, as other programs do.
+/// Makes the device forward packets, as other programs do.
 pub fn forwarding(device: &Device) -> Result<()> {
     sysctl(&device.ns, "net/ipv4/ip_forward", "1")?;
     sysctl(&device.ns, "net/ipv6/conf/all/forwarding", "1")
 }
 
-/// The link-local address that is made of a MAC.
+/// The link-local address that is formed from a MAC.
 pub fn link_local(mac: [u8; 6]) -> Ipv6Addr {
     match IpAddr::from(Ip::link_local(mac)) {
         IpAddr::V6(addr) => addr,
@@ -104,22 +106,22 @@ pub fn both(v4: &str, v6: &str) -> Both {
     [v4.parse().expect("an IPv4 address"), v6.parse().expect("an IPv6 address")]
 }
 
-/// The device as pool `n` knows it.
+/// The addresses of the device in pool `n`.
 pub fn gateway(n: u8) -> Both {
     both(&format!("10.0.{n}.1"), &format!("fd00:5056:0:{n}::1"))
 }
 
-/// The device on its uplink.
+/// The addresses of the device on its uplink.
 pub fn uplink() -> Both {
     configs::HOSTS.map(|(_, device)| device)
 }
 
-/// The host beyond it.
+/// The addresses of the host beyond the uplink.
 pub fn host() -> Both {
     configs::HOSTS.map(|(host, _)| host)
 }
 
-/// Somebody who sends frames: a socket, its MAC, and where its frames go unless told otherwise.
+/// A sender of frames: a socket, its MAC, and the MAC of its router.
 pub struct Sender {
     /// The socket.
     pub socket: RawSocket,
@@ -167,17 +169,17 @@ impl Lab {
         self.device.ns.mac("pvbr3")
     }
 
-    /// The host beyond the uplink, by its link.
+    /// A sender at the host beyond the uplink.
     pub fn outsider(&self) -> Result<Sender> {
         Ok(Sender { socket: RawSocket::open(&self.out, "eth0")?, mac: self.out_mac()?, router: self.uplink_mac()? })
     }
 
-    /// A container, or somebody else at a bridge, by its `eth0`.
+    /// A sender at `eth0` of a container, or of another host at a bridge.
     pub fn sender(&self, ns: &Namespace, bridge: &str) -> Result<Sender> {
         Ok(Sender { socket: RawSocket::open(ns, "eth0")?, mac: ns.mac("eth0")?, router: self.device.ns.mac(bridge)? })
     }
 
-    /// Routes to the pools in the host beyond the uplink.
+    /// Adds routes to the pools to the host beyond the uplink.
     pub fn route_to_pools(&self) -> Result<()> {
         for n in [3, 4] {
             self.out.ip(&format!("route add 10.0.{n}.0/24 via 192.0.2.1"))?;
@@ -187,12 +189,12 @@ impl Lab {
     }
 }
 
-/// How much one of the counters grew; none of a name that the daemon does not know.
+/// How much the counter `name` grew; 0 when the daemon has no such counter.
 pub fn count(grown: &BTreeMap<String, u64>, name: &str) -> u64 {
     grown.get(name).copied().unwrap_or(0)
 }
 
-/// What [`Device::counted`] gives, without what did not grow.
+/// The result of [`Device::counted`] without the counters that did not grow.
 pub fn grown(device: &Device, work: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, u64>> {
     Ok(device.counted(work)?.into_iter().filter(|(_, n)| *n > 0).collect())
 }

@@ -1,4 +1,4 @@
-//! Loopback addresses on a wire.
+//! Packets with loopback addresses on a link.
 
 use crate::identity::{ears, host_may, of};
 use crate::lab::{self, PORT, PUBLISHED, WEB, gateway, host, uplink};
@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
-/// Ports of `a`: one on loopback alone, one on all addresses.
+/// Ports of `a`: one server listens on loopback only, one on all addresses.
 const LOCAL: u16 = 8081;
 const PORTS: [&str; 6] = [
     "127.0.0.1:8081:80/tcp",
@@ -23,7 +23,7 @@ fn loopbacks() -> Vec<IpAddr> {
     ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"].map(|a| a.parse().expect("an address")).into()
 }
 
-/// RFC 1122 section 3.2.1.3 (g) and RFC 4291 section 2.5.3: loopback is on no wire.
+/// RFC 1122 section 3.2.1.3 (g) and RFC 4291 section 2.5.3: no packet on a link may have a loopback address.
 #[test]
 fn loopback_on_the_wire_reaches_no_port() -> Result<()> {
     let host_and_lan = |config: &mut Value| config["network"]["policies"] = host_may();
@@ -48,7 +48,7 @@ fn loopback_on_the_wire_reaches_no_port() -> Result<()> {
                 }
             }
         }
-        // The same frames to an address of the device do arrive.
+        // The same frames to another address of the device do arrive.
         for (own, to) in own.iter().zip(uplink()) {
             for proto in [Proto::Syn, Proto::Udp] {
                 port += 1;
@@ -60,7 +60,7 @@ fn loopback_on_the_wire_reaches_no_port() -> Result<()> {
             }
         }
     }
-    // In a frame to the container's own MAC, past the device's stack.
+    // In a frame to the container's own MAC, which does not pass the device's stack.
     let (_, from_lan, own) = &senders[2];
     for loopback in loopbacks() {
         trial.dropped(
@@ -75,7 +75,7 @@ fn loopback_on_the_wire_reaches_no_port() -> Result<()> {
     trial.finish()
 }
 
-/// The same addresses as sources: a container behind a port that is not published, the device itself.
+/// Loopback addresses as sources, to a container's unpublished port and to the device itself.
 #[test]
 fn a_source_of_loopback_reaches_no_port() -> Result<()> {
     let rules = json!([{"from": {"container": "b"}, "to": {"container": "a"}, "action": "allow"}]);

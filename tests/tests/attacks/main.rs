@@ -1,4 +1,4 @@
-//! Attacks with real packets. Each test is named by what the attacker tries, and fails where it works.
+//! Attacks with real packets. The name of a test says what the attacker must not achieve.
 
 mod blind;
 mod device;

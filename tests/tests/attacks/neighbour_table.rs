@@ -1,4 +1,4 @@
-//! The kernel's neighbour table, which the whole machine shares.
+//! Attacks on the kernel's neighbour table, which the whole machine shares.
 
 use crate::lab::{self, PORT, Sender};
 use crate::trial::{Proto, Trial};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// The neighbours that the device knows or looks for, of those that have one of these prefixes.
+/// How many neighbours with one of these prefixes the device knows or looks for.
 fn looked_for(ns: &Namespace, prefixes: &[&str]) -> Result<usize> {
     let said = ns.ip("neigh show nud all")?;
     Ok(said.lines().filter(|line| prefixes.iter().any(|p| line.starts_with(p)) && !line.contains("PERMANENT")).count())
@@ -31,8 +31,8 @@ fn unused(network: [&'static str; 2], family: usize) -> impl Fn(u16) -> IpAddr {
     }
 }
 
-/// `net.ipv4.neigh.default.gc_thresh3` is one for the whole machine, all namespaces (net/core/neighbour.c): some hundred
-/// questions nobody answers, and nobody's are asked any more.
+/// `net.ipv4.neigh.default.gc_thresh3` limits the neighbours of all namespaces together (net/core/neighbour.c). Some
+/// hundred unanswered requests fill the table, and then nobody can look for a new neighbour.
 #[test]
 fn a_container_does_not_fill_the_neighbour_table() -> Result<()> {
     let lab = lab::lab(|config| {
@@ -62,7 +62,7 @@ fn a_container_does_not_fill_the_neighbour_table() -> Result<()> {
                 ensure!(lab::count(&grown, "neighbour-limit") > 0, "{what}, family {family}: {grown:?}");
             }
         }
-        // Another one still finds whom it asks for, a new one.
+        // Another container still finds a neighbour that the device does not know yet.
         let new = unused(outside, family)(UNUSED + u16::try_from(family)?);
         let (family_word, length) = if family == 0 { ("-4", 24) } else { ("-6", 64) };
         lab.out.ip(&format!("{family_word} addr add {new}/{length} dev eth0"))?;
@@ -73,7 +73,7 @@ fn a_container_does_not_fill_the_neighbour_table() -> Result<()> {
     Ok(())
 }
 
-/// What is not published is not looked for either, where the kernel forwards.
+/// Packets from outside to unpublished addresses do not make the kernel look for a neighbour, even where it forwards.
 #[test]
 fn outside_does_not_fill_the_neighbour_table() -> Result<()> {
     let allow = |config: &mut Value| {
@@ -95,7 +95,7 @@ fn outside_does_not_fill_the_neighbour_table() -> Result<()> {
             ensure!(asked <= 64, "{what}, family {family}: {asked} neighbours are looked for: {grown:?}");
         }
     }
-    // A container that is there is reached, by who may.
+    // A container that exists is reached by those that may.
     let mut trial = Trial::new(&lab.device, vec![Ear::link(&lab.c.ns, "eth0")?]);
     for (src, dst) in lab::host().into_iter().zip(lab.c.addresses()) {
         trial.passes(format!("{src} to {dst}"), |mark| out.send(&Proto::Udp.packet((src, 9), (dst, PORT), mark)))?;
@@ -103,7 +103,7 @@ fn outside_does_not_fill_the_neighbour_table() -> Result<()> {
     trial.finish()
 }
 
-/// An uplink's neighbour that is really there is found by every container, again and again.
+/// Every container still finds an existing neighbour on the uplink, again and again.
 #[test]
 fn a_sweep_of_one_container_does_not_stop_others() -> Result<()> {
     let lab = lab::lab(|_| ())?;
@@ -117,7 +117,7 @@ fn a_sweep_of_one_container_does_not_stop_others() -> Result<()> {
             sweep(&a, lab.a.addresses()[family], unused(["192.0.2.", "2001:db8:1::"], family))?;
             let found = eventually(Duration::from_secs(10), || echo::udp(&lab.b.ns, (to, PORT).into(), b"there?"));
             found.with_context(|| format!("round {round}: b does not reach {to}"))?;
-            // Who is known already is reached by the one who swept, too.
+            // The container that swept still reaches a neighbour that is known.
             echo::udp(&lab.a.ns, (to, PORT).into(), b"there?").with_context(|| format!("round {round}: a, {to}"))?;
         }
     }

@@ -16,8 +16,8 @@ fn b_hears(lab: &Lab) -> Result<Trial<'_>> {
     Ok(Trial::new(&lab.device, vec![Ear::link(&lab.b.ns, "eth0")?]))
 }
 
-/// RFC 5227 section 2.1.1: a probe for an address makes who is about to take it give it up; section 2.4: so does any ARP
-/// packet with the address as its sender.
+/// RFC 5227 section 2.1.1: a host that is about to take an address gives it up when it sees a probe for it. Section
+/// 2.4: the same holds for any ARP packet with the address as its sender.
 #[test]
 fn arp_speaks_of_nobody_elses_address() -> Result<()> {
     let lab = lab::lab(|_| ())?;
@@ -26,7 +26,7 @@ fn arp_speaks_of_nobody_elses_address() -> Result<()> {
     let (own, b, gateway) = (lab.a.v4, lab.b.v4, Ipv4Addr::new(10, 0, 3, 1));
     let unused = Ipv4Addr::new(10, 0, 3, 77);
     let zero = [0; 6];
-    // Operation, sender, target; RARP's and InARP's operations have the same fields.
+    // Operation, sender, target. The operations of RARP and InARP have the same fields.
     let mut forged = vec![
         ("an answer of nobody", 2, (a.mac, NOBODY), (STRANGER, own)),
         ("an answer of nobody about b", 2, (a.mac, NOBODY), (a.mac, b)),
@@ -54,7 +54,7 @@ fn arp_speaks_of_nobody_elses_address() -> Result<()> {
             )?;
         }
     }
-    // RFC 5227: what a client does that takes its own address.
+    // RFC 5227: what a client sends that takes its own address.
     for (what, op, sender, target) in [
         ("its own probe", 1, (a.mac, NOBODY), (zero, own)),
         ("its own announcement", 1, (a.mac, own), (zero, own)),
@@ -82,8 +82,8 @@ fn message(kind: u8, src: Ipv6Addr, dst: Ipv6Addr, target: Ipv6Addr, options: &[
     packet
 }
 
-/// RFC 4862 section 5.4.3: who hears a solicitation from `::` for its own tentative address gives it up; RFC 4861 section
-/// 7.2.5: an advertisement is believed.
+/// RFC 4862 section 5.4.3: a host gives up its tentative address when it gets a solicitation from `::` for it. RFC 4861
+/// section 7.2.5: hosts believe advertisements.
 #[test]
 fn neighbour_discovery_speaks_of_nobody_elses_address() -> Result<()> {
     let lab = lab::lab(|_| ())?;
@@ -112,7 +112,7 @@ fn neighbour_discovery_speaks_of_nobody_elses_address() -> Result<()> {
         let about = if kind == 136 { own } else { b };
         for options in [source(STRANGER), target(STRANGER)] {
             forged.push(("another's MAC", (kind, own, dst, about, options.clone())));
-            // RFC 4861 section 4.6: any number of options.
+            // RFC 4861 section 4.6: a message may have any number of options.
             let many = [vec![nonce.to_vec(); 5].concat(), options.clone()].concat();
             forged.push(("another's MAC behind five options", (kind, own, dst, about, many)));
             let many = [vec![nonce.to_vec(); 20].concat(), options].concat();
@@ -130,7 +130,7 @@ fn neighbour_discovery_speaks_of_nobody_elses_address() -> Result<()> {
             })?;
         }
     }
-    // RFC 4862 and RFC 4861: what a host does with its own.
+    // RFC 4862 and RFC 4861: what a host sends about its own addresses.
     for (what, kind, src, dst, about, options) in [
         ("its own detection", 135, nobody, groups::solicited(own), own, Vec::new()),
         ("its own detection with a nonce", 135, nobody, groups::solicited(own), own, nonce.to_vec()),
@@ -138,22 +138,28 @@ fn neighbour_discovery_speaks_of_nobody_elses_address() -> Result<()> {
         ("a question", 135, own, groups::solicited(b), b, source(a.mac)),
         ("an advertisement", 136, own, all, own, target(a.mac)),
         ("an advertisement of the link-local", 136, own_link, all, own_link, target(a.mac)),
-        ("a router solicitation", 133, own_link, routers, own, source(a.mac)),
-        ("a router solicitation of nobody", 133, nobody, routers, own, Vec::new()),
     ] {
         trial.passes(what, |mark| a.send_to(groups::BROADCAST, &message(kind, src, dst, about, &options, mark)))?;
+    }
+    trial.finish()?;
+    // Only the router on the bridge hears who looks for routers.
+    let mut trial = Trial::new(&lab.device, vec![Ear::stack(&lab.device.ns)?]);
+    for (src, options) in [(own_link, source(a.mac)), (nobody, Vec::new())] {
+        trial.passes(format!("a router solicitation of {src}"), |mark| {
+            a.send_to(groups::BROADCAST, &message(133, src, routers, own, &options, mark))
+        })?;
     }
     trial.finish()
 }
 
-/// RFC 5227 and 4862, by real programs: a container that comes keeps its address, whatever another one says.
+/// RFC 5227 and RFC 4862 with real programs: a new container keeps its address, whatever another container sends.
 #[test]
 fn nobody_gives_an_address_up_for_a_forged_detection() -> Result<()> {
     let lab = lab::lab(|_| ())?;
     let a = lab.sender(&lab.a.ns, "pvbr3")?;
     let target: Ipv6Addr = "fd00:5056:0:3::3".parse()?;
     ensure!(target == lab.b.v6, "{}", lab.b.v6);
-    // Its own detection runs, for as long as the kernel asks.
+    // Its duplicate address detection runs now, for as long as the kernel is configured to.
     lab.b.ns.ip("link set eth0 down")?;
     lab.b.ns.ip("-6 addr flush dev eth0")?;
     lab::sysctl(&lab.b.ns, "net/ipv6/conf/eth0/accept_dad", "1")?;
@@ -179,8 +185,8 @@ fn nobody_gives_an_address_up_for_a_forged_detection() -> Result<()> {
 /// A packet with this mark in it.
 type Marked = Box<dyn Fn(&[u8]) -> Vec<u8>>;
 
-/// RFC 3376 section 6.6.2, RFC 3810 section 7.6.2: the lower address is the querier; RFC 4541 section 2.1.1 and RFC 4286:
-/// who asks, or says that it routes groups, gets all of them.
+/// RFC 3376 section 6.6.2, RFC 3810 section 7.6.2: the sender with the lowest address becomes the querier. RFC 4541
+/// section 2.1.1 and RFC 4286: a querier or a multicast router gets the traffic of all groups.
 #[test]
 fn a_container_becomes_neither_querier_nor_router_of_groups() -> Result<()> {
     let lab = lab::lab(|_| ())?;
@@ -257,7 +263,7 @@ fn a_container_becomes_neither_querier_nor_router_of_groups() -> Result<()> {
         let to = destination(&build(b""));
         let mac = if to.is_multicast() { groups::mac(to) } else { lab.b.mac()? };
         trial.refused(what, &["rogue-querier", "malformed", "fragment-lost"], |twin, mark| {
-            // As a member says it: to all, for the bridge sends a report to nobody but routers.
+            // To all hosts, as a member could: the bridge sends reports to routers only.
             let honest = Proto::Udp.packet((own4.into(), 9), ([224, 0, 0, 1].into(), PORT), mark);
             if twin.is_forged() {
                 a.send_to(mac, &build(mark))
@@ -280,14 +286,14 @@ fn destination(packet: &[u8]) -> IpAddr {
     <[u8; 16]>::try_from(&packet[24..40]).expect("sixteen bytes").into()
 }
 
-/// How many groups the bridge knows of a port.
+/// How many groups the bridge knows at a port.
 fn members(lab: &Lab, port: &str) -> Result<usize> {
     let said = lab.device.ns.sh("bridge mdb show dev pvbr3")?;
     Ok(said.lines().filter(|line| line.contains(&format!(" port {port} "))).count())
 }
 
-/// `mcast_hash_max` entries are all that the bridge has (net/bridge/br_multicast.c): when they are taken it stops to look,
-/// and everybody gets everything.
+/// A bridge keeps at most `mcast_hash_max` groups (net/bridge/br_multicast.c). When the table is full it stops
+/// snooping, and everybody gets everything.
 #[test]
 fn reports_do_not_fill_the_bridges_groups() -> Result<()> {
     const FLOOD: u16 = 6000;
@@ -321,7 +327,7 @@ fn reports_do_not_fill_the_bridges_groups() -> Result<()> {
     }
     let known = members(&lab, lab.a.host_if())?;
     ensure!(known < 1000, "the bridge knows {known} groups of a");
-    // Others still join.
+    // Another container can still join a group.
     let _joined = lab.b.ns.run(|| {
         let (four, six) = (std::net::UdpSocket::bind("0.0.0.0:0")?, std::net::UdpSocket::bind("[::]:0")?);
         let index = nix::net::if_::if_nametoindex("eth0")?;

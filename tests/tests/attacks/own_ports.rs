@@ -1,5 +1,5 @@
-//! The device's own connections beside those of containers: what a container publishes or masquerades takes nothing from
-//! them. And one port of a container is one port outside (RFC 4787, REQ-1).
+//! Containers take no ports from the device's own connections, neither by publishing nor by masquerade. And one port of
+//! a container is one port outside (RFC 4787, REQ-1).
 
 use super::lab::{Lab, lab};
 use anyhow::{Context, Result, ensure};
@@ -22,8 +22,8 @@ const PORT: u16 = 7000;
 const OTHER_PORT: u16 = 7001;
 /// The host's second addresses.
 const SECOND: [&str; 2] = ["192.0.2.10", "2001:db8:1::a"];
-/// Where masquerade's ports are when the device has Linux's default `ip_local_port_range`.
-const NAT: RangeInclusive<u16> = 61_000..=65_535;
+/// The ports of masquerade when the device has Linux's default `ip_local_port_range`.
+const NAT: RangeInclusive<u16> = nat::FIRST_PORT..=nat::FIRST_PORT + (nat::PORTS - 1);
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
 /// A host that answers on two addresses and two ports.
@@ -42,14 +42,14 @@ fn any(like: IpAddr) -> IpAddr {
     if like.is_ipv4() { [0; 4].into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
-/// A datagram socket of `ns` that is bound, and to no peer.
+/// A bound datagram socket in `ns`, not connected.
 fn udp_at(ns: &Namespace, at: SocketAddr) -> Result<UdpSocket> {
     let socket = ns.run(|| UdpSocket::bind(at).with_context(|| at.to_string()))?;
     socket.set_read_timeout(Some(harness::patience(echo::PATIENCE)))?;
     Ok(socket)
 }
 
-/// How `to` sees the socket, by its answer.
+/// The address of the socket as `to` sees it, by the echo.
 fn seen_udp(socket: &UdpSocket, to: SocketAddr) -> Result<SocketAddr> {
     let mark = format!("{:?}", socket.local_addr()?);
     socket.send_to(mark.as_bytes(), to)?;
@@ -58,7 +58,7 @@ fn seen_udp(socket: &UdpSocket, to: SocketAddr) -> Result<SocketAddr> {
         let (n, from) = socket.recv_from(&mut buffer).with_context(|| format!("{mark}: no answer of {to}"))?;
         let text = std::str::from_utf8(&buffer[..n])?;
         let (client, echoed) = text.split_once('\n').context("no first line")?;
-        // Not what came for somebody else before the port was the device's.
+        // A datagram for the port's former owner may come before.
         if echoed == mark && from == to {
             return Ok(client.parse()?);
         }
@@ -80,7 +80,7 @@ fn tcp_from(ns: &Namespace, from: SocketAddr, to: SocketAddr) -> Result<TcpStrea
     })
 }
 
-/// How the echo server sees this connection.
+/// The address of this connection as the echo server sees it.
 fn seen_tcp(stream: &mut TcpStream) -> Result<SocketAddr> {
     let mut line = Vec::new();
     let mut byte = [0u8];
@@ -105,15 +105,15 @@ fn publish(device: &Device, ports: serde_json::Value) -> Result<Container> {
 
 fn reserved(ns: &Namespace) -> Result<String> {
     ns.run(|| {
-        // In one call, as `proc_do_large_bitmap` has no second one.
+        // In one read, since `proc_do_large_bitmap` gives nothing to a second one.
         let mut text = [0; 65_536];
         let n = std::fs::File::open(RESERVED)?.read(&mut text)?;
         Ok(String::from_utf8_lossy(&text[..n]).trim().to_owned())
     })
 }
 
-/// Linux gives connections their ports from `ip_local_port_range` (`inet_hash_connect`, `udp_lib_get_port`): their answers
-/// come to a published port when all of it is published.
+/// Linux takes ports for connections from `ip_local_port_range` (`inet_hash_connect`, `udp_lib_get_port`). When the
+/// whole range is published, answers to the device's connections come to published ports.
 #[test]
 fn publishing_all_local_ports_swallows_no_answer() -> Result<()> {
     let lab = lab(|_| {})?;
@@ -126,7 +126,7 @@ fn publishing_all_local_ports_swallows_no_answer() -> Result<()> {
         ensure!(seen.ip() == device && (32_768..=60_999).contains(&seen.port()), "TCP: {seen}");
         let seen = echo::udp(&lab.device.ns, server, &[7; 1000])?;
         ensure!(seen.ip() == device && (32_768..=60_999).contains(&seen.port()), "UDP: {seen}");
-        // What is published is still reached.
+        // The published ports are still reached.
         echo::tcp(&lab.out, SocketAddr::new(device, 40_000), b"published")?;
         echo::udp(&lab.out, SocketAddr::new(device, 40_000), b"published")?;
     }
@@ -135,7 +135,7 @@ fn publishing_all_local_ports_swallows_no_answer() -> Result<()> {
     Ok(())
 }
 
-/// A connection of the device that is there before its port is published keeps its answers, and is named.
+/// A connection of the device from before its port was published keeps its answers, and a condition names it.
 #[test]
 fn publishing_a_port_that_a_connection_has_leaves_it_alone() -> Result<()> {
     let lab = lab(|_| {})?;
@@ -156,7 +156,7 @@ fn publishing_a_port_that_a_connection_has_leaves_it_alone() -> Result<()> {
             let n = udp.recv(&mut [0; 100]).with_context(|| format!("UDP port {}", ports[1]))?;
             ensure!(n > 4, "{n}");
         }
-        // And who comes anew reaches the container.
+        // New clients reach the container.
         echo::tcp(&lab.out, SocketAddr::new(device, ports[0]), b"published")?;
         let conditions = lab.device.json(&["status"])?["conditions"].to_string();
         for (port, proto) in ports.into_iter().zip(["tcp", "udp"]) {
@@ -167,42 +167,42 @@ fn publishing_a_port_that_a_connection_has_leaves_it_alone() -> Result<()> {
     Ok(())
 }
 
-/// `ip_local_reserved_ports` has what the administrator wrote, and what is published; afterwards what it had.
+/// `ip_local_reserved_ports` contains the administrator's ports and the published ones; after `down` only the former.
 #[test]
 fn automatic_binds_get_no_port_of_a_container() -> Result<()> {
-    // Longer than what a first read of a file asks for.
-    let admins = "1111,2222,3333,4444,5555,6666,7777,8888,9999,11111,12222,13333,62000-62010";
+    // Longer than the buffer of a first read.
+    let admins = "1111,2222,3333,4444,5555,6666,7777,8888,9999,11111,12222,13333,20000-20010";
     let mut lab = lab(|_| {})?;
     lab.device.down()?;
     lab.device.ns.run(|| Ok(std::fs::write(RESERVED, admins)?))?;
     lab.device.start()?;
     let nat = "1111,2222,3333,4444,5555,6666,7777,8888,9999,11111,12222,13333";
-    ensure!(reserved(&lab.device.ns)? == format!("{nat},61000-65535"), "{}", reserved(&lab.device.ns)?);
+    ensure!(reserved(&lab.device.ns)? == format!("{nat},16384-30719"), "{}", reserved(&lab.device.ns)?);
     let _web = publish(&lab.device, json!(["40000-40001:80-81/tcp", "8080:80", "50000:80/udp"]))?;
-    let with_ports = format!("{nat},40000-40001,50000,61000-65535");
+    let with_ports = format!("{nat},16384-30719,40000-40001,50000");
     ensure!(reserved(&lab.device.ns)? == with_ports, "{}", reserved(&lab.device.ns)?);
-    // Whatever the daemon dies of.
+    // The reservation is restored even if the daemon was killed.
     lab.device.stop(Signal::SIGKILL)?;
     lab.device.start()?;
     ensure!(reserved(&lab.device.ns)? == with_ports, "{}", reserved(&lab.device.ns)?);
     lab.device.cli(&["detach", "web"]).ok()?;
-    ensure!(reserved(&lab.device.ns)? == format!("{nat},61000-65535"), "{}", reserved(&lab.device.ns)?);
+    ensure!(reserved(&lab.device.ns)? == format!("{nat},16384-30719"), "{}", reserved(&lab.device.ns)?);
     lab.device.down()?;
     ensure!(reserved(&lab.device.ns)? == admins, "{}", reserved(&lab.device.ns)?);
     Ok(())
 }
 
-/// Where the device's connections have ports up to 65535, masquerade's are not among them.
+/// When `ip_local_port_range` reaches up to 65535, masquerade uses ports outside of that range.
 #[test]
 fn masquerade_stays_out_of_a_wide_local_port_range() -> Result<()> {
     let mut lab = lab(|_| {})?;
     serve(&lab)?;
-    for (range, first) in [("1024 65535", 61_000), ("61000 65535", 56_464)] {
+    for (range, first) in [("1024 65535", 16_384), ("16000 40000", 1_664)] {
         lab.device.down()?;
         lab.device.ns.run(|| Ok(std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range)?))?;
         lab.device.start()?;
         let a = lab.device.attach(&format!("a{first}"), "internal")?;
-        let last = first + 4535;
+        let last = first + (nat::PORTS - 1);
         ensure!(reserved(&lab.device.ns)? == format!("{first}-{last}"), "{range}: {}", reserved(&lab.device.ns)?);
         for (host, _) in HOSTS {
             let seen = echo::tcp(&a.ns, SocketAddr::new(host, PORT), b"x")?;
@@ -214,14 +214,14 @@ fn masquerade_stays_out_of_a_wide_local_port_range() -> Result<()> {
     Ok(())
 }
 
-/// A container whose flow has the port that the device wants: the device gets its own answers.
+/// The device wants a port that a container's flow has: the device gets its own answers.
 #[test]
 fn a_containers_port_is_not_kept_from_the_device() -> Result<()> {
     let lab = lab(|_| {})?;
     serve(&lab)?;
     for (family, (host, device)) in HOSTS.into_iter().enumerate() {
         let server = SocketAddr::new(host, PORT);
-        // A port a family: a program that another test starts may hold a closed socket for a moment.
+        // A different port for each family: a program that another test starts may hold a closed socket for a moment.
         let port = 40_000 + family as u16;
         let guest = udp_at(&lab.a.ns, SocketAddr::new(any(host), port))?;
         let seen = seen_udp(&guest, server)?;
@@ -240,19 +240,20 @@ fn a_containers_port_is_not_kept_from_the_device() -> Result<()> {
     Ok(())
 }
 
-/// A program of the device may bind a port of masquerade's range by name: the flow that has it ends, and no other gets it.
+/// A program of the device may bind a port of masquerade's range. The flow that has the port ends, and no other flow
+/// gets it.
 #[test]
 fn the_device_takes_a_port_from_masquerade() -> Result<()> {
     let lab = lab(|_| {})?;
     serve(&lab)?;
     for (family, (host, device)) in HOSTS.into_iter().enumerate() {
-        let (port, next) = (62_000 + 10 * family as u16, 62_001 + 10 * family as u16);
+        let (port, next) = (20_000 + 10 * family as u16, 20_001 + 10 * family as u16);
         let server = SocketAddr::new(host, PORT);
         let guest = udp_at(&lab.a.ns, SocketAddr::new(any(host), port))?;
         let first = seen_udp(&guest, server)?;
         ensure!(first.port() == port, "a port of the range is not kept: {first}");
         let own = udp_at(&lab.device.ns, SocketAddr::new(device, port))?;
-        // The daemon ends the flow when it hears of it.
+        // The daemon ends the flow when it learns of the bind.
         eventually(SOON, || {
             own.set_read_timeout(Some(std::time::Duration::from_millis(500)))?;
             let seen = seen_udp(&own, server)?;
@@ -261,7 +262,7 @@ fn the_device_takes_a_port_from_masquerade() -> Result<()> {
         })?;
         let second = seen_udp(&guest, server)?;
         ensure!(second.port() != port && NAT.contains(&second.port()), "{second}");
-        // Who listens has the port too, and who only bound it.
+        // A listening socket has the port too, and so has one that is only bound.
         let mut held = tcp_from(&lab.a.ns, SocketAddr::new(any(host), next), server)?;
         ensure!(seen_tcp(&mut held)?.port() == next, "a port of the range is not kept");
         let listener = lab.device.ns.run(|| Ok(TcpListener::bind((device, next))?))?;
@@ -280,15 +281,15 @@ fn the_device_takes_a_port_from_masquerade() -> Result<()> {
     Ok(())
 }
 
-/// Without a cgroup2 hierarchy nobody tells of binds: sockets are looked at when a flow opens.
+/// Without a cgroup2 hierarchy no hook reports binds; the device's sockets are looked up when a flow opens.
 #[test]
 fn without_hooks_sockets_of_the_device_keep_their_answers() -> Result<()> {
     let lab = lab(|_| {})?;
     serve(&lab)?;
-    // A hook is on for as long as its link is pinned.
+    // A hook is attached as long as its link is pinned.
     std::fs::remove_dir_all(lab.device.pins().join("links/sockets"))?;
     for (family, (host, device)) in HOSTS.into_iter().enumerate() {
-        let (port, next) = (63_000 + 10 * family as u16, 63_001 + 10 * family as u16);
+        let (port, next) = (21_000 + 10 * family as u16, 21_001 + 10 * family as u16);
         let server = SocketAddr::new(host, PORT);
         let own = udp_at(&lab.device.ns, SocketAddr::new(device, port))?;
         let guest = udp_at(&lab.a.ns, SocketAddr::new(any(host), port))?;
@@ -308,8 +309,8 @@ fn without_hooks_sockets_of_the_device_keep_their_answers() -> Result<()> {
     Ok(())
 }
 
-/// RFC 4787, REQ-1, and RFC 5382, REQ-1: the mapping does not depend on the peer, also where two containers have the same
-/// port.
+/// RFC 4787, REQ-1, and RFC 5382, REQ-1: the outside port of a container's port is the same for all peers, also when
+/// two containers use the same port.
 #[test]
 fn a_port_of_a_container_is_one_port_to_all_peers() -> Result<()> {
     let lab = lab(|_| {})?;
@@ -320,7 +321,7 @@ fn a_port_of_a_container_is_one_port_to_all_peers() -> Result<()> {
             .flat_map(|address| [PORT, OTHER_PORT].map(|port| SocketAddr::new(address, port)))
             .collect();
         let mut mapped = Vec::new();
-        for own_port in [40_000, 61_500].map(|port| port + family as u16) {
+        for own_port in [40_000, 20_500].map(|port| port + family as u16) {
             for container in [&lab.a, &lab.b] {
                 let socket = udp_at(&container.ns, SocketAddr::new(any(host), own_port))?;
                 let seen = peers.iter().map(|peer| seen_udp(&socket, *peer)).collect::<Result<Vec<_>>>()?;
@@ -346,7 +347,7 @@ fn a_port_of_a_container_is_one_port_to_all_peers() -> Result<()> {
     Ok(())
 }
 
-/// RFC 5508, REQ-1: so is the identifier of echoes.
+/// RFC 5508, REQ-1: the same holds for the identifier of echoes.
 #[test]
 fn an_echo_identifier_is_one_to_all_peers() -> Result<()> {
     let lab = lab(|_| {})?;
@@ -384,7 +385,7 @@ fn an_echo_identifier_is_one_to_all_peers() -> Result<()> {
     Ok(())
 }
 
-/// A mapping is there as long as one of its flows, and no longer.
+/// The outside port is held as long as one of its flows exists, and no longer.
 #[test]
 fn a_port_that_nobody_uses_is_free_again() -> Result<()> {
     let short = json!({"tcp_opening": 5, "udp": 5, "udp_opening": 5, "other": 5});
@@ -394,7 +395,7 @@ fn a_port_that_nobody_uses_is_free_again() -> Result<()> {
     let owners: Array<_, NatOwner> = Array::try_from(Map::Array(MapData::from_pin(&path)?))?;
     let owner = |v4: bool, port: u16| owners.get(&nat::slot_of(v4, 17, u32::from(port - nat::FIRST_PORT)), 0);
     for (family, (host, _)) in HOSTS.into_iter().enumerate() {
-        let port = 61_700 + family as u16;
+        let port = 20_700 + family as u16;
         let server = SocketAddr::new(host, PORT);
         let mut ports = Vec::new();
         for container in [&lab.a, &lab.b] {

@@ -8,9 +8,9 @@ use serde_json::json;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Behind whatever is the gateway.
+/// Addresses behind the gateway.
 const FAR: [&str; 2] = ["203.0.113.1", "2001:db8:9::1"];
-/// Gateways on the first uplink's link, that are nobody but an entry in the neighbour table.
+/// Gateways on the first uplink's link, which exist only as entries in the neighbour table.
 const GATEWAYS: [[&str; 2]; 2] = [["192.0.2.71", "192.0.2.72"], ["2001:db8:1::71", "2001:db8:1::72"]];
 const GATEWAY_MACS: [[u8; 6]; 2] = [[2, 0xaa, 0, 0, 0, 0x71], [2, 0xaa, 0, 0, 0, 0x72]];
 const SECOND: [&str; 2] = ["198.51.100.1", "2001:db8:2::1"];
@@ -19,7 +19,7 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
-/// A second uplink, `up1`, and who sees what leaves by it.
+/// A lab with a second uplink, `up1`, and sockets that see what leaves by each uplink.
 struct Wide {
     lab: Lab,
     second: Namespace,
@@ -32,7 +32,7 @@ fn text(mac: [u8; 6]) -> String {
 fn wide() -> Result<Wide> {
     let lab = lab(|config| {
         config["network"]["uplinks"] = json!(["up0", "up1"]);
-        // Not what its uplinks have.
+        // A fixed MTU: without it the pool follows its uplinks.
         config["network"]["pools"]["internal"]["mtu"] = json!(1500);
     })?;
     let ns = &lab.device.ns;
@@ -46,9 +46,9 @@ fn wide() -> Result<Wide> {
         lead(ns, family, &format!("via {} dev up0", gateways[0]))?;
     }
     ns.settle()?;
-    // The container's own stack would answer with resets.
+    // Without addresses the container's own stack sends no resets.
     lab.a.ns.ip("addr flush dev eth0")?;
-    // The second uplink has to be known.
+    // Waits until the daemon uses the second uplink.
     eventually(SOON, || {
         let status = lab.device.json(&["status"])?.to_string();
         ensure!(status.contains("up1"), "{status}");
@@ -57,12 +57,12 @@ fn wide() -> Result<Wide> {
     Ok(Wide { lab, second })
 }
 
-/// Where the default route leads.
+/// Sets the default route.
 fn lead(ns: &Namespace, family: usize, way: &str) -> Result<()> {
     ns.ip(&format!("{} route replace default {way}", if family == 0 { "-4" } else { "-6" })).map(drop)
 }
 
-/// What a container sends, and how it looks on a wire.
+/// A flow of a container, and how its packets look outside.
 struct Flow<'a> {
     lab: &'a Lab,
     family: usize,
@@ -70,7 +70,7 @@ struct Flow<'a> {
     tcp: bool,
 }
 
-/// What of a frame on the wire matters here.
+/// The fields of a frame outside that these tests compare.
 #[derive(Debug, PartialEq)]
 struct Left {
     to: [u8; 6],
@@ -95,7 +95,7 @@ impl Flow<'_> {
         RawSocket::open(&self.lab.a.ns, "eth0")?.send(&frame)
     }
 
-    /// Sends a packet with a mark, and gives how it looks on `wire`.
+    /// Sends a packet with a mark, and gives the fields of the frame on `wire`.
     fn leaves(&self, wire: &RawSocket, flags: u8, mark: &[u8], patience: Duration) -> Result<Left> {
         self.send(flags, mark)?;
         let seen = wire.receive(patience, |f| f.ends_with(mark))?.context("it did not leave")?;
@@ -107,7 +107,7 @@ impl Flow<'_> {
         Ok(Left { to: seen[..6].try_into()?, from, port: u16::from_be_bytes([seen[at], seen[at + 1]]) })
     }
 
-    /// Opens it: its packets are of a known flow afterwards.
+    /// Sends the packets that open the flow; later packets belong to a known flow.
     fn open(&self, wire: &RawSocket) -> Result<Left> {
         let first = self.leaves(wire, SYN, format!("first of {}", self.port).as_bytes(), SOON)?;
         let (_, far) = self.ends()?;
@@ -124,7 +124,7 @@ impl Flow<'_> {
     }
 }
 
-/// Each family and protocol has a flow, with a port of its own.
+/// A flow for each family and protocol, each with its own port.
 fn flows(lab: &Lab) -> impl Iterator<Item = Flow<'_>> {
     (0..2usize).flat_map(|family| [false, true].map(|tcp| (family, tcp))).map(|(family, tcp)| Flow {
         lab,
@@ -134,7 +134,7 @@ fn flows(lab: &Lab) -> impl Iterator<Item = Flow<'_>> {
     })
 }
 
-/// RFC 1812 section 5.2: what is forwarded goes to where the routes lead now, also of a flow that was there before.
+/// RFC 1812 section 5.2: packets are forwarded along the current routes, also those of older flows.
 #[test]
 fn a_flow_goes_to_the_new_gateway() -> Result<()> {
     let wide = wide()?;
@@ -146,7 +146,7 @@ fn a_flow_goes_to_the_new_gateway() -> Result<()> {
     for (flow, before) in flows(&wide.lab).zip(before) {
         eventually(SOON, || {
             let now = flow.leaves(&wire, ACK, format!("after of {}", flow.port).as_bytes(), SOON)?;
-            // The same to the far end.
+            // The far end sees the same address and port.
             ensure!((now.from, now.port) == (before.from, before.port), "{before:?} became {now:?}");
             ensure!(now.to == GATEWAY_MACS[1], "{:?}: to {:02x?}", flow.ends()?, now.to);
             Ok(())
@@ -155,8 +155,8 @@ fn a_flow_goes_to_the_new_gateway() -> Result<()> {
     Ok(())
 }
 
-/// By another uplink the far end would see another address: a connection ends at once and its container learns of it, a
-/// datagram leaves with the new one.
+/// By another uplink the far end would see another address. So a TCP connection ends at once and its container is told,
+/// and a datagram leaves with the new address.
 #[test]
 fn a_flow_leaves_by_the_other_uplink() -> Result<()> {
     let wide = wide()?;
@@ -170,7 +170,7 @@ fn a_flow_leaves_by_the_other_uplink() -> Result<()> {
     follows_to_the_second(&wide)
 }
 
-/// An uplink loses its carrier, and the kernel does not use its routes any more (`ignore_routes_with_linkdown`).
+/// An uplink loses its carrier, and the kernel no longer uses its routes (`ignore_routes_with_linkdown`).
 #[test]
 fn a_flow_leaves_an_uplink_without_a_carrier() -> Result<()> {
     let wide = wide()?;
@@ -216,7 +216,7 @@ fn follows_to_the_second(wide: &Wide) -> Result<()> {
     Ok(())
 }
 
-/// RFC 1191: what does not fit the way any more is said at once; and frames have the MAC that the uplink has now.
+/// RFC 1191: a packet that no longer fits is answered at once; and frames have the uplink's new MAC.
 #[test]
 fn a_flow_has_its_uplinks_new_mtu_and_mac() -> Result<()> {
     let wide = wide()?;
@@ -258,7 +258,7 @@ fn a_flow_has_its_uplinks_new_mtu_and_mac() -> Result<()> {
     for flow in flows(lab) {
         eventually(SOON, || {
             flow.send(ACK, &[0x55; 1300])?;
-            // Fragmentation needed, packet too big: from the gateway, with the new MTU.
+            // "Fragmentation needed" or "packet too big", from the gateway, with the new MTU.
             let is_said = |f: &[u8]| match flow.family {
                 0 => f.len() > 42 && f[23] == 1 && f[34..36] == [3, 4] && f[40..42] == 1300u16.to_be_bytes(),
                 _ => f.len() > 62 && f[20] == 58 && f[54] == 2 && f[60..62] == 1300u16.to_be_bytes(),

@@ -1,25 +1,26 @@
-//! Who opens many flows loses his own: each container, and the outside, has a share of what is half open, and of the ports
-//! to one peer.
+//! A sender that opens many flows loses its own flows only: each container, and the outside, has a share of the
+//! half-open table, and of the ports to one peer.
 
 use super::lab::{Lab, lab};
 use anyhow::{Context, Result, ensure};
 use harness::configs::HOSTS;
 use harness::raw::RawSocket;
 use harness::{Container, echo, frame};
+use pv_net_common::nat;
 use serde_json::json;
 use std::net::IpAddr;
 
-/// More than three times what the half-open table holds.
+/// More than three times the entries of the half-open table.
 const FLOOD: u32 = 30_000;
-/// Flows of `b` that wait for an answer meanwhile.
+/// Flows of `b` that wait for an answer during the flood.
 const WAITING: u16 = 20;
-/// A host without a stack: its neighbour entries are written, and its answers by hand.
+/// A host without a stack: its neighbour entries are permanent, and the test writes its answers.
 const SILENT: [&str; 2] = ["192.0.2.77", "2001:db8:1::77"];
 
 const SYN: u8 = 2;
 const SYN_ACK: u8 = 0x12;
 
-/// What a test of either family needs.
+/// The sockets and addresses of one family.
 struct Wire<'a> {
     lab: &'a Lab,
     family: usize,
@@ -47,7 +48,7 @@ impl<'a> Wire<'a> {
         [34, 54][self.family]
     }
 
-    /// A frame of a container's to its gateway.
+    /// A frame from a container to its gateway.
     fn inside(&self, from: &Container, packet: &[u8]) -> Result<Vec<u8>> {
         Ok(frame::ethernet(from.mac()?, self.gateway_mac, self.kind(), packet))
     }
@@ -62,7 +63,7 @@ impl<'a> Wire<'a> {
         u16::from_be_bytes([f[self.l4()], f[self.l4() + 1]])
     }
 
-    /// Opens `b`'s flows; their ports outside, a SYN's and a datagram's for each.
+    /// Opens `b`'s flows, and gives their outside ports: that of a SYN and of a datagram for each.
     fn open(&self) -> Result<Vec<[u16; 2]>> {
         let (b, own) = (&self.lab.b, self.lab.b.addresses()[self.family]);
         let socket = RawSocket::open(&b.ns, "eth0")?;
@@ -85,7 +86,7 @@ impl<'a> Wire<'a> {
         Ok(ports)
     }
 
-    /// Whether a frame is of `proto` to that port of `to`.
+    /// Whether a frame has protocol `proto` and goes to that port of `to`.
     fn is(&self, f: &[u8], proto: u8, to: IpAddr, port: u16) -> bool {
         let (l4, octets) = (
             self.l4(),
@@ -101,7 +102,7 @@ impl<'a> Wire<'a> {
             && f[l4 + 2..l4 + 4] == port.to_be_bytes()
     }
 
-    /// Answers all of them; how many reach `b`.
+    /// Answers all flows of `b`, and counts the answers that reach it.
     fn answered(&self, ports: &[[u16; 2]]) -> Result<usize> {
         let own = self.lab.b.addresses()[self.family];
         let device = HOSTS[self.family].1;
@@ -130,14 +131,14 @@ impl<'a> Wire<'a> {
     }
 }
 
-/// A number that looks random, the same in every run.
+/// A number that looks random, but is the same in every run.
 fn scatter(n: u32) -> u32 {
     let h = (n ^ n >> 16).wrapping_mul(0x85eb_ca6b);
     let h = (h ^ h >> 13).wrapping_mul(0xc2b2_ae35);
     h ^ h >> 16
 }
 
-/// `a` opens flow after flow: SYNs, datagrams and echoes to a silent host, and datagrams to the device itself.
+/// `a` opens very many flows: SYNs, datagrams and echoes to a silent host, and datagrams to the device itself.
 #[test]
 fn a_flood_of_new_flows_leaves_others_their_half_open_ones() -> Result<()> {
     for family in [0, 1] {
@@ -168,7 +169,7 @@ fn a_flood_of_syns_leaves_containers_their_half_open_flows() -> Result<()> {
         let lab = lab(|_| {})?;
         let web =
             lab.device.attach_run(&json!({"name": "web", "network": {"pool": "internal", "ports": ["8080:80"]}}))?;
-        // Nothing answers there: what came in stays half open.
+        // With the link down nothing answers, so the flows stay half-open.
         web.ns.ip("link set eth0 down")?;
         let wire = Wire::new(&lab, family)?;
         let waiting = wire.open()?;
@@ -186,7 +187,7 @@ fn a_flood_of_syns_leaves_containers_their_half_open_flows() -> Result<()> {
     Ok(())
 }
 
-/// `a` asks one resolver from every port that it has: `b`'s questions have a port too, and get their answers.
+/// `a` asks one resolver from every port. `b`'s questions still get a port, and their answers.
 #[test]
 fn taking_all_ports_to_a_resolver_drops_nobody_elses_questions() -> Result<()> {
     for family in [0, 1] {
@@ -194,8 +195,8 @@ fn taking_all_ports_to_a_resolver_drops_nobody_elses_questions() -> Result<()> {
         let wire = Wire::new(&lab, family)?;
         let (a, b) = (RawSocket::open(&lab.a.ns, "eth0")?, RawSocket::open(&lab.b.ns, "eth0")?);
         let own = lab.a.addresses()[family];
-        // All of masquerade's, and those that `b` will ask from.
-        for port in (61_000..=65_535).chain(40_000..40_000 + WAITING) {
+        // All ports of masquerade, and those from which `b` will ask.
+        for port in (nat::FIRST_PORT..nat::FIRST_PORT + nat::PORTS).chain(40_000..40_000 + WAITING) {
             let question = frame::udp((own, port), (wire.silent, 53), b"x");
             a.send(&wire.inside(&lab.a, &question)?)?;
         }

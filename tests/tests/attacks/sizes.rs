@@ -1,4 +1,4 @@
-//! Sizes of segments and links: a packet of many segments (GSO) is as large as they are, each with its own headers.
+//! Sizes of segments and links: a GSO packet counts by the size of its segments, each with its own headers.
 
 use super::lab::{PORT, count, host, lab, prepared, uplink};
 use anyhow::{Context, Result, ensure};
@@ -12,11 +12,11 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const ETHERNET: usize = 14;
-/// What the container's link has, and what its uplink has in the tests of a narrow one (RFC 2516).
+/// The MTU of the container's link, and of its uplink in the tests with a narrow one (RFC 2516).
 const WIDE: usize = 1500;
 const NARROW: usize = 1492;
 
-/// A datagram socket in `ns` whose packets are cut into datagrams of `size` (udp(7)).
+/// A datagram socket in `ns` whose sends are cut into datagrams of `size` (`UDP_SEGMENT`, udp(7)).
 fn cutting(ns: &Namespace, to: SocketAddr, size: usize) -> Result<UdpSocket> {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
     let socket = ns.run(|| {
@@ -26,7 +26,7 @@ fn cutting(ns: &Namespace, to: SocketAddr, size: usize) -> Result<UdpSocket> {
     })?;
     let size = libc::c_int::try_from(size)?;
     let length = libc::socklen_t::try_from(size_of_val(&size))?;
-    // SAFETY: the kernel reads one integer, whose size is told.
+    // SAFETY: the kernel reads one integer, and the size says so.
     let done = unsafe {
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const size).cast(), length)
     };
@@ -34,13 +34,13 @@ fn cutting(ns: &Namespace, to: SocketAddr, size: usize) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Links that show each segment as it is on a wire.
+/// Switches offloads off, so that each segment is seen as it is on a wire.
 fn one_by_one(device: &Namespace, out: &Namespace) -> Result<()> {
     device.sh(&format!("ethtool -K {UPLINK} tx off tso off gso off"))?;
     out.sh("ethtool -K eth0 gro off").map(drop)
 }
 
-/// A stream from `from` to `to`, a port of `out`: all of it arrives.
+/// Sends a stream from `from` to `to`, a port of `out`; fails unless all of it arrives.
 fn stream(from: &Namespace, out: &Namespace, to: SocketAddr) -> Result<()> {
     let data: Vec<u8> = (0..2_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let listener = out.run(|| Ok(TcpListener::bind(to)?))?;
@@ -62,8 +62,8 @@ fn stream(from: &Namespace, out: &Namespace, to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// QUIC as it is sent: `UDP_SEGMENT` of up to what fits the link beside an IP header and the eight bytes of a UDP header
-/// (RFC 768), with no regard to how long a TCP header were.
+/// As QUIC sends: `UDP_SEGMENT` with datagrams as large as the link takes, with an IP header and 8 bytes of UDP header
+/// (RFC 768). The limit must not assume the longer header of TCP.
 #[test]
 fn datagrams_in_one_packet_that_fit_the_link_arrive() -> Result<()> {
     const COUNT: u8 = 8;
@@ -78,7 +78,7 @@ fn datagrams_in_one_packet_that_fit_the_link_arrive() -> Result<()> {
         for size in sizes {
             let sender = cutting(&lab.a.ns, to, size)?;
             let datagrams: Vec<u8> = (0..COUNT).flat_map(|number| vec![number; size]).collect();
-            // Once for the flow that it opens, once for one that is known.
+            // The first packet opens the flow, the second one belongs to a known flow.
             for time in 0..2 {
                 let what = |number| format!("{size} bytes to {to}, {time}: datagram {number}");
                 sender.send(&datagrams).with_context(|| what(0))?;
@@ -95,8 +95,9 @@ fn datagrams_in_one_packet_that_fit_the_link_arrive() -> Result<()> {
     Ok(())
 }
 
-/// RFC 1191 section 4, RFC 8201 section 4: what is larger than the next link is refused and its sender told, here TCP
-/// with timestamps (RFC 7323: 32 bytes of header) to a host whose link takes more than the uplink.
+/// RFC 1191 section 4, RFC 8201 section 4: a packet that is larger than the next link is refused, and its sender is
+/// told. Here it is TCP with timestamps (RFC 7323: a header of 32 bytes) to a host whose link takes more than the
+/// uplink.
 #[test]
 fn segments_with_options_do_not_leave_larger_than_the_uplink() -> Result<()> {
     let narrow = |device: &harness::Device| device.ns.ip(&format!("link set {UPLINK} mtu {NARROW}"));
@@ -113,8 +114,8 @@ fn segments_with_options_do_not_leave_larger_than_the_uplink() -> Result<()> {
     Ok(())
 }
 
-/// A packet of BIG TCP over IPv6 has a jumbo payload option (RFC 2675) that none of its segments has
-/// (`ipv6_hopopt_jumbo_remove`): they fit.
+/// A BIG TCP packet over IPv6 has a jumbo payload option (RFC 2675), which the kernel removes before it makes the
+/// segments (`ipv6_hopopt_jumbo_remove`). Segments that fit must pass.
 #[test]
 fn segments_of_big_tcp_that_fit_are_not_refused() -> Result<()> {
     let lab = lab(|config| config["network"]["pools"]["internal"]["big_tcp"] = json!(true))?;

@@ -1,4 +1,4 @@
-//! Ways to the device's own stack.
+//! Ways by which containers could reach the device's own stack.
 
 use crate::lab::{self, Lab, PORT, Sender, both, gateway, uplink};
 use crate::trial::{Proto, Trial};
@@ -16,14 +16,14 @@ const JOINED: [(Ipv4Addr, Ipv6Addr); 2] = [
     (Ipv4Addr::new(224, 0, 0, 251), Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 0x77)),
 ];
 
-/// A pool that may nothing on the device, and one that may all.
+/// A pool that may reach nothing on the device, and one that may reach everything.
 fn config(config: &mut Value) {
     let pools = &mut config["network"]["pools"];
     pools["internal"]["host_access"] = json!("none");
     pools["management"]["host_access"] = json!("all");
 }
 
-/// Groups that the device is in on both bridges, for as long as the sockets live.
+/// Joins groups on both bridges, for as long as the sockets exist.
 fn join(ns: &Namespace) -> Result<Vec<UdpSocket>> {
     ns.run(|| {
         let (four, six) = (UdpSocket::bind("0.0.0.0:0")?, UdpSocket::bind("[::]:0")?);
@@ -38,7 +38,7 @@ fn join(ns: &Namespace) -> Result<Vec<UdpSocket>> {
     })
 }
 
-/// Every address by which pool `n` can reach the device, and that its configuration has not.
+/// The addresses by which pool `n` can reach the device, other than the configured ones.
 fn ways_in(n: u8) -> Vec<(&'static str, IpAddr)> {
     let v4 = |text: &str| text.parse::<Ipv4Addr>().expect("an address").into();
     let v6 = |text: &str| text.parse::<Ipv6Addr>().expect("an address").into();
@@ -68,7 +68,7 @@ fn ways_in(n: u8) -> Vec<(&'static str, IpAddr)> {
     all
 }
 
-/// Where a frame to this address goes: to everybody, to a group, to the router.
+/// The destination MAC of a frame to this address: broadcast, a group's, or the router's.
 fn mac_of(to: IpAddr, sender: &Sender) -> [u8; 6] {
     match to {
         IpAddr::V4(a) if a.is_broadcast() || a.octets()[0] == 10 && a.octets()[3] == 255 => groups::BROADCAST,
@@ -77,7 +77,7 @@ fn mac_of(to: IpAddr, sender: &Sender) -> [u8; 6] {
     }
 }
 
-/// AnyIP routes, and addresses that came after the daemon.
+/// Adds AnyIP routes, and addresses that the daemon did not find at its start.
 fn local_routes(lab: &Lab) -> Result<()> {
     lab.device.ns.ip("route add local 198.51.100.0/24 dev lo")?;
     lab.device.ns.ip("-6 route add local 2001:db8:99::/64 dev lo").and_then(|_| late(lab))
@@ -88,7 +88,8 @@ fn late(lab: &Lab) -> Result<()> {
     lab.device.ns.ip(&format!("-6 addr add 2001:db8:98::77/64 dev {UPLINK} nodad")).map(drop)
 }
 
-/// RFC 1122 section 3.2.1.3, RFC 4291 section 2.6.1, ip-route(8) `local`: what the kernel calls local is the device.
+/// RFC 1122 section 3.2.1.3, RFC 4291 section 2.6.1, ip-route(8) `local`: every address that the kernel has as local is
+/// the device's.
 #[test]
 fn no_way_leads_to_the_devices_stack_past_host_access() -> Result<()> {
     let deny = json!([{"from": {"container": "denied"}, "to": "host", "action": "deny"}]);
@@ -108,7 +109,8 @@ fn no_way_leads_to_the_devices_stack_past_host_access() -> Result<()> {
         for proto in Proto::ALL {
             for (who, from, own, to, reason) in [
                 ("none", &a, lab.a.addresses(), forged, &["host-access"][..]),
-                // What a group carries is dropped for the device alone: by then it is not known which one forbade it.
+                // A packet to a group is dropped only for the device, whose drop reason does not tell which rule it
+                // was.
                 ("a rule", &d, denied.addresses(), honest, &["policy-denied", "host-access"]),
             ] {
                 port += 1;
@@ -124,7 +126,7 @@ fn no_way_leads_to_the_devices_stack_past_host_access() -> Result<()> {
     trial.finish()
 }
 
-/// With a link-local source, as what is sent to a link's groups has it.
+/// The same with a link-local source, as packets to a link's groups have it.
 #[test]
 fn a_link_local_source_leads_no_further() -> Result<()> {
     let lab = lab::lab(config)?;
@@ -153,7 +155,7 @@ fn a_link_local_source_leads_no_further() -> Result<()> {
     trial.finish()
 }
 
-/// Programs ask the kernel, so no daemon has to be there when the address comes.
+/// The programs ask the kernel for local addresses, so no daemon needs to run when an address is added.
 #[test]
 fn an_address_that_comes_while_no_daemon_runs_is_the_devices_too() -> Result<()> {
     let mut lab = lab::lab(config)?;
@@ -187,17 +189,17 @@ fn an_address_that_comes_while_no_daemon_runs_is_the_devices_too() -> Result<()>
     Ok(())
 }
 
-/// Flags of TCP scans, and of segments that seem to belong to something.
+/// TCP flags of scans, and of segments that seem to belong to a connection.
 const SCANS: [(&str, u8); 7] =
     [("FIN", 1), ("NULL", 0), ("Xmas", 0x29), ("ACK", 0x10), ("Maimon", 0x11), ("SYN ACK", 0x12), ("URG", 0x20)];
 
-/// RFC 9293 section 3.10.7: a closed port answers each of these with a reset, an open one to most with silence.
+/// RFC 9293 section 3.10.7: a closed port answers each of these segments with a reset, an open port mostly not at all.
 #[test]
 fn scans_do_not_tell_open_ports_from_closed_ones() -> Result<()> {
     let lab = lab::lab(config)?;
     let listeners = lab.device.ns.run(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT))?))?;
     let (a, c) = (lab.sender(&lab.a.ns, "pvbr3")?, lab.sender(&lab.c.ns, "pvbr4")?);
-    // Of the same port, so that answers are told apart by theirs.
+    // Each probe has its own source port, which tells the answers apart.
     let mut sport = 20_000;
     for family in [0, 1] {
         for (what, flags) in SCANS {
@@ -208,7 +210,7 @@ fn scans_do_not_tell_open_ports_from_closed_ones() -> Result<()> {
                     let ear = Ear::link(&lab.a.ns, "eth0")?;
                     let grown = lab::grown(&lab.device, || {
                         a.send(&frame::tcp((lab.a.addresses()[family], sport), (to, dport), flags, b""))?;
-                        // The honest one shows how long an answer takes.
+                        // An honest probe first, to see how long an answer takes.
                         let at = gateway(4)[family];
                         let honest = frame::tcp((lab.c.addresses()[family], sport), (at, PORT + 1), flags, b"");
                         let answers = Ear::link(&lab.c.ns, "eth0")?;
@@ -231,12 +233,12 @@ fn scans_do_not_tell_open_ports_from_closed_ones() -> Result<()> {
     Ok(())
 }
 
-/// Whether the frame has this port anywhere, as an answer or a quote does.
+/// Whether the frame contains this port anywhere, as an answer or a quote would.
 fn has_port(frame: &[u8], port: u16) -> bool {
     frame.len() > 34 && frame[34..].windows(2).any(|two| two == port.to_be_bytes())
 }
 
-/// What the device opens is answered, whatever containers may open.
+/// Answers to the device's own connections arrive even where containers may open nothing.
 #[test]
 fn the_devices_own_connections_live_under_none() -> Result<()> {
     let lab = lab::lab(config)?;

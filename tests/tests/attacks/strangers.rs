@@ -1,4 +1,4 @@
-//! Who is behind a LAN port of a pool's bridge, or behind a link that is no uplink, and pretends to be somebody of the pool.
+//! Hosts at a LAN port of a pool's bridge, or at a link that is no uplink, which forge addresses of the pool.
 
 use crate::identity::{EITHER, FORGED, ears, of};
 use crate::lab::{self, Both, Lab, PORT, both, gateway, link_local, link_local_of, uplink};
@@ -16,7 +16,7 @@ pub fn lan(device: &Device) -> Result<Namespace> {
     lab::lan_port(device, "pvbr3", "lan0", &["10.0.3.200/24", "fd00:5056:0:3::c8/64"])
 }
 
-/// Whom a stranger at a bridge, or at a link that is no uplink, may pretend to be.
+/// The addresses that a stranger at a bridge, or at a link that is no uplink, may forge.
 fn insiders(lab: &Lab, denied: Both) -> Result<Vec<(&'static str, IpAddr)>> {
     let pairs = [
         ("b", lab.b.addresses()),
@@ -33,7 +33,7 @@ fn insiders(lab: &Lab, denied: Both) -> Result<Vec<(&'static str, IpAddr)>> {
     Ok(all)
 }
 
-/// `c` and `denied` may not reach `a`; the network of the link that is no uplink may.
+/// Rules: `c` and `denied` may not reach `a`; the network of the link that is no uplink may.
 fn rules_of_strangers() -> Value {
     json!([
         {"from": {"container": "denied"}, "to": {"container": "a"}, "action": "deny"},
@@ -44,7 +44,7 @@ fn rules_of_strangers() -> Value {
     ])
 }
 
-/// What did not come from a container's link is not that container; the bridge itself checks no address.
+/// A packet that did not come from a container's link is not that container's. The bridge itself checks no address.
 #[test]
 fn a_lan_port_does_not_speak_as_anybody_of_the_pool() -> Result<()> {
     let (lab, host) = lab::prepared(
@@ -74,7 +74,7 @@ fn a_lan_port_does_not_speak_as_anybody_of_the_pool() -> Result<()> {
             lan.send_to(groups::mac(to), &Proto::Udp.packet((src, 5353), (to, 5353), mark))
         })?;
     }
-    // It meets rules as what it is.
+    // With its own address the rules about that address apply.
     for (denied, a) in both("10.0.3.201", "fd00:5056:0:3::c9").into_iter().zip(lab.a.addresses()) {
         for proto in Proto::ALL {
             port += 1;
@@ -87,7 +87,7 @@ fn a_lan_port_does_not_speak_as_anybody_of_the_pool() -> Result<()> {
     trial.finish()
 }
 
-/// With `rp_filter` 2 the kernel forwards what comes in by a link that the route back does not lead to.
+/// With `rp_filter` 2 the kernel forwards packets by a link to which the route back does not lead.
 #[test]
 fn a_link_that_is_no_uplink_does_not_speak_as_anybody_of_the_pool() -> Result<()> {
     const OWN: Both =
@@ -113,7 +113,7 @@ fn a_link_that_is_no_uplink_does_not_speak_as_anybody_of_the_pool() -> Result<()
     let mut trial = Trial::new(&lab.device, ears(&lab)?);
     let mut port = 10_000;
     for (who, addr) in insiders(&lab, denied.addresses())? {
-        // The kernel drops what comes by a wire with a local or a link-local source, before it forwards.
+        // The kernel itself drops packets from a link with a local or a link-local source before it forwards them.
         let kernels = matches!(who, "the gateway" | "the device") && addr.is_ipv4() || who.contains("link-local");
         let reasons = if kernels { &[] } else { EITHER };
         for proto in Proto::ALL {
@@ -127,19 +127,19 @@ fn a_link_that_is_no_uplink_does_not_speak_as_anybody_of_the_pool() -> Result<()
     trial.finish()
 }
 
-/// A bridge learns from any frame where a MAC is (`br_fdb_update`): a single one with a container's as its source would
-/// lead to the LAN what the device sends to that container.
+/// A bridge learns from every frame at which port a MAC is (`br_fdb_update`). A single frame with a container's MAC
+/// would lead the device's packets for that container to the LAN.
 #[test]
 fn a_lan_port_does_not_take_a_containers_mac() -> Result<()> {
     let (lab, host) = lab::prepared(|_| (), lan, &[])?;
     let (lan, mac) = (lab.sender(&host, "pvbr3")?, lab.a.mac()?);
     for (own, to) in lab.a.addresses().into_iter().zip(gateway(3)) {
         echo::serve(&lab.a.ns, own, PORT)?;
-        // Who has to ask for the neighbour first is answered by the container, and the bridge learns from that again.
+        // Without a neighbour entry the device would ask, and the container's answer would correct the bridge.
         echo::udp(&lab.device.ns, (own, PORT).into(), b"known")?;
         let packet = frame::udp((own, 9), (to, 9), b"mine");
         lan.socket.send(&frame::ethernet(mac, lan.router, frame::kind(&packet), &packet))?;
-        // To everybody, so that no program of the bridge's own takes it first.
+        // A broadcast, which no program on the bridge handles before.
         lan.socket.send(&frame::ethernet(mac, [0xff; 6], 0x88b5, &[0; 46]))?;
         echo::udp(&lab.device.ns, (own, PORT).into(), b"yours")?;
     }

@@ -1,5 +1,5 @@
-//! An attack beside its honest twin: the one must not arrive and be counted for what it is, the other must arrive. So no
-//! test passes because its frames are wrong.
+//! Runs an attack together with an honest twin. The attack must not arrive and must be counted under the right reason;
+//! the twin must arrive. So a test cannot pass because its frames are malformed.
 
 use anyhow::{Context, Result, ensure};
 use harness::ear::Ear;
@@ -10,20 +10,20 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long an honest packet, or a count, may be on its way.
+/// How long an honest packet may be on its way, and how long a counter may lag.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What was sent before an honest packet that has arrived is not far behind it.
+/// Packets that were sent before an honest packet arrive at most this long after it.
 const STRAGGLERS: Duration = Duration::from_millis(15);
 
-/// Two trials may be heard by the same ears.
+/// Marks are unique in the process, since the same ears may listen in two trials.
 static NEXT_MARK: AtomicU32 = AtomicU32::new(1);
 
-/// Which of the two is to be sent.
+/// Which of the two packets to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Twin {
     /// The attack.
     Forged,
-    /// What an honest sender would do in its place.
+    /// The packet that an honest sender would send in its place.
     Honest,
 }
 
@@ -33,7 +33,7 @@ impl Twin {
         self == Self::Forged
     }
 
-    /// What the two differ in.
+    /// The value for this twin.
     pub fn pick<T>(self, forged: T, honest: T) -> T {
         match self {
             Self::Forged => forged,
@@ -42,7 +42,7 @@ impl Twin {
     }
 }
 
-/// The kinds of packets that open something.
+/// Kinds of packets that open a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proto {
     /// TCP's first segment.
@@ -54,7 +54,7 @@ pub enum Proto {
 }
 
 impl Proto {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Syn, Self::Udp, Self::Echo];
 
     /// A packet with `mark` in it.
@@ -71,7 +71,7 @@ impl Proto {
     }
 }
 
-/// Attacks, one after the other; all that went wrong is told at the end.
+/// Runs attacks one after the other; `finish` reports everything that went wrong.
 pub struct Trial<'a> {
     device: &'a Device,
     victims: Vec<Ear>,
@@ -80,13 +80,14 @@ pub struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    /// Attacks on `victims`.
+    /// A trial of attacks on `victims`.
     pub fn new(device: &'a Device, victims: Vec<Ear>) -> Self {
         Self { device, victims, number: 0, failures: Vec::new() }
     }
 
-    /// The attack that `send` carries out is heard by no victim and counted under one of `reasons` (none: it is not
-    /// pv-net's to count), and its honest twin is heard by one. Both have the mark in them.
+    /// Calls `send` for the attack and for its honest twin, each with a mark to put into the packet. No victim may hear
+    /// the attack, and it must be counted under one of `reasons` (empty: pv-net does not count it). A victim must hear
+    /// the twin.
     pub fn refused(
         &mut self,
         what: impl Display,
@@ -117,7 +118,7 @@ impl<'a> Trial<'a> {
         Ok(())
     }
 
-    /// What `send` does is counted under one of `reasons`, and heard by no victim.
+    /// The packet that `send` sends must be counted under one of `reasons`, and no victim may hear it.
     pub fn dropped(&mut self, what: impl Display, reasons: &[&str], send: impl Fn(&[u8]) -> Result<()>) -> Result<()> {
         let (mark, _) = self.marks();
         let before = self.counters()?;
@@ -132,12 +133,12 @@ impl<'a> Trial<'a> {
         self.judge(&what, reasons, &before, leaks)
     }
 
-    /// What `send` does is heard by a victim.
+    /// A victim must hear the packet that `send` sends.
     pub fn passes(&mut self, what: impl Display, send: impl Fn(&[u8]) -> Result<()>) -> Result<()> {
         self.all_pass(&[what], |marks| send(&marks[0]))
     }
 
-    /// Each of the packets that `send` sends, one a mark, is heard by a victim.
+    /// A victim must hear each of the packets that `send` sends, one for each mark.
     pub fn all_pass(&mut self, what: &[impl Display], send: impl Fn(&[Vec<u8>]) -> Result<()>) -> Result<()> {
         let marks: Vec<Vec<u8>> = what.iter().map(|_| self.marks().1).collect();
         let before = self.counters()?;
@@ -153,7 +154,7 @@ impl<'a> Trial<'a> {
         Ok(())
     }
 
-    /// All that went wrong.
+    /// Fails with everything that went wrong.
     pub fn finish(self) -> Result<()> {
         let Self { failures, number, .. } = self;
         ensure!(failures.is_empty(), "{} of {number} went wrong:\n{}", failures.len(), failures.join("\n"));

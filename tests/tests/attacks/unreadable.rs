@@ -1,4 +1,4 @@
-//! What no program can read, and what only seems to be a header.
+//! Packets that no program can read, and bytes that only look like a header.
 
 use crate::fragments::{CUT, ears, lab_with_lan, senders};
 use crate::lab::{self, WEB, host};
@@ -10,7 +10,7 @@ use harness::wrap::Extension::{Destination, HopByHop};
 use harness::wrap::{Extension, extended, fragment, fragments, padded};
 use std::net::{IpAddr, Ipv6Addr};
 
-/// What no program can read, past rules that deny the sender everything: where the kernel forwards, and at a bridge.
+/// Packets that no program can read do not pass rules that deny everything, neither when forwarded nor at a bridge.
 #[test]
 fn what_cannot_be_read_does_not_get_into_a_container() -> Result<()> {
     let (lab, lan) = lab_with_lan()?;
@@ -38,14 +38,14 @@ fn what_cannot_be_read_does_not_get_into_a_container() -> Result<()> {
 
 type Builder = Box<dyn Fn((IpAddr, u16), (IpAddr, u16), &[u8]) -> Vec<Vec<u8>>>;
 
-/// Packets with a header that is not there, or behind more than is looked through.
+/// Packets with a missing header, or with more headers than pv-net reads.
 fn unreadable() -> Vec<(&'static str, usize, Builder)> {
     let chain = |headers: &'static [Extension]| -> Builder {
         Box::new(move |src, dst, mark| vec![extended(&frame::udp(src, dst, mark), headers)])
     };
     let tiny: fn() -> Builder =
         || Box::new(|src, dst, mark| fragments(&frame::tcp(src, dst, 2, &[mark, mark].concat()), 7, &[0, 8]));
-    // The payload of the IP packet ends within the transport header; the mark is behind it.
+    // The IP payload ends inside the transport header; the mark follows behind it.
     let short = |proto: u8, bytes: usize| -> Builder {
         Box::new(move |src: (IpAddr, u16), dst: (IpAddr, u16), mark| {
             let header = [src.1.to_be_bytes(), dst.1.to_be_bytes(), [0; 2], [0; 2]].concat();
@@ -75,7 +75,7 @@ fn unreadable() -> Vec<(&'static str, usize, Builder)> {
     ]
 }
 
-/// Its data offset leads behind the packet's end.
+/// A TCP header whose data offset points behind the packet's end.
 fn longer() -> Builder {
     Box::new(|src, dst, mark| {
         let mut packet = frame::tcp(src, dst, 2, b"");
@@ -85,8 +85,8 @@ fn longer() -> Builder {
     })
 }
 
-/// RFC 7113: bytes behind the payload's end are no header; a first fragment that seems to be an echo is not the
-/// advertisement's.
+/// RFC 7113: bytes behind the payload's end are no header. A decoy there must not make an advertisement look like an
+/// echo.
 #[test]
 fn a_decoy_behind_the_end_hides_no_advertisement() -> Result<()> {
     let (lab, lan) = lab_with_lan()?;

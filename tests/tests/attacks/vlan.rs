@@ -1,4 +1,4 @@
-//! Priority tags (VLAN 0) in front of what is looked at, and what is counted by source.
+//! Priority tags (VLAN 0) in front of packets: filters must look behind them, and the rate limit must count the source.
 
 use crate::lab::{self, Lab, PORT, PUBLISHED, WEB, both, host, uplink};
 use crate::trial::{Proto, Trial};
@@ -9,7 +9,7 @@ use harness::{SOON, eventually};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
-/// Tags that say nothing but a priority.
+/// Tags that contain only a priority.
 const TAGS: [(&str, &[(u16, u16)]); 6] = [
     ("no tag", &[]),
     ("one", &[(VLAN, 0)]),
@@ -31,7 +31,8 @@ fn ears(lab: &Lab) -> Result<Vec<Ear>> {
     Ok(vec![Ear::stack(&lab.device.ns)?, Ear::link(&lab.a.ns, "eth0")?])
 }
 
-/// IEEE 802.1Q section 6.9.1: such a frame is an untagged one. The kernel takes up to two (`__netif_receive_skb_core`).
+/// IEEE 802.1Q section 6.9.1: a frame with a priority tag is handled as an untagged one. The kernel accepts up to two
+/// tags (`__netif_receive_skb_core`).
 fn behind_priority_tags(xdp: &str) -> Result<()> {
     let lab = lab::published(filter(xdp, None))?;
     let out = lab.outsider()?;
@@ -61,7 +62,7 @@ fn behind_priority_tags(xdp: &str) -> Result<()> {
                 }
             }
             if let [(kind, id)] = *tags {
-                // Another network's frames are nobody's here.
+                // VLAN 7 does not exist here.
                 trial.dropped(format!("{what}, but of VLAN 7"), &[], |mark| {
                     let packet = Proto::Udp.packet((honest, port), (to, PUBLISHED), mark);
                     out.socket.send(&tagged(&out.frame(&packet), &[(kind, id | 7)]))
@@ -87,7 +88,7 @@ fn priority_tags_hide_no_source_without_a_filter() -> Result<()> {
     behind_priority_tags("off")
 }
 
-/// How many of these sources' datagrams get to the device.
+/// How many of the datagrams from these sources reach the device.
 fn heard(lab: &Lab, sources: &[IpAddr], tags: &[(u16, u16)]) -> Result<usize> {
     let (out, ear) = (lab.outsider()?, Ear::stack(&lab.device.ns)?);
     let to = uplink()[usize::from(sources[0].is_ipv6())];
@@ -98,7 +99,7 @@ fn heard(lab: &Lab, sources: &[IpAddr], tags: &[(u16, u16)]) -> Result<usize> {
     let last = b"behind the others";
     let honest = host()[usize::from(to.is_ipv6())];
     let mut count = 0;
-    // As many as one source may send: one of these is enough.
+    // As many packets as one source may send; one that arrives is enough.
     eventually(SOON, || {
         out.send(&Proto::Udp.packet((honest, 9), (to, PORT), last))?;
         let heard = ear.heard()?;
@@ -112,7 +113,7 @@ fn heard(lab: &Lab, sources: &[IpAddr], tags: &[(u16, u16)]) -> Result<usize> {
 
 const BURST: usize = 5;
 
-/// Each source has one bucket, whatever its frames are wrapped in.
+/// Each source has one bucket, with any tags.
 #[test]
 fn priority_tags_do_not_lift_the_rate_limit() -> Result<()> {
     for xdp in ["auto", "generic"] {
@@ -132,7 +133,7 @@ fn priority_tags_do_not_lift_the_rate_limit() -> Result<()> {
     Ok(())
 }
 
-/// RFC 4291 section 2.5.1 and RFC 8981: who has a /64 has all of its addresses.
+/// RFC 4291 section 2.5.1 and RFC 8981: a host with a /64 can use all of its addresses, so the /64 has one rate.
 #[test]
 fn a_whole_prefix_has_one_rate() -> Result<()> {
     for xdp in ["auto", "generic"] {
@@ -141,7 +142,7 @@ fn a_whole_prefix_has_one_rate() -> Result<()> {
         let of_one: Vec<IpAddr> = (1..=60).map(|n| six(format!("2001:db8:77:1::{n:x}"))).collect::<Result<_, _>>()?;
         let count = heard(&lab, &of_one, &[])?;
         ensure!((BURST..BURST * 4).contains(&count), "{xdp}: {count} of 60 addresses of one /64 got in");
-        // Others, and IPv4 addresses one by one, have theirs.
+        // Other prefixes, and single IPv4 addresses, have rates of their own.
         let of_many: Vec<IpAddr> = (1..=60).map(|n| six(format!("2001:db8:78:{n:x}::1"))).collect::<Result<_, _>>()?;
         ensure!(heard(&lab, &of_many, &[])? == 60, "{xdp}: one /64 takes from another");
         let four: Vec<IpAddr> = (1..=60).map(|n| IpAddr::from([203, 0, 113, n])).collect();
@@ -150,7 +151,8 @@ fn a_whole_prefix_has_one_rate() -> Result<()> {
     Ok(())
 }
 
-/// IEEE 802.1Q: a container's tag could lead into another VLAN of the bridge, and one into a container hides a packet.
+/// IEEE 802.1Q: a tag from a container could lead into another VLAN of the bridge, and a tag towards a container hides
+/// a packet.
 #[test]
 fn no_tag_passes_between_a_container_and_its_bridge() -> Result<()> {
     let (lab, host) = lab::prepared(

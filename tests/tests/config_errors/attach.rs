@@ -1,4 +1,4 @@
-//! Containers that are refused: nothing half-made stays, and nobody else notices.
+//! Refused attaches: nothing is left half done, and other containers do not notice.
 
 use super::bad_text;
 use anyhow::{Context, Result, ensure};
@@ -21,7 +21,7 @@ fn lab() -> Result<Lab> {
 }
 
 impl Lab {
-    /// All that an attach touches.
+    /// Everything that an attach changes.
     fn everything(&self) -> Result<(Snapshot, Vec<u8>, Value, String)> {
         let state = std::fs::read(self.device.file("state").join("state.json"))?;
         let inside = format!("{}{}", self.spare.ip("-o link")?, self.spare.ip("-o route")?);
@@ -97,7 +97,7 @@ fn a_container_that_is_refused_leaves_nothing_and_nobody_notices() -> Result<()>
         std::fs::write(&file, run.to_string())?;
         let reply = lab.attach("new", &["--run", &file.display().to_string()]);
         ensure!(reply.code == Some(code), "{what}: {reply:?}");
-        // What is wrong with the file itself names it; what does not fit the device, the container.
+        // Errors about the file name the file; errors about the device's state name the container.
         let begins = [format!("error: {}: ", file.display()), "error: container new: ".to_owned()];
         ensure!(begins.iter().any(|b| reply.stderr.starts_with(b)), "{what}: {}", reply.stderr);
         for part in [&["\nhelp: "], parts.as_slice()].concat() {
@@ -114,7 +114,7 @@ fn a_container_that_is_refused_leaves_nothing_and_nobody_notices() -> Result<()>
         ensure!(lab.everything()? == before, "{}: something changed", case.name);
     }
     lab.web.ns.ping("fd00:5056:0:3::1", 1)?;
-    // The refused one can be attached all the same, and is given an address that nobody has.
+    // The refused container can be attached afterwards, with an address that nobody else has.
     lab.attach("new", &["--pool", "internal"]).ok()?;
     lab.spare.ping(lab.web.v4, 1)?;
     Ok(())
@@ -147,7 +147,7 @@ fn an_attach_that_cannot_be_is_refused() -> Result<()> {
         let now = lab.everything()?;
         ensure!(now == before, "{what}: {}", before.0.diff(&now.0));
     }
-    // A name inside that is taken: the kernel says so only when the link is made.
+    // The name inside the namespace is taken, which the kernel tells only when the link is made.
     lab.spare.ip("link add eth0 type veth peer name other")?;
     let before = lab.everything()?;
     let reply = lab.attach("new", &["--pool", "internal"]);

@@ -1,4 +1,4 @@
-//! Every way to be wrong that a user can type: one clear error each, and nothing half-made behind it.
+//! Mistakes in files and commands: each gives one clear error, and nothing is left half done.
 
 mod attach;
 
@@ -7,7 +7,7 @@ use harness::{Device, Reply, Snapshot, configs};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// What is in a file, the path that the error names, and parts of the error and its help.
+/// The text of a file, the path that the error names, and parts of the error and of its help.
 struct Case {
     name: &'static str,
     text: Vec<u8>,
@@ -155,7 +155,7 @@ fn bad_containers() -> Vec<Case> {
     ]
 }
 
-/// Fails unless there is one error with its help, and both say what they should.
+/// Fails unless the reply is one error with one help text, and both contain what they should.
 fn one_error(case: &Case, file: &Path, reply: &Reply) -> Result<()> {
     let said = &reply.stderr;
     let place = if case.path.is_empty() { String::new() } else { format!("{}: ", case.path) };
@@ -200,7 +200,9 @@ fn check_shows_every_error_of_every_file() -> Result<()> {
     let wrong = device(json!({"subnet": "x", "subnet6": "fd00:pv::/64", "mtu": -1, "bridge": "a/b", "nope": 1}));
     std::fs::write(&one, wrong.to_string())?;
     std::fs::write(&two, run(json!({"interfaces": [{"pool": "a b"}, {"mac_address": "?"}]})).to_string())?;
-    std::fs::write(&fine, device(json!({"nat": true, "dns": {}})).to_string())?;
+    let mut later = device(json!({"nat": true, "dhcp": {}}));
+    later["network"]["backend"] = json!("cni");
+    std::fs::write(&fine, later.to_string())?;
     let words = [&one, &fine, &two].map(|f| f.display().to_string());
     let reply = bench.cli(&["check", &words[0], &words[1], &words[2]]);
     ensure!(reply.code == Some(2), "{reply:?}");
@@ -220,9 +222,9 @@ fn check_shows_every_error_of_every_file() -> Result<()> {
     let errors = reply.stderr.lines().filter(|l| l.starts_with("error: ")).count();
     ensure!(errors == 8, "{errors} errors: {}", reply.stderr);
 
-    // What is fine is said to be, with what this version leaves out.
+    // `check` reports a right file, and the parts that this version does not implement.
     let said = bench.cli(&["check", &words[1]]).ok()?;
-    let line = format!("{}: network.pools.internal.dns: accepted, not acted on yet\n", fine.display());
+    let line = format!("{}: network.backend: accepted, not acted on yet\n", fine.display());
     ensure!(said.contains(&line), "{said}");
     ensure!(said.ends_with("1 file checked: all right\n"), "{said}");
     let told = bench.json(&["check", &words[1]])?;

@@ -1,4 +1,4 @@
-//! `policy explain` and the packets never differ.
+//! `policy explain` and real packets always give the same verdict.
 
 use crate::lab::{self, Lab, PORT, PUBLISHED, WEB, beyond, gateway, other_gateway, uplink};
 use crate::probe::{Traffic, check};
@@ -7,10 +7,10 @@ use harness::{Namespace, echo};
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
-/// The servers' ports of DHCP and DHCPv6.
+/// The server ports of DHCP and DHCPv6.
 const DHCP: [u16; 2] = [67, 547];
 
-/// The lab, with DHCP ports that answer as well.
+/// The lab, with servers on the DHCP ports too.
 fn lab() -> Result<Lab> {
     let lab = Lab::new(&lab::config(json!([])))?;
     for addr in [gateway(), other_gateway(), uplink()].concat() {
@@ -21,7 +21,7 @@ fn lab() -> Result<Lab> {
     Ok(lab)
 }
 
-/// A generator of numbers that gives the same ones for the same seed (xorshift).
+/// A random number generator (xorshift): the same seed gives the same numbers.
 struct Dice(u64);
 
 impl Dice {
@@ -63,12 +63,12 @@ fn rules(dice: &mut Dice) -> Value {
     ];
     let mut rule = |action: &str| {
         let (from, mut to) = (dice.pick(&parties).clone(), dice.pick(&parties).clone());
-        // Two networks of different families never meet, which the configuration refuses.
+        // Two networks of different families never meet, and the configuration refuses such a rule.
         while from.get("cidr").is_some() && to.get("cidr").is_some() {
             to = dice.pick(&parties).clone();
         }
         let mut rule = json!({"from": from, "to": to, "action": action});
-        // Without ports it is about all traffic.
+        // A rule without ports is about all traffic.
         if let ports @ Value::Array(_) = dice.pick(&ports) {
             rule["ports"] = ports.clone();
         }
@@ -78,12 +78,12 @@ fn rules(dice: &mut Dice) -> Value {
     json!(all)
 }
 
-/// One who sends: its namespace, its addresses, and whom it can ask for.
+/// A sender: its namespace, its addresses, and the addresses to which it sends.
 struct Sender<'a> {
     ns: &'a Namespace,
     addresses: [IpAddr; 2],
     targets: Vec<[IpAddr; 2]>,
-    /// Whether it is told what is refused: containers and the device are.
+    /// Whether the sender gets an answer when it is refused: containers and the device do.
     told: bool,
 }
 
@@ -99,7 +99,7 @@ fn senders(lab: &Lab) -> Vec<Sender<'_>> {
         let (targets, addresses) = of_pool(who, at, others);
         all.push(Sender { ns: &who.ns, addresses, targets, told: true });
     }
-    // The device speaks to a pool from the pool's gateway.
+    // The device uses the gateway's address as its source in a pool.
     let device = &lab.device.ns;
     all.push(Sender { ns: device, addresses: gateway(), targets: vec![a, b], told: true });
     all.push(Sender { ns: device, addresses: other_gateway(), targets: vec![c], told: true });
@@ -107,7 +107,7 @@ fn senders(lab: &Lab) -> Vec<Sender<'_>> {
     all
 }
 
-/// What can be sent to `to`, where something answers.
+/// The traffic to `to` that something there answers.
 fn traffic(to: IpAddr) -> Vec<Traffic> {
     let mut all = vec![Traffic::Ping, Traffic::Tcp(PORT), Traffic::Udp(PORT), Traffic::Tcp(WEB), Traffic::Udp(WEB)];
     let of_device = [gateway(), other_gateway(), uplink()].concat().contains(&to);
@@ -154,11 +154,11 @@ fn random_policies_do_what_explain_says() -> Result<()> {
     Ok(())
 }
 
-/// Of everything that `sender` can ask for: whether any of it is denied.
+/// Compares all traffic of `sender` with `policy explain`; true when any of it is denied.
 fn all_of(lab: &Lab, sender: &Sender<'_>) -> Result<bool> {
     let mut denied = false;
     for to in &sender.targets {
-        // `WEB` is like `PORT`, but for where it is published.
+        // `WEB` differs from `PORT` only where it is published.
         let published = sender.addresses == beyond() && *to == lab.a.addresses();
         let few = |all: &[Traffic]| {
             let of_web = [Traffic::Tcp(WEB), Traffic::Udp(WEB)];
@@ -188,9 +188,10 @@ fn defaults_do_what_explain_says() -> Result<()> {
         }
         lab.reload(&config)?;
         let mut senders = senders(&lab);
-        // `b` is what `a` is, but for whose port is published: the pool and the device are what it adds.
+        // `b` differs from `a` only in the published port, so only its traffic to the pool and the device adds
+        // something.
         senders[1].targets.retain(|to| *to == lab.a.addresses() || *to == gateway());
-        // Most of it is waiting, so that all send at the same time.
+        // Most of the time is spent waiting, so all send at the same time.
         let denied: Vec<Result<bool>> = std::thread::scope(|scope| {
             let all: Vec<_> = senders.iter().map(|sender| scope.spawn(|| all_of(&lab, sender))).collect();
             let ended = |one: std::thread::ScopedJoinHandle<'_, _>| {

@@ -1,5 +1,5 @@
-//! ICMP and ICMPv6 errors under rules: one about an allowed flow is part of it, any other is asked like all traffic. And
-//! protocols that have no ports.
+//! ICMP and ICMPv6 errors under rules: an error about an allowed flow belongs to that flow, any other is checked like
+//! all traffic. And protocols without ports.
 
 use crate::lab::{self, Lab, PUBLISHED, gateway, uplink};
 use crate::probe::udp_socket;
@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-/// Where nobody listens.
+/// A port that nobody listens on.
 const CLOSED: u16 = 7999;
 const WAIT: Duration = Duration::from_secs(4);
 
@@ -25,8 +25,8 @@ fn container(name: &str) -> Value {
     json!({"container": name})
 }
 
-/// A datagram on the socket is answered with "port unreachable", and at once. Not each of them: on a busy machine an
-/// answer is late, and one between two policies is asked for itself.
+/// Fails unless one of a few datagrams on the socket is answered by "port unreachable" at once. A single one may be
+/// late on a busy machine, or may fall between two policies, and is then checked by itself.
 fn is_told(socket: &UdpSocket) -> Result<()> {
     socket.set_read_timeout(Some(patience(AT_ONCE)))?;
     let mut seen = Vec::new();
@@ -41,7 +41,7 @@ fn is_told(socket: &UdpSocket) -> Result<()> {
     anyhow::bail!("{seen:?}")
 }
 
-/// The same of a new flow to where nobody listens.
+/// The same for a new flow to a port that nobody listens on.
 fn closed(ns: &Namespace, to: impl Into<IpAddr>, port: u16) -> Result<()> {
     let to = SocketAddr::new(to.into(), port);
     is_told(&udp_socket(ns, to)?).with_context(|| format!("a datagram to {to}"))
@@ -73,7 +73,7 @@ fn an_error_about_an_allowed_flow_passes_where_its_way_is_denied() -> Result<()>
     for to in lab.c.addresses() {
         closed(&lab.a.ns, to, CLOSED).context("in another pool")?;
     }
-    // Nobody sends from a link-local address that is still being looked for twice.
+    // Waits for duplicate address detection: no packet leaves from a tentative address.
     lab.a.ns.settle()?;
     lab.b.ns.settle()?;
     let to = link_local(&lab.b)?;
@@ -86,7 +86,7 @@ fn an_error_about_an_allowed_flow_passes_where_its_way_is_denied() -> Result<()>
     is_told(&socket).context("by link-local addresses")
 }
 
-/// Only the direction that the quoted packet went has been asked under the new rules.
+/// The new rules allow the direction of the quoted packet, and deny that of the error.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn an_error_about_an_established_flow_passes_after_new_rules() -> Result<()> {
@@ -110,7 +110,7 @@ fn an_error_about_an_established_flow_passes_after_new_rules() -> Result<()> {
     Ok(())
 }
 
-/// An error of `from` to `to` that quotes a datagram between `quoted`.
+/// An ICMP error from `from` to `to` that quotes a datagram from `quoted[0]` to `quoted[1]`.
 fn error(from: IpAddr, to: IpAddr, quoted: [(IpAddr, u16); 2]) -> Vec<u8> {
     let head: &[u8] = if from.is_ipv4() { &[3, 3, 0, 0, 0, 0, 0, 0] } else { &[1, 4, 0, 0, 0, 0, 0, 0] };
     frame::icmp(from, to, &[head, &frame::udp(quoted[0], quoted[1], b"quoted")].concat())
@@ -126,7 +126,7 @@ fn an_error_about_no_known_flow_passes_under_no_rules() -> Result<()> {
         let kind = if a.is_ipv4() { frame::IPV4 } else { frame::IPV6 };
         let sent = |packet: &[u8]| frame::ethernet(b_mac, a_mac, kind, packet);
         let unknown = sent(&error(b, a, [(a, 4000), (b, 4001)]));
-        // The device's flow is known, and `a` has no part in it.
+        // A flow of the device, to which `a` does not belong.
         let of_device = udp_socket(&lab.device.ns, SocketAddr::new(b, CLOSED))?;
         is_told(&of_device)?;
         let others = sent(&error(b, a, [(gateway, of_device.local_addr()?.port()), (b, CLOSED)]));
@@ -135,7 +135,7 @@ fn an_error_about_no_known_flow_passes_under_no_rules() -> Result<()> {
             is_told(&of_device).context("the device's flow goes on")?;
             sends.send(&unknown)?;
             sends.send(&others)?;
-            // Behind them, so that they would be seen first.
+            // Sent after the forged errors, so these would arrive first.
             let known = udp_socket(&lab.a.ns, SocketAddr::new(b, CLOSED))?;
             is_told(&known)?;
             let forged = |frame: &[u8]| frame == &unknown[..] || frame == &others[..];
@@ -159,7 +159,7 @@ fn is_error(frame: &[u8], from: IpAddr) -> bool {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn an_error_comes_back_by_a_published_port() -> Result<()> {
-    // `a`'s port is published, and nobody listens on it.
+    // The port of `a` is published, but nobody listens on it.
     let lab = Lab::quiet(&lab::config(json!([])))?;
     for to in [gateway(), uplink()].concat() {
         closed(&lab.b.ns, to, PUBLISHED).context("of a peer")?;
@@ -168,7 +168,7 @@ fn an_error_comes_back_by_a_published_port() -> Result<()> {
     for to in uplink() {
         closed(&lab.outside, to, PUBLISHED).context("from outside")?;
     }
-    // `a` may send nothing to `b`, but what it owes to `b`'s flow.
+    // `a` may send nothing to `b`, except the ICMP error about `b`'s flow.
     lab.set_rules(json!([deny(container("a"), container("b"))]))?;
     for to in gateway() {
         closed(&lab.b.ns, to, PUBLISHED).context("of a peer to which the way is denied")?;
@@ -176,7 +176,7 @@ fn an_error_comes_back_by_a_published_port() -> Result<()> {
     Ok(())
 }
 
-/// Sends an IP packet from `ns`, header and all.
+/// Sends a whole IP packet from `ns`.
 fn send_ip(ns: &Namespace, to: IpAddr, packet: &[u8]) -> Result<()> {
     let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = ns.run(|| Ok(socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?))?;
@@ -191,7 +191,7 @@ fn send_ip(ns: &Namespace, to: IpAddr, packet: &[u8]) -> Result<()> {
 fn rules_bind_what_the_device_sends_without_ports() -> Result<()> {
     let lab = Lab::quiet(&lab::config(json!([])))?;
     let hears = RawSocket::open(&lab.a.ns, "eth0")?;
-    // GRE, SCTP, and a number for experiments.
+    // GRE, SCTP, and a protocol number for experiments.
     for proto in [47, 132, 253] {
         for (from, to) in gateway().into_iter().zip(lab.a.addresses()) {
             let packet = |payload: &[u8]| frame::ip(from, to, proto, payload);
@@ -202,7 +202,7 @@ fn rules_bind_what_the_device_sends_without_ports() -> Result<()> {
             ensure!(got.is_some(), "protocol {proto} to {to}: lost without rules");
             lab.set_rules(json!([deny(json!("host"), container("a"))]))?;
             send_ip(&lab.device.ns, to, &packet(&denied))?;
-            // Rules about ports say nothing of it, and neighbours are found whatever they say.
+            // A rule about ports does not concern these protocols, and neighbour discovery works whatever rules say.
             let icmp = json!({"from": "host", "to": {"container": "a"}, "ports": ["icmp", "tcp"], "action": "deny"});
             lab.set_rules(json!([icmp]))?;
             lab.device.ns.ip("neigh flush dev pvbr3")?;
@@ -229,7 +229,7 @@ fn a_link_that_was_taken_off_its_bridge_is_put_back() -> Result<()> {
         Ok(())
     })?;
     for to in lab.b.addresses() {
-        // Only the bridge can find the neighbour.
+        // Only the bridge can find the neighbour now.
         lab.a.ns.ip("neigh flush dev eth0")?;
         lab.a.ns.ping(to, 1)?;
     }

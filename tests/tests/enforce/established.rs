@@ -1,4 +1,4 @@
-//! Flows that run when the policy changes.
+//! Established flows when the policy changes.
 
 use crate::lab::{self, Lab, PORT, PUBLISHED, WEB, beyond, gateway, uplink};
 use crate::probe::{Seen, Traffic, is_refusal, send, udp_socket};
@@ -12,10 +12,10 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a flow may go on after the reload.
+/// How long a flow may go on after the reload that denies it.
 const END: Duration = Duration::from_millis(200);
 
-/// One way that flows take: who opens, to where, who serves, and the rule that ends it.
+/// A kind of flow: client, destination, server, and the rule that denies it.
 struct Way<'a> {
     name: &'a str,
     opener: &'a Namespace,
@@ -23,7 +23,7 @@ struct Way<'a> {
     port: u16,
     server: (&'a Namespace, u16),
     deny: Value,
-    /// Whether the opener, and the server, are containers: those are told.
+    /// Whether the client, and the server, are containers: these are told of the refusal.
     local: [bool; 2],
 }
 
@@ -59,7 +59,7 @@ fn ways(lab: &Lab) -> Vec<Way<'_>> {
     ]
 }
 
-/// One end of a flow, that never waits.
+/// A socket of a flow; its calls never wait.
 enum End {
     Tcp(TcpStream),
     Udp(UdpSocket),
@@ -90,7 +90,7 @@ impl End {
     }
 }
 
-/// Opens a flow, and lets both ends say something.
+/// Opens a flow, and lets both ends send something.
 fn open(way: &Way<'_>, to: IpAddr, tcp: bool) -> Result<[End; 2]> {
     let (at, (ns, port)) = (SocketAddr::new(to, way.port), way.server);
     let mut ends = if tcp {
@@ -100,7 +100,7 @@ fn open(way: &Way<'_>, to: IpAddr, tcp: bool) -> Result<[End; 2]> {
         server.set_read_timeout(Some(echo::PATIENCE))?;
         [End::Tcp(opener), End::Tcp(server)]
     } else {
-        // The device answers from the address that it was asked at.
+        // The device must answer from the address that the client has used.
         let own = if way.local[1] || at.ip() == beyond()[0] || at.ip() == beyond()[1] { "::".parse()? } else { to };
         let server = ns.run(|| Ok(UdpSocket::bind((own, port))?))?;
         server.set_read_timeout(Some(echo::PATIENCE))?;
@@ -123,7 +123,7 @@ fn open(way: &Way<'_>, to: IpAddr, tcp: bool) -> Result<[End; 2]> {
     Ok(ends)
 }
 
-/// What an end met.
+/// What an end has received, and how its flow ended.
 #[derive(Debug, Default)]
 struct Met {
     bytes: usize,
@@ -142,7 +142,7 @@ impl Met {
             Err(kind) if is_refusal(kind) || kind == ErrorKind::BrokenPipe => {
                 self.error.get_or_insert((Instant::now(), kind));
             }
-            // A full queue, or a datagram that the device does not let out.
+            // The queue is full, or the device does not let the datagram out.
             Err(_) => {}
         }
     }
@@ -169,13 +169,13 @@ fn streams_until_denied(lab: &Lab, way: &Way<'_>, denied: &Value, ends: [End; 2]
             }
             sent.note(active.write().map(|_| 0));
             got.note(idle.read());
-            // Errors about datagrams come with a read as well.
+            // Errors about sent datagrams are reported by reads too.
             sent.note(active.read().map(|_| 0));
             running.fetch_or(got.bytes > 400, Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(1));
         }
         reload.join().map_err(|_| anyhow::anyhow!("reload panicked"))??;
-        // As this thread noticed it: what it had not read by then was not late.
+        // By this thread's own clock: data that it had not read yet do not count as late.
         finished.context("no reload")
     })?;
     let limit = denied + patience(END);

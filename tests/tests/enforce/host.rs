@@ -1,4 +1,4 @@
-//! `host_access`: what containers reach on the device, and that the device reaches them.
+//! `host_access`: what containers reach on the device, and that the device always reaches them.
 
 use crate::lab::{self, Lab, PORT, PUBLISHED, gateway, uplink};
 use crate::probe::{Traffic, check};
@@ -33,7 +33,7 @@ fn containers_reach_of_the_device_what_their_pool_may() -> Result<()> {
             check(&lab.b.ns, to, Traffic::Tcp(PORT), may_rest, true).context(access)?;
             check(&lab.b.ns, to, Traffic::Udp(PUBLISHED), may_services, true).context(access)?;
         }
-        // What the device opens is answered, whatever containers may open.
+        // Answers to the device's own connections arrive, whatever containers may open.
         for to in lab.b.addresses() {
             for traffic in [Traffic::Tcp(PORT), Traffic::Udp(PORT), Traffic::Ping] {
                 check(&lab.device.ns, to, traffic, true, false).context(access)?;
@@ -49,7 +49,7 @@ fn the_link_local_address_is_the_device_as_well() -> Result<()> {
     let mut config = lab::config(json!([]));
     config["network"]["pools"]["internal"]["host_access"] = json!("none");
     let lab = Lab::new(&config)?;
-    // Nobody has an address that is still being looked for twice.
+    // Addresses are not used before duplicate address detection has finished.
     let said = harness::eventually(harness::SOON, || {
         let said = lab.device.ns.ip("-6 -o addr show dev pvbr3 scope link")?;
         anyhow::ensure!(!said.is_empty() && !said.contains("tentative"), "{said}");

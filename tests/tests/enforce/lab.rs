@@ -1,4 +1,4 @@
-//! Two pools, the device, and a host beyond an uplink, with something to talk to everywhere.
+//! Two pools, the device, and a host beyond an uplink, all with servers.
 
 use anyhow::{Result, ensure};
 use harness::configs::{self, DEVICE, HOST, HOSTS};
@@ -6,11 +6,11 @@ use harness::{Container, Device, Namespace, echo};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv6Addr};
 
-/// A port that everybody serves.
+/// A port on which everybody has a server.
 pub const PORT: u16 = 7000;
-/// A port that everybody serves; that of `a` is published.
+/// Another such port; that of `a` is published.
 pub const WEB: u16 = 80;
-/// Where the device publishes `a`'s [`WEB`].
+/// The port of the device at which `a`'s [`WEB`] is published.
 pub const PUBLISHED: u16 = 8080;
 
 /// The device and its neighbours. `a` and `b` are in the masqueraded pool `internal`, `c` in the routed `management`.
@@ -30,27 +30,36 @@ pub fn config(rules: Value) -> Value {
     config
 }
 
+/// The same without DNS in the pools: the lab has its own servers on port 53.
+fn without_dns(config: &Value) -> Value {
+    let mut config = config.clone();
+    for pool in config["network"]["pools"].as_object_mut().into_iter().flatten() {
+        pool.1["dns"] = json!(false);
+    }
+    config
+}
+
 /// One address of each family, IPv4 first.
 pub fn both(v4: &str, v6: &str) -> [IpAddr; 2] {
     [v4.parse().expect("an IPv4 address"), v6.parse().expect("an IPv6 address")]
 }
 
-/// The device as the pool `internal` knows it.
+/// The device's addresses in the pool `internal`.
 pub fn gateway() -> [IpAddr; 2] {
     both("10.0.3.1", "fd00:5056:0:3::1")
 }
 
-/// The device as `management` knows it.
+/// The device's addresses in the pool `management`.
 pub fn other_gateway() -> [IpAddr; 2] {
     both("10.0.4.1", "fd00:5056:0:4::1")
 }
 
-/// The device as the world knows it.
+/// The device's addresses on its uplink.
 pub fn uplink() -> [IpAddr; 2] {
     HOSTS.map(|(_, device)| device)
 }
 
-/// The host beyond the uplink.
+/// The addresses of the host beyond the uplink.
 pub fn beyond() -> [IpAddr; 2] {
     HOSTS.map(|(host, _)| host)
 }
@@ -58,7 +67,7 @@ pub fn beyond() -> [IpAddr; 2] {
 impl Lab {
     /// The lab without servers.
     pub fn quiet(config: &Value) -> Result<Self> {
-        let mut device = Device::new(config)?;
+        let mut device = Device::new(&without_dns(config))?;
         let outside = device.outside("up0", &DEVICE, &HOST)?;
         for n in [3, 4] {
             outside.ip(&format!("route add 10.0.{n}.0/24 via 192.0.2.1"))?;
@@ -80,7 +89,7 @@ impl Lab {
                 echo::serve(ns, Ipv6Addr::UNSPECIFIED.into(), port)?;
             }
         }
-        // Each address its own socket: a datagram is answered from the address that it was sent to.
+        // A socket for each address: a datagram is answered from the address to which it was sent.
         for addr in [gateway(), other_gateway(), uplink()].concat() {
             for port in [PORT, WEB, 53] {
                 echo::serve(&lab.device.ns, addr, port)?;
@@ -96,11 +105,11 @@ impl Lab {
 
     /// Puts `config` in force.
     pub fn reload(&self, config: &Value) -> Result<()> {
-        self.device.configure(config)?;
+        self.device.configure(&without_dns(config))?;
         self.device.cli(&["reload"]).ok().map(drop)
     }
 
-    /// Whether `policy explain` says that this may be.
+    /// Whether `policy explain` says that this traffic is allowed.
     pub fn explains(&self, from: IpAddr, to: IpAddr, traffic: &str) -> Result<bool> {
         let said = self.device.json(&["policy", "explain", &from.to_string(), &to.to_string(), traffic])?;
         ensure!(said["verdict"] == "allow" || said["verdict"] == "deny", "{said}");

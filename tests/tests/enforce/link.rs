@@ -1,4 +1,4 @@
-//! What a link needs, and rules about it: neighbour discovery, link-local addresses.
+//! Rules, and what a link needs to work: neighbour discovery and link-local addresses.
 
 use crate::lab::{self, Lab, PORT};
 use crate::probe::{Seen, Traffic, check, is_refusal, seen};
@@ -18,7 +18,7 @@ fn neighbours_are_found_whatever_the_rules_say() -> Result<()> {
     lab.set_rules(deny)?;
     for to in lab.a.addresses() {
         for traffic in [Traffic::Ping, Traffic::Tcp(PORT), Traffic::Udp(PORT)] {
-            // Asked for by a broadcast, or a group; and, once known, from one to the other.
+            // First the neighbour is unknown and found by broadcast or multicast, then it is known.
             for known in [false, true] {
                 if !known {
                     lab.b.ns.ip("neigh flush dev eth0")?;
@@ -44,7 +44,7 @@ fn link_local(of: &Container) -> Result<Ipv6Addr> {
     }
 }
 
-/// The address in the scope of the namespace's link, as a program names it.
+/// The address with the scope of the namespace's link.
 fn on(ns: &Namespace, link: &str, addr: Ipv6Addr, port: u16) -> Result<SocketAddr> {
     let index = ns.run(|| Ok(nix::net::if_::if_nametoindex(link)?))?;
     Ok(SocketAddrV6::new(addr, port, 0, index).into())
@@ -62,7 +62,7 @@ fn connect(ns: &Namespace, at: SocketAddr) -> Result<TcpStream> {
     })?)
 }
 
-/// What becomes of TCP, UDP and ping from `ns` to the link-local address `to`.
+/// What happens to TCP, UDP and ping from `ns` to the link-local address `to`.
 fn reach(ns: &Namespace, link: &str, to: Ipv6Addr) -> Result<[Seen; 3]> {
     let at = on(ns, link, to, PORT)?;
     let tcp = match connect(ns, at).map_err(|e| e.downcast::<std::io::Error>()) {
@@ -107,7 +107,7 @@ fn rules_bind_link_local_addresses() -> Result<()> {
         Ok(())
     })?;
     let (of_a, of_b) = (json!({"container": "a"}), json!({"container": "b"}));
-    // Who is meant by name, by pool, and by the address that the interface has beside its link-local one.
+    // Rules select the container by name, by pool, and by the interface's other address.
     for (from, to) in [
         (of_a.clone(), of_b.clone()),
         (of_a.clone(), json!({"cidr": lab.b.v6.to_string()})),
@@ -115,7 +115,7 @@ fn rules_bind_link_local_addresses() -> Result<()> {
         (json!({"cidr": format!("{a}/128")}), json!({"cidr": "fe80::/10"})),
     ] {
         let rules = deny(from, to);
-        // A connection that runs is decided again.
+        // An existing connection is checked again.
         let stream = connect(&lab.a.ns, on(&lab.a.ns, "eth0", b, PORT)?)?;
         lab.set_rules(rules.clone())?;
         let case = rules.to_string();
@@ -163,7 +163,7 @@ fn link_local_addresses_stay_on_their_link() -> Result<()> {
         ensure!(seen == Seen::Refused, "{to} from a link-local address: {seen:?}");
         ensure!(!lab.explains(a.into(), to, "icmp")?, "{to}: explained as allowed");
     }
-    // In the pool it is an address like others.
+    // To the pool it is an address like any other.
     let to = lab.b.v6;
     let seen = ping(&lab.a.ns, &to.to_string(), Some(a))?;
     ensure!(seen == Seen::Passed && lab.explains(a.into(), to.into(), "icmp")?, "in the pool: {seen:?}");

@@ -1,4 +1,4 @@
-//! Policy as packets meet it: what the rules and the pools' settings say is what happens, also to flows that run already.
+//! Policy as packets meet it: the rules and the pools' settings are followed, also by flows that exist already.
 
 mod agree;
 mod errors;

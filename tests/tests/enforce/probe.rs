@@ -1,4 +1,4 @@
-//! One flow, and what became of it.
+//! Sends traffic of one flow, and tells what happened to it.
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::{AT_ONCE, Namespace, patience};
@@ -6,12 +6,12 @@ use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-/// What became of a flow.
+/// What happened to a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// It was answered by whom it was meant for.
+    /// The right server has answered.
     Passed,
-    /// It was refused with an answer.
+    /// An ICMP error or a reset came.
     Refused,
     /// Nothing came back.
     Silent,
@@ -35,12 +35,12 @@ impl std::fmt::Display for Traffic {
     }
 }
 
-/// How long an answer may take: generous when one is due, since tests run beside each other.
+/// How long to wait for an answer: long when one is expected, since tests run beside each other.
 fn wait(due: bool) -> Duration {
     patience(Duration::from_millis(if due { 4000 } else { 400 }))
 }
 
-/// Whether an error of a socket is a network's answer.
+/// Whether an error of a socket comes from an ICMP error or a reset.
 pub fn is_refusal(kind: ErrorKind) -> bool {
     matches!(
         kind,
@@ -52,7 +52,7 @@ pub fn is_refusal(kind: ErrorKind) -> bool {
     )
 }
 
-/// What the result of a socket tells.
+/// What the result of a socket call tells about the flow.
 pub fn seen<T>(done: std::io::Result<T>, what: &str) -> Result<Seen> {
     match done.map_err(|e| e.kind()) {
         Ok(_) => Ok(Seen::Passed),
@@ -62,7 +62,7 @@ pub fn seen<T>(done: std::io::Result<T>, what: &str) -> Result<Seen> {
     }
 }
 
-/// Sends `traffic` from `ns` to `to`; `due` says whether an answer is expected, and only makes the wait longer.
+/// Sends `traffic` from `ns` to `to`. `due` says whether an answer is expected, and only changes how long to wait.
 pub fn send(ns: &Namespace, to: IpAddr, traffic: Traffic, due: bool) -> Result<Seen> {
     match traffic {
         Traffic::Tcp(port) => tcp(ns, SocketAddr::new(to, port), wait(due)),
@@ -93,7 +93,7 @@ pub fn udp_socket(ns: &Namespace, to: SocketAddr) -> Result<UdpSocket> {
 fn udp(ns: &Namespace, to: SocketAddr, wait: Duration) -> Result<Seen> {
     let socket = udp_socket(ns, to)?;
     socket.set_read_timeout(Some(wait))?;
-    // A datagram that the device itself does not let out is an error of `send`.
+    // When the device itself does not let a datagram out, `send` gives the error.
     if let Err(e) = socket.send(b"pv") {
         ensure!(matches!(e.raw_os_error(), Some(libc::ENOBUFS | libc::EPERM)), "UDP: {e}");
         return Ok(Seen::Refused);
@@ -112,10 +112,10 @@ fn ping(ns: &Namespace, to: IpAddr, due: bool) -> Result<Seen> {
     }
 }
 
-/// Fails unless `traffic` passes, or does not, as `may` says. A container that may not is told so, and at once; on a busy
-/// machine not each time.
+/// Fails unless `traffic` passes or does not pass, as `may` says. A refused container must be told at once; on a busy
+/// machine one of several tries is enough.
 pub fn check(ns: &Namespace, to: IpAddr, traffic: Traffic, may: bool, is_container: bool) -> Result<()> {
-    // To start a program takes its time.
+    // The start of a program takes some time.
     let at_once = if matches!(traffic, Traffic::Ping) { Duration::from_secs(3) } else { AT_ONCE };
     let mut late = Vec::new();
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! What single rules open and close.
+//! What single rules allow and deny.
 
 use crate::lab::{self, Lab, PORT, PUBLISHED, beyond, gateway, uplink};
 use crate::probe::{Traffic, check};
@@ -18,7 +18,7 @@ fn container(name: &str) -> Value {
     json!({"container": name})
 }
 
-/// All of `traffic` passes, or none of it.
+/// Fails unless all of `traffic` passes, or none of it, as `may` says.
 fn all(ns: &harness::Namespace, to: [IpAddr; 2], traffic: &[Traffic], may: bool, local: bool) -> Result<()> {
     for to in to {
         for one in traffic {
@@ -49,7 +49,7 @@ fn an_allow_opens_what_is_closed() -> Result<()> {
     all(&lab.c.ns, a, &ALL, false, true).context("the other way")?;
     all(&lab.a.ns, gateway(), &ALL, true, true).context("the device")?;
     all(&lab.outside, c, &ALL, true, false).context("a routed container from outside")?;
-    // A deny wins, whichever comes first.
+    // A deny has precedence, whatever the order.
     for at_the_front in [false, true] {
         let mut rules = allows.to_vec();
         let denies = [
@@ -110,7 +110,8 @@ fn a_deny_closes_what_is_open() -> Result<()> {
     Ok(())
 }
 
-/// 169.254.0.0/16 is routed as any other network: a cloud's metadata service is there, and at a local address in IPv6.
+/// 169.254.0.0/16 is routed like any other network: a cloud's metadata service has an address there, and for IPv6 a
+/// unique local one.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_route_to_a_metadata_service_is_no_way_round_the_rules() -> Result<()> {

@@ -1,4 +1,4 @@
-//! What a refused sender is told, byte by byte: RST as RFC 9293 has it, ICMP and ICMPv6 errors that quote the packet.
+//! The answers to a refused sender, byte by byte: RST as in RFC 9293, ICMP and ICMPv6 errors that quote the packet.
 
 use super::lab::{FAMILIES, Family, Host, Lab, REDIRECT, SHOT, TCP, between, lab};
 use anyhow::{Result, ensure};
@@ -9,17 +9,18 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
-/// What `harness::frame::tcp` sends.
+/// The sequence number of `harness::frame::tcp`.
 const SEQUENCE: u32 = 1000;
 const ACKNOWLEDGED: u32 = 2000;
 
-/// The frame that goes back to `to`: from whom it was sent to, or from the gateway.
+/// The frame of an answer to `to`: from the host that was addressed, or from the gateway.
 fn back(to: &Host, from_mac: [u8; 6], packet: &[u8]) -> Vec<u8> {
     let kind = if packet[0] >> 4 == 6 { frame::IPV6 } else { frame::IPV4 };
     frame::ethernet(from_mac, to.mac, kind, packet)
 }
 
-/// The frames are alike but for what the sender is free in: identification, type of service, flow label.
+/// Whether the frames are alike except for fields that the sender may choose: identification, type of service, flow
+/// label.
 fn same(got: &[u8], want: &[u8]) -> bool {
     let mut want = want.to_vec();
     if want.len() > 34 && want[12..14] == [8, 0] && got.len() == want.len() {
@@ -31,7 +32,7 @@ fn same(got: &[u8], want: &[u8]) -> bool {
 
 fn answered(lab: &mut Lab, what: &str, from: &Host, frame: &[u8], want: &[u8], reason: &str) -> Result<()> {
     let (ran, grown) = lab.counted(from, frame)?;
-    // What policy allows is a flow, though this packet of it is answered.
+    // A packet that policy allows belongs to a flow, though this packet is answered instead of forwarded.
     let of_flow = |name: &&str| matches!(*name, "slow-path" | "fast-path" | "flows-created");
     let grown: Vec<_> = grown.into_iter().filter(|name| !of_flow(name)).collect();
     ensure!(ran.verdict == REDIRECT && grown == ["answered", reason], "{what}: verdict {}, {grown:?}", ran.verdict);
@@ -39,7 +40,7 @@ fn answered(lab: &mut Lab, what: &str, from: &Host, frame: &[u8], want: &[u8], r
     Ok(())
 }
 
-/// A reset with this sequence, acknowledgement and these flags (RFC 9293 section 3.10.7.1), no window.
+/// A reset with this sequence number, acknowledgement and flags (RFC 9293 section 3.10.7.1), and no window.
 fn reset(src: (IpAddr, u16), dst: (IpAddr, u16), seq: u32, ack: u32, flags: u8) -> Vec<u8> {
     let mut packet = frame::tcp(src, dst, flags, b"");
     let at = packet.len() - 20;
@@ -90,7 +91,7 @@ fn a_refused_segment_is_reset() -> Result<()> {
 fn error(to: &Host, family: Family, kind: [u8; 2], rest: u32, packet: &[u8]) -> Vec<u8> {
     let quote = match family {
         Family::V4 => 28,
-        // With room for extension headers where the packet has it.
+        // The quote has room for extension headers when the packet is long enough.
         Family::V6 if packet.len() >= 88 => 88,
         Family::V6 => 48,
     };

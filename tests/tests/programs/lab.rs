@@ -3,9 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use harness::{Device, Namespace, frame};
 use pv_net::kernel::bpf::{DataPlane, FlowState, Options, Ran, Reader};
+use pv_net::plan::Entry;
 pub use pv_net_common::ip_proto::{IPPROTO_TCP as TCP, IPPROTO_UDP as UDP};
 use pv_net_common::{
-    EndpointInfo, InterfaceInfo, Ip,
+    EndpointInfo, InterfaceInfo, Ip, LinkId,
     endpoint::{LOCAL_ADDRESS, POOL_HOST_SERVICES, POOL_OPEN},
 };
 use serde_json::json;
@@ -105,9 +106,9 @@ pub fn lab(work: impl FnOnce(&mut Lab) -> Result<()> + Send) -> Result<()> {
             lab.add(host, pool_id, pool_flags | POOL_HOST_SERVICES)?;
         }
         let gateways = [lab.a, lab.c, lab.d, lab.e].into_iter();
-        let locals =
-            gateways.flat_map(|h| [h.gateway4.into(), h.gateway6.into()]).map(|a: Ip| (a, LOCAL_ADDRESS)).collect();
-        lab.plane.set_locals(&locals)?;
+        for addr in gateways.flat_map(|h| [Ip::from(h.gateway4), h.gateway6.into()]) {
+            lab.plane.set_entry(&Entry::Local { addr, kind: LOCAL_ADDRESS })?;
+        }
         work(&mut lab)
     })
 }
@@ -129,7 +130,7 @@ impl Lab {
             ..InterfaceInfo::default()
         };
         let endpoint = EndpointInfo {
-            ifindex: host.ifindex,
+            link: LinkId::of_index(host.ifindex),
             pool_id,
             pool_flags,
             identity: host.ifindex,
@@ -137,7 +138,7 @@ impl Lab {
             gateway_mac: host.gateway_mac,
             mtu: 1500,
         };
-        self.plane.set_interface(host.ifindex, &interface)?;
+        self.plane.set_interface(LinkId::of_index(host.ifindex), &interface)?;
         self.plane.set_endpoint(host.v4.into(), &endpoint)?;
         Ok(self.plane.set_endpoint(host.v6.into(), &endpoint)?)
     }
@@ -189,7 +190,7 @@ impl Lab {
     /// How far the flow from `from` and its address `ip` is, and whether it has an age.
     pub fn flow_state(&mut self, from: &Host, ip: IpAddr) -> Result<Option<(FlowState, bool)>> {
         let mut flows = self.reader.flows()?;
-        flows.retain(|f| f.key.ifindex == from.ifindex && f.key.src == ip.into());
+        flows.retain(|f| f.key.link == LinkId::of_index(from.ifindex) && f.key.src == ip.into());
         ensure!(flows.len() <= 1, "more than one flow: {flows:?}");
         Ok(flows.first().map(|f| (f.state, f.age_secs.is_some())))
     }
@@ -197,7 +198,7 @@ impl Lab {
     /// Ports of the flows that the kernel holds from `from`.
     pub fn flow_ports(&mut self, from: &Host) -> Result<Vec<(u16, u16)>> {
         let flows = self.reader.flows()?;
-        let mine = flows.iter().filter(|f| f.key.ifindex == from.ifindex);
+        let mine = flows.iter().filter(|f| f.key.link == LinkId::of_index(from.ifindex));
         Ok(mine.map(|f| (u16::from_be(f.key.sport_be), u16::from_be(f.key.dport_be))).collect())
     }
 }

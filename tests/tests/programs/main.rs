@@ -1,4 +1,5 @@
-//! The eBPF program alone: frames in memory go in, a verdict and a frame come out, and the counters say why.
+//! Runs the eBPF programs alone: frames in memory go in, a verdict and a frame come out, and the counters tell the
+//! reason.
 
 mod answers;
 mod lab;
@@ -33,7 +34,7 @@ fn a_flow_begins_on_the_slow_path_and_goes_on_on_the_fast_one() -> Result<()> {
                 ensure!(ran.verdict == REDIRECT && grown == path, "{family:?} {what}: {} {grown:?}", ran.verdict);
                 ensure!(ran.frame == frame, "{family:?} {what}: the frame changed");
             }
-            // The addresses are in the flow, and the MAC must be the container's there too.
+            // The flow table's entry has no source MAC, so the MAC must be checked for known flows too.
             let mut forged = there(ACK);
             forged[11] ^= 1;
             lab.drops("another MAC on a known flow", &a, &forged, "spoofed-mac")?;
@@ -59,7 +60,7 @@ fn a_flow_says_how_far_it_is_and_when_it_was_used() -> Result<()> {
                 ("FIN back", &b, back(FIN | ACK), Some((Closing, true)), Some((Closing, true))),
                 ("FIN once more", &b, back(FIN | ACK), Some((Closing, true)), Some((Closing, true))),
                 ("the last word", &a, there(ACK), None, None),
-                // What comes late opens nothing, nor does its answer.
+                // A late segment opens no flow, and neither does its answer.
                 ("a late FIN", &b, back(FIN | ACK), None, Some((Closing, true))),
                 ("its answer", &a, there(ACK), None, Some((Closing, true))),
                 ("SYN on the same ports", &a, there(SYN), Some((Opening, true)), Some((Closing, true))),
@@ -139,7 +140,7 @@ fn a_link_that_nobody_configured_passes_nothing() -> Result<()> {
     })
 }
 
-/// The same numbers on every run, so that a failure shows again.
+/// Random numbers that are the same in every run, so that a failure can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -193,7 +194,7 @@ fn twenty_thousand_mutations_are_all_accounted_for() -> Result<()> {
                     _ => frame.extend(std::iter::repeat_n(0xa5, random.below(40))),
                 }
             }
-            // Half of them with a header checksum that is right, as a real sender's would be.
+            // Half of them have a right header checksum, as a real sender's packets would.
             if random.below(2) == 0 && frame.len() >= 14 + 60 && frame[12..14] == [8, 0] {
                 fix_ipv4(&mut frame);
             }

@@ -1,4 +1,4 @@
-//! Frames that contradict themselves, options and extension headers: each has its own reason, or passes.
+//! Frames with contradictory fields, options and extension headers: each is dropped under its own reason, or passes.
 
 use super::lab::{FAMILIES, Family, REDIRECT, TCP, UDP, between, fix_ipv4, lab, may_be_refused};
 use anyhow::{Result, ensure};
@@ -102,7 +102,7 @@ fn ipv4_headers_that_lie_are_dropped() -> Result<()> {
         ] {
             lab.drops(what, &a, &frame, "malformed")?;
         }
-        // What is behind the packet is padding.
+        // Bytes behind the packet are padding.
         lab.forwards("padding", &a, &[&whole[..], &[0; 20]].concat())
     })
 }
@@ -148,7 +148,7 @@ fn ipv6_headers_that_lie_are_dropped() -> Result<()> {
             lab.drops(what, &a, &frame, "malformed")?;
         }
         for kind in [0, 43, 44, 51, 60] {
-            // A header that promises more than there is.
+            // A header whose length is larger than the packet.
             let frame = between(&a, b.mac, &frame::ipv6(a.v6, b.v6, kind, &[UDP, 255, 0, 0, 0, 0, 0, 0]));
             lab.drops(&format!("extension header {kind} beyond the packet"), &a, &frame, "malformed")?;
             let frame = between(&a, b.mac, &frame::ipv6(a.v6, b.v6, kind, &[UDP]));
@@ -170,7 +170,7 @@ fn extension_headers_do_not_hide_the_ports() -> Result<()> {
             let packet = frame::ipv6(a.v6, b.v6, kinds[0], &chain(kinds, UDP, segment(Family::V6, &packet)));
             lab.forwards(&format!("{kinds:?}"), &a, &between(&a, b.mac, &packet))?;
             ensure!(lab.flow_ports(&a)?.contains(&(port, 53)), "{kinds:?}: no flow");
-            // What a container must not send it must not send behind a header either.
+            // A packet that a container must not send is dropped behind an extension header too.
             let dhcp = frame::udp((a.v6.into(), 547), (b.v6.into(), 546), b"data");
             let dhcp = frame::ipv6(a.v6, b.v6, kinds[0], &chain(kinds, UDP, segment(Family::V6, &dhcp)));
             lab.drops(&format!("DHCPv6 behind {kinds:?}"), &a, &between(&a, b.mac, &dhcp), "rogue-dhcp")?;
@@ -189,7 +189,7 @@ fn a_chain_that_is_longer_than_the_guard_reads_is_dropped() -> Result<()> {
         let all_nodes = "ff02::1".parse()?;
         for length in [7, 8, 20] {
             let kinds = vec![60; length];
-            // Behind it could be what the guard is there for (RFC 7113).
+            // Behind the headers could be a router advertisement, which the guard must find (RFC 7113).
             let advertisement = chain(&kinds, 58, &[134, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
             let udp = frame::udp((a.v6.into(), 4000), (b.v6.into(), 53), b"data");
             for (to, payload) in [(all_nodes, advertisement), (b.v6, chain(&kinds, UDP, segment(Family::V6, &udp)))] {
@@ -218,7 +218,7 @@ fn fragments_belong_to_the_flow_of_their_first_one() -> Result<()> {
         }
         let ports = lab.flow_ports(&a)?;
         ensure!(!ports.is_empty() && ports.iter().all(|p| *p == (4000, 53)), "flows of fragments: {ports:?}");
-        // The first fragment says what it is, so it cannot be what no container may send.
+        // The first fragment shows that this is a DHCP server's packet, which a container must not send.
         let mut dhcp = frame::udp((a.v4.into(), 67), (b.v4.into(), 68), &[0; 40]);
         dhcp[6] = 0x20;
         let mut dhcp = between(&a, b.mac, &dhcp);

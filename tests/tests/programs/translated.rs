@@ -1,17 +1,17 @@
-//! What a published port makes of a packet, byte by byte: addresses, ports, MACs, hops and every checksum.
+//! How a published port changes a packet, byte by byte: addresses, ports, MACs, hops and every checksum.
 
 use super::lab::{FAMILIES, Family, Host, Lab, REDIRECT, TCP, UDP, between, fix_ipv4, lab};
 use anyhow::{Result, ensure};
 use harness::frame;
+use pv_net::plan::Entry;
 use pv_net_common::{Ip, PortMapKey, PortMapTarget, endpoint::PORT_MAP_PREFIX};
 use std::net::IpAddr;
 
 const PUBLISHED: u16 = 8080;
 const PORT: u16 = 80;
 
-/// Ports of the gateway's addresses that lead to `to`.
+/// Publishes ports of the gateway's addresses that lead to `to`.
 fn publish(lab: &mut Lab, gateway: &Host, to: &Host) -> Result<()> {
-    let mut port_map = Vec::new();
     for family in FAMILIES {
         for proto in [TCP, UDP] {
             let addr = Ip::from(gateway.gateway(family));
@@ -22,14 +22,13 @@ fn publish(lab: &mut Lab, gateway: &Host, to: &Host) -> Result<()> {
                 target_port: PORT,
                 identity: to.ifindex,
             };
-            port_map.push(((PORT_MAP_PREFIX + 16, key), target));
+            lab.plane.set_entry(&Entry::Port { prefix: (PORT_MAP_PREFIX + 16, key), target })?;
         }
     }
-    lab.plane.set_port_map(&port_map)?;
     Ok(())
 }
 
-/// How a packet is built beside its addresses and ports.
+/// The kind of packet, besides its addresses and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     Tcp(u8),
@@ -52,7 +51,7 @@ impl Shape {
     }
 }
 
-/// The frame with a hop less, from the gateway to its receiver.
+/// The frame as the gateway sends it to its receiver: one hop less, and other MACs.
 fn routed(mut frame: Vec<u8>, to: &Host, family: Family) -> Vec<u8> {
     frame[..6].copy_from_slice(&to.mac);
     frame[6..12].copy_from_slice(&to.gateway_mac);
@@ -74,7 +73,7 @@ fn a_published_port_changes_what_it_says_and_every_checksum() -> Result<()> {
         let shapes = [Shape::Udp, Shape::UdpUnchecked, Shape::Tcp(0x02), Shape::Tcp(0x10)];
         let mut client_port = 4000;
         for (family, options) in [(Family::V4, false), (Family::V4, true), (Family::V6, false)] {
-            // The second round of each is the flow table's, the TCP segments are one connection's.
+            // The second packet of each flow uses the flow table; the TCP segments belong to one connection.
             client_port += 1;
             for (shape, round) in shapes.iter().flat_map(|s| [(*s, 1), (*s, 2)]) {
                 if shape == Shape::UdpUnchecked && family == Family::V6 {

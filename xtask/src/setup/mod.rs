@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: finds what is missing, says what it will install, installs it.
+//! `cargo xtask setup`: finds what is missing, says what it will install, and installs it.
 
 mod needs;
 
@@ -21,7 +21,7 @@ pub struct Args {
     build_only: bool,
 }
 
-/// What is to be installed, in the order in which it must be.
+/// What to install, in the right order.
 #[derive(Default)]
 struct Plan {
     apt: Vec<&'static str>,
@@ -31,12 +31,12 @@ struct Plan {
     cargo: Vec<Vec<&'static str>>,
 }
 
-/// Installs what is missing; with everything there it does nothing.
+/// Installs what is missing; does nothing if nothing is.
 pub fn run(args: &Args) -> Result<()> {
     carry_out(args.dry_run, || missing(args.build_only))
 }
 
-/// Installs what `missing` finds, and looks again.
+/// Installs what `missing` finds, and checks again.
 fn carry_out(dry_run: bool, missing: impl Fn() -> Plan) -> Result<()> {
     let plan = missing();
     if plan.is_empty() {
@@ -56,7 +56,7 @@ fn carry_out(dry_run: bool, missing: impl Fn() -> Plan) -> Result<()> {
     Ok(())
 }
 
-/// Setup for another task: quiet when there is nothing to do.
+/// Setup before another task; prints nothing when nothing is missing.
 pub fn ensure(build_only: bool) -> Result<()> {
     if missing(build_only).is_empty() {
         return Ok(());
@@ -64,7 +64,7 @@ pub fn ensure(build_only: bool) -> Result<()> {
     run(&Args { dry_run: false, build_only })
 }
 
-/// Setup for emulated machines. Where it cannot install, one error says what is not there.
+/// Setup for emulated machines. If it cannot install, a single error lists everything that is missing.
 pub fn ensure_vm(arm: bool) -> Result<()> {
     let lists: &[&[Need]] = if arm { &[VM, VM_ARM] } else { &[VM] };
     let Some(first) = lists.iter().copied().flatten().find(|need| find(need.program).is_none()) else { return Ok(()) };
@@ -120,7 +120,7 @@ fn missing(build_only: bool) -> Plan {
 }
 
 impl Plan {
-    /// Adds the packages of programs that are not there.
+    /// Adds the packages of missing programs.
     fn add(&mut self, needs: &[Need]) {
         for need in needs.iter().filter(|need| find(need.program).is_none()) {
             if !self.apt.contains(&need.package) {
@@ -151,7 +151,7 @@ impl Plan {
             let mut command = run::cargo();
             command.args(["install", "--quiet"]).args(words);
             if words.contains(&"llvm-22") {
-                // bpf-linker's build asks this LLVM's llvm-config.
+                // bpf-linker's build script uses this LLVM's llvm-config.
                 let path = std::env::var("PATH").unwrap_or_default();
                 command.env("PATH", format!("{LLVM}:{path}"));
             }

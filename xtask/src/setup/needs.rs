@@ -1,4 +1,4 @@
-//! The programs that the tests, the demo and the benchmarks run, and the Debian packages that have them.
+//! The programs that tests, demo and benchmarks run, and the Debian packages that contain them.
 
 /// Where Debian puts the LLVM that bpf-linker is built with.
 pub const LLVM: &str = "/usr/lib/llvm-22/bin";
@@ -31,7 +31,13 @@ pub const PROGRAMS: &[Need] = &[
     need("iptables", "iptables", "the peer in benchmarks"),
     need("busybox", "busybox-static", "small clients and servers"),
     need("socat", "socat", "TCP and UDP clients and servers"),
+    need("dig", "bind9-dnsutils", "names over both families, UDP and TCP"),
+    need("drill", "ldnsutils", "the same by another library"),
+    need("rdisc6", "ndisc6", "what routers advertise"),
+    need("dhcpcd", "dhcpcd-base", "addresses by router advertisements and by DHCP"),
+    need("dhclient", "isc-dhcp-client", "addresses by DHCP and DHCPv6"),
     need("traceroute", "traceroute", "ICMP errors through NAT"),
+    need("/lib/systemd/systemd-networkd", "systemd", "a manager of links that leaves pv-net's alone"),
 ];
 
 /// What `cargo xtask vm` starts.
@@ -42,7 +48,8 @@ pub const VM: &[Need] = &[
     need("ip", "iproute2", "the wire between a machine's network cards"),
 ];
 
-/// What `cargo xtask vm --arch aarch64` needs beside it (a name with a path is a file); installed when that is asked for.
+/// Needed in addition for `cargo xtask vm --arch aarch64` (a name with a slash is a file); installed only when that is
+/// requested.
 pub const VM_ARM: &[Need] = &[
     need("qemu-system-aarch64", "qemu-system-arm", "machines with an ARM processor"),
     need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", "linking for ARM"),

@@ -1,4 +1,5 @@
-//! Packages of another Debian suite or processor, fetched with a state of apt's own: the machine's is not touched.
+//! Fetches packages of another Debian suite or architecture, with apt's state in a directory of its own, so that the
+//! machine's is not changed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,13 +10,13 @@ use super::arch::Arch;
 use crate::run::{find, show};
 use crate::signals;
 
-/// What signs Debian's suites.
+/// The keys that sign Debian's suites.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Used unless the machine's own sources name another mirror.
 const MIRROR: &str = "http://deb.debian.org/debian";
 const SECURITY: &str = "http://deb.debian.org/debian-security";
 
-/// A suite, and whether its security updates count.
+/// A suite, and whether its security updates are included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suite {
     /// `bookworm`, `trixie-backports`, …
@@ -59,7 +60,7 @@ impl Apt {
             sources += &line(&security, &format!("{}-security", self.suite.name));
         }
         std::fs::write(self.dir.join("sources.list"), sources)?;
-        // Without this apt takes what is left of a failed update for an index.
+        // Without this option apt would use the remains of a failed update as an index.
         said(self.command("apt-get").args(["-o", "APT::Update::Error-Mode=any", "update", "-qq"]))?;
         Ok(std::fs::write(self.dir.join("updated"), "")?)
     }
@@ -93,9 +94,9 @@ impl Apt {
             format!("Dir::Cache={}", dir("cache")),
             format!("APT::Architecture={arch}"),
             format!("APT::Architectures={arch}"),
-            // Its user may not enter the folder.
+            // apt's own user may not enter the directory.
             "APT::Sandbox::User=root".to_owned(),
-            // A suite that is no longer worked on is still what devices run.
+            // Suites that are not maintained any more are still in use on devices.
             "Acquire::Check-Valid-Until=false".to_owned(),
             "Acquire::Retries=3".to_owned(),
             "Acquire::Languages=none".to_owned(),

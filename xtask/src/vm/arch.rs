@@ -1,4 +1,4 @@
-//! What differs between the processors that a guest can have.
+//! Differences between the architectures that a guest can have.
 
 use std::process::Command;
 
@@ -55,7 +55,7 @@ impl Arch {
         }
     }
 
-    /// Kernels that are booted when none is asked for.
+    /// Kernels that are booted by default.
     pub const fn usual(self) -> &'static [&'static str] {
         match self {
             Self::X86 => &["5.10", "6.1", "6.12", "6.18", "7.3"],
@@ -63,13 +63,13 @@ impl Arch {
         }
     }
 
-    /// The emulator with a machine of this kind. Only emulation: a KVM device that is there may still refuse every
-    /// ordinary guest, and what is measured here must not depend on the machine.
+    /// The emulator with a machine of this architecture. Always emulated: KVM may exist and still refuse ordinary
+    /// guests, and the measurements must not depend on the machine.
     pub fn machine(self) -> Command {
         let mut command = Command::new(crate::run::find(self.qemu()).unwrap_or_else(|| self.qemu().into()));
         match self {
             Self::X86 => command.args(["-M", "q35", "-vga", "none", "-cpu", "max"]),
-            // Pointer authentication, that `max` has, takes most of the time when it is emulated.
+            // The CPU `max` has pointer authentication, which takes most of the time when it is emulated.
             Self::Arm => command.args(["-M", "virt", "-cpu", "cortex-a72"]),
         };
         command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-net", "none"]);

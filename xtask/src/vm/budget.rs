@@ -1,5 +1,5 @@
-//! How many instructions the verifier may go through for each program, by processor and kernel. A program that grows
-//! past its budget is on its way to being refused by some kernel, and takes longer to load.
+//! The budget: how many instructions the verifier may process for each program, by architecture and kernel. A program
+//! that grows past its budget takes longer to load, and some kernel may soon refuse it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ pub type Counts = BTreeMap<String, u64>;
 #[derive(Default)]
 pub struct Budget(BTreeMap<String, BTreeMap<String, Counts>>);
 
-/// How far above its budget a program may be, in percent: a kernel's point releases differ by a little.
+/// How far a program may be above its budget, in percent; a kernel's point releases differ a little.
 const LEEWAY_PERCENT: u64 = 5;
 
 fn file() -> PathBuf {
@@ -34,7 +34,7 @@ impl Budget {
         serde_json::from_str(&text).map(Self).with_context(|| file.display().to_string())
     }
 
-    /// What is wrong with these counts; empty when nothing is.
+    /// What is wrong with these counts; empty when they are within the budget.
     pub fn judge(&self, arch: Arch, series: &str, counts: &Counts) -> Vec<String> {
         let Some(budget) = self.0.get(arch.name()).and_then(|kernels| kernels.get(series)) else {
             return vec!["tests/budget.json has nothing for this kernel".to_owned()];
@@ -54,7 +54,7 @@ impl Budget {
         wrong
     }
 
-    /// Takes counts over.
+    /// Replaces the budget by these counts.
     pub fn set(&mut self, arch: Arch, series: &str, counts: &Counts) {
         self.0.entry(arch.name().to_owned()).or_default().insert(series.to_owned(), counts.clone());
     }

@@ -1,5 +1,6 @@
-//! An initramfs: a cpio archive in the "newc" format (the kernel's `Documentation/driver-api/early-userspace/buffer-format.rst`),
-//! not compressed, since inflating takes longer in an emulated machine than reading.
+//! Writes an initramfs: a cpio archive in the "newc" format
+//! (`Documentation/driver-api/early-userspace/buffer-format.rst` of the kernel). It is not compressed, since in an
+//! emulated machine decompression takes longer than reading.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -15,7 +16,7 @@ const PROGRAM: u32 = 0o100_755;
 const FILE: u32 = 0o100_644;
 const LINK: u32 = 0o120_777;
 const CHARACTERS: u32 = 0o020_600;
-/// Entries are padded to this.
+/// Alignment of entries, bytes.
 const ALIGN: usize = 4;
 
 impl<W: Write> Archive<W> {
@@ -24,7 +25,7 @@ impl<W: Write> Archive<W> {
         Self { out, inode: 1 }
     }
 
-    /// A folder; those above it must be there.
+    /// A directory; its parents must exist in the archive.
     pub fn folder(&mut self, path: &str) -> io::Result<()> {
         self.entry(path, FOLDER, (0, 0), &[])
     }
@@ -44,12 +45,12 @@ impl<W: Write> Archive<W> {
         self.entry(path, LINK, (0, 0), to.as_bytes())
     }
 
-    /// A device for characters. Without `/dev/console` the first process has no output.
+    /// A character device. Without `/dev/console` the first process has no output.
     pub fn characters(&mut self, path: &str, number: (u32, u32)) -> io::Result<()> {
         self.entry(path, CHARACTERS, number, &[])
     }
 
-    /// Writes the end.
+    /// Writes the end of the archive.
     pub fn finish(mut self) -> io::Result<W> {
         self.entry("TRAILER!!!", 0, (0, 0), &[])?;
         self.out.flush()?;

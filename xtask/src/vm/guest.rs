@@ -13,7 +13,7 @@ use super::kernel::Kernel;
 use super::modules::{self, Has};
 use crate::run;
 
-/// Builds the program, static: there is nothing else in the guest.
+/// Builds the program statically linked, since the guest has no libraries.
 pub fn build(cache: &Path, arch: Arch) -> Result<PathBuf> {
     let target = arch.target();
     let mut command = run::cargo();
@@ -31,14 +31,14 @@ pub fn build(cache: &Path, arch: Arch) -> Result<PathBuf> {
             .env(variable("LINKER"), "aarch64-linux-gnu-gcc")
             .env("CC_aarch64_unknown_linux_gnu", "aarch64-linux-gnu-gcc");
     }
-    // These would win over the target's own.
+    // These variables would override the settings for the target.
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     command.env(variable("RUSTFLAGS"), flags);
     run::run(&mut command).context("the guest's program")?;
     Ok(run::target_dir()?.join(target).join("guest/guest"))
 }
 
-/// Debian's compiler, that is there for the eBPF programs already.
+/// Debian's compiler, which is installed for the eBPF programs already.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 /// Whether the usual compiler can build for `arch`.
@@ -47,8 +47,8 @@ fn has_std(arch: Arch) -> Result<bool> {
     Ok(Path::new(sysroot.trim()).join("lib/rustlib").join(arch.target()).join("lib").is_dir())
 }
 
-/// A sysroot for Debian's compiler with the standard library of another processor beside its own. Debian has the
-/// package for that processor's machines only, so it is unpacked and not installed.
+/// A sysroot for Debian's compiler with the standard library of another architecture. Debian has that package only for
+/// machines of that architecture, so it is unpacked and not installed.
 fn debian_std(cache: &Path, arch: Arch) -> Result<PathBuf> {
     const SUITE: Suite = Suite { name: "bookworm", security: true };
     const PACKAGE: &str = "libstd-rust-web-dev";
@@ -76,8 +76,8 @@ fn debian_std(cache: &Path, arch: Arch) -> Result<PathBuf> {
     Ok(dir.join("sysroot"))
 }
 
-/// Writes the initramfs: the program under both its names, the kernel's modules, and the folders of a system. Gives
-/// what the kernel has then.
+/// Writes the initramfs: the program under both of its names, the kernel's modules, and the directories of a system.
+/// Returns what the kernel supports with these modules.
 pub fn initramfs(program: &Path, kernel: &Kernel, to: &Path) -> Result<Has> {
     let modules = modules::of(&kernel.modules, &kernel.config)?;
     let write = || -> Result<()> {

@@ -1,5 +1,5 @@
-//! Kernels of Debian's suites, in the flavour for clouds: a quarter of the size, and with all that a guest needs but the
-//! drivers of network cards that are no cloud's. For these one series is what a PC has.
+//! Kernels of Debian's suites, in the flavour for clouds: it has a quarter of the size and everything that a guest
+//! needs, except drivers for physical network cards. One series is the flavour for PCs, for these drivers.
 
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
@@ -30,17 +30,17 @@ const BULLSEYE: Suite = Suite { name: "bullseye", security: false };
 const BOOKWORM: Suite = Suite { name: "bookworm", security: true };
 const BACKPORTS: Suite = Suite { name: "trixie-backports", security: false };
 
-/// For which machines a kernel is built.
+/// The machines for which a kernel is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flavour {
-    /// Virtual ones.
+    /// Virtual machines.
     Cloud,
-    /// All.
+    /// All machines.
     Full,
 }
 
 impl Flavour {
-    /// What the name of a release ends with.
+    /// The end of the release's name.
     fn end(self, arch: Arch) -> String {
         match self {
             Self::Cloud => format!("-cloud-{}", arch.debian()),
@@ -49,7 +49,7 @@ impl Flavour {
     }
 }
 
-/// Which suite has which series, and which flavour of it is taken.
+/// The suite of each series, and which flavour is used.
 const SERIES: [(&str, Suite, Flavour); 5] = [
     ("5.10", BULLSEYE, Flavour::Cloud),
     ("6.1", BOOKWORM, Flavour::Full),
@@ -58,7 +58,7 @@ const SERIES: [(&str, Suite, Flavour); 5] = [
     ("7.3", BACKPORTS, Flavour::Cloud),
 ];
 
-/// Fails when there is no such series: before anything is installed or built for it.
+/// Fails when the series is unknown, before anything is installed or built for it.
 pub fn check(series: &str) -> Result<()> {
     place(series).map(drop)
 }
@@ -71,16 +71,16 @@ fn place(series: &str) -> Result<(Suite, Flavour)> {
     })
 }
 
-/// Gets the newest kernel of a series, or takes the one that an earlier run got.
+/// Fetches the newest kernel of a series, or takes the one that an earlier run has fetched.
 pub fn get(cache: &Path, series: &str, arch: Arch) -> Result<Kernel> {
     let (suite, mut flavour) = place(series)?;
     if arch == Arch::Arm {
-        // There is no PC of that kind.
+        // This architecture has no flavour with PC drivers.
         flavour = Flavour::Cloud;
     }
     let from = (suite, flavour);
     let dir = cache.join("kernels").join(arch.name()).join(series);
-    // One that an older xtask got has no configuration, or is of another flavour.
+    // A kernel fetched by an older xtask may have no configuration, or another flavour.
     let got = std::fs::read_to_string(dir.join("release")).is_ok_and(|release| is_of(&release, flavour, arch));
     if !(got && dir.join("config").exists())
         && let Err(why) = fetch(cache, &dir, series, from, arch)
@@ -100,11 +100,11 @@ fn fetch(cache: &Path, dir: &Path, series: &str, (suite, flavour): (Suite, Flavo
     let release = newest(&apt.names(&format!("linux-image-{series}."))?, flavour, arch)
         .with_context(|| format!("Debian {} has none", suite.name))?;
     println!("vm: fetching kernel {release}");
-    // From 6.19 on linux-image-* has nothing in it but its needs: image, modules, and in `base` what is said of them.
+    // From 6.19 on, linux-image-* only depends on other packages: image, modules, and `base` with their descriptions.
     let parts = ["binary", "modules", "base"].map(|part| format!("linux-{part}-{release}"));
     let split = !apt.names(&parts[0])?.is_empty();
     let packages = if split { parts.to_vec() } else { vec![format!("linux-image-{release}")] };
-    // Under another name until it is whole: what an interrupted run leaves is never taken for a kernel.
+    // It gets its final name when it is complete, so that the rest of an interrupted run is never used as a kernel.
     let part = dir.with_extension("part");
     remove(&part)?;
     apt.unpack(&packages, &part.join("root"))?;
@@ -128,9 +128,9 @@ fn fetch(cache: &Path, dir: &Path, series: &str, (suite, flavour): (Suite, Flavo
     Ok(std::fs::rename(part, dir)?)
 }
 
-/// Packages do not bring `modules.dep`: it is made when they are installed.
+/// Packages do not contain `modules.dep`, which is made at installation.
 fn depmod(modules: &Path, release: &str) -> Result<()> {
-    // depmod wants the folder that it will have on the machine.
+    // depmod needs the directory layout of the installed system.
     let root = modules.with_file_name("depmod");
     let place = root.join("lib/modules");
     std::fs::create_dir_all(&place)?;
@@ -154,7 +154,8 @@ fn newest(names: &[String], flavour: Flavour, arch: Arch) -> Option<String> {
     releases.max_by(|a, b| by_version(a, b)).map(str::to_owned)
 }
 
-/// Whether a release is of this flavour: what stands before its end is a version, and that ends with no word such as `rt`.
+/// Whether a release is of this flavour: the part before the flavour's suffix must be a plain version, without a word
+/// such as `rt`.
 fn is_of(release: &str, flavour: Flavour, arch: Arch) -> bool {
     release.strip_suffix(&flavour.end(arch)).is_some_and(|version| {
         let last = version.rsplit(['-', '+']).next().unwrap_or_default();
@@ -162,7 +163,7 @@ fn is_of(release: &str, flavour: Flavour, arch: Arch) -> bool {
     })
 }
 
-/// By the numbers in them: 6.1.0-9 is before 6.1.0-56.
+/// Compares the numbers in two versions: 6.1.0-9 is before 6.1.0-56.
 fn by_version(a: &str, b: &str) -> Ordering {
     let numbers = |text: &str| -> Vec<u64> {
         text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()

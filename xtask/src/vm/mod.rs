@@ -46,25 +46,26 @@ pub struct Args {
     jobs: u8,
 }
 
-/// How long a machine may take; several times what it takes. Most of it goes into loading the programs, four times.
+/// Time limit of a machine, several times what it usually needs. Most of the time is spent on loading the programs,
+/// four times.
 const LIMIT: Duration = Duration::from_secs(1200);
 /// Memory of a machine, MiB.
 const MEMORY: u32 = 512;
 /// The kernel for `--memory-floor`, unless another is asked for.
 const FLOOR_KERNEL: &str = "6.1";
-/// Memory of that machine, MiB: the guest itself takes what is too much.
+/// Memory of that machine, MiB; the guest itself allocates the excess.
 const FLOOR_MEMORY: u32 = 256;
-/// An emulated machine is slower, by so much at the worst; see `harness::patience`.
+/// How many times slower an emulated machine is at worst; see `harness::patience`.
 const SLOW: u32 = 10;
 
 impl Args {
-    /// What `cargo xtask ci` runs.
+    /// The arguments of `cargo xtask ci`.
     pub fn for_ci() -> Self {
         let kernels = ["5.10", "6.1", "6.12", "7.3"].map(str::to_owned).to_vec();
         Self { kernels, arch: Arch::X86, memory_floor: false, update_budget: false, jobs: 2 }
     }
 
-    /// Series, each once, in the order asked for.
+    /// The series, each once, in the order of the arguments.
     fn series(&self) -> Vec<String> {
         let usual = || match self.memory_floor {
             true => vec![FLOOR_KERNEL.to_owned()],
@@ -77,7 +78,7 @@ impl Args {
     }
 }
 
-/// Fetches the kernels, builds the guest, boots them all, and sums up.
+/// Fetches the kernels, builds the guest, boots all kernels, and sums up.
 pub fn run(args: &Args) -> Result<()> {
     args.series().iter().try_for_each(|series| kernel::check(series))?;
     signals::catch()?;
@@ -116,14 +117,14 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Boots all kernels, some at a time; the reports are in the order of the kernels.
+/// Boots all kernels, several at a time. The reports are in the order of the kernels.
 fn boot_all(args: &Args, cache: &Path, kernels: &[Kernel], program: &Path) -> Result<Vec<Report>> {
     std::fs::create_dir_all(cache.join("logs"))?;
     let next = Mutex::new(kernels.iter().enumerate());
     let done = Mutex::new(Vec::new());
     let work = || {
         loop {
-            // The lock is let go before the machine starts.
+            // The lock is released before the machine starts.
             let taken = next.lock().ok().and_then(|mut next| next.next());
             let Some((index, kernel)) = taken.filter(|_| signals::check().is_ok()) else { return };
             let report = boot(args, cache, kernel, program);
@@ -179,7 +180,7 @@ fn boot(args: &Args, cache: &Path, kernel: &Kernel, program: &Path) -> Result<Re
     Ok(report)
 }
 
-/// Removes what runs left that were killed: an initramfs has the number of its process in its name.
+/// Removes files that killed runs have left; the name of an initramfs includes the process id.
 fn sweep(cache: &Path) -> Result<()> {
     for entry in std::fs::read_dir(cache)? {
         let path = entry?.path();
@@ -197,12 +198,12 @@ struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // It is not there when writing it failed at once.
+        // It may not exist if writing it failed at once.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// What the environment says about the random attacker, for the guest.
+/// Settings of the random attacker from the environment, for the guest.
 fn attack() -> String {
     let words = ["PV_NET_SEED", "PV_NET_SHOT", "PV_NET_FRAMES"];
     words.iter().filter_map(|name| Some(format!(" {name}={}", std::env::var(name).ok()?))).collect()

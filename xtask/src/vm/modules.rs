@@ -1,4 +1,4 @@
-//! Which modules a guest needs, and in which order they are loaded: it has no `modprobe`.
+//! The modules that a guest needs, and the order in which it must load them, since it has no `modprobe`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// What pv-net uses and a kernel may have as a module: the option, and the module.
+/// What pv-net uses and what a kernel may have as a module: the config option, and the module.
 const NEEDED: [(&str, &str); 8] = [
     ("CONFIG_BRIDGE", "bridge"),
     ("CONFIG_VETH", "veth"),
@@ -15,11 +15,11 @@ const NEEDED: [(&str, &str); 8] = [
     ("CONFIG_IPV6", "ipv6"),
     ("CONFIG_PACKET", "af_packet"),
     ("CONFIG_DUMMY", "dummy"),
-    // What a card of virtio is plugged into.
+    // The bus of virtio cards.
     ("CONFIG_VIRTIO_PCI", "virtio_pci"),
 ];
 
-/// Kinds of links that a device may be connected by, and not every kernel has: rtnetlink's name, option, module.
+/// Kinds of links that not every kernel has: rtnetlink's name, config option, module.
 const KINDS: [(&str, &str, &str); 5] = [
     ("vlan", "CONFIG_VLAN_8021Q", "8021q"),
     ("macvlan", "CONFIG_MACVLAN", "macvlan"),
@@ -28,18 +28,19 @@ const KINDS: [(&str, &str, &str); 5] = [
     ("vrf", "CONFIG_NET_VRF", "vrf"),
 ];
 
-/// Drivers of network cards, and not every kernel has them: option, and module. Clouds have virtio, PCs the other.
+/// Drivers of network cards that not every kernel has: config option, module. Cloud kernels have virtio, PC kernels the
+/// other.
 const CARDS: [(&str, &str); 2] = [("CONFIG_VIRTIO_NET", "virtio_net"), ("CONFIG_E1000E", "e1000e")];
 
 /// What a guest loads.
 pub struct Modules {
-    /// File names and contents, each after those that it needs.
+    /// File names and contents, each behind the files that it depends on.
     pub files: Vec<(String, Vec<u8>)>,
-    /// What the kernel has with them.
+    /// What the kernel supports with these modules.
     pub has: Has,
 }
 
-/// What not every kernel has.
+/// Features that not every kernel has.
 pub struct Has {
     /// Kinds of links.
     pub kinds: Vec<&'static str>,
@@ -47,19 +48,19 @@ pub struct Has {
     pub cards: Vec<&'static str>,
 }
 
-/// `modules.dep`: files by the name of their module, and what each file needs.
+/// The contents of `modules.dep`: files by module name, and what each file depends on.
 struct Dependencies {
     files: BTreeMap<String, String>,
     needs: BTreeMap<String, Vec<String>>,
 }
 
-/// The modules for a kernel with these in `dir`, built as the file `config` says.
+/// The modules for a kernel with its modules in `dir` and its configuration in `config`.
 pub fn of(dir: &Path, config: &Path) -> Result<Modules> {
     let read = |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
     let known = Dependencies::parse(&read(&dir.join("modules.dep"))?);
     let config = read(config)?;
     let mut order = Vec::new();
-    // `modules.builtin` would not do: that of 7.3 leaves out IPv6.
+    // `modules.builtin` is not reliable: that of 7.3 lacks IPv6.
     let mut has = |option: &str, module: &str| match (setting(&config, option), known.files.get(module)) {
         (None, _) => Ok(false),
         (Some("m"), Some(file)) => {
@@ -88,7 +89,7 @@ pub fn of(dir: &Path, config: &Path) -> Result<Modules> {
     Ok(Modules { files: order.into_iter().map(read).collect::<Result<_>>()?, has: Has { kinds, cards } })
 }
 
-/// `y` or `m`; none for an option that is not set, or that this kernel does not know.
+/// `y` or `m`; `None` for an option that is not set or unknown.
 fn setting<'a>(config: &'a str, option: &str) -> Option<&'a str> {
     config.lines().find_map(|line| line.strip_prefix(option)?.strip_prefix('='))
 }
@@ -103,7 +104,7 @@ impl Dependencies {
         known
     }
 
-    /// Adds `file` after what it needs.
+    /// Adds `file` behind the files that it depends on.
     fn add(&self, file: &str, order: &mut Vec<String>) {
         if order.iter().any(|known| known == file) {
             return;
@@ -115,19 +116,19 @@ impl Dependencies {
     }
 }
 
-/// `kernel/net/bridge/bridge.ko.xz` is `bridge`; dashes and underscores are the same.
+/// The module's name: `kernel/net/bridge/bridge.ko.xz` is `bridge`. Dashes count as underscores.
 fn module_name(file: &str) -> String {
     let name = plain_name(file);
     name.trim_end_matches(".ko").replace('-', "_")
 }
 
-/// The file's name, unpacked.
+/// The file's name without the suffix of its compression.
 fn plain_name(file: &str) -> String {
     let name = file.rsplit('/').next().unwrap_or(file);
     name.trim_end_matches(".xz").to_owned()
 }
 
-/// A module's bytes. Newer kernels have them packed, and unpacking is quicker here than in a guest.
+/// A module's bytes. Newer kernels have compressed modules; decompressing is faster here than in a guest.
 fn read_module(file: &Path) -> Result<Vec<u8>> {
     if file.extension().is_some_and(|end| end == "xz") {
         let done = Command::new("xz").arg("-dc").arg(file).output().context("xz could not be started")?;

@@ -1,4 +1,4 @@
-//! One emulated machine: started, listened to, and never left behind.
+//! Runs an emulated machine, and makes sure that it never stays behind.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -27,9 +27,9 @@ pub struct Boot<'a> {
     pub memory: u32,
     /// What its network cards are connected by.
     pub wire: &'a Wire,
-    /// More words of the kernel's command line; `KEY=VALUE` is in the environment of its first process.
+    /// More words for the kernel's command line; `KEY=VALUE` becomes the environment of its first process.
     pub words: &'a str,
-    /// All that the console says goes here too.
+    /// A file for everything that the console prints.
     pub log: &'a Path,
     /// How long it may take.
     pub limit: Duration,
@@ -38,15 +38,15 @@ pub struct Boot<'a> {
 /// Why a machine ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It gave a verdict: how many checks failed.
+    /// It reported the number of failed checks.
     Verdict(u32),
-    /// It went away without one.
+    /// It ended without a verdict.
     Silent,
     /// It took too long.
     Late,
 }
 
-/// How long to listen before looking whether a signal came.
+/// How long to wait for output before checking for signals.
 const LISTEN: Duration = Duration::from_millis(200);
 
 /// The emulator's process; killed when dropped.
@@ -54,13 +54,13 @@ struct Machine(Child);
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // It may have ended already; what counts is that it is gone.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Boots, hands each line of the console to `heard`, and waits for the verdict.
+/// Boots the machine, passes each line of the console to `heard`, and waits for the verdict.
 pub fn run(boot: &Boot, heard: impl FnMut(&str)) -> Result<Ended> {
     let name = || boot.log.display().to_string();
     let log = std::fs::File::create(boot.log).with_context(name)?;
@@ -75,7 +75,7 @@ fn listen(mut machine: Machine, mut log: impl Write, limit: Duration, mut heard:
     let reader = std::thread::spawn(move || {
         let mut console = BufReader::new(console);
         let mut line = Vec::new();
-        // Not everything that a firmware prints is UTF-8.
+        // Firmware may print bytes that are not UTF-8.
         while console.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
             let text = String::from_utf8_lossy(&line).trim().to_owned();
             line.clear();
@@ -102,7 +102,7 @@ fn listen(mut machine: Machine, mut log: impl Write, limit: Duration, mut heard:
             Err(RecvTimeoutError::Disconnected) => break Ok(Ended::Silent),
         }
     };
-    // What it does after its last word is of no interest: it is killed, not waited for.
+    // After the verdict the machine is killed, since nothing that it does matters any more.
     drop(machine);
     drop(inbox);
     reader.join().map_err(|_| anyhow::anyhow!("reading the console failed"))?;
@@ -115,8 +115,8 @@ fn command(boot: &Boot) -> Command {
     boot.wire.connect(&mut command);
     command.args(["-m", &boot.memory.to_string(), "-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"]);
     command.arg("-kernel").arg(boot.image).arg("-initrd").arg(boot.initramfs);
-    // A panic ends the machine (it may not reboot); the rest is time that an emulated machine would waste.
-    // On a busy machine an emulated timer is late, and Linux for x86 panics when it looks whether it ticks.
+    // A panic ends the machine, because it may not reboot. The other options save time in emulation. On a busy machine
+    // emulated timers are late, and Linux for x86 panics when its timer check fails.
     let timer = if boot.arch == Arch::X86 { "no_timer_check" } else { "" };
     let words = format!("console={console} panic=-1 quiet mitigations=off {timer} {}", boot.words);
     command.args(["-append", &words]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -125,8 +125,8 @@ fn command(boot: &Boot) -> Command {
 
 fn spawn(mut command: Command) -> Result<Child> {
     let die_with_parent = || Ok(set_pdeathsig(Signal::SIGKILL)?);
-    // SAFETY: one system call between fork and exec, and no allocation. It is the spawning thread's end that counts,
-    // and that thread waits for the machine.
+    // SAFETY: one system call between fork and exec, and no allocation. The death signal depends on the thread that
+    // spawned the machine, and that thread waits for it.
     unsafe { command.pre_exec(die_with_parent) };
     command.spawn().with_context(|| {
         let program = command.get_program().to_string_lossy();
@@ -134,7 +134,7 @@ fn spawn(mut command: Command) -> Result<Child> {
     })
 }
 
-/// `VMRC=<n>`. Text of the kernel may stand before it on the line.
+/// The number in `VMRC=<n>`. The kernel may print text before it on the same line.
 fn verdict(line: &str) -> Option<u32> {
     let (_, number) = line.split_once("VMRC=")?;
     number.trim().parse().ok()
@@ -144,7 +144,7 @@ fn verdict(line: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// What a machine that prints this and does that is taken for; how long that took.
+    /// How a machine's end is judged that behaves like this script, and how long that took.
     fn ended(script: &str, limit_secs: u64) -> (Ended, Duration) {
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());

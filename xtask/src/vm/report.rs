@@ -1,4 +1,4 @@
-//! What a machine said.
+//! Collects what a machine reported.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::budget::Counts;
 use super::kernel::Kernel;
 use super::qemu::Ended;
 
-/// Lines of the console that are shown when a machine ends without a verdict.
+/// How many of the console's last lines are shown when a machine ends without a verdict.
 const TAIL: usize = 30;
 
 /// One machine's lines, sorted.
@@ -21,7 +21,7 @@ pub struct Report {
     absent: Vec<String>,
     /// Instructions by program.
     pub counts: Counts,
-    /// Why it ended.
+    /// How it ended.
     pub ended: Ended,
     /// From making the initramfs to the verdict.
     pub took: Duration,
@@ -43,7 +43,7 @@ impl Report {
         }
     }
 
-    /// Takes one line; whether it is one for people.
+    /// Takes one line; returns whether to show it to people.
     pub fn hear(&mut self, line: &str) -> bool {
         match line.split_once(' ') {
             Some(("ok", _)) => self.passed += 1,
@@ -60,7 +60,7 @@ impl Report {
         true
     }
 
-    /// All that is wrong. A machine that said "no failure" and ran no check is none that passed.
+    /// Everything that is wrong. A machine that reported no failure but ran no check has not passed.
     pub fn faults(&self) -> Vec<String> {
         let mut wrong = self.failed.clone();
         match self.ended {

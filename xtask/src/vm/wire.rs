@@ -1,7 +1,8 @@
-//! A guest's network cards, and the wire between them: a bridge of taps, in a network namespace of the machine's own.
+//! A guest's network cards and the wire between them: taps on a bridge, in a network namespace of the machine.
 //!
-//! A tap takes over what a card leaves to be done: checksums, and segmentation. The next card gets the same when its
-//! driver wants it so, and else what a wire would carry, that the host's kernel makes of it.
+//! A tap supports the offloads that a card leaves to be done, checksums and segmentation. If the receiving card's
+//! driver supports them too, it gets packets with them; else it gets what a real wire would carry, which the host's
+//! kernel makes of them.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,19 +13,19 @@ use nix::sched::{CloneFlags, unshare};
 use super::apt::said;
 use crate::run::find;
 
-/// A card: its name in QEMU and of its tap, its driver's name in Linux, its model, and what that is told.
+/// A card: the name in QEMU and of its tap, its model, and the number of queues.
 ///
-/// Their MACs end in their number here: `tests/src/bin/guest/cards.rs` knows them by these.
+/// The MAC of a card ends in its number here; `tests/src/bin/guest/cards.rs` recognises cards by that.
 struct Card {
     tap: &'static str,
     model: &'static str,
     queues: u8,
 }
 
-/// The two that a device may have for an uplink, and that of the host beyond it.
+/// Two cards for the device's uplinks, and one for the host beyond.
 ///
-/// Virtio has a pair of queues for each processor, and as many for XDP, without which kernels before 5.13 refuse that.
-/// The host's takes nothing but what a wire carries: whole checksums, and no packet larger than the MTU.
+/// Virtio has a pair of queues for each processor, and as many again for XDP; without those, kernels before 5.13 refuse
+/// XDP. The host's card accepts only what a wire carries: complete checksums, and no packet larger than the MTU.
 const CARDS: [Card; 3] = [
     Card { tap: "virtio0", model: "virtio-net-pci,mq=on,vectors=10", queues: 4 },
     Card { tap: "e1000e0", model: "e1000e", queues: 1 },
@@ -35,22 +36,22 @@ const CARDS: [Card; 3] = [
     },
 ];
 
-/// What the cards are connected by.
+/// What connects the cards.
 pub enum Wire {
-    /// Taps, that know of checksums and segmentation.
+    /// Taps, which support checksum and segmentation offloads.
     Taps,
-    /// QEMU's own hub, that does not: no tap could be made, and why.
+    /// QEMU's own hub, which supports no offloads, and why no tap could be made.
     Hub(anyhow::Error),
 }
 
 impl Wire {
-    /// Lays the wire, and leaves the calling thread in its namespace: the emulator must be started from there. The
-    /// namespace is gone when thread and emulator are, or when the next wire is laid.
+    /// Makes the wire, and leaves the calling thread in its namespace, from which the emulator must be started. The
+    /// namespace ends with thread and emulator, or with the next wire.
     pub fn lay() -> Self {
         taps().map_or_else(Self::Hub, |()| Self::Taps)
     }
 
-    /// What the guest is told of it.
+    /// The wire's name for the guest.
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Taps => "taps",
@@ -58,14 +59,14 @@ impl Wire {
         }
     }
 
-    /// Adds the cards to a machine.
+    /// Adds the cards to a machine's command line.
     pub fn connect(&self, machine: &mut Command) {
         for (number, Card { tap, model, queues }) in CARDS.iter().enumerate() {
             let end = match self {
                 Self::Taps => format!("tap,id={tap},ifname={tap},script=no,downscript=no,vhost=off,queues={queues}"),
                 Self::Hub(_) => format!("hubport,id={tap},hubid=0"),
             };
-            // A card's own firmware would only make the machine start later.
+            // A card's boot firmware would only delay the machine's start.
             let card = format!("{model},netdev={tap},mac=02:50:56:00:00:{:02x},romfile=", number + 1);
             machine.args(["-netdev", &end, "-device", &card]);
         }
@@ -75,7 +76,7 @@ impl Wire {
 fn taps() -> Result<()> {
     const BRIDGE: &str = "wire";
     unshare(CloneFlags::CLONE_NEWNET).context("a network namespace")?;
-    // The host says nothing on the wire by itself.
+    // The host must send nothing of its own on the wire.
     let quiet = Path::new("/proc/sys/net/ipv6/conf/default/disable_ipv6");
     if quiet.exists() {
         std::fs::write(quiet, "1").with_context(|| quiet.display().to_string())?;

@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 pub struct ContainerView {
     /// Its name.
     pub name: String,
-    /// Whether its links are there.
+    /// Whether its links exist.
     pub state: ContainerState,
     /// Its interfaces.
     pub interfaces: Vec<InterfaceView>,
@@ -20,17 +20,17 @@ pub struct ContainerView {
     pub ipv4_address: Option<Ipv4Addr>,
     /// IPv6 address of the same interface.
     pub ipv6_address: Option<Ipv6Addr>,
-    /// What is not as it should be.
+    /// What is wrong with it.
     pub conditions: Vec<String>,
 }
 
-/// Whether a container's links are there.
+/// Whether a container's links exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ContainerState {
-    /// All of them.
+    /// All of its links exist.
     Attached,
-    /// Not all: its namespace went away.
+    /// It was attached, but not all of its links exist any more: its namespace went away.
     Detached,
     /// It has a `run.json` and was not attached yet.
     Declared,
@@ -68,7 +68,7 @@ pub fn containers(snapshot: &Snapshot) -> Vec<ContainerView> {
 /// One container.
 ///
 /// # Errors
-/// When there is none of that name.
+/// When no container has the name.
 pub fn container(snapshot: &Snapshot, name: &ContainerName) -> Result<ContainerView, Failure> {
     match snapshot.container(name) {
         Some(container) => Ok(view(container, snapshot.plane.as_deref())),

@@ -1,4 +1,4 @@
-//! What happens to a flow, by the program and the maps that decide about packets.
+//! The answer of `policy explain`: what happens to a flow, asked of the same maps that decide about packets.
 
 use super::policy::{DecidedBy, PartyView, VerdictQuery, VerdictView};
 use super::pool::{PortView, ports};
@@ -15,23 +15,24 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The program that answers as the data plane would. Loaded with the first question: that takes longer than all else
-/// about one.
+/// The program that asks the policy maps. It is loaded with the first question, since loading takes longer than
+/// answering.
 pub type Probe = Arc<Mutex<Option<PolicyProbe>>>;
 
-/// What a flow carries, at the end where it is decided.
+/// The traffic of a flow, at the end where it is decided.
 struct Traffic {
     proto: u8,
     port: u16,
     /// It was sent to a published port of the device.
     by_service: bool,
-    /// The published port that leads to where it goes.
+    /// The device's address and port that lead to the receiver's port.
     leads: Option<SocketAddr>,
-    /// The receiver is a container by its name: behind its published ports. By its address it is that address.
+    /// The receiver was named as a container, which means that it is reached by its published ports; not by its
+    /// address.
     by_name: bool,
 }
 
-/// What decided, before it is shown.
+/// The decision, before it is turned into text.
 struct Decision {
     action: Action,
     by: DecidedBy,
@@ -40,10 +41,10 @@ struct Decision {
     reason: String,
 }
 
-/// The device's own addresses as they are now, which rules about it are about.
+/// The device's own addresses at present; rules with `host` are about them.
 ///
 /// # Errors
-/// When the kernel does not list them.
+/// When the kernel cannot list them.
 pub async fn host_addresses(snapshot: &Snapshot) -> Result<Vec<IpAddr>, Failure> {
     let links = snapshot.pools.values().filter_map(|p| p.link.as_ref());
     let bridges: Vec<_> = links.map(|link| (link.index, link.mac)).collect();
@@ -51,10 +52,10 @@ pub async fn host_addresses(snapshot: &Snapshot) -> Result<Vec<IpAddr>, Failure>
     Ok(policy::host_addresses(all, &bridges))
 }
 
-/// What happens to a flow, on a device with these addresses of its own. `config` is the file of the rules.
+/// What happens to a flow, on a device with these addresses of its own. `config` is the path of the configuration file.
 ///
 /// # Errors
-/// When the flow cannot be, or the kernel refuses the program or does not run it.
+/// When the flow is impossible, or the kernel does not load or run the program.
 pub fn explain(
     snapshot: &Snapshot,
     host: Vec<IpAddr>,
@@ -68,7 +69,7 @@ pub fn explain(
     explainer.verdict(query, probe, config)
 }
 
-/// The device at the moment of the question.
+/// The state of the device at the time of the question.
 struct Explainer<'a> {
     snapshot: &'a Snapshot,
     ports: Vec<PortView>,
@@ -91,7 +92,7 @@ impl Explainer<'_> {
         let (proto, named_port) =
             port_and_proto(&query.proto, query.port, from.addr.is_ipv6()).map_err(|e| Failure::new(Kind::Usage, e))?;
         let named = to.addr;
-        // A published port is decided by where it leads, as the programs do.
+        // A flow to a published port is decided at its target, as in the programs.
         let (to, port, by_service) = match self.behind(&to, proto, named_port) {
             Some((addr, port)) => (policy::party(addr, &self.topology), port, true),
             None => (to, named_port, false),
@@ -99,7 +100,8 @@ impl Explainer<'_> {
         let said = self.ask(&from, &to, proto, port, probe)?;
         let leads = self.leads_to(&to, proto, port);
         let by_name = query.to.parse::<IpAddr>().is_err();
-        // Who is in no pool has no other way to a container than by its published ports, but for rules.
+        // Somebody outside of all pools reaches a container only by its published ports, except where a rule allows
+        // more.
         let outside = self.pool_of(&from).is_none() && !from.host;
         let decision = self.decision(said, &from, &to, Traffic { proto, port, by_service, leads, by_name });
         let via = match (by_service, leads) {
@@ -123,16 +125,17 @@ impl Explainer<'_> {
         })
     }
 
-    /// What the rules in force say, by the program over the maps.
+    /// The verdict of the rules in force, by running the program.
     fn ask(&self, from: &Party, to: &Party, proto: u8, port: u16, probe: &Probe) -> Result<PolicyVerdict, Failure> {
         let Some(plane) = &self.snapshot.plane else {
-            // Nothing is loaded and no packet decided; the rules mean the same.
+            // The data plane is not loaded, so no packet is decided; the rules are evaluated here, with the same
+            // result.
             let compiled = compile(&self.snapshot.device.policies, &self.topology)?;
             return Ok(compiled.evaluator().verdict(&from.side, &to.side, proto, port));
         };
         let generation = self.snapshot.policy.generation;
         let asked = PolicyQuery { generation, src: from.side, dst: to.side, port_be: port.to_be(), proto, reserved: 0 };
-        // Whoever panicked with the lock has loaded it or not.
+        // A thread that panicked with the lock has loaded the program or not; both are valid.
         let mut probe = probe.lock().unwrap_or_else(PoisonError::into_inner);
         let probe = match &mut *probe {
             Some(probe) => probe,
@@ -141,7 +144,7 @@ impl Explainer<'_> {
         Ok(probe.ask(&asked)?)
     }
 
-    /// The two that would speak to each other: of one family, in one pool if they can, else IPv4 first.
+    /// The pair of addresses that would be used: of the same family, in one pool if possible, else IPv4 first.
     fn meeting(&self, from: &[Party], to: &[Party]) -> Option<(Party, Party)> {
         let pairs = from.iter().flat_map(|f| to.iter().map(move |t| (f, t)));
         let pairs = pairs.filter(|(f, t)| f.addr.is_ipv4() == t.addr.is_ipv4());
@@ -152,7 +155,7 @@ impl Explainer<'_> {
         pairs.min_by_key(|pair| (apart(pair), pair.0.addr.is_ipv6())).map(|(f, t)| (f.clone(), t.clone()))
     }
 
-    /// The pool whose network has the party's address; none for the device's own.
+    /// The pool whose network has the party's address; `None` for the device's own addresses.
     fn pool_of(&self, party: &Party) -> Option<&Pool> {
         if let Some(link) = &party.link {
             return self.snapshot.device.pools.get(link);
@@ -169,7 +172,7 @@ impl Explainer<'_> {
         }
     }
 
-    /// The pool on whose link alone the party's address is valid; `None` for other addresses, and for strangers'.
+    /// For a link-local address: the pool on whose link it is valid. `None` for other addresses and for strangers'.
     fn link_of(&self, party: &Party) -> Option<PoolName> {
         let of_bridge = || {
             let bridge = |link: &PoolLink| IpAddr::from(Ip::link_local(link.mac.0)) == party.addr;
@@ -178,11 +181,11 @@ impl Explainer<'_> {
         party.link.clone().or_else(of_bridge)
     }
 
-    /// Whether a link-local address of the one does not reach the other.
+    /// Whether a link-local address of one party does not reach the other party.
     fn off_link(&self, from: &Party, to: &Party) -> bool {
         let pool = |party: &Party| self.pool_of(party).map(|p| p.name.clone());
         let apart = |one: &Party, other: &Party| {
-            // The device is on the link of each pool, but its link-local addresses are not.
+            // The device is on every pool's link, but each of its link-local addresses belongs to one link.
             let there = if other.host { self.link_of(other).or_else(|| self.link_of(one)) } else { pool(other) };
             self.link_of(one).is_some_and(|link| there != Some(link))
         };
@@ -195,7 +198,7 @@ impl Explainer<'_> {
             return Decision { action: Action::Deny, by: DecidedBy::Default, rule: None, path: None, reason };
         }
         let action = match said.action {
-            // No program sees what neither comes from a container nor goes to one.
+            // Programs see only traffic from or to a container.
             _ if self.pool_of(from).is_none() && self.pool_of(to).is_none() => {
                 return self.default_decision(from, to, traffic);
             }
@@ -225,10 +228,12 @@ impl Explainer<'_> {
         let Traffic { proto, port, by_service, leads, by_name } = traffic;
         let place = |party: &Party| match self.pool_of(party) {
             Some(pool) => Place::Pool(pool),
+            None if party.host && self.is_gateway(from, party) => Place::Gateway,
             None if party.host => Place::Host,
             None => Place::World,
         };
-        // To a container that asks, a published port is the device's; to all others it is the container's.
+        // For a container that sends, a published port belongs to the device; for all others it belongs to the
+        // container.
         let target = if by_service && self.pool_of(from).is_some() { Place::Host } else { place(to) };
         let published = by_service || (by_name && leads.is_some());
         let (action, decided) = default_verdict(place(from), target, proto, port, published);
@@ -239,7 +244,13 @@ impl Explainer<'_> {
         Decision { action, by: DecidedBy::Default, rule: None, path: decided.path(), reason }
     }
 
-    /// Where a published port of the device leads.
+    /// Whether `to` is the gateway of the pool of `from`, or a link-local address of its bridge.
+    fn is_gateway(&self, from: &Party, to: &Party) -> bool {
+        let is_gateways = |pool: &Pool| pool.gateways().any(|gateway| gateway.ip() == to.addr);
+        matches!(to.addr, IpAddr::V6(a) if a.is_unicast_link_local()) || self.pool_of(from).is_some_and(is_gateways)
+    }
+
+    /// The target of a published port of the device.
     fn behind(&self, to: &Party, proto: u8, port: u16) -> Option<(IpAddr, u16)> {
         if !to.host {
             return None;
@@ -253,7 +264,7 @@ impl Explainer<'_> {
         })
     }
 
-    /// The port of the device, published to others than the device itself, that leads to this one of a container.
+    /// The device's published port, other than for the device itself, that leads to this port of a container.
     fn leads_to(&self, to: &Party, proto: u8, port: u16) -> Option<SocketAddr> {
         let proto = proto_name(proto.into());
         self.ports.iter().find_map(|p| {

@@ -33,11 +33,11 @@ pub struct FlowView {
     pub bytes: u64,
     /// `opening`, `established` or `closing`.
     pub state: String,
-    /// Seconds since the last packet; none when there was none in this direction yet.
+    /// Seconds since the last packet; none when this direction had no packet yet.
     pub age: Option<f64>,
 }
 
-/// The flow table. It takes as long as that is full.
+/// The flow table. The time grows with the number of flows.
 ///
 /// # Errors
 /// When the kernel refuses to read it.
@@ -47,7 +47,7 @@ pub fn flows(snapshot: &Snapshot) -> Result<Vec<FlowView>, BpfError> {
 }
 
 fn view(record: &FlowRecord, snapshot: &Snapshot) -> FlowView {
-    let place = snapshot.interfaces.get(&record.key.ifindex);
+    let place = record.key.link.index().and_then(|index| snapshot.interfaces.get(&index));
     let host_if = place.and_then(|p| p.attachment()).map(|a| a.host_if.to_string());
     FlowView {
         src: record.key.src.into(),
@@ -55,7 +55,7 @@ fn view(record: &FlowRecord, snapshot: &Snapshot) -> FlowView {
         sport: u16::from_be(record.key.sport_be),
         dport: u16::from_be(record.key.dport_be),
         proto: proto_name(record.key.proto),
-        interface: host_if.unwrap_or_else(|| record.key.ifindex.to_string()),
+        interface: host_if.unwrap_or_else(|| record.key.link.to_string()),
         container: place.map(|p| p.container.name.to_string()),
         direction: if record.entry.flags & FLOW_REPLY == 0 { "original" } else { "reply" }.to_owned(),
         packets: record.entry.packets,

@@ -1,8 +1,9 @@
-//! What the API shows, made from a snapshot. Pure, but for what is read from the maps when it is asked for.
+//! The API's answers, made from a snapshot. Pure, except for what is read from the maps on request.
 
 mod container;
 mod explain;
 mod flow;
+mod names;
 mod policy;
 mod pool;
 mod status;
@@ -10,6 +11,7 @@ mod status;
 pub use container::{ContainerView, container, containers};
 pub use explain::{Probe, explain, host_addresses};
 pub use flow::{FlowView, flows};
+pub use names::{ResolveQuery, ResolveView, resolve};
 pub use policy::{RuleView, VerdictQuery, VerdictView, rules};
 pub use pool::{LeaseView, PoolView, PortView, leases, pools, ports};
-pub use status::{StatusView, counters, status};
+pub use status::{HealthView, StatusView, counters, status};

@@ -1,4 +1,4 @@
-//! The rules, and the words that a verdict is asked and answered in.
+//! The rules, and the types of questions and answers about verdicts.
 
 use crate::config::raw;
 use crate::model::{Action, Rule, Selector};
@@ -66,7 +66,7 @@ pub struct VerdictView {
     pub file: Option<String>,
     /// Its JSON path.
     pub path: Option<String>,
-    /// The same in words.
+    /// The reason in words.
     pub reason: String,
     /// Policy generation that was asked.
     pub generation: u32,

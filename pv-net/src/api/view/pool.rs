@@ -1,11 +1,12 @@
 //! Pools, leases and published ports.
 
-use crate::ipam;
+use crate::ipam::{self, ClientLease};
 use crate::model::{Pool, PoolKind};
 use crate::snapshot::Snapshot;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// A pool.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -34,27 +35,33 @@ pub struct PoolView {
     pub used: u64,
     /// Addresses for containers in the smaller family; no more than 2^64 - 1 is said.
     pub size: u64,
-    /// What is not as it should be.
+    /// What is wrong with it.
     pub conditions: Vec<String>,
 }
 
-/// A lease.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// A lease: of a container's interface, or of a client of DHCP that is not managed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseView {
     /// The pool.
     pub pool: String,
-    /// The container.
-    pub container: String,
-    /// The interface.
-    pub interface: String,
+    /// The container; none for a client.
+    pub container: Option<String>,
+    /// The interface; none for a client.
+    pub interface: Option<String>,
+    /// The client's identifier (RFC 2132 section 9.14, RFC 4361), hexadecimal; none for a container.
+    pub client: Option<String>,
+    /// The name that the client gave.
+    pub hostname: Option<String>,
     /// IPv4 address.
     pub ipv4_address: Option<Ipv4Addr>,
     /// IPv6 address.
     pub ipv6_address: Option<Ipv6Addr>,
-    /// MAC.
-    pub mac_address: String,
+    /// MAC; none for a client that did not tell.
+    pub mac_address: Option<String>,
     /// An address was asked for by name.
     pub r#static: bool,
+    /// When a client's lease ends, in seconds since 1970 (UTC); none for a container's, that ends when it is detached.
+    pub expires: Option<u64>,
 }
 
 /// A published port or range.
@@ -107,19 +114,31 @@ fn view(pool: &Pool, snapshot: &Snapshot) -> PoolView {
     }
 }
 
-/// All leases.
+/// All leases: those of containers, and of `clients` those that are not over at `now`, in seconds since 1970 (UTC).
 #[must_use]
-pub fn leases(snapshot: &Snapshot) -> Vec<LeaseView> {
-    let view = |l: &ipam::Lease| LeaseView {
+pub fn leases(snapshot: &Snapshot, clients: &[Arc<ClientLease>], now: u64) -> Vec<LeaseView> {
+    let container = |l: &ipam::Lease| LeaseView {
         pool: l.key.pool.to_string(),
-        container: l.key.container.to_string(),
-        interface: l.key.interface.to_string(),
+        container: Some(l.key.container.to_string()),
+        interface: Some(l.key.interface.to_string()),
         ipv4_address: l.ipv4,
         ipv6_address: l.ipv6,
-        mac_address: l.mac.to_string(),
+        mac_address: Some(l.mac.to_string()),
         r#static: l.fixed,
+        ..LeaseView::default()
     };
-    snapshot.leases.iter().map(|lease| view(lease)).collect()
+    let client = |l: &ClientLease| LeaseView {
+        pool: l.pool.to_string(),
+        client: Some(l.client.to_string()),
+        hostname: l.hostname.clone(),
+        ipv4_address: if let IpAddr::V4(address) = l.address { Some(address) } else { None },
+        ipv6_address: if let IpAddr::V6(address) = l.address { Some(address) } else { None },
+        mac_address: l.mac.map(|mac| mac.to_string()),
+        expires: Some(l.expires),
+        ..LeaseView::default()
+    };
+    let clients = clients.iter().filter(|lease| !lease.is_over(now));
+    snapshot.leases.iter().map(|lease| container(lease)).chain(clients.map(|lease| client(lease))).collect()
 }
 
 /// All published ports, one entry an address family.

@@ -1,10 +1,18 @@
 //! The daemon as a whole.
 
 use crate::kernel::bpf::BpfError;
+use crate::model::IfName;
 use crate::snapshot::Snapshot;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// Whether the daemon works.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct HealthView {
+    /// Always true: a daemon that does not work answers with an error.
+    pub healthy: bool,
+}
 
 /// The daemon.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +35,7 @@ pub struct StatusView {
     pub pools: usize,
     /// Attached containers.
     pub containers: usize,
-    /// What is not as it should be.
+    /// What is wrong.
     pub conditions: Vec<String>,
 }
 
@@ -105,7 +113,7 @@ fn uplinks(snapshot: &Snapshot) -> Result<Vec<UplinkView>, BpfError> {
         Some(plane) => plane.reader.filtered_uplinks()?,
         None => Vec::new(),
     };
-    let mode = |name: &str| filtered.iter().find(|(n, _)| n == name).map_or("off", |(_, mode)| mode.label());
-    let view = |name: &str| UplinkView { name: name.to_owned(), xdp: mode(name).to_owned() };
-    Ok(snapshot.uplinks.keys().map(|name| view(name.as_str())).collect())
+    let mode = |index: u32| filtered.iter().find(|(i, _)| *i == index).map_or("off", |(_, mode)| mode.label());
+    let view = |(name, index): (&IfName, &u32)| UplinkView { name: name.to_string(), xdp: mode(*index).to_owned() };
+    Ok(snapshot.uplinks.iter().map(view).collect())
 }

@@ -1,4 +1,4 @@
-//! A named case for each way that a rule can be wrong, and for what is right.
+//! A named case for each possible error of a rule, and for valid rules.
 
 use crate::config::parse_device;
 use crate::config::tests::{Case, expect};

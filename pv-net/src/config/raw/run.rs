@@ -16,15 +16,17 @@ pub struct Run {
     pub spec: Option<Field<String>>,
     /// The container's name.
     pub name: Option<Field<String>>,
-    /// Who starts it; `netns` unless set: someone else.
+    /// Who starts the container; `netns` (somebody else) unless set.
     pub r#type: Option<Field<ContainerKind>>,
-    /// Its network.
+    /// The file of the container's network namespace, for type `netns`; `/run/netns/NAME` unless set.
+    pub netns: Option<Field<String>>,
+    /// The container's network.
     pub network: Option<Field<RunNetwork>>,
-    /// Services that it needs.
+    /// Services that the container needs.
     pub services: Option<Field<Services>>,
-    /// How to tell that it works.
+    /// How to tell that the container works.
     pub health_check: Option<Field<HealthCheck>>,
-    /// What to do when it fails.
+    /// What to do when the container fails.
     pub auto_recovery: Option<Field<AutoRecovery>>,
     /// Fields that are none.
     #[serde(flatten)]
@@ -46,15 +48,17 @@ impl Section for Run {
 section! {
     /// A container's network.
     RunNetwork {
-        /// How it is connected; `pool` unless set.
+        /// How the container is connected; `pool` unless set.
         mode: NetworkMode,
         /// Short for one interface `eth0` with the default route; beside `interfaces`, the pool of those without one.
         pool: String,
-        /// Its host name; its name unless set.
+        /// Host name of the container; the container's name unless set.
         hostname: String,
+        /// Further names of the container in the device's DNS domain.
+        aliases: Vec<Field<String>>,
         /// Published ports: `[ADDRESS:]PORTS:PORTS[/tcp|/udp]`.
         ports: Vec<Field<String>>,
-        /// Its interfaces.
+        /// The container's interfaces.
         interfaces: Vec<Field<Interface>>,
     }
 }
@@ -68,11 +72,11 @@ section! {
         pool: String,
         /// Whether the default routes go through it; the first one's do when none claims it.
         default_route: bool,
-        /// The IPv4 address it shall have, of its pool; a free one unless set.
+        /// IPv4 address from the pool's subnet; a free one unless set.
         ipv4_address: String,
-        /// The IPv6 address it shall have, of its pool; a free one unless set.
+        /// IPv6 address from the pool's subnet; a free one unless set.
         ipv6_address: String,
-        /// The MAC it shall have, such as `02:00:0a:00:03:07`; made from its address unless set.
+        /// MAC, such as `02:00:0a:00:03:07`; derived from the address unless set.
         mac_address: String,
     }
 }
@@ -80,7 +84,7 @@ section! {
 section! {
     /// Services that a container needs.
     Services {
-        /// All of them.
+        /// The required services.
         required: Vec<Field<RequiredService>>,
     }
 }

@@ -1,6 +1,6 @@
-//! Whatever text comes in, nothing panics.
+//! No text makes the parsers panic.
 
-use crate::config::{parse_device, parse_run};
+use crate::config::{parse_device, parse_run, parse_services};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -9,6 +9,7 @@ proptest! {
     fn no_bytes_panic(text in any::<String>()) {
         let _ = parse_device("f", &text);
         let _ = parse_run("f", &text);
+        let _ = parse_services("f", &text);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Plans that a kernel in memory carries out, with each step failing once.
+//! Plans carried out by a kernel in memory, in which each step fails once.
 
 use super::*;
 use crate::kernel::fake::Fake;
@@ -14,7 +14,7 @@ fn now<T>(work: impl Future<Output = T>) -> T {
 fn one_bad_link_stops_neither_the_others_nor_the_start() {
     let mut kernel = Fake::new(links(&[7, 8], false));
     let ops = diff(&desired(&[7, 8], true), &kernel.holds);
-    // The second step: programs on the first link.
+    // The second step attaches the programs of the first link.
     kernel.refuse_after = Some(1);
     let failed = now(carry_out(&mut kernel, &ops));
     assert_eq!(failed.len(), 1);
@@ -33,7 +33,7 @@ fn what_cannot_be_closed_is_deleted() {
     let mut holds = whole(&[7], true);
     holds.hooks = Some([].into());
     let mut kernel = Fake::new(holds);
-    // Setting it down fails, and then again when it is to be closed because its programs are refused.
+    // The link can be set down neither by its step nor when it is closed because its programs were refused.
     kernel.refuse = vec!["pv7 down".to_owned(), "programs on pv7".to_owned(), "107 down".to_owned()];
     let ops = diff(&desired(&[7], true), &kernel.holds);
     let failed = now(carry_out(&mut kernel, &ops));
@@ -60,14 +60,14 @@ fn a_failure_while_undoing_is_told_after_the_first_cause() {
     );
 }
 
-/// Some of the containers.
+/// A subset of the containers.
 fn numbers() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::btree_set(2u8..12, 0..6).prop_map(|set| set.into_iter().collect())
 }
 
 proptest! {
-    /// With any step failing once: no link is ever open without its guard, whoever is not concerned is whole, and the next
-    /// try lands.
+    /// When any step fails once, no link is ever open without its guard, other containers are complete, and a second
+    /// try succeeds.
     #[test]
     fn a_step_that_fails_leaves_nothing_open(
         before in numbers(),
@@ -99,7 +99,7 @@ proptest! {
         prop_assert_eq!(diff(&want, &kernel.holds), vec![]);
     }
 
-    /// A transaction leaves all, or what was before.
+    /// A transaction is done completely, or leaves the state before it.
     #[test]
     fn a_transaction_is_whole_or_nothing(after in numbers(), isolated: bool, at in 0usize..40) {
         let mut kernel = Fake::new(whole(&after, true));

@@ -1,5 +1,5 @@
-//! Reading a hash whole (`BPF_MAP_LOOKUP_BATCH`, kernel 5.6). Key by key it takes two calls an entry, and begins anew
-//! each time that an entry goes under its hands: on a busy table it has no bound.
+//! Reads a whole hash map by `BPF_MAP_LOOKUP_BATCH` (kernel 5.6). Reading key by key takes two system calls an entry,
+//! and starts again whenever the present key is removed meanwhile, so on a busy table it might never end.
 
 use aya::Pod;
 use std::io;
@@ -7,7 +7,7 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 const LOOKUP_BATCH: libc::c_int = 24;
-/// Entries a call: more than the fullest bucket ever has, which must fit whole.
+/// Entries a call. A call returns whole buckets, so this must be more than the fullest bucket ever has.
 const AT_ONCE: usize = 1024;
 
 /// The part of `union bpf_attr` for batches.
@@ -23,15 +23,16 @@ struct Batch {
     flags: u64,
 }
 
-/// All entries of the hash `map`, bucket by bucket: each that stays is there once.
+/// All entries of the hash `map`, bucket by bucket. An entry that exists all the time is returned exactly once.
 ///
 /// # Errors
-/// The kernel's.
+/// When the kernel refuses the batch look-up: `EINVAL` before 5.6, or `ENOSPC` for a bucket with more than [`AT_ONCE`]
+/// entries.
 pub(super) fn read<K: Pod, V: Pod>(map: &OwnedFd) -> io::Result<Vec<(K, V)>> {
     let mut keys = vec![MaybeUninit::<K>::uninit(); AT_ONCE];
     let mut values = vec![MaybeUninit::<V>::uninit(); AT_ONCE];
     let mut all = Vec::new();
-    // Where the kernel is: a bucket's number.
+    // The kernel's position: the number of a bucket.
     let (mut from, mut to) = (0u32, 0u32);
     let mut first = true;
     loop {

@@ -1,10 +1,10 @@
-//! The ends of flows that are over, for those who may have to be told.
+//! The containers' ends of flows that were ended, so that the containers can be told.
 
 use pv_net_common::flow::{FLOW_NEIGHBOUR, FLOW_STACK, FLOW_UPLINK};
 use pv_net_common::{FlowEntry, FlowKey};
 use std::net::SocketAddr;
 
-/// The end of a flow that is in a container.
+/// One end of an ended flow, which is in a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// The container's host-side link.
@@ -15,14 +15,14 @@ pub struct Ended {
     pub peer: SocketAddr,
     /// The container's end.
     pub own: SocketAddr,
-    /// Source MAC of what the container gets.
+    /// MAC of the pool's bridge: the source of frames to the container.
     pub gateway_mac: [u8; 6],
     /// The container's MAC.
     pub mac: [u8; 6],
 }
 
 impl Ended {
-    /// The end that the direction leads to; none when it leads outside or to the stack.
+    /// The end to which this direction of the flow leads; `None` when that is outside or the host's stack.
     pub(super) fn inside(key: &FlowKey, entry: &FlowEntry) -> Option<Self> {
         let there = entry.flags & (FLOW_NEIGHBOUR | FLOW_UPLINK | FLOW_STACK) == 0 && entry.ifindex != 0;
         there.then(|| Self {

@@ -1,4 +1,4 @@
-//! What can go wrong with the kernel's BPF side.
+//! Errors of programs, maps and pins.
 
 use crate::kernel::own_dir::OwnDirError;
 use std::io;
@@ -13,20 +13,20 @@ pub enum BpfError {
         /// The directory.
         path: PathBuf,
     },
-    /// A directory of pins that others may have had a hand in.
+    /// A directory of pins is not the daemon's own, or others may write to it.
     #[error(transparent)]
     Dir(#[from] OwnDirError),
     /// A file operation on a pin or its directory.
     #[error("{op} {path}: {source}")]
     Pin {
-        /// What was tried.
+        /// The operation.
         op: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// The kernel's answer.
+        /// The system call's error.
         source: io::Error,
     },
-    /// The object or a program was refused.
+    /// The kernel refused the object or a program.
     #[error("load the eBPF programs: {0}")]
     Load(String),
     /// A program could not be attached.
@@ -36,44 +36,44 @@ pub enum BpfError {
         program: &'static str,
         /// The link.
         link: String,
-        /// The kernel's answer.
+        /// The kernel's error.
         why: String,
     },
-    /// A program could not be taken off.
+    /// A program could not be detached.
     #[error("detach {program} from {link}: {why}")]
     Detach {
         /// The program.
         program: &'static str,
         /// The link.
         link: String,
-        /// The kernel's answer.
+        /// The kernel's error.
         why: String,
     },
-    /// A map operation.
+    /// An operation on a map failed.
     #[error("{op} map {map}: {why}")]
     Map {
-        /// What was tried.
+        /// The operation.
         op: &'static str,
         /// The map.
         map: &'static str,
-        /// The kernel's answer.
+        /// The kernel's error.
         why: String,
     },
-    /// The new programs do not do what they are for.
+    /// The newly loaded programs failed their self-test.
     #[error("self-test of the eBPF programs: {0}")]
     SelfTest(String),
-    /// A pin that cannot be used.
+    /// A pinned link cannot be used.
     #[error("pinned link {path}: {why}")]
     Link {
         /// The pin.
         path: PathBuf,
-        /// The kernel's answer.
+        /// Why not.
         why: String,
     },
 }
 
 impl BpfError {
-    /// What the user can do, where there is something.
+    /// What the user can do about it, if anything.
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
@@ -90,7 +90,7 @@ impl BpfError {
         }
     }
 
-    /// `error` with all its causes, on one line: aya's messages end where the interesting part begins.
+    /// `error` with all its causes on one line: aya's own messages leave out the cause.
     pub(super) fn chain(error: &dyn std::error::Error) -> String {
         let mut text = error.to_string();
         let mut cause = error.source();

@@ -1,30 +1,31 @@
-//! How many flows each container has in the flow table.
+//! Counts how many flows each container has in the flow table.
 //!
-//! The programs count what they enter and take out, the daemon what it takes out: neither writes over the other. Who
-//! took out the opener's entry has ended the flow, and only one can. The controller and the sweep both do it for the
-//! daemon, so its number is behind a lock, that is held for one link at a time.
+//! The programs count the flows that they enter and remove, the daemon counts those that it removes, each in its own
+//! map, so neither overwrites the other's number. A flow is counted as ended by whoever removes its opener's entry,
+//! which succeeds only once. In the daemon both the controller and the sweep remove flows, so its counts are behind a
+//! lock, which is held for one link at a time.
 
 use super::BpfError;
 use super::table::{Access, Table};
 use pv_net_common::flow::{FLOW_REPLY, quota_link};
-use pv_net_common::{FlowCount, FlowEntry, FlowKey, FlowLimit, names};
+use pv_net_common::{FlowCount, FlowEntry, FlowKey, FlowLimit, LinkId, names};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Both counts, for whoever removes flows.
+/// The counts, shared by everybody in the daemon who removes flows.
 #[derive(Clone)]
 pub(super) struct FlowQuotas(Arc<Mutex<Counts>>);
 
-/// The two counts of each container's flows.
+/// Both maps of counts.
 pub(super) struct Counts {
-    counts: Table<u32, FlowCount>,
-    limits: Table<u32, FlowLimit>,
-    /// By link, what the last sweep saw: flows too many in the counts.
-    off: HashMap<u32, i64>,
+    counts: Table<LinkId, FlowCount>,
+    limits: Table<LinkId, FlowLimit>,
+    /// By link: by how many flows the count was too high in the last sweep.
+    off: HashMap<LinkId, i64>,
 }
 
-/// What the counts of a link were, the programs' and the daemon's.
+/// The counts of a link: the programs', and the flows that the daemon has removed.
 pub(super) type Counted = (FlowCount, u64);
 
 impl FlowQuotas {
@@ -36,13 +37,14 @@ impl FlowQuotas {
         }))))
     }
 
-    /// Whoever panicked with the lock wrote one number or none.
+    /// A thread that panicked with the lock has written one number or none, so the counts can still be used.
     fn lock(&self) -> MutexGuard<'_, Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to count for a link, whose container may have `most` flows; one that is counted already goes on.
-    pub(super) fn begin(&self, link: u32, most: u32) -> Result<(), BpfError> {
+    /// Begins to count for a link whose container may have `most` flows (0: no limit). A count that exists already
+    /// continues.
+    pub(super) fn begin(&self, link: LinkId, most: u32) -> Result<(), BpfError> {
         let mut counts = self.lock();
         let counted = counts.counts.get(&link)?.is_some();
         let before = if counted { counts.limits.get(&link)? } else { None };
@@ -53,8 +55,8 @@ impl FlowQuotas {
         if counted { Ok(()) } else { counts.counts.set(&link, &FlowCount::default()) }
     }
 
-    /// Ends it.
-    pub(super) fn end(&self, link: u32) -> Result<(), BpfError> {
+    /// Ends counting for a link.
+    pub(super) fn end(&self, link: LinkId) -> Result<(), BpfError> {
         let mut counts = self.lock();
         counts.off.remove(&link);
         counts.counts.remove(&link)?;
@@ -62,33 +64,39 @@ impl FlowQuotas {
     }
 
     /// All counts as they are now.
-    pub(super) fn now(&self) -> HashMap<u32, Counted> {
+    pub(super) fn now(&self) -> HashMap<LinkId, Counted> {
         let counts = self.lock();
-        let freed: HashMap<u32, u64> = counts.limits.entries().into_iter().map(|(l, limit)| (l, limit.freed)).collect();
+        let freed: HashMap<LinkId, u64> =
+            counts.limits.entries().into_iter().map(|(l, limit)| (l, limit.freed)).collect();
         let all = counts.counts.entries().into_iter();
         all.map(|(link, count)| (link, (count, freed.get(&link).copied().unwrap_or_default()))).collect()
     }
 
-    /// Sets right what is off by the same number in two sweeps: an addition that was under way in one of them is not
-    /// in the other, and a link that is in use is looked at again. `before` is from before `flows` were read.
-    pub(super) fn correct(&self, before: &HashMap<u32, Counted>, flows: &HashMap<u32, i64>) -> Result<(), BpfError> {
+    /// Corrects counts that are wrong by the same number in two sweeps. An update that was under way during one sweep
+    /// is not wrong by the same number in the next, and a link whose count has changed meanwhile is checked again
+    /// later. `before` are the counts from before `flows` was read.
+    pub(super) fn correct(
+        &self,
+        before: &HashMap<LinkId, Counted>,
+        flows: &HashMap<LinkId, i64>,
+    ) -> Result<(), BpfError> {
         before.iter().try_for_each(|(link, then)| {
             self.lock().correct(*link, *then, flows.get(link).copied().unwrap_or_default())
         })
     }
 
-    /// Whether a count seems wrong, and is to be looked at again.
+    /// Whether a count seemed wrong in the last sweep and has to be checked again.
     pub(super) fn are_doubtful(&self) -> bool {
         !self.lock().off.is_empty()
     }
 
-    /// Takes entries out of the flow table; how many there were.
+    /// Removes entries from the flow table and counts the flows that this ends. Returns the number of entries removed.
     pub(super) fn remove_entries(
         &self,
         flows: &mut Table<FlowKey, FlowEntry>,
         entries: impl Iterator<Item = (FlowKey, FlowEntry)>,
     ) -> Result<usize, BpfError> {
-        let mut freed = HashMap::<u32, i64>::new();
+        let mut freed = HashMap::<LinkId, i64>::new();
         let mut removed = 0;
         for (key, entry) in entries {
             if flows.remove(&key)? {
@@ -104,13 +112,13 @@ impl FlowQuotas {
 }
 
 impl Counts {
-    fn free(&mut self, link: u32, flows: i64) -> Result<(), BpfError> {
+    fn free(&mut self, link: LinkId, flows: i64) -> Result<(), BpfError> {
         let Some(limit) = self.limits.get(&link)? else { return Ok(()) };
         self.limits.set(&link, &FlowLimit { freed: limit.freed.wrapping_add_signed(flows), ..limit })
     }
 
-    /// The same for one link, that has so many `flows` in the table.
-    fn correct(&mut self, link: u32, then: Counted, flows: i64) -> Result<(), BpfError> {
+    /// [`FlowQuotas::correct`] for one link, which has `flows` flows in the table.
+    fn correct(&mut self, link: LinkId, then: Counted, flows: i64) -> Result<(), BpfError> {
         let freed = self.limits.get(&link)?.unwrap_or_default().freed;
         let Some(count) = self.counts.get(&link)?.filter(|count| (*count, freed) == then) else {
             self.off.remove(&link);
@@ -121,15 +129,15 @@ impl Counts {
             self.off.remove(&link);
         } else if self.off.insert(link, off) == Some(off) {
             self.off.remove(&link);
-            tracing::debug!(link, off, "count of flows set right");
+            tracing::debug!(%link, off, "count of flows set right");
             self.free(link, off)?;
         }
         Ok(())
     }
 }
 
-/// The link that the flow of this direction counts for.
-pub(super) fn counted_link(key: &FlowKey, entry: &FlowEntry) -> u32 {
+/// The link that a flow counts for, given one of its directions.
+pub(super) fn counted_link(key: &FlowKey, entry: &FlowEntry) -> LinkId {
     let opposite = entry.opposite_key(key.proto);
     if entry.flags & FLOW_REPLY == 0 { quota_link(key, &opposite) } else { quota_link(&opposite, key) }
 }

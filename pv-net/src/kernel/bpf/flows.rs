@@ -1,4 +1,4 @@
-//! The flow table as the daemon sees it: ages and time-outs. Pure; the maps are read in `load`.
+//! Ages, states and time-outs of flows. Pure; the maps are read in `sweep.rs` and `reader.rs`.
 
 use crate::model::FlowTimeouts;
 use pv_net_common::{
@@ -12,10 +12,12 @@ use std::time::Duration;
 const TCP: u32 = IPPROTO_TCP as u32;
 const UDP: u32 = IPPROTO_UDP as u32;
 
-/// The two directions are made one after the other; what stays alone longer has lost its partner.
+/// The two entries of a flow are made one after the other. An entry that is alone for longer than this has lost its
+/// partner.
 const ORPHAN: Duration = Duration::from_secs(2);
 
-/// A flow with a reset is asked about after so much silence: the container of most is done with it.
+/// After this much silence the container is asked about a flow that was reset: by then the container of a really reset
+/// connection is done with it.
 const DOUBT: Duration = Duration::from_secs(10);
 
 /// One direction of a flow.
@@ -25,18 +27,18 @@ pub struct FlowRecord {
     pub key: FlowKey,
     /// Decision and counters.
     pub entry: FlowEntry,
-    /// Seconds since its last packet; none when there was no packet in this direction yet.
+    /// Seconds since its last packet; `None` when this direction had no packet yet.
     pub age_secs: Option<f64>,
-    /// How far the flow is.
+    /// The flow's state.
     pub state: FlowState,
 }
 
-/// How far a flow is.
+/// The state of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowState {
     /// No reply seen yet.
     Opening,
-    /// In the flow table.
+    /// In the flow table, and not about to end.
     Established,
     /// Both sides are done, or a reset was seen.
     Closing,
@@ -66,7 +68,7 @@ impl FlowState {
     }
 }
 
-/// The kernel's tick counter, and how long a tick is.
+/// The kernel's tick counter and its rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticks {
     /// `bpf_jiffies64` now.
@@ -79,7 +81,7 @@ pub struct Ticks {
 const RATES: [u64; 6] = [24, 48, 100, 250, 300, 1000];
 
 impl Ticks {
-    /// The rate that gives `ticks` in `time`: the nearest that a kernel can be built with.
+    /// The tick rate, given that `ticks` passed in `time`: the nearest rate for which a kernel can be built.
     #[must_use]
     pub fn rate(ticks: u64, time: Duration) -> u64 {
         let measured = ticks as f64 / time.as_secs_f64().max(f64::EPSILON);
@@ -87,7 +89,7 @@ impl Ticks {
         RATES.into_iter().min_by(|a, b| distance(*a).total_cmp(&distance(*b))).unwrap_or(250)
     }
 
-    /// Seconds since `entry` was last used; none when it never was.
+    /// Seconds since `entry` was last used; `None` when it never was.
     #[must_use]
     pub fn age_secs(&self, entry: &FlowEntry) -> Option<f64> {
         (entry.last_used != 0).then(|| self.since(entry.last_used).as_secs_f64())
@@ -100,7 +102,7 @@ impl Ticks {
     }
 }
 
-/// How long an answered flow may be silent.
+/// How long a flow of the flow table may be silent.
 fn timeout(timeouts: &FlowTimeouts, proto: u32, tcp: u8) -> Duration {
     match proto {
         TCP if tcp & TCP_LAST_ACK != 0 => timeouts.tcp_closed,
@@ -131,7 +133,8 @@ impl Silence {
     }
 }
 
-/// The silence of a flow of the flow table: of both directions, or of one that is alone.
+/// The silence of a flow of the flow table: the time since the last packet of either direction. For an entry that has
+/// lost its partner: since its own.
 pub(super) fn silence(
     entries: &HashMap<FlowKey, FlowEntry>,
     key: &FlowKey,
@@ -149,9 +152,9 @@ pub(super) fn silence(
     }
 }
 
-/// The silence of a flow in the half-open table. Notes of the stack's flows have no time: they go when the map needs
-/// their room. So does a flow that policy refused: without it the other side's packets would pass for a flow of their
-/// own.
+/// The silence of a flow in the half-open table; `None` for a flow that is not removed by time but by the LRU. These
+/// are the notes of the host stack's flows, and flows that the policy refused: if one of those were removed, packets of
+/// its other side would count as a flow of their own.
 pub(super) fn half_open_silence(flow: &HalfOpenFlow, ticks: Ticks, timeouts: &FlowTimeouts) -> Option<Silence> {
     if flow.reply.flags & FLOW_STACK != 0 || flow.reply.epoch == FLOW_REFUSED {
         return None;
@@ -167,18 +170,19 @@ pub(super) fn half_open_silence(flow: &HalfOpenFlow, ticks: Ticks, timeouts: &Fl
     Some(Silence { idle, most })
 }
 
-/// Whether somebody outside sent a reset and nothing was seen of the flow since: the receiver may have refused it.
+/// Whether somebody outside sent a reset and no packet was seen since. The container may have ignored the reset as
+/// forged.
 pub(super) const fn was_reset(flow: &HalfOpenFlow) -> bool {
     flow.phase == FLOW_OPENING && flow.forward.tcp & TCP_RST_SEEN != 0
 }
 
-/// Sweeps are no closer to each other: what is over may stay for so long.
+/// Least time between two sweeps, so an expired flow may stay this long.
 const SOONEST: Duration = Duration::from_secs(5);
-/// And no further apart, whatever is in the tables.
+/// Most time between two sweeps.
 const LATEST: Duration = Duration::from_secs(60);
 
-/// How long until the tables are worth a look again. `left` is what the flow that goes first has left; what opens after
-/// the sweep, or is another kind of flow by then, has at least the shortest of the time-outs.
+/// The time until the next sweep. `left` is the time until the first flow expires. A flow that opens or changes its
+/// state after this sweep lasts for at least the shortest of the time-outs.
 #[must_use]
 pub fn next_sweep(left: Option<Duration>, timeouts: &FlowTimeouts) -> Duration {
     let FlowTimeouts { tcp_opening, tcp, tcp_half_closed, tcp_closed, udp_opening, udp, other } = *timeouts;
@@ -189,24 +193,25 @@ pub fn next_sweep(left: Option<Duration>, timeouts: &FlowTimeouts) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pv_net_common::Ip;
+    use pv_net_common::{Ip, LinkId};
 
     const TICKS: Ticks = Ticks { now: 10_000_000, hz: 100 };
 
     fn pair(proto: u32, idle: [u64; 2], tcp: [u8; 2]) -> Vec<(FlowKey, FlowEntry)> {
+        let (here, there) = (LinkId::of_index(7), LinkId::of_index(8));
         let key =
-            FlowKey { src: Ip::from_v4_be(1), dst: Ip::from_v4_be(2), sport_be: 3, dport_be: 4, ifindex: 7, proto };
-        let entry = |key: FlowKey, reply_ifindex, i: usize| FlowEntry {
+            FlowKey { src: Ip::from_v4_be(1), dst: Ip::from_v4_be(2), sport_be: 3, dport_be: 4, link: here, proto };
+        let entry = |key: FlowKey, reply_link, i: usize| FlowEntry {
             src: key.src,
             dst: key.dst,
             sport_be: key.sport_be,
             dport_be: key.dport_be,
-            reply_ifindex,
+            reply_link,
             last_used: TICKS.now - idle[i] * TICKS.hz,
             tcp: tcp[i],
             ..FlowEntry::default()
         };
-        vec![(key, entry(key, 8, 0)), (key.reversed(8), entry(key.reversed(8), 7, 1))]
+        vec![(key, entry(key, there, 0)), (key.reversed(there), entry(key.reversed(there), here, 1))]
     }
 
     fn over(entries: Vec<(FlowKey, FlowEntry)>) -> usize {

@@ -1,9 +1,9 @@
-//! Running a program on a frame in memory: `BPF_PROG_TEST_RUN`. Nothing is sent; maps change as if it were.
+//! Runs a program on a frame in memory (`BPF_PROG_TEST_RUN`). No packet is sent, but the program changes maps as usual.
 
 use super::BpfError;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 
-/// What became of a frame.
+/// The result of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ran {
     /// What the program returned, such as `TC_ACT_SHOT`.
@@ -12,13 +12,13 @@ pub struct Ran {
     pub frame: Vec<u8>,
 }
 
-/// Offset of `ifindex` in `struct __sk_buff` (`linux/bpf.h`); the kernel takes what is behind it for zero.
+/// Offset of `ifindex` in `struct __sk_buff` (`linux/bpf.h`). The kernel takes the fields behind it as zero.
 const IFINDEX_AT: usize = 40;
-/// A program can make a frame longer; none of pv-net's makes it longer than this.
+/// Programs can make a frame longer, but those of pv-net never longer than this.
 const LONGEST: usize = 4096;
 
-/// Runs `program`, that is called `name`, on `frame` as if it had come in on link `ifindex`, or was to leave by it. The link
-/// must be one of the calling thread's namespace.
+/// Runs the program `program`, named `name`, on `frame` as if it had come in on link `ifindex`, or was to leave by it.
+/// The link must be in the calling thread's namespace.
 ///
 /// # Errors
 /// When the kernel does not run it: there is no such link, or the frame is shorter than an Ethernet header.

@@ -1,4 +1,4 @@
-//! Ending flows: what changes under them takes them out of the tables.
+//! Ends flows whose addresses or ways are gone, by removing them from the tables.
 
 use super::BpfError;
 use super::ended::Ended;
@@ -8,10 +8,10 @@ use pv_net_common::{FlowEntry, FlowKey, Ip};
 use std::collections::HashMap;
 
 impl DataPlane {
-    /// Ends every flow that has to do with one of `addrs`, before or after translation.
+    /// Ends every flow that has one of `addrs` at either end, before or after translation.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses to remove an entry.
     pub fn end_flows(&mut self, addrs: &[Ip]) -> Result<(), BpfError> {
         self.end_flows_where(|key, entry| {
             [key.src, key.dst, entry.src, entry.dst].iter().any(|addr| addrs.contains(addr))
@@ -19,14 +19,15 @@ impl DataPlane {
         .map(drop)
     }
 
-    /// Ends every flow of which `hit` is true for a direction: both go. What comes back are the entries that led into a
-    /// container: whom it may concern.
+    /// Ends every flow for which `hit` is true in one of its directions; both directions are removed. Returns the ends
+    /// of established flows that are in containers, for [`challenge_ack`](crate::kernel::challenge_ack).
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses to remove an entry.
     pub fn end_flows_where(&mut self, hit: impl Fn(&FlowKey, &FlowEntry) -> bool) -> Result<Vec<Ended>, BpfError> {
         let mut ended = Vec::new();
-        // First: an established flow leaves its entry here, and by the next packet it would be established again.
+        // The half-open table first: an established flow may still have its entry there, and the next packet would
+        // establish the flow from it again.
         for (key, flow) in self.half_open.entries() {
             if hit(&key, &flow.reply) || hit(&flow.origin, &flow.forward) {
                 self.half_open.remove(&key)?;

@@ -1,132 +1,175 @@
-//! Where the programs sit: links of containers, uplinks, and the sockets of the device.
+//! Attaches programs to links: of containers, uplinks and bridges. A link is identified by its index, so renaming a
+//! link does not change whether it counts as having its programs.
 
+use super::links;
 use super::options::Hook;
 use super::place::Place;
 use super::plane::DataPlane;
 use super::{BpfError, clsact, pin};
-use crate::model::IfName;
+use crate::kernel::kill_point;
+use crate::model::{IfName, XdpMode};
+use crate::plan::{HookPoint, ProgramState};
 use aya::programs::links::{FdLink, LinkOrder};
 use aya::programs::tc::TcAttachOptions;
-use aya::programs::{CgroupAttachMode, CgroupSockAddrAttachType};
-use pv_net_common::names;
-use std::fs::File;
+use nix::net::if_::if_nametoindex;
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// Where the programs of [`names::PROG_SOCK`] belong.
-const SOCKET_HOOKS: [CgroupSockAddrAttachType; names::PROG_SOCK.len()] = [
-    CgroupSockAddrAttachType::Bind4,
-    CgroupSockAddrAttachType::Bind6,
-    CgroupSockAddrAttachType::Connect4,
-    CgroupSockAddrAttachType::Connect6,
-    CgroupSockAddrAttachType::UDPSendMsg4,
-    CgroupSockAddrAttachType::UDPSendMsg6,
-    CgroupSockAddrAttachType::UDPRecvMsg4,
-    CgroupSockAddrAttachType::UDPRecvMsg6,
-    CgroupSockAddrAttachType::GetPeerName4,
-    CgroupSockAddrAttachType::GetPeerName6,
-];
+/// Fails unless the link with this index has the name `name`, because aya attaches programs by name.
+pub(super) fn check_name(name: &IfName, index: u32) -> Result<(), String> {
+    match if_nametoindex(name.as_str()) {
+        Ok(found) if found == index => Ok(()),
+        Ok(found) => Err(format!("link {found} has this name now, and not link {index}")),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// The state behind each pin in `dir`, by index. A pin that cannot be read is left out: attaching to that link then
+/// fails in the same way, and becomes a condition of that link alone.
+fn states(dir: &Path, own: Option<&[u32]>) -> Result<BTreeMap<u32, ProgramState>, BpfError> {
+    let mut all = BTreeMap::new();
+    for index in pin::links(dir)? {
+        match links::state(pin::of_link(dir, index), index, own) {
+            Ok(state) => drop(all.insert(index, state)),
+            Err(e) => tracing::warn!(error = %e, "a pin is not read"),
+        }
+    }
+    Ok(all)
+}
 
 impl DataPlane {
-    /// Where links of a program's place are pinned.
+    /// The directory in which links of a place's program are pinned.
     pub(super) fn pins(&self, place: Place) -> PathBuf {
         pin::place_dir(self.pin_dir(), place)
     }
 
-    /// Links that have all programs of a container. None without tcx: a filter goes with its link, and attaching
-    /// replaces it.
+    /// The ids of the programs that count as pv-net's own at `place`. `None` until the take-over: any pinned program
+    /// will be replaced by it.
+    fn own(&self, place: Place) -> Result<Option<[u32; 1]>, BpfError> {
+        if self.is_waiting() { Ok(None) } else { Ok(Some([self.programs.id_of(place.program())?])) }
+    }
+
+    fn states_at(&self, place: Place) -> Result<BTreeMap<u32, ProgramState>, BpfError> {
+        states(&self.pins(place), self.own(place)?.as_ref().map(<[u32; 1]>::as_slice))
+    }
+
+    /// Whether the program with this id is one that the daemon attaches to links.
+    #[must_use]
+    pub fn has_program(&self, id: u32) -> bool {
+        Place::ALL.iter().any(|place| self.programs.id_of(place.program()).is_ok_and(|own| own == id))
+    }
+
+    /// The state of containers' links that have pins, by index. Only with tcx, since filters of clsact have no pins.
     ///
     /// # Errors
     /// When the pins cannot be listed.
-    pub fn hooked(&self) -> Result<Vec<String>, BpfError> {
-        let outwards = pin::links(&self.pins(Place::FromContainer))?;
-        let mut inwards = pin::links(&self.pins(Place::ToContainer))?;
-        inwards.retain(|name| outwards.contains(name));
-        Ok(inwards)
+    pub fn guards(&self) -> Result<BTreeMap<u32, ProgramState>, BpfError> {
+        let mut all = self.states_at(Place::FromContainer)?;
+        let mut inwards = self.states_at(Place::ToContainer)?;
+        for (index, state) in &mut all {
+            *state = state.and(inwards.remove(index).unwrap_or(ProgramState::Lost));
+        }
+        all.extend(inwards.into_keys().map(|index| (index, ProgramState::Lost)));
+        Ok(all)
     }
 
-    /// Uplinks that have the program. None without tcx: the daemon's state has those that have a filter.
+    /// The state of pinned programs on uplinks and bridges, by place and index. Without tcx these are only the uplinks'
+    /// filters.
     ///
     /// # Errors
     /// When the pins cannot be listed.
-    pub fn hooked_uplinks(&self) -> Result<Vec<String>, BpfError> {
-        pin::links(&self.pins(Place::FromUplink))
+    pub fn hooked_beside(&self) -> Result<BTreeMap<(HookPoint, u32), ProgramState>, BpfError> {
+        let mut found = BTreeMap::new();
+        if self.hook() == Hook::Tcx {
+            for (at, place) in [(HookPoint::Uplink, Place::FromUplink), (HookPoint::Bridge, Place::FromBridge)] {
+                found.extend(self.states_at(place)?.into_iter().map(|(index, state)| ((at, index), state)));
+            }
+        }
+        let own = (!self.is_waiting()).then(|| self.programs.filter_ids());
+        for mode in XdpMode::ALL {
+            let all = states(&pin::filter_dir(&self.pin_dir, mode), own.as_deref())?;
+            found.extend(all.into_iter().map(|(index, state)| ((HookPoint::Filter(mode), index), state)));
+        }
+        Ok(found)
     }
 
-    /// Puts the programs on a container's host-side link; those that are there already stay.
+    /// Attaches a program to an uplink or a bridge; one that is there already stays.
     ///
     /// # Errors
-    /// When the kernel refuses, or a link cannot be pinned.
-    pub fn attach(&mut self, host_if: &IfName) -> Result<(), BpfError> {
-        self.attach_at(Place::ToContainer, host_if)?;
-        self.attach_at(Place::FromContainer, host_if)
+    /// When the kernel refuses, the link has another name by now, or the pin cannot be made.
+    pub fn hook_at(&mut self, at: HookPoint, link: &IfName, index: u32) -> Result<(), BpfError> {
+        match at {
+            HookPoint::Uplink => self.attach_at(Place::FromUplink, link, index),
+            HookPoint::Bridge => self.attach_at(Place::FromBridge, link, index),
+            HookPoint::Filter(mode) => self.attach_filter(link, index, mode),
+        }
     }
 
-    /// Removes the pins of `host_if`; the programs go with them, or with the link.
+    /// Detaches a program from an uplink or a bridge; a missing one is fine.
+    ///
+    /// # Errors
+    /// When the pin, or the filter of clsact, cannot be removed.
+    pub fn unhook_at(&mut self, at: HookPoint, link: &str, index: u32) -> Result<(), BpfError> {
+        let dir = match (at, self.hook()) {
+            (HookPoint::Filter(mode), _) => pin::filter_dir(&self.pin_dir, mode),
+            // The link is gone, and its filter with it.
+            (_, Hook::Clsact) if if_nametoindex(link) != Ok(index) => return Ok(()),
+            (_, Hook::Clsact) => return clsact::remove_clsact(link),
+            (HookPoint::Uplink, Hook::Tcx) => self.pins(Place::FromUplink),
+            (HookPoint::Bridge, Hook::Tcx) => self.pins(Place::FromBridge),
+        };
+        pin::remove(&pin::of_link(&dir, index))
+    }
+
+    /// Attaches both programs to a container's host-side link; those that are there already stay.
+    ///
+    /// # Errors
+    /// When the kernel refuses, the link has another name by now, or a pin cannot be made.
+    pub fn attach(&mut self, host_if: &IfName, index: u32) -> Result<(), BpfError> {
+        self.attach_at(Place::ToContainer, host_if, index)?;
+        self.attach_at(Place::FromContainer, host_if, index)
+    }
+
+    /// Removes the pins of the link with this index, which detaches the programs if the link still exists.
     ///
     /// # Errors
     /// When a pin cannot be removed.
-    pub fn detach(&mut self, host_if: &str) -> Result<(), BpfError> {
+    pub fn detach(&mut self, index: u32) -> Result<(), BpfError> {
         for place in [Place::FromContainer, Place::ToContainer] {
-            pin::remove(&pin::of_link(&self.pins(place), host_if))?;
+            pin::remove(&pin::of_link(&self.pins(place), index))?;
         }
         Ok(())
     }
 
-    /// Puts the program on an uplink; one that is there already stays.
-    ///
-    /// # Errors
-    /// When the kernel refuses, or the link cannot be pinned.
-    pub fn attach_uplink(&mut self, uplink: &IfName) -> Result<(), BpfError> {
-        self.attach_at(Place::FromUplink, uplink)
-    }
-
-    /// Pools' bridges that have the program. None without tcx, as of uplinks.
-    ///
-    /// # Errors
-    /// When the pins cannot be listed.
-    pub fn hooked_bridges(&self) -> Result<Vec<String>, BpfError> {
-        pin::links(&self.pins(Place::FromBridge))
-    }
-
-    /// Puts the program on a pool's bridge; one that is there already stays.
-    ///
-    /// # Errors
-    /// When the kernel refuses, or the link cannot be pinned.
-    pub fn attach_bridge(&mut self, bridge: &IfName) -> Result<(), BpfError> {
-        self.attach_at(Place::FromBridge, bridge)
-    }
-
-    /// Takes the program off a bridge.
-    ///
-    /// # Errors
-    /// When the pin cannot be removed.
-    pub fn detach_bridge(&mut self, bridge: &str) -> Result<(), BpfError> {
-        pin::remove(&pin::of_link(&self.pins(Place::FromBridge), bridge))
-    }
-
-    /// Takes the program off an uplink.
-    ///
-    /// # Errors
-    /// When the pin cannot be removed.
-    pub fn detach_uplink(&mut self, uplink: &str) -> Result<(), BpfError> {
-        pin::remove(&pin::of_link(&self.pins(Place::FromUplink), uplink))
-    }
-
-    fn attach_at(&mut self, place: Place, link_name: &IfName) -> Result<(), BpfError> {
+    fn attach_at(&mut self, place: Place, link_name: &IfName, index: u32) -> Result<(), BpfError> {
         let failed = |why: String| BpfError::Attach { program: place.program(), link: link_name.to_string(), why };
-        let pin = pin::of_link(&self.pins(place), link_name.as_str());
+        let pin = pin::of_link(&self.pins(place), index);
         let hook = self.hook();
+        let is_waiting = self.is_waiting();
+        if hook == Hook::Tcx && pin.exists() {
+            // Before the take-over any program behind the pin will do, since the take-over replaces it.
+            if is_waiting && links::state(pin.clone(), index, None)? == ProgramState::Own {
+                return Ok(());
+            }
+            let id = self.programs.id_of(place.program())?;
+            let fd = self.programs.entry(place.program())?.fd().map_err(|e| failed(BpfError::chain(&e)))?;
+            if links::renew(pin.clone(), index, id, fd.as_fd())? {
+                return Ok(());
+            }
+        }
+        check_name(link_name, index).map_err(failed)?;
         let program = self.programs.entry(place.program())?;
-        crate::kernel::kill_point::pass();
+        kill_point::pass();
         let id = match hook {
-            Hook::Tcx if pin.exists() => return Ok(()),
             Hook::Tcx => {
                 let options = TcAttachOptions::TcxOrder(LinkOrder::default());
                 program.attach_with_options(link_name.as_str(), place.attach_type(), options)
             }
             Hook::Clsact => match clsact::attach(program, link_name.as_str(), place.attach_type()) {
                 Err(e) if clsact::is_there(&e) => match &mut self.takeover {
-                    // The filter of an earlier daemon guards the link until all that the new program goes by is written.
+                    // The filter of an earlier daemon keeps guarding the link until everything that the new program
+                    // needs is written.
                     Some(takeover) => {
                         takeover.filters.push((place, link_name.clone()));
                         return Ok(());
@@ -141,33 +184,14 @@ impl DataPlane {
         match hook {
             Hook::Tcx => {
                 let link = FdLink::try_from(link).map_err(|e| failed(BpfError::chain(&e)))?;
-                crate::kernel::kill_point::pass();
+                // If the link was renamed meanwhile, the program is on another link; the error drops the handle, which
+                // detaches it.
+                check_name(link_name, index).map_err(failed)?;
+                kill_point::pass();
                 link.pin(&pin).map_err(|e| failed(format!("pin {}: {}", pin.display(), BpfError::chain(&e))))?;
             }
-            // A filter belongs to its link; dropping the handle would remove it.
+            // A filter belongs to its link. Dropping the handle would remove it.
             Hook::Clsact => std::mem::forget(link),
-        }
-        Ok(())
-    }
-
-    /// Puts the socket hooks on `cgroup`. Those of an earlier daemon go when the new ones are there: a connection
-    /// that meets both is led by the first and left alone by the second.
-    ///
-    /// # Errors
-    /// When the kernel refuses one, or `cgroup` is none.
-    pub fn attach_sockets(&mut self, cgroup: &Path) -> Result<(), BpfError> {
-        let attach_error =
-            |program: &'static str, why: String| BpfError::Attach { program, link: cgroup.display().to_string(), why };
-        let file = File::open(cgroup).map_err(|e| attach_error(names::PROG_SOCK[0], e.to_string()))?;
-        for (name, at) in names::PROG_SOCK.into_iter().zip(SOCKET_HOOKS) {
-            let failed = |why: String| attach_error(name, why);
-            let mut program = self.programs.socket_hook(name, at)?;
-            let id = program.attach(&file, CgroupAttachMode::Single).map_err(|e| failed(BpfError::chain(&e)))?;
-            let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
-            let link = FdLink::try_from(link).map_err(|e| failed(BpfError::chain(&e)))?;
-            let pin = pin::sockets_dir(&self.pin_dir).join(name);
-            pin::remove(&pin)?;
-            link.pin(&pin).map_err(|e| failed(format!("pin {}: {}", pin.display(), BpfError::chain(&e))))?;
         }
         Ok(())
     }

@@ -1,12 +1,12 @@
-//! Opening the data plane.
+//! Opens the data plane.
 //!
-//! [`DataPlane::open`] makes what is not there and changes nothing that packets meet. The daemon writes what is to be in
-//! the maps. Then [`DataPlane::take_over`] puts the programs behind the links, each in one step. A daemon that fails or
-//! dies before that leaves the programs and maps in force that were.
+//! [`DataPlane::open`] makes what is missing, without changing what any packet meets. Then the daemon fills the maps.
+//! Last, [`DataPlane::take_over`] attaches the programs to the links, each in one step. When a daemon fails or dies
+//! before that, the earlier programs and maps stay in force.
 
 use super::filter::Filter;
 use super::flow_quotas::FlowQuotas;
-use super::links::{self, Pinned};
+use super::links;
 use super::options::{Adopted, Hook, Options};
 use super::owners::{Devices, Owners};
 use super::plane::DataPlane;
@@ -21,18 +21,18 @@ use pv_net_common::{ABI_VERSION, GlobalConfig, names, nat};
 use std::path::Path;
 
 impl DataPlane {
-    /// Opens what is pinned: maps of this layout, and programs that are those of this daemon. What is not there is made
-    /// and loaded beside it, and tried. Links keep the programs that they have until [`Self::take_over`].
+    /// Opens what is pinned, if maps and programs are those of this daemon. Otherwise makes and loads the missing parts
+    /// beside the pinned ones and tests them. Links keep their present programs until [`Self::take_over`].
     ///
     /// # Errors
-    /// When the directory is not on a BPF file system or not ours alone, or the kernel refuses a map or a program. What
-    /// was in force still is.
+    /// When the pin directory is not on a BPF file system or not the daemon's own, the kernel refuses a map or a
+    /// program, or the self-test fails. What was in force still is.
     pub fn open(options: &Options) -> Result<(Self, Adopted), BpfError> {
         let root = &options.pin_dir;
         pin::make_root(root)?;
         set::recover(root)?;
         pin::make_dirs(root)?;
-        let mut adopted = Adopted { conditions: remove_stale_links(root)?, ..Adopted::default() };
+        let mut adopted = Adopted { conditions: links::fit_pins(root)?, ..Adopted::default() };
         let in_force = pin::maps_dir(root);
         let (programs, takeover) = match Programs::find(root, &in_force)? {
             Some(programs) => {
@@ -68,11 +68,12 @@ impl DataPlane {
         Ok((plane, adopted))
     }
 
-    /// What `config` must have before a program runs; what is there already stays.
+    /// Writes what `config` must have before a program runs; values that are there already stay.
     fn begin_config(&mut self, maps: &Path) -> Result<(), BpfError> {
         let before = self.takeover.as_ref().and_then(|t| t.set.config);
         let mut config = match before {
-            // Flows that are kept may be of later epochs than this one: those of a start that failed.
+            // Flows that are kept may carry later epochs than the old `config`, from a start that failed, so the new
+            // epoch must be later than theirs.
             Some(before) => GlobalConfig { epoch: self.newest_epoch(before.epoch).wrapping_add(1), ..before },
             None => self.config.get()?,
         };
@@ -86,7 +87,7 @@ impl DataPlane {
         self.config.set(config)
     }
 
-    /// The latest epoch that a flow was decided in, and not before `epoch`.
+    /// The latest epoch of any flow, and at least `epoch`.
     fn newest_epoch(&self, epoch: u32) -> u32 {
         let established = self.flows.entries().into_iter().map(|(_, flow)| flow.epoch);
         let half_open = self.half_open.entries().into_iter().flat_map(|(_, f)| [f.forward.epoch, f.reply.epoch]);
@@ -95,7 +96,7 @@ impl DataPlane {
     }
 }
 
-/// Loads programs over the pinned maps, or over a set that is made beside them.
+/// Loads programs over the pinned maps, or over a new set of maps beside them.
 fn load_beside(options: &Options) -> Result<(Programs, Takeover), BpfError> {
     let root = &options.pin_dir;
     remove_leftovers(root)?;
@@ -110,22 +111,7 @@ fn load_beside(options: &Options) -> Result<(Programs, Takeover), BpfError> {
     Ok((programs, takeover))
 }
 
-/// Removes pins that guard nothing: what they stand for is attached anew where it should be.
-fn remove_stale_links(root: &Path) -> Result<Vec<String>, BpfError> {
-    let mut conditions = Vec::new();
-    for dir in pin::link_dirs(root) {
-        for name in pin::links(&dir)? {
-            let path = pin::of_link(&dir, &name);
-            if let Pinned::Stale(why) = links::open(path.clone())? {
-                pin::remove(&path)?;
-                conditions.push(format!("{}; pin removed", BpfError::Link { path, why }));
-            }
-        }
-    }
-    Ok(conditions)
-}
-
-/// Places that a CPU has in each opener's ring of claims.
+/// Places that each CPU has in an opener's ring of claims.
 fn claims_of_a_cpu(maps: &Path) -> u16 {
     let entries =
         MapInfo::from_pin(maps.join(names::MAP_HALF_OPEN)).map_or(DEFAULT_HALF_OPEN, |info| info.max_entries());

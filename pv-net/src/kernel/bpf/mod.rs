@@ -1,8 +1,8 @@
 //! The data plane in the kernel: its programs, maps and pins.
 //!
-//! What is pinned outlives the daemon: a new one adopts maps, programs and links. Programs and maps of another build it
-//! makes beside those that are in force, which guard all links until the new ones are complete. This module decides
-//! nothing; it carries out and reads back.
+//! What is pinned outlives the daemon: the next daemon adopts maps, programs and links. If it is another build, it
+//! makes its programs and maps beside those in force, which guard all links until the new ones are complete. This
+//! module decides nothing; it carries out steps and reads state back.
 
 mod batch;
 mod clock;
@@ -30,6 +30,7 @@ mod programs;
 mod reader;
 mod selftest;
 mod set;
+mod sockets;
 mod surroundings;
 mod swap;
 mod sweep;
@@ -41,7 +42,6 @@ mod xdp;
 pub use clsact::{add_qdisc, remove_clsact};
 pub use ended::Ended;
 pub use error::BpfError;
-pub use filter::FilterSources;
 pub use flows::{FlowRecord, FlowState, Ticks, next_sweep};
 pub use frame::Ran;
 pub use options::{Adopted, Hook, Options};
@@ -51,4 +51,3 @@ pub use policy::{PolicyProbe, PolicyTables};
 pub use probe::{Probe, probe};
 pub use reader::{Reader, kernel_events};
 pub use sweep::{Sweeper, Sweeping, Swept};
-pub use table::{PortMapPrefix, SourcePrefix};

@@ -1,4 +1,4 @@
-//! Ports of masquerade that the device has itself.
+//! Ports of masquerade's range that the device itself uses.
 
 use super::BpfError;
 use super::plane::DataPlane;
@@ -7,10 +7,11 @@ use pv_net_common::nat::{self, slot_of};
 use std::collections::HashSet;
 
 impl DataPlane {
-    /// The ports of the device in the range, by protocol number: no container gets one, of either family.
+    /// Marks the ports that the device uses, given as protocol number and port: no container gets one, in either
+    /// family. Ports that are not listed any more are freed by the sweep.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the maps `config` or `nat_owners` cannot be read or written.
     pub fn keep_from_nat(&mut self, ports: HashSet<(u32, u16)>) -> Result<(), BpfError> {
         let first = self.config.get()?.nat_first_port;
         let slots = |(proto, port): &(u32, u16)| {

@@ -1,13 +1,13 @@
-//! How the data plane is opened, and what was found there.
+//! Options for opening the data plane, and what was found there.
 
 use std::path::PathBuf;
 
-/// Where and how large.
+/// Place and size of the data plane.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Directory for the pins, on a BPF file system.
     pub pin_dir: PathBuf,
-    /// Entries of the flow table; takes effect when the map is made.
+    /// Entries of the flow table; takes effect when that map is made.
     pub flow_entries: u32,
 }
 
@@ -21,9 +21,12 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// How it is done on this kernel: tcx links came with 6.6.
-    pub(super) fn of_kernel() -> Self {
-        if kernel_has(6, 6) { Self::Tcx } else { Self::Clsact }
+    /// The way for this kernel: tcx links came with 6.6. `PV_NET_HOOK=clsact` forces clsact, for tests. This is no
+    /// risk, since whoever can set the daemon's environment can end it anyway.
+    #[must_use]
+    pub fn of_kernel() -> Self {
+        let is_forced = std::env::var_os("PV_NET_HOOK").is_some_and(|hook| hook == Self::Clsact.label());
+        if kernel_has(6, 6) && !is_forced { Self::Tcx } else { Self::Clsact }
     }
 
     /// Its name for people.
@@ -36,15 +39,15 @@ impl Hook {
     }
 }
 
-/// What an earlier daemon had left.
+/// What was adopted from an earlier daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adopted {
-    /// Whether the maps were there.
+    /// Whether its maps were kept.
     pub maps: bool,
-    /// Whether the programs were, and the same that this daemon would have loaded.
+    /// Whether its programs were the same that this daemon would have loaded.
     pub programs: bool,
-    /// Host-side links that have these programs since the take-over.
-    pub links: Vec<String>,
+    /// How many host-side links had the programs after the take-over.
+    pub links: usize,
     /// What could not be adopted, and why.
     pub conditions: Vec<String>,
 }

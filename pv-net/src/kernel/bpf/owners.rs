@@ -1,4 +1,5 @@
-//! Whose the ports of masquerade are. The programs enter owners; what no flow uses any more the daemon takes out.
+//! The owners of masquerade's ports. The programs enter owners; the daemon removes those whose ports no flow uses any
+//! more.
 
 use super::BpfError;
 use super::batch;
@@ -18,21 +19,21 @@ pub(super) struct Owners {
     fd: OwnedFd,
 }
 
-/// The slots of the device's own ports, that the sweep leaves alone. They are written with the lock held: none is freed
-/// that was just given to the device.
+/// The slots of the device's own ports, which the sweep does not free. They are written under the lock, so that the
+/// sweep cannot free a port that was just given to the device.
 #[derive(Clone, Default)]
 pub(super) struct Devices(Arc<Mutex<DeviceSlots>>);
 
-/// What was found at the last look at the device's sockets.
+/// The result of the last look at the device's sockets.
 #[derive(Default)]
 pub(super) struct DeviceSlots {
     pub slots: HashSet<u32>,
-    /// How often they were looked at.
+    /// How many looks there were.
     pub looks: u64,
 }
 
 impl Devices {
-    /// Whoever panicked with the lock left a list of slots all the same.
+    /// A thread that panicked with the lock has left a valid list of slots.
     pub(super) fn lock(&self) -> MutexGuard<'_, DeviceSlots> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -48,7 +49,7 @@ impl Owners {
         Ok(Self { map, fd })
     }
 
-    /// All that have an owner.
+    /// All slots that have an owner.
     pub(super) fn entries(&self) -> Vec<(u32, NatOwner)> {
         let one = |slot| self.map.get(&slot, 0).ok().map(|owner| (slot, owner));
         let all = batch::read(&self.fd).unwrap_or_else(|_| (0..OWNER_SLOTS).filter_map(one).collect());
@@ -59,13 +60,13 @@ impl Owners {
         self.map.set(slot, owner, 0).map_err(map_error("write", names::MAP_NAT_OWNERS))
     }
 
-    /// Nobody has any.
+    /// Frees all slots.
     pub(super) fn clear(&mut self) -> Result<(), BpfError> {
         self.entries().into_iter().try_for_each(|(slot, _)| self.set(slot, NatOwner::FREE))
     }
 }
 
-/// The slot of the port that a direction leaves with by masquerade.
+/// The slot of the port that this direction of a flow leaves with by masquerade; `None` without masquerade.
 pub(super) fn slot_used(first_port: u16, key: &FlowKey, entry: &FlowEntry) -> Option<u32> {
     let offset = nat::offset_of(first_port, u16::from_be(entry.sport_be))?;
     (entry.flags & FLOW_NEIGHBOUR != 0).then(|| nat::slot(key, offset))

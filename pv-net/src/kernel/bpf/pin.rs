@@ -1,10 +1,10 @@
-//! Where the pins are: `<bpffs>/maps/NAME`, `<bpffs>/programs/DIGEST/PROGRAM`, `<bpffs>/links/PROGRAM/LINK`,
-//! `<bpffs>/links/xdp_MODE/LINK` and `<bpffs>/links/sockets/PROGRAM`.
+//! The layout of the pins: `<bpffs>/maps/NAME`, `<bpffs>/programs/DIGEST/PROGRAM`, `<bpffs>/links/PROGRAM/INDEX`,
+//! `<bpffs>/links/xdp_MODE/INDEX` and `<bpffs>/links/sockets/PROGRAM`.
 //!
-//! A link's XDP mode is in the folder of its pin: the kernel does not say it of a link.
+//! The XDP mode of a link is part of its pin's path, since the kernel does not report it.
 //!
-//! A BPF file system refuses names with a dot, and names of links have them: VLAN links are called `eth0.100`. So LINK
-//! is the name with `%2e` for a dot and `%25` for a percent sign.
+//! INDEX is the interface index of the device. A name can be given to another device at any time, but an index stays
+//! with its device as long as that is in the namespace.
 
 use super::BpfError;
 use super::place::Place;
@@ -15,19 +15,20 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Whoever can write to a directory of pins puts maps and programs there of which the daemon believes that they are its own.
+/// Mode of the directories: whoever can write to them could put maps and programs there that the daemon takes for its
+/// own.
 const DIR_MODE: u32 = 0o700;
 
 pub(super) fn maps_dir(root: &Path) -> PathBuf {
     root.join("maps")
 }
 
-/// Maps that are to take the place of those.
+/// Directory of the maps that are to replace those in force.
 pub(super) fn new_maps_dir(root: &Path) -> PathBuf {
     root.join("maps_new")
 }
 
-/// Maps of which another set took the place.
+/// Directory of the maps that were replaced and are about to be removed.
 pub(super) fn old_maps_dir(root: &Path) -> PathBuf {
     root.join("maps_old")
 }
@@ -36,7 +37,7 @@ pub(super) fn programs_dir(root: &Path) -> PathBuf {
     root.join("programs")
 }
 
-/// Programs that are loaded, and not tried yet.
+/// Directory of programs that are loaded but have not passed their self-test yet.
 pub(super) fn new_programs_dir(root: &Path) -> PathBuf {
     programs_dir(root).join("new")
 }
@@ -49,12 +50,12 @@ pub(super) fn sockets_dir(root: &Path) -> PathBuf {
     links_dir(root).join("sockets")
 }
 
-/// Where links of a program's place are pinned.
+/// Directory of the links of a place's program.
 pub(super) fn place_dir(root: &Path, place: Place) -> PathBuf {
     links_dir(root).join(place.program())
 }
 
-/// Where links of the uplinks' filter are pinned that run in `mode`.
+/// Directory of the links of the uplinks' filter that run in `mode`.
 pub(super) fn filter_dir(root: &Path, mode: XdpMode) -> PathBuf {
     let name = match mode {
         XdpMode::Native => "xdp_native",
@@ -63,13 +64,13 @@ pub(super) fn filter_dir(root: &Path, mode: XdpMode) -> PathBuf {
     links_dir(root).join(name)
 }
 
-/// Every directory that pins of links to devices are in.
+/// Every directory with pins of links to devices.
 pub(super) fn link_dirs(root: &Path) -> impl Iterator<Item = PathBuf> {
     let places = Place::ALL.into_iter().map(|place| place_dir(root, place));
     places.chain(XdpMode::ALL.into_iter().map(|mode| filter_dir(root, mode)))
 }
 
-/// Every directory below `root` that is there while a daemon runs, the deeper ones first.
+/// Every directory under `root` that exists while a daemon runs, the deepest first.
 fn dirs(root: &Path) -> Vec<PathBuf> {
     let roofs = [sockets_dir(root), links_dir(root), programs_dir(root), maps_dir(root), root.to_owned()];
     link_dirs(root).chain(roofs).collect()
@@ -85,7 +86,7 @@ pub(super) fn pin_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error)
     move |source| BpfError::Pin { op, path, source }
 }
 
-/// Makes `root`, that must be on a BPF file system, and ours alone.
+/// Makes `root`. It must be on a BPF file system and belong to the daemon alone.
 pub(super) fn make_root(root: &Path) -> Result<(), BpfError> {
     if root.is_symlink() {
         own_dir::check(root)?;
@@ -94,48 +95,50 @@ pub(super) fn make_root(root: &Path) -> Result<(), BpfError> {
     if !is_bpffs(existing)? {
         return Err(BpfError::NotBpffs { path: root.to_owned() });
     }
-    own_dir::make(root, DIR_MODE)?;
-    for above in root.ancestors().skip(1) {
-        if !is_bpffs(above)? {
-            break;
-        }
-        own_dir::check_above(above)?;
-    }
-    Ok(())
+    Ok(own_dir::make(root, DIR_MODE)?)
 }
 
-/// Makes the directories in `root`; those that are there must be ours alone.
+/// Makes the directories under `root`. Existing ones must belong to the daemon alone.
 pub(super) fn make_dirs(root: &Path) -> Result<(), BpfError> {
     Ok(dirs(root).iter().rev().try_for_each(|dir| own_dir::make(dir, DIR_MODE))?)
 }
 
-/// Makes a directory that is not there yet.
+/// Makes one directory that does not exist yet.
 pub(super) fn make_dir(dir: &Path) -> Result<(), BpfError> {
     Ok(own_dir::make(dir, DIR_MODE)?)
 }
 
-/// Where the link called `link` is pinned in `dir`.
-pub(super) fn of_link(dir: &Path, link: &str) -> PathBuf {
-    dir.join(link.replace('%', "%25").replace('.', "%2e"))
+/// The pin in `dir` of the link to the device with this index.
+pub(super) fn of_link(dir: &Path, index: u32) -> PathBuf {
+    dir.join(index.to_string())
 }
 
-/// Names of the links that are pinned in `dir`, sorted; none when it does not exist.
-pub(super) fn links(dir: &Path) -> Result<Vec<String>, BpfError> {
-    let mut names: Vec<String> = list(dir)?.iter().map(|file| file.replace("%2e", ".").replace("%25", "%")).collect();
-    names.sort();
-    Ok(names)
+/// The indexes by which links are pinned in `dir`, sorted; empty when `dir` does not exist.
+pub(super) fn links(dir: &Path) -> Result<Vec<u32>, BpfError> {
+    let mut all: Vec<u32> = list(dir)?.iter().filter_map(|file| file.parse().ok()).collect();
+    all.sort_unstable();
+    Ok(all)
 }
 
-/// Uplinks that have the filter, and how it runs there.
-pub(super) fn filtered_uplinks(root: &Path) -> Result<Vec<(String, XdpMode)>, BpfError> {
+/// Every pin of a link to a device under `root`.
+pub(super) fn all_links(root: &Path) -> Result<Vec<PathBuf>, BpfError> {
     let mut all = Vec::new();
-    for mode in XdpMode::ALL {
-        all.extend(links(&filter_dir(root, mode))?.into_iter().map(|name| (name, mode)));
+    for dir in link_dirs(root) {
+        all.extend(list(&dir)?.iter().map(|file| dir.join(file)));
     }
     Ok(all)
 }
 
-/// File names in `dir`, sorted; none when it does not exist.
+/// Indexes of uplinks that have the filter, with its mode.
+pub(super) fn filtered_uplinks(root: &Path) -> Result<Vec<(u32, XdpMode)>, BpfError> {
+    let mut all = Vec::new();
+    for mode in XdpMode::ALL {
+        all.extend(links(&filter_dir(root, mode))?.into_iter().map(|index| (index, mode)));
+    }
+    Ok(all)
+}
+
+/// File names in `dir`, sorted; empty when `dir` does not exist.
 pub(super) fn list(dir: &Path) -> Result<Vec<String>, BpfError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -151,7 +154,7 @@ pub(super) fn list(dir: &Path) -> Result<Vec<String>, BpfError> {
     Ok(names)
 }
 
-/// Removes a pin; one that is not there is fine.
+/// Removes a pin; a missing one is fine.
 pub(super) fn remove(path: &Path) -> Result<(), BpfError> {
     kill_point::pass();
     match fs::remove_file(path) {
@@ -160,26 +163,27 @@ pub(super) fn remove(path: &Path) -> Result<(), BpfError> {
     }
 }
 
-/// Directories of pinned programs.
+/// The directories of pinned programs.
 pub(super) fn program_dirs(root: &Path) -> Result<Vec<PathBuf>, BpfError> {
     let all = programs_dir(root);
     Ok(list(&all)?.into_iter().map(|name| all.join(name)).collect())
 }
 
-/// Removes a directory with the pins in it; one that is not there is fine.
+/// Removes a directory with the pins in it; a missing one is fine.
 pub(super) fn remove_dir(dir: &Path) -> Result<(), BpfError> {
     list(dir)?.iter().try_for_each(|name| remove(&dir.join(name)))?;
+    kill_point::pass();
     match fs::remove_dir(dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(pin_error("remove directory", dir)(e)),
         _ => Ok(()),
     }
 }
 
-/// Removes every pin of pv-net under `root` and the directories: links first, so that no program runs without its
-/// maps being findable. What else is in `root` stays.
+/// Removes every pin of pv-net under `root` and the directories. The links go first, so that no program keeps running
+/// after its maps' pins are gone. Other files in `root` stay.
 ///
 /// # Errors
-/// The first pin that could not be removed; those after it are tried all the same.
+/// The first pin that could not be removed; the rest is tried all the same.
 pub fn remove_all(root: &Path) -> Result<(), BpfError> {
     let mut first = Ok(());
     let mut note = |result: Result<(), BpfError>| {
@@ -209,23 +213,14 @@ pub fn remove_all(root: &Path) -> Result<(), BpfError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
-    fn a_pin_has_no_dot() {
-        let path = of_link(Path::new("/x"), "eth0.100%2e");
-        assert_eq!(path, Path::new("/x/eth0%2e100%252e"));
-    }
-
-    proptest! {
-        #[test]
-        fn names_of_links_come_back(names in proptest::collection::btree_set("[a-z0-9%.]{1,15}", 0..5)) {
-            let names: Vec<String> = names.into_iter().filter(|n| n != "." && n != "..").collect();
-            let dir = tempfile::tempdir().expect("a folder");
-            for name in &names {
-                fs::write(of_link(dir.path(), name), "").expect("written");
-            }
-            prop_assert_eq!(links(dir.path()).expect("listed"), names);
+    fn pins_are_found_by_their_index() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for name in ["10", "9", "eth0"] {
+            fs::write(dir.path().join(name), "").expect("written");
         }
+        assert_eq!(links(dir.path()).expect("listed"), [9, 10]);
+        assert_eq!(of_link(dir.path(), 9), dir.path().join("9"));
     }
 }

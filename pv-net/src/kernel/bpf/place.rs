@@ -1,14 +1,14 @@
-//! The places where programs of the data plane sit.
+//! The places at which TC programs of the data plane are attached.
 
 use aya::programs::TcAttachType;
 use pv_net_common::names;
 
-/// A program's place.
+/// The place of a TC program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// Ingress of a container's host-side link.
     FromContainer,
-    /// Egress of the same.
+    /// Egress of a container's host-side link.
     ToContainer,
     /// Ingress of an uplink.
     FromUplink,

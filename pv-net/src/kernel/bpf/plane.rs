@@ -1,4 +1,4 @@
-//! [`DataPlane`]: the daemon's hold on what runs in the kernel.
+//! [`DataPlane`]: the daemon's handles to the programs and maps in the kernel.
 
 use super::BpfError;
 use super::filter::Filter;
@@ -12,7 +12,7 @@ use super::sweep::Sweeping;
 use super::table::{PortMap, Single, Table, Trie};
 use super::takeover::Takeover;
 use pv_net_common::{
-    EndpointInfo, EndpointKey, FilterSource, FlowEntry, FlowKey, GlobalConfig, HalfOpenFlow, InterfaceInfo, Ip,
+    EndpointInfo, EndpointKey, FilterSource, FlowEntry, FlowKey, GlobalConfig, HalfOpenFlow, InterfaceInfo, Ip, LinkId,
     SourceKey, UplinkInfo, names,
 };
 use std::path::{Path, PathBuf};
@@ -29,14 +29,14 @@ pub struct DataPlane {
     pub(super) owners: Owners,
     pub(super) devices: Devices,
     pub(super) endpoints: Table<EndpointKey, EndpointInfo>,
-    pub(super) interfaces: Table<u32, InterfaceInfo>,
+    pub(super) interfaces: Table<LinkId, InterfaceInfo>,
     pub(super) locals: Table<EndpointKey, u32>,
     pub(super) uplinks: Table<u32, UplinkInfo>,
     pub(super) networks: Trie<FilterSource, u32>,
     pub(super) sources: Trie<SourceKey, Ip>,
     pub(super) port_map: PortMap,
     pub(super) filter: Filter,
-    /// What is still to be done until these programs and maps are in force.
+    /// What is left to do until these programs and maps are in force; `None` when they are.
     pub(super) takeover: Option<Takeover>,
 }
 
@@ -51,15 +51,15 @@ impl DataPlane {
         self.takeover.is_some()
     }
 
-    /// The policy maps that go with the programs.
+    /// Opens the policy maps that the programs use.
     ///
     /// # Errors
-    /// When they cannot be opened.
+    /// When a map cannot be opened.
     pub fn policy_tables(&self) -> Result<PolicyTables, BpfError> {
         PolicyTables::open(self.programs.maps())
     }
 
-    /// What sweeps of the flow tables need.
+    /// What a sweeper of the flow tables needs.
     #[must_use]
     pub fn sweeping(&self) -> Sweeping {
         Sweeping { pin_dir: self.pin_dir.clone(), flow_quotas: self.flow_quotas.clone(), devices: self.devices.clone() }
@@ -71,48 +71,48 @@ impl DataPlane {
         self.hook
     }
 
-    /// Says what the container behind link `ifindex` may send.
+    /// Writes what the container behind `link` may send to the map `interfaces`.
     ///
     /// # Errors
-    /// The kernel's, such as a full map.
-    pub fn set_interface(&mut self, ifindex: u32, info: &InterfaceInfo) -> Result<(), BpfError> {
-        // Before the link may send.
-        self.flow_quotas.begin(ifindex, info.max_flows)?;
-        self.interfaces.set(&ifindex, info)
+    /// When the kernel refuses to write a map, for example because it is full.
+    pub fn set_interface(&mut self, link: LinkId, info: &InterfaceInfo) -> Result<(), BpfError> {
+        // The counting begins first, before the link may send.
+        self.flow_quotas.begin(link, info.max_flows)?;
+        self.interfaces.set(&link, info)
     }
 
-    /// Says where address `addr` is.
+    /// Writes where address `addr` is to the map `endpoints`.
     ///
     /// # Errors
-    /// The kernel's, such as a full map.
+    /// When the kernel refuses to write the map, for example because it is full.
     pub fn set_endpoint(&mut self, addr: Ip, info: &EndpointInfo) -> Result<(), BpfError> {
         self.endpoints.set(&EndpointKey { addr }, info)
     }
 
-    /// Forgets an address; one that is not there is fine.
+    /// Removes an address from the map `endpoints`; a missing one is fine.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses to remove the entry.
     pub fn remove_endpoint(&mut self, addr: Ip) -> Result<(), BpfError> {
         self.endpoints.remove(&EndpointKey { addr }).map(drop)
     }
 
-    /// Forgets a link; one that is not there is fine.
+    /// Removes a link from the map `interfaces`; a missing one is fine.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn remove_interface(&mut self, ifindex: u32) -> Result<(), BpfError> {
-        self.interfaces.remove(&ifindex)?;
-        self.flow_quotas.end(ifindex)
+    /// When the kernel refuses to remove an entry.
+    pub fn remove_interface(&mut self, link: LinkId) -> Result<(), BpfError> {
+        self.interfaces.remove(&link)?;
+        self.flow_quotas.end(link)
     }
 
-    /// All links with what they may send.
+    /// All entries of the map `interfaces`.
     #[must_use]
-    pub fn interfaces(&self) -> Vec<(u32, InterfaceInfo)> {
+    pub fn interfaces(&self) -> Vec<(LinkId, InterfaceInfo)> {
         self.interfaces.entries()
     }
 
-    /// All container addresses.
+    /// All entries of the map `endpoints`.
     #[must_use]
     pub fn endpoints(&self) -> Vec<(Ip, EndpointInfo)> {
         self.endpoints.entries().into_iter().map(|(k, v)| (k.addr, v)).collect()
@@ -121,7 +121,7 @@ impl DataPlane {
     /// The policy generation in force.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the map `config` cannot be read.
     pub fn generation(&self) -> Result<u32, BpfError> {
         Ok(self.config.get()?.generation)
     }
@@ -129,15 +129,16 @@ impl DataPlane {
     /// Whether the policy generation in force has rules.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the map `config` cannot be read.
     pub fn has_rules(&self) -> Result<bool, BpfError> {
         Ok(self.config.get()?.rules != 0)
     }
 
-    /// Puts the next policy generation in force: every flow is decided again on its next packet. `rules`: it has some.
+    /// Puts the next policy generation in force and returns its number; every flow is decided again on its next packet.
+    /// `rules`: whether the generation has rules.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the map `config` cannot be read or written.
     pub fn next_generation(&mut self, rules: bool) -> Result<u32, BpfError> {
         let mut config = self.config.get()?;
         config.generation = config.generation.wrapping_add(1).max(1);
@@ -150,7 +151,7 @@ impl DataPlane {
     /// Has the way out of every flow looked up again on its next packet.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the map `config` cannot be read or written.
     pub fn routes_changed(&mut self) -> Result<(), BpfError> {
         let mut config = self.config.get()?;
         config.routes = config.epoch.wrapping_add(1).max(1);
@@ -158,17 +159,18 @@ impl DataPlane {
         self.next_epoch()
     }
 
-    /// A write of its own: who sees the new epoch sees what it stands for.
+    /// Raises the epoch, in a write of its own after the change that it stands for, so that a program which sees the
+    /// new epoch sees the change too.
     fn next_epoch(&mut self) -> Result<(), BpfError> {
         let mut config = self.config.get()?;
         config.epoch = config.epoch.wrapping_add(1).max(1);
         self.config.set(config)
     }
 
-    /// Masquerade takes its ports from the range that begins here. Nobody owns a port of another range.
+    /// Sets the beginning of masquerade's port range. When it changes, the owners of all ports are cleared.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the maps `config` or `nat_owners` cannot be read or written.
     pub fn set_nat_range(&mut self, first_port: u16) -> Result<(), BpfError> {
         let mut config = self.config.get()?;
         if config.nat_first_port == first_port {
@@ -179,7 +181,7 @@ impl DataPlane {
         self.owners.clear()
     }
 
-    /// Runs `pv_from_container` on `frame` as if it had come in on link `ifindex`, that must be one of the calling
+    /// Runs `pv_from_container` on `frame` as if it had come in on link `ifindex`, which must be in the calling
     /// thread's namespace.
     ///
     /// # Errors
@@ -189,7 +191,7 @@ impl DataPlane {
         frame::run(self.programs.entry(name)?, name, ifindex, frame)
     }
 
-    /// Gives back the memory of what was only needed for loading.
+    /// Frees the parsed object, which is needed only for loading.
     pub fn put_away_object(&mut self) {
         self.programs.put_away_object();
     }

@@ -1,7 +1,9 @@
-//! The policy maps: a compiled policy is written beside the one in force, and removed when another took its place.
+//! The policy maps. A compiled policy is written beside the one in force, which is removed once the new one has
+//! replaced it.
 //!
-//! Nothing here says which generation is in force: that is one write elsewhere. The order is [`PolicyTables::load`],
-//! that write, [`PolicyTables::forget`].
+//! Which generation is in force is not decided here. The order is: [`PolicyTables::load`], then the write of the
+//! generation ([`DataPlane::next_generation`](super::DataPlane::next_generation)), then [`PolicyTables::forget`] of the
+//! old one.
 
 use super::programs::Programs;
 use super::table::{map_error, pinned};
@@ -19,7 +21,7 @@ use std::hash::Hash;
 use std::path::Path;
 use std::time::Duration;
 
-/// The daemon's hold on the policy maps.
+/// The daemon's handles to the policy maps.
 pub struct PolicyTables {
     ids: HashMap<MapData, PolicyId, PolicyClass>,
     cidrs: LpmTrie<MapData, PolicyAddr, PolicyClass>,
@@ -27,10 +29,10 @@ pub struct PolicyTables {
 }
 
 impl PolicyTables {
-    /// The maps that are pinned in `maps`.
+    /// Opens the maps that are pinned in `maps`.
     ///
     /// # Errors
-    /// When they are not there, or are of another layout.
+    /// When a map is missing or has another layout.
     pub(super) fn open(maps: &Path) -> Result<Self, BpfError> {
         let (ids, cidrs, pairs) = (names::MAP_POLICY_IDS, names::MAP_POLICY_CIDRS, names::MAP_POLICY_PAIRS);
         Ok(Self {
@@ -40,14 +42,15 @@ impl PolicyTables {
         })
     }
 
-    /// Writes `policy` as `generation`, that must not be in force. What an earlier attempt left of it is removed first.
+    /// Writes `policy` as `generation`, which must not be in force. What an earlier attempt left of that generation is
+    /// removed first.
     ///
     /// # Errors
-    /// The kernel's. Nothing of the generation is left then, and the others are as they were.
+    /// When the kernel refuses to write an entry. Then nothing of the generation is left, and the others are unchanged.
     pub fn load(&mut self, policy: &Compiled, generation: u32) -> Result<(), BpfError> {
         self.remove(|g| g == generation)?;
         self.write(policy, generation).inspect_err(|_| {
-            // The write's error is the one to report; what stays here is removed by the next load.
+            // The error of the write is reported; entries that remain are removed by the next load.
             if let Err(e) = self.remove(|g| g == generation) {
                 tracing::warn!(generation, error = %e, "half of a policy is left, not in force");
             }
@@ -70,26 +73,26 @@ impl PolicyTables {
         Ok(())
     }
 
-    /// Removes `generation`, that is not in force any more. Programs that began under it are waited for.
+    /// Removes `generation`, which is not in force any more, after the programs that may still use it have ended.
     ///
     /// # Errors
-    /// The kernel's; the rest can be removed by another call.
+    /// When the kernel refuses to read or remove an entry; a later call can remove the rest.
     pub fn forget(&mut self, generation: u32) -> Result<(), BpfError> {
         self.remove_in_use(|g| g == generation)
     }
 
-    /// Removes every generation but `generation`: what a daemon that died left behind.
+    /// Removes every generation but `generation`, since a daemon that died may have left others.
     ///
     /// # Errors
-    /// The kernel's; the rest can be removed by another call.
+    /// When the kernel refuses to read or remove an entry; a later call can remove the rest.
     pub fn keep_only(&mut self, generation: u32) -> Result<(), BpfError> {
         self.remove_in_use(|g| g != generation)
     }
 
-    /// Entries of `generation`: containers, networks, verdicts.
+    /// Numbers of entries of `generation`: containers, networks, verdicts.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When a map cannot be read.
     pub fn entries(&self, generation: u32) -> Result<[usize; 3], BpfError> {
         let ids = keys(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?;
         let cidrs = keys(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?;
@@ -101,15 +104,15 @@ impl PolicyTables {
         ])
     }
 
-    /// Whether `generation` is exactly `policy`.
+    /// Whether the maps hold exactly `policy` as `generation`.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When a map cannot be read.
     pub fn holds(&self, policy: &Compiled, generation: u32) -> Result<bool, BpfError> {
         if self.entries(generation)? != [policy.ids.len(), policy.cidrs.len(), policy.pairs.len()] {
             return Ok(false);
         }
-        // A look-up in a trie also finds what only contains the key: everything is read instead.
+        // A look-up in a trie also finds a shorter prefix that contains the key, so all entries are read instead.
         let ids: std::collections::HashMap<_, _> = self.ids.iter().filter_map(Result::ok).collect();
         let cidrs = in_trie(self.cidrs.iter());
         let pairs = in_trie(self.pairs.iter());
@@ -127,7 +130,8 @@ impl PolicyTables {
         Ok(policy.ids.iter().all(id) && policy.cidrs.iter().all(cidr) && policy.pairs.iter().all(pair))
     }
 
-    /// Removes what programs may still be reading; where there is nothing, nobody is waited for.
+    /// Removes generations that programs may still be reading: waits for those programs first, unless there is nothing
+    /// to remove.
     fn remove_in_use(&mut self, which: impl Fn(u32) -> bool) -> Result<(), BpfError> {
         let stale = self.stale(which)?;
         if stale.is_empty() {
@@ -202,8 +206,8 @@ fn in_trie<K: Pod + Eq + Hash, V>(
     all.filter_map(Result::ok).map(|(key, value)| ((key.prefix_len(), key.data()), value)).collect()
 }
 
-/// All keys, before anything is removed: a key that is gone makes the kernel begin anew. No more than two generations
-/// have, so that nothing can make this endless.
+/// All keys, collected before anything is removed: when the present key is gone, the kernel starts again from the
+/// beginning. The number of keys is limited to two full generations, so that the loop always ends.
 fn keys<K: Pod>(
     all: impl Iterator<Item = Result<K, MapError>>,
     of_one_generation: u32,
@@ -212,7 +216,7 @@ fn keys<K: Pod>(
     all.take(2 * of_one_generation as usize).collect::<Result<_, _>>().map_err(map_error("list", map))
 }
 
-/// One that is not there is fine.
+/// Turns "no such entry" into success.
 fn gone(removed: Result<(), MapError>, map: &'static str) -> Result<(), BpfError> {
     match removed {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
@@ -221,32 +225,32 @@ fn gone(removed: Result<(), MapError>, map: &'static str) -> Result<(), BpfError
     }
 }
 
-/// The program that answers from the maps as the data plane would, for `policy explain`.
+/// The program `pv_policy_probe`, which asks the policy maps in the same way as the data plane. For `policy explain`.
 pub struct PolicyProbe {
     program: SchedClassifier,
 }
 
 impl PolicyProbe {
-    /// The one that is pinned beside the maps under `pin_dir`; it is loaded and pinned where it is not there.
+    /// Opens the program that is pinned under `pin_dir`; loads and pins it first where it is missing.
     ///
     /// # Errors
-    /// When the kernel refuses it, or there are no such maps.
+    /// When the kernel refuses the program, or the maps are not pinned.
     pub fn open(pin_dir: &Path) -> Result<Self, BpfError> {
         Ok(Self { program: Programs::policy_probe(pin_dir)? })
     }
 
-    /// What the rules of a generation say.
+    /// The verdict of the rules on a query.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel does not run the program.
     pub fn ask(&mut self, query: &PolicyQuery) -> Result<PolicyVerdict, BpfError> {
         self.ask_often(query, 1).map(|(verdict, _)| verdict)
     }
 
-    /// The same `times` over, and how long one took.
+    /// Asks `times` times; also returns how long one run took.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel does not run the program.
     pub fn ask_often(&mut self, query: &PolicyQuery, times: u32) -> Result<(PolicyVerdict, Duration), BpfError> {
         let mut frame = [0u8; POLICY_ANSWER_AT + size_of::<PolicyVerdict>()];
         frame[POLICY_QUERY_AT..POLICY_ANSWER_AT].copy_from_slice(&query.bytes());

@@ -1,18 +1,18 @@
-//! What this kernel offers, for `pv-net doctor`.
+//! What the kernel offers, for `pv-net doctor`.
 
 use aya::util::KernelVersion;
 use std::path::Path;
 
-/// One thing that pv-net wants of the kernel.
+/// A kernel feature that pv-net uses.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Probe {
-    /// What it is.
+    /// Its name.
     pub name: &'static str,
     /// Whether it is there.
     pub ok: bool,
     /// Whether pv-net cannot run without it.
     pub required: bool,
-    /// What is lost without it.
+    /// What does not work without it.
     pub lost: &'static str,
     /// What to do about it.
     pub remedy: &'static str,
@@ -26,7 +26,7 @@ fn reads(path: &str, want: &str) -> bool {
     std::fs::read_to_string(path).is_ok_and(|text| text.trim() == want)
 }
 
-/// Looks at everything; changes nothing.
+/// Tests for every feature; changes nothing.
 #[must_use]
 pub fn probe() -> Vec<Probe> {
     vec![

@@ -1,18 +1,21 @@
-//! The programs: verified once, pinned, and taken over by every later daemon that would load the same.
+//! The programs: verified once, pinned, and adopted by every later daemon that would load the same.
 //!
-//! They are at `<bpffs>/programs/DIGEST/NAME`. DIGEST stands for all that tells two loads apart: the object, what is set
-//! in it, and which maps they use, by the kernel's numbers. A directory of that name has what this daemon would load,
-//! bound to those very maps. (The kernel that verified a program is the one that holds its pin.)
+//! They are pinned as `<bpffs>/programs/DIGEST/NAME`. DIGEST covers everything that distinguishes two loads: the
+//! object, its global variables, and the ids of the maps that it uses. So a directory of the right name has what this
+//! daemon would load, bound to the very maps that it uses. (A kernel's pins do not survive the kernel, so it is the
+//! same kernel that verified them.)
 //!
-//! Programs that tail-call each other share an unpinned map for what they hand on, and `stages`, the map that they find
-//! each other by; so they are of one load, and no packet of older programs comes to them. They are pinned in
-//! `programs/new` with `stages`, and get their name by one rename when their self-test has passed: who dies before it
-//! leaves nothing that could be taken over. The others are loaded when they are wanted first, each with a pin of its own.
+//! Programs that tail-call each other share unpinned maps for passing packets on, and `stages`, the map of the
+//! programs. So they must be loaded together, and no packet passes from older programs to newer ones. They are pinned
+//! in `programs/new` together with `stages`, and get their final name by one rename after their self-test, so a daemon
+//! that dies before that leaves nothing that could be adopted. The other programs are loaded when they are first
+//! needed, each with its own pin.
 
-use super::object::{OBJECT, OBJECT_SHA256};
+use super::object::{OBJECT_SHA256, object};
 use super::options::kernel_has;
 use super::table::{map_error, pinned};
-use super::{BpfError, pin};
+use super::{BpfError, pin, sys};
+use crate::kernel::kill_point;
 use aya::maps::{MapInfo, ProgramArray};
 use aya::programs::{
     CgroupSockAddr, CgroupSockAddrAttachType, Program, ProgramError, ProgramInfo, ProgramType, SchedClassifier, Xdp,
@@ -23,23 +26,24 @@ use pv_net_common::names;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// What the kernel keeps of a program's name.
+/// How many bytes of a program's name the kernel keeps.
 const NAME_BYTES: usize = 15;
 
-/// Those that the daemon attaches, of the data plane.
+/// The programs of the data plane that the daemon attaches to links.
 const ENTRIES: [&str; 4] =
     [names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK, names::PROG_FROM_BRIDGE];
 
-/// Those that are of one load: what packets of containers and uplinks meet. The last ones are the largest.
+/// The programs that are loaded together: those that packets of containers and uplinks meet. The largest come last.
 fn data_plane() -> impl Iterator<Item = &'static str> {
     ENTRIES.into_iter().chain([names::PROG_CLOCK]).chain(names::PROG_STAGES)
 }
 
-/// The daemon's hold on the programs that go with the maps pinned in `maps`.
+/// The daemon's handles to the programs that use the maps pinned in `maps`.
 pub(super) struct Programs {
     root: PathBuf,
     maps: PathBuf,
@@ -49,26 +53,26 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Those of the data plane that are pinned, if they are what this daemon would load over `maps`.
+    /// Opens the pinned programs of the data plane; `None` unless they are what this daemon would load over `maps`.
     ///
     /// # Errors
-    /// When one that was there cannot be opened.
+    /// When a pinned program cannot be opened.
     pub(super) fn find(root: &Path, maps: &Path) -> Result<Option<Self>, BpfError> {
         let Some(dir) = dir_of(root, maps).filter(|dir| is_whole(dir)) else { return Ok(None) };
         let (root, maps, entries) = (root.to_owned(), maps.to_owned(), entries(&dir)?);
-        // Where that is not so already, somebody has changed it.
+        // Usually nothing changes here; it repairs entries that somebody has removed.
         set_stages(&dir)?;
         Ok(Some(Self { root, maps, dir, entries, object: None }))
     }
 
-    /// Loads those of the data plane over `maps`; maps that are not pinned there are made. They are pinned under a name
-    /// that nobody takes over until [`Self::name`].
+    /// Loads the programs of the data plane over `maps`; maps that are not pinned there are made. The programs are
+    /// pinned under a name from which no daemon adopts them until [`Self::name`].
     ///
     /// # Errors
     /// When the kernel refuses a map, a program or a pin. What an earlier daemon pinned is still there then.
     pub(super) fn load(root: &Path, maps: &Path, flow_entries: u32) -> Result<Self, BpfError> {
         let dir = pin::new_programs_dir(root);
-        // Of a daemon that died.
+        // Left by a daemon that died.
         pin::remove_dir(&dir)?;
         pin::make_dir(&dir)?;
         let mut object = parse(maps, &dir, Some(flow_entries))?;
@@ -81,42 +85,46 @@ impl Programs {
         Ok(Self { root: root.to_owned(), maps: maps.to_owned(), dir, entries, object: Some(object) })
     }
 
-    /// Gives those that were loaded the name that another daemon takes them over by.
+    /// Gives the loaded programs the name under which later daemons adopt them.
     ///
     /// # Errors
     /// When a map is not pinned, or the directory cannot be renamed.
     pub(super) fn name(&mut self) -> Result<(), BpfError> {
         let dir = dir_of(&self.root, &self.maps).ok_or_else(unpinned)?;
         if dir.exists() {
-            // Not what it should be, else it had been found. Links may have its programs until they are replaced.
+            // The directory is incomplete, else [`Self::find`] would have found it. Links may use its programs until
+            // the take-over, so it is moved and not removed.
             let aside = pin::programs_dir(&self.root).join("aside");
             pin::remove_dir(&aside)?;
+            kill_point::pass();
             fs::rename(&dir, &aside).map_err(pin::pin_error("rename", &dir))?;
         }
+        kill_point::pass();
         fs::rename(&self.dir, &dir).map_err(pin::pin_error("rename", &self.dir))?;
         self.dir = dir;
         Ok(())
     }
 
-    /// Where their maps are pinned.
+    /// Directory of their maps.
     pub(super) fn maps(&self) -> &Path {
         &self.maps
     }
 
-    /// The maps are pinned in `maps` from now on.
+    /// Notes that the maps are pinned in `maps` from now on.
     pub(super) fn maps_moved(&mut self, maps: &Path) {
         maps.clone_into(&mut self.maps);
     }
 
-    /// Where they are pinned.
+    /// Directory of the programs.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Of those that go with the maps pinned under `root`, the one that answers what the rules say.
+    /// Opens the program `pv_policy_probe` that goes with the maps pinned under `root`; loads and pins it first where
+    /// it is missing.
     ///
     /// # Errors
-    /// When there are no such maps, or the kernel refuses it.
+    /// When the maps are not pinned, or the kernel refuses the program.
     pub(super) fn policy_probe(root: &Path) -> Result<SchedClassifier, BpfError> {
         let maps = pin::maps_dir(root);
         let dir = dir_of(root, &maps).ok_or_else(unpinned)?;
@@ -125,25 +133,45 @@ impl Programs {
         classifier(&programs.dir, names::PROG_POLICY_PROBE)
     }
 
-    /// Of those that go with the maps pinned under `root`, the one that tells the time.
+    /// Opens the program `pv_clock` that goes with the maps pinned under `root`.
     ///
     /// # Errors
-    /// When there are no such maps, or it is not pinned.
+    /// When the maps or the program are not pinned.
     pub(super) fn clock(root: &Path) -> Result<SchedClassifier, BpfError> {
         classifier(&dir_of(root, &pin::maps_dir(root)).ok_or_else(unpinned)?, names::PROG_CLOCK)
     }
 
-    /// One that the daemon runs or attaches.
+    /// A program that the daemon runs or attaches.
     pub(super) fn entry(&mut self, name: &'static str) -> Result<&mut SchedClassifier, BpfError> {
         self.entries.get_mut(name).ok_or_else(|| missing(name))
     }
 
-    /// One that the daemon runs, and attaches nowhere.
+    /// The kernel's id of a program that the daemon attaches.
+    ///
+    /// # Errors
+    /// When the kernel does not tell it.
+    pub(super) fn id_of(&self, name: &'static str) -> Result<u32, BpfError> {
+        let program = self.entries.get(name).ok_or_else(|| missing(name))?;
+        program.info().map(|info| info.id()).map_err(refused(name))
+    }
+
+    /// Ids of the programs that can be the uplinks' filter; empty while none is loaded.
+    pub(super) fn filter_ids(&self) -> Vec<u32> {
+        let both = [names::PROG_XDP_UPLINK, names::PROG_XDP_UPLINK_SINGLE];
+        both.iter().filter_map(|name| Some(found(&self.dir, name, Xdp::PROGRAM_TYPE)?.id())).collect()
+    }
+
+    /// Whether the program with this id is the socket hook `name`.
+    pub(super) fn is_socket_hook(&self, name: &'static str, id: u32) -> bool {
+        found(&self.dir, name, CgroupSockAddr::PROGRAM_TYPE).is_some_and(|info| info.id() == id)
+    }
+
+    /// A pinned program that the daemon runs but attaches nowhere.
     pub(super) fn pinned_one(&self, name: &'static str) -> Result<SchedClassifier, BpfError> {
         classifier(&self.dir, name)
     }
 
-    /// A socket hook.
+    /// A socket hook, loaded and pinned when it is missing.
     pub(super) fn socket_hook(
         &mut self,
         name: &'static str,
@@ -153,27 +181,28 @@ impl Programs {
         CgroupSockAddr::from_pin(self.dir.join(name), at).map_err(refused(name))
     }
 
-    /// The uplinks' filter: the program for frames of several pieces where the kernel has those.
+    /// The uplinks' filter: the program for frames in several buffers where the kernel supports those.
     pub(super) fn xdp(&mut self) -> Result<Xdp, BpfError> {
         let both = [names::PROG_XDP_UPLINK, names::PROG_XDP_UPLINK_SINGLE];
-        // What the kernel refuses is not tried anew as long as the other one is there.
-        let there = both.into_iter().find_map(|name| Some((name, found(&self.dir, name, Xdp::PROGRAM_TYPE)?)));
-        let (name, info) = match there {
+        // Once one of the two is pinned, the one that the kernel refused is not tried again.
+        let there = both.into_iter().find(|name| found(&self.dir, name, Xdp::PROGRAM_TYPE).is_some());
+        let name = match there {
             Some(there) => there,
-            None => match self.pinned(both[0], Xdp::PROGRAM_TYPE) {
-                Ok(info) => (both[0], info),
-                Err(_) => (both[1], self.pinned(both[1], Xdp::PROGRAM_TYPE)?),
-            },
+            None if self.pinned(both[0], Xdp::PROGRAM_TYPE).is_ok() => both[0],
+            None => {
+                self.pinned(both[1], Xdp::PROGRAM_TYPE)?;
+                both[1]
+            }
         };
-        Xdp::from_program_info(info, name.into(), XdpAttachType::Interface).map_err(refused(name))
+        Xdp::from_pin(self.dir.join(name), XdpAttachType::Interface).map_err(refused(name))
     }
 
-    /// Gives back the memory of what was only needed for loading. What is loaded later parses the object anew.
+    /// Frees the parsed object, which is needed only for loading. A later load parses it again.
     pub(super) fn put_away_object(&mut self) {
         self.object = None;
     }
 
-    /// Whether other programs than these are pinned.
+    /// Whether programs other than these are pinned.
     ///
     /// # Errors
     /// When the pins cannot be listed.
@@ -181,7 +210,7 @@ impl Programs {
         Ok(pin::program_dirs(&self.root)?.iter().any(|dir| *dir != self.dir))
     }
 
-    /// Removes the pins of programs that are not these; none of them must be in use any more.
+    /// Removes the pins of all other programs; none of them may be in use any more.
     ///
     /// # Errors
     /// When a pin cannot be removed.
@@ -191,7 +220,7 @@ impl Programs {
         dirs.iter().try_for_each(|dir| pin::remove_dir(dir))
     }
 
-    /// The pinned program, loaded and pinned where it is not there yet.
+    /// The pinned program; it is loaded and pinned first where it is missing.
     fn pinned(&mut self, name: &'static str, kind: ProgramType) -> Result<ProgramInfo, BpfError> {
         if let Some(info) = found(&self.dir, name, kind) {
             return Ok(info);
@@ -199,7 +228,8 @@ impl Programs {
         let object = match &mut self.object {
             Some(object) => object,
             none => {
-                // Reading the object would make the one that is missing.
+                // Loading the object would create maps that are missing, so it is checked first that the maps are still
+                // those of these programs.
                 if dir_of(&self.root, &self.maps).as_ref() != Some(&self.dir) {
                     return Err(unpinned());
                 }
@@ -217,7 +247,7 @@ impl Programs {
     }
 }
 
-/// Where the programs are that this daemon would load over `maps`; none when one of these is not there.
+/// The directory of the programs that this daemon would load over `maps`; `None` when one of the maps is not pinned.
 fn dir_of(root: &Path, maps: &Path) -> Option<PathBuf> {
     let mut digest = Sha256::new_with_prefix(OBJECT_SHA256);
     for (_, value) in globals() {
@@ -230,37 +260,55 @@ fn dir_of(root: &Path, maps: &Path) -> Option<PathBuf> {
     Some(pin::programs_dir(root).join(name))
 }
 
-/// Whether all programs of the data plane are pinned in `dir`, and the map that they find each other by.
+/// Whether `dir` has all programs of the data plane and their map `stages`.
 fn is_whole(dir: &Path) -> bool {
     let all = data_plane().all(|name| found(dir, name, SchedClassifier::PROGRAM_TYPE).is_some());
     let stages = MapInfo::from_pin(dir.join(names::MAP_STAGES)).map(|info| info.id());
-    // All of them have the same.
-    let used = found(dir, names::PROG_FROM_CONTAINER, SchedClassifier::PROGRAM_TYPE)
-        .and_then(|info| info.map_ids().ok().flatten());
-    all && stages.is_ok_and(|id| used.is_some_and(|used| used.contains(&id)))
+    // All of the programs were loaded with the same `stages`, so one is enough to check.
+    all && stages.is_ok_and(|id| uses(&dir.join(names::PROG_FROM_CONTAINER), id))
 }
 
-/// Numbers of the programs that are pinned in `dir`.
+/// Ids of the programs that are pinned in `dir`.
 ///
 /// # Errors
-/// When it cannot be listed.
+/// When `dir` cannot be listed.
 pub(super) fn ids_in(dir: &Path) -> Result<Vec<u32>, BpfError> {
     let names = pin::list(dir)?;
     Ok(names.iter().filter_map(|name| Some(ProgramInfo::from_pin(dir.join(name)).ok()?.id())).collect())
 }
 
-/// Whether the programs in `dir` use the `config` that is pinned in `maps`.
-pub(super) fn go_with(dir: &Path, maps: &Path) -> bool {
-    let Ok(config) = MapInfo::from_pin(maps.join(names::MAP_CONFIG)) else { return false };
-    let used = ProgramInfo::from_pin(dir.join(names::PROG_CLOCK)).and_then(|clock| clock.map_ids());
-    used.is_ok_and(|used| used.is_some_and(|used| used.contains(&config.id())))
+/// Opens the program with this id, if it is pinned under `root`.
+///
+/// # Errors
+/// When the pins cannot be listed, or that program cannot be opened.
+pub(super) fn pinned_by_id(root: &Path, id: u32) -> Result<Option<OwnedFd>, BpfError> {
+    for dir in pin::program_dirs(root)? {
+        for name in pin::list(&dir)? {
+            let file = dir.join(name);
+            if ProgramInfo::from_pin(&file).is_ok_and(|info| info.id() == id) {
+                return sys::pinned(&file).map(Some).map_err(pin::pin_error("open", &file));
+            }
+        }
+    }
+    Ok(None)
 }
 
-/// Enters the stages' programs into the map that they find each other by.
+/// Whether the programs in `dir` use the map `config` that is pinned in `maps`.
+pub(super) fn go_with(dir: &Path, maps: &Path) -> bool {
+    let Ok(config) = MapInfo::from_pin(maps.join(names::MAP_CONFIG)) else { return false };
+    uses(&dir.join(names::PROG_CLOCK), config.id())
+}
+
+/// Whether the program pinned at `file` uses the map with id `map`.
+fn uses(file: &Path, map: u32) -> bool {
+    sys::pinned(file).and_then(|program| sys::maps_of(&program)).is_ok_and(|used| used.contains(&map))
+}
+
+/// Enters the stages' programs into the map `stages`.
 fn set_stages(dir: &Path) -> Result<(), BpfError> {
     let name = names::MAP_STAGES;
     let mut stages = ProgramArray::try_from(pinned(dir, name)?).map_err(map_error("open", name))?;
-    for (index, stage) in (0u32..).zip(names::PROG_STAGES) {
+    for (index, stage) in (0u32..).zip(names::PROG_STAGES.into_iter().chain(names::PROG_ENTRIES_AGAIN)) {
         let program = classifier(dir, stage)?;
         let fd = program.fd().map_err(refused(stage))?;
         stages.set(index, fd, 0).map_err(map_error("write", name))?;
@@ -268,24 +316,24 @@ fn set_stages(dir: &Path) -> Result<(), BpfError> {
     Ok(())
 }
 
-/// The program that is pinned in `dir`, if it is of this name and kind.
+/// The program pinned in `dir` as `name`, if it really has this name and type.
 fn found(dir: &Path, name: &str, kind: ProgramType) -> Option<ProgramInfo> {
     let info = ProgramInfo::from_pin(dir.join(name)).ok()?;
     let kept = &name.as_bytes()[..name.len().min(NAME_BYTES)];
     (info.name() == kept && info.program_type() == kind.into()).then_some(info)
 }
 
-/// The pinned program, by its whole name: filters of clsact bear it.
+/// Opens a pinned TC program. Its name, as the kernel cut it, becomes the name of filters of clsact.
 fn classifier(dir: &Path, name: &'static str) -> Result<SchedClassifier, BpfError> {
-    let info = found(dir, name, SchedClassifier::PROGRAM_TYPE).ok_or_else(|| missing(name))?;
-    SchedClassifier::from_program_info(info, name.into()).map_err(refused(name))
+    found(dir, name, SchedClassifier::PROGRAM_TYPE).ok_or_else(|| missing(name))?;
+    SchedClassifier::from_pin(dir.join(name)).map_err(refused(name))
 }
 
 fn entries(dir: &Path) -> Result<BTreeMap<&'static str, SchedClassifier>, BpfError> {
     ENTRIES.into_iter().map(|name| Ok((name, classifier(dir, name)?))).collect()
 }
 
-/// What is set in the object, by the global's name.
+/// The object's global variables, by name, and their values.
 fn globals() -> [(&'static str, u32); 2] {
     [
         (names::GLOBAL_HAS_SET_RETVAL, u32::from(kernel_has(5, 18))),
@@ -293,12 +341,12 @@ fn globals() -> [(&'static str, u32); 2] {
     ]
 }
 
-/// Entries of the half-open table beside a flow table of so many.
+/// Entries of the half-open table for a flow table of `flow_entries`.
 fn half_open_entries(flow_entries: u32) -> u32 {
     (flow_entries / 2).max(1024)
 }
 
-/// Reads the object, and makes and pins the maps that are not there: `stages` in `dir`, the others in `maps`.
+/// Parses the object, and makes and pins maps that are missing: `stages` in `dir`, the others in `maps`.
 fn parse(maps: &Path, dir: &Path, flow_entries: Option<u32>) -> Result<Ebpf, BpfError> {
     let globals = globals();
     let mut loader = EbpfLoader::new();
@@ -314,11 +362,11 @@ fn parse(maps: &Path, dir: &Path, flow_entries: Option<u32>) -> Result<Ebpf, Bpf
         loader.map_max_entries(names::MAP_HALF_OPEN, half_open_entries(entries));
         loader.map_max_entries(names::MAP_CLAIMS, half_open_entries(entries));
     }
-    loader.load(OBJECT).map_err(|e| BpfError::Load(BpfError::chain(&e)))
+    loader.load(&object()?).map_err(|e| BpfError::Load(BpfError::chain(&e)))
 }
 
-/// Loads the programs of the data plane, two at a time: the verifier has one CPU a program. Its memory would grow with
-/// every further one, and small devices have little.
+/// Loads the programs of the data plane, two at a time, since the verifier uses one CPU for each. More at a time would
+/// need more memory, of which small devices have little.
 fn load_data_plane(object: &mut Ebpf) -> Result<(), BpfError> {
     let wanted: Vec<_> = data_plane().collect();
     let place = |name: &str| wanted.iter().position(|w| *w == name);
@@ -330,7 +378,7 @@ fn load_data_plane(object: &mut Ebpf) -> Result<(), BpfError> {
     let rest = Mutex::new(found);
     let work = || {
         loop {
-            // The largest first, so that nobody waits for it at the end.
+            // The largest are loaded first, so that no thread is left with a large one at the end.
             let next = rest.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some((name, program)) = next else { return Ok(()) };
             load(name, program)?;
@@ -355,6 +403,7 @@ fn load(name: &str, program: &mut Program) -> Result<(), BpfError> {
 }
 
 fn pin_at(program: &mut Program, file: &Path) -> Result<(), BpfError> {
+    kill_point::pass();
     program.pin(file).map_err(|e| BpfError::Load(format!("pin {}: {}", file.display(), BpfError::chain(&e))))
 }
 

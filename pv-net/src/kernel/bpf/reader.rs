@@ -1,5 +1,5 @@
-//! Reading what the programs write, without a word to the controller: a hold of its own on each map, which the kernel
-//! lets read and not write.
+//! Reads the maps that programs write, without asking the controller: through handles of its own that the kernel allows
+//! to read but not to write.
 
 use super::clock::Clock;
 use super::flows::{FlowRecord, FlowState};
@@ -8,11 +8,13 @@ use super::{BpfError, pin};
 use crate::model::XdpMode;
 use aya::maps::{MapData, RingBuf};
 use pv_net_common::{
-    DropReason, FlowCount, FlowEntry, FlowKey, FlowLimit, GlobalConfig, HalfOpenFlow, InterfaceInfo, Stat, names,
+    DropReason, FlowCount, FlowEntry, FlowKey, FlowLimit, GlobalConfig, HalfOpenFlow, InterfaceInfo, LinkId, Stat,
+    names,
 };
 use std::path::{Path, PathBuf};
 
-/// Flows, counters and what else the API shows of the maps. It holds for as long as the pinned maps are the same ones.
+/// Read-only access to flows, counters and whatever else the API shows of the maps. It is valid as long as the same
+/// maps are pinned.
 pub struct Reader {
     pin_dir: PathBuf,
     clock: Clock,
@@ -21,16 +23,16 @@ pub struct Reader {
     half_open: Table<FlowKey, HalfOpenFlow>,
     counts: Table<u32, FlowCount>,
     limits: Table<u32, FlowLimit>,
-    interfaces: Table<u32, InterfaceInfo>,
+    interfaces: Table<LinkId, InterfaceInfo>,
     drops: Counters,
     stats: Counters,
 }
 
 impl Reader {
-    /// Opens what is pinned under `pin_dir`.
+    /// Opens the maps pinned under `pin_dir`.
     ///
     /// # Errors
-    /// When a map or the program for the time is not there, or is of another layout.
+    /// When a map or the program `pv_clock` is missing, or a map has another layout.
     pub fn open(pin_dir: &Path) -> Result<Self, BpfError> {
         let maps = pin::maps_dir(pin_dir);
         let config = Single::open(&maps, names::MAP_CONFIG, Access::Read)?;
@@ -62,10 +64,10 @@ impl Reader {
         Ok(self.config.get()?.generation)
     }
 
-    /// Every direction of every flow. It takes as long as the tables are full: not on a thread that others wait for.
+    /// Every direction of every flow. The time grows with the number of flows, so call this on a thread that may block.
     ///
     /// # Errors
-    /// When the kernel refuses to run the clock or to read a map.
+    /// When the kernel refuses to run `pv_clock` or to read a map.
     pub fn flows(&self) -> Result<Vec<FlowRecord>, BpfError> {
         let ticks = self.clock.ticks(&self.config)?;
         let record = |key, entry: FlowEntry, state| FlowRecord { key, entry, age_secs: ticks.age_secs(&entry), state };
@@ -74,7 +76,7 @@ impl Reader {
             established.map(|(key, entry)| record(key, entry, FlowState::of_entry(&entry))).collect();
         for (_, flow) in self.half_open.entries() {
             let key = flow.origin;
-            // The half-open entry of an established flow stays behind until the LRU needs its room.
+            // An established flow may still have its half-open entry, until the LRU reuses it.
             if self.flows.get(&key)?.is_none() {
                 records.push(record(key, flow.forward, FlowState::of_phase(flow.phase)));
             }
@@ -82,16 +84,16 @@ impl Reader {
         Ok(records)
     }
 
-    /// Flows that count for the container behind link `index`, and how many it may have.
+    /// The number of flows that count for the container behind link `index`, and how many it may have.
     #[must_use]
     pub fn flow_use(&self, index: u32) -> Option<(u64, u32)> {
         let freed = self.limits.get(&index).ok()?.unwrap_or_default().freed;
         let live = self.counts.get(&index).ok()??.live(freed);
-        let info = self.interfaces.get(&index).ok()??;
+        let info = self.interfaces.get(&LinkId::of_index(index)).ok()??;
         Some((u64::try_from(live).unwrap_or_default(), info.max_flows))
     }
 
-    /// Dropped packets by reason.
+    /// Dropped packets by drop reason.
     ///
     /// # Errors
     /// When the kernel refuses to read the map.
@@ -107,19 +109,20 @@ impl Reader {
         Stat::ALL.iter().map(|s| Ok((*s, self.stats.sum(*s as u32)?))).collect()
     }
 
-    /// Uplinks that have the filter, and how it runs there.
+    /// Indexes of uplinks that have the filter, with its mode.
     ///
     /// # Errors
     /// When the pins cannot be listed.
-    pub fn filtered_uplinks(&self) -> Result<Vec<(String, XdpMode)>, BpfError> {
+    pub fn filtered_uplinks(&self) -> Result<Vec<(u32, XdpMode)>, BpfError> {
         pin::filtered_uplinks(&self.pin_dir)
     }
 }
 
-/// The stream of what the programs report. Whoever reads it takes the records out: there is one reader at a time.
+/// The ring buffer of the programs' events. A reader takes records out of it, so there may be only one reader at a
+/// time.
 ///
 /// # Errors
-/// When the map is not pinned under `pin_dir`, or is of another layout.
+/// When the map is not pinned under `pin_dir`, or has another layout.
 pub fn kernel_events(pin_dir: &Path) -> Result<RingBuf<MapData>, BpfError> {
     let name = names::MAP_EVENTS;
     RingBuf::try_from(pinned(&pin::maps_dir(pin_dir), name)?).map_err(map_error("open", name))

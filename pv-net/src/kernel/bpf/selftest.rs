@@ -1,6 +1,8 @@
-//! A trial of newly loaded programs, before any link has them: do they run here, and do they drop what they must?
+//! The self-test of newly loaded programs, before any link has them: do they run on this kernel, and do they drop what
+//! they must?
 //!
-//! Frames are run through them (`BPF_PROG_TEST_RUN`) as if they came by the loopback device, that is no container's.
+//! Frames are run through them (`BPF_PROG_TEST_RUN`) as if they had come in on the loopback device, which never belongs
+//! to a container.
 
 use super::BpfError;
 use super::frame;
@@ -11,7 +13,7 @@ use aya::maps::RingBuf;
 use pv_net_common::{DropReason, GlobalConfig, InterfaceInfo, Ip, Stat, names};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// In every namespace (`LOOPBACK_IFINDEX` of the kernel).
+/// Index of the loopback device in every namespace (the kernel's `LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
 const ACT_OK: i32 = 0;
 const ACT_SHOT: i32 = 2;
@@ -61,10 +63,10 @@ fn advertisement(src: Ipv6Addr) -> Vec<u8> {
     ipv6(src, ICMPV6, &[134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0])
 }
 
-/// A frame, what is special about it, and whether it is dropped.
+/// A description, the frame, and whether it must be dropped.
 type Trial = (&'static str, Vec<u8>, bool);
 
-/// From a link that is no container's: nothing passes.
+/// Frames from a link that is no container's: none may pass.
 fn of_nobody() -> [Trial; 3] {
     [
         ("ARP of an unknown link", arp(MAC, OWN4), true),
@@ -73,7 +75,7 @@ fn of_nobody() -> [Trial; 3] {
     ]
 }
 
-/// From a container's.
+/// Frames from a container's link.
 fn of_container() -> [Trial; 6] {
     [
         ("ARP of a container for itself", arp(MAC, OWN4), false),
@@ -85,13 +87,16 @@ fn of_container() -> [Trial; 6] {
     ]
 }
 
-/// Runs it; the maps in `set` are as before afterwards, but for counters and events of an earlier daemon, that go on.
+/// Runs the self-test. Afterwards the maps in `set` are as before, except that counters and events of kept maps may
+/// have grown.
 ///
 /// # Errors
-/// What the programs did that they must not, or that the kernel does not run them.
+/// [`BpfError::SelfTest`] when a frame was treated wrongly, or the error when the kernel does not run a program.
 pub(super) fn run(programs: &mut Programs, set: &MapSet) -> Result<(), BpfError> {
     let maps = &set.dir;
     let mut interfaces = Table::<u32, InterfaceInfo>::open(maps, names::MAP_INTERFACES, Access::Write)?;
+    // A start that was killed during its self-test may have left this entry.
+    interfaces.remove(&LOOPBACK)?;
     for name in [names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER] {
         try_all(programs, name, &of_nobody())?;
     }

@@ -1,11 +1,11 @@
-//! Which maps the programs are loaded over: those that are pinned, or a set that is built beside them.
+//! The set of maps over which the programs are loaded: the pinned set, or a new one beside it.
 //!
-//! `<bpffs>/maps` is a whole set, and one that programs on links may be using. Where one of its maps cannot be kept, a new
-//! set is built in `maps_new`: the kept maps are pinned there a second time, the others made. It takes the place of
-//! `maps` by two renames, when all links have the programs that use it. So whoever dies on the way leaves `maps` as it
-//! was, or no `maps` and a whole `maps_new`.
+//! `<bpffs>/maps` is always a complete set, which programs on links may be using. When one of its maps cannot be kept,
+//! a new set is built in `maps_new`: the kept maps are pinned there a second time, the others are made. When all links
+//! have the programs that use the new set, it takes the place of `maps` by two renames. A daemon that dies on the way
+//! leaves either `maps` as it was, or no `maps` and a complete `maps_new`.
 
-use super::object::OBJECT;
+use super::object::object;
 use super::{BpfError, pin, sys};
 use crate::kernel::kill_point;
 use aya::maps::{MapData, MapInfo};
@@ -19,30 +19,30 @@ use std::mem::size_of;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// Maps whose size is not that in the object: it follows the configuration, or the size of a page.
+/// Maps whose size differs from that in the object: it follows the configuration, or the page size.
 const SIZED: [&str; 3] = [names::MAP_FLOWS, names::MAP_HALF_OPEN, names::MAP_EVENTS];
 
-/// More than any `config` ever had.
+/// An upper bound for the size of any version of `config`.
 const MAX_CONFIG_BYTES: u32 = 4096;
 
-/// The maps to load programs over.
+/// The maps over which programs are loaded.
 #[derive(Debug)]
 pub(super) struct MapSet {
-    /// Where they are pinned.
+    /// Directory of their pins.
     pub dir: PathBuf,
-    /// Whether another set is in force until this one is put in its place.
+    /// Whether this set is beside another one that is still in force.
     pub beside: bool,
-    /// Whether an earlier daemon left any that are kept.
+    /// Whether any map of an earlier daemon is kept.
     pub kept: bool,
-    /// Those that are made anew.
+    /// The maps that are made anew.
     pub anew: Vec<&'static str>,
-    /// What the new `config` begins with, where that is made anew.
+    /// The initial contents of `config`, where that is made anew and continues an older one.
     pub config: Option<GlobalConfig>,
-    /// What is to be said about it.
+    /// Conditions to report.
     pub conditions: Vec<String>,
 }
 
-/// What can be told of a map without its entries.
+/// The properties of a map that decide whether its entries can be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     kind: u32,
@@ -69,9 +69,10 @@ impl Shape {
     }
 }
 
-/// The shapes of the pinned maps, as the object has them.
+/// The properties of the pinned maps, as the object declares them.
 pub(super) fn shapes() -> Result<BTreeMap<&'static str, Shape>, BpfError> {
-    let object = Object::parse(OBJECT).map_err(|e| BpfError::Load(BpfError::chain(&e)))?;
+    let bytes = object()?;
+    let object = Object::parse(&bytes).map_err(|e| BpfError::Load(BpfError::chain(&e)))?;
     let shape = |name: &'static str| {
         let map = object.maps.get(name).ok_or_else(|| BpfError::Load(format!("{name}: no such map")))?;
         let shape = Shape {
@@ -86,13 +87,13 @@ pub(super) fn shapes() -> Result<BTreeMap<&'static str, Shape>, BpfError> {
     names::MAPS.into_iter().map(shape).collect()
 }
 
-/// What the `config` of the pinned set says.
+/// What the `config` map of the pinned set says.
 enum Config {
-    /// There are no maps.
+    /// There is no pinned set.
     Nothing,
-    /// There are maps, and nobody knows which.
+    /// There is one, but its layout is unknown; the text says why.
     Unknown(String),
-    /// Of this layout, with all that is in it.
+    /// The layout version, and the bytes of the map's entry.
     Known(u32, Vec<u8>),
 }
 
@@ -107,7 +108,7 @@ impl Config {
     fn read(file: &Path) -> Result<Self, String> {
         let map = MapData::from_pin(file).map_err(|e| BpfError::chain(&e))?;
         let size = map.info().map_err(|e| BpfError::chain(&e))?.value_size();
-        // What is no map has its own things where a map has its size.
+        // A pinned object of another kind has other data where a map has its size.
         if size > MAX_CONFIG_BYTES {
             return Err("it is no map of pv-net's".to_owned());
         }
@@ -119,7 +120,7 @@ impl Config {
     }
 }
 
-/// A `config` that goes on from an older one, in which fields at the end are missing.
+/// A `config` with the values of an older one, which may lack fields at the end.
 fn grown(old: &[u8]) -> GlobalConfig {
     let mut bytes = [0u8; size_of::<GlobalConfig>()];
     let common = old.len().min(bytes.len());
@@ -129,16 +130,16 @@ fn grown(old: &[u8]) -> GlobalConfig {
 }
 
 impl MapSet {
-    /// Those that are pinned in `dir`, all of them.
+    /// The complete set that is pinned in `dir`.
     pub(super) fn whole(dir: PathBuf) -> Self {
         Self { dir, beside: false, kept: true, anew: Vec::new(), config: None, conditions: Vec::new() }
     }
 
-    /// Those that are pinned under `root` when all of them can be kept; else a set beside them, in which the kept ones
-    /// are pinned already. The others are made where it is missing when programs are loaded.
+    /// The set that is pinned under `root`, if all of its maps can be kept. Else a new set beside it, in which the kept
+    /// maps are pinned already; the others are made when programs are loaded.
     ///
     /// # Errors
-    /// When pins cannot be read or made; what is in force stays.
+    /// When pins cannot be read or made. What is in force stays.
     pub(super) fn choose(root: &Path) -> Result<Self, BpfError> {
         let in_force = pin::maps_dir(root);
         let shapes = shapes()?;
@@ -181,7 +182,7 @@ impl MapSet {
         set.dir = pin::new_maps_dir(root);
         pin::make_dir(&set.dir)?;
         if let Err(e) = set.pin_kept(&in_force) {
-            // The error to tell is the first; the next start removes what is left.
+            // The first error is reported; the next start removes what is left here.
             pin::remove_dir(&set.dir).unwrap_or_else(|e| tracing::warn!(error = %e, "half a set of maps is left"));
             return Err(e);
         }
@@ -193,18 +194,18 @@ impl MapSet {
         kept.into_iter().try_for_each(|name| pin_again(&in_force.join(name), &self.dir.join(name)))
     }
 
-    /// Whether the map holds nothing of an earlier daemon.
+    /// Whether the map is made anew, so that it holds nothing of an earlier daemon.
     pub(super) fn is_anew(&self, name: &str) -> bool {
         self.anew.contains(&name)
     }
 
-    /// Puts the set in the place of the one that was in force: no link has programs that use that one any more.
+    /// Puts the set in the place of the one in force. No link may have programs that use the old one any more.
     ///
     /// # Errors
-    /// When a directory cannot be renamed, or the old pins not be removed; the next start goes on.
+    /// When a directory cannot be renamed, or old pins cannot be removed. The next start continues.
     pub(super) fn put_in_force(&mut self, root: &Path) -> Result<(), BpfError> {
         if !self.beside {
-            // What an earlier build had here and nobody uses any more, such as `stages`.
+            // Removes what an earlier build pinned here and nobody uses any more, such as `stages`.
             let others = pin::list(&self.dir)?.into_iter().filter(|name| !names::MAPS.contains(&name.as_str()));
             return others.into_iter().try_for_each(|name| pin::remove(&self.dir.join(name)));
         }
@@ -216,13 +217,13 @@ impl MapSet {
     }
 }
 
-/// Brings the directories of maps to what they are between two starts, whatever the last daemon died in.
+/// Brings the directories of maps back to their normal state after a daemon died at any point.
 ///
 /// # Errors
 /// When a directory cannot be renamed or removed.
 pub(super) fn recover(root: &Path) -> Result<(), BpfError> {
     let (now, new) = (pin::maps_dir(root), pin::new_maps_dir(root));
-    // It died between the two renames: all links have programs that use the new set.
+    // The daemon died between the two renames, so all links have programs that use the new set.
     if !now.exists() && new.exists() {
         rename(&new, &now)?;
     }
@@ -238,6 +239,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), BpfError> {
 fn pin_again(from: &Path, to: &Path) -> Result<(), BpfError> {
     let map =
         MapData::from_pin(from).map_err(|e| pin::pin_error("open", from)(io::Error::other(BpfError::chain(&e))))?;
+    kill_point::pass();
     map.pin(to).map_err(|e| pin::pin_error("pin", to)(io::Error::other(BpfError::chain(&e))))
 }
 
@@ -257,8 +259,8 @@ mod tests {
         assert_eq!(grown(&longer), before);
     }
 
-    /// What fails here has another layout: raise `ABI_VERSION`, set the map's number in `layout_since` to it, and then
-    /// the sizes here.
+    /// If this fails, a layout has changed: raise `ABI_VERSION`, set the map's number in `layout_since` to it, and
+    /// update the sizes here.
     #[test]
     fn sizes_are_those_of_the_layout() {
         let sizes: Vec<String> = shapes()
@@ -272,7 +274,7 @@ mod tests {
         assert_eq!(sizes.join("\n"), SIZES);
     }
 
-    /// Name, `layout_since`, bytes of a key, bytes of a value.
+    /// Columns: name, `layout_since`, bytes of a key, bytes of a value.
     const SIZES: &str = "\
 config 6 4 40
 drops 6 4 8
@@ -288,7 +290,7 @@ fragments 6 8 52
 half_open 7 44 288
 interfaces 6 4 168
 locals 6 16 4
-nat_owners 6 4 8
+nat_owners 8 4 8
 networks 6 24 4
 policy_cidrs 6 24 8
 policy_ids 6 24 8

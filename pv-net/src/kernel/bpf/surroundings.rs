@@ -1,132 +1,72 @@
-//! What the programs must know beside containers: the device's addresses, uplinks and published ports.
+//! The maps that describe what is around the containers: the device's addresses, uplinks, published ports, the uplinks'
+//! filter.
 
 use super::BpfError;
 use super::plane::DataPlane;
-use super::table::{PortMapPrefix, Prefix, SourcePrefix};
-use pv_net_common::{EndpointKey, FilterSource, Ip, PortMapKey, PortMapTarget, UplinkInfo};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-
-/// One more or less prefix of published ports.
-type Prefixes = BTreeMap<(u32, [u8; 16], u16, u16), (PortMapPrefix, PortMapTarget)>;
-
-fn ordered(prefix: &PortMapPrefix) -> (u32, [u8; 16], u16, u16) {
-    let (bits, PortMapKey { addr, proto_be, port_be }) = *prefix;
-    (bits, addr.octets(), proto_be, port_be)
-}
+use crate::plan::{Entry, Tables};
+use pv_net_common::{EndpointKey, FilterRate};
 
 impl DataPlane {
-    /// Makes `addresses` all that the programs take for the device's own, with their kind.
+    /// The contents of these maps.
     ///
     /// # Errors
-    /// The kernel's, such as a full map.
-    pub fn set_locals(&mut self, addresses: &BTreeMap<Ip, u32>) -> Result<(), BpfError> {
-        for (addr, kind) in addresses {
-            self.locals.set(&EndpointKey { addr: *addr }, kind)?;
-        }
-        for (key, _) in self.locals.entries() {
-            if !addresses.contains_key(&key.addr) {
-                self.locals.remove(&key)?;
-            }
-        }
-        Ok(())
+    /// When a map cannot be read.
+    pub fn tables(&self) -> Result<Tables, BpfError> {
+        Ok(Tables {
+            locals: self.locals.entries().into_iter().map(|(key, kind)| (key.addr, kind)).collect(),
+            networks: self.networks.entries().into_iter().collect(),
+            sources: self.sources.entries().into_iter().collect(),
+            uplinks: self.uplinks.entries().into_iter().collect(),
+            ports: self.port_map.entries().into_iter().collect(),
+            dropped: self.filter.sources.entries().into_iter().collect(),
+            rate: self.filter.rate.get()?,
+        })
     }
 
-    /// What the programs take for the device's own addresses, and the broadcast addresses of its networks.
-    #[must_use]
-    pub fn locals(&self) -> BTreeSet<Ip> {
-        self.locals.entries().into_iter().map(|(key, _)| key.addr).collect()
-    }
-
-    /// Makes `sources` all that masquerade uses beside the uplinks' usual addresses: prefixes of an LPM trie.
+    /// Writes an entry, replacing one with the same key.
     ///
     /// # Errors
-    /// The kernel's, such as a full map.
-    pub fn set_sources(&mut self, sources: &[(SourcePrefix, Ip)]) -> Result<(), BpfError> {
-        for (prefix, source) in sources {
-            self.sources.set(*prefix, *source)?;
+    /// When the kernel refuses to write the map, for example because it is full.
+    pub fn set_entry(&mut self, entry: &Entry) -> Result<(), BpfError> {
+        match *entry {
+            Entry::Local { addr, kind } => self.locals.set(&EndpointKey { addr }, &kind),
+            Entry::Network { prefix, bridge } => self.networks.set(prefix, bridge),
+            Entry::Source { prefix, addr } => self.sources.set(prefix, addr),
+            Entry::Uplink { index, info } => self.uplinks.set(&index, &info),
+            Entry::Port { prefix, target } => self.port_map.set(prefix, target),
+            Entry::Dropped { prefix, reason } => self.filter.sources.set(prefix, reason),
+            Entry::Rate(rate) => self.filter.rate.set(rate),
         }
-        let wanted: HashSet<_> = sources.iter().map(|(prefix, _)| *prefix).collect();
-        for (prefix, _) in self.sources.entries() {
-            if !wanted.contains(&prefix) {
-                self.sources.remove(prefix)?;
-            }
-        }
-        Ok(())
     }
 
-    /// Makes `networks` all that the programs take for networks of pools, with the index of their bridge.
+    /// Removes the entry that has the key of `entry`; a missing one is fine.
     ///
     /// # Errors
-    /// The kernel's, such as a full map.
-    pub fn set_networks(&mut self, networks: &BTreeMap<Prefix<FilterSource>, u32>) -> Result<(), BpfError> {
-        // Add before removing: no address of a pool is a stranger's in between.
-        for (prefix, bridge) in networks {
-            self.networks.set(*prefix, *bridge)?;
+    /// When the kernel refuses to remove it.
+    pub fn remove_entry(&mut self, entry: &Entry) -> Result<(), BpfError> {
+        match *entry {
+            Entry::Local { addr, .. } => self.locals.remove(&EndpointKey { addr }).map(drop),
+            Entry::Network { prefix, .. } => self.networks.remove(prefix),
+            Entry::Source { prefix, .. } => self.sources.remove(prefix),
+            Entry::Uplink { index, .. } => self.uplinks.remove(&index).map(drop),
+            Entry::Port { prefix, .. } => self.port_map.remove(prefix),
+            Entry::Dropped { prefix, .. } => self.filter.sources.remove(prefix),
+            Entry::Rate(_) => self.filter.rate.set(FilterRate::default()),
         }
-        for (prefix, _) in self.networks.entries() {
-            if !networks.contains_key(&prefix) {
-                self.networks.remove(prefix)?;
-            }
-        }
-        Ok(())
     }
 
-    /// Makes `uplinks` all uplinks and bridges that the programs know, by index.
+    /// The first port of masquerade's range.
     ///
     /// # Errors
-    /// The kernel's, such as a full map.
-    pub fn set_uplinks(&mut self, uplinks: &BTreeMap<u32, UplinkInfo>) -> Result<(), BpfError> {
-        for (index, info) in uplinks {
-            self.uplinks.set(index, info)?;
-        }
-        for (index, _) in self.uplinks.entries() {
-            if !uplinks.contains_key(&index) {
-                self.uplinks.remove(&index)?;
-            }
-        }
-        Ok(())
+    /// When the map `config` cannot be read.
+    pub fn nat_first_port(&self) -> Result<u16, BpfError> {
+        Ok(self.config.get()?.nat_first_port)
     }
 
-    /// Uplinks and bridges as the programs know them.
-    #[must_use]
-    pub fn uplinks(&self) -> BTreeMap<u32, UplinkInfo> {
-        self.uplinks.entries().into_iter().collect()
-    }
-
-    /// Makes `port_map` all published ports: prefixes of an LPM trie. What comes back are those that are
-    /// no more.
+    /// Sets the cookie of the network namespace in whose sockets the socket hooks act.
     ///
     /// # Errors
-    /// The kernel's, such as a full map.
-    pub fn set_port_map(
-        &mut self,
-        port_map: &[(PortMapPrefix, PortMapTarget)],
-    ) -> Result<Vec<(PortMapPrefix, PortMapTarget)>, BpfError> {
-        let old: Prefixes = self.port_map.entries().into_iter().map(|e| (ordered(&e.0), e)).collect();
-        let new: Prefixes = port_map.iter().map(|e| (ordered(&e.0), *e)).collect();
-        for (key, (prefix, target)) in &new {
-            if old.get(key).is_none_or(|(_, before)| before != target) {
-                self.port_map.set(*prefix, *target)?;
-            }
-        }
-        let mut gone = Vec::new();
-        for (key, (prefix, target)) in old {
-            match new.get(&key) {
-                Some((_, now)) if *now == target => {}
-                Some(_) => gone.push((prefix, target)),
-                None => {
-                    self.port_map.remove(prefix)?;
-                    gone.push((prefix, target));
-                }
-            }
-        }
-        Ok(gone)
-    }
-
-    /// Says whose sockets the socket hooks act on.
-    ///
-    /// # Errors
-    /// The kernel's.
+    /// When the map `config` cannot be read or written.
     pub fn set_netns_cookie(&mut self, cookie: u64) -> Result<(), BpfError> {
         let mut config = self.config.get()?;
         config.netns_cookie = cookie;

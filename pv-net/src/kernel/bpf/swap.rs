@@ -1,37 +1,42 @@
-//! Putting new programs in force: behind each link in one step, and then in the place of what was pinned before.
+//! Puts new programs in force: on each link in one step, and then in the place of the pins before.
 
 use super::links::{self, Link, Pinned};
 use super::place::Place;
 use super::plane::DataPlane;
-use super::{BpfError, clsact, pin, sys};
+use super::{BpfError, clsact, pin, programs, sys};
+use crate::kernel::kill_point;
 use crate::model::{IfName, XdpMode};
 use aya::programs::{ProgramError, ProgramFd, ProgramInfo};
+use nix::net::if_::if_nametoindex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// What was done to the pinned links so far.
+/// The progress of a swap.
 #[derive(Default)]
 struct Swap {
-    /// Those of containers that have their program.
-    containers: Vec<String>,
+    /// How many links of containers have the new program.
+    containers: usize,
     conditions: Vec<String>,
-    /// Those that have another one than before, with the number of that.
+    /// Links whose program was replaced, with the id of the earlier one.
     changed: Vec<(PathBuf, u32)>,
-    /// Programs that some of them had.
+    /// The earlier programs, by id, kept open so that they can be put back.
     before: HashMap<u32, OwnedFd>,
 }
 
 impl Swap {
-    /// Puts a program behind the link pinned at `path`; whether that is there.
-    fn one(&mut self, path: PathBuf, id: u32, program: BorrowedFd<'_>) -> Result<bool, BpfError> {
+    /// Replaces the program of the link pinned at `path`. Returns whether the link exists.
+    fn one(&mut self, root: &Path, path: PathBuf, id: u32, program: BorrowedFd<'_>) -> Result<bool, BpfError> {
         let link = match links::open(path.clone())? {
             Pinned::Link(link) if link.program == id => return Ok(true),
             Pinned::Link(link) => link,
             Pinned::Stale(why) => return self.gone(path, why),
         };
-        self.keep(&link)?;
+        if !self.keep(root, &link)? {
+            let what = format!("program {} was behind it, which pv-net did not put there", link.program);
+            self.conditions.push(format!("{}; replaced", BpfError::Link { path: path.clone(), why: what }));
+        }
         if !link.update(program)? {
             return self.gone(path, "its device is gone".to_owned());
         }
@@ -39,13 +44,15 @@ impl Swap {
         Ok(true)
     }
 
-    /// Holds on to the program that a link has.
-    fn keep(&mut self, link: &Link) -> Result<(), BpfError> {
-        if let Entry::Vacant(place) = self.before.entry(link.program) {
-            let failed = |e| BpfError::Load(format!("open program {}: {e}", link.program));
-            place.insert(sys::program(link.program).map_err(failed)?);
+    /// Keeps the link's present program open. That works only if it is pinned, because opening a program by its id
+    /// takes `CAP_SYS_ADMIN`. Returns whether it worked.
+    fn keep(&mut self, root: &Path, link: &Link) -> Result<bool, BpfError> {
+        if let Entry::Vacant(place) = self.before.entry(link.program)
+            && let Some(program) = programs::pinned_by_id(root, link.program)?
+        {
+            place.insert(program);
         }
-        Ok(())
+        Ok(self.before.contains_key(&link.program))
     }
 
     fn gone(&mut self, path: PathBuf, why: String) -> Result<bool, BpfError> {
@@ -54,12 +61,13 @@ impl Swap {
         Ok(false)
     }
 
-    /// Gives the links back what they had.
+    /// Gives the links their earlier programs back.
     fn undo(self) {
         for (path, id) in self.changed {
             let done = match (links::open(path), self.before.get(&id)) {
                 (Ok(Pinned::Link(link)), Some(program)) => link.update(program.as_fd()).map(drop),
-                (Ok(_), _) => Ok(()),
+                (Ok(Pinned::Link(link)), None) => Err(link.unknown_before()),
+                (Ok(Pinned::Stale(_)), _) => Ok(()),
                 (Err(e), _) => Err(e),
             };
             if let Err(e) = done {
@@ -78,68 +86,79 @@ fn opened(program: Result<&ProgramFd, ProgramError>) -> Result<BorrowedFd<'_>, B
 }
 
 impl DataPlane {
-    /// Puts the programs behind all pinned links, and removes what was in force before. To be called when the maps hold
-    /// all that the programs go by; later calls change nothing. Names of containers' links that have the programs now,
-    /// and what is to be said.
+    /// Attaches the programs to all pinned links, and removes what was in force before. Call this when the maps hold
+    /// all that the programs need; later calls change nothing. Returns how many links of containers have the programs,
+    /// and conditions.
     ///
     /// # Errors
-    /// When a link cannot be given its program. Those that were given theirs have the earlier ones again.
-    pub fn take_over(&mut self) -> Result<(Vec<String>, Vec<String>), BpfError> {
-        let Some(filters) = self.takeover.as_ref().map(|t| t.filters.clone()) else { return Ok((vec![], vec![])) };
+    /// When a link cannot be given its program. Links that had been changed get their earlier programs back. Filters of
+    /// clsact stay as they are, old or new; both guard.
+    pub fn take_over(&mut self) -> Result<(usize, Vec<String>), BpfError> {
+        let Some(filters) = self.takeover.as_ref().map(|t| t.filters.clone()) else { return Ok((0, vec![])) };
+        let _points = kill_point::begin("take_over");
         let mut swap = Swap::default();
         if let Err(e) = self.swap_links(&mut swap) {
             swap.undo();
             return Err(e);
         }
-        self.replace_filters(&filters)?;
-        let Some(mut takeover) = self.takeover.take() else { return Ok((vec![], vec![])) };
+        self.replace_filters(&filters, &mut swap)?;
+        let Some(mut takeover) = self.takeover.take() else { return Ok((0, vec![])) };
+        takeover.is_swapped();
         if takeover.set.beside || self.programs.has_others()? {
-            // The map that the old programs find each other by is emptied with its pin.
+            // When its pin is removed, the kernel empties the map of the old programs' stages, so they must have ended
+            // before.
             sys::wait_for_programs();
         }
         takeover.set.put_in_force(&self.pin_dir)?;
         self.programs.maps_moved(&takeover.set.dir);
-        takeover.finish();
         self.programs.remove_others()?;
         Ok((swap.containers, swap.conditions))
     }
 
     fn swap_links(&mut self, swap: &mut Swap) -> Result<(), BpfError> {
+        let root = self.pin_dir.clone();
         for place in Place::ALL {
             let dir = self.pins(place);
             let program = self.programs.entry(place.program())?;
             let (id, program) = (told(program.info())?, opened(program.fd())?);
-            for name in pin::links(&dir)? {
-                if swap.one(pin::of_link(&dir, &name), id, program)? && place == Place::FromContainer {
-                    swap.containers.push(name);
-                }
+            for file in pin::list(&dir)? {
+                let is_there = swap.one(&root, dir.join(file), id, program)?;
+                swap.containers += usize::from(is_there && place == Place::FromContainer);
             }
         }
         for mode in XdpMode::ALL {
             let dir = pin::filter_dir(&self.pin_dir, mode);
-            let names = pin::links(&dir)?;
-            if names.is_empty() {
+            let files = pin::list(&dir)?;
+            if files.is_empty() {
                 continue;
             }
             let program = self.programs.xdp()?;
             let (id, program) = (told(program.info())?, opened(program.fd())?);
-            for name in names {
-                swap.one(pin::of_link(&dir, &name), id, program)?;
+            for file in files {
+                swap.one(&root, dir.join(file), id, program)?;
             }
         }
         Ok(())
     }
 
-    /// Where links are not pinned.
-    fn replace_filters(&mut self, filters: &[(Place, IfName)]) -> Result<(), BpfError> {
+    /// Replaces filters of clsact, which are not pinned.
+    fn replace_filters(&mut self, filters: &[(Place, IfName)], swap: &mut Swap) -> Result<(), BpfError> {
         for (place, link) in filters {
             let failed = |e: &ProgramError| {
                 let (program, link) = (place.program(), link.to_string());
                 BpfError::Attach { program, link, why: BpfError::chain(e) }
             };
             let program = self.programs.entry(place.program())?;
-            let id = clsact::replace(program, link.as_str(), place.attach_type()).map_err(|e| failed(&e))?;
-            // A filter belongs to its link; dropping the handle would remove it.
+            let id = match clsact::replace(program, link.as_str(), place.attach_type()) {
+                Ok(id) => id,
+                // The container has ended meanwhile, and its link is gone.
+                Err(_) if if_nametoindex(link.as_str()).is_err() => {
+                    swap.conditions.push(format!("{link}: it is gone since its programs were looked at"));
+                    continue;
+                }
+                Err(e) => return Err(failed(&e)),
+            };
+            // A filter belongs to its link. Dropping the handle would remove it.
             std::mem::forget(program.take_link(id).map_err(|e| failed(&e))?);
         }
         Ok(())

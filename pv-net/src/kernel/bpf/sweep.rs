@@ -1,6 +1,6 @@
-//! The sweep of the flow tables: what has been silent for too long goes. It has holds of its own on the maps, and runs
-//! beside the controller, that may end flows and give out ports meanwhile: what both write is behind a lock, which
-//! nobody holds while a table is read.
+//! The sweep of the flow tables: removes flows that were silent for too long. It has its own handles to the maps and
+//! runs beside the controller, which may end flows and give out ports at the same time. What both of them write is
+//! behind a lock that nobody holds while reading a table.
 
 use super::clock::Clock;
 use super::ended::Ended;
@@ -11,26 +11,26 @@ use super::table::{Access, Single, Table};
 use super::{BpfError, pin};
 use crate::model::FlowTimeouts;
 use pv_net_common::flow::{FLOW_REPLY, TCP_RST_SEEN};
-use pv_net_common::{FlowEntry, FlowKey, GlobalConfig, HalfOpenFlow, NatOwner, names};
+use pv_net_common::{FlowEntry, FlowKey, GlobalConfig, HalfOpenFlow, LinkId, NatOwner, names};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What a sweep of the tables did.
+/// The result of a sweep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Swept {
-    /// Entries that went.
+    /// Number of entries that were removed.
     pub removed: usize,
-    /// Entries that were in the flow table.
+    /// Number of entries that were in the flow table.
     pub read: usize,
-    /// When the next one is due.
+    /// Time until the next sweep is due.
     pub next: Duration,
-    /// Ends of flows whose time is over by a reset that may be forged. They go with the next sweep, but for those whose
-    /// container has answered.
+    /// Containers' ends of flows that are over because of a reset that may be forged. The next sweep removes them,
+    /// unless the container has answered by then.
     pub doubtful: Vec<Ended>,
 }
 
-/// What sweeps need beside the pinned maps: as many sweepers can be made of it, one after the other.
+/// What a sweeper needs beside the pinned maps. Several sweepers can be made from it, one after another.
 #[derive(Clone)]
 pub struct Sweeping {
     pub(super) pin_dir: PathBuf,
@@ -42,7 +42,7 @@ impl Sweeping {
     /// Opens the tables.
     ///
     /// # Errors
-    /// When a map is not there, or is of another layout.
+    /// When a map is missing, or has another layout.
     pub fn sweeper(&self) -> Result<Sweeper, BpfError> {
         let maps = pin::maps_dir(&self.pin_dir);
         let config = Single::open(&maps, names::MAP_CONFIG, Access::Read)?;
@@ -61,7 +61,7 @@ impl Sweeping {
     }
 }
 
-/// Sweeps the tables, and remembers what it saw the last time.
+/// Sweeps the tables, and remembers what the last sweep saw.
 pub struct Sweeper {
     clock: Clock,
     config: Single<GlobalConfig>,
@@ -72,25 +72,25 @@ pub struct Sweeper {
     devices: Devices,
     /// Flows with a reset whose containers were asked after the last sweep.
     asked: HashSet<FlowKey>,
-    /// Ports of masquerade without a flow at the last sweep, and how often the device's sockets had been looked at when
-    /// that was first seen.
+    /// Ports of masquerade that had an owner but no flow at the last sweep, each with the number of looks at the
+    /// device's sockets when that was first seen.
     unused: HashMap<u32, (NatOwner, u64)>,
-    /// Where their range began then.
+    /// First port of the range at the last sweep.
     first_port: u16,
 }
 
 impl Sweeper {
-    /// Removes flows that have been silent for too long, and sets the counts right. One that is over by a reset of
-    /// somebody outside is left until its container was asked. It takes as long as the tables are full: not on a thread
-    /// that others wait for.
+    /// Removes flows that were silent for too long, and corrects the flow counts. A flow that is over because of a
+    /// reset from outside stays until its container was asked. The time grows with the number of flows, so call this on
+    /// a thread that may block.
     ///
     /// # Errors
-    /// When the kernel refuses to run the clock, to read a map or to write to one.
+    /// When the kernel refuses to run `pv_clock`, or to read or write a map.
     pub fn sweep(&mut self, timeouts: &FlowTimeouts) -> Result<Swept, BpfError> {
         let ticks = self.clock.ticks(&self.config)?;
         let before = self.flow_quotas.now();
         let entries: HashMap<FlowKey, FlowEntry> = self.flows.entries().into_iter().collect();
-        let mut flows = HashMap::<u32, i64>::new();
+        let mut flows = HashMap::<LinkId, i64>::new();
         for (key, entry) in entries.iter().filter(|(_, entry)| entry.flags & FLOW_REPLY == 0) {
             *flows.entry(counted_link(key, entry)).or_default() += 1;
         }
@@ -113,7 +113,7 @@ impl Sweeper {
             }
         }
         let mut removed = self.flow_quotas.remove_entries(&mut self.flows, gone.iter().copied())?;
-        // What the flow left behind when it was established: with it the port would stay taken.
+        // Also removes the half-open entry that the flow left when it was established, which would keep its port taken.
         for (key, entry) in &gone {
             if entry.flags & FLOW_REPLY == 0 {
                 self.half_open.remove(&entry.opposite_key(key.proto))?;
@@ -135,13 +135,13 @@ impl Sweeper {
         }
         let openers = half_open.iter().map(|(_, flow)| (&flow.origin, &flow.forward));
         self.free_ports(entries.iter().chain(openers))?;
-        // A count that seems wrong is looked at again soon.
+        // A count that seems wrong is checked again soon.
         let next = if self.flow_quotas.are_doubtful() { Some(Duration::ZERO) } else { left };
         Ok(Swept { removed, read: entries.len(), next: next_sweep(next, timeouts), doubtful })
     }
 
-    /// Takes out the owners without a flow, when they had none at the last sweep either: one that is about to have a
-    /// flow keeps its port. `flows` are all, by the key and the entry of their opener.
+    /// Frees ports that have an owner but no flow now and had none at the last sweep. One sweep is not enough, since
+    /// the flow of a new owner may be about to be entered. `flows` are all flows, by the key and entry of their opener.
     fn free_ports<'a>(&mut self, flows: impl Iterator<Item = (&'a FlowKey, &'a FlowEntry)>) -> Result<(), BpfError> {
         let first = self.config.get()?.nat_first_port;
         if std::mem::replace(&mut self.first_port, first) != first {
@@ -153,14 +153,15 @@ impl Sweeper {
         let devices = self.devices.lock();
         for (slot, owner) in owners {
             let is_devices = owner == NatOwner::DEVICE;
-            // What is the device's by now stays, whoever it was of when the map was read.
+            // A port that has become the device's since the map was read must stay.
             if devices.slots.contains(&slot) || (!is_devices && used.contains(&slot)) {
                 continue;
             }
             let since = match self.unused.get(&slot) {
                 Some((before, since)) if *before == owner => {
-                    // The bind hook gives the device a port at once, and its sockets are looked at now and then: it is
-                    // nobody's when a look that began after the mark was seen did not find it.
+                    // The bind hook marks a port as the device's at once, while the device's sockets are only read now
+                    // and then. The port is free when a look at the sockets that began after the mark was seen did not
+                    // find it.
                     if !is_devices || devices.looks >= since + 2 {
                         self.owners.set(slot, NatOwner::FREE)?;
                         continue;

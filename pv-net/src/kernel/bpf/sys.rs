@@ -1,4 +1,4 @@
-//! System calls that aya has not: what a pin leads to, and a link's program replaced without a type for each kind of it.
+//! System calls that aya does not offer: reading what a pin leads to, and replacing the program of a link of any type.
 
 use std::ffi::CString;
 use std::fs::read_link;
@@ -9,20 +9,19 @@ use std::path::Path;
 
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const OBJ_GET: libc::c_int = 7;
-const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const LINK_UPDATE: libc::c_int = 29;
 
-/// `attr` is the command's part of `union bpf_attr`.
+/// The system call `bpf`; `attr` is the command's part of `union bpf_attr`.
 fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
-    // SAFETY: the kernel reads and writes no more of `attr` than its size, that is told; what it points to lives as long
-    // as the call.
+    // SAFETY: the kernel reads and writes no more of `attr` than its size, that is told; what it points to lives as
+    // long as the call.
     let done = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { libc::c_int::try_from(done).map_err(io::Error::other) }
 }
 
 fn made(fd: libc::c_int) -> OwnedFd {
-    // SAFETY: the kernel has just made it for us.
+    // SAFETY: the kernel has just made the descriptor for this process.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -30,7 +29,7 @@ fn number(fd: BorrowedFd<'_>) -> io::Result<u32> {
     u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)
 }
 
-/// What is pinned at `path`.
+/// Opens what is pinned at `path`.
 pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
@@ -42,18 +41,18 @@ pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
     bpf(OBJ_GET, &mut Attr { path: path.as_ptr() as u64, fd: 0, flags: 0 }).map(made)
 }
 
-/// A link of a program to a network device.
+/// A BPF link of a program to a network device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkInfo {
-    /// Number of the program.
+    /// Id of the program.
     pub program: u32,
-    /// Index of the device; 0 when it is gone.
+    /// Index of the device; 0 when the device is gone.
     pub ifindex: u32,
 }
 
-/// What `fd` links; none when it is no link.
+/// Reads what the BPF link `fd` connects; `None` when `fd` is no link.
 pub(super) fn link_info(fd: &OwnedFd) -> io::Result<Option<LinkInfo>> {
-    /// `struct bpf_link_info` up to where tcx and XDP have the device's index.
+    /// `struct bpf_link_info`, up to the device's index of tcx and XDP links.
     #[repr(C)]
     #[derive(Default)]
     struct Info {
@@ -70,8 +69,9 @@ pub(super) fn link_info(fd: &OwnedFd) -> io::Result<Option<LinkInfo>> {
         size: u32,
         info: u64,
     }
-    // The call below answers for maps and programs too, in their own form. A link is what is neither of them: kernels have
-    // more than one name for it, and to take one for nothing would take away what it guards.
+    // The call below also succeeds for maps and programs, with other contents. They are excluded by name, and
+    // everything else counts as a link: kernels use several names for links, and a link that was not recognised would
+    // lose its guard.
     let what = read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
     if what.as_os_str() == "anon_inode:bpf-map" || what.as_os_str() == "anon_inode:bpf-prog" {
         return Ok(None);
@@ -82,18 +82,35 @@ pub(super) fn link_info(fd: &OwnedFd) -> io::Result<Option<LinkInfo>> {
     Ok(Some(LinkInfo { program: info.program, ifindex: info.ifindex }))
 }
 
-/// The program with this number.
-pub(super) fn program(id: u32) -> io::Result<OwnedFd> {
+/// Ids of the maps that a program uses. aya would open the program by its id for this, which takes `CAP_SYS_ADMIN`.
+pub(super) fn maps_of(program: &OwnedFd) -> io::Result<Vec<u32>> {
+    /// `struct bpf_prog_info`, up to the maps.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        before: [u64; 6],
+        uid: u32,
+        map_count: u32,
+        maps: u64,
+    }
     #[repr(C)]
     struct Attr {
-        id: u32,
-        next: u32,
-        flags: u32,
+        fd: u32,
+        size: u32,
+        info: u64,
     }
-    bpf(PROG_GET_FD_BY_ID, &mut Attr { id, next: 0, flags: 0 }).map(made)
+    let size = u32::try_from(size_of::<Info>()).map_err(io::Error::other)?;
+    let fd = number(program.as_fd())?;
+    let ask = |info: &mut Info| bpf(OBJ_GET_INFO_BY_FD, &mut Attr { fd, size, info: std::ptr::from_mut(info) as u64 });
+    let mut count = Info::default();
+    ask(&mut count)?;
+    let mut maps = vec![0u32; count.map_count as usize];
+    let mut info = Info { map_count: count.map_count, maps: maps.as_mut_ptr() as u64, ..Info::default() };
+    ask(&mut info)?;
+    Ok(maps)
 }
 
-/// Puts `program` behind `link` in place of the one that is there: each packet meets one of the two.
+/// Replaces the program of `link` by `program`: each packet meets one of the two.
 pub(super) fn update_link(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
@@ -105,7 +122,7 @@ pub(super) fn update_link(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result
     bpf(LINK_UPDATE, &mut Attr { link: number(link.as_fd())?, program: number(program)?, flags: 0, old: 0 }).map(drop)
 }
 
-/// The first value of an array whose values have `size` bytes, whatever they mean.
+/// The first value of an array map whose values have `size` bytes.
 pub(super) fn first_value(array: BorrowedFd<'_>, size: u32) -> io::Result<Vec<u8>> {
     #[repr(C)]
     struct Attr {
@@ -128,12 +145,13 @@ pub(super) fn first_value(array: BorrowedFd<'_>, size: u32) -> io::Result<Vec<u8
     Ok(value)
 }
 
-/// Returns when every program that was running has ended: who still read what is about to go finds it whole.
+/// Returns when every program run that was under way has ended, so that none reads what is removed next.
 pub(super) fn wait_for_programs() {
     // SAFETY: the call takes two integers and touches no memory of the caller.
     let done = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
     if done != 0 {
-        // Refused with `nohz_full` CPUs. Programs run for microseconds.
+        // The call is refused where some CPUs are `nohz_full`. Program runs take microseconds, so a pause is enough.
+        #[expect(clippy::disallowed_methods, reason = "what it stands for blocks as long")]
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }

@@ -1,19 +1,20 @@
-//! Typed maps: aya's, with errors that name the map.
+//! Typed maps: aya's maps, with errors that name the map.
 
 use super::BpfError;
 use super::batch;
 use crate::kernel::kill_point;
+use crate::plan::Prefix;
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
-use pv_net_common::{PortMapKey, PortMapTarget, SourceKey};
+use pv_net_common::{PortMapKey, PortMapTarget};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A hash map that knows its name.
+/// A hash map, with its name for errors.
 pub(super) struct Table<K: Pod, V: Pod> {
     name: &'static str,
     map: HashMap<MapData, K, V>,
@@ -24,21 +25,21 @@ pub(super) fn map_error(op: &'static str, map: &'static str) -> impl FnOnce(MapE
     move |e| BpfError::Map { op, map, why: BpfError::chain(&e) }
 }
 
-/// The map `name` that is pinned in `maps`.
+/// Opens the map `name` that is pinned in `maps`.
 pub(super) fn pinned(maps: &Path, name: &'static str) -> Result<Map, BpfError> {
     MapData::from_pin(maps.join(name)).and_then(Map::from_map_data).map_err(map_error("open", name))
 }
 
-/// What the holder of a map does with it.
+/// How a map is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Reads only: the kernel refuses all else.
+    /// Read-only: the kernel refuses to write by this handle.
     Read,
     /// Reads and writes.
     Write,
 }
 
-/// The map `name` that is pinned in `maps`, opened for `access`.
+/// Opens the map `name` that is pinned in `maps`, for `access`.
 fn pinned_for(maps: &Path, name: &'static str, access: Access) -> Result<Map, BpfError> {
     if access == Access::Write {
         return pinned(maps, name);
@@ -52,7 +53,7 @@ fn pinned_for(maps: &Path, name: &'static str, access: Access) -> Result<Map, Bp
 fn get_for_reading(path: &Path) -> io::Result<OwnedFd> {
     const OBJ_GET: libc::c_int = 7;
     const RDONLY: u32 = 1 << 3;
-    /// The part of `union bpf_attr` for pins.
+    /// The part of `union bpf_attr` for `BPF_OBJ_GET`.
     #[repr(C)]
     struct Pinned {
         pathname: u64,
@@ -67,7 +68,7 @@ fn get_for_reading(path: &Path) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just made it, and nobody else has it.
+    // SAFETY: the kernel has just made the descriptor, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -96,7 +97,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
         }
     }
 
-    /// Whether there was an entry.
+    /// Removes an entry. Returns whether there was one.
     pub(super) fn remove(&mut self, key: &K) -> Result<bool, BpfError> {
         kill_point::pass();
         match self.map.remove(key) {
@@ -107,13 +108,13 @@ impl<K: Pod, V: Pod> Table<K, V> {
         }
     }
 
-    /// All entries; one that goes away meanwhile may be left out.
+    /// All entries. One that is removed meanwhile may be left out.
     pub(super) fn entries(&self) -> Vec<(K, V)> {
         batch::read(&self.fd).unwrap_or_else(|_| self.map.iter().filter_map(Result::ok).collect())
     }
 }
 
-/// The `config` map's one entry.
+/// An array map with one entry, such as `config`.
 pub(super) struct Single<V: Pod> {
     name: &'static str,
     map: Array<MapData, V>,
@@ -135,7 +136,7 @@ impl<V: Pod> Single<V> {
     }
 }
 
-/// Per-CPU counters, that only the programs write.
+/// Per-CPU counters, which only the programs write.
 pub(super) struct Counters {
     name: &'static str,
     map: PerCpuArray<MapData, u64>,
@@ -154,7 +155,7 @@ impl Counters {
     }
 }
 
-/// Sets those of the counters `name` that are at `indexes` to zero.
+/// Sets the counters of the map `name` at `indexes` to zero.
 pub(super) fn clear(maps: &Path, name: &'static str, indexes: impl Iterator<Item = u32>) -> Result<(), BpfError> {
     let mut map = PerCpuArray::<_, u64>::try_from(pinned(maps, name)?).map_err(map_error("open", name))?;
     for index in indexes {
@@ -166,23 +167,14 @@ pub(super) fn clear(maps: &Path, name: &'static str, indexes: impl Iterator<Item
     Ok(())
 }
 
-/// A map that finds the longest prefix of its keys.
+/// A longest-prefix-match trie, with its name for errors.
 pub(super) struct Trie<K: Pod, V: Pod> {
     name: &'static str,
     map: LpmTrie<MapData, K, V>,
 }
 
-/// A key of a trie: how many of its bits count, and the bits.
-pub type Prefix<K> = (u32, K);
-
 /// Published ports.
 pub(super) type PortMap = Trie<PortMapKey, PortMapTarget>;
-
-/// A key of their trie.
-pub type PortMapPrefix = Prefix<PortMapKey>;
-
-/// A key of the trie of masquerade's sources.
-pub type SourcePrefix = Prefix<SourceKey>;
 
 impl<K: Pod, V: Pod> Trie<K, V> {
     pub(super) fn open(maps: &Path, name: &'static str) -> Result<Self, BpfError> {

@@ -1,4 +1,4 @@
-//! What stands between programs and maps that are made and their being in force.
+//! The state between making new programs or maps and putting them in force.
 
 use super::links::programs_in_use;
 use super::options::Hook;
@@ -9,14 +9,14 @@ use super::{BpfError, pin};
 use crate::model::IfName;
 use std::path::{Path, PathBuf};
 
-/// New programs, or those of the daemon before, on their way to the links. Dropped before that, what was made for them is
-/// removed again: what is in force stays so.
+/// New programs, or adopted ones, on their way to the links. When this is dropped before the swap, what was made for it
+/// is removed again, and what is in force stays so.
 pub(super) struct Takeover {
     root: PathBuf,
     pub set: MapSet,
-    /// Where the programs are pinned that this daemon has loaded.
+    /// Directory of the programs that this daemon has loaded; `None` when they were adopted.
     pub loaded: Option<PathBuf>,
-    /// Filters of an earlier daemon that are to be replaced, where they are.
+    /// Filters of clsact of an earlier daemon that are to be replaced, by place and link.
     pub filters: Vec<(Place, IfName)>,
     done: bool,
 }
@@ -26,13 +26,15 @@ impl Takeover {
         Self { root: root.to_owned(), set, loaded: None, filters: Vec::new(), done: false }
     }
 
-    /// Nothing is to be removed any more.
-    pub(super) fn finish(mut self) {
+    /// All links have the new programs: from now on nothing that was made is removed again, whatever fails later.
+    pub(super) fn is_swapped(&mut self) {
         self.done = true;
     }
 
     fn give_up(&self) -> Result<(), BpfError> {
         if let Some(dir) = &self.loaded {
+            // Filters of clsact are not pinned, so once the programs have their final name it cannot be told which
+            // links use them.
             let unseen = Hook::of_kernel() == Hook::Clsact && *dir != pin::new_programs_dir(&self.root);
             if !unseen && !is_used(&self.root, dir)? {
                 pin::remove_dir(dir)?;
@@ -47,22 +49,23 @@ impl Drop for Takeover {
         if self.done {
             return;
         }
-        // The next start tries again.
+        // If this fails, the next start tries again.
         if let Err(e) = self.give_up() {
             tracing::warn!(error = %e, "pins of programs that did not come into force are left");
         }
     }
 }
 
-/// Whether a pinned link has a program of `dir` (where links are filters nobody can tell, once the programs have their name): then the map that they find each other by must stay pinned too, for the
-/// kernel empties one that nobody holds.
+/// Whether a pinned link uses a program in `dir`. Then their map `stages` must stay pinned too, since the kernel
+/// empties such a map when nobody holds it.
 fn is_used(root: &Path, dir: &Path) -> Result<bool, BpfError> {
     let used = programs_in_use(root)?;
     Ok(ids_in(dir)?.iter().any(|id| used.contains(id)))
 }
 
-/// Removes the programs of starts that failed: those that no link has, and that do not go with the maps in force. Where
-/// links are not pinned nobody can tell who has the latter.
+/// Removes the programs of starts that failed: those that no link uses and that do not go with the maps in force. With
+/// filters of clsact it cannot be told which programs links use, so all that have a final name stay until the
+/// take-over.
 ///
 /// # Errors
 /// When a pin cannot be read or removed.
@@ -70,7 +73,8 @@ pub(super) fn remove_leftovers(root: &Path) -> Result<(), BpfError> {
     let used = programs_in_use(root)?;
     let in_force = pin::maps_dir(root);
     for dir in pin::program_dirs(root)? {
-        let linked = ids_in(&dir)?.iter().any(|id| used.contains(id));
+        let unseen = Hook::of_kernel() == Hook::Clsact && dir != pin::new_programs_dir(root);
+        let linked = unseen || ids_in(&dir)?.iter().any(|id| used.contains(id));
         if !linked && !go_with(&dir, &in_force) {
             pin::remove_dir(&dir)?;
         }

@@ -1,61 +1,51 @@
-//! XDP on the uplinks: the program and its links.
+//! The uplinks' filter: an XDP program and its links.
 
-use super::filter::FilterSources;
+use super::hooks::check_name;
 use super::plane::DataPlane;
-use super::{BpfError, pin};
+use super::{BpfError, links, pin};
+use crate::kernel::kill_point;
 use crate::model::{IfName, XdpMode};
 use aya::programs::links::FdLink;
 use aya::programs::xdp::XdpMode as AyaMode;
 use aya::programs::{ProgramError, Xdp};
-use pv_net_common::{FilterRate, names};
+use pv_net_common::names;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 impl DataPlane {
-    /// Says what the uplinks' filter drops; in force at once.
+    /// Attaches the filter to an uplink. If it is there already it stays; another program behind its pin is replaced.
     ///
     /// # Errors
-    /// The kernel's, such as a full map.
-    pub fn set_filter(&mut self, sources: &FilterSources, rate: FilterRate) -> Result<(), BpfError> {
-        self.filter.set(sources, rate)
-    }
-
-    /// Uplinks that have the filter, and how it runs there.
-    ///
-    /// # Errors
-    /// When the pins cannot be listed.
-    pub fn filtered_uplinks(&self) -> Result<Vec<(String, XdpMode)>, BpfError> {
-        pin::filtered_uplinks(&self.pin_dir)
-    }
-
-    /// Puts the filter on an uplink that has none.
-    ///
-    /// # Errors
-    /// When the driver cannot, another program is there, or the link cannot be pinned.
-    pub fn attach_filter(&mut self, uplink: &IfName, mode: XdpMode) -> Result<(), BpfError> {
+    /// When the driver does not support the mode, another XDP program is attached, or the link cannot be pinned.
+    pub(super) fn attach_filter(&mut self, uplink: &IfName, index: u32, mode: XdpMode) -> Result<(), BpfError> {
         let failed = |why: String| BpfError::Attach {
             program: names::PROG_XDP_UPLINK,
             link: uplink.to_string(),
             why: format!("{} XDP: {why}", mode.label()),
         };
-        let pin = pin::of_link(&pin::filter_dir(&self.pin_dir, mode), uplink.as_str());
+        check_name(uplink, index).map_err(failed)?;
+        let pin = pin::of_link(&pin::filter_dir(&self.pin_dir, mode), index);
         let mut program = self.programs.xdp()?;
+        if pin.exists() {
+            let id = program.info().map_err(|e| failed(BpfError::chain(&e)))?.id();
+            let fd = program.fd().map_err(|e| failed(BpfError::chain(&e)))?;
+            if links::renew(pin.clone(), index, id, fd.as_fd())? {
+                return Ok(());
+            }
+        }
+        kill_point::pass();
         let id = attach(&mut program, uplink, mode).map_err(|e| failed(BpfError::chain(&e)))?;
         let link = program.take_link(id).map_err(|e| failed(BpfError::chain(&e)))?;
         let link = FdLink::try_from(link).map_err(|e| failed(BpfError::chain(&e)))?;
+        check_name(uplink, index).map_err(failed)?;
+        kill_point::pass();
         link.pin(&pin).map_err(|e| failed(format!("pin {}: {}", pin.display(), BpfError::chain(&e))))?;
         Ok(())
     }
-
-    /// Takes the filter off an uplink.
-    ///
-    /// # Errors
-    /// When the pin cannot be removed.
-    pub fn detach_filter(&mut self, uplink: &str, mode: XdpMode) -> Result<(), BpfError> {
-        pin::remove(&pin::of_link(&pin::filter_dir(&self.pin_dir, mode), uplink))
-    }
 }
 
-/// Attaches, and waits a little for a link of ours that was removed just before: the kernel lets go of it later.
+/// Attaches the program. When a link of pv-net was removed just before, this retries for a while, since the kernel
+/// releases it later.
 fn attach(program: &mut Xdp, uplink: &IfName, mode: XdpMode) -> Result<aya::programs::xdp::XdpLinkId, ProgramError> {
     const PATIENCE: Duration = Duration::from_millis(500);
     let kind = match mode {
@@ -74,6 +64,10 @@ fn attach(program: &mut Xdp, uplink: &IfName, mode: XdpMode) -> Result<aya::prog
         if !busy || start.elapsed() > PATIENCE {
             return done;
         }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "some milliseconds, and what calls it blocks in the kernel for as long anyway"
+        )]
         std::thread::sleep(Duration::from_millis(10));
     }
 }

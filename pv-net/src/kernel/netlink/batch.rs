@@ -1,8 +1,9 @@
-//! A link and its alias in one call of the kernel.
+//! Makes a link and sets its alias in one system call.
 //!
 //! `RTM_NEWLINK` ignores `IFLA_IFALIAS` when it makes a link (`rtnl_create_link` in `net/core/rtnetlink.c`; seen on
-//! 6.18), so the alias is a message of its own. Both go in one `send`: the kernel handles them one after the other before
-//! the call returns, and no signal ends the process in between. So no link of pv-net's is ever without its mark.
+//! 6.18), so the alias needs a second message. Both are sent by one `send`: the kernel handles them one after the other
+//! before the call returns, and no signal can end the process in between. So a link of pv-net is never without its
+//! alias.
 
 use super::NetError;
 use crate::kernel::kill_point;
@@ -16,11 +17,11 @@ use rtnetlink::packet_route::link::LinkMessage;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Makes the link that `message` describes, called `name`, with `alias` as its `ifalias`.
+/// Makes the link that `message` describes, named `name`, with `alias` as its `ifalias`.
 ///
 /// # Errors
-/// The kernel's; there is no new link then.
-pub(super) async fn add_with_alias(
+/// When the kernel refuses; there is no new link then.
+pub(in crate::kernel) async fn add_with_alias(
     op: &'static str,
     name: &str,
     message: LinkMessage,
@@ -43,7 +44,8 @@ pub(super) async fn add_with_alias(
         }
         (error, marked) => {
             if *marked == 0 && *error == libc::EEXIST {
-                // Somebody made a link of that name since it was looked for: it is not ours.
+                // Somebody has made a link of that name since it was looked for. It is not pv-net's, so its alias is
+                // removed again.
                 exchange(vec![(RouteNetlinkMessage::SetLink(mark("")), 0)]).map_err(|e| NetError::new(op, name, e))?;
             }
             Err(NetError::new(op, name, io::Error::from_raw_os_error(*error)))
@@ -51,7 +53,7 @@ pub(super) async fn add_with_alias(
     }
 }
 
-/// Sends `messages` in one call; the error of each, zero for none.
+/// Sends `messages` in one call. Returns the errno of each, 0 for success.
 fn exchange(messages: Vec<(RouteNetlinkMessage, u16)>) -> io::Result<Vec<i32>> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
@@ -64,7 +66,7 @@ fn exchange(messages: Vec<(RouteNetlinkMessage, u16)>) -> io::Result<Vec<i32>> {
         let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
         message.finalize();
         let start = bytes.len();
-        // The next message begins at a multiple of four.
+        // Messages are aligned to four bytes.
         bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
         message.serialize(&mut bytes[start..]);
     }
@@ -72,7 +74,7 @@ fn exchange(messages: Vec<(RouteNetlinkMessage, u16)>) -> io::Result<Vec<i32>> {
     let mut answers = Vec::new();
     let mut buffer = vec![0; 16_384];
     while answers.len() < wanted {
-        // All answers are there when `send` returns.
+        // The kernel has sent all answers when `send` returns.
         let n = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
         let mut rest = &buffer[..n];
         while !rest.is_empty() {

@@ -7,14 +7,14 @@ use std::io;
 /// A netlink operation that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
-    /// The kernel refused.
+    /// The kernel refused an operation.
     #[error("{op} {object}: {source}")]
     Kernel {
-        /// What was tried.
+        /// The operation.
         op: &'static str,
-        /// On what.
+        /// The object of the operation.
         object: String,
-        /// The kernel's answer.
+        /// The error with the kernel's errno.
         source: io::Error,
     },
     /// A sysctl could not be set.
@@ -28,22 +28,22 @@ pub enum NetError {
     Foreign {
         /// Its name.
         name: String,
-        /// What it is.
+        /// Its kind.
         kind: String,
     },
-    /// There is an interface of that name in the container.
+    /// The container has another interface of that name.
     #[error("interface {name}: exists already in the container's namespace")]
     InterfaceExists {
         /// Its name.
         name: String,
     },
-    /// A link that was just made is not there.
+    /// A link that was just made is not there any more.
     #[error("link {name}: gone while it was set up")]
     Vanished {
         /// Its name.
         name: String,
     },
-    /// The kernel has no IPv6, and an IPv6 address is asked for.
+    /// The container needs an IPv6 address, and the kernel has no IPv6.
     #[error("interface {name}: the kernel has no IPv6")]
     NoIpv6 {
         /// The interface.
@@ -56,8 +56,8 @@ impl NetError {
         Self::Kernel { op, object: object.into(), source }
     }
 
-    /// Maps rtnetlink's error, keeping the errno.
-    pub(super) fn nl(op: &'static str, object: &str) -> impl FnOnce(rtnetlink::Error) -> Self {
+    /// Converts rtnetlink's error, keeping the errno.
+    pub(in crate::kernel) fn nl(op: &'static str, object: &str) -> impl FnOnce(rtnetlink::Error) -> Self {
         let object = object.to_owned();
         move |e| {
             let source = match e {
@@ -68,7 +68,7 @@ impl NetError {
         }
     }
 
-    /// Whether the kernel's answer was `errno`.
+    /// Whether the kernel's errno was `errno`.
     #[must_use]
     pub fn is(&self, errno: i32) -> bool {
         matches!(self, Self::Kernel { source, .. } if source.raw_os_error() == Some(errno))

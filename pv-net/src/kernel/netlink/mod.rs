@@ -1,27 +1,25 @@
 //! Links, addresses and routes through rtnetlink, in-process. Nothing here decides what should exist.
 
 mod batch;
-mod bridge;
-mod clsact;
+pub mod clsact;
 mod error;
+mod inside;
 mod ready;
 mod route;
 pub mod segments;
-mod veth;
 mod watch;
 
-pub use bridge::{Borrowing, BridgeSpec, ensure_bridge, to_borrow};
+pub(in crate::kernel) use batch::add_with_alias;
 pub use error::NetError;
+pub use inside::{Netns, in_time};
 pub use route::default_route_of;
-pub(crate) use veth::in_runtime;
-pub use veth::{VethSpec, address_inside, attach_veth, finish_veth, has_end_of, host_if_name, raise_inside};
 pub use watch::{NetEvent, watch};
 
 pub use crate::model::alias;
-pub use crate::plan::Link as LinkInfo;
+pub use crate::plan::{Address as AddressInfo, Link as LinkInfo};
 
 use crate::kernel::kill_point;
-use crate::model::Mac;
+use crate::model::{IfName, Mac};
 use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
@@ -32,27 +30,14 @@ use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rtnetlink::{Handle, LinkUnspec};
 use std::net::IpAddr;
 
-/// A connection to one namespace's rtnetlink; cheap to clone.
-#[derive(Clone)]
+/// A connection to rtnetlink in one namespace; cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Net {
-    handle: Handle,
-}
-
-/// An address of the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressInfo {
-    /// Index of its link.
-    pub link: u32,
-    /// The address, with its network's prefix length.
-    pub address: IpNetwork,
-    /// Tentative, deprecated, temporary and so on. For IPv4 secondary is what is temporary for IPv6.
-    pub flags: AddressFlags,
-    /// Its scope (`rtnetlink(7)`) is wider than its link.
-    pub beyond_link: bool,
+    pub(in crate::kernel) handle: Handle,
 }
 
 impl Net {
-    /// Connects to the calling thread's namespace; the connection lives on the current tokio runtime.
+    /// Connects to rtnetlink in the calling thread's namespace. The connection lives on the current tokio runtime.
     ///
     /// # Errors
     /// When the socket cannot be made.
@@ -66,17 +51,17 @@ impl Net {
     /// All links.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses to list the links.
     pub async fn links(&self) -> Result<Vec<LinkInfo>, NetError> {
         let messages: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(NetError::nl("list", "links"))?;
         Ok(messages.iter().map(LinkInfo::from).collect())
     }
 
-    /// The link called `name`, if there is one.
+    /// The link with this name, if there is one.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses to look it up.
     pub async fn link(&self, name: &str) -> Result<Option<LinkInfo>, NetError> {
         match self.handle.link().get().match_name(name.to_owned()).execute().try_next().await {
             Ok(message) => Ok(message.as_ref().map(LinkInfo::from)),
@@ -90,7 +75,7 @@ impl Net {
     /// All addresses with the index of their link.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses to list the addresses.
     pub async fn addresses(&self) -> Result<Vec<(u32, IpNetwork)>, NetError> {
         Ok(self.address_infos().await?.iter().map(|info| (info.link, info.address)).collect())
     }
@@ -98,15 +83,15 @@ impl Net {
     /// All addresses with their state, in the kernel's order.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses to list the addresses.
     pub async fn address_infos(&self) -> Result<Vec<AddressInfo>, NetError> {
         let messages: Vec<AddressMessage> =
             self.handle.address().get().execute().try_collect().await.map_err(NetError::nl("list", "addresses"))?;
         Ok(messages.iter().filter_map(info_of).collect())
     }
 
-    /// Changes one link.
-    async fn set_link(
+    /// Changes the settings of one link.
+    pub(in crate::kernel) async fn set_link(
         &self,
         name: &str,
         index: u32,
@@ -114,13 +99,13 @@ impl Net {
     ) -> Result<(), NetError> {
         kill_point::pass();
         let message = change(LinkUnspec::new_with_index(index)).build();
-        self.handle.link().set(message).execute().await.map_err(NetError::nl("set up link", name))
+        self.handle.link().set(message).execute().await.map_err(NetError::nl("change link", name))
     }
 
     /// Sets a link up.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses, such as `ENODEV`.
     pub async fn set_up(&self, name: &str, index: u32) -> Result<(), NetError> {
         self.set_link(name, index, |l| l.up()).await
     }
@@ -128,33 +113,51 @@ impl Net {
     /// Sets a link down.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses, such as `ENODEV`.
     pub async fn set_down(&self, name: &str, index: u32) -> Result<(), NetError> {
         self.set_link(name, index, |l| l.down()).await
     }
 
-    /// Sets a link's MTU, bytes.
+    /// Renames a link. Kernels before 6.2 rename no link that is up; there the link is set down meanwhile.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses, such as `EEXIST` when another link has the name.
+    pub async fn rename(&self, link: &str, index: u32, name: &IfName) -> Result<(), NetError> {
+        let rename = |l: rtnetlink::LinkMessageBuilder<LinkUnspec>| l.name(name.to_string());
+        match self.set_link(link, index, rename).await {
+            Err(e) if e.is(libc::EBUSY) => {
+                self.set_down(link, index).await?;
+                let renamed = self.set_link(link, index, rename).await;
+                let now = if renamed.is_ok() { name.as_str() } else { link };
+                let up = self.set_up(now, index).await;
+                renamed.and(up)
+            }
+            other => other,
+        }
+    }
+
+    /// Sets a link's MTU in bytes.
+    ///
+    /// # Errors
+    /// When the kernel refuses, such as `EINVAL` for a value that the driver does not support.
     pub async fn set_mtu(&self, name: &str, index: u32, mtu: u32) -> Result<(), NetError> {
         self.set_link(name, index, |l| l.mtu(mtu)).await
     }
 
-    /// Makes a link a port of bridge `bridge`.
+    /// Makes a link a port of the bridge with index `bridge`.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses.
     pub async fn enslave(&self, name: &str, index: u32, bridge: u32) -> Result<(), NetError> {
         self.set_link(name, index, |l| l.controller(bridge)).await
     }
 
-    /// Tells the bridge that `mac` is behind its port `name`, whoever else sends from it. A bridge learns from any frame, so
-    /// another port of it, of a LAN say, could draw the device's packets to a container by one frame with its MAC. The flag
-    /// is of kernel 4.20 (`NTF_STICKY`).
+    /// Adds a static entry to the bridge's table: `mac` is behind its port `name`. A bridge learns from any frame, so
+    /// without this another port, of a LAN for example, could draw the device's packets to a container with one frame
+    /// from its MAC. The flag is `NTF_STICKY` (kernel 4.20).
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses.
     pub async fn hold_mac(&self, name: &str, index: u32, mac: Mac) -> Result<(), NetError> {
         kill_point::pass();
         let request = self.handle.neighbours().add_bridge(index, &mac.0);
@@ -163,10 +166,10 @@ impl Net {
         done.map_err(NetError::nl("hold the MAC behind", name))
     }
 
-    /// Deletes a link; one that is not there is fine.
+    /// Deletes a link; a missing one is fine.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses for another reason than `ENODEV`.
     pub async fn delete_link(&self, name: &str, index: u32) -> Result<(), NetError> {
         kill_point::pass();
         match self.handle.link().del(index).execute().await.map_err(NetError::nl("delete link", name)) {
@@ -175,11 +178,12 @@ impl Net {
         }
     }
 
-    /// Adds an address, IPv6 without duplicate address detection (RFC 4862 section 5.4), as the pool hands every address
-    /// out once. One that is there is fine. It can be used after [`Net::wait_until_received`].
+    /// Adds an address. For IPv6 there is no duplicate address detection (RFC 4862 section 5.4), as a pool hands out
+    /// each address only once. An address that is there already is fine. The address can be used after
+    /// [`Net::wait_until_received`].
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses for another reason than `EEXIST`.
     pub async fn add_address(&self, link: &str, index: u32, address: IpNetwork) -> Result<(), NetError> {
         kill_point::pass();
         let mut request = self.handle.address().add(index, address.ip(), address.prefix());
@@ -193,10 +197,10 @@ impl Net {
         }
     }
 
-    /// Deletes an address; one that is not there is fine.
+    /// Deletes an address; a missing one is fine.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the addresses cannot be listed, or the kernel refuses to delete it.
     pub async fn delete_address(&self, link: &str, index: u32, address: IpNetwork) -> Result<(), NetError> {
         let what = format!("{address} on {link}");
         let messages: Vec<AddressMessage> = self
@@ -219,14 +223,23 @@ impl Net {
     }
 }
 
-/// The address that a message is about; none when it names none.
+/// The address that a message is about; `None` when it names none.
 #[must_use]
 pub fn info_of(message: &AddressMessage) -> Option<AddressInfo> {
     let (link, address) = address_of(message)?;
     let find = |a: &AddressAttribute| if let AddressAttribute::Flags(flags) = a { Some(*flags) } else { None };
     let low = || AddressFlags::from_bits_retain(message.header.flags.bits().into());
     let flags = message.attributes.iter().find_map(find).unwrap_or_else(low);
-    Some(AddressInfo { link, address, flags, beyond_link: u8::from(message.header.scope) < AddressScope::Link.into() })
+    let has = |flag: AddressFlags| flags.contains(flag);
+    let optimistic = has(AddressFlags::Optimistic);
+    Some(AddressInfo {
+        link,
+        address,
+        beyond_link: u8::from(message.header.scope) < AddressScope::Link.into(),
+        secondary: has(AddressFlags::Secondary),
+        avoided: has(AddressFlags::Deprecated) || optimistic,
+        unusable: has(AddressFlags::Tentative) && !optimistic || has(AddressFlags::Dadfailed),
+    })
 }
 
 fn address_of(message: &AddressMessage) -> Option<(u32, IpNetwork)> {
@@ -237,7 +250,7 @@ fn address_of(message: &AddressMessage) -> Option<(u32, IpNetwork)> {
             _ => None,
         })
     };
-    // IFA_ADDRESS is the peer's on point-to-point links; IFA_LOCAL is ours, where it is given.
+    // On point-to-point links IFA_ADDRESS is the peer's address, and IFA_LOCAL is the link's own.
     let ip: IpAddr = find(true).or_else(|| find(false))?;
     Some((message.header.index, IpNetwork::new(ip, message.header.prefix_len).ok()?))
 }
@@ -258,7 +271,7 @@ impl From<&LinkMessage> for LinkInfo {
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             l3s: false,
         };
-        // Others have addresses of six octets too: loopback, and radios that hand up raw frames.
+        // Other kinds of links have six-byte addresses too: loopback, and radios in monitor mode.
         let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
         for attribute in &message.attributes {
             match attribute {

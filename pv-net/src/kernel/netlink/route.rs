@@ -1,4 +1,4 @@
-//! Routes, as far as pv-net asks for them.
+//! Routes, as far as pv-net needs to know them.
 
 use super::{Net, NetError};
 use futures_util::TryStreamExt;
@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 impl Net {
-    /// Indices of the links that default routes of the main table lead to, both families.
+    /// Indexes of the links that default routes of the main table lead to, in both families.
     ///
     /// # Errors
-    /// The kernel's.
+    /// When the kernel refuses to list the routes.
     pub async fn default_route_links(&self) -> Result<BTreeSet<u32>, NetError> {
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
@@ -31,7 +31,7 @@ impl Net {
     }
 }
 
-/// Indices of the links that `route` leads to, when it is a default route of the main table.
+/// Indexes of the links that `route` leads to; empty unless it is a default route of the main table.
 #[must_use]
 pub fn default_route_of(route: &RouteMessage) -> Vec<u32> {
     if is_default(route) { outputs(route) } else { Vec::new() }
@@ -41,8 +41,8 @@ fn is_default(route: &RouteMessage) -> bool {
     route.header.destination_prefix_length == 0 && route.header.table == RouteHeader::RT_TABLE_MAIN
 }
 
-/// Whether a route can lead a packet of a container anywhere: neither one to the device itself nor one to link-local
-/// addresses, that come and go with every link.
+/// Whether packets of a container can use this route: it is neither a route to the device itself nor one to link-local
+/// addresses, which come and go with every link.
 pub(super) fn leads_on(route: &RouteMessage) -> bool {
     let to_link_local = route.attributes.iter().any(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet6(to)) => to.is_unicast_link_local() || to.is_multicast(),
@@ -51,7 +51,7 @@ pub(super) fn leads_on(route: &RouteMessage) -> bool {
     route.header.table != libc::RT_TABLE_LOCAL && !to_link_local
 }
 
-/// The link of a route, or those of its several next hops.
+/// The link of a route, or the links of its next hops if it has several.
 pub(super) fn outputs(route: &RouteMessage) -> Vec<u32> {
     let mut links = Vec::new();
     for attribute in &route.attributes {

@@ -1,14 +1,14 @@
-//! How large a TCP segment may be before it is cut for the wire: BIG TCP (kernel 5.19 for IPv6, 6.3 for IPv4).
+//! The size of TCP segments before they are split for the wire: BIG TCP (kernel 5.19 for IPv6, 6.3 for IPv4).
 
 use super::{Net, NetError};
 use rtnetlink::packet_route::link::LinkAttribute;
 
-/// BIG TCP's size, bytes: past it less CPU is saved than cache lost.
+/// The size with BIG TCP, in bytes. With larger segments the cache misses cost more than is saved.
 pub const BIG_SEGMENT: u32 = 262_144;
-/// Without BIG TCP: what the length field of IPv4 holds, as the kernel has it.
+/// The size without BIG TCP, in bytes: the kernel's default, which fits IPv4's length field.
 pub const USUAL_SEGMENT: u32 = 65_536;
 
-/// A group of attributes that one kernel version brought.
+/// The attributes for one family; each family came with its own kernel version.
 type Group = (&'static str, [fn(u32) -> LinkAttribute; 2]);
 
 const GROUPS: [Group; 2] = [
@@ -17,7 +17,8 @@ const GROUPS: [Group; 2] = [
 ];
 
 impl Net {
-    /// Sets the largest segments of a link. What the kernel refuses stays as it was: everything works without it.
+    /// Sets the largest segments of a link, in bytes. What the kernel refuses stays as it was; everything works without
+    /// it.
     pub async fn set_segment_bytes(&self, name: &str, index: u32, bytes: u32) {
         for (family, attributes) in GROUPS {
             let set = |l: rtnetlink::LinkMessageBuilder<rtnetlink::LinkUnspec>| {

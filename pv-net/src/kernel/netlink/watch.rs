@@ -1,10 +1,10 @@
-//! Links, addresses and routes that come and go.
+//! Watches links, addresses and routes that come and go.
 
-use super::{LinkInfo, NetError, alias, route};
+use super::{LinkInfo, NetError, alias, clsact, route};
 use futures_util::StreamExt;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::packet_route::link::LinkFlags;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tokio::sync::mpsc;
 
@@ -17,37 +17,51 @@ pub enum NetEvent {
         index: u32,
         /// Its name.
         name: String,
-        /// It was a container's, by its alias.
+        /// It was a container's link, by its alias.
         ours: bool,
     },
     /// A link was made or changed.
     Link {
         /// Interface index.
         index: u32,
-        /// It is set up.
+        /// Its name, if the message has it.
+        name: Option<String>,
+        /// Its `ifalias`, empty if it has none; `None` for a message about a bridge's port, which does not have it.
+        alias: Option<String>,
+        /// It is set up (`IFF_UP`).
         up: bool,
     },
-    /// A link is no port of its bridge any more.
+    /// A link is no longer a port of its bridge.
     LeftBridge {
         /// Interface index.
         index: u32,
     },
-    /// A route changed that may lead beyond its link, or a routing rule or next hop.
+    /// A route that packets of a container may use has changed, or a routing rule or next hop.
     Route {
-        /// The links that it leads to, as far as the message names them.
+        /// The links that the route leads to, as far as the message names them.
         outputs: Vec<u32>,
     },
-    /// An address changed, or a route that leads nowhere else.
+    /// A filter of pv-net on a link was replaced or removed, or the link's clsact qdisc was removed.
+    Filter {
+        /// Id of the program that is there now; `None` when the filter is gone.
+        program: Option<u32>,
+    },
+    /// An address, or a route that packets of a container cannot use, has changed.
     Changed,
 }
 
 impl NetEvent {
-    /// What a message of the kernel says; nothing for one that is no change.
+    /// The event for a message of the kernel; `None` when the message reports no change.
     #[must_use]
     pub fn of(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Self> {
-        let NetlinkPayload::InnerMessage(message) = payload else { return None };
+        let message = match payload {
+            NetlinkPayload::InnerMessage(message) => message,
+            // Messages were lost because the socket's buffer was full (`ENOBUFS`): anything may have changed.
+            NetlinkPayload::Overrun(_) => return Some(Self::Route { outputs: Vec::new() }),
+            _ => return None,
+        };
         Some(match message {
-            // A bridge says of a port that leaves it that it is gone.
+            // A bridge reports a port that leaves it as a deleted link of its own family.
             RouteNetlinkMessage::DelLink(m) if m.header.interface_family == AddressFamily::Bridge => {
                 Self::LeftBridge { index: m.header.index }
             }
@@ -57,7 +71,13 @@ impl NetEvent {
                 Self::LinkGone { index: link.index, name: link.name, ours }
             }
             RouteNetlinkMessage::NewLink(m) => {
-                Self::Link { index: m.header.index, up: m.header.flags.contains(LinkFlags::Up) }
+                let names = m.attributes.iter();
+                let mut name =
+                    names.filter_map(|a| if let LinkAttribute::IfName(name) = a { Some(name) } else { None });
+                let up = m.header.flags.contains(LinkFlags::Up);
+                let is_whole = m.header.interface_family == AddressFamily::Unspec;
+                let alias = is_whole.then(|| LinkInfo::from(m).alias.unwrap_or_default());
+                Self::Link { index: m.header.index, name: name.next_back().cloned(), alias, up }
             }
             RouteNetlinkMessage::NewRoute(m) | RouteNetlinkMessage::DelRoute(m) if route::leads_on(m) => {
                 Self::Route { outputs: route::outputs(m) }
@@ -66,7 +86,18 @@ impl NetEvent {
             | RouteNetlinkMessage::DelRoute(_)
             | RouteNetlinkMessage::NewAddress(_)
             | RouteNetlinkMessage::DelAddress(_) => Self::Changed,
-            // Routing rules, next hops.
+            RouteNetlinkMessage::NewTrafficFilter(m) => Self::Filter { program: Some(clsact::own_program(m)?) },
+            RouteNetlinkMessage::DelTrafficFilter(m) => {
+                clsact::own_program(m).map(|_| Self::Filter { program: None })?
+            }
+            RouteNetlinkMessage::DelQueueDiscipline(m) if clsact::is_clsact(m) => Self::Filter { program: None },
+            RouteNetlinkMessage::NewQueueDiscipline(_)
+            | RouteNetlinkMessage::DelQueueDiscipline(_)
+            | RouteNetlinkMessage::NewTrafficClass(_)
+            | RouteNetlinkMessage::DelTrafficClass(_)
+            | RouteNetlinkMessage::NewTrafficChain(_)
+            | RouteNetlinkMessage::DelTrafficChain(_) => return None,
+            // Routing rules and next hops.
             _ => Self::Route { outputs: Vec::new() },
         })
     }
@@ -75,7 +106,7 @@ impl NetEvent {
 /// Events of the calling thread's namespace, until the receiver is dropped.
 ///
 /// # Errors
-/// When the socket cannot be made.
+/// When the netlink socket cannot be made.
 pub fn watch() -> Result<mpsc::UnboundedReceiver<NetEvent>, NetError> {
     let groups = [
         MulticastGroup::Link,
@@ -86,6 +117,7 @@ pub fn watch() -> Result<mpsc::UnboundedReceiver<NetEvent>, NetError> {
         MulticastGroup::Ipv4Rule,
         MulticastGroup::Ipv6Rule,
         MulticastGroup::Nexthop,
+        MulticastGroup::Tc,
     ];
     let (connection, _, mut messages) = rtnetlink::new_multicast_connection(&groups)
         .map_err(|e| NetError::new("open", "netlink socket for events", e))?;

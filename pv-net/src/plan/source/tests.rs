@@ -1,9 +1,10 @@
-//! The examples of RFC 6724 section 10.1, what the kernel does beyond it, and that networks say the same as the choice.
+//! The examples of RFC 6724 section 10.1, the kernel's own additions, and that the compiled networks give the same
+//! source as the direct choice.
 
 use super::*;
 use proptest::prelude::*;
 
-/// `ADDRESS/LENGTH`, with `!` for one that is avoided and `?` for a temporary one.
+/// Parses `ADDRESS/LENGTH`; at the end `!` marks an address to avoid, `?` a temporary one, and `+` a secondary one.
 fn candidate(text: &str) -> Candidate {
     Candidate {
         address: text.trim_end_matches(['!', '?', '+']).parse().expect("network"),
@@ -17,7 +18,7 @@ fn candidates(text: &str) -> Vec<Candidate> {
     text.split_whitespace().map(candidate).collect()
 }
 
-/// The source that `sources` say for `to`: what the programs find by the longest prefix.
+/// The source that `sources` have for `to`: the programs find it by the longest matching prefix.
 fn said(sources: &Sources, to: IpAddr) -> Option<IpAddr> {
     let found = sources.others.iter().filter(|(net, _)| net.contains(to)).max_by_key(|(net, _)| net.prefix());
     found.map(|(_, source)| *source).or(sources.usual)

@@ -1,4 +1,4 @@
-//! Random rules and packets for one small device, dense enough that rules meet.
+//! Random rules and packets for one small device, on which many rules overlap.
 
 use super::reference::Packet;
 use super::{Action, LinkLocal, Member, PortMatch, Rule, Selector, Topology};
@@ -11,7 +11,7 @@ pub fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().expect("a name")
 }
 
-/// Three pools, three containers, of which the last is in two pools.
+/// Three pools and three containers, the last of which is in two pools.
 pub fn topology() -> Topology {
     let member = |n: &str, identity, pools: &[&str], addresses: &[&str]| Member {
         name: name(n),
@@ -83,7 +83,7 @@ pub fn rules() -> impl Strategy<Value = Vec<Rule>> {
     prop::collection::vec(rule, 1..14)
 }
 
-/// Somebody: identity and address. Containers also at an address that they do not have.
+/// An end of a flow: identity and address. Containers may also use an address that is not theirs.
 fn end(v6: bool) -> impl Strategy<Value = (u32, IpAddr)> {
     let v4 = [
         (11, "10.0.1.2"),
@@ -116,7 +116,7 @@ fn end(v6: bool) -> impl Strategy<Value = (u32, IpAddr)> {
     prop::sample::select(if v6 { six.to_vec() } else { v4.to_vec() }).prop_map(|(id, a)| (id, name(a)))
 }
 
-/// A packet between two of the device's, its world's or its pools'.
+/// A packet between two ends, which may be containers, the device, other addresses of the pools, or outside.
 pub fn packet() -> impl Strategy<Value = Packet> {
     let proto = prop::sample::select(vec![6u8, 6, 6, 17, 17, 1, 58, 132]);
     let port = prop_oneof![0u16..14, 76u16..92, Just(65535u16), any::<u16>()];

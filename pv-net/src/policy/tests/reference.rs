@@ -1,5 +1,5 @@
-//! The rules' meaning, rule by rule over the packet: slow, plain, and written without a look at the compiler. Tests
-//! compare the compiled policy, the programs in the kernel and nftables with it.
+//! A reference for the meaning of the rules: goes through them one by one. It is slow, simple, and written
+//! independently of the compiler. Tests compare the compiled policy, the programs in the kernel and nftables with it.
 
 use super::{Action, Member, PortMatch, Rule, Selector, Topology};
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ pub struct Packet {
     pub port: u16,
 }
 
-/// What the rules say: the number of the rule that decides and what it does.
+/// What the rules say: the number of the deciding rule, and its action.
 pub fn verdict(rules: &[Rule], topology: &Topology, packet: &Packet) -> Option<(usize, Action)> {
     let mut first_allow = None;
     for (number, rule) in rules.iter().enumerate() {
@@ -61,8 +61,8 @@ fn matches(selector: &Selector, topology: &Topology, identity: u32, addr: IpAddr
     match selector {
         Selector::Container(name) => container.is_some_and(|c| c.name == *name),
         Selector::Pool(name) => container.is_some_and(|c| c.pools.contains(name)),
-        // A container counts where it is: at an address that it sends from without having it, it is nowhere.
-        // A link-local address is where its interface's own is as well.
+        // A container matches by its own addresses only: if it sends from an address that it does not have, no network
+        // matches. Its link-local address is also in the networks of its interface's other address.
         Selector::Cidr(net) => {
             let beside = |c: &&Member| c.link_local.iter().any(|l| l.addr == addr && net.contains(l.beside));
             let inside = net.contains(addr) || container.as_ref().is_some_and(beside);

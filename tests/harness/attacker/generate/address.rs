@@ -31,7 +31,7 @@ const GROUPS6: [Ipv6Addr; 7] = [
     v6(0xff01, 0, 0, 0, 1),
 ];
 
-/// Loopback, nobody, pools' unused and anycast addresses.
+/// Loopback, unspecified and anycast addresses, and unused ones of the pools.
 const ODD4: [Ipv4Addr; 7] = [
     Ipv4Addr::LOCALHOST,
     Ipv4Addr::new(127, 9, 9, 9),
@@ -55,7 +55,7 @@ const ODD6: [Ipv6Addr; 9] = [
 ];
 
 impl Maker<'_> {
-    /// Mostly its own; a host outside speaks for the world behind it too.
+    /// Source address: mostly the sender's own; a host outside also sends from addresses of the world behind it.
     pub(super) fn source(&mut self, family: Family) -> IpAddr {
         let own = self.world.host(self.from);
         let v6 = family == Family::V6;
@@ -96,7 +96,7 @@ impl Maker<'_> {
         if family == Family::V4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
     }
 
-    /// Any of those who are there, by a link-local address too.
+    /// An address of one of the hosts, containers or gateways, link-local ones too.
     fn somebody(&mut self, family: Family) -> IpAddr {
         let world = self.world;
         let [internal, management] = world.gateways;

@@ -1,4 +1,4 @@
-//! The IP headers: options and extension headers, fragments, lengths that are wrong, and decoys behind the end.
+//! The IP headers: options and extension headers, fragments, wrong lengths, and decoy headers behind the packet's end.
 
 use super::super::mark;
 use super::{Maker, Numbered};
@@ -45,7 +45,7 @@ impl Maker<'_> {
         vec![(number, packet)]
     }
 
-    /// Neighbour discovery has 255; a traceroute's are few.
+    /// Hop limit: neighbour discovery needs 255; a traceroute has a small one.
     fn hops(&mut self) -> u8 {
         self.random.weighted(&[(8, 64), (10, 255), (1, 0), (1, 1), (1, 2)])
     }
@@ -96,13 +96,14 @@ impl Maker<'_> {
         packet
     }
 
-    /// Behind one extension header, a few, or more than anybody needs.
+    /// The payload behind one extension header, a few, or more than pv-net reads.
     fn extended(&mut self, proto: u8, payload: &[u8]) -> (u8, Vec<u8>) {
         let (mut next, mut packet) = (proto, payload.to_vec());
         let headers = self.random.pick(&[1, 1, 2, 3, 5, 8, 12]);
         for n in (0..headers).rev() {
             let kind = if n == 0 { self.random.pick(&[0, 60, 43, 51]) } else { self.random.pick(&[60, 60, 43, 51]) };
-            // Padding (PadN); AH counts its length in words of four octets, less two. A routing header of an unknown type.
+            // Padding (PadN); AH counts its length in words of four octets, less two. A routing header of an unknown
+            // type.
             let head = match kind {
                 51 => [next, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1].to_vec(),
                 43 => [next, 0, 253, 0, 0, 0, 0, 0].to_vec(),
@@ -124,7 +125,7 @@ impl Maker<'_> {
         ]);
         let mut whole = payload.to_vec();
         whole.resize(whole.len().next_multiple_of(8), b'.');
-        // The mark of the payload is in the first one, the next in the later one.
+        // The first fragment has the payload's mark, the later one has the next mark.
         let number = self.next;
         let rest = [&self.mark()[..], &[b'.'; 20]].concat();
         let id = u32::try_from(self.random.below(4096)).unwrap_or(0);
@@ -142,7 +143,7 @@ impl Maker<'_> {
         }
     }
 
-    /// A length that is less, more or nothing.
+    /// Makes the packet's length field too small, too large or zero.
     fn wrong_length(&mut self, packet: &mut [u8]) {
         let v4 = packet[0] >> 4 == 4;
         let at = if v4 { 2 } else { 4 };

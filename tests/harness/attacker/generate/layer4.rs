@@ -1,4 +1,4 @@
-//! What is in the packets: every protocol, with a mark in each.
+//! The payloads of packets: every protocol, with a mark in each.
 
 use super::super::Place;
 use super::Maker;
@@ -6,8 +6,8 @@ use crate::frame;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const PORTS: [u16; 14] = [80, 7000, 8080, 8080, 53, 22, 443, 67, 68, 546, 547, 5353, 33_000, 61_005];
-/// Protocols that have no ports here: IP in IP, IPv6 in IP, GRE, ESP, AH, no next header, OSPF, SCTP, UDP-Lite, and one that
-/// nobody has.
+/// Protocols whose ports pv-net does not read: IP in IP, IPv6 in IP, GRE, ESP, AH, no next header, OSPF, SCTP,
+/// UDP-Lite, and 253 (for experiments, RFC 3692).
 const OTHERS: [u8; 9] = [4, 41, 47, 50, 89, 132, 136, 253, 103];
 
 impl Maker<'_> {
@@ -25,8 +25,8 @@ impl Maker<'_> {
         }
     }
 
-    /// Each place has source ports of its own, so that what it sends seldom looks like another's answer. Few of them:
-    /// what comes by an old flow is to be met too.
+    /// Ports of source and destination. Each place has source ports of its own, so that its packets seldom look like
+    /// another's answer. The ports are few, so that some packets match a flow that exists.
     fn ports(&mut self) -> (u16, u16) {
         let base = match self.from {
             Place::Out => 50_000,
@@ -100,7 +100,7 @@ impl Maker<'_> {
         let id = u16::try_from(self.random.below(16)).unwrap_or(0).to_be_bytes();
         let mut message = vec![kind, code, 0, 0, id[0], id[1], 0, 1];
         if errors.contains(&kind) {
-            // The next hop's MTU, or a pointer; no gateway that a redirect could name.
+            // The next hop's MTU, or a pointer. A redirect's gateway is no usable address.
             message[4..8].copy_from_slice(&[0, 0, 5, 0]);
             message.extend(self.quote(src, dst));
         }
@@ -108,7 +108,7 @@ impl Maker<'_> {
         self.icmp_message(src, dst, message)
     }
 
-    /// The head of a packet that the receiver may have sent.
+    /// The head of a packet that the receiver may have sent, for an ICMP error to quote.
     fn quote(&mut self, src: IpAddr, dst: IpAddr) -> Vec<u8> {
         let family = if src.is_ipv4() { super::Family::V4 } else { super::Family::V6 };
         let to = if self.random.chance(60) { src } else { self.destination(family) };
@@ -124,7 +124,7 @@ impl Maker<'_> {
     fn discovery(&mut self, src: IpAddr, dst: IpAddr) -> Vec<u8> {
         let kind = self.random.weighted(&[(1, 133), (2, 134), (6, 135), (6, 136), (1, 137)]);
         let mut message = vec![kind, 0, 0, 0];
-        // An advertisement of a router that is none, for no time.
+        // A router advertisement with lifetime 0, from a sender that is no router.
         message.extend([self.random.pick(&[0, 0x20, 0x60, 0xe0]) & if kind == 136 { 0xff } else { 0 }, 0, 0, 0]);
         let own: Ipv6Addr = self.world.host(self.from).v6;
         let target = match self.random.below(10) {
@@ -162,7 +162,7 @@ impl Maker<'_> {
         self.icmp_message(src, dst, message)
     }
 
-    /// A protocol without ports; what is in it looks like another packet.
+    /// A protocol without ports; its payload looks like another packet.
     fn nested(&mut self, src: IpAddr, dst: IpAddr) -> Vec<u8> {
         let inner = self.random.pick(&[Ipv4Addr::new(10, 0, 3, 3), Ipv4Addr::new(10, 0, 3, 1)]);
         let segment = self.udp(src, dst);

@@ -1,4 +1,4 @@
-//! What a container sends: only as itself, and to whom it may.
+//! The judgement of what a container sends: it may use its own addresses only, and reach only whom policy allows.
 
 use super::super::reading::{Arp, Content, ICMP6, Packet, Reading, TCP, Transport, UDP};
 use super::super::world::{self, End, PUBLISHED, SERVED, SERVERS};
@@ -25,7 +25,8 @@ impl Model<'_> {
         }
     }
 
-    /// Of its own addresses only (RFC 826); a probe (RFC 5227) for its own too, or another gives it up.
+    /// ARP for its own addresses only (RFC 826). A probe (RFC 5227) may ask for its own too; a probe for another's
+    /// address would make that one give it up.
     fn arp_of_container(&self, frame: &Reading, arp: &Arp) -> Result<Judgement, Refused> {
         let me = &self.world.a;
         if arp.sender.0 != me.mac {
@@ -59,7 +60,8 @@ impl Model<'_> {
             return self.later(Place::A, packet);
         }
         let said = self.ip_by_destination(frame, packet)?;
-        // Servers speak from these ports, and multicast routers by this protocol (RFC 7761): a container is neither.
+        // DHCP servers send from these ports, and multicast routers use this protocol (RFC 7761): a container is
+        // neither.
         let as_server = packet.proto == PIM
             || packet.proto == UDP && packet.ports().is_some_and(|(from, _)| matches!(from, 67 | 547));
         Ok(if as_server { said.weakened() } else { said })
@@ -101,7 +103,7 @@ impl Model<'_> {
         Ok(said)
     }
 
-    /// Router and neighbour discovery: whether it is that, and whether it speaks of the sender alone.
+    /// Whether the packet is router or neighbour discovery. An error when it is malformed, or claims another's address.
     fn is_own_discovery(&self, packet: &Packet) -> Result<bool, Refused> {
         let me = &self.world.a;
         let Transport::Icmp { body, .. } = &packet.transport else { return Ok(false) };
@@ -136,12 +138,13 @@ impl Model<'_> {
         Ok(true)
     }
 
-    /// Neighbours find each other whatever rules say.
+    /// Neighbour discovery between neighbours works whatever the rules say.
     fn link_matter(&self, frame: &Reading, packet: &Packet, said: &mut Judgement) {
         let why = "neighbour discovery is part of having a link";
         let unicast = |place: Place| {
             let host = self.world.host(place);
-            // More options than any node sends are not read (RFC 4861 section 4.6 has two a message).
+            // pv-net does not read a message with more options than any node sends (RFC 4861 section 4.6 has two in a
+            // message).
             let few = matches!(&packet.transport, Transport::Icmp { body, .. } if body.len() <= 16 + 4 * 8);
             let to_it = few && host.has(packet.dst) && frame.dst == host.mac && packet.icmp6() != Some(133);
             to_it && packet.plain
@@ -157,7 +160,8 @@ impl Model<'_> {
         if place == Place::Device { End::Device } else { End::Container(place) }
     }
 
-    /// Without an address yet: DHCP, duplicate address detection and group reports stay on the link.
+    /// What a container sends before it has an address: DHCP, duplicate address detection and group reports stay on the
+    /// link.
     fn bootstrap(&self, packet: &Packet, discovery: bool) -> Result<Judgement, Refused> {
         let Packet { src, dst, .. } = *packet;
         let why = "it gets its address";
@@ -186,11 +190,13 @@ impl Model<'_> {
 
     fn may_reach(&self, to: End, packet: &Packet) -> bool {
         let port = packet.ports().map(|(_, to)| to);
-        self.world.policy.allows(End::Container(Place::A), to, packet.proto, port, false)
+        let dst = packet.dst;
+        let by_gateway = self.world.gateways[0].has(dst) || world::is_link_local(dst) || world::is_group(dst);
+        self.world.policy.allows_by(by_gateway, End::Container(Place::A), to, packet.proto, port, false)
     }
 
     fn for_group(&mut self, packet: &Packet, said: &mut Judgement) {
-        // A report is the bridge's and its routers' to read; what is kept of them is bounded.
+        // The bridge and the routers on it read a report; the memory for it is bounded.
         let report =
             matches!(packet.transport, Transport::Igmp { .. }) || matches!(packet.icmp6(), Some(131 | 132 | 143));
         if self.may_reach(End::Container(Place::B), packet) {
@@ -218,14 +224,16 @@ impl Model<'_> {
             let plain = plain && frame.dst == by && (near || packet.hops > 1);
             said.lets(to, plain, "one container may reach the other");
         } else if self.answers(packet) || packet.ports().is_some_and(|(_, to)| SERVERS.contains(&to)) {
-            // Also of a server that answered under the policy before: its last word may have opened a flow.
+            // Also from the port of a server that answered under an earlier policy: its last packet may have opened a
+            // flow.
             said.may(to, "it may answer a flow of the other's");
         }
     }
 
     fn for_device(&mut self, frame: &Reading, packet: &Packet, said: &mut Judgement) {
         if is_anycast_or_far(self, packet.dst) {
-            // What answers speaks from another address. On a link that does not forward nobody is anycast: it leads out.
+            // The answer comes from another address. Where a link does not forward, no anycast address is local to it,
+            // and the packet leaves by the uplink.
             self.answered_by(packet, Place::Device);
             if self.may_reach(End::Stranger(packet.dst), packet) {
                 said.may(Place::Out, "an address of the uplink's network");
@@ -272,7 +280,7 @@ impl Model<'_> {
         if untold || packet.hops <= 1 {
             return;
         }
-        // The flow of one that opens nothing may have been opened before; else masquerade resets it.
+        // A packet that opens no flow may belong to one that exists; if not, masquerade answers with a reset.
         self.open(packet);
         let known = self.world.out.has(dst) || dst == world::WORLD.0 || dst == world::WORLD.1;
         let by_gateway = frame.dst == self.world.gateways[0].mac;
@@ -280,7 +288,7 @@ impl Model<'_> {
     }
 }
 
-/// What no container sends to anybody.
+/// Why no container may send this packet to anybody, if so.
 fn rogue(packet: &Packet) -> Option<Refused> {
     match (&packet.transport, packet.proto) {
         (Transport::Udp { .. }, _) if packet.is_dhcp_answer() => Some("a DHCP answer, and it is no server (RFC 7610)"),

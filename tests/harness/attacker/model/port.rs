@@ -1,4 +1,5 @@
-//! What a LAN port of the pool's bridge sends: a stranger, whatever it claims. The rest of its traffic is the device's.
+//! The judgement of what a LAN port of the pool's bridge sends: to containers it is a stranger, whatever source it
+//! claims. Its other traffic is up to the device.
 
 use super::super::Place;
 use super::super::judgement::{Judgement, Verdict};
@@ -22,7 +23,7 @@ impl Model<'_> {
         };
         if !frame.tags.is_empty() {
             for place in [Place::A, Place::B] {
-                // What is the device's to route leaves it without the tag.
+                // The device routes it, and sends it on without the tag.
                 if frame.dst == self.world.gateways[0].mac {
                     said = said.weakened_at(place);
                 } else {
@@ -64,7 +65,7 @@ impl Model<'_> {
         }
         if let Transport::Later = packet.transport {
             let mut said = self.later(Place::Lan, packet).unwrap_or_else(Judgement::nobody);
-            // Its stack waits for the first, whichever comes first.
+            // The device's stack keeps a later fragment until the first arrives.
             said.may(Place::Device, "the device puts its own packets together");
             said.may(Place::Out, "what a LAN host sends out is the device's to route");
             return Ok(said);
@@ -85,7 +86,7 @@ impl Model<'_> {
                 said.lets(Place::Device, plain && usual, "the device's own");
             }
             End::Stranger(_) if world::is_group(dst) => said.may(Place::Device, "a group that the device may be in"),
-            // The oldest broadcast address (RFC 1122 section 3.3.6).
+            // 0.0.0.0 is the oldest broadcast address (RFC 1122 section 3.3.6).
             End::Stranger(_) if dst.is_unspecified() => said.may(Place::Device, "a broadcast"),
             _ => {}
         }
@@ -125,7 +126,8 @@ impl Model<'_> {
         }
     }
 
-    /// Neighbours on the pool's own link need nothing published, but a rule can deny them; others need a rule.
+    /// Whether a packet of the LAN host may reach a container. Neighbours on the pool's own link need no published
+    /// port, but a rule can deny them; others need a rule.
     fn stranger_may(&self, packet: &Packet, place: Place) -> bool {
         let port = packet.ports().map(|(_, to)| to);
         let (from, to) = (End::Stranger(packet.src), End::Container(place));

@@ -1,4 +1,5 @@
-//! What comes in by the uplink: nobody's source but a stranger's, and into containers by published ports and rules only.
+//! The judgement of what arrives by the uplink: its source must be outside the device and its pools, and it reaches
+//! containers by published ports and rules only.
 
 use super::super::reading::{ARP_UNREADABLE, Content, Packet, Reading, TCP, Transport, UDP};
 use super::super::world::{self, End, PUBLISHED, SERVED};
@@ -8,7 +9,7 @@ use std::net::IpAddr;
 
 impl Model<'_> {
     pub(super) fn of_uplink(&mut self, frame: &Reading) -> Result<Judgement, Refused> {
-        // VLAN 0 is no VLAN (802.1Q: a priority tag).
+        // VLAN id 0 means no VLAN (802.1Q: a priority tag).
         if frame.tags.iter().any(|id| *id != 0) {
             return super::of_other_vlan(frame);
         }
@@ -40,7 +41,7 @@ impl Model<'_> {
         if let Transport::Later = packet.transport {
             let mut said = self.later(Place::Out, packet).unwrap_or_else(Judgement::nobody);
             if self.world.end(dst) == End::Device || world::is_group(dst) {
-                // Its stack waits for the first, whichever comes first.
+                // The device's stack keeps a later fragment until the first arrives.
                 said.may(Place::Device, "the device puts its own packets together");
             }
             return Ok(said);
@@ -54,7 +55,7 @@ impl Model<'_> {
                 said.may(place, "an error about a flow that may be");
             }
         }
-        // Somebody whom an answer can reach.
+        // A source that an answer can reach.
         let somebody = !src.is_unspecified()
             && !world::is_group(src)
             && !world::is_link_local(src)
@@ -66,7 +67,7 @@ impl Model<'_> {
             End::Container(_) => {}
             End::Device => self.at_device(frame, packet, somebody, &mut said),
             End::Stranger(_) if world::is_group(dst) => said.may(Place::Device, "a group that the device may be in"),
-            // The oldest broadcast address (RFC 1122 section 3.3.6).
+            // 0.0.0.0 is the oldest broadcast address (RFC 1122 section 3.3.6).
             End::Stranger(_) if dst.is_unspecified() => said.may(Place::Device, "a broadcast"),
             End::Stranger(_) if world::is_in_pool(dst) => {
                 said.may(Place::Lan, "a LAN host is the device's to route to")
@@ -76,7 +77,8 @@ impl Model<'_> {
         Ok(said)
     }
 
-    /// Link-local addresses mean something else on each link: outside they may be anybody's.
+    /// Whether this is the link-local address of a container. On the uplink the same address may belong to another
+    /// host.
     fn is_container_link_local(&self, addr: IpAddr) -> bool {
         self.world.containers().iter().any(|(_, host)| addr == host.link_local)
     }
@@ -121,7 +123,8 @@ impl Model<'_> {
         packet.plain && known && frame.dst == self.world.uplink.mac && frame.tags.len() <= 2
     }
 
-    /// Whether the container has spoken to the sender's port: the port that masquerade gave it is not known here.
+    /// Whether the container has sent to the sender's port. The model does not know which port masquerade gave the
+    /// flow.
     fn may_be_reply(&self, packet: &Packet) -> bool {
         let Packet { src, dst, proto, .. } = *packet;
         let from = match packet.transport {
@@ -132,7 +135,7 @@ impl Model<'_> {
     }
 }
 
-/// An advertisement to all of the very address that it is from.
+/// Whether this is an advertisement to all nodes for the address that it comes from.
 fn defends_own_address(packet: &Packet) -> bool {
     let Transport::Icmp { body, .. } = &packet.transport else { return false };
     let target = body.get(..16).and_then(|t| <[u8; 16]>::try_from(t).ok()).map(IpAddr::from);

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Programs and maps of one device: whatever uses its pinned maps, and whatever these use.
+/// Programs and maps of one device: the programs that use its pinned maps, and all maps that these use.
 pub struct Loaded {
     maps: PathBuf,
 }
 
 impl Loaded {
-    /// Those whose pins are in this folder.
+    /// The programs and maps whose pins are in this folder.
     #[must_use]
     pub fn below(pins: &Path) -> Self {
         Self { maps: pins.join("maps") }
@@ -28,13 +28,18 @@ impl Loaded {
             pinned.insert(map["id"].as_u64().with_context(|| format!("map {name} has no number"))?);
         }
         let all = ask(&["prog", "show"])?;
-        let ours = |p: &&Value| map_ids(p).any(|id| pinned.contains(&id));
-        let found: Vec<Value> = all.as_array().into_iter().flatten().filter(ours).cloned().collect();
+        let using = |maps: &BTreeSet<u64>| {
+            let ours = |p: &&Value| map_ids(p).any(|id| maps.contains(&id));
+            all.as_array().into_iter().flatten().filter(ours).cloned().collect::<Vec<Value>>()
+        };
+        // A stage may use only the map of stages, whose pin lies elsewhere.
+        let found = using(&using(&pinned).iter().flat_map(map_ids).collect());
         ensure!(!found.is_empty(), "none of the device's programs is loaded");
         Ok(found)
     }
 
-    /// A number of each program. Hooks of both families and stages of one name share it with nobody: names are whole.
+    /// The number `field` of each program. The kernel truncates names, but `bpftool` gives whole ones, so no two
+    /// programs share one.
     ///
     /// # Errors
     /// When `bpftool` fails, or no program is loaded.
@@ -42,7 +47,7 @@ impl Loaded {
         let mut all = BTreeMap::new();
         for program in self.programs()? {
             let name = program["name"].as_str().context("a program without a name")?;
-            // Without run-time statistics so far there is no such field.
+            // The field is missing as long as there are no run-time statistics.
             *all.entry(name.to_owned()).or_default() += program[field].as_f64().unwrap_or_default();
         }
         Ok(all)
@@ -51,15 +56,15 @@ impl Loaded {
     /// How many instructions the verifier went through for each program.
     ///
     /// # Errors
-    /// As above, and on a kernel that does not say it (before 5.16).
+    /// When the programs cannot be listed, and on a kernel that does not tell (before 5.16).
     pub fn verified(&self) -> Result<BTreeMap<String, f64>> {
         let ours = self.programs()?;
         let names: BTreeMap<u64, &str> =
             ours.iter().filter_map(|p| Some((p["id"].as_u64()?, p["name"].as_str()?))).collect();
         let mut all = BTreeMap::new();
-        // bpftool does not tell it.
+        // bpftool does not print this number.
         for program in aya::programs::loaded_programs() {
-            // One of somebody else's may be gone by now.
+            // A program of another user may be gone by now.
             let Ok(program) = program else { continue };
             let Some(name) = names.get(&u64::from(program.id())) else { continue };
             let count = program.verified_instruction_count().context("verified instructions: kernel 5.16 or later")?;
@@ -68,10 +73,10 @@ impl Loaded {
         Ok(all)
     }
 
-    /// Memory of all maps in bytes, by the kernel's own account.
+    /// Memory of all maps in bytes, as the kernel accounts it.
     ///
     /// # Errors
-    /// As above.
+    /// When `bpftool` fails, or no program is loaded.
     pub fn map_bytes(&self) -> Result<f64> {
         let ours: BTreeSet<u64> = self.programs()?.iter().flat_map(|p| map_ids(p).collect::<Vec<_>>()).collect();
         let all = ask(&["map", "show"])?;

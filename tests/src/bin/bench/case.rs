@@ -1,4 +1,4 @@
-//! What a case is made of. A new one is a file in `cases/` and a line in its list.
+//! The parts of a case. To add one, write a file in `cases/` and add a line to the list there.
 
 use crate::load::Load;
 use crate::options::Options;
@@ -12,7 +12,7 @@ pub trait Case {
     fn name(&self) -> &'static str;
     /// One line about it.
     fn about(&self) -> &'static str;
-    /// Programs that it starts.
+    /// Programs that the case starts.
     fn needs(&self) -> &'static [&'static str];
     /// The paths; the first is the baseline that the others are divided by.
     fn paths(&self, options: &Options) -> Vec<Candidate>;
@@ -20,11 +20,11 @@ pub trait Case {
     fn metrics(&self, options: &Options) -> Vec<Metric>;
 }
 
-/// A path that is not there yet.
+/// A path that is not set up yet.
 pub struct Candidate {
     /// Its name in tables.
     pub name: String,
-    /// Makes it; what it made goes away when it is dropped.
+    /// Sets the path up; everything it made goes away when the result is dropped.
     pub setup: Box<dyn Fn() -> Result<Box<dyn Path>>>,
 }
 
@@ -37,16 +37,16 @@ impl Candidate {
 
 /// A path that is set up.
 pub trait Path {
-    /// Proves that what will be measured is what the path's name says.
+    /// Proves that the packets take the path that its name says.
     ///
     /// # Errors
-    /// When it is not: nothing of this path is measured then.
+    /// When they do not: nothing is measured on this path then.
     fn verify(&mut self) -> Result<()>;
 
     /// One measurement of about `time`.
     ///
     /// # Errors
-    /// When it fails, or its proof does.
+    /// When the measurement fails, or its proof does.
     fn measure(&mut self, metric: &Metric, time: Duration) -> Result<Sample>;
 }
 
@@ -70,7 +70,7 @@ pub struct Metric {
     pub better: Better,
     /// The load, when it is traffic.
     pub load: Option<Load>,
-    /// One measurement says all, and another says the same: such as a size.
+    /// One measurement is enough, since another gives the same: a size, for example.
     pub once: bool,
 }
 
@@ -87,7 +87,7 @@ impl Metric {
         Self { name: name.to_owned(), unit, better: Better::Lower, load: None, once: false }
     }
 
-    /// A size, that is taken once.
+    /// A size, which is measured once.
     #[must_use]
     pub fn size(name: &str, unit: &'static str) -> Self {
         Self { name: name.to_owned(), unit, better: Better::Lower, load: None, once: true }
@@ -99,10 +99,10 @@ impl Metric {
 pub struct Sample {
     /// In the metric's unit.
     pub value: f64,
-    /// What else was seen, such as `p99_us`.
+    /// Further figures of the measurement, such as `p99_us`.
     pub extras: BTreeMap<&'static str, f64>,
-    /// What the value is the sum of, by name.
+    /// The parts that add up to the value, by name.
     pub parts: BTreeMap<String, f64>,
-    /// CPU seconds that something else used, of all CPUs; none where that cannot be told apart.
+    /// CPU seconds that other programs used, of all CPUs; `None` where these cannot be told apart.
     pub foreign_secs: Option<f64>,
 }

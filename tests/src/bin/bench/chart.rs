@@ -1,4 +1,5 @@
-//! A chart of a case: bars of the ratio to the baseline, for each metric. Text is SVG text: no font is needed here.
+//! A chart of a case: for each metric, bars of the ratio to the baseline. The labels are SVG text, so no font is
+//! needed.
 
 use crate::case::Better;
 use crate::report::{Report, number};
@@ -42,7 +43,7 @@ pub fn draw(report: &Report, file: &Path) -> Result<()> {
         let head = format!("{}, {} ({way} is better)", metric.name, metric.unit);
         area.draw(&Text::new(head, (12, y + GAP - 18), TextStyle::from((FONT, 13)))).map_err(paint)?;
         y += GAP;
-        // Where the baseline ends: what is beyond it is more.
+        // The line where the baseline ends: longer bars have more.
         let one = LEFT + (f64::from(SCALE) / longest) as i32;
         let height = paths * BAR;
         area.draw(&PathElement::new(vec![(one, y), (one, y + height)], RGBColor(215, 215, 215))).map_err(paint)?;
@@ -69,7 +70,7 @@ pub fn draw(report: &Report, file: &Path) -> Result<()> {
     area.present().map_err(paint)
 }
 
-/// The unit without what it says of the metric.
+/// The unit without the words that the metric's name has already.
 fn short(unit: &str) -> &str {
     if unit.starts_with("ms ") { "ms" } else { unit }
 }

@@ -1,4 +1,4 @@
-//! CPUs: who is pinned where, and who used them.
+//! Pins loads to CPUs, and tells who used these.
 
 use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -21,7 +21,8 @@ impl Pin {
     #[must_use]
     pub fn cpus(self) -> (usize, usize) {
         let all = allowed();
-        // CPU 0 takes most interrupts: where there is a choice it is the client's, that waits more.
+        // CPU 0 handles most interrupts. If there is a choice the client runs there, since it waits more than the
+        // server.
         let last = all.last().copied().unwrap_or_default();
         match self {
             Self::Same => (last, last),
@@ -39,11 +40,11 @@ pub fn allowed() -> &'static [usize] {
     })
 }
 
-/// Whether loads go before other programs.
+/// Whether loads have priority over other programs.
 static FIRST: AtomicBool = AtomicBool::new(false);
 
-/// From now on loads go before all other programs, in the real-time class: a compiler beside them then takes little
-/// from the figures, and the same from each path. Where the system refuses this, they run like any program.
+/// Gives all later loads the real-time class, before all other programs: a compiler that runs at the same time then
+/// changes the figures little, and those of each path alike. Where the system refuses this, loads run like any program.
 pub fn go_first() {
     let works = std::thread::spawn(|| real_time(0).is_ok()).join().unwrap_or(false);
     FIRST.store(works, Ordering::Relaxed);
@@ -62,10 +63,10 @@ fn real_time(pid: i32) -> Result<()> {
     nix::errno::Errno::result(done).map(drop).context("real-time priority")
 }
 
-/// Makes a thread or process part of a load, on these CPUs; 0 is the caller.
+/// Makes a thread or process part of a load, on these CPUs; `pid` 0 is the caller.
 ///
 /// # Errors
-/// When it is no more, or there is no such CPU.
+/// When the process does not exist any more, or such a CPU does not.
 pub fn pin(pid: u32, cpus: &[usize]) -> Result<()> {
     let mut set = CpuSet::new();
     for cpu in cpus {
@@ -76,7 +77,7 @@ pub fn pin(pid: u32, cpus: &[usize]) -> Result<()> {
     if FIRST.load(Ordering::Relaxed) { real_time(id) } else { Ok(()) }
 }
 
-/// CPU time so far, on the CPUs that a load runs on.
+/// CPU time used so far, on the CPUs of a load.
 #[derive(Clone, Copy, Debug)]
 pub struct Mark {
     pin: Pin,
@@ -87,14 +88,14 @@ pub struct Mark {
 /// CPU time between two marks.
 #[derive(Clone, Copy, Debug)]
 pub struct Used {
-    /// By this process, programs that carry its packets, and the kernel threads that finish these.
+    /// Used by this process, by programs that carry its packets, and by the kernel threads that process these.
     pub own_secs: f64,
-    /// By everyone else, and what the hypervisor took.
+    /// Used by all others, and taken by the hypervisor.
     pub foreign_secs: f64,
 }
 
 impl Mark {
-    /// Now. `carriers` are programs that carry the packets, such as a proxy.
+    /// The times now. `carriers` are programs that carry the packets, such as a proxy.
     ///
     /// # Errors
     /// When `/proc` cannot be read.
@@ -108,7 +109,7 @@ impl Mark {
         Ok(Self { pin, all_secs: busy_secs(client)? + other, own_secs })
     }
 
-    /// What was used since then.
+    /// The CPU time used since this mark.
     ///
     /// # Errors
     /// When `/proc` cannot be read.
@@ -119,7 +120,7 @@ impl Mark {
     }
 }
 
-/// Ticks of `/proc` in a second, on every architecture that Linux reports it on here.
+/// Clock ticks in a second, as `/proc` counts them; the same on every architecture that is measured.
 const USER_HZ: f64 = 100.0;
 
 /// Time of a CPU that was neither idle nor waiting for a disk; proc(5) has the columns.
@@ -151,7 +152,7 @@ fn run_secs(pid: u32) -> f64 {
     text.split_whitespace().next().and_then(|n| n.parse::<f64>().ok()).unwrap_or_default() / 1e9
 }
 
-/// CPU time so far of processes, of the children that they have and of those that they had: a proxy may fork for each
+/// CPU time so far of processes, of their children, and of their children that ended: a proxy may fork for each
 /// connection.
 fn family_secs(pids: &[u32]) -> f64 {
     if pids.is_empty() {

@@ -1,14 +1,14 @@
-//! An end that the user can do something about: what is wrong, the remedy, and the exit code.
+//! An error that the user can do something about: its text, a remedy, and the exit code.
 
 use std::fmt;
 
-/// What is wrong, with a remedy.
+/// An error with a remedy.
 #[derive(Debug)]
 pub struct Fault {
     what: String,
-    /// What to do.
+    /// The remedy.
     pub help: String,
-    /// Exit code, as the daemon's own commands have it: 1 when it failed, 2 for wrong use.
+    /// Exit code, as of pv-net's own commands: 1 for a failure, 2 for wrong use.
     pub code: u8,
 }
 
@@ -20,12 +20,12 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// Wrong use.
+/// An error about wrong use.
 pub fn misuse(what: impl Into<String>, help: impl Into<String>) -> anyhow::Error {
     Fault { what: what.into(), help: help.into(), code: 2 }.into()
 }
 
-/// Right use that failed.
+/// An error about a failure in spite of right use.
 pub fn failure(what: impl Into<String>, help: impl Into<String>) -> anyhow::Error {
     Fault { what: what.into(), help: help.into(), code: 1 }.into()
 }

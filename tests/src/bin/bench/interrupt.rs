@@ -11,10 +11,10 @@ extern "C" fn note(_: i32) {
     ASKED.store(true, Ordering::Relaxed);
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP are noted.
+/// From now on SIGINT, SIGTERM and SIGHUP only set a flag.
 ///
 /// # Errors
-/// The system's.
+/// When a handler cannot be installed.
 pub fn catch() -> Result<()> {
     let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -27,7 +27,7 @@ pub fn catch() -> Result<()> {
 /// Fails once a signal has come.
 ///
 /// # Errors
-/// When the user asked for the end.
+/// When one has come: the user wants the run to end.
 pub fn check() -> Result<()> {
     if ASKED.load(Ordering::Relaxed) {
         return Err(failure("ended by a signal", "what it made is gone; cases that were through have their files"));

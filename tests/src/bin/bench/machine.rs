@@ -1,9 +1,9 @@
-//! What stands beside figures: the machine, its kernel, the day.
+//! The circumstances of figures: machine, kernel and date.
 
 use crate::{cpu, load, options::Options};
 use serde_json::{Value, json};
 
-/// How a case was measured.
+/// The circumstances, and how a case was measured.
 pub fn how(options: &Options) -> Value {
     json!({
         "date": today(),
@@ -18,7 +18,7 @@ pub fn how(options: &Options) -> Value {
     })
 }
 
-/// The same as words.
+/// The same in words.
 pub fn words(how: &Value) -> String {
     let text = |key: &str| how[key].to_string().trim_matches('"').to_owned();
     let rounds = if how["rounds"] == 1 { "round" } else { "rounds" };

@@ -1,4 +1,5 @@
-//! Benchmarks: pv-net beside what a user would otherwise use on the same machine. Started by `cargo xtask bench`.
+//! Benchmarks: compares pv-net with what a user would otherwise use on the same machine. Started by `cargo xtask
+//! bench`.
 
 mod bpf;
 mod case;
@@ -57,7 +58,7 @@ fn bench(options: &Options) -> Result<()> {
         return Ok(());
     }
     interrupt::catch()?;
-    // Small runs are for tests, which run beside others.
+    // Not in small runs: these are tests, and run beside others.
     if !options.small {
         cpu::go_first();
     }
@@ -71,7 +72,7 @@ fn bench(options: &Options) -> Result<()> {
                 report.save(&options.out)?;
                 failed.extend(report.failed.iter().map(|(path, _)| format!("{name}: {path}")));
             }
-            // One case that cannot be measured here is no reason to leave out the others.
+            // The other cases are measured even if this one cannot be.
             Err(why) => {
                 interrupt::check()?;
                 println!("\n{name}: {}\n  {why:#}\n", case.about());

@@ -1,4 +1,4 @@
-//! Networks of the kernel's own parts: what pv-net is compared with.
+//! Networks made of the kernel's own parts, with which pv-net is compared.
 
 use crate::load::{Ends, in_namespace};
 use crate::wire::Wire;
@@ -8,13 +8,13 @@ use harness::Namespace;
 use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Where servers listen.
+/// The port of servers.
 pub const PORT: u16 = 7001;
-/// Where a published server is reached from outside.
+/// The published port, by which a server is reached from outside.
 pub const PUBLISHED: u16 = 8080;
-/// The device on its uplink.
+/// The device's address on its uplink.
 pub const UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// The host beyond the uplink.
+/// The address of the host beyond the uplink.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// The client container, or the only one.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 2);
@@ -23,18 +23,18 @@ pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 3);
 /// The server container in another network.
 pub const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 4, 2);
 
-/// A network in the making: who talks, and the namespaces that keep it alive.
+/// The parts of a network: its ends, and the namespaces that keep it alive.
 pub struct Net {
-    /// Namespace of the client and its address.
+    /// Namespace of the client, and its address.
     pub client: (Namespace, IpAddr),
-    /// Namespace of the server and its address.
+    /// Namespace of the server, and its address.
     pub server: (Namespace, IpAddr),
-    /// What is between them, when anything is.
+    /// The namespace between them, if there is one.
     pub device: Option<Namespace>,
 }
 
 impl Net {
-    /// The path through it. The server is reached under its own address; both ends have `eth0`.
+    /// The path through this network. The client connects to the server's own address; both ends have a link `eth0`.
     pub fn wire(self, witness: Witness) -> Wire {
         let mut wire = between((&self.client.0, self.client.1), (&self.server.0, self.server.1), witness);
         wire.keep = Box::new(self);
@@ -50,7 +50,7 @@ impl Net {
     }
 }
 
-/// A path between two namespaces, both with `eth0`; it keeps nothing alive yet.
+/// A path between two namespaces, both with `eth0`; the path does not keep them alive.
 pub fn between(client: (&Namespace, IpAddr), server: (&Namespace, IpAddr), witness: Witness) -> Wire {
     let at = SocketAddr::new(server.1, PORT);
     Wire {
@@ -71,14 +71,14 @@ pub fn sysctl(ns: &Namespace, name: &str, value: &str) -> Result<()> {
     in_namespace(&ns.path(), || std::fs::write(&file, value).with_context(|| format!("{file}: {value}")))
 }
 
-/// Gives a program of the namespace a file to read: rules for `nft -f` or `iptables-restore`.
+/// Runs a program in the namespace with `rules` as its input, such as `nft -f` or `iptables-restore`.
 pub fn feed(ns: &Namespace, program: &str, rules: &str) -> Result<()> {
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(&file, rules)?;
     ns.sh(&format!("{program} {}", file.path().display())).map(drop)
 }
 
-/// One veth pair: the limit of what veth can do.
+/// One veth pair: the most that veth can do.
 pub fn direct() -> Result<Net> {
     let (client, server) = (Namespace::new("a")?, Namespace::new("b")?);
     client.connect(("eth0", &["10.0.3.2/24"]), &server, ("eth0", &["10.0.3.3/24"]))?;
@@ -90,7 +90,7 @@ fn bridge(device: &Namespace, containers: &[(&Namespace, Ipv4Addr)]) -> Result<(
     device.ip("link add docker0 type bridge")?;
     device.ip("addr add 10.0.3.1/24 dev docker0")?;
     device.ip("link set docker0 up")?;
-    // Where the module is loaded, a namespace begins with it on: figures must not depend on that.
+    // A new namespace has it on where the module is loaded; figures must not depend on that.
     bridge_netfilter(device, false)?;
     for (i, (ns, address)) in containers.iter().enumerate() {
         let port = format!("c{i}");
@@ -101,7 +101,7 @@ fn bridge(device: &Namespace, containers: &[(&Namespace, Ipv4Addr)]) -> Result<(
     Ok(())
 }
 
-/// Whether the bridge's own packets go through the host's rules.
+/// Sets whether packets between a bridge's ports pass the host's rules.
 fn bridge_netfilter(device: &Namespace, on: bool) -> Result<()> {
     if !on && !std::path::Path::new("/proc/sys/net/bridge").exists() {
         return Ok(());
@@ -114,8 +114,8 @@ fn bridge_netfilter(device: &Namespace, on: bool) -> Result<()> {
     Ok(())
 }
 
-/// Two containers on a bridge. `netfilter`: the bridge's packets go through the host's rules, as Docker has them where it
-/// separates containers of one bridge (`icc=false`).
+/// Two containers on a bridge. With `netfilter` packets between them pass the host's rules, as Docker has it when it
+/// separates the containers of a bridge (`icc=false`).
 pub fn bridged(netfilter: bool) -> Result<Net> {
     let (device, client, server) = (Namespace::new("dev")?, Namespace::new("a")?, Namespace::new("b")?);
     bridge(&device, &[(&client, CLIENT), (&server, SERVER)])?;
@@ -126,7 +126,7 @@ pub fn bridged(netfilter: bool) -> Result<Net> {
     Ok(Net { client: (client, CLIENT.into()), server: (server, SERVER.into()), device: Some(device) })
 }
 
-/// The ports of [`bridged`]: what both received is what the bridge was given.
+/// The ports of [`bridged`]: the sum of what both received is what entered the bridge.
 pub fn bridge_ports(net: &Net) -> Result<Witness> {
     let device = net.device()?;
     let fdb = device.sh("bridge link show")?;
@@ -147,7 +147,7 @@ pub fn routed() -> Result<Net> {
 
 /// A host beyond the uplink `eth0` of a device that routes, and a container on `c0` or on a bridge.
 pub struct Edge {
-    /// The host beyond.
+    /// The host beyond the uplink.
     pub outside: Namespace,
     /// The container.
     pub container: Namespace,
@@ -156,7 +156,7 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Makes it. `bridged`: the container is on `docker0`, else it has a link of its own.
+    /// Makes the network. With `bridged` the container is on `docker0`, else it has a link of its own.
     ///
     /// # Errors
     /// When a link cannot be made.
@@ -174,7 +174,7 @@ impl Edge {
         Ok(edge)
     }
 
-    /// Lets the outside reach the container's network without NAT.
+    /// Routes the container's network from outside, without NAT.
     ///
     /// # Errors
     /// When the route cannot be made.

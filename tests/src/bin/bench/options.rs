@@ -1,4 +1,4 @@
-//! What the command takes, and whether the machine can do it.
+//! The command line, and whether the machine can run what it asks for.
 
 use crate::case::{Case, Metric};
 use crate::fault::misuse;
@@ -30,6 +30,9 @@ pub struct Options {
     /// Only paths whose name contains one of these; the first path of a case, the baseline, always runs
     #[arg(long, value_delimiter = ',', value_name = "PATH")]
     pub paths: Vec<String>,
+    /// Another build of the daemon: each of pv-net's paths is measured with it, too, in the same rounds
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
     /// Small numbers of containers and rules: for a quick look, and for the tests
     #[arg(long)]
     pub small: bool,
@@ -89,9 +92,15 @@ impl Options {
                 return Err(misuse(format!("{program}: no such program"), "install it, or run `cargo xtask setup`"));
             }
         }
-        // A check comes before the build.
+        // With `--check` the daemon may not be built yet.
         if !self.check && !harness::binary().is_ok_and(|file| file.is_file()) {
             return Err(misuse("pv-net: not built", "run `cargo xtask bench`, or name it in PV_NET_BIN"));
+        }
+        if let Some(file) = self.against.as_ref().filter(|file| !file.is_file()) {
+            return Err(misuse(
+                format!("--against {}: no such file", file.display()),
+                "name the pv-net of another build, such as one of a second checkout",
+            ));
         }
         if !load::congestion_is_known() {
             return Err(misuse(
@@ -108,8 +117,8 @@ impl Options {
         Ok(all)
     }
 
-    /// The traffic loads of a case: those asked for, else `usual`; without those that need a second CPU where there is
-    /// none.
+    /// The traffic loads of a case: those that the user asked for, else `usual`. Loads that need two CPUs are left out
+    /// on a machine with one.
     #[must_use]
     pub fn traffic(&self, usual: &[&str]) -> Vec<Metric> {
         let asked: Vec<&str> = self.loads.iter().map(String::as_str).collect();

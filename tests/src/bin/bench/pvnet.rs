@@ -1,4 +1,5 @@
-//! pv-net's own paths: a device with its daemon, and who can tell that the eBPF programs carried the packets.
+//! pv-net's own paths: a device with its daemon, and the counters that prove that the eBPF programs carried the
+//! packets.
 
 use crate::load::{Ends, Work};
 use crate::nets::PORT;
@@ -10,7 +11,7 @@ use harness::{Container, Device, Namespace};
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
 
-/// Containers and hosts by their namespace and address.
+/// A container or host.
 pub struct End<'a> {
     /// Its namespace.
     pub ns: &'a Namespace,
@@ -24,8 +25,8 @@ impl<'a> From<&'a Container> for End<'a> {
     }
 }
 
-/// The data plane's own counters, summed. Those of forwarded packets are `fast-path`, one look-up in the flow table, and
-/// `slow-path`, through the stages. What falls back to the bridge or the host's stack is in neither.
+/// The sum of counters of the data plane. `fast-path` counts packets that one look-up in the flow table forwarded,
+/// `slow-path` those that the stages forwarded. Packets left to the bridge or the host's stack are in neither.
 fn stats(device: &Device, counters: &'static [&'static str]) -> Witness {
     let socket = device.file("run").join("api.sock");
     Witness::new(format!("pv-net's {}", counters.join(" and ")), move |_| {
@@ -36,26 +37,26 @@ fn stats(device: &Device, counters: &'static [&'static str]) -> Witness {
     })
 }
 
-/// All that pv-net forwarded.
+/// All packets that pv-net forwarded.
 pub fn any_path(device: &Device) -> Witness {
     stats(device, &["fast-path", "slow-path"])
 }
 
-/// Flows that found no room in the flow table.
+/// Flows for which the flow table had no room.
 pub fn without_room(device: &Device) -> Witness {
     stats(device, &["flow-table-full", "flow-limit"])
 }
 
-/// What an established flow takes, and the share of it. A connection's first and last packets take the slow path, and
-/// short connections have few others.
+/// The fast path, and the least share of packets that must take it. A connection's first and last packets take the slow
+/// path, and a short connection has few others.
 pub fn fast_path(device: &Device) -> (Witness, Least) {
     (stats(device, &["fast-path"]), |work| if work == Work::Crr { CRR_FAST } else { SHARE })
 }
 
-/// Of the packets of a connection with one exchange, the share that must take the fast path: four in five do.
+/// The least share for a connection with one exchange: four of its five packets take the fast path.
 const CRR_FAST: f64 = 0.7;
 
-/// The path between two ends of a device; both have `eth0`. It keeps nothing alive yet.
+/// The path between two ends on a device; both have `eth0`. The path does not keep them alive.
 pub fn wire(device: &Device, client: &End<'_>, server: &End<'_>) -> Wire {
     let at = SocketAddr::new(server.address, PORT);
     Wire {
@@ -70,10 +71,10 @@ pub fn wire(device: &Device, client: &End<'_>, server: &End<'_>) -> Wire {
     }
 }
 
-/// Fails when the daemon has accepted a part of the configuration that it does not act on.
+/// Fails when a part of the accepted configuration is not in force.
 ///
 /// # Errors
-/// With the daemon's own words.
+/// A text with the daemon's own words.
 pub fn all_in_force(device: &Device) -> Result<()> {
     for command in ["status", "containers"] {
         let said = device.json(&[command])?.to_string();
@@ -98,7 +99,7 @@ mod tests {
         let (a, b) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
         let mut path = wire(&device, &(&a).into(), &(&b).into());
         path.verify()?;
-        // The pins are what keeps the programs on the links: the bridge below carries the packets now.
+        // Without their pins the programs are detached, and the bridge below carries the packets.
         std::fs::remove_dir_all(device.pins().join("links").join(names::PROG_FROM_CONTAINER))?;
         let why = path.verify().err().context("it was taken for pv-net's path")?.to_string();
         anyhow::ensure!(why.contains("fast-path") && why.contains("another way"), "{why}");

@@ -1,4 +1,4 @@
-//! What comes out of a case: tables on the terminal and in Markdown, JSON, a chart.
+//! The results of a case: tables on the terminal and in Markdown, JSON, and a chart.
 
 use crate::case::{Better, Case, Metric};
 use crate::fault::failure;
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
-/// A figure and what it is about.
+/// A figure with its path and metric.
 pub struct Row {
     /// The path.
     pub path: String,
@@ -37,7 +37,7 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// Paths that failed, and why.
     pub failed: Vec<(String, String)>,
-    /// Measurements that were thrown away.
+    /// How many measurements were discarded.
     pub thrown_away: u32,
     how: Value,
 }
@@ -143,7 +143,7 @@ impl Report {
         machine::words(&self.how)
     }
 
-    /// A section in Markdown: a table of ratios and medians, one of what else was seen, and what sums are made of.
+    /// A section in Markdown: a table of ratios and medians, one of the extras, and the parts of sums.
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut text = format!("## {}: {}\n\n", self.case, self.about);
@@ -179,15 +179,15 @@ impl Report {
         table.markdown()
     }
 
-    /// What is shown of a metric beside its figure.
+    /// Which extras are shown for a metric.
     fn more(&self, metric: &Metric) -> Option<&'static str> {
         let rows = || self.rows.iter().filter(|r| r.metric.name == metric.name);
         let seen = |name: &&str| rows().any(|r| r.figure.extras.contains_key(name));
         MORE.iter().find(|(names, _)| names.iter().any(seen)).map(|(_, what)| *what)
     }
 
-    /// Of each path whose figures are sums, the parts of each metric. What is a size and the same as on an earlier path
-    /// is not said again.
+    /// The parts of each metric whose figures are sums, for each path. A table of sizes that is the same as that of an
+    /// earlier path is left out.
     fn parts(&self) -> Vec<(&str, Table)> {
         let mut said: Vec<(&str, &String, f64)> = Vec::new();
         let mut all = Vec::new();
@@ -230,34 +230,34 @@ impl Report {
     }
 }
 
-/// What a reader sees beside the figure: names of extras, and what they are.
+/// The extras that are shown: their names, and a heading.
 const MORE: [(&[&str], &str); 3] = [
     (&["p50_us", "p99_us"], "µs: median / 99th percentile"),
     (&["cpu_secs_per_gb"], "CPU s a GB"),
     (&["worst"], "worst"),
 ];
 
-/// Extras that prove a measurement, and say nothing about the path's speed.
+/// Extras that only prove a measurement, and are not shown.
 const PROOFS: [&str; 2] = ["witnessed", "packets"];
 
 /// The file with the tables of all cases.
 const JOINED: &str = "tables.md";
 
-/// Makes the folder, and fails when no file can be written there: better now than after the measurements.
+/// Makes the folder, and tests that a file can be written there: before the measurements, not after them.
 ///
 /// # Errors
-/// When it cannot.
+/// When the folder cannot be made or written.
 pub fn writable(folder: &Path) -> Result<()> {
     let probe = folder.join(".probe");
-    // A full disk lets an empty file be made.
+    // The file has some content, since an empty one can be made on a full disk.
     let write = || std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&probe, [0u8; 64 * 1024]));
     let done = write();
-    // Not there when it could not be made.
+    // Fails when the file could not be made.
     let _ = std::fs::remove_file(&probe);
     done.map_err(|why| unwritten(folder, &why))
 }
 
-/// Joins the tables of all cases that are in the folder, of this run and of earlier ones.
+/// Joins the tables of all cases in the folder, from this run and earlier ones.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -272,7 +272,7 @@ fn unwritten(file: &Path, why: &dyn std::fmt::Display) -> anyhow::Error {
     failure(format!("{}: {why}", file.display()), "--out names another folder for JSON, charts and tables")
 }
 
-/// Three digits that count, or all of a large number, in groups.
+/// Formats a number with three significant digits; a large number with all its digits, in groups.
 pub fn number(value: f64) -> String {
     let digits = match value.abs() {
         v if v >= 100.0 || v.fract() == 0.0 => return grouped(value.round() as i64),
@@ -295,7 +295,8 @@ fn grouped(value: i64) -> String {
     text
 }
 
-/// A whole answer of a program may be long: its command and where it ended are what helps.
+/// The first 300 characters of an error, in one line: the whole output of a program may be long, and its beginning
+/// names the command and where it ended.
 fn one_line(why: &str) -> String {
     let text = why.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut short: String = text.chars().take(300).collect();

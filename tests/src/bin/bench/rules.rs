@@ -1,9 +1,9 @@
-//! Rule sets that other programs write: what a path of theirs is loaded with.
+//! Rule sets as other programs write them, for the paths that compare with these programs.
 
 use crate::nets;
 use std::net::Ipv4Addr;
 
-/// Docker's rule set (28, bridge `docker0`) for containers whose port is published: address and protocol of each.
+/// Docker's rule set (28, bridge `docker0`) for containers with a published port: address and protocol of each.
 pub fn docker(published: &[(&str, &str)]) -> String {
     let (port, to) = (nets::PUBLISHED, nets::PORT);
     let filter = |(ip, proto): &(&str, &str)| {
@@ -54,8 +54,8 @@ COMMIT
     )
 }
 
-/// netavark's rule set (1.10, its nftables driver) for one network, and for one container in it whose port is published;
-/// in a table of the name that the witnesses read, with counters where they look.
+/// netavark's rule set (1.10, its nftables driver) for one network, and for one container in it whose port is
+/// published. The table has the name that the witnesses read, and counters where they look.
 pub fn netavark(published: Option<Ipv4Addr>) -> String {
     let (port, to) = (nets::PUBLISHED, nets::PORT);
     let each = |rule: &dyn Fn(&str) -> String| match published {

@@ -1,4 +1,4 @@
-//! Runs a case: all paths are set up, then measured in turn, round by round.
+//! Runs a case: sets up all paths, then measures them in turn, round by round.
 
 use crate::case::{Candidate, Case, Metric, Path, Sample};
 use crate::fault::failure;
@@ -8,23 +8,26 @@ use crate::report::{Report, Row};
 use crate::stats::{Taken, disturbed, figure};
 use anyhow::{Result, bail};
 use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::Instant;
 
-/// A disturbed measurement is tried again this often.
+/// How often a disturbed measurement is repeated.
 const TRIES: u32 = 3;
-/// Share of the planned time that tries may add in all.
+/// The share of the planned time that repetitions may add in all.
 const EXTRA: f64 = 0.2;
 
-/// A path, or why it is none.
+/// A path, or the reason why it does not work.
 struct Lane {
     name: String,
     path: Result<Box<dyn Path>, String>,
+    /// The other build of the daemon that the path is measured with, if any.
+    daemon: Option<PathBuf>,
 }
 
-/// Runs it.
+/// Runs the case.
 ///
 /// # Errors
-/// When no path works, or the user ends it. One path's failure is a line of the report.
+/// When no path works, or a signal ends the run. The failure of a single path is a line in the report.
 pub fn run(case: &dyn Case, options: &Options) -> Result<Report> {
     let mut progress = Progress::new(case.name());
     let metrics = case.metrics(options);
@@ -33,7 +36,10 @@ pub fn run(case: &dyn Case, options: &Options) -> Result<Report> {
         let wanted = options.paths.is_empty() || options.paths.iter().any(|p| candidate.name.contains(p.as_str()));
         if i == 0 || wanted {
             progress.say(&format!("set up and prove {}", candidate.name));
-            lanes.push(lane(&candidate)?);
+            lanes.push(lane(&candidate, None)?);
+            if let Some(other) = options.against.as_ref().filter(|_| candidate.name.contains("pv-net")) {
+                lanes.push(lane(&candidate, Some(other.clone()))?);
+            }
         }
     }
     let mut extra =
@@ -50,7 +56,10 @@ pub fn run(case: &dyn Case, options: &Options) -> Result<Report> {
                 progress.step();
                 let Ok(path) = lane.path.as_mut() else { continue };
                 progress.say(&format!("{} round {round}/{rounds}: {}", metric.name, lane.name));
-                match measure(path.as_mut(), metric, options, &mut extra, &mut thrown_away) {
+                let one = harness::with_binary(lane.daemon.as_deref(), || {
+                    measure(path.as_mut(), metric, options, &mut extra, &mut thrown_away)
+                });
+                match one {
                     Ok(one) => taken.push(one),
                     Err(why) => {
                         interrupt::check()?;
@@ -69,7 +78,7 @@ pub fn run(case: &dyn Case, options: &Options) -> Result<Report> {
         }
     }
     progress.end();
-    // A path that failed has no figures at all: those taken before may have the same fault.
+    // All figures of a path that failed are left out: the earlier ones may have the same fault.
     let failed: Vec<(String, String)> =
         lanes.iter().filter_map(|l| Some((l.name.clone(), l.path.as_ref().err()?.clone()))).collect();
     rows.retain(|row| !failed.iter().any(|(name, _)| *name == row.path));
@@ -82,14 +91,16 @@ pub fn run(case: &dyn Case, options: &Options) -> Result<Report> {
     Ok(Report::new(case, options, paths, metrics, rows, failed, thrown_away))
 }
 
-fn lane(candidate: &Candidate) -> Result<Lane> {
+fn lane(candidate: &Candidate, daemon: Option<PathBuf>) -> Result<Lane> {
     interrupt::check()?;
-    let path = (candidate.setup)().and_then(|mut path| path.verify().map(|()| path));
+    let set_up = || (candidate.setup)().and_then(|mut path| path.verify().map(|()| path));
+    let path = harness::with_binary(daemon.as_deref(), set_up).map_err(|why| format!("{why:#}"));
     interrupt::check()?;
-    Ok(Lane { name: candidate.name.clone(), path: path.map_err(|why| format!("{why:#}")) })
+    let name = candidate.name.clone() + if daemon.is_some() { ", other build" } else { "" };
+    Ok(Lane { name, path, daemon })
 }
 
-/// One measurement; another one while something else uses the CPUs and there is time left for it.
+/// Takes a measurement. It is repeated while other programs use the CPUs and there is time for it.
 fn measure(
     path: &mut dyn Path,
     metric: &Metric,
@@ -124,12 +135,12 @@ fn measure(
     }
 }
 
-/// One line that says what is done now and how long the rest takes; on a terminal it is written over.
+/// A line that says what is being done and how long the rest takes; on a terminal it is overwritten.
 struct Progress {
     case: &'static str,
     terminal: bool,
     start: Instant,
-    /// When the measurements began, how many there are, and how many are behind us.
+    /// When the measurements began, how many there are, and how many are done.
     measuring: Option<(Instant, usize, usize)>,
 }
 
@@ -143,7 +154,7 @@ impl Progress {
         self.measuring = Some((Instant::now(), count, 0));
     }
 
-    /// The next one begins.
+    /// Called when the next measurement begins.
     fn step(&mut self) {
         if let Some((_, _, begun)) = &mut self.measuring {
             *begun += 1;
@@ -162,10 +173,10 @@ impl Progress {
     fn say(&self, what: &str) {
         let left = self.left().unwrap_or_default();
         let line = format!("{} ({left}{} s): {what}", self.case, self.start.elapsed().as_secs());
-        // A line that wraps cannot be written over.
+        // A line that wraps could not be overwritten.
         let line: String = if self.terminal { line.chars().take(columns() - 1).collect() } else { line };
         let mut out = std::io::stderr();
-        // Progress that nobody reads is no fault.
+        // A failure to write progress does not matter.
         let _ = if self.terminal { write!(out, "\r\x1b[K{line}") } else { writeln!(out, "{line}") };
         let _ = out.flush();
     }

@@ -1,16 +1,16 @@
-//! What is made of the measurements of one metric on one path.
+//! The statistics over the measurements of one metric on one path.
 
 use crate::case::Sample;
 use std::collections::BTreeMap;
 
-/// Something else may have used this share of the time of one CPU before a measurement is thrown away, and a bit more
-/// for what the kernel's clock ticks cannot tell.
+/// A measurement is discarded when other programs used more than this share of one CPU's time. A tolerance for the
+/// kernel's coarse clock ticks is added.
 const FOREIGN_SHARE: f64 = 0.08;
 const FOREIGN_SECS: f64 = 0.03;
 /// With fewer clean measurements than this all are used, and the figure says so.
 const ENOUGH: usize = 3;
 
-/// Whether something else used the CPUs while it was taken.
+/// Whether other programs used the CPUs during the measurement.
 #[must_use]
 pub fn disturbed(sample: &Sample, secs: f64) -> bool {
     sample.foreign_secs.is_some_and(|f| f > secs * FOREIGN_SHARE + FOREIGN_SECS)
@@ -21,11 +21,11 @@ pub fn disturbed(sample: &Sample, secs: f64) -> bool {
 pub struct Taken {
     /// What was measured.
     pub sample: Sample,
-    /// Something else used the CPUs.
+    /// Whether other programs used the CPUs.
     pub disturbed: bool,
 }
 
-/// A figure.
+/// The result for one metric on one path.
 #[derive(Clone, Debug)]
 pub struct Figure {
     /// Median of the rounds.
@@ -36,13 +36,13 @@ pub struct Figure {
     pub max: f64,
     /// Median of each round's ratio to the baseline of the same round.
     pub ratio: Option<f64>,
-    /// Rounds that it comes from.
+    /// How many rounds it was made from.
     pub rounds: usize,
-    /// Something else used the CPUs in too many rounds to leave these out.
+    /// Other programs used the CPUs in so many rounds that these could not be left out.
     pub disturbed: bool,
-    /// Medians of what else was seen.
+    /// Medians of the extras.
     pub extras: BTreeMap<&'static str, f64>,
-    /// Medians of what the value is the sum of.
+    /// Medians of the parts.
     pub parts: BTreeMap<String, f64>,
 }
 
@@ -84,7 +84,7 @@ fn medians<K: Ord>(measurements: impl Iterator<Item = impl Iterator<Item = (K, f
     all.into_iter().filter_map(|(name, values)| Some((name, median(&values)?))).collect()
 }
 
-/// Pairs of one round: what drifts from round to round falls out.
+/// The median of the ratios within each round, so that a drift from round to round does not count.
 fn ratio(taken: &[Taken], baseline: &[Taken]) -> Option<f64> {
     let pairs = || taken.iter().zip(baseline).filter(|(_, b)| b.sample.value > 0.0);
     let clean: Vec<_> = pairs().filter(|(a, b)| !a.disturbed && !b.disturbed).collect();

@@ -14,25 +14,26 @@ use std::time::{Duration, Instant};
 /// How long each load of a proof takes.
 const PROOF: Duration = Duration::from_millis(60);
 
-/// The least share of the packets moved that the witness must have counted. What it may miss is what no path carries:
-/// ARP of the two ends, and packets in flight while the counters are read.
+/// The least share of the moved packets that the witness must have counted. It may miss ARP of the two ends, which no
+/// path carries, and packets in flight while the counters are read.
 pub const SHARE: f64 = 0.9;
 
-/// The least share of the packets moved that a witness must have counted, by the kind of work.
+/// The least share of the moved packets that a witness must have counted, by the kind of work.
 pub type Least = fn(Work) -> f64;
 
-/// How long counters may lag behind the ends on a busy machine.
+/// How long the counters may lag behind the ends on a busy machine.
 const SETTLED: Duration = Duration::from_millis(200);
 
-/// Client, server, what is between them, and who can tell which way the packets went.
+/// Client, server, what is between them, and the counters that tell which way packets went.
 pub struct Wire {
     /// Where the load goes from and to.
     pub ends: Ends,
-    /// Links of the client and of the server, once where both have the same one: what they sent is what was moved.
+    /// Links of the client and of the server, one entry where both have the same. The packets that they sent are the
+    /// moved ones.
     pub links: Vec<Link>,
-    /// Counts packets that took this path.
+    /// Counts the packets that took this path.
     pub witness: Witness,
-    /// Counters that must have counted a share of the packets moved, by the kind of work.
+    /// Further counters that must have counted a share of the moved packets, by the kind of work.
     pub shares: Vec<(Witness, Least)>,
     /// Counters that a new flow must raise, such as that of a NAT rule.
     pub marks: Vec<(&'static str, Witness)>,
@@ -40,7 +41,7 @@ pub struct Wire {
     pub seen_as: IpAddr,
     /// Programs that carry the packets, such as a proxy.
     pub carriers: Vec<u32>,
-    /// What goes away with the path.
+    /// Values that are dropped with the path.
     pub keep: Box<dyn Any>,
 }
 
@@ -57,11 +58,12 @@ impl Wire {
         Ok(Seen { outcome, used, share, moved })
     }
 
-    /// Packets moved since `before`, and the least share of a witness that must have counted nearly all of them.
+    /// The packets moved since `before`, and the share that the witness with the least has counted, of those that must
+    /// have counted nearly all.
     fn compared(&self, load: &Load, before: &[u64]) -> Result<(u64, f64)> {
         let end = Instant::now();
         loop {
-            // The last packets of a connection may follow the load's end.
+            // The last packets of a connection may come after the load's end.
             std::thread::sleep(Duration::from_millis(2));
             let after = self.counts(load.work)?;
             let grown: Vec<u64> =
@@ -86,13 +88,13 @@ impl Wire {
         Ok((*moved, share))
     }
 
-    /// All that tell which way packets went, and the least share of each.
+    /// All witnesses, with the least share of each.
     fn witnesses(&self) -> impl Iterator<Item = (&Witness, Least)> {
         let all: Least = |_| SHARE;
         [(&self.witness, all)].into_iter().chain(self.shares.iter().map(|(witness, least)| (witness, *least)))
     }
 
-    /// Packets moved, and what each witness has counted.
+    /// The packets moved, followed by each witness's count.
     fn counts(&self, work: Work) -> Result<Vec<u64>> {
         let moved = self.links.iter().map(Link::sent).sum::<Result<u64>>();
         let counted = self.witnesses().map(|(witness, _)| witness.count(work));
@@ -108,11 +110,11 @@ impl Wire {
     }
 }
 
-/// What a load gave, and what was seen beside it.
+/// The outcome of a load, and the counters beside it.
 struct Seen {
     outcome: Outcome,
     used: Used,
-    /// The least share of a witness that must have counted nearly all.
+    /// The least share that a witness has counted, of those that must have counted nearly all.
     share: f64,
     moved: u64,
 }
@@ -154,7 +156,7 @@ mod tests {
     #[test]
     #[ignore = "needs root: run by cargo xtask test"]
     fn a_path_that_the_packets_did_not_take_gives_no_figure() -> Result<()> {
-        // Two links between the ends; the witness looks at the one that carries nothing.
+        // There are two links between the ends; the witness counts on the one without traffic.
         let net = nets::direct()?;
         net.client.0.connect(("idle", &["10.9.0.1/24"]), &net.server.0, ("idle", &["10.9.0.2/24"]))?;
         let witness = Witness::received("the idle link", vec![Link::new(&net.client.0, "idle")]);

@@ -12,12 +12,12 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// A counter by what it is, and how it is read.
+    /// A counter with a name and a function that reads it.
     pub fn new(what: impl Into<String>, read: impl Fn(Work) -> Result<u64> + 'static) -> Self {
         Self { what: what.into(), read: Box::new(read) }
     }
 
-    /// Packets so far, those that this kind of work counts.
+    /// The packets counted so far, of the kind that `work` sends.
     ///
     /// # Errors
     /// When the counter cannot be read.
@@ -25,18 +25,18 @@ impl Witness {
         (self.read)(work).with_context(|| self.what.clone())
     }
 
-    /// What it is.
+    /// The counter's name.
     #[must_use]
     pub fn what(&self) -> &str {
         &self.what
     }
 
-    /// Packets that these links have received: of the ports of a bridge, say.
+    /// Packets that these links have received, such as the ports of a bridge.
     pub fn received(what: &str, links: Vec<Link>) -> Self {
         Self::new(what, move |_| links.iter().map(Link::received).sum())
     }
 
-    /// Packets that a proxy took part in: what it received on both sides. It may answer with fewer, larger ones.
+    /// Packets that a proxy has handled: what it received on both sides. It may pass them on as fewer, larger ones.
     pub fn proxied(links: Vec<Link>) -> Self {
         Self::received("the proxy's links", links)
     }

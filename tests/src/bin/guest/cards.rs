@@ -1,4 +1,5 @@
-//! The machine's network cards, that `cargo xtask vm` connects by a wire: one for the device, and one for a host beyond.
+//! The network cards of the machine, which `cargo xtask vm` connects by a wire: one is the device's, the other one
+//! belongs to a host beyond.
 
 use crate::lab::{self, Lab};
 use anyhow::{Context, Result, ensure};
@@ -14,28 +15,29 @@ use std::os::fd::AsRawFd;
 
 /// The device's card.
 pub const LINK: &str = "card0";
-/// The host's.
+/// The host's card.
 pub const FAR: &str = "eth0";
-/// The device's addresses; with those by which the host speaks they are `Beyond::PAIRS`.
+/// The device's addresses; with the host's first IPv4 and last IPv6 address they are `Beyond::PAIRS`.
 const DEVICE: [&str; 2] = ["198.51.100.1/24", "2001:db8:2::1/64"];
-/// Those of the host. It speaks by the first of IPv4, and by the last of IPv6.
+/// The host's addresses. It sends from the first of IPv4, and from the last of IPv6.
 const HOST: [&str; 4] = ["198.51.100.9/24", "198.51.100.66/24", "2001:db8:2::66/64", "2001:db8:2::9/64"];
 /// Addresses of the host that a filter denies.
 pub const DENIED: [&str; 2] = ["198.51.100.66", "2001:db8:2::66"];
-/// What the wire carries.
+/// The MTU of the wire.
 pub const WIRE_MTU: usize = 1500;
-/// The drivers that this kernel has, and whether the wire passes on what cards leave to be done.
+/// Environment variables: the drivers that this kernel has, and whether the wire passes on packets whose checksum or
+/// segmentation is still to be done.
 const CARDS: &str = "PV_NET_CARDS";
 const WIRE: &str = "PV_NET_WIRE";
 /// The machine's own namespace.
 const OWN: &str = "/proc/1/ns/net";
 
-/// A driver.
+/// A card's driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
-    /// Of virtual machines: several queues, packets of several segments in buffers that are joined, XDP.
+    /// The card of virtual machines: several queues, packets in several joined buffers, XDP.
     Virtio,
-    /// Of many PCs: no XDP.
+    /// A card of many PCs: no XDP.
     E1000e,
 }
 
@@ -55,12 +57,12 @@ impl Driver {
     }
 }
 
-/// Those of `xtask/src/vm/wire.rs`.
+/// The MACs that `xtask/src/vm/wire.rs` gives the cards.
 const fn mac(number: u8) -> [u8; 6] {
     [2, 0x50, 0x56, 0, 0, number]
 }
 
-/// The host's.
+/// The MAC of the host's card.
 const FAR_MAC: [u8; 6] = mac(3);
 
 /// A card as an uplink of the device, and a host at the other end of its wire.
@@ -71,7 +73,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Lends the device its card, and a host the other; none when the kernel lacks the driver.
+    /// Moves the cards to the device and to a new host; `None` when the kernel lacks the driver.
     pub fn connect(lab: &Lab, driver: Driver) -> Result<Option<Self>> {
         let cards = std::env::var(CARDS).context(CARDS)?;
         if !cards.split(',').any(|name| name == driver.module()) {
@@ -91,12 +93,12 @@ impl Wire {
         for (ns, name) in [(&lab.device.ns, LINK), (&wire.host, FAR)] {
             eventually(SOON, || carries(ns, name))?;
         }
-        // What the host reads is what was on the wire.
+        // The host must read packets as they were on the wire.
         wire.set(Offload::Gro, false)?;
         Ok(Some(wire))
     }
 
-    /// Gives the machine its cards back.
+    /// Moves the cards back to the machine's own namespace.
     pub fn give_back(self, lab: &Lab) -> Result<()> {
         let lent = [(&lab.device.ns, LINK, self.driver.module()), (&self.host, FAR, "beyond")];
         let back = lent.map(|(ns, name, spare)| {
@@ -110,26 +112,26 @@ impl Wire {
         back.into_iter().collect()
     }
 
-    /// Whether cards leave to the next one what that can do.
+    /// Whether the wire passes on packets whose checksum or segmentation the sending card has left undone.
     pub fn offloads() -> Result<bool> {
         Ok(std::env::var(WIRE).context(WIRE)? == "taps")
     }
 
-    /// Has the host's card do this, or the host's kernel.
+    /// Switches an offload of the host's card on or off.
     pub fn set(&self, offload: Offload, on: bool) -> Result<()> {
         self.host.run(|| ethtool(FAR, offload, on)).with_context(|| format!("{offload:?}"))
     }
 }
 
-/// A card of the machine's own namespace.
+/// The index of a card in the machine's own namespace.
 fn find(mac: [u8; 6]) -> Result<Option<u32>> {
     let links = lab::here(async |_| Ok(Net::here()?.links().await?))?;
     Ok(links.into_iter().find(|link| link.mac == Some(mac)).map(|link| link.index))
 }
 
-/// Moves a card of the machine's own to `ns`.
+/// Moves a card from the machine's own namespace to `ns`.
 fn lend(mac: [u8; 6], ns: &Namespace, name: &str) -> Result<()> {
-    // Some drivers look for their cards in a thread of their own.
+    // Some drivers find their cards in a thread of their own, so the card may appear late.
     let index = eventually(SOON, || find(mac)?.context("no such card"))?;
     let to = File::open(ns.path())?;
     lab::here(async |handle| relocate(&handle, index, &to, name).await)
@@ -140,7 +142,7 @@ async fn relocate(handle: &Handle, index: u32, to: &File, name: &str) -> Result<
     Ok(handle.link().set(change).execute().await?)
 }
 
-/// Fails unless packets can be sent by a link.
+/// Fails unless the link carries packets.
 fn carries(ns: &Namespace, name: &str) -> Result<()> {
     lab::netlink(ns, async |handle| {
         let link =
@@ -150,12 +152,12 @@ fn carries(ns: &Namespace, name: &str) -> Result<()> {
     })
 }
 
-/// What a card does, or a kernel for it. The values are those that switch it, of `linux/ethtool.h`.
+/// Work that a card may do for the kernel. The values are the ethtool commands to switch it, of `linux/ethtool.h`.
 #[derive(Clone, Copy, Debug)]
 pub enum Offload {
-    /// Checksums of what is sent; without them, no segmentation either.
+    /// Checksums of sent packets; without them there is no segmentation either.
     SentChecksums = 0x17,
-    /// Several received packets become one.
+    /// Joining several received packets to one.
     Gro = 0x2c,
 }
 

@@ -1,4 +1,5 @@
-//! What the machine outside reads on the serial console: one line for each check, facts, and the verdict.
+//! The lines that the machine prints on its serial console for `cargo xtask vm`: one for each check, facts, and the
+//! verdict.
 
 use std::io::Write;
 use std::time::Duration;
@@ -13,28 +14,28 @@ pub fn failed(check: &str, why: &anyhow::Error) {
     say(&format!("FAIL {check}: {}", format!("{why:#}").replace('\n', " | ")));
 }
 
-/// A check of what this kernel does not have.
+/// A check whose subject this kernel lacks.
 pub fn absent(check: &str) {
     say(&format!("none {check}: not in this kernel"));
 }
 
-/// Something worth knowing.
+/// A fact about the machine or the kernel.
 pub fn fact(text: &str) {
     say(&format!("fact {text}"));
 }
 
-/// How many instructions of `program` the verifier looked at, or how many it has where the kernel does not say.
+/// How many instructions of `program` the verifier has processed, or how many it has where the kernel does not tell.
 pub fn instructions(program: &str, count: u32) {
     say(&format!("insns {program} {count}"));
 }
 
-/// The last word: 0 when no check failed.
+/// The verdict, which is the last line: 0 when no check failed.
 pub fn verdict(failed: usize) {
     say(&format!("VMRC={failed}"));
 }
 
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
-    // With no console there is no verdict either, and that is a failure.
+    // Without a console there is no verdict either, and that counts as a failure.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

@@ -1,4 +1,4 @@
-//! Echo requests from a socket of this process.
+//! Echo requests from a socket of this process; a guest has no `ping`.
 
 use anyhow::{Context, Result, ensure};
 use harness::{Namespace, patience};
@@ -23,7 +23,7 @@ pub fn ping(ns: &Namespace, target: IpAddr, count: u16) -> Result<()> {
 /// Fails when an echo request to `target` is answered.
 pub fn silent(ns: &Namespace, target: IpAddr) -> Result<()> {
     let socket = open(ns, target)?;
-    // Not scaled: an answer that comes takes a few milliseconds in the slowest machine.
+    // Not scaled by `patience`: even in the slowest machine an answer takes a few milliseconds only.
     socket.set_read_timeout(Some(Duration::from_millis(300)))?;
     ensure!(echo(&socket, target, 0).is_err(), "{target} answers");
     Ok(())
@@ -47,14 +47,14 @@ fn echo(socket: &UdpSocket, target: IpAddr, number: u16) -> Result<()> {
 /// An echo socket (icmp(7)), connected, so that ICMP errors are seen as its own.
 fn open(ns: &Namespace, target: IpAddr) -> Result<UdpSocket> {
     ns.run(|| {
-        // In a new namespace nobody may open one.
+        // In a new namespace nobody may open an echo socket.
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").context("ping_group_range")?;
         let (family, protocol) = if target.is_ipv4() {
             (AddressFamily::Inet, SockProtocol::Icmp)
         } else {
             (AddressFamily::Inet6, SockProtocol::IcmpV6)
         };
-        // An echo socket answers to the same calls as one for datagrams of UDP.
+        // An echo socket has the same calls as a UDP socket.
         let socket = UdpSocket::from(socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol)?);
         socket.connect(SocketAddr::new(target, 0))?;
         socket.set_read_timeout(Some(patience(PATIENCE)))?;

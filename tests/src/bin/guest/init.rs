@@ -1,4 +1,4 @@
-//! What an init does: file systems, modules, and the end.
+//! The work of an init process: file systems, modules, and power-off.
 
 use crate::console;
 use anyhow::{Context, Result};
@@ -20,15 +20,15 @@ const MOUNTS: [(&str, &str); 7] = [
     ("cgroup2", "/sys/fs/cgroup"),
 ];
 
-/// Names of modules, one a line, each after those that it needs; made by `cargo xtask vm`.
+/// A file with the names of modules, one a line, each after those that it needs; `cargo xtask vm` makes it.
 const MODULES: &str = "/modules/order";
 
-/// Makes the machine a system that the daemon can run on.
+/// Prepares the machine so that the daemon can run on it.
 pub fn prepare() -> Result<()> {
     for (kind, place) in MOUNTS {
         fs::create_dir_all(place).with_context(|| place.to_owned())?;
         match mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>) {
-            // The kernel mounts devtmpfs itself where it is built to.
+            // The kernel may have mounted devtmpfs itself.
             Ok(()) | Err(Errno::EBUSY) => {}
             Err(why) => return Err(why).with_context(|| format!("mount {kind} on {place}")),
         }
@@ -52,7 +52,7 @@ fn load(name: &str) -> Result<()> {
     }
 }
 
-/// Ends the machine.
+/// Powers the machine off.
 pub fn power_off() -> ExitCode {
     let off = || -> Result<Infallible, Errno> {
         nix::unistd::sync();

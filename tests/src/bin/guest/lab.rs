@@ -1,4 +1,5 @@
-//! The device under test: one daemon, four pools, six containers, a host beyond an uplink, and a way to ask the daemon that starts no program.
+//! The device under test: a daemon, four pools, six containers, a host beyond an uplink, and requests to the daemon
+//! that need no other program.
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::TryStreamExt;
@@ -47,7 +48,7 @@ pub fn config() -> Value {
         pool["isolated"] = json!(false);
         config["network"]["pools"][name] = pool;
     }
-    // The whole flow table for one container: see `floor::full_table`.
+    // One container may use the whole flow table, as `floor::full_table` does.
     config["network"]["pools"]["internal"]["max_flows"] = json!(8192);
     config
 }
@@ -79,7 +80,7 @@ impl Lab {
         call(&self.device, "GET", path, "")
     }
 
-    /// How often `word` stands in the answer to `GET path`, that is not kept: it may be many megabytes.
+    /// How often `word` occurs in the answer to `GET path`. The answer is not kept, since it may be many megabytes.
     pub fn count(&self, path: &str, word: &str) -> Result<usize> {
         let mut stream = request(&self.device, "GET", path, "")?;
         let (mut seen, mut found) = (Vec::new(), 0);
@@ -91,7 +92,7 @@ impl Lab {
             }
             seen.extend_from_slice(&buffer[..length]);
             found += seen.windows(word.len()).filter(|part| *part == word.as_bytes()).count();
-            // Less than a word is left, so that none is counted twice and none is cut.
+            // The kept end is shorter than the word, so no occurrence is cut or counted twice.
             seen.drain(..seen.len().saturating_sub(word.len() - 1));
         }
     }
@@ -128,7 +129,7 @@ pub fn kernel() -> Result<(u32, u32)> {
     numbers.next().zip(numbers.next()).context(release.clone())
 }
 
-/// Every queueing discipline of a namespace's links: link and kind, sorted. No program says them here.
+/// Every queueing discipline of a namespace's links: link and kind, sorted. Read by netlink, since a guest has no `tc`.
 pub fn qdiscs(ns: &Namespace) -> Result<Vec<String>> {
     let messages: Vec<TcMessage> =
         netlink(ns, async |handle| Ok(handle.qdisc().get().execute().try_collect().await?))?;
@@ -144,12 +145,12 @@ pub fn qdiscs(ns: &Namespace) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// How many filters of programs are at the ingress of a link.
+/// How many filters are at the ingress of a link.
 pub fn filters(ns: &Namespace, link: u32) -> Result<usize> {
     let link = i32::try_from(link)?;
     let messages: Vec<TcMessage> =
         netlink(ns, async |handle| Ok(handle.traffic_filter(link).get().ingress().execute().try_collect().await?))?;
-    // The kernel lists each chain's head too: only what has a handle is a filter.
+    // The kernel also lists the head of each chain, which has no handle.
     Ok(messages.iter().filter(|m| u32::from(m.header.handle) != 0).count())
 }
 
@@ -177,7 +178,7 @@ fn add_route(ns: &Namespace, host: IpAddr, how: impl FnOnce(Route) -> Result<Rou
     netlink(ns, async |handle| Ok(handle.route().add(route.clone()).execute().await?)).with_context(|| host.to_string())
 }
 
-/// Asks the kernel about a namespace's links, or changes them.
+/// Runs `work` with a netlink handle in the namespace.
 pub fn netlink<T: Send>(ns: &Namespace, work: impl AsyncFnOnce(Handle) -> Result<T> + Send) -> Result<T> {
     ns.run(|| here(work))
 }
@@ -192,7 +193,7 @@ pub fn here<T>(work: impl AsyncFnOnce(Handle) -> Result<T>) -> Result<T> {
     })
 }
 
-/// Sends one request to the daemon over its socket.
+/// Sends a request to the daemon over its socket.
 fn request(device: &Device, method: &str, path: &str, body: &str) -> Result<UnixStream> {
     let socket = device.file("run").join("api.sock");
     let mut stream = UnixStream::connect(socket).with_context(|| format!("{method} {path}"))?;
@@ -203,7 +204,7 @@ fn request(device: &Device, method: &str, path: &str, body: &str) -> Result<Unix
     Ok(stream)
 }
 
-/// One request, and the whole answer.
+/// Sends a request, and gives the whole answer.
 fn call(device: &Device, method: &str, path: &str, body: &str) -> Result<Value> {
     let what = || format!("{method} {path}");
     let mut stream = request(device, method, path, body)?;

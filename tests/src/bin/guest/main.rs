@@ -1,7 +1,7 @@
-//! The first and only program of a virtual machine that `cargo xtask vm` boots: makes the system ready, runs the
-//! data plane's checks against the real daemon, prints a line for each and a verdict, and powers off.
+//! The only program of a virtual machine that `cargo xtask vm` boots. It prepares the system, checks the data plane
+//! with the real daemon, prints a line for each check and a verdict, and powers the machine off.
 //!
-//! It is the daemon too: called as `pv-net` it is nothing else, so that one static file is a whole device.
+//! The program is also the daemon, when it is called as `pv-net`: so one static file is a whole device.
 
 mod cards;
 mod checks;
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     if std::path::Path::new(&called).file_name().is_some_and(|name| name == "pv-net") {
         return pv_net::cli::main();
     }
-    // Outside of a virtual machine of its own it would mount over a running system and power it off.
+    // On an ordinary system it would mount over file systems in use, and power the system off.
     if std::process::id() != 1 {
         eprintln!("error: guest: this is the init of a test machine: it runs as process 1 only");
         eprintln!("help: cargo xtask vm");

@@ -1,10 +1,10 @@
-//! Memory that is taken away, so that what is left is as little as a small device has.
+//! Occupies memory, so that only as much is left as a small device has.
 
 use anyhow::{Context, Result, ensure};
 
 const MIB: u64 = 1024 * 1024;
 
-/// Bytes that programs can still have without swapping, by the kernel's own estimate.
+/// Bytes that programs can still get without swapping, by the kernel's estimate (`MemAvailable`).
 pub fn available() -> Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("MemAvailable")?;
@@ -12,9 +12,10 @@ pub fn available() -> Result<u64> {
     Ok(kib * 1024)
 }
 
-/// Takes memory until `left` bytes are available. It is never given back.
+/// Occupies memory until `left` bytes are available. The memory is never freed.
 pub fn leave(left: u64) -> Result<()> {
-    // What is written stays: there is no swap. The estimate moves while memory is taken, so it is done in steps.
+    // Written pages stay in memory, since there is no swap. The estimate changes while memory is taken, so it is taken
+    // in steps.
     while available()? > left + MIB {
         let step = (available()? - left).min(4 * MIB);
         let taken = vec![0x5au8; usize::try_from(step)?];

@@ -1,4 +1,4 @@
-//! What the verifier made of the programs.
+//! The loaded programs, and what the verifier has processed.
 
 use crate::console;
 use anyhow::{Context, Result, anyhow, ensure};
@@ -9,15 +9,16 @@ use std::sync::Mutex;
 /// Bytes of one instruction.
 const INSTRUCTION: u32 = 8;
 
-/// What the kernel keeps of a name.
+/// How many bytes of a program's name the kernel keeps.
 const NAME: usize = 15;
 
-/// Programs whose instructions were said.
+/// Programs whose instructions were reported.
 static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Says the instructions of the programs that are loaded now and were not before: some are only while they are needed.
+/// Reports the instructions of the programs that are loaded now and were not reported before: some are loaded only
+/// while they are needed.
 ///
-/// Programs that share what the kernel keeps of their names are one here, the largest.
+/// Programs with the same beginning of their names, as the kernel keeps it, count as one: the largest.
 pub fn tell() -> Result<()> {
     let mut told = TOLD.lock().map_err(|_| anyhow!("a check panicked here"))?;
     for (name, counts) in instructions()? {
@@ -28,7 +29,7 @@ pub fn tell() -> Result<()> {
     Ok(())
 }
 
-/// Fails unless each of these is loaded, as often as it is named.
+/// Fails unless each of these programs is loaded, as many times as it is listed.
 pub fn are_loaded<'a>(wanted: impl IntoIterator<Item = &'a str>) -> Result<()> {
     let mut all: BTreeMap<&str, usize> = BTreeMap::new();
     wanted.into_iter().for_each(|name| *all.entry(&name[..name.len().min(NAME)]).or_default() += 1);
@@ -40,7 +41,7 @@ pub fn are_loaded<'a>(wanted: impl IntoIterator<Item = &'a str>) -> Result<()> {
     Ok(())
 }
 
-/// Programs of every device, but for what only some configurations and kernels have.
+/// The programs that every device has. Others depend on the configuration and the kernel.
 pub fn always() -> impl Iterator<Item = &'static str> {
     let hooks =
         [names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK, names::PROG_FROM_BRIDGE];
@@ -56,7 +57,8 @@ pub fn instructions() -> Result<BTreeMap<String, Vec<u32>>> {
         if !name.starts_with("pv_") {
             continue;
         }
-        // bpf_prog_info.verified_insns came with kernel 5.16; before, the size of what was verified has to do.
+        // bpf_prog_info.verified_insns came with kernel 5.16; on older kernels the size of the translated program is
+        // used.
         let translated = program.size_translated().map(|bytes| bytes / INSTRUCTION);
         let count = program.verified_instruction_count().or(translated).with_context(|| format!("{name}: no size"))?;
         all.entry(name).or_default().push(count);

@@ -1,4 +1,4 @@
-//! A device with many addresses: Docker hosts have a link-local one for every veth.
+//! A device with many addresses: on a Docker host every veth has a link-local address.
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE, HOST, UPLINK};
@@ -7,7 +7,7 @@ use serde_json::json;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Of each family, and as many link-local ones.
+/// Addresses of each family, and as many link-local ones.
 const MANY: u16 = 600;
 
 /// The `n`th address of each family.
@@ -30,8 +30,8 @@ fn add(device: &Device, numbers: impl Iterator<Item = u16>) -> Result<()> {
     device.ns.ip(&format!("-batch {}", file.display())).map(drop)
 }
 
-/// A published port is reached at every one of 1,800 addresses, those that are there when the daemon starts and those
-/// that come later; it does not start without them, nor stop looking.
+/// A published port is reached at every one of 1,800 addresses, both those from before the daemon's start and later
+/// ones. The daemon does not start before it has read all of them, and follows changes afterwards.
 #[test]
 fn a_device_with_many_addresses_has_all_of_them() -> Result<()> {
     let mut device = Device::new(&configs::masqueraded())?;

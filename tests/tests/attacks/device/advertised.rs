@@ -1,5 +1,6 @@
-//! What routers advertise to the device: forwarding for pools must not cost it its default route.
-//! `addrconf_fixup_forwarding` (net/ipv6/addrconf.c): `rt6_purge_dflt_routers` takes the advertised ones of all links.
+//! Router advertisements to the device: forwarding for pools must not remove its default route. The kernel does that
+//! when forwarding is switched on: `addrconf_fixup_forwarding` (net/ipv6/addrconf.c) calls `rt6_purge_dflt_routers`,
+//! which removes the advertised routes of all links.
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, HOST, UPLINK};
@@ -11,7 +12,7 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A router advertisement (RFC 4861 section 4.2) of `prefix`, for addresses of one's own too.
+/// Sends a router advertisement (RFC 4861 section 4.2) of `prefix`, from which hosts form addresses.
 fn advertise(ns: &Namespace, link: &str, prefix: Ipv6Addr) -> Result<()> {
     let mac = ns.mac(link)?;
     let router: Ipv6Addr = "fe80::5056:1".parse()?;
@@ -19,16 +20,16 @@ fn advertise(ns: &Namespace, link: &str, prefix: Ipv6Addr) -> Result<()> {
     let lifetime = 1800u16.to_be_bytes();
     let head = [134, 0, 0, 0, 64, 0, lifetime[0], lifetime[1], 0, 0, 0, 0, 0, 0, 0, 0];
     let link_layer = [&[1, 1][..], &mac].concat();
-    // On-link and autonomous; both of its times an hour.
+    // The prefix is on-link and autonomous; both of its lifetimes are one hour.
     let hour = 3600u32.to_be_bytes();
     let option = [&[3, 4, 64, 0xc0][..], &hour, &hour, &[0; 4], &prefix.octets()].concat();
     let mut packet = frame::icmp(router.into(), all.into(), &[&head[..], &link_layer, &option].concat());
-    // From next door (RFC 4861 section 6.1.2).
+    // Hop limit 255, as a neighbour's packet has it (RFC 4861 section 6.1.2).
     packet[7] = 255;
     RawSocket::open(ns, link)?.send(&frame::ethernet(mac, [0x33, 0x33, 0, 0, 0, 1], frame::IPV6, &packet))
 }
 
-/// Advertises until the device has a default route by `link`, and an address of its own.
+/// Sends advertisements until the device has a default route by `link`, and an address from the prefix.
 fn advertised(device: &Device, from: &Namespace, far: &str, link: &str, prefix: Ipv6Addr) -> Result<()> {
     eventually(SOON, || {
         advertise(from, far, prefix)?;
@@ -41,7 +42,7 @@ fn advertised(device: &Device, from: &Namespace, far: &str, link: &str, prefix: 
     })
 }
 
-/// What `ip monitor` says of routes while it runs.
+/// The output of a running `ip monitor` about routes.
 struct Watch {
     said: PathBuf,
     _ip: Process,
@@ -53,12 +54,12 @@ impl Watch {
         let said = device.file("routes");
         let ip = Process::start(device.ns.command("ip").args(["-6", "monitor", "route"]).stdout(File::create(&said)?))?;
         let mut watch = Self { said, _ip: ip, marks: 0 };
-        // The first marks may come before it listens.
+        // The monitor may not listen yet when the first marks come.
         eventually(SOON, || watch.until_seen(device, Duration::from_millis(200)))?;
         Ok(watch)
     }
 
-    /// All that was said up to now: a route of this test's own is seen last.
+    /// The output so far. It ends with a route that this test itself adds as a mark.
     fn until_seen(&mut self, device: &Device, patience: Duration) -> Result<String> {
         self.marks += 1;
         let route = format!("2001:db8:ffff::{:x}", self.marks);
@@ -70,7 +71,7 @@ impl Watch {
         })
     }
 
-    /// Fails when a default route went, for however short a time.
+    /// Fails when a default route was removed, even for a short time.
     fn kept(&mut self, device: &Device, when: &str) -> Result<()> {
         let said = self.until_seen(device, SOON)?;
         let lost: Vec<&str> = said.lines().filter(|l| l.starts_with("Deleted") && l.contains("default")).collect();
@@ -84,8 +85,8 @@ fn sysctl(device: &Device, link: &str, key: &str) -> Result<String> {
     device.ns.run(|| Ok(std::fs::read_to_string(&path).context(path.clone())?.trim().to_owned()))
 }
 
-/// An uplink and a borrowed bridge with advertised default routes: those stay through the start, a reload that makes
-/// another bridge, and `down`; the bridge goes on listening, and is given back as it was.
+/// An uplink and a borrowed bridge have advertised default routes. These stay through the start, a reload that makes
+/// another bridge, and `down`. The bridge still accepts advertisements, and gets its setting back in the end.
 #[test]
 fn advertised_routes_survive_forwarding() -> Result<()> {
     let mut config = configs::masqueraded();
@@ -103,7 +104,7 @@ fn advertised_routes_survive_forwarding() -> Result<()> {
     let mut watch = Watch::start(&device)?;
     device.start()?;
     watch.kept(&device, "start")?;
-    // As long as it forwards it needs 2 for that.
+    // A link that forwards accepts advertisements only when `accept_ra` is 2.
     advertised(&device, &lan, "eth0", "br-own", prefix(3))?;
     config["network"]["pools"]["third"] = configs::pool(5);
     device.configure(&config)?;

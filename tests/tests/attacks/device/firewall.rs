@@ -1,4 +1,4 @@
-//! The host's own firewall in the way of pools: said with its remedy, which works.
+//! The host's own firewall drops packets of pools: a condition says so and names a remedy, and the remedy works.
 
 use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE, HOST, UPLINK};
@@ -11,7 +11,7 @@ fn nft(device: &Device, line: &str) -> Result<()> {
     Ok(())
 }
 
-/// Looks again, and gives the conditions.
+/// The conditions after another look at the kernel.
 fn conditions(device: &Device) -> Result<Vec<String>> {
     device.cli(&["reload"]).ok()?;
     let status = device.json(&["status"])?;
@@ -26,8 +26,9 @@ fn doctor_is_content(device: &Device) -> Result<bool> {
     found.context("no probe of the firewall")?["ok"].as_bool().context("ok")
 }
 
-/// `br_netfilter` hands bridged packets to a FORWARD chain that drops (`br_nf_forward_ip`): IPv6 inside a pool dies,
-/// because neighbour discovery does. The condition says so; its sysctl brings IPv6 back, and nothing is said any more.
+/// `br_netfilter` passes bridged packets to a FORWARD chain that drops (`br_nf_forward_ip`). IPv6 inside a pool fails
+/// then, because neighbour discovery does. A condition names a sysctl; with it IPv6 works again, and the condition
+/// goes.
 #[test]
 fn a_dropping_forward_chain_behind_br_netfilter_is_said() -> Result<()> {
     let device = Device::started(&configs::two_pools())?;
@@ -60,8 +61,8 @@ fn a_dropping_forward_chain_behind_br_netfilter_is_said() -> Result<()> {
     Ok(())
 }
 
-/// An input chain that drops what it does not know, as `iptables -P INPUT DROP` or a firewall of a distribution: DHCP,
-/// DNS and neighbour discovery of containers are lost, unless rules name the pools' bridges.
+/// An input chain drops what it does not know, as after `iptables -P INPUT DROP` or with a distribution's firewall.
+/// DHCP, DNS and neighbour discovery of containers are lost, unless rules name the pools' bridges.
 #[test]
 fn a_dropping_input_chain_is_said_until_rules_name_the_bridges() -> Result<()> {
     let device = Device::started(&configs::two_pools())?;
@@ -79,7 +80,8 @@ fn a_dropping_input_chain_is_said_until_rules_name_the_bridges() -> Result<()> {
     Ok(())
 }
 
-/// With two uplinks a strict reverse path filter (RFC 3704) drops what comes by the one whose answers go by the other.
+/// With two uplinks, a strict reverse path filter (RFC 3704) drops packets of one uplink whose answers leave by the
+/// other.
 #[test]
 fn a_strict_reverse_path_filter_is_said_with_several_uplinks() -> Result<()> {
     let mut config = configs::masqueraded();

@@ -1,4 +1,4 @@
-//! Links that somebody changes: a container's that is set down, an uplink's MTU.
+//! Links that somebody changes: a container's link is set down, an uplink's MTU changes.
 
 use crate::lab::lab;
 use anyhow::{Context, Result, ensure};
@@ -13,15 +13,15 @@ fn mtu(ns: &Namespace, link: &str) -> Result<u32> {
     Ok(after.with_context(|| said.clone())?.parse()?)
 }
 
-/// The device's end of a container's link is set down: the container would be cut off until its next start. It is set
-/// up again, and the log names it.
+/// The device's end of a container's link is set down, which would cut the container off until its next start. The
+/// daemon sets it up again, and logs the name.
 #[test]
 fn a_link_that_is_set_down_comes_up_again() -> Result<()> {
     let lab = lab(|_| ())?;
     let link = lab.a.host_if();
     lab.device.ns.ip(&format!("link set {link} down"))?;
     eventually(SOON, || {
-        let line = lab.device.log().lines().any(|l| l.contains(link) && l.contains("set down"));
+        let line = lab.device.log().lines().any(|l| l.contains(&format!("{link}: down")));
         ensure!(line, "the log does not name {link}");
         Ok(())
     })?;
@@ -31,8 +31,8 @@ fn a_link_that_is_set_down_comes_up_again() -> Result<()> {
     Ok(())
 }
 
-/// Pools that say no MTU follow the uplinks in use, those of the configuration and those that pv-net finds itself: the
-/// bridge, both ends of a link that is there, and links to come. One that says its MTU keeps it.
+/// Pools without a configured MTU follow the uplinks in use, whether configured or found: the bridge, both ends of
+/// existing links, and new links. A pool with a configured MTU keeps it.
 #[test]
 fn pools_follow_the_mtu_of_the_uplinks_in_use() -> Result<()> {
     for automatic in [false, true] {
@@ -64,7 +64,7 @@ fn pools_follow_the_mtu_of_the_uplinks_in_use() -> Result<()> {
     Ok(())
 }
 
-/// What the uplinks have when no daemon looks is found at the next start.
+/// A change of an uplink's MTU while no daemon runs is found at the next start.
 #[test]
 fn an_mtu_that_changed_meanwhile_is_found() -> Result<()> {
     let mut lab = lab(|config| config["network"]["uplinks"] = json!([]))?;

@@ -1,4 +1,4 @@
-//! Which of an uplink's addresses masqueraded flows leave with (RFC 6724), and for how long they keep it.
+//! Which address of an uplink masqueraded flows use as their source (RFC 6724), and how long they keep it.
 
 use crate::lab::lab;
 use anyhow::{Context, Result, ensure};
@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 
 const PORT: u16 = 7000;
 
-/// Where the host beyond the uplink is too.
+/// Other addresses of the host beyond the uplink.
 const ELSEWHERE: [&str; 5] =
     ["198.51.100.9/24", "203.0.113.9/32", "2001:db8:77::9/64", "fd00:7::9/64", "2002:c633:6401::9/64"];
 
@@ -31,7 +31,7 @@ fn lives(stream: &mut TcpStream, word: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The address that the kernel gives a socket of the device's own.
+/// The source address that the kernel chooses for a socket of the device.
 fn of_the_kernel(device: &Namespace, to: SocketAddr) -> Result<IpAddr> {
     device.run(|| {
         let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -41,8 +41,8 @@ fn of_the_kernel(device: &Namespace, to: SocketAddr) -> Result<IpAddr> {
     })
 }
 
-/// A second address, and that the first one is deprecated, end no connection: RFC 4862 section 5.5.4 has established
-/// communication go on. What opens then leaves with the one that is preferred. Only with its address does it end.
+/// A second address, or deprecation of the first one, ends no connection: by RFC 4862 section 5.5.4 established
+/// communication goes on. New flows use the preferred address. A connection ends only when its own address is removed.
 #[test]
 fn a_second_address_ends_no_connection() -> Result<()> {
     let lab = lab(|_| ())?;
@@ -64,7 +64,7 @@ fn a_second_address_ends_no_connection() -> Result<()> {
         let nodad = if host.is_ipv6() { "nodad" } else { "" };
         ip(&format!("addr add {new} dev {UPLINK} {nodad}"))?;
         if host.is_ipv6() {
-            // Now the choice is another one, and the daemon knows of both.
+            // From now on the kernel chooses another address; the daemon knows both.
             ip(&format!("addr change {old} dev {UPLINK} preferred_lft 0"))?;
             seen("2001:db8:1::77".parse()?)?;
         } else {
@@ -79,8 +79,8 @@ fn a_second_address_ends_no_connection() -> Result<()> {
     Ok(())
 }
 
-/// With unique local, 6to4, deprecated, duplicate and temporary addresses, and several networks: a container's flow
-/// leaves with the very address that the kernel gives the device's own (`ipv6_dev_get_saddr`, `inet_select_addr`).
+/// With unique local, 6to4, deprecated, duplicate and temporary addresses, and several networks, a container's flow has
+/// the same source address that the kernel would choose for the device (`ipv6_dev_get_saddr`, `inet_select_addr`).
 #[test]
 fn masquerade_takes_the_address_that_the_kernel_would() -> Result<()> {
     let lab = lab(|_| ())?;

@@ -1,4 +1,4 @@
-//! The daemon as the packaged unit runs it: with nothing but what the unit allows, everything works.
+//! The daemon under the restrictions of the packaged unit: everything works.
 
 mod confine;
 
@@ -13,13 +13,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Starts the daemon under the unit's restrictions. It does not start where it could do more than they allow.
+/// Starts the daemon under the unit's restrictions. The start fails when one of them is not in effect.
 fn start(device: &Device, unit: &Unit) -> Result<Process> {
     let confined = Confined::new(unit, device.file(""))?;
     let log = File::options().create(true).append(true).open(device.file("log"))?;
     let mut command = device.command();
     command.arg("run").stderr(log.try_clone()?).stdout(log);
-    // SAFETY: between fork and exec it makes system calls with what was prepared before, and allocates nothing.
+    // SAFETY: between fork and exec it makes system calls with prepared values, and allocates nothing.
     unsafe { command.pre_exec(move || confined.enter()) };
     let mut daemon = Process::start(&mut command)?;
     let ready = eventually(SOON, || Ok(!daemon.has_ended()? && device.json(&["status"]).map(|_| true)?))?;
@@ -27,8 +27,8 @@ fn start(device: &Device, unit: &Unit) -> Result<Process> {
     Ok(daemon)
 }
 
-/// Socket hooks, resets of connections that wait, the uplinks' filter, rules and published ports, a reload and a
-/// container's end: none is a condition, and each does what it should.
+/// Socket hooks, resets of waiting connections, the uplinks' filter, rules and published ports, a reload, and a detach:
+/// each works, and there is no condition.
 #[test]
 fn under_the_packaged_unit_everything_works() -> Result<()> {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
@@ -37,7 +37,10 @@ fn under_the_packaged_unit_everything_works() -> Result<()> {
     }
     let text = include_str!("../../../../packaging/pv-net.service");
     let unit = Unit::parse(text)?;
-    ensure!(unit.words("RestrictAddressFamilies") == ["AF_UNIX", "AF_NETLINK", "AF_PACKET"], "other families");
+    ensure!(
+        unit.words("RestrictAddressFamilies") == ["AF_UNIX", "AF_NETLINK", "AF_PACKET", "AF_INET", "AF_INET6"],
+        "other families"
+    );
     let mut config = configs::masqueraded();
     config["network"]["uplink_filter"] = json!({"deny": ["203.0.113.0/24"], "xdp": "generic"});
     config["network"]["policies"] =
@@ -45,6 +48,10 @@ fn under_the_packaged_unit_everything_works() -> Result<()> {
     let device = Device::new(&config)?;
     let out = device.outside(UPLINK, &DEVICE, &HOST)?;
     let daemon = start(&device, &unit)?;
+    // The daemon keeps those of the unit's capabilities that it needs.
+    let kept = json!(["CAP_NET_BIND_SERVICE", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_PERFMON", "CAP_BPF"]);
+    let held = device.json(&["doctor"])?["processes"][0].clone();
+    ensure!(held["capabilities"] == kept && held["seccomp"] == true, "{held}");
     let a = device.attach_run(&json!({"name": "a", "network": {"pool": "internal", "ports": ["8080:80"]}}))?;
     echo::serve(&a.ns, Ipv6Addr::UNSPECIFIED.into(), 80)?;
     echo::serve(&out, Ipv6Addr::UNSPECIFIED.into(), 7000)?;
@@ -68,6 +75,9 @@ fn under_the_packaged_unit_everything_works() -> Result<()> {
     device.cli(&["detach", "a"]).ok()?;
     device.cli(&["down"]).ok()?;
     drop(daemon);
-    ensure!(!device.log().contains("WARN"), "{}", device.log());
+    // An audit may find an address that the device has just got before the kernel's message about it is read.
+    let log = device.log();
+    let warned = log.lines().any(|line| line.contains("WARN") && !line.contains(" of the device: missing"));
+    ensure!(!warned, "{log}");
     Ok(())
 }

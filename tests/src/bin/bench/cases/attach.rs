@@ -23,7 +23,7 @@ pub struct Attach;
 
 /// The pool's gateway: what is pinged.
 const GATEWAY: [u8; 4] = [10, 0, 3, 1];
-/// At least so many a measurement.
+/// How many attaches a measurement has at least.
 const LEAST: usize = 3;
 
 impl Case for Attach {
@@ -52,23 +52,24 @@ impl Case for Attach {
     }
 }
 
-/// Who attaches and detaches.
+/// The program that attaches and detaches.
 trait Hand {
     fn attach(&self, ns: &Namespace) -> Result<()>;
     fn detach(&self, ns: &Namespace) -> Result<()>;
     /// Fails unless it says that the container is there.
     fn knows_it(&self) -> Result<()>;
-    /// Packets of containers that it has seen: what answers a ping by another way is not what was attached.
+    /// How many packets of containers it has counted: a ping that was answered another way did not use the attached
+    /// network.
     fn seen(&self) -> Result<u64>;
 }
 
-/// Fails unless the network is there, by the kernel's word and the hand's.
+/// Fails unless the container's network exists, both in the kernel and in `hand`'s view.
 fn is_there(hand: &impl Hand, ns: &Namespace) -> Result<()> {
     has_address(ns)?;
     hand.knows_it()
 }
 
-/// Fails unless nothing is left of it.
+/// Fails unless nothing is left of the container's network.
 fn is_gone(hand: &impl Hand, ns: &Namespace) -> Result<()> {
     ensure!(ns.ip("-4 addr show dev eth0").is_err(), "eth0 is still there after the detach");
     ensure!(hand.knows_it().is_err(), "the container is still known after the detach");
@@ -102,7 +103,7 @@ impl<T: Hand> Path for T {
             let start = Instant::now();
             self.detach(&ns)?;
             let detached = start.elapsed();
-            // An answer that comes before the work is done is no answer.
+            // The answer must not come before the work is done.
             is_gone(self, &ns)?;
             let wanted = match metric.name.as_str() {
                 "attach" => attached,
@@ -136,7 +137,7 @@ fn ping(pinger: &OwnedFd) -> Result<()> {
     let start = Instant::now();
     let mut buffer = [0u8; 128];
     while start.elapsed() < Duration::from_secs(3) {
-        // Without a route yet it fails: the loop is the wait.
+        // Sending fails until there is a route; the loop waits for it.
         if sendto(pinger.as_raw_fd(), &request, &to, MsgFlags::empty()).is_err() {
             continue;
         }
@@ -154,7 +155,7 @@ fn has_address(ns: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// What a script does: no leases, no IPv6, no guard.
+/// The commands that a script would run: no leases, no IPv6, no guard.
 struct Commands {
     device: Namespace,
 }
@@ -189,7 +190,7 @@ impl Hand for Commands {
     }
 }
 
-/// The daemon's API, as a runtime would call it.
+/// The daemon's API, used as a runtime would use it.
 struct PvNet {
     device: Device,
 }
@@ -228,7 +229,7 @@ impl Hand for PvNet {
 mod tests {
     use super::*;
 
-    /// Says that it has done it.
+    /// Attaches, but only claims to detach.
     struct Lazy(Commands);
 
     impl Hand for Lazy {

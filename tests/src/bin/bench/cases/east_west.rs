@@ -1,4 +1,4 @@
-//! Between two containers on one device.
+//! The case of two containers on one device.
 
 use crate::case::{Candidate, Case, Metric};
 use crate::options::Options;
@@ -11,7 +11,7 @@ use harness::{Device, configs};
 /// The case.
 pub struct EastWest;
 
-/// What every case about paths between two ends measures.
+/// What every case with a path between two ends measures.
 pub const USUAL: [&str; 7] =
     ["rr-same", "rr-split", "crr-same", "crr-split", "stream1-split", "stream4-split", "udp-same"];
 
@@ -45,7 +45,7 @@ impl Case for EastWest {
     }
 }
 
-/// One veth pair; the other end counts what it receives.
+/// One veth pair; the receiving end counts the packets.
 pub fn direct() -> Result<Wire> {
     let net = nets::direct()?;
     let ends = vec![Link::new(&net.client.0, "eth0"), Link::new(&net.server.0, "eth0")];
@@ -60,7 +60,7 @@ pub fn bridge() -> Result<Wire> {
     Ok(net.wire(witness))
 }
 
-/// A bridge as Docker leaves it: its rules are there, and packets between its ports do not meet them.
+/// A bridge as Docker sets it up: its rules exist, but packets between ports of the bridge do not pass them.
 fn docker() -> Result<Wire> {
     let net = nets::bridged(false)?;
     nets::feed(net.device()?, "iptables-restore", &rules::docker(&[]))?;
@@ -68,7 +68,7 @@ fn docker() -> Result<Wire> {
     Ok(net.wire(witness))
 }
 
-/// The same with packets of the bridge going through the rules.
+/// The same, where packets between ports of the bridge pass the rules.
 fn docker_netfilter() -> Result<Wire> {
     let net = nets::bridged(true)?;
     let device = net.device()?;
@@ -77,7 +77,7 @@ fn docker_netfilter() -> Result<Wire> {
     Ok(net.wire(witness))
 }
 
-/// A device that routes, with a stateful firewall.
+/// The rules of a stateful firewall, for a device that routes.
 pub const STATEFUL: &str = "table inet bench { chain forward { type filter hook forward priority filter; policy drop;
     ct state established,related counter accept
     ct state invalid drop

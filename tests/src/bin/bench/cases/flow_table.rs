@@ -16,15 +16,16 @@ use std::time::{Duration, Instant};
 /// The case.
 pub struct FlowTable;
 
-/// The default size, two entries a flow.
+/// Entries of the flow table by default; each flow takes two.
 const ENTRIES: usize = pv_net_common::flow::DEFAULT_FLOWS as usize;
-/// Nine tenths of it.
+/// So many flows fill nine tenths of the table.
 const FILLED: usize = ENTRIES / 10 * 9 / 2;
-/// All of it: what is new lives on the slow path.
+/// So many flows fill the whole table: packets of new flows take the slow path.
 const FULL: usize = ENTRIES / 2;
-/// Where the flows that fill it go.
+/// The port to which the flows that fill the table go.
 const SINK: u16 = PORT + 1;
-/// UDP flows end when they are idle for 180 seconds; until then they are as good as new.
+/// How long the filled table is used before it is filled anew. UDP flows end after 180 idle seconds; before that age
+/// does not matter.
 const FRESH: Duration = Duration::from_secs(90);
 
 impl Case for FlowTable {
@@ -57,14 +58,14 @@ struct Filled {
     flows: usize,
     since: Instant,
     wire: Wire,
-    // After the wire, that only knows their paths.
+    // Declared after the wire, which has only their paths, and so dropped after it.
     lab: Rc<(Container, Container, Device)>,
 }
 
 impl Filled {
     fn new(flows: usize) -> Result<Self> {
         let mut config = configs::two_pools();
-        // One container alone is to fill the table.
+        // One container may fill the whole table.
         config["network"]["pools"]["internal"]["max_flows"] = json!(8192);
         let device = Device::started(&config)?;
         let (client, server) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
@@ -102,7 +103,8 @@ impl Filled {
         })
     }
 
-    /// Fails unless the table has both entries of each flow. Few may be missing: the measured ones want room too.
+    /// Fails unless the table has both entries of each flow. A few may be missing, since the measured flows need room
+    /// too.
     fn is_filled(&self) -> Result<()> {
         let flows = self.lab.2.json(&["flows"])?;
         let ours = |flow: &&Value| {

@@ -1,4 +1,4 @@
-//! The short cuts again, over IPv6: between two containers, by a published port, behind the device's address.
+//! The fast paths over IPv6: between two containers, by a published port, and masqueraded.
 
 use crate::case::{Candidate, Case, Metric};
 use crate::nets::{self, Net, PORT, PUBLISHED};
@@ -16,7 +16,7 @@ pub struct OverIpv6;
 
 const LOADS: [&str; 4] = ["rr-same", "crr-same", "stream1-split", "udp-same"];
 
-/// The device on its uplink, and the host beyond.
+/// The device's address on its uplink; the host beyond has the next one.
 const UPLINK: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 const OUTSIDE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2);
 /// The container of the paths without pv-net.

@@ -1,4 +1,4 @@
-//! From a container to outside, behind the device's address.
+//! The case of a container that reaches a host outside behind the device's address (masquerade).
 
 use super::east_west::USUAL;
 use crate::case::{Candidate, Case, Metric};
@@ -55,7 +55,7 @@ fn plain() -> Result<Wire> {
     Ok(net.wire(witness))
 }
 
-/// A path whose server must see the device's address, and whose rule counts new flows.
+/// A path whose server must see the device's address, and whose NAT rule counts new flows.
 fn masqueraded(net: Net, witness: Witness, mark: Witness) -> Wire {
     let mut wire = net.wire(witness);
     wire.seen_as = UPLINK.into();

@@ -54,13 +54,13 @@ impl Case for Policy {
     }
 }
 
-/// A command that lists rules, and what stands in it once for each.
+/// A command that lists rules, and the words that its output has once for each rule.
 type Listing = (&'static str, &'static [&'static str]);
 const NFT_RULES: Listing = ("nft list chain inet bench forward", &["dport 99 drop", "accept"]);
 const NFT_PAIRS: Listing = ("nft list map inet bench pairs", &[" : drop", " : accept"]);
 const IPTABLES_RULES: Listing = ("iptables -w -S FORWARD", &["-A FORWARD"]);
 
-/// The path, when the kernel has `n` rules: a path with fewer would be a better one.
+/// The path, after checking that the kernel has `n` rules: with fewer of them the path would be faster.
 fn counted(wire: Wire, n: usize, (command, each): Listing) -> Result<Wire> {
     let device = wire.keep.downcast_ref::<Net>().context("no network")?.device()?;
     let said = device.sh(command)?;
@@ -75,7 +75,7 @@ fn routing() -> Result<Wire> {
     Ok(net.wire(witness))
 }
 
-/// An address of nobody here, another one for each number.
+/// An address that nobody here has, a different one for each number.
 fn stranger(n: usize) -> String {
     format!("198.18.{}.{}", n / 250, n % 250 + 1)
 }
@@ -127,7 +127,7 @@ fn iptables(n: usize) -> Result<Wire> {
     counted(net.wire(witness), n, IPTABLES_RULES)
 }
 
-/// Pools that are closed to each other, and `n` rules: without the last one nothing would pass.
+/// Pools that are closed to each other, and `n` rules, of which the last allows the packets.
 fn pv_net(n: usize) -> Result<Wire> {
     let mut config = configs::two_pools();
     let deny = |i: usize| {
@@ -143,7 +143,7 @@ fn pv_net(n: usize) -> Result<Wire> {
     let listed = device.json(&["policy", "list"])?;
     let in_force = listed.as_array().into_iter().flatten().filter(|rule| rule["in_force"] == true).count();
     ensure!(in_force == n, "{in_force} rules are in force, not {n}");
-    // The kernel's own maps have the last of them too.
+    // The last deny rule is in the kernel's maps too.
     let last = n.saturating_sub(2);
     let verdict = device.json(&["policy", "explain", "a", &stranger(last), "tcp/99"])?;
     ensure!(verdict["rule"] == format!("deny-{last}"), "the kernel does not know rule deny-{last}: {verdict}");

@@ -1,6 +1,6 @@
-//! What each eBPF program costs: its size, and its run time a packet.
+//! The cost of each eBPF program: its size, and its run time for one packet.
 //!
-//! The kernel counts the run time of a stage for the program that called it: only programs on hooks have one.
+//! The kernel adds the run time of a stage to the program that called it, so only programs on hooks have a run time.
 
 use super::{published, published_local};
 use crate::bpf::Loaded;
@@ -65,7 +65,7 @@ impl Case for Programs {
     }
 }
 
-/// Programs of which each packet meets one.
+/// The programs on links; each packet passes one of them.
 const ON_LINKS: [&str; 3] = [names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK];
 
 struct Programmed {
@@ -89,7 +89,7 @@ impl Programmed {
 
     /// Nanoseconds a packet under a load, of each program.
     fn run_time(&mut self, metric: &Metric, time: Duration) -> Result<Sample> {
-        // The kernel counts while this is open; nothing stays switched on, however this ends.
+        // The kernel counts as long as this descriptor is open; counting ends with it, however this function ends.
         let counting = enable_stats(Stats::RunTime).context("run-time statistics")?;
         let (runs, before) = (self.loaded.each("run_cnt")?, self.loaded.each("run_time_ns")?);
         let sample = self.wire.measure(metric, time)?;
@@ -101,7 +101,7 @@ impl Programmed {
         ensure!(runs >= packets * SHARE, "programs on links ran {runs} times for {packets} packets");
         let took = |(name, ns): (&String, &f64)| (name.clone(), (ns - before.get(name).unwrap_or(&0.0)) / packets);
         let parts: BTreeMap<String, f64> = after.iter().map(took).filter(|(_, ns)| *ns > 0.0).collect();
-        // What is measured of the path beside it is slower than without counting: only the proof is of interest.
+        // Counting makes the path slower, so only the proof of this sample is used, and not its speed.
         let mut extras = sample.extras;
         extras.retain(|name, _| *name == "witnessed");
         Ok(Sample { value: parts.values().sum(), parts, extras, foreign_secs: sample.foreign_secs })
@@ -115,7 +115,7 @@ impl Path for Programmed {
 
     fn measure(&mut self, metric: &Metric, time: Duration) -> Result<Sample> {
         let parts: BTreeMap<String, f64> = match metric.name.as_str() {
-            // What the kernel runs, before it is made machine code: 8 bytes each.
+            // The size of the bytecode that the kernel compiles to machine code: 8 bytes for an instruction.
             "size" => self.loaded.each("bytes_xlated")?.into_iter().map(|(name, bytes)| (name, bytes / 8.0)).collect(),
             "verified" => self.loaded.verified()?,
             "machine-code" => self.loaded.each("bytes_jited")?,

@@ -55,7 +55,7 @@ fn plain() -> Result<Wire> {
     Ok(net.wire(witness))
 }
 
-/// What the client connects to is the device's address and the published port.
+/// Makes the client connect to the device's address and the published port.
 pub(super) fn published(mut wire: Wire) -> Wire {
     wire.ends.connect = SocketAddr::new(UPLINK.into(), PUBLISHED);
     wire
@@ -127,8 +127,8 @@ pub(super) fn start_socat(device: &Namespace) -> Result<Vec<Process>> {
         let (listen, connect) =
             (format!("{from}:{PUBLISHED},{options}{nodelay}"), format!("{to}:{CLIENT}:{PORT}{nodelay}"));
         let mut command = device.command("socat");
-        // A proxy that lost its server says so for each connection; the path's own check says it once.
-        // Without a time-out a UDP client's own process would stay for good.
+        // A proxy without its server prints an error for each connection; the path's own check reports that once.
+        // Without a time-out the process for a UDP client would never end.
         command.args(["-T", "2", &listen, &connect]).stderr(std::process::Stdio::null());
         proxies.push(Process::start(&mut command)?);
     }
@@ -140,12 +140,12 @@ pub(super) fn start_socat(device: &Namespace) -> Result<Vec<Process>> {
     Ok(proxies)
 }
 
-/// The container sees the device as the client.
+/// A proxy: the container sees the device as its client.
 fn socat() -> Result<Wire> {
     let net = Edge::new(false)?.inward();
     let device = net.device()?;
     let proxies = start_socat(device)?;
-    // Nothing is routed: what arrives came through the proxy, and from its address.
+    // Nothing is routed on this path: the packets on `c0` come from the proxy, and have its address.
     let sent = crate::witness::Link::new(device, "c0");
     let witness = Witness::proxied(vec![crate::witness::Link::new(device, "eth0"), sent]);
     let carriers = proxies.iter().map(Process::pid).collect();
@@ -156,7 +156,7 @@ fn socat() -> Result<Wire> {
     Ok(wire)
 }
 
-/// The path and where the device's pins are; with an XDP program before the stack if there is a filter.
+/// The path, and the folder with the device's pins. With `filter` there is an XDP program before the stack.
 pub(super) fn pv_net(filter: bool) -> Result<(Wire, PathBuf)> {
     let mut config = configs::two_pools();
     config["network"]["uplinks"] = json!(["eth0"]);

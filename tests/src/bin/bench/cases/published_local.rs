@@ -1,4 +1,5 @@
-//! A published port from where no uplink is: the device itself, another container on it, and the container itself.
+//! A published port, reached without an uplink: from the device itself, from another container on it, and from the
+//! container itself.
 
 use super::published::{published, start_socat};
 use crate::case::{Candidate, Case, Metric};
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 /// The case.
 pub struct PublishedLocal;
 
-/// The device in the containers' network.
+/// The device's address in the containers' network.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 1);
 
 impl Case for PublishedLocal {
@@ -72,7 +73,7 @@ chain back { type nat hook postrouting priority srcnat;
 }
 }";
 
-/// From the device by its link `link` to the only container on it.
+/// The links on the way from the device, by `link`, to the only container.
 fn by_link(device: &Namespace, link: &str, container: &Namespace) -> Vec<Link> {
     vec![Link::new(device, link), Link::new(container, "eth0")]
 }
@@ -87,7 +88,7 @@ fn of_device(rules: Option<&str>) -> Result<Wire> {
         nets::feed(&device, "nft -f", rules)?;
         wire.marks.push(("the DNAT rule", Witness::nft(&device, "nat")));
         wire = published(wire);
-        // The device takes the address that it connects to for its own, and the rule leaves that as it is.
+        // The device connects to its own address, and takes it as the source too; the rule does not change the source.
         wire.seen_as = UPLINK.into();
     }
     wire.keep = Box::new((outside, container, device));
@@ -114,7 +115,7 @@ fn web(device: &Device) -> Result<Container> {
     }))
 }
 
-/// The path and where the device's pins are.
+/// The path, and the folder with the device's pins.
 pub(super) fn pv_net_device(by_port: bool) -> Result<(Wire, PathBuf)> {
     let device = Device::started(&configs::two_pools())?;
     let container = web(&device)?;
@@ -122,7 +123,7 @@ pub(super) fn pv_net_device(by_port: bool) -> Result<(Wire, PathBuf)> {
     let links = by_link(&device.ns, container.host_if(), &container.ns);
     let client = End { ns: &device.ns, address: GATEWAY.into() };
     let mut wire = pvnet::wire(&device, &client, &(&container).into());
-    // The connection is led to the container before there is a packet; what then goes is the stack's.
+    // The connection is redirected to the container before its first packet; its packets are the stack's.
     wire.witness = Witness::received("the container's link", links.clone());
     wire.shares.clear();
     wire.links = links;
@@ -156,10 +157,10 @@ fn pv_net_hairpin() -> Result<Wire> {
     Ok(wire)
 }
 
-/// Out of the container's link and in again.
+/// Hairpin: packets leave by the container's link and come back by it.
 fn to_itself() -> Result<Wire> {
     let Edge { outside, container, device } = Edge::new(false)?;
-    // The device sends the packets back where they came from: no reason to tell the container a shorter way.
+    // The device sends packets back by the link that they came from, and must not send redirects because of that.
     nets::sysctl(&device, "ipv4/conf/all/send_redirects", "0")?;
     nets::sysctl(&device, "ipv4/conf/c0/send_redirects", "0")?;
     nets::feed(&device, "nft -f", SELF_NAT)?;
@@ -170,7 +171,7 @@ fn to_itself() -> Result<Wire> {
     Ok(by_itself(wire, container))
 }
 
-/// Both ends are one container, that sees the gateway as its client.
+/// Both ends are one container, which sees the gateway as its client.
 fn by_itself(mut wire: Wire, keep: impl Sized + 'static) -> Wire {
     wire.links.truncate(1);
     wire.ends.connect = SocketAddr::new(GATEWAY.into(), PUBLISHED);

@@ -1,4 +1,4 @@
-//! How the number of containers changes the speed between two of them.
+//! How the number of containers on a device changes the speed between two of them.
 
 use crate::case::{Candidate, Case, Metric};
 use crate::options::Options;
@@ -42,7 +42,7 @@ pub fn wide_pool() -> Value {
     json!({"network": {"pools": {"internal": pool}}})
 }
 
-/// Attaches `n` containers that only take up room: all have their links in one namespace, for the sake of time.
+/// Attaches `n` containers that send nothing. All have their links in one namespace, which is faster to make.
 pub fn crowd(device: &Device, n: usize) -> Result<Namespace> {
     let ns = Namespace::new("crowd")?;
     let socket = device.file("run").join("api.sock");

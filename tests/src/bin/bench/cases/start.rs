@@ -1,5 +1,5 @@
-//! The daemon's starts, and what it needs of memory: a restart, which takes over what is pinned, and starts that load and
-//! verify the programs, on a device with nothing yet and with those of another build.
+//! How long the daemon takes to start, and how much memory it uses. A restart takes over what is pinned. A start on a
+//! new device, or after another build, loads and verifies the programs.
 
 use super::scale::{crowd, wide_pool};
 use crate::bpf::Loaded;
@@ -47,14 +47,14 @@ impl Case for Start {
     }
 }
 
-/// What the daemon finds.
+/// What the daemon finds when it starts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Before {
     /// A device on which pv-net never ran.
     Nothing,
     /// What a daemon of the same build left.
     Same,
-    /// What a daemon of another build left: the programs are of no use.
+    /// What a daemon of another build left: its programs cannot be taken over.
     Another,
 }
 
@@ -98,7 +98,7 @@ impl Starting {
         }
     }
 
-    /// Ends the daemon that runs, and takes away what the next one is not to find.
+    /// Ends the running daemon, and removes what the next one must not find.
     fn end(&mut self) -> Result<()> {
         if let Some(mut old) = self.daemon.take() {
             old.signal(Signal::SIGTERM)?;

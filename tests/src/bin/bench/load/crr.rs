@@ -1,4 +1,4 @@
-//! Connect, one exchange, close: what a short request costs.
+//! Connect, one exchange, close: the cost of a short request.
 
 use super::{Ends, Outcome, exchanges, in_namespace, socket};
 use crate::cpu::{self, Pin};
@@ -8,7 +8,7 @@ use std::net::{IpAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Runs it. The server closes first, as most do, so that the client never runs out of ports.
+/// Runs the load. The server closes first, as most servers do, so the client does not run out of ports.
 pub fn run(ends: &Ends, pin: Pin, time: Duration) -> Result<Outcome> {
     let listener = in_namespace(&ends.server, || socket::listen(ends.listen))?;
     let (client_cpu, server_cpu) = pin.cpus();
@@ -23,7 +23,7 @@ pub fn run(ends: &Ends, pin: Pin, time: Duration) -> Result<Outcome> {
             ask(ends, time)
         });
         done.store(true, Ordering::Relaxed);
-        // One more connection, from beside the server, ends its wait.
+        // A last connection, from the server's own namespace, ends the wait in `accept`.
         let woken = in_namespace(&ends.server, || socket::dial(ends.listen).map(drop));
         let served = server.join().map_err(|_| anyhow!("the server's thread"))?;
         let (client, (served, seen_as)) = (client?, served?);
@@ -39,7 +39,7 @@ fn ask(ends: &Ends, time: Duration) -> Result<Outcome> {
         let mut stream = socket::dial(ends.connect)?;
         stream.write_all(&[count as u8])?;
         let mut got = 0;
-        // A proxy may pass the end on apart from the answer.
+        // A proxy may pass on the answer and the end of the stream separately.
         loop {
             let n = stream.read(&mut answer[got..]).context("no answer")?;
             got += n;
@@ -59,7 +59,7 @@ fn serve(listener: &TcpListener, done: &AtomicBool) -> Result<(u64, Option<IpAdd
     loop {
         let (mut stream, client) = match listener.accept() {
             Ok(accepted) => accepted,
-            // A slow path may let the server wait; whether that is a fault is the client's to say.
+            // On a slow path the server may wait long; the client decides whether that is an error.
             Err(e) if e.kind() == ErrorKind::WouldBlock && !done.load(Ordering::Relaxed) => continue,
             Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok((count, seen_as)),
             Err(e) => return Err(e).context("the server's accept"),
@@ -68,7 +68,7 @@ fn serve(listener: &TcpListener, done: &AtomicBool) -> Result<(u64, Option<IpAdd
             return Ok((count, seen_as));
         }
         let mut byte = [0u8];
-        // A client that hung up is counted by the client.
+        // The client counts an exchange that fails because it hung up.
         if stream.read_exact(&mut byte).is_ok() && stream.write_all(&[!byte[0]]).is_ok() {
             count += 1;
             seen_as = Some(client.ip().to_canonical());

@@ -1,10 +1,10 @@
-//! How long exchanges take, one after the other.
+//! Measures how long exchanges take, one after the other.
 
 use super::Outcome;
 use anyhow::Result;
 use std::time::{Duration, Instant};
 
-/// One exchange after the other, each given its number, for `time`: their rate and how long they took.
+/// Runs `one` repeatedly for `time`, each time with the next number, and gives the rate and the latencies.
 pub fn run(time: Duration, mut one: impl FnMut(u64) -> Result<()>) -> Result<Outcome> {
     let mut times = Histogram::new();
     let mut count = 0u64;
@@ -22,7 +22,7 @@ pub fn run(time: Duration, mut one: impl FnMut(u64) -> Result<()>) -> Result<Out
     Ok(Outcome { rate, count, p50_us, p99_us, ..Outcome::default() })
 }
 
-/// Latencies, in buckets of 1/16 of their power of two.
+/// Latencies in buckets; each bucket is 1/16 of its power of two wide.
 struct Histogram {
     buckets: Vec<u64>,
     count: u64,
@@ -36,7 +36,7 @@ impl Histogram {
         Self { buckets: vec![0; 64 * Self::STEPS as usize], count: 0 }
     }
 
-    /// Takes one.
+    /// Adds one latency.
     fn add(&mut self, time: Duration) {
         let nanos = (time.as_nanos() as u64).max(Self::STEPS);
         let power = u64::from(nanos.ilog2());
@@ -45,7 +45,7 @@ impl Histogram {
         self.count += 1;
     }
 
-    /// The time that `share` of all stay below, in microseconds.
+    /// The latency that the given share of exchanges does not exceed, in microseconds.
     fn quantile_us(&self, share: f64) -> Option<f64> {
         let want = (self.count as f64 * share).ceil().max(1.0) as u64;
         let mut seen = 0;

@@ -1,5 +1,5 @@
-//! The load generator: both ends are threads of this process with sockets in two namespaces. The receiver checks what
-//! arrives; only that is counted.
+//! The load generator. Both ends are threads of this process, with sockets in two namespaces. The receiver checks what
+//! arrives, and only that counts.
 
 mod crr;
 pub mod exchanges;
@@ -16,20 +16,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What is sent.
+/// The kind of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// So many TCP streams at once.
+    /// This many TCP streams at the same time.
     Stream(usize),
-    /// One byte there and one back on one TCP connection.
+    /// Request and response: one byte in each direction, on one TCP connection.
     Rr,
-    /// TCP connect, one such exchange, close.
+    /// A TCP connect, one such exchange, and a close.
     Crr,
     /// Datagrams of 64 bytes, one way.
     Udp,
 }
 
-/// What is sent, and where its ends run.
+/// The traffic, and the CPUs of its ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
     /// What is sent.
@@ -38,7 +38,7 @@ pub struct Load {
     pub pin: Pin,
 }
 
-/// Where a load goes from and to.
+/// The addresses of a load.
 #[derive(Clone, Debug)]
 pub struct Ends {
     /// The client's namespace.
@@ -51,16 +51,16 @@ pub struct Ends {
     pub connect: SocketAddr,
 }
 
-/// What a load gave.
+/// The result of a load.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome {
     /// In the load's unit.
     pub rate: f64,
-    /// Bytes, exchanges, connections or datagrams that arrived right.
+    /// Bytes, exchanges, connections or datagrams that arrived unchanged.
     pub count: u64,
     /// Median time of an exchange.
     pub p50_us: Option<f64>,
-    /// 99th percentile of it.
+    /// 99th percentile of the time of an exchange.
     pub p99_us: Option<f64>,
     /// Share of datagrams that did not arrive.
     pub lost: Option<f64>,
@@ -68,7 +68,7 @@ pub struct Outcome {
     pub seen_as: Option<IpAddr>,
 }
 
-/// How much is compared.
+/// How much of the data the receiver compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
     /// Every byte: for proofs.
@@ -85,7 +85,7 @@ impl Load {
         works.iter().flat_map(|work| [Pin::Same, Pin::Split].map(|pin| Self { work: *work, pin })).collect()
     }
 
-    /// The one of this name.
+    /// The load of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::all().into_iter().find(|l| l.name() == name)
@@ -114,7 +114,7 @@ impl Load {
         }
     }
 
-    /// Runs it for `time`.
+    /// Runs the load for `time`.
     ///
     /// # Errors
     /// When an end cannot reach the other, or what arrives is wrong.

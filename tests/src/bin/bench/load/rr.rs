@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// Runs it. The answer to a byte is its complement.
+/// Runs the load. The answer to a byte is its complement.
 pub fn run(ends: &Ends, pin: Pin, time: Duration) -> Result<Outcome> {
     let listener = in_namespace(&ends.server, || socket::listen(ends.listen))?;
     let (client_cpu, server_cpu) = pin.cpus();

@@ -14,16 +14,17 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
-/// Every TCP socket uses it: namespaces inherit the machine's default, which may favour one path over another.
+/// The congestion control of every TCP socket here. Namespaces inherit the machine's default, which may favour one
+/// path.
 pub const CONGESTION: &str = "reno";
 
-/// How long an end waits for the other.
+/// How long an end waits for the other one.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Runs `work` on a thread in the namespace.
 ///
 /// # Errors
-/// When it cannot be entered; or the work's.
+/// When the namespace cannot be entered; and those of `work`.
 pub fn in_namespace<T: Send>(path: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     let inside = || {
@@ -43,14 +44,14 @@ fn set_congestion(socket: &impl AsFd) -> Result<()> {
     Ok(setsockopt(socket, TcpCongestion, &OsString::from(CONGESTION))?)
 }
 
-/// Waits no longer than [`PATIENCE`] in any call.
+/// Limits the wait of each call on the socket to [`PATIENCE`].
 pub fn be_patient(socket: &impl AsFd) -> Result<()> {
     let wait = TimeVal::milliseconds(PATIENCE.as_millis() as i64);
     setsockopt(socket, ReceiveTimeout, &wait)?;
     Ok(setsockopt(socket, SendTimeout, &wait)?)
 }
 
-/// Listens; what it accepts has the congestion control.
+/// Listens; accepted connections use [`CONGESTION`].
 pub fn listen(at: SocketAddr) -> Result<TcpListener> {
     let listener = TcpListener::bind(at).with_context(|| format!("listen on {at}"))?;
     set_congestion(&listener)?;
@@ -58,7 +59,7 @@ pub fn listen(at: SocketAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-/// Accepts, with a patience.
+/// Accepts a connection, whose calls then wait at most [`PATIENCE`].
 pub fn accept(listener: &TcpListener) -> Result<(TcpStream, SocketAddr)> {
     let (stream, client) = listener.accept().context("no connection arrived at the server")?;
     be_patient(&stream)?;

@@ -1,4 +1,4 @@
-//! TCP streams: throughput. Each block of 4 KiB carries the flow's number and its own, at its beginning.
+//! TCP streams: throughput. Each block of 4 KiB begins with the stream's number and the block's.
 
 use super::{Check, Ends, Outcome, in_namespace, socket};
 use crate::cpu::{self, Pin};
@@ -11,14 +11,14 @@ const BLOCK: usize = 4096;
 const MARK: usize = 8;
 const CHUNK: usize = 32 * BLOCK;
 
-/// Runs `flows` of them. Time is counted until the last byte has arrived.
+/// Runs `flows` streams. The time ends when the last byte has arrived.
 pub fn run(ends: &Ends, flows: usize, pin: Pin, time: Duration, check: Check) -> Result<Outcome> {
     let listener = in_namespace(&ends.server, || socket::listen(ends.listen))?;
     let mut pairs = Vec::new();
     let mut seen_as = None;
     for flow in 0..flows {
         let mut out = in_namespace(&ends.client, || socket::dial(ends.connect))?;
-        // The first byte brings a proxy to connect too, and says which stream this is.
+        // With the first byte a proxy connects to the server too; the byte says which stream this is.
         out.write_all(&[flow as u8])?;
         let (mut stream, client) = socket::accept(&listener)?;
         let mut first = [0u8];
@@ -100,7 +100,7 @@ fn expected(flow: u64, at: u64) -> u8 {
     if within < MARK { mark(flow, block)[within] } else { filler(within) }
 }
 
-/// Marks that the end of a read cuts in two are left out.
+/// Whether the marks in `data` are right. A mark that the read has cut in two is left out.
 fn marks_are_right(data: &[u8], flow: u64, offset: u64) -> bool {
     let block = BLOCK as u64;
     let first = offset.next_multiple_of(block);

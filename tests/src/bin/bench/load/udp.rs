@@ -1,4 +1,4 @@
-//! Datagrams of 64 bytes, one way: packets received in a second.
+//! Datagrams of 64 bytes in one direction: how many are received in a second.
 
 use super::{Ends, Outcome, in_namespace, socket};
 use crate::cpu::{self, Pin};
@@ -13,7 +13,7 @@ const SIZE: usize = 64;
 const BATCH: u64 = 32;
 const MAGIC: u64 = 0x7076_2d6e_6574_0064;
 
-/// Runs it. On one CPU the ends take turns, 32 datagrams each; on two the client sends all it can.
+/// Runs the load. On one CPU the ends take turns, 32 datagrams each; on two CPUs the client sends as fast as it can.
 pub fn run(ends: &Ends, pin: Pin, time: Duration) -> Result<Outcome> {
     let any = SocketAddr::new(if ends.connect.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() }, 0);
     let out = in_namespace(&ends.client, || {
@@ -27,7 +27,7 @@ pub fn run(ends: &Ends, pin: Pin, time: Duration) -> Result<Outcome> {
         Ok(socket)
     })?;
     let seen_as = open(&out, &input, ends)?;
-    // A reply on the way back that is late must not be taken for one of the next load.
+    // A late answer must not be taken for one of the next load.
     let outcome = match pin {
         Pin::Same => in_turns(&out, &input, pin.cpus().0, time),
         Pin::Split => at_once(&out, &input, pin.cpus(), time),
@@ -43,14 +43,14 @@ fn datagram(number: u64) -> [u8; SIZE] {
     bytes
 }
 
-/// The first datagram there and an answer back, as flows begin: it also waits for ARP.
+/// Sends the first datagram, and waits for an answer: that opens the flow, and waits for ARP.
 fn open(out: &UdpSocket, input: &UdpSocket, ends: &Ends) -> Result<IpAddr> {
     let mut buffer = [0u8; SIZE + 1];
     input.set_read_timeout(Some(Duration::from_millis(200)))?;
     out.set_read_timeout(Some(socket::PATIENCE))?;
     let start = Instant::now();
     let client = loop {
-        // An ICMP error of an earlier try comes as an error of this one.
+        // `send` reports an ICMP error about an earlier datagram.
         let sent = out.send(&datagram(u64::MAX));
         match input.recv_from(&mut buffer) {
             Ok((SIZE, client)) if buffer[..SIZE] == datagram(u64::MAX) => break client,
@@ -67,7 +67,7 @@ fn open(out: &UdpSocket, input: &UdpSocket, ends: &Ends) -> Result<IpAddr> {
     Ok(client.ip().to_canonical())
 }
 
-/// What the receiver knows.
+/// What the receiver has got so far.
 #[derive(Default)]
 struct Seen {
     count: u64,
@@ -75,7 +75,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// A datagram: whole, of this load, sent, and not one that came before.
+    /// Checks a datagram: complete, of this load, one that was sent, and not a duplicate.
     fn take(&mut self, bytes: &[u8], sent: u64) -> Result<()> {
         let number: [u8; 8] = bytes.get(8..16).and_then(|b| b.try_into().ok()).unwrap_or([0xff; 8]);
         let number = u64::from_be_bytes(number);
@@ -100,7 +100,7 @@ fn in_turns(out: &UdpSocket, input: &UdpSocket, cpu: usize, time: Duration) -> R
     let turn = || {
         cpu::pin(0, &[cpu])?;
         input.set_nonblocking(false)?;
-        // Longer than any queue holds a packet; a lost one costs the path that lost it.
+        // Longer than a packet stays in any queue. A packet that does not come was lost by the path.
         input.set_read_timeout(Some(Duration::from_millis(2)))?;
         let (mut sent, mut seen) = (0u64, Seen::default());
         let mut buffer = [0u8; SIZE + 1];
@@ -150,7 +150,8 @@ fn at_once(out: &UdpSocket, input: &UdpSocket, cpus: (usize, usize), time: Durat
             while start.elapsed() < time {
                 for _ in 0..BATCH {
                     sent.store(number + 1, Ordering::Release);
-                    // A full queue on the way is the path's limit: the datagram counts as lost.
+                    // ENOBUFS means that a queue on the way is full, which is the path's limit: the datagram counts as
+                    // lost.
                     match out.send(&datagram(number)) {
                         Ok(_) => {}
                         Err(e) if e.raw_os_error() == Some(nix::libc::ENOBUFS) => {}

@@ -1,14 +1,14 @@
-//! The random attacker, in a lab of its own beside the machine's.
+//! The random attacker, in a lab of its own besides the machine's.
 
 use crate::console;
 use crate::lab::Lab;
 use anyhow::Result;
 use harness::attacker::Campaign;
 
-/// Frames: an emulated machine is slow, and another kernel needs no other frames.
+/// How many frames are sent: few, since an emulated machine is slow, and the attack is the same on each kernel.
 const FRAMES: usize = 6000;
 
-/// Nothing arrives where the model says no, and what it allows does.
+/// Frames arrive where the model allows them, and nowhere else.
 pub fn nobody_gets_round_it(_: &mut Lab) -> Result<()> {
     Campaign::of(FRAMES).run(console::fact)
 }

@@ -1,5 +1,6 @@
-//! Uplinks that are network cards, with what their drivers leave to them: checksums, segmentation, several packets as one.
-//! A card that got a wrong half of a checksum from us makes a wrong one of it, so all is checked at the wire's other end.
+//! Uplinks that are network cards, with the work that their drivers do for the kernel: checksums, segmentation, joining
+//! of packets. A card completes a checksum that the kernel began; if pv-net breaks that beginning, the packet on the
+//! wire is wrong. So every packet is checked at the other end of the wire.
 
 use super::{Absent, outside};
 use crate::cards::{self, Driver, FAR, LINK, Offload, WIRE_MTU, Wire};
@@ -17,17 +18,17 @@ use std::time::Duration;
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
-/// Cards of virtual machines.
+/// A virtio card.
 pub fn virtio(lab: &mut Lab) -> Result<()> {
     passes(lab, Driver::Virtio, 7620)
 }
 
-/// The same, where packets must become smaller.
+/// A virtio card, and a path with a smaller MTU.
 pub fn virtio_path_mtu(lab: &mut Lab) -> Result<()> {
     path_mtu(lab, Driver::Virtio, 7630)
 }
 
-/// The same, with a filter in the driver.
+/// A virtio card, and the filter in the driver.
 pub fn virtio_filter(lab: &mut Lab) -> Result<()> {
     with(lab, Driver::Virtio, |wire| {
         lab.reload(&filtered("auto"))?;
@@ -35,17 +36,17 @@ pub fn virtio_filter(lab: &mut Lab) -> Result<()> {
     })
 }
 
-/// Cards of PCs.
+/// An e1000e card.
 pub fn e1000e(lab: &mut Lab) -> Result<()> {
     passes(lab, Driver::E1000e, 7650)
 }
 
-/// The same, where packets must become smaller.
+/// An e1000e card, and a path with a smaller MTU.
 pub fn e1000e_path_mtu(lab: &mut Lab) -> Result<()> {
     path_mtu(lab, Driver::E1000e, 7660)
 }
 
-/// The same, with a filter in the stack: the driver has no XDP, and that is said.
+/// An e1000e card, and the filter in the stack. The driver has no XDP, and `status` says so.
 pub fn e1000e_filter(lab: &mut Lab) -> Result<()> {
     with(lab, Driver::E1000e, |wire| {
         lab.reload(&filtered("auto"))?;
@@ -57,14 +58,14 @@ pub fn e1000e_filter(lab: &mut Lab) -> Result<()> {
     })
 }
 
-/// The lab's configuration with [`LINK`] for another uplink.
+/// The lab's configuration with [`LINK`] as a second uplink.
 fn config() -> Value {
     let mut config = lab::config();
     config["network"]["uplinks"] = json!([UPLINK, LINK]);
     config
 }
 
-/// The same, with a filter before the stack.
+/// The same configuration with a filter before the stack.
 fn filtered(xdp: &str) -> Value {
     let mut config = config();
     config["network"]["uplink_filter"] = json!({"deny": cards::DENIED, "xdp": xdp});
@@ -75,7 +76,7 @@ fn filtered(xdp: &str) -> Value {
 fn with(lab: &Lab, driver: Driver, check: impl FnOnce(&Wire) -> Result<()>) -> Result<()> {
     let wire = Wire::connect(lab, driver)?.ok_or(Absent)?;
     let done = lab.reload(&config()).and_then(|()| check(&wire));
-    // The next checks want the links of the lab alone, whatever became of this one.
+    // The next checks expect the lab as it was, whether this one has failed or not.
     let (as_before, back) = (lab.reload(&lab::config()), wire.give_back(lab));
     match (done, as_before.and(back)) {
         (Err(why), Err(also)) => Err(why.context(format!("and afterwards {also:#}"))),
@@ -83,18 +84,18 @@ fn with(lab: &Lab, driver: Driver, check: impl FnOnce(&Wire) -> Result<()>) -> R
     }
 }
 
-/// Out and in by the flow table, by each way in which a card gives and takes packets.
+/// Traffic out and in takes the fast path, with the host's card doing its work and without.
 fn passes(lab: &Lab, driver: Driver, port: u16) -> Result<()> {
     with(lab, driver, |wire| {
         let [far, near] = watched(lab, wire, || both_ways(lab, wire, port))?;
-        // The host's card leaves all to the next one, as far as that can do it.
+        // First the host's kernel leaves all that it can to the cards.
         let many = WIRE_MTU + ETHERNET;
         if Wire::offloads()? {
             ensure!(near.sent.largest > many, "nothing was left to the card to cut: {near:?}");
             ensure!(near.received.largest > many, "nothing came as one: {near:?}");
         }
         plain(&far, WIRE_MTU)?;
-        // Now it leaves nothing.
+        // Then it leaves nothing to them.
         wire.set(Offload::SentChecksums, false)?;
         let [far, near] = watched(lab, wire, || both_ways(lab, wire, port + 2))?;
         ensure!(far.sent.kinds.keys().all(|seen| !seen.partial), "{far:?}");
@@ -103,17 +104,17 @@ fn passes(lab: &Lab, driver: Driver, port: u16) -> Result<()> {
     })
 }
 
-/// What passed by the host's link, and by the device's, while `work` ran: the checksums of all are right.
+/// The packets on the host's link and on the device's while `work` ran. Fails when one has a wrong checksum.
 fn watched(lab: &Lab, wire: &Wire, work: impl FnOnce() -> Result<()>) -> Result<[Captured; 2]> {
     let links = [Capture::start(&wire.host, FAR, false)?, Capture::start(&lab.device.ns, LINK, false)?];
     let done = work();
-    // A wrong checksum explains why something did not come through.
+    // Looked at before the result of `work`: a wrong checksum explains why something did not arrive.
     let [far, near] = links.map(Capture::finish);
     let both = [far.context("at the other end of the wire")?, near?];
     done.map(|()| both)
 }
 
-/// Fails unless the host got nothing but whole packets of both families that fit `mtu`, with their checksums.
+/// Fails unless the host received only whole packets of at most `mtu` with complete checksums, of both families.
 fn plain(far: &Captured, mtu: usize) -> Result<()> {
     let got = &far.received;
     ensure!(got.largest <= mtu + ETHERNET, "larger than {mtu}: {got:?}");
@@ -134,7 +135,7 @@ fn both_ways(lab: &Lab, wire: &Wire, port: u16) -> Result<()> {
     Beyond::PAIRS.iter().try_for_each(|(host, device)| segments(lab, wire, (*host, port + 1), *device))
 }
 
-/// Datagrams that are handed over as one packet and are cut on their way (`UDP_SEGMENT`, as of QUIC).
+/// Datagrams that are sent as one packet and segmented on the way (`UDP_SEGMENT`, as QUIC does).
 fn segments(lab: &Lab, wire: &Wire, to: (IpAddr, u16), device: IpAddr) -> Result<()> {
     const SIZE: u16 = 1200;
     const COUNT: u8 = 8;
@@ -160,7 +161,7 @@ fn segments(lab: &Lab, wire: &Wire, to: (IpAddr, u16), device: IpAddr) -> Result
     Ok(())
 }
 
-/// Packets that are too large for the card, and for what is behind the host.
+/// Packets that are too large for the card, or for a link behind the host.
 fn path_mtu(lab: &Lab, driver: Driver, port: u16) -> Result<()> {
     const NARROW: u16 = 1400;
     const BEHIND: u16 = 1300;
@@ -184,8 +185,9 @@ fn path_mtu(lab: &Lab, driver: Driver, port: u16) -> Result<()> {
     })
 }
 
-/// A datagram of the host that is as large as the wire takes comes in, or the host is told that none does. The first one
-/// that is too large is lost by design, and those of [`both_ways`] are sent once.
+/// Repeats a datagram of the host that is as large as the wire allows, until it arrives, or until the host knows the
+/// smaller MTU of the path. The first datagram that is too large is always lost, and [`both_ways`] sends each of its
+/// own only once.
 fn learns(wire: &Wire, device: IpAddr) -> Result<()> {
     let any: IpAddr = if device.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
     let socket = wire.host.run(|| Ok(UdpSocket::bind((any, 0))?))?;
@@ -198,7 +200,7 @@ fn learns(wire: &Wire, device: IpAddr) -> Result<()> {
     })
 }
 
-/// The MTU of the path to `peer` that a connected socket knows of.
+/// The MTU of the path to `peer`, as a connected socket knows it.
 fn path_mtu_of(socket: &impl AsRawFd, peer: IpAddr) -> Result<u32> {
     let (level, option) = match peer {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU),
@@ -212,15 +214,15 @@ fn path_mtu_of(socket: &impl AsRawFd, peer: IpAddr) -> Result<u32> {
     Ok(mtu)
 }
 
-/// A host behind two routers; the first is the host at the other end of the wire. The link between them is narrow, and
-/// neither end knows.
+/// A host behind two routers, of which the first is the host at the other end of the wire. The link between the routers
+/// has a small MTU that neither end knows.
 struct Remote {
     host: Namespace,
     _router: Namespace,
 }
 
 impl Remote {
-    /// Its addresses.
+    /// The remote host's addresses.
     const ADDRESSES: [IpAddr; 2] =
         [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 7))];
 
@@ -255,12 +257,12 @@ impl Remote {
     }
 }
 
-/// With a filter: what it denies gets no answer, and all else passes as before.
+/// With a filter, denied addresses get no answer, and everything else passes as before.
 fn deny(lab: &Lab, wire: &Wire, xdp: &str, port: u16) -> Result<()> {
     let status = lab.get("/status")?;
     let uplinks = status["uplinks"].as_array().context("uplinks")?;
     ensure!(uplinks.contains(&json!({"name": LINK, "xdp": xdp})), "{uplinks:?}: {}", status["conditions"]);
-    // Frames of several pieces came with 5.18; before, another program takes them.
+    // XDP on frames in several buffers came with kernel 5.18; older kernels get another program.
     let program = if lab::kernel()? >= (5, 18) { names::PROG_XDP_UPLINK } else { names::PROG_XDP_UPLINK_SINGLE };
     programs::are_loaded([program])?;
     programs::tell()?;

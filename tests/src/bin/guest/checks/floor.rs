@@ -10,11 +10,11 @@ use harness::raw::RawSocket;
 use serde_json::json;
 use std::net::UdpSocket;
 
-/// What programs have, before the daemon starts.
+/// Bytes that programs can use before the daemon starts.
 const LEFT: u64 = 64 * 1024 * 1024;
-/// Entries of the flow table by default, two a flow.
+/// Entries of the flow table by default; each flow takes two.
 const ENTRIES: u16 = 16_384;
-/// One more flow than fit, and some.
+/// More flows than the table has room for.
 const FLOWS: u16 = ENTRIES / 2 + 1000;
 const FIRST_PORT: u16 = 10_000;
 const SERVER_PORT: u16 = 9;
@@ -26,7 +26,7 @@ pub fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// Rules and a filter before the stack, in force together, with all that was there before; they stay.
+/// Puts rules and a filter before the stack in force, in addition to what is configured; they stay for the next checks.
 pub fn all_on(lab: &mut Lab) -> Result<()> {
     let mut config = lab::config();
     let rule = |n: u32| {
@@ -49,12 +49,12 @@ pub fn all_on(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// The flow table filled to the brim by flows with a packet each way: it is counted, the daemon goes on, and new flows
-/// pass all the same.
+/// Fills the flow table completely by flows with a packet in each direction. The overflow is counted, the daemon goes
+/// on, and new flows still pass.
 pub fn full_table(lab: &mut Lab) -> Result<()> {
     let (out, back) = (RawSocket::open(&lab.a.ns, "eth0")?, RawSocket::open(&lab.b.ns, "eth0")?);
     let (a, b) = ((lab.a.v4, lab.a.mac()?), (lab.b.v4, lab.b.mac()?));
-    // A socket that takes what comes, so that nothing is answered by an ICMP error.
+    // A socket that receives the datagrams: without it the kernel would answer them by ICMP errors.
     let _server = lab.b.ns.run(|| Ok(UdpSocket::bind((lab.b.v4, SERVER_PORT))?))?;
     let grown = lab.counted(|| {
         for port in FIRST_PORT..FIRST_PORT + FLOWS {

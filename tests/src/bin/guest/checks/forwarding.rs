@@ -8,7 +8,7 @@ use harness::{Container, echo, frame};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-/// Bytes of a stream: enough for segments of full size and a window that fills.
+/// Bytes of a stream: enough for full-sized segments, and to fill the window.
 const STREAM: u32 = 300_000;
 const MARK: &[u8] = b"payload of the packet";
 
@@ -37,7 +37,7 @@ pub fn talks(from: &Container, to: &Container, port: u16) -> Result<()> {
     Ok(())
 }
 
-/// A container and its gateway, by the bridge.
+/// Containers and their gateway reach each other by the bridge.
 pub fn gateways(lab: &mut Lab) -> Result<()> {
     for gateway in ["10.0.3.1".parse()?, "fd00:5056:0:3::1".parse()?] {
         icmp::ping(&lab.a.ns, gateway, 3)?;
@@ -45,17 +45,17 @@ pub fn gateways(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// Within a pool.
+/// Two containers of one pool reach each other.
 pub fn same_pool(lab: &mut Lab) -> Result<()> {
     fast(lab, |lab| talks(&lab.a, &lab.b, 7000))
 }
 
-/// Between open pools.
+/// Containers of pools that are open to each other reach each other.
 pub fn between_pools(lab: &mut Lab) -> Result<()> {
     fast(lab, |lab| talks(&lab.d, &lab.e, 7000))
 }
 
-/// Work whose packets go by the flow table, but for the first ones.
+/// Runs `work`; fails unless most of its packets take the fast path.
 fn fast(lab: &Lab, work: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     let grown = lab.counted(|| work(lab))?;
     ensure!(grown["fast-path"] > 60 && grown["fast-path"] > 2 * grown["slow-path"], "{grown:?}");
@@ -63,7 +63,7 @@ fn fast(lab: &Lab, work: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// The MAC that `from` sends to for what is not in its pool: what a packet to the gateway is answered from.
+/// The MAC to which `from` sends packets that leave its pool: the source of the gateway's answer.
 fn gateway_mac(lab: &Lab, from: &Container, gateway: IpAddr) -> Result<[u8; 6]> {
     let socket = RawSocket::open(&from.ns, "eth0")?;
     icmp::ping(&from.ns, gateway, 1)?;
@@ -96,7 +96,7 @@ fn set_hops(packet: &mut [u8], hops: u8) {
     packet[10..12].copy_from_slice(&check);
 }
 
-/// A routed packet differs from what was sent by one hop, and nothing else.
+/// A routed packet differs from the sent one by one hop and the MACs, and in nothing else.
 pub fn bytes(lab: &mut Lab) -> Result<()> {
     let (out, back) = (RawSocket::open(&lab.d.ns, "eth0")?, RawSocket::open(&lab.e.ns, "eth0")?);
     let to_mac = lab.e.mac()?;
@@ -110,7 +110,7 @@ pub fn bytes(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// A packet at the end of its hops is answered by the gateway and goes no further.
+/// A packet whose hops end at the gateway is answered by it and goes no further.
 pub fn hop_limit(lab: &mut Lab) -> Result<()> {
     let (out, back) = (RawSocket::open(&lab.d.ns, "eth0")?, RawSocket::open(&lab.e.ns, "eth0")?);
     for pair in pairs(&lab.d, &lab.e) {

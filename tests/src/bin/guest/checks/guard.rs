@@ -1,4 +1,4 @@
-//! The source guard, by frames that no honest stack would send.
+//! The source guard, tested by forged frames.
 
 use crate::lab::Lab;
 use anyhow::{Result, ensure};
@@ -12,7 +12,7 @@ const OTHER_MAC: [u8; 6] = [2, 0, 0xde, 0xad, 0, 1];
 const ALL: [u8; 6] = [0xff; 6];
 const MARK: &[u8] = b"forged by the test";
 
-/// Frames that the guard must drop, with the reason's label.
+/// Frames that the guard must drop, with the label of the drop reason.
 fn frames(a: &Container, b: &Container) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let (me, peer) = (a.mac()?, b.mac()?);
     let stranger: Ipv6Addr = "fd00:5056:0:3::dead".parse()?;
@@ -44,7 +44,7 @@ fn frames(a: &Container, b: &Container) -> Result<Vec<(&'static str, Vec<u8>)>> 
     ])
 }
 
-/// Each forged frame is counted once, with its own reason, and does not arrive.
+/// Each forged frame is counted once, under its own reason, and does not arrive.
 pub fn forged(lab: &mut Lab) -> Result<()> {
     let (out, peer) = (RawSocket::open(&lab.a.ns, "eth0")?, RawSocket::open(&lab.b.ns, "eth0")?);
     for (reason, frame) in frames(&lab.a, &lab.b)? {
@@ -57,7 +57,7 @@ pub fn forged(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// What a container needs before it has an address passes.
+/// What a container sends before it has an address passes.
 pub fn honest(lab: &mut Lab) -> Result<()> {
     let me = lab.a.mac()?;
     let out = RawSocket::open(&lab.a.ns, "eth0")?;

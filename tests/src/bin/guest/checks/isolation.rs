@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const PORT: u16 = 7000;
 
-/// A refused packet is answered at once, over both families and protocols, and counted.
+/// A refused packet is answered at once and counted, in both families and for TCP and UDP.
 pub fn answers(lab: &mut Lab) -> Result<()> {
     for to in lab.c.addresses() {
         let server = SocketAddr::new(to, PORT);
@@ -19,7 +19,7 @@ pub fn answers(lab: &mut Lab) -> Result<()> {
             let start = Instant::now();
             let refused = lab.a.ns.run(|| Ok(TcpStream::connect(server).err()))?;
             ensure!(refused.as_ref().is_some_and(|e| e.kind() == ErrorKind::ConnectionRefused), "{to}: {refused:?}");
-            // A first retransmission would come after a second.
+            // The first retransmission of TCP comes after one second.
             ensure!(start.elapsed() < Duration::from_millis(900), "{to}: refused only after {:?}", start.elapsed());
 
             let socket = datagrams(&lab.a, server)?;

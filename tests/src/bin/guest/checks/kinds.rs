@@ -1,5 +1,5 @@
-//! Uplinks that are no network card's, as pods and system containers have them: the same must work by each, and what
-//! cannot work must be said.
+//! Uplinks that are no network cards, as in pods and system containers: everything must work with each kind, and what
+//! cannot work must be reported.
 
 use super::{Absent, outside};
 use crate::lab::{self, Lab, UPLINK};
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 /// The uplink.
 const LINK: &str = "kind0";
-/// What the machine that boots this one knows of its kernel: the kinds that it has.
+/// Environment variable with the kinds of links that the kernel has, by its build configuration.
 const KINDS: &str = "PV_NET_KINDS";
 
-/// A host behind [`LINK`]; an error when kernel and configuration say different things about the kind.
+/// Makes a host behind [`LINK`]. Fails when the kernel and [`KINDS`] differ about whether it knows the kind.
 fn connect(lab: &Lab, kind: Kind) -> Result<Beyond> {
     let kinds = std::env::var(KINDS).context(KINDS)?;
     let expected = kinds.split(',').any(|name| name == kind.name());
@@ -26,20 +26,20 @@ fn connect(lab: &Lab, kind: Kind) -> Result<Beyond> {
     }
 }
 
-/// The lab's configuration with [`LINK`] for another uplink.
+/// The lab's configuration with [`LINK`] as a second uplink.
 fn config(kind: Kind) -> Value {
-    // The link below sees the same frames first, with their tag.
+    // A VLAN's parent is an uplink too: it sees the same frames before, with their tag.
     let below = (kind == Kind::Vlan).then_some(TRUNK);
     let mut config = lab::config();
     config["network"]["uplinks"] = json!([&[UPLINK, LINK], below.as_slice()].concat());
     config
 }
 
-/// Runs `check` with a host behind a link of this kind, that is an uplink beside that of the lab.
+/// Runs `check` with a host behind a link of this kind, which is a second uplink of the lab.
 fn with(lab: &Lab, kind: Kind, check: impl FnOnce(&Beyond) -> Result<()>) -> Result<()> {
     let beyond = connect(lab, kind)?;
     let done = lab.reload(&config(kind)).and_then(|()| check(&beyond));
-    // The next checks want the links of the lab alone.
+    // The next checks expect only the lab's own links.
     lab::delete_link(&lab.device.ns, LINK)?;
     for (of, other) in [(Kind::Vlan, TRUNK), (Kind::VrfPort, VRF)] {
         if kind == of {
@@ -50,14 +50,14 @@ fn with(lab: &Lab, kind: Kind, check: impl FnOnce(&Beyond) -> Result<()>) -> Res
     done
 }
 
-/// Out and in by the flow table, and nothing to complain about; with a filter before the stack too.
+/// Traffic out and in takes the fast path and `status` has no condition, with a filter before the stack too.
 fn works(lab: &Lab, kind: Kind, port: u16) -> Result<()> {
     with(lab, kind, |beyond| {
         both_ways(lab, beyond, "off", port)?;
         let mut filtered = config(kind);
         filtered["network"]["uplink_filter"] = json!({"deny": ["203.0.113.0/24"], "xdp": "generic"});
         lab.reload(&filtered)?;
-        // Frames of several pieces came with 5.18; before, another program takes them.
+        // XDP on frames in several buffers came with kernel 5.18; older kernels get another program.
         let xdp = if lab::kernel()? >= (5, 18) { names::PROG_XDP_UPLINK } else { names::PROG_XDP_UPLINK_SINGLE };
         programs::are_loaded([xdp])?;
         programs::tell()?;
@@ -78,7 +78,7 @@ fn both_ways(lab: &Lab, beyond: &Beyond, xdp: &str, port: u16) -> Result<()> {
     Ok(())
 }
 
-/// 802.1Q, on another uplink.
+/// An 802.1Q VLAN on another uplink.
 pub fn vlan(lab: &mut Lab) -> Result<()> {
     works(lab, Kind::Vlan, 7600)
 }
@@ -88,17 +88,17 @@ pub fn macvlan(lab: &mut Lab) -> Result<()> {
     works(lab, Kind::Macvlan, 7601)
 }
 
-/// Ipvlan that speaks Ethernet.
+/// Ipvlan in mode L2, with Ethernet headers.
 pub fn ipvlan_l2(lab: &mut Lab) -> Result<()> {
     works(lab, Kind::IpvlanL2, 7602)
 }
 
-/// Ipvlan that is routed: its Ethernet headers mean nothing, and are there.
+/// Ipvlan in mode L3, which routes: packets have Ethernet headers, but with no meaning.
 pub fn ipvlan_l3(lab: &mut Lab) -> Result<()> {
     works(lab, Kind::IpvlanL3, 7603)
 }
 
-/// Ipvlan whose packets come in past all programs: not used, and it is said.
+/// Ipvlan in mode L3S, whose incoming packets pass no program: it is not used as an uplink, and `status` says so.
 pub fn ipvlan_l3s(lab: &mut Lab) -> Result<()> {
     with(lab, Kind::IpvlanL3s, |_| {
         let status = lab.get("/status")?;
@@ -109,17 +109,18 @@ pub fn ipvlan_l3s(lab: &mut Lab) -> Result<()> {
     })
 }
 
-/// Netkit that speaks Ethernet.
+/// Netkit in mode L2, with Ethernet headers.
 pub fn netkit_l2(lab: &mut Lab) -> Result<()> {
     works(lab, Kind::NetkitL2, 7605)
 }
 
-/// Netkit that is routed: its Ethernet headers are all zero, and are there.
+/// Netkit in mode L3, which routes: packets have Ethernet headers of zeros.
 pub fn netkit_l3(lab: &mut Lab) -> Result<()> {
     works(lab, Kind::NetkitL3, 7606)
 }
 
-/// A port of a VRF: published ports are reached by it, and the way out is there when a route of the pools leads to it.
+/// A port of a VRF: published ports are reached by it. Containers reach the outside when a route in their pool's table
+/// leads to it.
 pub fn vrf_port(lab: &mut Lab) -> Result<()> {
     with(lab, Kind::VrfPort, |beyond| {
         let status = lab.get("/status")?;
@@ -144,7 +145,7 @@ pub fn vrf_port(lab: &mut Lab) -> Result<()> {
     })
 }
 
-/// A pool whose bridge is in the uplink's VRF: its containers go out by it, and are not complained about.
+/// A pool whose bridge is in the uplink's VRF: its containers reach the outside, and `status` has no condition.
 pub fn vrf_pool(lab: &mut Lab) -> Result<()> {
     const BRIDGE: &str = "br-red";
     with(lab, Kind::VrfPort, |beyond| {
@@ -165,7 +166,7 @@ pub fn vrf_pool(lab: &mut Lab) -> Result<()> {
     })
 }
 
-/// A VRF itself: what comes in by its ports passes no program of its own.
+/// A VRF as an uplink: what comes in by its ports passes no program on the VRF itself.
 pub fn vrf(lab: &mut Lab) -> Result<()> {
     with(lab, Kind::VrfPort, |_| {
         let mut config = lab::config();

@@ -1,4 +1,4 @@
-//! The daemon's life: loading, being killed, being stopped, going for good.
+//! The daemon is started, killed, stopped, replaced by another build, and taken down.
 
 use super::forwarding::talks;
 use crate::lab::{self, Lab, UPLINK, kernel};
@@ -15,23 +15,23 @@ use std::path::Path;
 
 /// Containers of the lab.
 const CONTAINERS: usize = 6;
-/// Its pools, each with a bridge.
+/// Pools of the lab, each with a bridge.
 const POOLS: usize = 4;
 
-/// Every program is loaded, but for those of a filter and of the policy's probe, that are loaded later; how many
-/// instructions the verifier went through.
+/// Every program is loaded, except those of a filter and of the policy probe, which are loaded when needed. Reports how
+/// many instructions the verifier has processed.
 pub fn programs(_: &mut Lab) -> Result<()> {
     let hooks = if has_cookies()? { names::PROG_SOCK.as_slice() } else { &[] };
     programs::are_loaded(programs::always().chain(hooks.iter().copied()))?;
     programs::tell()
 }
 
-/// Whether the kernel tells programs on a cgroup which namespace a socket is in: without it none are attached.
+/// Whether the kernel tells cgroup programs the namespace of a socket (SO_NETNS_COOKIE); without that none is attached.
 fn has_cookies() -> Result<bool> {
     Ok(kernel()? >= (5, 14))
 }
 
-/// Links of tcx where the kernel has them (6.6), filters of clsact elsewhere.
+/// Programs are attached by tcx links where the kernel has them (6.6), elsewhere by filters of clsact.
 pub fn hook(lab: &mut Lab) -> Result<()> {
     let has_tcx = kernel()? >= (6, 6);
     let want = if has_tcx { "tcx" } else { "clsact" };
@@ -49,7 +49,7 @@ pub fn hook(lab: &mut Lab) -> Result<()> {
         ensure!(pinned == if there { count } else { 0 }, "{pinned} links of {folder} are pinned");
     }
     let conditions = status["conditions"].as_array().context("conditions")?;
-    // What the kernel lacks is said, and nothing else.
+    // There is a condition for what the kernel lacks, and no other one.
     let about_cookies = |c: &serde_json::Value| c.as_str().is_some_and(|c| c.contains("SO_NETNS_COOKIE"));
     ensure!(conditions.len() == usize::from(!has_cookies) && conditions.iter().all(about_cookies), "{conditions:?}");
     let filters = clsact_links(lab)?;
@@ -79,7 +79,7 @@ pub fn greeted(from: &Namespace, server: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Says a word and hears the same.
+/// Sends a word and expects it back.
 pub fn exchange(stream: &mut TcpStream, word: &[u8]) -> Result<()> {
     stream.write_all(word)?;
     let mut echoed = vec![0u8; word.len()];
@@ -88,13 +88,13 @@ pub fn exchange(stream: &mut TcpStream, word: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The daemon goes by `signal` and comes again; nothing that passes notices.
+/// Ends the daemon by `signal` and starts it again; connections go on all the time.
 fn gone_and_back(lab: &mut Lab, signal: Signal, port: u16, meanwhile: fn(&Path) -> Result<bool>) -> Result<()> {
     let leases = lab.get("/leases")?;
     let mut stream = connection(&lab.a, &lab.b, port)?;
     lab.device.stop(signal)?;
     exchange(&mut stream, b"without a daemon")?;
-    // New flows too: all that decides is in the kernel.
+    // New flows work too, since the data plane is in the kernel.
     talks(&lab.d, &lab.e, port + 1)?;
     let same_programs = meanwhile(&lab.device.pins().join("programs"))?;
     lab.device.start()?;
@@ -102,24 +102,24 @@ fn gone_and_back(lab: &mut Lab, signal: Signal, port: u16, meanwhile: fn(&Path) 
     let adopted = &lab.get("/status")?["adopted"];
     ensure!(adopted["maps"] == true && adopted["containers"] == CONTAINERS, "adopted {adopted}");
     ensure!(adopted["programs"] == same_programs, "adopted {adopted}");
-    // Filters of clsact are not adopted but replaced, in place.
+    // clsact filters are not taken over; each is replaced in one step.
     let links = if kernel()? >= (6, 6) { CONTAINERS } else { 0 };
     ensure!(adopted["links"] == links, "adopted {adopted}");
     ensure!(lab.get("/leases")? == leases, "the leases changed");
     talks(&lab.a, &lab.b, port + 2)
 }
 
-/// SIGKILL.
+/// The daemon is killed (SIGKILL).
 pub fn killed(lab: &mut Lab) -> Result<()> {
     gone_and_back(lab, Signal::SIGKILL, 7100, |_| Ok(true))
 }
 
-/// SIGTERM.
+/// The daemon is stopped (SIGTERM).
 pub fn stopped(lab: &mut Lab) -> Result<()> {
     gone_and_back(lab, Signal::SIGTERM, 7110, |_| Ok(true))
 }
 
-/// A daemon of another build: it loads its programs beside those of the one before, and puts them in their place.
+/// A daemon of another build loads its own programs and replaces the old ones by them.
 pub fn replaced(lab: &mut Lab) -> Result<()> {
     gone_and_back(lab, Signal::SIGKILL, 7120, |programs| {
         let one = fs::read_dir(programs)?.next().context("no programs are pinned")??;
@@ -128,8 +128,8 @@ pub fn replaced(lab: &mut Lab) -> Result<()> {
     })
 }
 
-/// A daemon of another layout: it makes a set of maps beside the one in force, and puts that in its place. Who forges
-/// meanwhile reaches nobody, with filters of clsact too.
+/// A daemon with another map layout makes new maps beside the old ones, and switches to them. Forged frames that arrive
+/// meanwhile reach nobody, with clsact filters too.
 pub fn other_layout(lab: &mut Lab) -> Result<()> {
     let victims = Victims::listen(&lab.device, &[], &[&lab.b.ns])?;
     let forger = Forger::start(vec![lab.a.ns.path()], lab.b.mac()?)?;
@@ -139,12 +139,12 @@ pub fn other_layout(lab: &mut Lab) -> Result<()> {
         }
         Ok(false)
     })?;
-    ensure!(forger.sent() > 0, "nothing was forged");
+    forger.has_sent(0)?;
     drop(forger);
     victims.heard_nothing()
 }
 
-/// A container that goes and one that comes.
+/// One container is detached, another one attached.
 pub fn detach(lab: &mut Lab) -> Result<()> {
     lab.device.cli(&["detach", "b"]).ok()?;
     let links = lab.device.ns.run(|| Ok(nix::net::if_::if_nameindex()?.iter().count()))?;
@@ -155,7 +155,7 @@ pub fn detach(lab: &mut Lab) -> Result<()> {
     talks(&lab.a, &lab.b, 7200)
 }
 
-/// `down` leaves the namespace as it was found: `lo`, an uplink with nothing on it, and no pin.
+/// `down` leaves the namespace as it was before pv-net: only `lo`, and an uplink without programs; and no pins.
 pub fn down(lab: &mut Lab) -> Result<()> {
     lab.device.down()?;
     let links = lab.device.ns.run(|| {
@@ -169,7 +169,7 @@ pub fn down(lab: &mut Lab) -> Result<()> {
     let inside = lab.a.ns.run(|| Ok(nix::net::if_::if_nameindex()?.iter().count()))?;
     ensure!(inside == 1, "{inside} links are left in a container");
     let left = harness::eventually(std::time::Duration::from_secs(3), || {
-        // Programs go once the kernel has let go of their links.
+        // The kernel frees programs some time after their links.
         let left = programs::instructions();
         ensure!(left.is_err(), "programs are left: {left:?}");
         Ok(())

@@ -1,4 +1,4 @@
-//! The checks, in the order in which they run. A new one is a function and a line in its list.
+//! The checks, in the order in which they run. To add one, write a function and add a line to its list.
 
 mod attacker;
 mod cards;
@@ -19,10 +19,10 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-/// A name and what it does with the device.
+/// A check: its name, and the function that runs it.
 type Check = (&'static str, fn(&mut Lab) -> Result<()>);
 
-/// The running kernel lacks what a check is about.
+/// The error of a check whose subject the running kernel lacks.
 #[derive(Debug)]
 struct Absent;
 
@@ -34,7 +34,7 @@ impl fmt::Display for Absent {
     }
 }
 
-/// The data plane on a machine with memory enough. The last one takes everything down.
+/// The checks of the data plane on a machine with enough memory. The last one takes everything down.
 const SUITE: &[Check] = &[
     ("programs are loaded", life::programs),
     ("hook of this kernel", life::hook),
@@ -79,7 +79,7 @@ const SUITE: &[Check] = &[
     ("down leaves nothing", life::down),
 ];
 
-/// What a device with 64 MiB must bear. Rules bring a program of their own, that asks them.
+/// The checks on a machine with 64 MiB. The rules here need one more program, the policy probe.
 const FLOOR: &[Check] = &[
     ("forwards", forwarding::same_pool),
     ("masquerade", outside::masquerade),
@@ -94,7 +94,7 @@ const FLOOR: &[Check] = &[
     ("down leaves nothing", life::down),
 ];
 
-/// Runs the list that `PV_NET_GUEST` names; how many checks failed.
+/// Runs the list that `PV_NET_GUEST` names, and gives the number of failed checks.
 pub fn run() -> usize {
     let start = Instant::now();
     let (checks, prepared) = match std::env::var("PV_NET_GUEST").as_deref() {
@@ -137,7 +137,7 @@ fn one(name: &str, check: fn(&mut Lab) -> Result<()>, lab: &mut Lab) -> bool {
     }
 }
 
-/// A panic is a failure like another: there must be a verdict in any case.
+/// Runs `work` and turns a panic into an error: the machine must print a verdict in any case.
 fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(anyhow!("it panicked")))
 }

@@ -1,4 +1,4 @@
-//! Containers and a host beyond an uplink: masquerade, errors about it, published ports.
+//! Containers and a host beyond an uplink: masquerade, ICMP errors of masqueraded flows, published ports.
 
 use super::life::{exchange, greeted};
 use crate::lab::{HOSTS, Lab, kernel};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// A port that nobody listens on.
 const CLOSED: u16 = 9;
-/// Published, and the container's behind it.
+/// The published port, and the container's port behind it.
 const PUBLISHED: (u16, u16) = (8080, 80);
 
 fn blob(length: usize) -> Vec<u8> {
@@ -24,7 +24,7 @@ fn hidden(lab: &Lab, from: &Container, port: u16) -> Result<()> {
     hidden_from(&lab.outside, HOSTS, from, port)
 }
 
-/// TCP, UDP and echo out of `from` to `outside`; it sees the uplink's address. `pairs` are addresses of both.
+/// TCP, UDP and echo from `from` to `outside`, which sees the uplink's address. `pairs` are the addresses of both.
 pub fn hidden_from(outside: &Namespace, pairs: [(IpAddr, IpAddr); 2], from: &Container, port: u16) -> Result<()> {
     let blob = blob(100_000);
     for (host, device) in pairs {
@@ -65,26 +65,26 @@ fn refused(from: &Namespace, at: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// "Port unreachable" finds its way back through the translation, and so does a reset.
+/// ICMP errors "port unreachable" and TCP resets for masqueraded flows reach the container.
 pub fn closed_port(lab: &mut Lab) -> Result<()> {
     HOSTS.iter().try_for_each(|(host, _)| refused(&lab.a.ns, SocketAddr::new(*host, CLOSED)))
 }
 
-/// A published port from the host: the container sees who asks.
+/// A published port, reached from the host: the container sees the host's address.
 pub fn published(lab: &mut Lab) -> Result<()> {
     // One socket on `::` serves both families.
     echo::serve(&lab.web.ns, Ipv6Addr::UNSPECIFIED.into(), PUBLISHED.1)?;
     published_to(&lab.outside, HOSTS)?;
     for (_, device) in HOSTS {
         let at = SocketAddr::new(device, PUBLISHED.0);
-        // A peer by the device's address.
+        // Another container reaches the port by the device's address.
         echo::tcp(&lab.a.ns, at, &blob(100_000)).with_context(|| format!("TCP to {at} from a peer"))?;
         ensure!(refused(&lab.outside, SocketAddr::new(device, CLOSED)).is_ok(), "{device}: {CLOSED} answers");
     }
     Ok(())
 }
 
-/// A published port from `outside`, by the device's address of each pair: the container sees the other one.
+/// A published port, reached from `outside` by the device's address in each pair: the container sees the other address.
 pub fn published_to(outside: &Namespace, pairs: [(IpAddr, IpAddr); 2]) -> Result<()> {
     let blob = blob(100_000);
     for (host, device) in pairs {
@@ -99,15 +99,15 @@ pub fn published_to(outside: &Namespace, pairs: [(IpAddr, IpAddr); 2]) -> Result
     Ok(())
 }
 
-/// A published port from the device itself, by loopback and by the uplink's address.
+/// A published port, reached from the device itself, by loopback and by the uplink's address.
 pub fn published_here(lab: &mut Lab) -> Result<()> {
     let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
     let all = loopback.into_iter().chain(HOSTS.map(|(_, device)| device));
     let blob = blob(50_000);
     for at in all.map(|addr| SocketAddr::new(addr, PUBLISHED.0)) {
         if kernel()? < (5, 14) {
-            // SO_NETNS_COOKIE is of 5.14: without it the hooks cannot tell whose sockets they see, and stay away. The
-            // daemon says so in its conditions, and nobody answers.
+            // SO_NETNS_COOKIE came with kernel 5.14. Without it the programs cannot tell the namespace of a socket and
+            // are not attached. `status` has a condition about it, and nothing answers on the port.
             refused(&lab.device.ns, at)?;
             console::fact(&format!("{at} is not led to a container from the device itself"));
             continue;
@@ -120,7 +120,7 @@ pub fn published_here(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// A masqueraded connection while the daemon is killed, gone, and there again.
+/// A masqueraded connection goes on while the daemon is killed, absent, and started again.
 pub fn masquerade_survives(lab: &mut Lab) -> Result<()> {
     let port = 7410;
     let mut streams = Vec::new();
@@ -131,7 +131,7 @@ pub fn masquerade_survives(lab: &mut Lab) -> Result<()> {
     let mut speak = |words: &[u8]| streams.iter_mut().try_for_each(|stream| exchange(stream, words));
     lab.device.stop(Signal::SIGKILL)?;
     speak(b"without a daemon").context("while there was no daemon")?;
-    // New flows, and the way in.
+    // New flows, and a connection by the published port.
     hidden(lab, &lab.b, 7411).context("while there was no daemon")?;
     let (_, device) = HOSTS[0];
     echo::tcp(&lab.outside, SocketAddr::new(device, PUBLISHED.0), b"in").context("while there was no daemon")?;

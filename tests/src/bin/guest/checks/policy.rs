@@ -25,7 +25,7 @@ fn denied(lab: &Lab, at: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// What a rule denies is refused at once, also in flows that are older than the rule; without it all is as before.
+/// What a rule denies is refused at once, also in flows that are older than the rule. Without the rule it passes again.
 pub fn denies(lab: &mut Lab) -> Result<()> {
     let mut config = lab::config();
     let servers = HOSTS.map(|(host, _)| SocketAddr::new(host, PORT));
@@ -45,7 +45,7 @@ pub fn denies(lab: &mut Lab) -> Result<()> {
     programs::tell()?;
     for server in servers {
         denied(lab, server)?;
-        // Only this port, and only of this container.
+        // The rule denies this port only, and this container only.
         echo::udp(&lab.a.ns, server, b"not TCP").with_context(|| format!("UDP to {server}"))?;
         echo::tcp(&lab.b.ns, server, b"not a").with_context(|| format!("{server} from another container"))?;
     }

@@ -1,4 +1,5 @@
-//! Uplinks that come and go by `reload`: what pv-net hung on a link goes, what others have there stays.
+//! Uplinks that are added and removed by `reload`: pv-net removes its own programs and qdiscs from a link, and leaves
+//! those of others.
 
 use crate::lab::{self, Lab, UPLINK, kernel};
 use anyhow::{Context, Result, ensure};
@@ -7,14 +8,14 @@ use pv_net_common::names;
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 
-/// An uplink like any other.
+/// An ordinary uplink.
 const PLAIN: &str = "up1";
-/// One whose qdisc somebody else made.
+/// An uplink whose qdisc another program has made.
 const SHARED: &str = "up2";
-/// Device and host on `PLAIN`, a pair a family.
+/// The addresses of device and host on `PLAIN`, one of each family.
 const PLAIN_NETS: [&[&str]; 2] = [&["198.51.100.1/24", "2001:db8:2::1/64"], &["198.51.100.9/24", "2001:db8:2::9/64"]];
 
-/// What hangs on a link.
+/// The qdiscs and programs on a link.
 #[derive(Debug, PartialEq)]
 struct Hung {
     qdisc: bool,
@@ -29,7 +30,7 @@ impl Hung {
     fn on(lab: &Lab, link: &str) -> Result<Self> {
         let index = lab.device.ns.run(|| Ok(nix::net::if_::if_nametoindex(link)?))?;
         let qdisc = format!("link {index}: clsact");
-        let pin = lab.device.pins().join("links").join(names::PROG_FROM_UPLINK).join(link);
+        let pin = lab.device.pin_of(names::PROG_FROM_UPLINK, link)?;
         Ok(Self {
             qdisc: lab::qdiscs(&lab.device.ns)?.contains(&qdisc),
             filters: lab::filters(&lab.device.ns, index)?,
@@ -38,14 +39,14 @@ impl Hung {
     }
 }
 
-/// The uplinks that pv-net shall have.
+/// Configures these uplinks and reloads.
 fn set(lab: &Lab, uplinks: &[&str]) -> Result<()> {
     let mut config = lab::config();
     config["network"]["uplinks"] = json!(uplinks);
     lab.reload(&config)
 }
 
-/// A container reaches the host by `PLAIN`, and is seen by this address.
+/// Fails unless a container reaches the host by `PLAIN`, and is seen with the device's address there.
 fn reaches(lab: &Lab, host: &Namespace, port: u16) -> Result<()> {
     for (own, far) in PLAIN_NETS[0].iter().zip(PLAIN_NETS[1]) {
         let plain = |text: &str| -> Result<IpAddr> { Ok(text.split('/').next().context("address")?.parse()?) };
@@ -57,7 +58,7 @@ fn reaches(lab: &Lab, host: &Namespace, port: u16) -> Result<()> {
     Ok(())
 }
 
-/// Two links become uplinks and are none again, twice: nothing of pv-net is left on them.
+/// Two links become uplinks and stop being uplinks, twice: nothing of pv-net is left on them.
 pub fn come_and_go(lab: &mut Lab) -> Result<()> {
     let host = lab.device.outside(PLAIN, PLAIN_NETS[0], PLAIN_NETS[1])?;
     let _other = lab.device.outside(SHARED, &[], &[])?;
@@ -80,6 +81,6 @@ pub fn come_and_go(lab: &mut Lab) -> Result<()> {
     }
     let after = lab::qdiscs(&lab.device.ns)?;
     ensure!(after == before, "{after:?} instead of {before:?}");
-    // The next checks want the links of the lab alone.
+    // The next checks expect only the lab's own links.
     [PLAIN, SHARED].iter().try_for_each(|link| lab::delete_link(&lab.device.ns, link))
 }

@@ -1,4 +1,4 @@
-//! A unit's restrictions, put on a process as systemd would (`systemd.exec(5)`), without systemd running.
+//! Puts a unit's restrictions on a process as systemd would (`systemd.exec(5)`), without systemd.
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
@@ -12,7 +12,7 @@ use std::process::Command;
 /// The settings of `[Service]`.
 pub struct Unit(BTreeMap<String, String>);
 
-/// Settings that are put on the process.
+/// Settings that this module applies.
 const APPLIED: [&str; 7] = [
     "CapabilityBoundingSet",
     "NoNewPrivileges",
@@ -23,7 +23,7 @@ const APPLIED: [&str; 7] = [
     "SystemCallFilter",
 ];
 
-/// Settings that are when and how it is started, or keep it from what the others keep it from too.
+/// Settings about when and how the unit starts, and settings whose effect the applied ones have already.
 const OTHERS: [&str; 26] = [
     "Type",
     "ExecStart",
@@ -54,7 +54,7 @@ const OTHERS: [&str; 26] = [
 ];
 
 impl Unit {
-    /// Reads a unit; every setting must be known here, so that a new one is not left out.
+    /// Reads a unit. A setting that this module does not know is an error, so that none is forgotten.
     pub fn parse(text: &str) -> Result<Self> {
         let service = text.split("[Service]").nth(1).and_then(|rest| rest.split("\n[").next()).context("[Service]")?;
         let lines = service.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#'));
@@ -76,14 +76,16 @@ impl Unit {
     }
 }
 
-/// All that is needed to confine a process between fork and exec.
+/// Everything that is needed to confine a process between fork and exec.
 pub struct Confined {
     writable: CString,
     capabilities: Vec<libc::c_ulong>,
     filters: Vec<Vec<libc::sock_filter>>,
 }
 
-const CAPABILITIES: [(&str, libc::c_ulong); 7] = [
+const CAPABILITIES: [(&str, libc::c_ulong); 9] = [
+    ("CAP_SETPCAP", 8),
+    ("CAP_NET_BIND_SERVICE", 10),
     ("CAP_NET_ADMIN", 12),
     ("CAP_NET_RAW", 13),
     ("CAP_SYS_PTRACE", 19),
@@ -93,11 +95,16 @@ const CAPABILITIES: [(&str, libc::c_ulong); 7] = [
     ("CAP_BPF", 39),
 ];
 const LAST_CAPABILITY: libc::c_ulong = 40;
-const FAMILIES: [(&str, libc::c_int); 3] =
-    [("AF_UNIX", libc::AF_UNIX), ("AF_NETLINK", libc::AF_NETLINK), ("AF_PACKET", libc::AF_PACKET)];
+const FAMILIES: [(&str, libc::c_int); 5] = [
+    ("AF_UNIX", libc::AF_UNIX),
+    ("AF_NETLINK", libc::AF_NETLINK),
+    ("AF_PACKET", libc::AF_PACKET),
+    ("AF_INET", libc::AF_INET),
+    ("AF_INET6", libc::AF_INET6),
+];
 
 impl Confined {
-    /// Prepares what `unit` says; `writable` stands for its directories.
+    /// Prepares the restrictions of `unit`; `writable` stands for the directories that the unit may write.
     pub fn new(unit: &Unit, writable: PathBuf) -> Result<Self> {
         for (key, value) in [
             ("NoNewPrivileges", "yes"),
@@ -117,14 +124,14 @@ impl Confined {
         })
     }
 
-    /// Confines the calling process, and finds out whether it is.
+    /// Confines the calling process, and checks that it is confined.
     pub fn enter(&self) -> io::Result<()> {
         self.read_only()?;
         for capability in (0..=LAST_CAPABILITY).filter(|c| !self.capabilities.contains(c)) {
             done(prctl(libc::PR_CAPBSET_DROP, capability))?;
         }
         done(prctl(libc::PR_SET_NO_NEW_PRIVS, 1))?;
-        // Before kernel 6.3 there is none.
+        // Kernels before 6.3 do not have PR_SET_MDWE.
         if prctl(libc::PR_SET_MDWE, libc::PR_MDWE_REFUSE_EXEC_GAIN.into()) < 0 && Errno::last() != Errno::EINVAL {
             return Err(io::Error::last_os_error());
         }
@@ -133,10 +140,10 @@ impl Confined {
                 len: u16::try_from(filter.len()).map_err(|_| Errno::E2BIG)?,
                 filter: filter.as_ptr().cast_mut(),
             };
-            // SAFETY: the kernel copies the program, whose length is told.
+            // SAFETY: the kernel copies the program, whose length is in it.
             done(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) })?;
         }
-        for family in [libc::AF_INET, libc::AF_INET6, libc::AF_BLUETOOTH, libc::AF_VSOCK] {
+        for family in [libc::AF_ALG, libc::AF_BLUETOOTH, libc::AF_VSOCK] {
             // SAFETY: no memory is involved.
             if unsafe { libc::socket(family, libc::SOCK_DGRAM, 0) } >= 0 || Errno::last() != Errno::EAFNOSUPPORT {
                 return Err(Errno::EISCONN.into());
@@ -145,9 +152,10 @@ impl Confined {
         Ok(())
     }
 
-    /// `ProtectSystem=strict`: a mount namespace of its own, read-only but for /dev, /proc, /sys and the directories.
+    /// `ProtectSystem=strict`: a private mount namespace that is read-only except for /dev, /proc, /sys and the
+    /// directories.
     fn read_only(&self) -> io::Result<()> {
-        // SAFETY: strings that outlive the calls; the others are numbers.
+        // SAFETY: the strings outlive the calls; the other arguments are numbers.
         unsafe {
             done(libc::unshare(libc::CLONE_NEWNS))?;
             let (none, root) = (std::ptr::null(), c"/".as_ptr());
@@ -164,7 +172,7 @@ impl Confined {
 }
 
 /// # Safety
-/// `path` is a string.
+/// `path` points to a string that ends with a zero byte.
 unsafe fn set_read_only(path: *const libc::c_char, on: bool) -> io::Result<()> {
     let mut change = [0u64; 4];
     change[usize::from(!on)] = libc::MOUNT_ATTR_RDONLY;
@@ -199,7 +207,8 @@ fn numbers<N: Copy>(words: &[&str], known: &[(&str, N)]) -> Result<Vec<N>> {
     words.iter().map(number).collect()
 }
 
-/// Numbers of the system calls that the words stand for: systemd knows its groups, the kernel's headers the numbers.
+/// The numbers of the system calls that the words stand for: systemd knows its groups, the kernel's headers the
+/// numbers.
 fn system_calls(words: &[&str]) -> Result<Vec<u32>> {
     let mut wanted: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
     let mut names = Vec::new();
@@ -226,7 +235,7 @@ fn system_calls(words: &[&str]) -> Result<Vec<u32>> {
         let line = text.lines().find_map(|l| l.strip_prefix("#define __NR_")?.strip_prefix(name)?.strip_prefix(' '));
         line.and_then(|n| n.trim().parse().ok())
     };
-    // Some are of other architectures.
+    // Names without a number belong to other architectures.
     Ok(names.iter().filter_map(|name| number(name)).collect())
 }
 
@@ -262,7 +271,7 @@ fn only_families(families: &[libc::c_int]) -> Vec<libc::sock_filter> {
     head.into_iter().chain(allowed).chain([refuse(libc::EAFNOSUPPORT)]).collect()
 }
 
-/// What `clone3` is asked for cannot be read: whoever wants a thread falls back to `clone`.
+/// A seccomp filter cannot read the flags of `clone3`, which are in memory, so `clone3` fails and callers use `clone`.
 fn only_net_namespaces() -> Vec<libc::sock_filter> {
     let others = libc::CLONE_NEWNS
         | libc::CLONE_NEWCGROUP

@@ -1,0 +1,175 @@
+//! DHCP: whatever clients send, no address is given twice, and each answer is one that the client can read.
+
+use pv_net::dhcp::message::{Kind, Query, read};
+use pv_net::dhcp::{Act, Config, Interface, Now, Origin, Outcome, Reply, Sent, Server, frame};
+use pv_net::ipam::{ClientId, ClientKey, ClientLease};
+use pv_net::lease::Step;
+use pv_net::model::{Mac, PoolDhcp};
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+const WEB: Mac = Mac([2, 0, 10, 0, 3, 2]);
+const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 2);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 1);
+const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 8);
+const LAST: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 11);
+
+static CONFIG: LazyLock<Config> = LazyLock::new(|| Config {
+    pool: "internal".parse().expect("a name"),
+    link: 7,
+    net: "10.0.3.0/24".parse().expect("a network"),
+    server: SERVER,
+    range: Some((FIRST, LAST)),
+    settings: Arc::new(PoolDhcp {
+        lease_time: 60,
+        leases_per_port: 3,
+        ntp: vec![SERVER],
+        routes: vec![("10.9.0.0/16".parse().expect("a network"), SERVER)],
+        captive_portal: Some("https://portal.example".to_owned()),
+        options: BTreeMap::from([(43, vec![7; 255])]),
+    }),
+    has_dns: true,
+    domain: "pv.local".to_owned(),
+    mtu: 1500,
+    managed: HashMap::from([(WEB, Interface { address: OWN, hostname: None, has_default_route: true })]),
+});
+
+/// Target `dhcp`. The input is a message, a packet, and an ARP packet, each as it is; and, six octets at a time, what
+/// clients do one after the other.
+pub fn check(input: &[u8]) {
+    if let Ok(query) = read(input) {
+        let (mut server, now) = (Server::new(CONFIG.clone(), &[]), Now { unix: 1000, at: Instant::now() });
+        let act = server.receive(query.clone(), Origin { mac: query.mac, port: 1 }, now);
+        if let Act::Send(reply) = act {
+            is_right(&reply, &query);
+        }
+    }
+    if let Some(message) = frame::read(input) {
+        assert!(message.len() + 28 <= input.len());
+    }
+    if let Some((address, mac)) = frame::answer(input) {
+        assert_eq!((&input[8..14], &input[14..18]), (mac.0.as_slice(), address.octets().as_slice()));
+    }
+    history(input);
+}
+
+/// A client can read it, and it is about that client alone.
+fn is_right(reply: &Reply, query: &Query) {
+    let at = |range: std::ops::Range<usize>| &reply.message[range];
+    assert!((300..=1472).contains(&reply.message.len()));
+    assert_eq!((at(0..3), at(4..8)), (&[2, 1, 6][..], query.xid.to_be_bytes().as_slice()));
+    assert_eq!((at(28..34), at(236..240)), (query.mac.0.as_slice(), &[99, 130, 83, 99][..]));
+    let yours = Ipv4Addr::from(<[u8; 4]>::try_from(at(16..20)).expect("4 octets"));
+    match reply.kind {
+        Sent::Offer | Sent::Ack if query.mac == WEB && query.kind != Kind::Inform => assert_eq!(yours, OWN),
+        Sent::Offer => assert!((FIRST..=LAST).contains(&yours)),
+        Sent::Ack => assert!(yours.is_unspecified() || (FIRST..=LAST).contains(&yours)),
+        Sent::Nak => assert!(yours.is_unspecified() && reply.to == Ipv4Addr::BROADCAST),
+    }
+    let mut options = &reply.message[240..];
+    let mut seen = Vec::new();
+    while let [code, rest @ ..] = options
+        && *code != 255
+    {
+        let len = usize::from(rest[0]);
+        assert!(!seen.contains(code), "option {code} twice");
+        seen.push(*code);
+        options = &rest[1 + len..];
+    }
+    assert_eq!(options.first(), Some(&255), "it has an end");
+    assert!(seen.contains(&53) && seen.contains(&54));
+}
+
+/// The book beside the server: what it takes must never be of two clients.
+fn take(book: &mut BTreeMap<ClientKey, Arc<ClientLease>>, step: Step) {
+    match step {
+        Step::Lend(lease) => {
+            let other = book.values().find(|other| other.address == lease.address && other.client != lease.client);
+            assert!(other.is_none(), "{} is that of {other:?}", lease.address);
+            book.insert(lease.key(), lease);
+        }
+        Step::End(key) => drop(book.remove(&key)),
+        Step::Assign(_) | Step::Release(_) | Step::Learn(_) => panic!("that is a container's"),
+    }
+}
+
+fn history(input: &[u8]) {
+    let mut server = Server::new(CONFIG.clone(), &[]);
+    let mut book = BTreeMap::new();
+    let mut now = Now { unix: 1_000_000, at: Instant::now() };
+    for step in input.chunks_exact(6).take(64) {
+        let [what, who, about, from, says, time] = step else { return };
+        let (address, mac) =
+            (Ipv4Addr::new(10, 0, 3, about % 16), if *who == 0 { WEB } else { Mac([2, 0, 0, 0, 0, *who]) });
+        now.unix += u64::from(*time);
+        now.at += Duration::from_secs(u64::from(*time));
+        if what & 0x80 != 0 {
+            server.follow(CONFIG.clone());
+        }
+        for offer in server.tick(now) {
+            assert_eq!(offer.kind, Sent::Offer);
+        }
+        let kind = match what % 6 {
+            0 => Kind::Discover,
+            1 => Kind::Request,
+            2 => Kind::Decline,
+            3 => Kind::Release,
+            4 => Kind::Inform,
+            _ => {
+                server.answered(address, mac, now);
+                continue;
+            }
+        };
+        let query = Query {
+            kind,
+            xid: 7,
+            flags: u16::from(*from) << 8,
+            ciaddr: if says & 1 != 0 { address } else { Ipv4Addr::UNSPECIFIED },
+            mac,
+            client: (says & 2 != 0).then(|| ClientId::new(&[0, says >> 5]).expect("2 octets")),
+            requested: (says & 4 != 0).then_some(address),
+            server: (says & 8 != 0).then_some(if says & 16 != 0 { OWN } else { SERVER }),
+            hostname: (says & 32 != 0).then(|| "box".to_owned()),
+            wants: (says & 64 != 0).then(|| step.to_vec()),
+            most: None,
+            lease_time: None,
+        };
+        match server.receive(query.clone(), Origin { mac, port: u32::from(from % 3) }, now) {
+            Act::Send(reply) => is_right(&reply, &query),
+            Act::Write(client, steps) => {
+                let outcome =
+                    [Outcome::Done, Outcome::Done, Outcome::Failed, Outcome::Taken][usize::from(what >> 3 & 3)];
+                if outcome == Outcome::Done {
+                    steps.into_iter().for_each(|step| take(&mut book, step));
+                }
+                if let Some(reply) = server.written(&client, outcome, now).reply {
+                    is_right(&reply, &query);
+                }
+            }
+            Act::Silent(_) | Act::Probe(_) => {}
+        }
+        let live = book.values().filter(|lease: &&Arc<ClientLease>| !lease.is_over(now.unix));
+        assert!(live.count() <= 4, "the range has no more");
+    }
+}
+
+/// The magic cookie, options of each kind, and what clients do.
+pub fn words() -> Vec<Vec<u8>> {
+    let words: [&[u8]; 12] = [
+        &[99, 130, 83, 99],
+        &[53, 1, 1],
+        &[53, 1, 3],
+        &[50, 4, 10, 0, 3, 9],
+        &[54, 4, 10, 0, 3, 1],
+        &[61, 3, 0, 1, 2],
+        &[55, 3, 1, 3, 121],
+        &[52, 1, 3],
+        &[255],
+        &[0, 1, 0, 1, 0, 0],
+        &[1, 1, 8, 1, 12, 0],
+        &[3, 1, 8, 1, 1, 0],
+    ];
+    words.map(<[u8]>::to_vec).to_vec()
+}

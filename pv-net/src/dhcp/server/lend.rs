@@ -1,0 +1,140 @@
+//! Leases: what is written before a client is answered, and what ends them.
+
+use super::super::message::Query;
+use super::super::reply::{Given, Reply};
+use super::super::{Now, Sent};
+use super::{Act, MOST_PENDING, Origin, Outcome, Server, Silence, Writing, Written};
+use crate::ipam::{ClientId, ClientLease};
+use crate::lease::Step;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+impl Server {
+    /// Whether somebody with another MAC has `address` by now, or is about to: who had it last may have come back since
+    /// it was offered.
+    pub(super) fn is_anothers(&self, address: Ipv4Addr, client: &ClientId, from: Origin, now: Now) -> bool {
+        let holder = self.table.holder(address).filter(|holder| *holder != client);
+        holder.is_some_and(|holder| {
+            let lease = self.table.lease(holder);
+            let is_live = lease.is_some_and(|l| !l.is_over(now.unix) && l.mac != Some(from.mac));
+            is_live || self.writing.contains_key(holder)
+        })
+    }
+
+    /// Writes a lease of `address`.
+    pub(super) fn grant(&mut self, client: ClientId, address: Ipv4Addr, query: Query, from: Origin, now: Now) -> Act {
+        if self.writing.len() >= MOST_PENDING {
+            return Act::Silent(Silence::Busy);
+        }
+        let who = (from.mac, from.port);
+        if !self.table.may_have_more(&self.config, &client, who, now) {
+            return Act::Silent(Silence::PortLimit);
+        }
+        let time = self.time(&query);
+        let lease = Arc::new(ClientLease {
+            pool: self.config.pool.clone(),
+            client: client.clone(),
+            address: IpAddr::V4(address),
+            mac: Some(query.mac),
+            hostname: self.hostname(&query, &client, now),
+            expires: now.unix + u64::from(time),
+        });
+        if let Some(left) = self.is_written(&lease, time, now) {
+            self.table.seen(&client, from.port);
+            return Act::Send(self.ack(&query, &lease, left));
+        }
+        // It counts at once, and the address is offered to nobody else while the lease is written.
+        self.table.hold(&client, address, who, now);
+        let other = self.table.holder(address).filter(|holder| **holder != client);
+        let ends: Vec<ClientId> = other.cloned().into_iter().collect();
+        let ended = ends.iter().filter_map(|client| self.table.lease(client)).map(|lease| Step::End(lease.key()));
+        let steps = ended.chain([Step::Lend(lease.clone())]).collect();
+        let is_new = self.table.lease(&client).is_none_or(|old| old.is_over(now.unix) || old.address != lease.address);
+        let writing = Writing { time, query: Some(query), port: from.port, lease: Some(lease), ends, is_new };
+        self.writing.insert(client.clone(), writing);
+        Act::Write(client, steps)
+    }
+
+    /// For how many seconds the disk has nearly this lease already. A client that asks again and again must not have as
+    /// many writes.
+    fn is_written(&self, lease: &ClientLease, time: u32, now: Now) -> Option<u32> {
+        let old = self.table.lease(&lease.client).filter(|old| !old.is_over(now.unix))?;
+        let is_same = (old.address, old.mac, &old.hostname) == (lease.address, lease.mac, &lease.hostname);
+        let is_near = old.expires <= lease.expires && old.expires + u64::from(time / 8) >= lease.expires;
+        (is_same && is_near).then(|| u32::try_from(old.expires - now.unix).unwrap_or(time))
+    }
+
+    /// The lease book has answered what was to be written for a client.
+    pub fn written(&mut self, client: &ClientId, outcome: Outcome, now: Now) -> Written {
+        let nothing = Written { reply: None, is_new: None };
+        let Some(Writing { time, query, port, lease, ends, is_new }) = self.writing.remove(client) else {
+            return nothing;
+        };
+        match outcome {
+            Outcome::Failed => nothing,
+            Outcome::Done => {
+                ends.iter().for_each(|client| self.table.ended(client));
+                let Some(lease) = lease else { return nothing };
+                self.table.granted(lease.clone(), Some(port));
+                let reply = query.map(|query| self.ack(&query, &lease, time));
+                Written { reply, is_new: Some(lease).filter(|_| is_new) }
+            }
+            Outcome::Taken => {
+                if let Some(IpAddr::V4(address)) = lease.map(|lease| lease.address) {
+                    self.table.conflict(&self.config, address, 0, now);
+                }
+                self.table.drop_offer(client);
+                Written { reply: query.map(|query| Reply::refuse(&self.config, &query)), is_new: None }
+            }
+        }
+    }
+
+    /// The answer to a request. `time` is that of the request: the clock may have jumped since.
+    fn ack(&self, query: &Query, lease: &ClientLease, time: u32) -> Reply {
+        let IpAddr::V4(address) = lease.address else { return Reply::refuse(&self.config, query) };
+        let hostname = lease.hostname.as_deref();
+        let given = Given { address, time: Some(time), hostname, has_default_route: true };
+        Reply::give(Sent::Ack, &self.config, query, &given)
+    }
+
+    /// Somebody else uses what a client was given.
+    pub(super) fn decline(&mut self, client: ClientId, query: &Query, from: Origin, now: Now) -> Act {
+        if query.server.is_some_and(|server| server != self.config.server) {
+            return Act::Silent(Silence::OtherServer);
+        }
+        let is_own = query.requested.is_some() && query.requested == self.table.address(&client);
+        let (Some(address), true) = (query.requested, is_own && self.is_from_holder(&client, from)) else {
+            return Act::Silent(Silence::Unknown);
+        };
+        self.table.conflict(&self.config, address, from.port, now);
+        let steps = self.table.lease(&client).map(|lease| Step::End(lease.key())).into_iter().collect();
+        let ends = vec![client.clone()];
+        let writing = Writing { time: 0, query: None, port: from.port, lease: None, ends, is_new: false };
+        self.writing.insert(client.clone(), writing);
+        Act::Write(client, steps)
+    }
+
+    /// A client needs its address no more. It is kept for it, until somebody else needs it.
+    pub(super) fn release(&mut self, client: ClientId, query: &Query, from: Origin, now: Now) -> Act {
+        if query.server.is_some_and(|server| server != self.config.server) {
+            return Act::Silent(Silence::OtherServer);
+        }
+        let lease = self.table.lease(&client).filter(|lease| lease.address == IpAddr::V4(query.ciaddr));
+        let Some(lease) = lease.filter(|_| self.is_from_holder(&client, from)) else {
+            return Act::Silent(Silence::Unknown);
+        };
+        if lease.is_over(now.unix) {
+            return Act::Silent(Silence::Done);
+        }
+        let lease = Arc::new(ClientLease { expires: now.unix, ..ClientLease::clone(lease) });
+        let steps = vec![Step::Lend(lease.clone())];
+        let ends = Vec::new();
+        let writing = Writing { time: 0, query: None, port: from.port, lease: Some(lease), ends, is_new: false };
+        self.writing.insert(client.clone(), writing);
+        Act::Write(client, steps)
+    }
+
+    fn is_from_holder(&self, client: &ClientId, from: Origin) -> bool {
+        self.table.lease(client).is_some_and(|lease| lease.mac == Some(from.mac))
+    }
+}

@@ -1,0 +1,356 @@
+//! Which address of the range is whose, and which one is next.
+
+use super::{Config, Now};
+use crate::ipam::{ClientId, ClientLease};
+use crate::model::Mac;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long an offer is held for who has not answered it.
+const HOLD: Duration = Duration::from_secs(10);
+/// How long an address is given to nobody that somebody else was found to use.
+const CONFLICT: Duration = Duration::from_secs(600);
+/// How often it is counted who has what, and looked for leases that are over. Between, only what comes is counted.
+const COUNT: Duration = Duration::from_secs(1);
+/// Leases that one MAC may have under several identifiers: those of a boot loader, an installer and two systems.
+const LEASES_PER_MAC: u32 = 4;
+
+/// An address that a client was offered, or will be.
+#[derive(Clone, Debug)]
+pub(super) struct Offer {
+    pub address: Ipv4Addr,
+    pub mac: Mac,
+    pub port: u32,
+    /// It is no offer any more from here on.
+    pub until: Instant,
+}
+
+/// An address for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pick {
+    pub address: Ipv4Addr,
+    /// It is new to the client, so somebody else might use it.
+    pub is_new: bool,
+}
+
+/// Why there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// There is no range.
+    NoRange,
+    /// All of it is in use.
+    Exhausted,
+    /// All that clients of this port may have is.
+    PortLimit,
+}
+
+#[derive(Debug)]
+struct Conflict {
+    until: Instant,
+    /// The port of the client that said so. It counts there, or one client could take the range by declining it.
+    port: u32,
+}
+
+/// Who had how much when it was counted last.
+#[derive(Debug, Default)]
+struct Counts {
+    at: Option<Instant>,
+    ports: HashMap<u32, u32>,
+    macs: HashMap<Mac, u32>,
+    /// Addresses of leases that are over, the one that is over for the longest first.
+    over: VecDeque<Ipv4Addr>,
+}
+
+/// The addresses of a pool's range.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    leases: HashMap<ClientId, Arc<ClientLease>>,
+    holders: HashMap<Ipv4Addr, ClientId>,
+    names: HashMap<String, ClientId>,
+    /// Where clients with a lease were seen last; not known from before the daemon's start.
+    ports: HashMap<ClientId, u32>,
+    offers: HashMap<ClientId, Offer>,
+    offered: HashMap<Ipv4Addr, ClientId>,
+    conflicts: HashMap<Ipv4Addr, Conflict>,
+    /// Those of containers.
+    managed: HashSet<Ipv4Addr>,
+    counts: Counts,
+    /// How far addresses were given that nobody had.
+    next: u32,
+}
+
+fn v4(lease: &ClientLease) -> Option<Ipv4Addr> {
+    if let IpAddr::V4(address) = lease.address { Some(address) } else { None }
+}
+
+impl Table {
+    /// One with these leases.
+    pub fn new(leases: impl Iterator<Item = Arc<ClientLease>>) -> Self {
+        let mut table = Self::default();
+        leases.for_each(|lease| table.granted(lease, None));
+        table
+    }
+
+    /// Follows a configuration.
+    pub fn follow(&mut self, config: &Config) {
+        self.managed = config.managed.values().map(|interface| interface.address).collect();
+        self.offers.retain(|_, offer| config.is_in_range(offer.address));
+        self.offered.retain(|address, _| config.is_in_range(*address));
+        self.conflicts.retain(|address, _| config.is_in_range(*address));
+        self.counts = Counts::default();
+    }
+
+    /// The lease of a client, also one that is over.
+    pub fn lease(&self, client: &ClientId) -> Option<&Arc<ClientLease>> {
+        self.leases.get(client)
+    }
+
+    /// The address of that lease.
+    pub fn address(&self, client: &ClientId) -> Option<Ipv4Addr> {
+        v4(self.leases.get(client)?)
+    }
+
+    /// Who has, or had last, the lease of an address.
+    pub fn holder(&self, address: Ipv4Addr) -> Option<&ClientId> {
+        self.holders.get(&address)
+    }
+
+    /// What a client was offered.
+    pub fn offer(&self, client: &ClientId, now: Now) -> Option<&Offer> {
+        self.offers.get(client).filter(|offer| offer.until > now.at)
+    }
+
+    /// Whom an address was offered to.
+    pub fn offered(&self, address: Ipv4Addr) -> Option<&ClientId> {
+        self.offered.get(&address)
+    }
+
+    /// Who has a name, under a lease that is not over.
+    pub fn named(&self, name: &str, now: Now) -> Option<&ClientId> {
+        let client = self.names.get(name)?;
+        self.leases.get(client).filter(|lease| !lease.is_over(now.unix)).map(|_| client)
+    }
+
+    /// Whether `address` is in use by anybody but `client`, as far as is known here.
+    pub fn is_taken(&self, address: Ipv4Addr, client: &ClientId, now: Now) -> bool {
+        let is_live = |holder: &ClientId| self.leases.get(holder).is_some_and(|lease| !lease.is_over(now.unix));
+        let is_leased = self.holders.get(&address).is_some_and(|holder| holder != client && is_live(holder));
+        is_leased || self.managed.contains(&address) || self.is_offered(address, client, now)
+    }
+
+    fn is_offered(&self, address: Ipv4Addr, client: &ClientId, now: Now) -> bool {
+        let other = self.offered.get(&address).filter(|other| *other != client);
+        other.and_then(|other| self.offer(other, now)).is_some_and(|offer| offer.address == address)
+    }
+
+    fn is_in_conflict(&self, address: Ipv4Addr, now: Now) -> bool {
+        self.conflicts.get(&address).is_some_and(|conflict| conflict.until > now.at)
+    }
+
+    /// Whether nobody has or had `address`, and it can be given to `client`.
+    fn is_free(&self, config: &Config, address: Ipv4Addr, client: &ClientId, now: Now) -> bool {
+        config.is_in_range(address)
+            && !self.holders.contains_key(&address)
+            && !self.managed.contains(&address)
+            && !self.is_in_conflict(address, now)
+            && !self.is_offered(address, client, now)
+    }
+
+    /// An address for a client behind `port` of the bridge, the one that it `wants` where that can be.
+    pub fn pick(
+        &mut self,
+        config: &Config,
+        client: &ClientId,
+        (mac, port): (Mac, u32),
+        wants: Option<Ipv4Addr>,
+        now: Now,
+    ) -> Result<Pick, Refusal> {
+        let Some((first, last)) = config.range else { return Err(Refusal::NoRange) };
+        if let Some(address) = self.address(client)
+            && config.is_in_range(address)
+            && !self.is_taken(address, client, now)
+            && !self.is_in_conflict(address, now)
+            && self.may_have_more(config, client, (mac, port), now)
+        {
+            return Ok(Pick { address, is_new: false });
+        }
+        self.count(now);
+        let has = |counts: &HashMap<u32, u32>| counts.get(&port).copied().unwrap_or(0);
+        if self.counts.macs.get(&mac).is_some_and(|has| *has >= LEASES_PER_MAC) {
+            // One that it has under another identifier.
+            return self.oldest_of(config, mac, now).ok_or(Refusal::PortLimit);
+        }
+        if has(&self.counts.ports) >= config.settings.leases_per_port {
+            return Err(Refusal::PortLimit);
+        }
+        if let Some(address) = wants.filter(|wanted| self.is_free(config, *wanted, client, now)) {
+            return Ok(Pick { address, is_new: true });
+        }
+        let unused = self.unused((first, last), config, client, now);
+        let address = unused.or_else(|| self.over(config, client, now)).ok_or(Refusal::Exhausted)?;
+        Ok(Pick { address, is_new: true })
+    }
+
+    /// Whether a client may have a lease beside those of its MAC and its port. One that has a lease or an offer may keep
+    /// it; one whose lease is over asks for one more.
+    pub fn may_have_more(&mut self, config: &Config, client: &ClientId, (mac, port): (Mac, u32), now: Now) -> bool {
+        if self.offer(client, now).is_some() || self.lease(client).is_some_and(|lease| !lease.is_over(now.unix)) {
+            return true;
+        }
+        self.count(now);
+        let of_mac = self.counts.macs.get(&mac).copied().unwrap_or(0);
+        let of_port = self.counts.ports.get(&port).copied().unwrap_or(0);
+        of_mac < LEASES_PER_MAC && of_port < config.settings.leases_per_port
+    }
+
+    /// Notes behind which port a client with a lease is.
+    pub fn seen(&mut self, client: &ClientId, port: u32) {
+        if self.leases.contains_key(client) {
+            self.ports.insert(client.clone(), port);
+        }
+    }
+
+    /// An address that nobody had.
+    fn unused(
+        &mut self,
+        range: (Ipv4Addr, Ipv4Addr),
+        config: &Config,
+        client: &ClientId,
+        now: Now,
+    ) -> Option<Ipv4Addr> {
+        let (first, last) = (u32::from(range.0), u32::from(range.1));
+        let size = last - first + 1;
+        let start = if (first..=last).contains(&self.next) { self.next } else { first };
+        // Each that is not free is in one of these, so that of a full range little is looked at.
+        let most = self.holders.len() + self.offered.len() + self.conflicts.len() + self.managed.len() + 1;
+        let candidates = (start..=last).chain(first..start).take(most.min(size as usize));
+        let found = candidates.map(Ipv4Addr::from).find(|address| self.is_free(config, *address, client, now))?;
+        self.next = u32::from(found).saturating_add(1);
+        Some(found)
+    }
+
+    /// The address of the lease that is over for the longest.
+    fn over(&mut self, config: &Config, client: &ClientId, now: Now) -> Option<Ipv4Addr> {
+        while let Some(address) = self.counts.over.pop_front() {
+            let is_over = self.holders.get(&address).and_then(|holder| self.leases.get(holder));
+            let is_over = is_over.is_some_and(|lease| lease.is_over(now.unix));
+            let is_fit = config.is_in_range(address) && !self.is_in_conflict(address, now);
+            if is_over && is_fit && !self.is_taken(address, client, now) {
+                return Some(address);
+            }
+        }
+        None
+    }
+
+    /// The address of the lease of `mac` that ends first.
+    fn oldest_of(&self, config: &Config, mac: Mac, now: Now) -> Option<Pick> {
+        let own = self.leases.values().filter(|lease| lease.mac == Some(mac));
+        let fit = own.filter(|lease| v4(lease).is_some_and(|a| config.is_in_range(a) && !self.is_in_conflict(a, now)));
+        let free = fit.filter(|lease| v4(lease).is_some_and(|a| !self.is_offered(a, &lease.client, now)));
+        let oldest = free.min_by_key(|lease| lease.expires)?;
+        Some(Pick { address: v4(oldest)?, is_new: false })
+    }
+
+    /// Counts who has what, when that was long ago, and forgets what is over.
+    fn count(&mut self, now: Now) {
+        if self.counts.at.is_some_and(|at| now.at.saturating_duration_since(at) < COUNT) {
+            return;
+        }
+        self.offers.retain(|_, offer| offer.until > now.at);
+        let offers = &self.offers;
+        self.offered.retain(|address, client| offers.get(client).is_some_and(|offer| offer.address == *address));
+        self.conflicts.retain(|_, conflict| conflict.until > now.at);
+        let mut counts = Counts { at: Some(now.at), ..Counts::default() };
+        let mut over = Vec::new();
+        for (client, lease) in &self.leases {
+            if lease.is_over(now.unix) {
+                over.extend(v4(lease).map(|address| (lease.expires, address)));
+                continue;
+            }
+            if let Some(port) = self.ports.get(client) {
+                *counts.ports.entry(*port).or_default() += 1;
+            }
+            if let Some(mac) = lease.mac {
+                *counts.macs.entry(mac).or_default() += 1;
+            }
+        }
+        over.sort_unstable();
+        counts.over = over.into_iter().map(|(_, address)| address).collect();
+        for (client, offer) in &self.offers {
+            if self.leases.get(client).is_none_or(|lease| lease.is_over(now.unix)) {
+                *counts.ports.entry(offer.port).or_default() += 1;
+                *counts.macs.entry(offer.mac).or_default() += 1;
+            }
+        }
+        for conflict in self.conflicts.values() {
+            *counts.ports.entry(conflict.port).or_default() += 1;
+        }
+        self.counts = counts;
+    }
+
+    /// Holds an address for a client, instead of what it was offered before.
+    pub fn hold(&mut self, client: &ClientId, address: Ipv4Addr, (mac, port): (Mac, u32), now: Now) {
+        let is_more = self.offer(client, now).is_none() && self.lease(client).is_none_or(|l| l.is_over(now.unix));
+        if is_more {
+            *self.counts.ports.entry(port).or_default() += 1;
+            *self.counts.macs.entry(mac).or_default() += 1;
+        }
+        self.drop_offer(client);
+        self.offered.insert(address, client.clone());
+        self.offers.insert(client.clone(), Offer { address, mac, port, until: now.at + HOLD });
+    }
+
+    /// What a client was offered is free again.
+    pub fn drop_offer(&mut self, client: &ClientId) {
+        if let Some(offer) = self.offers.remove(client)
+            && self.offered.get(&offer.address) == Some(client)
+        {
+            self.offered.remove(&offer.address);
+        }
+    }
+
+    /// Somebody uses an address that he was not given: as a client behind `port` says, or a probe has found.
+    pub fn conflict(&mut self, config: &Config, address: Ipv4Addr, port: u32, now: Now) {
+        // Somebody who claims all of the range has no more than half of it: the rest is looked for again by ARP.
+        let size = config.range.map_or(0, |(first, last)| u32::from(last) - u32::from(first) + 1);
+        if self.conflicts.len() >= size.div_ceil(2) as usize {
+            let oldest = self.conflicts.iter().min_by_key(|(_, conflict)| conflict.until).map(|(address, _)| *address);
+            oldest.map(|address| self.conflicts.remove(&address));
+        }
+        self.conflicts.insert(address, Conflict { until: now.at + CONFLICT, port });
+    }
+
+    /// A client has a lease, as the disk has it; behind which port is known when it has asked for it.
+    pub fn granted(&mut self, lease: Arc<ClientLease>, port: Option<u32>) {
+        let client = lease.client.clone();
+        self.ended(&client);
+        self.drop_offer(&client);
+        let Some(address) = v4(&lease) else { return };
+        self.holders.insert(address, client.clone());
+        if let Some(name) = &lease.hostname {
+            self.names.insert(name.clone(), client.clone());
+        }
+        if let Some(port) = port {
+            self.ports.insert(client.clone(), port);
+        }
+        self.leases.insert(client, lease);
+    }
+
+    /// A client has none any more, not even one that is over.
+    pub fn ended(&mut self, client: &ClientId) {
+        let Some(lease) = self.leases.remove(client) else { return };
+        self.ports.remove(client);
+        if let Some(address) = v4(&lease)
+            && self.holders.get(&address) == Some(client)
+        {
+            self.holders.remove(&address);
+        }
+        if let Some(name) = &lease.hostname
+            && self.names.get(name) == Some(client)
+        {
+            self.names.remove(name);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Work whose time others decide: entering a namespace, or looking at the device's processes. It runs beside the
+//! controller, which goes on with other commands and gets the result later.
+
+use super::broker::Broker;
+use super::listeners::Listener;
+use super::netlink::{LinkInfo, Net, NetError, Netns, in_time};
+use super::netns::NetnsError;
+use crate::model::{Attachment, NetnsRef};
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// Open a network namespace.
+    Open(NetnsRef),
+    /// Find out which process has a socket.
+    Owner(Listener),
+    /// Change an attached container's interface in its namespace.
+    Inside {
+        /// The namespace.
+        reference: NetnsRef,
+        /// The interface. An interface with another MAC is not pv-net's and is left alone.
+        attachment: Attachment,
+        /// What is to be changed.
+        change: Change,
+    },
+}
+
+/// A change to a container's interface, inside its namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Its MTU, in bytes.
+    Mtu(u32),
+    /// Its largest segments (GSO and GRO), in bytes.
+    Segments(u32),
+}
+
+/// The result of an errand.
+#[derive(Debug)]
+pub enum Brought {
+    /// The namespace, or why it cannot be opened.
+    Netns(NetnsRef, Result<Netns, NetnsError>),
+    /// The process that has the socket, as `NAME (PID)`; `None` when no process has it, or it cannot be told in time.
+    Owner(Listener, Option<String>),
+    /// Success, or why the interface could not be changed.
+    Changed(Attachment, Change, Result<(), String>),
+}
+
+impl Errand {
+    /// Does the work. Takes at most twice [`PATIENCE`](super::netns::PATIENCE).
+    pub async fn run(self, broker: &Broker) -> Brought {
+        match self {
+            Self::Open(reference) => {
+                let opened = broker.open(&reference).await;
+                Brought::Netns(reference, opened)
+            }
+            Self::Owner(socket) => {
+                let owner = broker.owner(&socket).await;
+                Brought::Owner(socket, owner)
+            }
+            Self::Inside { reference, attachment, change } => {
+                let done = inside(broker, &reference, &attachment, change).await;
+                Brought::Changed(attachment, change, done)
+            }
+        }
+    }
+}
+
+async fn inside(broker: &Broker, reference: &NetnsRef, attachment: &Attachment, change: Change) -> Result<(), String> {
+    let netns = broker.open(reference).await.map_err(|e| e.to_string())?;
+    let done = in_time(async {
+        let net = netns.net()?;
+        match net.link(attachment.interface.as_str()).await? {
+            Some(link) if link.mac == Some(attachment.mac.0) => make(&net, &link, change).await,
+            _ => Ok(()),
+        }
+    });
+    done.await.map_err(|e| e.to_string())
+}
+
+async fn make(net: &Net, link: &LinkInfo, change: Change) -> Result<(), NetError> {
+    match change {
+        Change::Mtu(bytes) => net.set_mtu(&link.name, link.index, bytes).await,
+        Change::Segments(bytes) => {
+            net.set_segment_bytes(&link.name, link.index, bytes).await;
+            Ok(())
+        }
+    }
+}
+
+/// The results of all errands for one command.
+#[derive(Debug, Default)]
+pub struct Found(Vec<Brought>);
+
+impl Found {
+    /// Adds a result.
+    pub fn add(&mut self, brought: Brought) {
+        self.0.push(brought);
+    }
+
+    /// The namespace at `reference`, if an errand for it has run.
+    #[must_use]
+    pub fn netns(&self, reference: &NetnsRef) -> Option<Result<&Netns, &NetnsError>> {
+        self.0.iter().find_map(|brought| match brought {
+            Brought::Netns(at, netns) if at == reference => Some(netns.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// The process that has `socket`, if an errand for it has run.
+    #[must_use]
+    pub fn owner(&self, socket: &Listener) -> Option<Option<&str>> {
+        self.0.iter().find_map(|brought| match brought {
+            Brought::Owner(of, owner) if of == socket => Some(owner.as_deref()),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,73 @@
+//! The container's end of an interface: settings, addresses and routes, whatever kind of link it is.
+
+use super::LinkSpec;
+use crate::kernel::kill_point;
+use crate::kernel::netlink::{LinkInfo, Net, NetError, Netns};
+use ipnetwork::IpNetwork;
+use rtnetlink::RouteMessageBuilder;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Does the work of [`LinkSpec::address_inside`].
+pub(super) async fn address(spec: &LinkSpec, netns: &Netns) -> Result<(), NetError> {
+    let net = netns.net()?;
+    let link = inner(&net, spec).await?;
+    let name = link.name.as_str();
+    let wants_ipv6 = spec.addresses.iter().any(IpNetwork::is_ipv6);
+    let mut has_ipv6 = true;
+    // Nobody sends router advertisements here, and the address comes from the lease. The link-local address is EUI-64,
+    // as the source guard expects, and unique, so duplicate address detection is switched off: with `dad_transmits`
+    // alone the address stays tentative for up to a second (RFC 4861 section 6.3.7), and `accept_dad` alone has no
+    // effect where `all` enables it.
+    let settings =
+        [("accept_ra", "0"), ("autoconf", "0"), ("dad_transmits", "0"), ("accept_dad", "0"), ("addr_gen_mode", "0")];
+    for (key, value) in settings {
+        has_ipv6 &= netns.set_ipv6(&spec.container_if, key, value)?;
+    }
+    if wants_ipv6 {
+        if !has_ipv6 {
+            return Err(NetError::NoIpv6 { name: name.to_owned() });
+        }
+        netns.set_ipv6(&spec.container_if, "disable_ipv6", "0")?;
+    }
+    // Set before the link is up, since a connection keeps the size that it began with.
+    net.set_segment_bytes(name, link.index, spec.segment_bytes).await;
+    for address in &spec.addresses {
+        net.add_address(name, link.index, *address).await?;
+    }
+    Ok(())
+}
+
+/// Does the work of [`LinkSpec::raise_inside`].
+pub(super) async fn raise(spec: &LinkSpec, netns: &Netns) -> Result<(), NetError> {
+    let net = netns.net()?;
+    let link = inner(&net, spec).await?;
+    if let Some(lo) = net.link("lo").await?
+        && !lo.up
+    {
+        net.set_up("lo", lo.index).await?;
+    }
+    net.set_up(&link.name, link.index).await?;
+    for gateway in &spec.gateways {
+        add_default_route(&net, link.index, *gateway).await?;
+    }
+    net.wait_until_received(link.index, &spec.addresses).await;
+    Ok(())
+}
+
+async fn inner(net: &Net, spec: &LinkSpec) -> Result<LinkInfo, NetError> {
+    let name = spec.container_if.as_str();
+    net.link(name).await?.ok_or_else(|| NetError::Vanished { name: name.to_owned() })
+}
+
+async fn add_default_route(net: &Net, index: u32, gateway: IpAddr) -> Result<(), NetError> {
+    let message = match gateway {
+        IpAddr::V4(g) => RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index).gateway(g).build(),
+        IpAddr::V6(g) => RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).gateway(g).build(),
+    };
+    let what = format!("default via {gateway}");
+    kill_point::pass();
+    match net.handle.route().add(message).execute().await.map_err(NetError::nl("add route", &what)) {
+        Err(e) if e.is(libc::EEXIST) => Ok(()),
+        other => other,
+    }
+}

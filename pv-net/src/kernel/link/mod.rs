@@ -1,0 +1,116 @@
+//! Links that pv-net makes: the interfaces of containers, one file for each kind, and the bridges of pools.
+//!
+//! The daemon describes an interface by a [`LinkSpec`] and knows nothing of its kind: a further kind is a variant of
+//! [`LinkKind`] and a file beside `veth.rs`.
+
+mod bridge;
+mod configure;
+#[cfg(test)]
+mod tests;
+mod veth;
+
+pub use bridge::set_link_sysctl;
+pub use veth::has_end_of;
+
+use super::netlink::{LinkInfo, Net, NetError, Netns, alias, in_time};
+use crate::model::{ContainerName, IfName, Mac};
+use ipnetwork::IpNetwork;
+use sha2::{Digest, Sha256};
+use std::net::IpAddr;
+
+/// The desired state of a container's interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkSpec {
+    /// How the interface is connected to its pool.
+    pub kind: LinkKind,
+    /// Name of the host-side link.
+    pub host_if: IfName,
+    /// Name inside the container.
+    pub container_if: IfName,
+    /// MAC inside the container.
+    pub mac: Mac,
+    /// MTU of the interface, bytes.
+    pub mtu: u32,
+    /// Largest TCP segment before it is split for the wire, bytes.
+    pub segment_bytes: u32,
+    /// Addresses with the pool's prefix length.
+    pub addresses: Vec<IpNetwork>,
+    /// Gateways of the default routes; empty when another interface of the container has those.
+    pub gateways: Vec<IpAddr>,
+    /// `ifalias` of the host-side link.
+    pub alias: String,
+}
+
+/// How a container's interface is connected to its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A veth pair with one end as a port of the pool's bridge, and the other in the container's namespace.
+    Veth {
+        /// Index of the bridge.
+        bridge: u32,
+    },
+}
+
+impl LinkSpec {
+    /// Makes the interface down, so that nothing passes before the programs are attached.
+    /// [`address_inside`](Self::address_inside) and [`raise_inside`](Self::raise_inside) complete it. Returns its
+    /// host-side link.
+    ///
+    /// An interface with the same alias that is in this namespace is adopted. One with another alias of pv-net is a
+    /// leftover and is made anew. A new one is marked as unfinished ([`alias::unfinished`]) until [`finish`].
+    ///
+    /// # Errors
+    /// When a name is taken in either namespace, or the kernel refuses. What was made is removed again.
+    pub async fn make(&self, net: &Net, netns: &Netns) -> Result<LinkInfo, NetError> {
+        match self.kind {
+            LinkKind::Veth { bridge } => veth::make(net, self, bridge, netns).await,
+        }
+    }
+
+    /// Configures the container's end and adds its addresses; what is there already stays. The end may be down: the
+    /// kernel's worker makes the addresses usable while the programs are being attached.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or has no IPv6 and an address needs it.
+    pub async fn address_inside(&self, netns: &Netns) -> Result<(), NetError> {
+        in_time(configure::address(self, netns)).await
+    }
+
+    /// Sets the container's end up and adds its routes; what is there already stays. The host side must be up before: a
+    /// veth whose peer is up carries packets as soon as it is up itself. Otherwise a worker of the kernel opens its queue
+    /// later, and what the container sends until then is lost; an ARP request is repeated only after a second.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn raise_inside(&self, netns: &Netns) -> Result<(), NetError> {
+        in_time(configure::raise(self, netns)).await
+    }
+}
+
+/// Name of the host-side link of `interface` of `container`. It begins with readable parts, and is the same every time.
+#[must_use]
+pub fn host_if_name(container: &ContainerName, interface: &IfName) -> IfName {
+    let mut hash = Sha256::new();
+    hash.update(container.as_str());
+    hash.update([0]);
+    hash.update(interface.as_str());
+    let hash = hash.finalize();
+    let readable: String = container.as_str().chars().filter(char::is_ascii_alphanumeric).take(5).collect();
+    let name = format!("pv{readable}-{:02x}{:02x}{:02x}{:x}", hash[0], hash[1], hash[2], hash[3] >> 4);
+    name.parse().expect("2 + 5 + 1 + 7 letters, digits and a dash are an interface name")
+}
+
+/// Removes the mark of an unfinished attach from `link`. Whatever is missing of the link from now on was removed by
+/// somebody.
+///
+/// # Errors
+/// When the kernel refuses to set the alias.
+pub async fn finish(net: &Net, link: &LinkInfo) -> Result<(), NetError> {
+    match link.alias.as_deref().filter(|a| alias::is_unfinished(a)) {
+        Some(begun) => {
+            let whole = alias::finished(begun).to_owned();
+            net.set_link(&link.name, link.index, |l| l.alias(whole)).await
+        }
+        None => Ok(()),
+    }
+}

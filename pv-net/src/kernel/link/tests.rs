@@ -1,0 +1,225 @@
+//! Tests against the real kernel, each in a namespace of its own, and tests of names.
+
+use super::*;
+use crate::kernel::broker::Broker;
+use crate::kernel::netlink::segments;
+use crate::kernel::{Host, Kernel};
+use crate::model::{Attachment, Mac, NetnsRef};
+use crate::plan::{Borrowing, Bridge, Op};
+use nix::sched::{CloneFlags, unshare};
+use rtnetlink::LinkVeth;
+use std::collections::{BTreeSet, HashSet};
+
+/// Runs `test` in a new namespace, which ends with the thread.
+fn in_fresh_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let done = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root may unshare");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(test());
+    });
+    if let Err(panic) = done.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A second namespace in place of a container's. It exists as long as its thread.
+struct Other {
+    reference: NetnsRef,
+    stop: Option<std::sync::mpsc::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Other {
+    fn new() -> Self {
+        let (stop, wait) = std::sync::mpsc::channel();
+        let (ready, started) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root may unshare");
+            let me = nix::unistd::gettid();
+            ready.send(format!("/proc/{}/task/{me}/ns/net", std::process::id())).expect("the test waits");
+            let _ = wait.recv();
+        });
+        let path = started.recv().expect("the thread started");
+        Self { reference: NetnsRef::Path(path.into()), stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn wanted() -> Bridge {
+    Bridge {
+        name: "pvtest0".parse().expect("name"),
+        gateways: vec!["10.9.0.1/24".parse().expect("net"), "fd00:9::1/64".parse().expect("net")],
+        mtu: 1400,
+        mac: Mac([2, 0, 10, 9, 0, 1]),
+        alias: alias::of_bridge(&"test".parse().expect("name")),
+    }
+}
+
+/// Plans the bridge and carries the plan out in the kernel.
+async fn ensure_bridge(net: &Net) -> LinkInfo {
+    let (wanted, mut host) = (wanted(), Host { net, plane: None, rehearsal: None, repair: None });
+    let before = host.observe().await.expect("observed");
+    if wanted.link(&before).expect("a bridge").is_none() {
+        host.apply(&Op::MakeBridge(Box::new(wanted.clone()))).await.expect("made");
+    }
+    let observed = host.observe().await.expect("observed");
+    let link = wanted.link(&observed).expect("a bridge").expect("there");
+    for op in wanted.steps(link, &observed, &BTreeSet::new()) {
+        host.apply(&op).await.expect("a step");
+    }
+    net.link(wanted.name.as_str()).await.expect("list").expect("there")
+}
+
+async fn borrowed(net: &Net) -> Borrowing {
+    let observed = Host { net, plane: None, rehearsal: None, repair: None }.observe().await.expect("observed");
+    Borrowing::of(&wanted(), &observed)
+}
+
+fn spec_on(bridge: &LinkInfo) -> LinkSpec {
+    let container = "web".parse().expect("name");
+    let interface: crate::model::IfName = "eth0".parse().expect("name");
+    let attachment = Attachment {
+        host_if: host_if_name(&container, &interface),
+        container,
+        interface,
+        pool: "test".parse().expect("name"),
+        mac: Mac([2, 0, 10, 9, 0, 2]),
+        ipv4: Some([10, 9, 0, 2].into()),
+        ipv6: "fd00:9::2".parse().ok(),
+        default_route: true,
+    };
+    LinkSpec {
+        host_if: attachment.host_if.clone(),
+        kind: LinkKind::Veth { bridge: bridge.index },
+        container_if: attachment.interface.clone(),
+        mac: attachment.mac,
+        mtu: 1400,
+        segment_bytes: segments::BIG_SEGMENT,
+        addresses: vec!["10.9.0.2/24".parse().expect("net"), "fd00:9::2/64".parse().expect("net")],
+        gateways: vec!["10.9.0.1".parse().expect("ip"), "fd00:9::1".parse().expect("ip")],
+        alias: alias::of_attachment(&attachment),
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_bridge_is_made_once_and_adopted_after() {
+    in_fresh_namespace(|| async {
+        let net = Net::here().expect("netlink");
+        let first = ensure_bridge(&net).await;
+        let again = ensure_bridge(&net).await;
+        assert_eq!(first, again);
+        assert_eq!((first.mtu, first.mac, first.up), (1400, Some([2, 0, 10, 9, 0, 1]), true));
+        let addresses = net.addresses().await.expect("list");
+        for gateway in wanted().gateways {
+            assert!(addresses.contains(&(first.index, gateway)), "{gateway} in {addresses:?}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_foreign_bridge_is_used_and_what_was_added_is_said() {
+    in_fresh_namespace(|| async {
+        let net = Net::here().expect("netlink");
+        net.handle.link().add(rtnetlink::LinkBridge::new("pvtest0").build()).execute().await.expect("made");
+        let before = net.link("pvtest0").await.expect("list").expect("there");
+        net.set_down("pvtest0", before.index).await.expect("down");
+        let borrowing = borrowed(&net).await;
+        assert_eq!((&borrowing.addresses, borrowing.raises), (&wanted().gateways, true));
+        let link = ensure_bridge(&net).await;
+        assert_eq!((link.mac, link.alias, link.up), (before.mac, None, true));
+        let again = borrowed(&net).await;
+        assert_eq!(again, Borrowing::default(), "nothing is left to change");
+        // If the bridge's MAC were not set, it would follow its ports', and be zero after the last port has gone.
+        net.handle.link().add(LinkVeth::new("port", "other").build()).execute().await.expect("made");
+        let port = net.link("port").await.expect("list").expect("there");
+        net.enslave("port", port.index, before.index).await.expect("enslaved");
+        net.delete_link("port", port.index).await.expect("deleted");
+        assert_eq!(net.link("pvtest0").await.expect("list").expect("there").mac, before.mac);
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_link_that_is_no_bridge_is_left_alone() {
+    in_fresh_namespace(|| async {
+        let net = Net::here().expect("netlink");
+        net.handle.link().add(LinkVeth::new("pvtest0", "other").build()).execute().await.expect("made");
+        let observed =
+            Host { net: &net, plane: None, rehearsal: None, repair: None }.observe().await.expect("observed");
+        let error = wanted().link(&observed).expect_err("no bridge").to_string();
+        assert!(error.contains("veth") && error.contains("pvtest0"), "{error}");
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_container_gets_its_interface_and_keeps_it() {
+    in_fresh_namespace(|| async {
+        let net = Net::here().expect("netlink");
+        let other = Other::new();
+        let netns = Broker::on_threads().open(&other.reference).await.expect("open");
+        let bridge = ensure_bridge(&net).await;
+        let spec = spec_on(&bridge);
+        let link = spec.make(&net, &netns).await.expect("made");
+        assert_eq!((link.controller, link.up, link.mtu), (Some(bridge.index), false, 1400));
+        net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
+        // Twice, as when another daemon has made the pair and did not finish it.
+        for _ in 0..2 {
+            spec.address_inside(&netns).await.expect("addressed");
+            spec.raise_inside(&netns).await.expect("raised");
+        }
+        let again = spec.make(&net, &netns).await.expect("adopted");
+        assert_eq!(again.index, link.index);
+        let there = netns.net().expect("netlink");
+        let inside = (there.link("eth0").await.expect("list"), there.addresses().await.expect("list"));
+        let eth0 = inside.0.expect("eth0");
+        assert_eq!((eth0.mac, eth0.up, eth0.mtu), (Some([2, 0, 10, 9, 0, 2]), true, 1400));
+        for address in &spec.addresses {
+            assert!(inside.1.contains(&(eth0.index, *address)), "{address} in {:?}", inside.1);
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_taken_name_in_the_container_leaves_nothing_behind() {
+    in_fresh_namespace(|| async {
+        let net = Net::here().expect("netlink");
+        let other = Other::new();
+        let netns = Broker::on_threads().open(&other.reference).await.expect("open");
+        let bridge = ensure_bridge(&net).await;
+        let spec = spec_on(&bridge);
+        spec.make(&net, &netns).await.expect("made");
+        let before = net.links().await.expect("list");
+        let second = LinkSpec { host_if: "pvsecond".parse().expect("name"), ..spec };
+        let error = second.make(&net, &netns).await.expect_err("taken");
+        assert!(matches!(error, NetError::InterfaceExists { .. }), "{error}");
+        assert_eq!(before.len(), net.links().await.expect("list").len());
+    });
+}
+
+#[test]
+fn host_names_are_stable_short_and_distinct() {
+    let eth0 = "eth0".parse().expect("name");
+    let names: HashSet<_> = (0..10_000)
+        .map(|i| {
+            let name = host_if_name(&format!("container-{i}").parse().expect("name"), &eth0);
+            assert!(name.as_str().len() <= 15, "{name}");
+            name
+        })
+        .collect();
+    assert_eq!(names.len(), 10_000);
+    let web = "web".parse().expect("name");
+    assert_eq!(host_if_name(&web, &eth0), host_if_name(&web, &eth0));
+    assert_ne!(host_if_name(&web, &eth0), host_if_name(&web, &"eth1".parse().expect("name")));
+}

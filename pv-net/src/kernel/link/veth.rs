@@ -1,0 +1,79 @@
+//! A veth pair with one end as a port of the pool's bridge, and the other in the container's namespace.
+
+use super::LinkSpec;
+use crate::kernel::netlink::{LinkInfo, Net, NetError, Netns, add_with_alias, alias, in_time};
+use crate::kernel::sysctl;
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+use std::os::fd::AsRawFd;
+
+/// Makes the pair with both ends down, or adopts it: see [`LinkSpec::make`].
+pub(super) async fn make(net: &Net, spec: &LinkSpec, bridge: u32, netns: &Netns) -> Result<LinkInfo, NetError> {
+    let name = spec.host_if.as_str();
+    if let Some(old) = net.link(name).await? {
+        if !alias::is_ours(old.alias.as_deref()) {
+            let kind = old.kind.unwrap_or_else(|| "device".to_owned());
+            return Err(NetError::Foreign { name: name.to_owned(), kind });
+        }
+        if old.alias.as_deref().map(alias::finished) == Some(&spec.alias) && has_peer(netns, spec).await? {
+            net.hold_mac(name, old.index, spec.mac).await?;
+            return Ok(old);
+        }
+        net.delete_link(name, old.index).await?;
+    }
+    create(spec, bridge, netns).await?;
+    let link = net.link(name).await?.ok_or_else(|| NetError::Vanished { name: name.to_owned() })?;
+    let finish = async {
+        net.hold_mac(name, link.index, spec.mac).await?;
+        net.set_segment_bytes(name, link.index, spec.segment_bytes).await;
+        // The host side is a bridge port and needs no IPv6 address of its own.
+        sysctl::set_ipv6(&spec.host_if, "disable_ipv6", "1")?;
+        Ok(())
+    };
+    match finish.await {
+        Ok(()) => Ok(link),
+        Err(e) => {
+            net.delete_link(name, link.index).await?;
+            Err(e)
+        }
+    }
+}
+
+/// Makes both ends where they belong in one request, so that no half of a pair is ever visible.
+async fn create(spec: &LinkSpec, bridge: u32, netns: &Netns) -> Result<(), NetError> {
+    let peer: LinkMessage = LinkUnspec::new_with_name(spec.container_if.as_str())
+        .address(spec.mac.0.to_vec())
+        .mtu(spec.mtu)
+        .setns_by_fd(netns.file().as_raw_fd())
+        .build();
+    let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .name(spec.host_if.to_string())
+        .mtu(spec.mtu)
+        .controller(bridge)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .build();
+    match add_with_alias("make link", spec.host_if.as_str(), message, &alias::unfinished(&spec.alias)).await {
+        // The host-side name was free a moment ago, so the name inside the container is taken.
+        Err(e) if e.is(libc::EEXIST) => Err(NetError::InterfaceExists { name: spec.container_if.to_string() }),
+        other => other,
+    }
+}
+
+/// Whether `spec.container_if` in `netns` is the pair's other end: a veth with the MAC of this lease, which no other
+/// has.
+async fn has_peer(netns: &Netns, spec: &LinkSpec) -> Result<bool, NetError> {
+    let net = netns.net()?;
+    let inside = in_time(net.link(spec.container_if.as_str())).await?;
+    Ok(inside.is_some_and(|l| l.mac == Some(spec.mac.0) && l.kind.as_deref() == Some("veth")))
+}
+
+/// Whether the other end of one of the device's `links` is in `netns`.
+///
+/// # Errors
+/// When the links in `netns` cannot be listed.
+pub async fn has_end_of(links: &[u32], netns: &Netns) -> Result<bool, NetError> {
+    let net = netns.net()?;
+    let inside = in_time(net.links()).await?;
+    let is_end = |l: &LinkInfo| l.kind.as_deref() == Some("veth") && l.other_end.is_some_and(|i| links.contains(&i));
+    Ok(inside.iter().any(is_end))
+}

@@ -1,0 +1,253 @@
+//! The server of one pool: one task, that owns all that it knows.
+
+use super::Shared;
+use super::sockets::{LARGEST, Sockets, receive};
+use crate::dhcp::message;
+use crate::dhcp::{Act, Config, Now, Origin, Outcome, Rates, Received, Reply, Server, Take, frame};
+use crate::events::{Change, EventView};
+use crate::ipam::ClientId;
+use crate::kernel::netlink::Net;
+use crate::lease::{LeaseError, LeaseHandle, Step, unix_time};
+use crate::model::Mac;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use std::collections::HashMap;
+use std::future::pending;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::sync::watch;
+use tokio::task::yield_now;
+use tokio::time::sleep_until;
+
+/// Messages that are read before others have their turn.
+const BATCH: usize = 64;
+/// For how long the port of a MAC is taken from memory.
+const KNOWN: Duration = Duration::from_secs(1);
+/// Ports of MACs that are remembered.
+const MOST_KNOWN: usize = 4096;
+
+/// A write that has ended.
+type Write = BoxFuture<'static, (ClientId, Outcome)>;
+
+/// Serves a pool until its configuration ends.
+pub(super) struct PoolServer {
+    shared: Arc<Shared>,
+    sockets: Sockets,
+    server: Server,
+    rates: Rates,
+    ports: Ports,
+    writes: FuturesUnordered<Write>,
+    is_exhausted: Arc<AtomicBool>,
+}
+
+/// Which port of the bridge a MAC was seen behind.
+struct Ports {
+    net: Net,
+    link: u32,
+    known: HashMap<Mac, (u32, Instant)>,
+}
+
+impl Ports {
+    async fn of(&mut self, mac: Mac) -> u32 {
+        let now = Instant::now();
+        if let Some((port, at)) = self.known.get(&mac)
+            && now.saturating_duration_since(*at) < KNOWN
+        {
+            return *port;
+        }
+        if self.known.len() >= MOST_KNOWN {
+            self.known.clear();
+        }
+        // Where it cannot be told, all such clients share what one port may have.
+        let port = self.net.bridge_port_of(self.link, mac).await.ok().flatten().unwrap_or(0);
+        self.known.insert(mac, (port, now));
+        port
+    }
+}
+
+fn now() -> Now {
+    Now { unix: unix_time(), at: Instant::now() }
+}
+
+impl PoolServer {
+    /// A server with these sockets. It says in `is_exhausted` whether all addresses are in use.
+    ///
+    /// # Errors
+    /// When there is no netlink socket.
+    pub fn new(
+        shared: Arc<Shared>,
+        config: Config,
+        sockets: Sockets,
+        is_exhausted: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
+        let net = Net::here().map_err(io::Error::other)?;
+        let ports = Ports { net, link: config.link, known: HashMap::new() };
+        let clients = shared.leases.clients().borrow().clone();
+        let server = Server::new(config, &clients);
+        let (rates, writes) = (Rates::default(), FuturesUnordered::new());
+        Ok(Self { shared, sockets, server, rates, ports, writes, is_exhausted })
+    }
+
+    /// Serves until there is no configuration any more, or a socket fails.
+    pub async fn run(mut self, mut configs: watch::Receiver<Config>) {
+        loop {
+            let deadline = self.server.deadline();
+            let tick = async { if let Some(at) = deadline { sleep_until(at.into()).await } else { pending().await } };
+            tokio::select! {
+                changed = configs.changed() => match changed {
+                    Ok(()) => self.server.follow(configs.borrow_and_update().clone()),
+                    Err(_) => return,
+                },
+                Some((client, outcome)) = self.writes.next() => self.written(&client, outcome),
+                () = tick => {
+                    // An answer that is here came in time, however late this task is.
+                    let came = read_now(self.sockets.answers.get_ref());
+                    came.iter().for_each(|packet| self.answered(packet));
+                    let offers = self.server.tick(now());
+                    offers.iter().for_each(|offer| self.send(offer));
+                }
+                ready = self.sockets.answers.readable() => {
+                    let Ok(came) = ready.map(|mut ready| read_all(&mut ready)) else { return };
+                    came.iter().for_each(|(packet, _)| self.answered(packet));
+                    // A socket that is never empty must not keep the thread from others.
+                    yield_now().await;
+                }
+                ready = self.sockets.messages.readable() => {
+                    let Ok(came) = ready.map(|mut ready| read_all(&mut ready)) else { return };
+                    for (packet, mac) in &came {
+                        self.message(packet, *mac).await;
+                    }
+                    yield_now().await;
+                }
+            }
+            let is_exhausted = self.server.is_exhausted();
+            if self.is_exhausted.swap(is_exhausted, Ordering::Relaxed) != is_exhausted {
+                self.shared.changed.notify_one();
+            }
+        }
+    }
+
+    async fn message(&mut self, packet: &[u8], mac: Mac) {
+        let Some(bytes) = frame::read(packet) else { return };
+        let metrics = &self.shared.metrics;
+        let query = match message::read(bytes) {
+            Ok(query) => query,
+            Err(why) => return metrics.received(Received::Unread(why)),
+        };
+        if query.mac != mac {
+            return metrics.received(Received::Forged);
+        }
+        let is_managed = self.server.config().managed.contains_key(&mac);
+        let port = match self.rates.take(mac, Instant::now()) {
+            Take::Yes if is_managed => 0,
+            Take::Yes => self.ports.of(mac).await,
+            Take::ByPort => {
+                let port = self.ports.of(mac).await;
+                if !self.rates.take_by_port(port, Instant::now()) {
+                    return metrics.received(Received::Limited);
+                }
+                port
+            }
+            Take::No => return metrics.received(Received::Limited),
+        };
+        metrics.received(Received::Query(query.kind));
+        let act = self.server.receive(query, Origin { mac, port }, now());
+        self.act(act);
+    }
+
+    fn answered(&mut self, packet: &[u8]) {
+        let Some((address, mac)) = frame::answer(packet) else { return };
+        let Some(act) = self.server.answered(address, mac, now()) else { return };
+        tracing::info!(pool = %self.server.config().pool, %address, %mac, "DHCP: an address of the range is in use");
+        let text = format!("pool {}: {address} of its DHCP range is used by {mac}", self.server.config().pool);
+        self.tell(Change::AddressConflict, text);
+        self.act(act);
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Silent(why) => self.shared.metrics.silent(why),
+            Act::Send(reply) => self.send(&reply),
+            Act::Probe(address) => {
+                // Without the question nobody answers, and the address is offered.
+                if let Err(e) = self.sockets.probe(address) {
+                    tracing::debug!(%address, error = %e, "probe not sent");
+                }
+            }
+            Act::Write(client, steps) => self.writes.push(Box::pin(write(self.shared.leases.clone(), client, steps))),
+        }
+    }
+
+    fn written(&mut self, client: &ClientId, outcome: Outcome) {
+        let written = self.server.written(client, outcome, now());
+        if let Some(reply) = &written.reply {
+            self.send(reply);
+        }
+        if let Some(lease) = written.is_new {
+            let who = lease.mac.map_or_else(|| lease.client.to_string(), |mac| mac.to_string());
+            let name = lease.hostname.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+            self.tell(Change::Leased, format!("pool {}: {} to {who}{name}", lease.pool, lease.address));
+        }
+    }
+
+    fn send(&self, reply: &Reply) {
+        match self.sockets.send(self.server.config().server, reply) {
+            Ok(()) => self.shared.metrics.sent(reply.kind),
+            // The client asks again.
+            Err(e) => tracing::debug!(to = %reply.mac, error = %e, "DHCP message not sent"),
+        }
+    }
+
+    fn tell(&self, event: Change, text: String) {
+        self.shared.bus.publish(EventView::change(event, None, Some(text)));
+    }
+}
+
+/// What has come, with the MAC of each frame.
+fn read_all(ready: &mut AsyncFdReadyGuard<'_, OwnedFd>) -> Vec<(Vec<u8>, Mac)> {
+    let (mut came, mut buffer) = (Vec::new(), [0; LARGEST]);
+    for _ in 0..BATCH {
+        match ready.try_io(|socket: &AsyncFd<OwnedFd>| receive(socket.get_ref(), &mut buffer)) {
+            Ok(Ok(Some(packet))) => came.push((buffer[..packet.len.min(LARGEST)].to_vec(), packet.mac)),
+            Ok(Ok(None)) => {}
+            // The link went down; it is up again, or the server ends with its pool.
+            Ok(Err(e)) => tracing::debug!(error = %e, "no DHCP message read"),
+            Err(_) => break,
+        }
+    }
+    came
+}
+
+/// What is in a socket's queue, as far as that is a few.
+fn read_now(socket: &OwnedFd) -> Vec<Vec<u8>> {
+    let mut buffer = [0; LARGEST];
+    let mut came = Vec::new();
+    for _ in 0..BATCH {
+        match receive(socket, &mut buffer) {
+            Ok(Some(packet)) => came.push(buffer[..packet.len.min(LARGEST)].to_vec()),
+            Ok(None) => {}
+            Err(_) => break,
+        }
+    }
+    came
+}
+
+async fn write(leases: LeaseHandle, client: ClientId, steps: Vec<Step>) -> (ClientId, Outcome) {
+    let outcome = match leases.change(steps).await {
+        Ok(_) => Outcome::Done,
+        Err(LeaseError::Lend(e)) => {
+            tracing::info!(error = %e, "DHCP: an address was given already");
+            Outcome::Taken
+        }
+        Err(e) => {
+            tracing::warn!(error = %e, "DHCP: lease not written, and the client not answered");
+            Outcome::Failed
+        }
+    };
+    (client, outcome)
+}

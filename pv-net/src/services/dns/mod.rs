@@ -1,0 +1,96 @@
+//! Answers containers on their pools' gateway addresses, and gives each a `resolv.conf`.
+
+mod files;
+mod sockets;
+mod tcp;
+mod udp;
+
+use crate::command::{Commands, Report};
+use crate::dns::{Dns, Zone};
+use crate::failure::Failure;
+use crate::ipam::ClientLease;
+use crate::lease::{LeaseHandle, unix_time};
+use crate::model::PoolName;
+use crate::snapshot::Snapshot;
+use files::Files;
+use sockets::Sockets;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// How often an address is tried that could not be had.
+const AGAIN: Duration = Duration::from_millis(250);
+/// How long after a lease of a DHCP client the names are made anew.
+const CROWD: Duration = Duration::from_millis(100);
+/// An address comes a moment after its bridge: so often it is tried before anybody is told.
+const QUIET: u32 = 8;
+
+/// Follows the snapshots: their names, addresses and containers. `files` is the directory for `resolv.conf`s.
+///
+/// # Errors
+/// None: what cannot be had is a condition, and tried again.
+pub async fn dns(
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    commands: Commands,
+    dns: Arc<Dns>,
+    leases: LeaseHandle,
+    files: PathBuf,
+) -> Result<(), Failure> {
+    let (mut sockets, mut files) = (Sockets::new(dns.clone()), Files::new(files));
+    // One that ran before may have said something.
+    commands.report(Report::Service { name: "names", condition: None }).await;
+    let (mut before, mut told, mut tries): (Option<Arc<Snapshot>>, _, u32) = (None, None, 0);
+    let (mut clients, mut named) = (leases.clients(), Vec::new());
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        let (now_named, until) = named_clients(&clients.borrow_and_update());
+        if before.as_ref().is_none_or(|before| is_other(before, &snapshot)) || named != now_named {
+            dns.set_zone(Zone::new(&snapshot).with_clients(&snapshot.device.domain, &now_named));
+            named = now_named;
+            files.follow(&dns.zone(), &snapshot).await;
+            before = Some(snapshot.clone());
+        } else if files.wrong().next().is_some() {
+            files.follow(&dns.zone(), &snapshot).await;
+        }
+        dns.set_followed(snapshot.revision);
+        let lost = sockets.follow(&dns.zone());
+        tries = if lost.is_empty() && files.wrong().next().is_none() { 0 } else { tries + 1 };
+        let loud = lost.into_iter().filter(|_| tries > QUIET);
+        let clashes = dns.zone().clashes().to_vec();
+        let wrong: Vec<String> = loud.chain(files.wrong().map(str::to_owned)).chain(clashes).collect();
+        let condition = (!wrong.is_empty()).then(|| format!("dns: {}", wrong.join("; ")));
+        if condition != told {
+            commands.report(Report::Service { name: "names", condition: condition.clone() }).await;
+            told = condition;
+        }
+        tokio::select! {
+            changed = snapshots.changed() => if changed.is_err() { return Ok(()) },
+            () = sockets.ended() => sleep(AGAIN).await,
+            // Names are made anew once for many leases.
+            Ok(()) = clients.changed() => sleep(CROWD).await,
+            () = sleep(until.unwrap_or_default()), if until.is_some() => {}
+            () = sleep(AGAIN * tries.min(4 * QUIET).div_ceil(QUIET).max(1)), if tries > 0 => {}
+        }
+    }
+}
+
+/// The names that clients of DHCP gave themselves, each with its pool and address; and how long it is until the first of
+/// their leases is over.
+fn named_clients(clients: &[Arc<ClientLease>]) -> (Vec<(PoolName, String, IpAddr)>, Option<Duration>) {
+    let now = unix_time();
+    let live = clients.iter().filter(|lease| !lease.is_over(now));
+    let named = live.filter_map(|lease| Some((lease, lease.hostname.clone()?)));
+    let until = named.clone().map(|(lease, _)| lease.expires - now).min().map(Duration::from_secs);
+    (named.map(|(lease, name)| (lease.pool.clone(), name, lease.address)).collect(), until)
+}
+
+/// Whether something is another that names are made from.
+fn is_other(before: &Snapshot, now: &Snapshot) -> bool {
+    !Arc::ptr_eq(&before.device, &now.device)
+        || !Arc::ptr_eq(&before.offers, &now.offers)
+        || !Arc::ptr_eq(&before.pools, &now.pools)
+        || !Arc::ptr_eq(&before.containers, &now.containers)
+}

@@ -1,0 +1,188 @@
+//! Questions by TCP (RFC 7766). A connection may have several questions at a time, each answered when its answer is
+//! there. Idle connections are closed, and the number of connections is limited for each client.
+
+use super::sockets::Audience;
+use super::udp::canonical;
+use crate::dns::{Asker, Dns, Now, Whose};
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+/// Most connections of one client, and of all. Together with [`WAITING`] this limits the memory for clients that do not
+/// read their answers (64 KiB an answer).
+const OF_ONE: u32 = 32;
+const OF_ALL: u32 = 512;
+/// How long a connection may be idle.
+const IDLE: Duration = Duration::from_secs(10);
+/// How long the transfer of one question or one answer may take.
+const UNDER_WAY: Duration = Duration::from_secs(5);
+/// Most questions of a connection that wait for their answers.
+const WAITING: usize = 4;
+/// Longer questions are refused.
+const LARGEST: usize = 4096;
+const HEADER: usize = 12;
+/// How long no connection is accepted after the process ran out of files.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The number of connections of each client.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: u32,
+    of: HashMap<Whose, u32>,
+}
+
+/// A counted connection; dropping this ends the count.
+struct Counted {
+    all: Arc<Connections>,
+    whose: Whose,
+}
+
+impl Connections {
+    /// Each change under the lock is complete, so the counts are valid even after a panic.
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn one_more(self: &Arc<Self>, whose: Whose) -> Option<Counted> {
+        let Counts { all, of } = &mut *self.counts();
+        let one = of.get(&whose).copied().unwrap_or(0);
+        if *all >= OF_ALL || one >= OF_ONE {
+            return None;
+        }
+        *all += 1;
+        of.insert(whose, one + 1);
+        Some(Counted { all: self.clone(), whose })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let Counts { all, of } = &mut *self.all.counts();
+        *all -= 1;
+        match of.get_mut(&self.whose) {
+            Some(one) if *one > 1 => *one -= 1,
+            _ => drop(of.remove(&self.whose)),
+        }
+    }
+}
+
+/// Accepts connections as long as the socket works.
+///
+/// # Errors
+/// When the runtime cannot watch the socket.
+pub(super) fn serve(
+    socket: OwnedFd,
+    audience: Audience,
+    dns: Arc<Dns>,
+    connections: Arc<Connections>,
+) -> io::Result<impl Future<Output = ()>> {
+    let listener = TcpListener::from_std(StdListener::from(socket))?;
+    Ok(async move {
+        loop {
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(e) => {
+                    tracing::debug!(error = %e, "no connection accepted");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let address = canonical(peer.ip());
+            let zone = dns.zone();
+            let client = audience.client(&zone, address);
+            // The client is not in the pool, or has too many connections: the connection is closed at once.
+            let Some(counted) = client.and_then(|client| connections.one_more(client.whose())) else { continue };
+            let (dns, audience) = (dns.clone(), audience.clone());
+            tokio::spawn(async move {
+                converse(stream, address, audience, dns).await;
+                drop(counted);
+            });
+        }
+    })
+}
+
+async fn converse(stream: TcpStream, address: IpAddr, audience: Audience, dns: Arc<Dns>) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let (read, write) = stream.into_split();
+    let (answers, queue) = mpsc::channel(WAITING);
+    // When the client asks nothing more, its questions are still answered. When answers cannot be sent, nothing more is
+    // read.
+    let write = write_all(write, queue);
+    let read = read_all(read, answers, address, &audience, &dns);
+    tokio::pin!(write);
+    tokio::select! {
+        () = &mut write => return,
+        () = read => {}
+    }
+    write.await;
+}
+
+async fn read_all(
+    mut read: OwnedReadHalf,
+    answers: mpsc::Sender<Vec<u8>>,
+    address: IpAddr,
+    audience: &Audience,
+    dns: &Arc<Dns>,
+) {
+    let mut question = Vec::new();
+    loop {
+        // Room for the answer is reserved before the question is read.
+        let Ok(room) = answers.clone().reserve_owned().await else { return };
+        if timeout(IDLE, read_one(&mut read, &mut question)).await.is_err() || question.is_empty() {
+            return;
+        }
+        let zone = dns.zone();
+        let Some(client) = audience.client(&zone, address) else { return };
+        let mut answer = Vec::new();
+        match dns.now(&zone, Asker { client, address, is_datagram: false }, &question, &mut answer) {
+            Now::Reply(_) => drop(room.send(answer)),
+            Now::Silent => return,
+            Now::Later(pending) => {
+                let dns = dns.clone();
+                tokio::spawn(async move { room.send(dns.later(*pending).await.0) });
+            }
+        }
+    }
+}
+
+/// Reads a question; it is empty at the end of the stream or on an error.
+async fn read_one(read: &mut OwnedReadHalf, question: &mut Vec<u8>) {
+    question.clear();
+    let Ok(first) = read.read_u8().await else { return };
+    let rest = async {
+        let len = usize::from(u16::from_be_bytes([first, read.read_u8().await?]));
+        if !(HEADER..=LARGEST).contains(&len) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        question.resize(len, 0);
+        read.read_exact(question).await
+    };
+    if !matches!(timeout(UNDER_WAY, rest).await, Ok(Ok(_))) {
+        question.clear();
+    }
+}
+
+async fn write_all(mut write: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
+    while let Some(answer) = queue.recv().await {
+        let Ok(len) = u16::try_from(answer.len()) else { return };
+        let framed = [&len.to_be_bytes(), &*answer].concat();
+        if !matches!(timeout(UNDER_WAY, write.write_all(&framed)).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Questions by UDP. All waiting datagrams are read by one system call, and their answers sent by one.
+
+use super::sockets::Audience;
+use crate::dns::metrics::Ended;
+use crate::dns::share::Floods;
+use crate::dns::wire::RecordType;
+use crate::dns::{Asker, Dns, Now};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    ControlMessage, MsgFlags, MultiHeaders, SockaddrLike, SockaddrStorage, recvmmsg, sendmmsg, sendto,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::yield_now;
+
+/// Most datagrams that are read by one call.
+const BATCH: usize = 32;
+/// Longer questions are refused.
+const LARGEST: usize = 2048;
+
+/// Answers questions on a socket as long as it works.
+///
+/// # Errors
+/// When the runtime cannot watch the socket.
+pub(super) fn serve(socket: OwnedFd, audience: Audience, dns: Arc<Dns>) -> io::Result<impl Future<Output = ()>> {
+    // SAFETY: the socket owns its descriptor, and is neither changed nor taken out.
+    let socket = Arc::new(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?);
+    Ok(async move {
+        let mut lane = Lane::new(audience, dns);
+        loop {
+            let Ok(mut ready) = socket.readable().await else { return };
+            match ready.try_io(|socket| lane.receive(socket.get_ref())) {
+                Ok(Ok(count)) => lane.answer(count, &socket),
+                Ok(Err(e)) => tracing::debug!(error = %e, "no question read"),
+                Err(_) => {}
+            }
+            // Lets other tasks on this thread run, however many questions come.
+            yield_now().await;
+        }
+    })
+}
+
+struct Lane {
+    audience: Audience,
+    dns: Arc<Dns>,
+    floods: Floods,
+    buffers: Vec<[u8; LARGEST]>,
+    /// For each question its length and sender; `None` when it was cut.
+    came: Vec<Option<(usize, SocketAddr)>>,
+    /// Buffers of answers, for reuse.
+    answers: Vec<Vec<u8>>,
+    peers: Vec<Option<SockaddrStorage>>,
+}
+
+impl Lane {
+    fn new(audience: Audience, dns: Arc<Dns>) -> Self {
+        Self {
+            audience,
+            dns,
+            floods: Floods::default(),
+            buffers: vec![[0; LARGEST]; BATCH],
+            came: Vec::with_capacity(BATCH),
+            answers: vec![Vec::new(); BATCH],
+            peers: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Reads the waiting datagrams.
+    fn receive(&mut self, socket: &OwnedFd) -> io::Result<usize> {
+        self.came.clear();
+        let mut slices: Vec<[IoSliceMut<'_>; 1]> = self.buffers.iter_mut().map(|b| [IoSliceMut::new(b)]).collect();
+        // This has pointers, so it cannot be kept across an `await`.
+        let mut headers = MultiHeaders::preallocate(BATCH, None);
+        let read = recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
+        for message in read {
+            let is_whole = !message.flags.contains(MsgFlags::MSG_TRUNC);
+            let peer = message.address.as_ref().and_then(peer).filter(|_| is_whole);
+            self.came.push(peer.map(|peer| (message.bytes, peer)));
+        }
+        Ok(self.came.len())
+    }
+
+    /// Answers the questions. Those for other servers are answered later, by tasks.
+    fn answer(&mut self, count: usize, socket: &Arc<AsyncFd<OwnedFd>>) {
+        let zone = self.dns.zone();
+        self.peers.clear();
+        let (is_full, now) = (count == BATCH, Instant::now());
+        for (buffer, came) in self.buffers.iter().zip(&self.came).take(count) {
+            let Some((len, peer)) = came else { continue };
+            let address = canonical(peer.ip());
+            let Some(client) = self.audience.client(&zone, address) else { continue };
+            if !self.floods.may_ask(client.whose(), is_full, now) {
+                self.dns.metrics.count(RecordType::ZERO, Ended::Limited);
+                continue;
+            }
+            let out = &mut self.answers[self.peers.len()];
+            match self.dns.now(&zone, Asker { client, address, is_datagram: true }, &buffer[..*len], out) {
+                Now::Reply(_) => self.peers.push(Some(SockaddrStorage::from(*peer))),
+                Now::Silent => {}
+                Now::Later(pending) => {
+                    // A weak reference, since an open socket would keep receiving questions after it should be closed.
+                    let (dns, socket, peer) = (self.dns.clone(), Arc::downgrade(socket), *peer);
+                    tokio::spawn(async move {
+                        let (answer, _) = dns.later(*pending).await;
+                        let Some(socket) = socket.upgrade() else { return };
+                        let to = SockaddrStorage::from(peer);
+                        if let Err(e) = sendto(socket.as_raw_fd(), &answer, &to, MsgFlags::MSG_DONTWAIT) {
+                            tracing::debug!(%peer, error = %e, "answer not sent");
+                        }
+                    });
+                }
+            }
+        }
+        self.send(socket.get_ref());
+    }
+
+    fn send(&mut self, socket: &OwnedFd) {
+        let mut at = 0;
+        while at < self.peers.len() {
+            let slices: Vec<[IoSlice<'_>; 1]> =
+                self.answers[at..self.peers.len()].iter().map(|a| [IoSlice::new(a)]).collect();
+            let none: [ControlMessage<'_>; 0] = [];
+            let flags = MsgFlags::MSG_DONTWAIT;
+            let mut headers = MultiHeaders::preallocate(slices.len(), None);
+            let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &self.peers[at..], none, flags);
+            at += match sent {
+                Ok(sent) => sent.count().max(1),
+                // The send buffer is full: clients that flood lose answers, and ask again.
+                Err(Errno::EAGAIN) => return,
+                // The first answer could not be sent, so it is skipped.
+                Err(_) => 1,
+            };
+        }
+    }
+}
+
+fn peer(address: &SockaddrStorage) -> Option<SocketAddr> {
+    debug_assert!(address.len() > 0);
+    let v4 = address.as_sockaddr_in().map(|a| SocketAddr::V4((*a).into()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|a| SocketAddr::V6((*a).into())))
+}
+
+pub(super) fn canonical(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}

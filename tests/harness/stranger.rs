@@ -1,0 +1,100 @@
+//! What another program with root's rights may do to pv-net's programs: replace them, or detach them.
+
+use crate::testrun::{bpf, owned};
+use anyhow::{Context, Result, ensure};
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const PROG_LOAD: libc::c_int = 5;
+const OBJ_GET: libc::c_int = 7;
+const LINK_UPDATE: libc::c_int = 29;
+const LINK_DETACH: libc::c_int = 34;
+
+/// The type of a program.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// At the ingress or egress of a link (`BPF_PROG_TYPE_SCHED_CLS`).
+    Classifier,
+    /// Before the stack (`BPF_PROG_TYPE_XDP`).
+    Xdp,
+}
+
+/// Loads a program that passes every packet, named `name`.
+///
+/// # Errors
+/// When the kernel does not load it.
+pub fn pass_all(kind: Kind, name: &str) -> Result<OwnedFd> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel: u32,
+        flags: u32,
+        name: [u8; 16],
+        ifindex: u32,
+        attach_type: u32,
+    }
+    let (number, verdict, attach_type) = match kind {
+        Kind::Classifier => (3, 0, 0),
+        // `BPF_XDP`
+        Kind::Xdp => (6, 2, 37),
+    };
+    // `r0 = verdict; exit`
+    let instructions: [u64; 2] = [0xb7 | verdict << 32, 0x95];
+    let license = c"GPL";
+    let mut attr = Attr {
+        kind: number,
+        count: 2,
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        attach_type,
+        ..Attr::default()
+    };
+    let kept = name.len().min(15);
+    attr.name[..kept].copy_from_slice(&name.as_bytes()[..kept]);
+    Ok(owned(bpf(PROG_LOAD, &mut attr).context("load a program")?))
+}
+
+fn pinned(pin: &Path) -> Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    Ok(owned(bpf(OBJ_GET, &mut [path.as_ptr() as u64, 0]).with_context(|| pin.display().to_string())?))
+}
+
+/// Replaces the program behind a pinned link by one of the same name that passes every packet.
+///
+/// # Errors
+/// When the new program cannot be loaded, or the link not be updated.
+pub fn swap(pin: &Path, kind: Kind, name: &str) -> Result<()> {
+    let (link, program) = (pinned(pin)?, pass_all(kind, name)?);
+    let mut attr = [u32::try_from(link.as_raw_fd())?, u32::try_from(program.as_raw_fd())?, 0, 0];
+    let done = bpf(LINK_UPDATE, &mut attr).context("BPF_LINK_UPDATE")?;
+    ensure!(done == 0, "{done}");
+    Ok(())
+}
+
+/// Detaches the program of a pinned link from its device; the pin stays.
+///
+/// # Errors
+/// When the link cannot be opened or detached.
+pub fn detach(pin: &Path) -> Result<()> {
+    let link = pinned(pin)?;
+    bpf(LINK_DETACH, &mut [u32::try_from(link.as_raw_fd())?]).context("BPF_LINK_DETACH").map(drop)
+}
+
+/// Pins a program.
+///
+/// # Errors
+/// When the pin cannot be made.
+pub fn pin(program: &OwnedFd, path: &Path) -> Result<()> {
+    const OBJ_PIN: libc::c_int = 6;
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    bpf(OBJ_PIN, &mut [path.as_ptr() as u64, u64::try_from(program.as_raw_fd())?]).context("BPF_OBJ_PIN").map(drop)
+}

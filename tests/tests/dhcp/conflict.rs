@@ -1,0 +1,42 @@
+//! An address of the range that somebody took without asking.
+
+use crate::{RANGE, Stranger, config};
+use anyhow::{Result, ensure};
+use harness::{Device, Process, SOON, eventually};
+use serde_json::json;
+use std::net::Ipv4Addr;
+use std::process::Stdio;
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_address_that_somebody_uses_is_given_to_nobody() -> Result<()> {
+    let device = Device::started(&config(json!({})))?;
+    let (squatter, client) = (Stranger::new(&device, "one")?, Stranger::new(&device, "two")?);
+    squatter.ns.configure(&squatter.link, &["10.0.3.100/24"])?;
+    let said = device.file("events");
+    let out = std::fs::File::create(&said)?;
+    let _monitor = Process::start(device.command().arg("monitor").stdout(out).stderr(Stdio::null()))?;
+    // Whoever listens misses what was before; so it is given back and asked for again until it is heard.
+    eventually(SOON, || {
+        let mut peer = crate::raw::Peer::of(&client)?;
+        let own = crate::raw::mac(11);
+        let address = peer.get(own)?;
+        ensure!(address != RANGE[0] && address > RANGE[0], "{address} is the other's");
+        let heard = std::fs::read_to_string(&said)?;
+        if !heard.contains("leased:") {
+            let release = crate::raw::Message::new(crate::raw::RELEASE, own, 1).ciaddr(address).server(crate::SERVER);
+            peer.send(own, &release.bytes())?;
+        }
+        ensure!(heard.contains("leased: pool internal: 10.0.3.1"), "{heard}");
+        Ok(())
+    })?;
+    let status = crate::metric(&device, "pv_net_dhcp_leases{pool=\"internal\"}")?;
+    ensure!(status >= 1, "{status}");
+    // It goes, and after that is known the address is free for one who asks for it; until then for nobody.
+    let mut peer = crate::raw::Peer::of(&client)?;
+    let other = crate::raw::mac(99);
+    let wants = |xid| crate::raw::Message::new(crate::raw::DISCOVER, other, xid).requested(RANGE[0]);
+    let offer = peer.ask(other, wants)?;
+    ensure!(offer.yours != RANGE[0] && offer.yours > Ipv4Addr::new(10, 0, 3, 100), "{offer:?}");
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! Somebody changes pv-net's links, programs and settings: the daemon finds and repairs it, and reports it. Meanwhile
+//! no forged packet arrives.
+
+#[path = "repair/changes.rs"]
+mod changes;
+#[path = "repair/looks.rs"]
+mod looks;
+#[path = "repair/names.rs"]
+mod names;
