@@ -208,17 +208,8 @@ struct Talk<'a, 'b> {
 impl Talk<'_, '_> {
     /// The client's associations, as they are answered.
     fn associations(&mut self, opts: &DhcpOptions, want: Want) -> Result<Vec<IANA>, Ignored> {
-        let asked: Vec<&IANA> = associations(opts).take(MOST_ASSOCIATIONS).collect();
-        let mut seen = Vec::new();
-        let mut all = Vec::new();
-        for (n, ia) in asked.into_iter().enumerate() {
-            // Twice the same one is one.
-            if !seen.contains(&ia.id) {
-                seen.push(ia.id);
-                all.push(self.association(ia, want, n == 0)?);
-            }
-        }
-        Ok(all)
+        let answered = |(n, ia)| self.association(ia, want, n == 0);
+        associations(opts).into_iter().enumerate().map(answered).collect()
     }
 
     fn association(&mut self, asked: &IANA, want: Want, is_first: bool) -> Result<IANA, Ignored> {
@@ -258,7 +249,7 @@ impl Talk<'_, '_> {
             return None;
         }
         // The address that a client names is one more to remember, too.
-        let has_room = own.is_some() || self.remembered() + self.steps.len() < MOST_CLIENTS;
+        let has_room = own.is_some() || self.remembered() + self.lent().count() < MOST_CLIENTS;
         let named = || wanted.iter().copied().filter(|_| has_room).find(may);
         let address = match want {
             // A client that renews an unknown address gets it only if it is free.
@@ -310,7 +301,7 @@ impl Talk<'_, '_> {
         let is_live = |l: &&Arc<ClientLease>| {
             l.pool == key.pool && l.address.is_ipv6() && l.mac == mac && !l.is_over(self.book.unix) && l.key() != *key
         };
-        let has = self.book.clients.iter().filter(is_live).count() + self.steps.len();
+        let has = self.book.clients.iter().filter(is_live).count() + self.lent().count();
         let size = (u128::from(range.1) - u128::from(range.0)).saturating_add(1);
         let shared = usize::try_from(size.div_ceil(2)).unwrap_or(usize::MAX).min(MOST_CLIENTS / 2);
         has < if mac.is_some() { MOST_OF_ONE } else { shared }
@@ -341,11 +332,17 @@ impl Talk<'_, '_> {
 
     fn taken(&self) -> impl Iterator<Item = (IpAddr, ())> {
         let containers = self.book.leases.iter().flat_map(|lease| lease.addresses());
-        containers.chain(self.book.clients.iter().map(|lease| lease.address)).map(|address| (address, ()))
+        let clients = self.book.clients.iter().map(|lease| lease.address);
+        containers.chain(clients).chain(self.lent()).map(|address| (address, ()))
     }
 
-    /// Whether the client may have the address: nobody else has it, and it is held for nobody else. `or_over`: a lease
-    /// that has ended does not count.
+    /// The addresses that this message's associations have been given so far.
+    fn lent(&self) -> impl Iterator<Item = IpAddr> {
+        self.steps.iter().filter_map(|step| if let Step::Lend(lease) = step { Some(lease.address) } else { None })
+    }
+
+    /// Whether the client may have the address: nobody else has it, no other association of this message has just been
+    /// given it, and it is held for nobody else. `or_over`: a lease that has ended does not count.
     fn is_free(&self, address: Ipv6Addr, key: &ClientKey, or_over: bool) -> bool {
         let is_other = |lease: &Arc<ClientLease>| {
             lease.address == address && lease.key() != *key && !(or_over && lease.is_over(self.book.unix))
@@ -353,12 +350,13 @@ impl Talk<'_, '_> {
         let of_container = |lease: &Arc<Lease>| lease.ipv6 == Some(address);
         !self.book.clients.iter().any(is_other)
             && !self.book.leases.iter().any(of_container)
+            && !self.lent().any(|lent| lent == address)
             && self.held.is_free_for(address, &key.client, self.book.now)
     }
 
     /// Whether the client's addresses belong to this link (RFC 8415 section 18.3.3).
     fn confirm(&self, opts: &DhcpOptions) -> Result<Status, Ignored> {
-        let mut asked = associations(opts).flat_map(addresses).peekable();
+        let mut asked = associations(opts).into_iter().flat_map(addresses).peekable();
         asked.peek().ok_or(Ignored)?;
         let fits = |address: Ipv6Addr| match self.server.container {
             Some(own) => own == Some(address),
@@ -371,7 +369,7 @@ impl Talk<'_, '_> {
     /// associations without such a lease.
     fn end(&mut self, opts: &DhcpOptions, is_declined: bool) -> Vec<IANA> {
         let mut unknown = Vec::new();
-        for ia in associations(opts).take(MOST_ASSOCIATIONS) {
+        for ia in associations(opts) {
             // The lease of a container ends only with its attachment.
             let key = self.identity(ia.id).map(|client| self.key(&client));
             // Not of anybody who has heard its DUID.
@@ -405,9 +403,16 @@ impl Talk<'_, '_> {
     }
 }
 
-fn associations(opts: &DhcpOptions) -> impl Iterator<Item = &IANA> {
-    let all = opts.get_all(OptionCode::IANA).unwrap_or_default();
-    all.iter().filter_map(|option| if let DhcpOption::IANA(ia) = option { Some(ia) } else { None })
+/// The associations of a message that are answered. One that is named twice is one.
+fn associations(opts: &DhcpOptions) -> Vec<&IANA> {
+    let mut all: Vec<&IANA> = Vec::new();
+    for option in opts.get_all(OptionCode::IANA).unwrap_or_default().iter().take(MOST_ASSOCIATIONS) {
+        match option {
+            DhcpOption::IANA(ia) if all.iter().all(|other| other.id != ia.id) => all.push(ia),
+            _ => {}
+        }
+    }
+    all
 }
 
 fn addresses(ia: &IANA) -> impl Iterator<Item = Ipv6Addr> {

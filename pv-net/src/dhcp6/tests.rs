@@ -66,7 +66,7 @@ impl Lab {
         for step in done.steps {
             match step {
                 Step::Lend(lease) => self.ipam.lend(lease).expect("it is free"),
-                Step::End(key) => drop(self.ipam.end(&key)),
+                Step::End(key) => drop(self.ipam.end(&key).expect("it is there")),
                 other => panic!("{other:?}"),
             }
         }
@@ -216,6 +216,42 @@ fn an_address_that_somebody_else_has_is_given_to_nobody() {
     lab.ipam.learn(Arc::new(lease)).expect("it is free");
     let (reply, _) = lab.ask(&ask(MessageType::Solicit, &CLIENT, 1, &[ip("fd00::10")])).expect("answered");
     assert_eq!(said(&reply).2, [Status::NoAddrsAvail]);
+}
+
+/// Associations of one message are written to the lease book together: none is given what another was given, and one
+/// that is named twice is one.
+#[test]
+fn associations_of_one_message_do_not_share_an_address() {
+    let both = |kind, second: (u32, Ipv6Addr), first: (u32, Ipv6Addr)| {
+        let mut message = ask(kind, &CLIENT, first.0, &[first.1]);
+        for option in ask(kind, &CLIENT, second.0, &[second.1]).opts().iter() {
+            if matches!(option, DhcpOption::IANA(_)) {
+                message.opts_mut().insert(option.clone());
+            }
+        }
+        message
+    };
+    let (a, b) = (ip("fd00::10"), ip("fd00::11"));
+    let mut lab = Lab::new("fd00::10", "fd00::11");
+    for (kind, expected) in [(MessageType::Rebind, 1), (MessageType::Request, 2)] {
+        let request = both(kind, (1, a), (2, a));
+        let request = if kind == MessageType::Request { named(request) } else { request };
+        let (reply, _) = lab.ask(&request).expect("answered");
+        let addresses = said(&reply).1;
+        assert_eq!((addresses.len(), lab.leased().len()), (expected, expected), "{addresses:?}");
+    }
+    // A lease that is over, given to the first association, is no longer what the second one had.
+    lab.pass(3601);
+    for (first, second) in [(3, 1), (4, 2), (1, 3), (2, 4)] {
+        let (reply, _) = lab.ask(&both(MessageType::Rebind, (second, b), (first, a))).expect("answered");
+        let used = said(&reply).1.into_iter().filter(|(_, life)| *life > 0).map(|(address, _)| address);
+        let mut used: Vec<_> = used.collect();
+        used.sort_unstable();
+        assert_eq!(used, [a, b], "{first} {second}");
+        lab.pass(3601);
+    }
+    let (reply, _) = lab.ask(&named(both(MessageType::Release, (2, a), (2, a)))).expect("answered");
+    assert_eq!(said(&reply).0, MessageType::Reply);
 }
 
 /// One MAC has some addresses, by whatever way it asks; the others share.
