@@ -128,6 +128,11 @@ fn judge(packet: &Packet, me: &InterfaceInfo, sender: Sender) -> Result<(), Drop
     if sender.is_device() {
         return Ok(());
     }
+    // A host on the pool's own link asks everybody for an address or a router: the pool's servers hear it on the bridge,
+    // and a container is no such server.
+    if guard::is_for_servers(packet) && guard::is_group(dst, me) {
+        return Err(DropReason::NotAddressed);
+    }
     if guard::is_for_dhcp_client(packet, packet.key.dport_be) {
         return Err(DropReason::RogueDhcp);
     }

@@ -3,7 +3,8 @@
 //! Data flows one way. [`config`] parses files into valid [`model`] types. [`ipam`], [`policy`] and [`plan`] are pure;
 //! they decide what should exist and which steps lead there. [`kernel`] reads and changes the kernel. [`daemon`] brings
 //! these together, driven by the [`control`]ler alone. The [`lease`] book keeps who has which address. The daemon's
-//! state is published as a [`snapshot`], which [`services`] and the interfaces [`api`] and [`cli`] read.
+//! state is published as a [`snapshot`], which [`services`] and the interfaces [`api`] and [`cli`] read. [`runtime`] is
+//! what container runtimes are configured with, and tell.
 
 pub mod api;
 pub mod app;
@@ -24,6 +25,7 @@ pub mod model;
 pub mod plan;
 pub mod policy;
 pub mod ra;
+pub mod runtime;
 pub mod services;
 pub mod snapshot;
 pub mod supervisor;

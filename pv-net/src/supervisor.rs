@@ -3,6 +3,7 @@
 use crate::command::{Commands, Report};
 use crate::failure::Failure;
 use crate::kernel::panic_point;
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinSet};
@@ -41,6 +42,7 @@ impl Supervisor {
         M: Fn(CancellationToken) -> S + Send + 'static,
         S: Future<Output = Result<(), Failure>> + Send + 'static,
     {
+        let make: Make = Box::new(move |stop| Box::pin(make(stop)));
         let service = keep(name, make, self.commands.clone(), self.stop.clone());
         self.services.spawn_on(service, &self.runtime);
     }
@@ -55,12 +57,11 @@ impl Supervisor {
     }
 }
 
+/// Makes a service's future. One type for all services, so that what keeps them running is compiled once.
+type Make = Box<dyn Fn(CancellationToken) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>> + Send>;
+
 /// Keeps one service running until it is to stop.
-async fn keep<M, S>(name: &'static str, make: M, commands: Commands, stop: CancellationToken)
-where
-    M: Fn(CancellationToken) -> S,
-    S: Future<Output = Result<(), Failure>> + Send + 'static,
-{
+async fn keep(name: &'static str, make: Make, commands: Commands, stop: CancellationToken) {
     let report = async |condition| commands.report(Report::Service { name, condition }).await;
     let (mut pause, mut is_reported) = (FIRST_PAUSE, false);
     loop {

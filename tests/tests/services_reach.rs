@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use harness::configs::{self, DEVICE, HOST};
 use harness::dhcp::{self, CLIENT, CLIENT6, SERVER, SERVER6};
 use harness::raw::RawSocket;
-use harness::{AT_ONCE, Container, Device, Ear, SOON, eventually, frame, groups};
+use harness::{AT_ONCE, Container, Device, Ear, Namespace, SOON, eventually, frame, groups};
 use serde_json::{Value, json};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -20,7 +20,7 @@ struct Lab {
     device: Device,
     a: Container,
     b: Container,
-    _outside: harness::Namespace,
+    _outside: Namespace,
 }
 
 impl Lab {
@@ -179,70 +179,80 @@ fn services_are_reached_by_the_pools_own_gateway_alone() -> Result<()> {
     Ok(())
 }
 
-/// A container's questions to all servers, by MAC and IP packet.
-fn questions(a: &Container) -> Result<Vec<(&'static str, bool, Vec<u8>)>> {
-    let mac = a.mac()?;
-    let own = link_local(mac);
+/// A host's questions to all servers, by MAC and IP packet, and whether a server on the bridge hears them.
+fn questions(mac: [u8; 6], [v4, v6]: [IpAddr; 2]) -> Result<Vec<(&'static str, bool, Vec<u8>)>> {
+    let own: IpAddr = link_local(mac).into();
     let request = dhcp::request(dhcp::DISCOVER, mac, MARK);
     let zero = IpAddr::from(Ipv4Addr::UNSPECIFIED);
     let udp4 = |src: IpAddr, to: [u8; 4]| {
         let packet = frame::udp((src, CLIENT), (IpAddr::from(to), SERVER), &request);
         frame::ethernet(mac, groups::BROADCAST, frame::IPV4, &packet)
     };
-    let udp6 = |src: Ipv6Addr, to: &str| -> Result<Vec<u8>> {
+    let udp6 = |src: IpAddr, to: &str| -> Result<Vec<u8>> {
         let to: Ipv6Addr = to.parse()?;
         let message = [&[1, 7, 7, 7][..], MARK].concat();
-        let packet = frame::udp((src.into(), CLIENT6), (to.into(), SERVER6), &message);
+        let packet = frame::udp((src, CLIENT6), (to.into(), SERVER6), &message);
         Ok(frame::ethernet(mac, groups::mac(to.into()), frame::IPV6, &packet))
     };
     let routers: Ipv6Addr = ROUTERS.parse()?;
     // An option of 24 bytes that is skipped.
     let solicitation = [&[133, 0, 0, 0, 0, 0, 0, 0, 200, 3][..], MARK, &[0; 6]].concat();
-    let mut solicitation = frame::icmp(own.into(), routers.into(), &solicitation);
+    let mut solicitation = frame::icmp(own, routers.into(), &solicitation);
     solicitation[7] = 255;
     Ok(vec![
         ("DISCOVER", true, udp4(zero, [255; 4])),
         // The kernel takes it for a martian: no source may be nobody's but to this one.
         ("DISCOVER to the pool's broadcast address", false, udp4(zero, [10, 0, 3, 255])),
-        ("REQUEST that rebinds", true, udp4(a.v4.into(), [255; 4])),
+        ("REQUEST that rebinds", true, udp4(v4, [255; 4])),
         ("SOLICIT", true, udp6(own, SERVERS6)?),
-        ("SOLICIT from its address", true, udp6(a.v6, SERVERS6)?),
+        ("SOLICIT from its address", true, udp6(v6, SERVERS6)?),
         ("router solicitation", false, frame::ethernet(mac, groups::mac(routers.into()), frame::IPV6, &solicitation)),
     ])
+}
+
+/// Sends the questions of a host with a MAC and addresses. Ends when `b` has heard what the host sends to everybody.
+fn ask_all(lab: &Lab, who: &str, out: &RawSocket, mac: [u8; 6], addresses: [IpAddr; 2]) -> Result<()> {
+    let [four, six] = lab.servers()?;
+    // Containers hear all of it, whatever it is addressed to.
+    let others = Ear::link(&lab.b.ns, "eth0")?;
+    let bridge = RawSocket::open(&lab.device.ns, "pvbr3")?;
+    for (what, has_server, question) in questions(mac, addresses)? {
+        out.send(&question)?;
+        if has_server {
+            let server = if question[12..14] == [8, 0] { &four } else { &six };
+            let mut buffer = [0; 1500];
+            let (len, from) = server.recv_from(&mut buffer).with_context(|| format!("{who}: {what}"))?;
+            let is_it = buffer[..len].windows(MARK.len()).any(|w| w == MARK);
+            ensure!(is_it, "{who}: {what}: something else from {from}");
+        }
+        let seen = bridge.receive(SOON, |f| f.windows(MARK.len()).any(|w| w == MARK))?;
+        ensure!(seen.is_some(), "{who}: {what}: the device does not hear it");
+    }
+    // What goes to all does; what was before it on the same way would have come before.
+    let packet = frame::udp((addresses[0], 9), (Ipv4Addr::BROADCAST.into(), 9), b"for everybody");
+    out.send(&frame::ethernet(mac, groups::BROADCAST, frame::IPV4, &packet))?;
+    let mut heard = Vec::new();
+    eventually(SOON, || {
+        heard.extend(others.heard()?);
+        ensure!(heard.iter().any(|f| f.ends_with(b"for everybody")), "{who}: b hears nothing");
+        Ok(())
+    })?;
+    ensure!(!heard.iter().any(|f| f.windows(MARK.len()).any(|w| w == MARK)), "{who}: b hears the questions");
+    Ok(())
 }
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn questions_to_all_servers_reach_the_pools_own_and_no_container() -> Result<()> {
     let lab = Lab::new(&with_access("services"))?;
-    let [four, six] = lab.servers()?;
-    // Containers hear all of it, whatever it is addressed to.
-    let others = Ear::link(&lab.b.ns, "eth0")?;
-    let bridge = RawSocket::open(&lab.device.ns, "pvbr3")?;
     let out = RawSocket::open(&lab.a.ns, "eth0")?;
-    for (what, has_server, question) in questions(&lab.a)? {
-        out.send(&question)?;
-        if has_server {
-            let server = if question[12..14] == [8, 0] { &four } else { &six };
-            let mut buffer = [0; 1500];
-            let (len, from) = server.recv_from(&mut buffer).context(what)?;
-            ensure!(buffer[..len].windows(MARK.len()).any(|w| w == MARK), "{what}: something else from {from}");
-        }
-        let seen = bridge.receive(SOON, |f| f.windows(MARK.len()).any(|w| w == MARK))?;
-        ensure!(seen.is_some(), "{what}: the device does not hear it");
-    }
-    // What goes to all does; what was before it on the same way would have come before.
-    let mac = lab.a.mac()?;
-    let packet = frame::udp((lab.a.v4.into(), 9), (Ipv4Addr::BROADCAST.into(), 9), b"for everybody");
-    out.send(&frame::ethernet(mac, groups::BROADCAST, frame::IPV4, &packet))?;
-    let mut heard = Vec::new();
-    eventually(SOON, || {
-        heard.extend(others.heard()?);
-        ensure!(heard.iter().any(|f| f.ends_with(b"for everybody")), "b hears nothing");
-        Ok(())
-    })?;
-    ensure!(!heard.iter().any(|f| f.windows(MARK.len()).any(|w| w == MARK)), "b hears questions of a");
-    Ok(())
+    ask_all(&lab, "a container", &out, lab.a.mac()?, [lab.a.v4.into(), lab.a.v6.into()])?;
+    let addresses = ["10.0.3.200/24", "fd00:5056:0:3::c8/64"];
+    let lan = Namespace::new("lan")?;
+    lab.device.ns.connect(("lan0", &[]), &lan, ("eth0", &addresses))?;
+    lab.device.ns.ip("link set lan0 master pvbr3")?;
+    let own = ["10.0.3.200".parse()?, "fd00:5056:0:3::c8".parse()?];
+    ask_all(&lab, "a LAN port", &RawSocket::open(&lan, "eth0")?, lan.mac("eth0")?, own)
 }
 
 #[test]
@@ -251,7 +261,8 @@ fn servers_are_not_asked_where_the_pool_says_none() -> Result<()> {
     let lab = Lab::new(&with_access("none"))?;
     let sockets = lab.servers()?;
     let out = RawSocket::open(&lab.a.ns, "eth0")?;
-    let asked: Vec<_> = questions(&lab.a)?.into_iter().filter(|(_, has_server, _)| *has_server).collect();
+    let asked = questions(lab.a.mac()?, [lab.a.v4.into(), lab.a.v6.into()])?;
+    let asked: Vec<_> = asked.into_iter().filter(|(_, has_server, _)| *has_server).collect();
     let refused = || Ok::<u64, anyhow::Error>(lab.device.counters()?["host-access"]);
     let before = refused()?;
     for (_, _, question) in &asked {

@@ -4,6 +4,9 @@ use crate::daemon::Paths;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use std::path::PathBuf;
 
+/// The usual directory of the API's socket.
+pub(crate) const RUN_DIR: &str = "/run/pv-net";
+
 /// The network of a container device.
 #[derive(Debug, Parser)]
 #[command(name = "pv-net", version, about, disable_help_subcommand = true, max_term_width = 100)]
@@ -36,7 +39,7 @@ pub struct Places {
     #[arg(long, global = true, env = "PV_NET_STATE_DIR", value_name = "DIR", default_value = "/var/lib/pv-net")]
     pub state_dir: PathBuf,
     /// API socket and lock
-    #[arg(long, global = true, env = "PV_NET_RUN_DIR", value_name = "DIR", default_value = "/run/pv-net")]
+    #[arg(long, global = true, env = "PV_NET_RUN_DIR", value_name = "DIR", default_value = RUN_DIR)]
     pub run_dir: PathBuf,
     /// Directory for pins, on a BPF file system
     #[arg(long, global = true, env = "PV_NET_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/pv-net")]
@@ -133,6 +136,21 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// LXC: the lines that start a declared container in its pools
+    Lxc {
+        #[command(subcommand)]
+        command: LxcCommand,
+    },
+    /// OCI runtimes: a bundle that starts a declared container in its pools
+    Oci {
+        #[command(subcommand)]
+        command: OciCommand,
+    },
+    /// What runtimes call when a container starts or has stopped
+    Hook {
+        #[command(subcommand)]
+        command: HookCommand,
+    },
     /// What this device offers, what is missing and what that costs, and which privileges the daemon holds
     Doctor,
     /// Remove everything that pv-net made and stop the daemon
@@ -160,6 +178,49 @@ pub(crate) enum PolicyCommand {
         /// tcp/PORT, udp/PORT or icmp
         #[arg(value_name = "PROTO/PORT")]
         traffic: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LxcCommand {
+    /// Print the lines for a container's configuration
+    Config {
+        /// The container
+        name: String,
+        /// Put them into this file, in place of those that are there
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OciCommand {
+    /// Write hooks, host name and resolv.conf into a bundle's config.json; once more changes nothing
+    Patch {
+        /// The bundle's directory
+        bundle: PathBuf,
+        /// The container
+        name: String,
+        /// A namespace that exists before the container starts, in place of hooks
+        #[arg(long, value_name = "PATH")]
+        netns: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HookCommand {
+    /// As lxc.hook.start-host, with lxc.hook.version = 1: attach the container
+    Lxc {
+        /// Its name; LXC's unless given
+        name: Option<String>,
+        /// What LXC adds to a hook's line
+        #[arg(hide = true)]
+        more: Vec<String>,
+    },
+    /// As createRuntime and poststop, with the state on standard input: attach the container, or detach it
+    Oci {
+        /// Its name; that of the annotation pv-net.name, or else its id, unless given
+        name: Option<String>,
     },
 }
 

@@ -4,7 +4,7 @@ use super::args::{Args, Command, NetnsArg, PolicyCommand};
 use super::client::{call, send};
 use super::output::{done, escaped, pretty, say};
 use super::table::{self, Column};
-use super::{Ended, doctor, policy};
+use super::{Ended, doctor, policy, runtime};
 use crate::config::{load, parse_device, parse_run, parse_run_named, parse_services};
 use crate::daemon::{Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
@@ -53,6 +53,9 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
             call(&paths, Method::POST, "/reload", None).await?;
             done(json, "configuration reloaded");
         }
+        Command::Lxc { command } => runtime::lxc(&paths, command, json)?,
+        Command::Oci { command } => runtime::oci(&paths, command, json)?,
+        Command::Hook { command } => runtime::hook(&paths, command).await?,
         Command::Doctor => return Ok(doctor::run(&paths, json).await),
         Command::Down => down(&paths, json).await?,
         Command::Completions { shell } => {

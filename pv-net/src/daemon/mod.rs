@@ -95,6 +95,8 @@ pub struct Daemon {
     hooked_bridges: BTreeMap<IfName, u32>,
     /// Uplinks that are set down.
     uplinks_down: BTreeSet<u32>,
+    /// An uplink has an IPv6 address or an IPv6 default route.
+    has_way_out6: bool,
     /// The smallest MTU of the uplinks in use, for pools that do not set their own.
     uplink_mtu: Option<u32>,
     /// The uplinks' MTU differs from that of the pools.
@@ -201,6 +203,7 @@ impl Daemon {
             uplinks: BTreeMap::new(),
             hooked_bridges: BTreeMap::new(),
             uplinks_down: BTreeSet::new(),
+            has_way_out6: false,
             uplink_mtu: None,
             mtu_changed: false,
             filterable: BTreeSet::new(),

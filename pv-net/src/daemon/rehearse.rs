@@ -29,7 +29,7 @@ macro_rules! copied {
 copied! {
     copied:
     device, state, pools, pool_conditions, pool_overlaps, declared, offers, declared_conditions, start_conditions,
-    container_conditions, links, uplinks, hooked_bridges, uplinks_down, uplink_mtu, mtu_changed, filterable,
+    container_conditions, links, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu, mtu_changed, filterable,
     uplink_conditions, port_conditions, port_holders, filter_conditions, firewall_conditions, uplinks_changed,
     routes_changed, held, closed, awaited, beyond_repair, in_the_way, tried_again, failed_steps, unbridged, unmarked, misnamed, macs_held,
     former_gateways, misfits, errands, repairs, has_socket_hooks, bridge_gone, filters_changed;

@@ -90,6 +90,8 @@ impl Daemon {
         }
         self.note_mtu(&links);
         let sources = sources(&self.uplinks, &observed.addresses);
+        let has_route6 = |index: &u32| observed.default_routes[1].contains(index);
+        self.has_way_out6 = sources.iter().any(|(index, sources)| sources.v6.usual.is_some() || has_route6(index));
         let others = sources.iter().flat_map(|(link, s)| s.entries(*link)).take(MAX_SOURCES as usize / 2);
         wanted.sources = others.collect();
         wanted.uplinks = uplink_infos(&links, &sources, &uplinks, self.pools.values());
@@ -132,7 +134,8 @@ impl Daemon {
             return listed.iter().filter(there).cloned().collect();
         }
         let named = |link: &LinkState| link.name.parse::<IfName>().ok();
-        let default_routes = &observed.default_routes;
+        let [v4, v6] = &observed.default_routes;
+        let default_routes = &(v4 | v6);
         let found = ways_out(links, &observed.networks(), default_routes, &self.pool_bridges());
         self.filterable = found.iter().filter(|l| default_routes.contains(&l.index)).filter_map(|l| named(l)).collect();
         found.into_iter().filter_map(named).collect()

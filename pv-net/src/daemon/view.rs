@@ -82,6 +82,7 @@ impl Daemon {
             leases: self.leases.all(),
             policy: share(&before.policy, self.policy_status(before.policy.generation)),
             uplinks: share(&before.uplinks, self.uplinks.clone()),
+            has_way_out6: self.has_way_out6,
             conditions: Arc::new(self.conditions()),
             adopted: Adopted {
                 maps: self.adopted.maps,

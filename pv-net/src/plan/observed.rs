@@ -108,8 +108,8 @@ pub struct Observed {
     pub hooks: Option<BTreeMap<u32, ProgramState>>,
     /// The device's addresses, in the kernel's order.
     pub addresses: Vec<Address>,
-    /// Links that default routes lead to.
-    pub default_routes: BTreeSet<u32>,
+    /// Links that default routes lead to: of IPv4, and of IPv6.
+    pub default_routes: [BTreeSet<u32>; 2],
     /// Sysctls of bridges. Missing where the kernel does not have the setting.
     pub sysctls: BTreeMap<LinkSysctl, String>,
     /// Bridges that pv-net did not make and whose MAC this daemon has set, so that it does not follow the MACs of their

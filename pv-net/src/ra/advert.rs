@@ -63,16 +63,15 @@ pub struct Advert {
 }
 
 impl Advert {
-    /// What `pool` advertises now; `None` if its configuration does not ask for that, or if it has no bridge. While the
-    /// device has no uplink, it is no default router.
+    /// What `pool` advertises now; `None` if its configuration does not ask for that, or if it has no bridge. While no
+    /// uplink leads on over IPv6, the device is no default router (RFC 7084, L-4).
     #[must_use]
     pub fn of(snapshot: &Snapshot, pool: &Pool) -> Option<Self> {
         let (ra, subnet) = (pool.ra.as_ref()?, pool.v6.as_ref()?);
         let link = snapshot.pools.get(&pool.name)?.link.as_ref()?;
-        let has_way_out = !snapshot.uplinks.is_empty();
         Some(Self {
             mode: ra.mode,
-            router_secs: if has_way_out { ra.lifetime_secs } else { 0 },
+            router_secs: if snapshot.has_way_out6 { ra.lifetime_secs } else { 0 },
             option_secs: ra.lifetime_secs.into(),
             preference: ra.preference,
             mac: link.mac,

@@ -7,20 +7,20 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-fn snapshot(pool: &Value, has_uplink: bool) -> Snapshot {
+fn snapshot(pool: &Value, has_way_out6: bool) -> Snapshot {
     let device = parse_device("device.json", &json!({"network": {"pools": {"p": pool}}}).to_string()).expect("valid");
     let link = PoolLink { index: 7, mac: Mac([2, 0, 0, 0, 0, 7]), mtu: 1420, id: 1, borrowed: false };
     let status = PoolStatus { link: Some(link), conditions: Vec::new() };
     Snapshot {
         pools: Arc::new(device.pools.keys().map(|name| (name.clone(), status.clone())).collect()),
         device: Arc::new(device),
-        uplinks: Arc::new(has_uplink.then(|| ("up0".parse().expect("a name"), 2)).into_iter().collect()),
+        has_way_out6,
         ..Snapshot::default()
     }
 }
 
-fn advert(pool: &Value, has_uplink: bool) -> Option<Advert> {
-    let snapshot = snapshot(pool, has_uplink);
+fn advert(pool: &Value, has_way_out6: bool) -> Option<Advert> {
+    let snapshot = snapshot(pool, has_way_out6);
     snapshot.device.pools.values().find_map(|pool| Advert::of(&snapshot, pool))
 }
 

@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub policy: Arc<PolicyStatus>,
     /// Uplinks in use, with their index.
     pub uplinks: Arc<BTreeMap<IfName, u32>>,
+    /// An uplink has an IPv6 address beyond its own link, or an IPv6 default route.
+    pub has_way_out6: bool,
     /// Conditions, except those of containers.
     pub conditions: Arc<Vec<String>>,
     /// What the daemon took over at its start.
@@ -254,6 +256,7 @@ impl Snapshot {
             && Arc::ptr_eq(&self.policy, &before.policy)
             && Arc::ptr_eq(&self.uplinks, &before.uplinks)
             && Arc::ptr_eq(&self.conditions, &before.conditions)
+            && self.has_way_out6 == before.has_way_out6
             && self.adopted == before.adopted
             && self.plane.as_ref().map(Arc::as_ptr) == before.plane.as_ref().map(Arc::as_ptr);
         (!same).then(|| Self { revision: before.revision + 1, ..self })

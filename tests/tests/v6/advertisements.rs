@@ -134,6 +134,11 @@ fn the_way_out_goes_with_the_uplink_and_comes_back_with_it() -> Result<()> {
     // What is asked now is answered so too.
     has(&rdisc6(&host)?, &["Router lifetime : 0 ", "Recursive DNS server", "DNS server lifetime : 1800"])?;
     let _outside = lab.device.outside("up0", &harness::configs::DEVICE, &HOST)?;
+    way_out(&host, Some(router))?;
+    // An uplink with IPv4 alone is no way out, and one with a route is, even if it has no address but the link's.
+    lab.device.ns.ip("-6 addr flush dev up0 scope global")?;
+    way_out(&host, None)?;
+    lab.device.ns.ip("-6 route add default via fe80::1 dev up0")?;
     way_out(&host, Some(router))
 }
 

@@ -8,15 +8,15 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 impl Net {
-    /// Indexes of the links that default routes of the main table lead to, in both families.
+    /// Indexes of the links that default routes of the main table lead to: those of IPv4, and those of IPv6.
     ///
     /// # Errors
     /// When the kernel refuses to list the routes.
-    pub async fn default_route_links(&self) -> Result<BTreeSet<u32>, NetError> {
+    pub async fn default_route_links(&self) -> Result<[BTreeSet<u32>; 2], NetError> {
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-        let mut links = BTreeSet::new();
-        for family in [v4, v6] {
+        let mut links = [BTreeSet::new(), BTreeSet::new()];
+        for (links, family) in links.iter_mut().zip([v4, v6]) {
             let routes: Vec<RouteMessage> = self
                 .handle
                 .route()

@@ -2,7 +2,8 @@
 
 use crate::dns::zone::PoolZone;
 use crate::dns::{Zone, resolv_conf};
-use crate::snapshot::{Attached, Snapshot};
+use crate::model::PoolName;
+use crate::snapshot::{ContainerStatus, Phase, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -38,13 +39,13 @@ impl Files {
     /// Writes new and changed files, and removes those that belong to no container any more.
     pub async fn follow(&mut self, zone: &Zone, snapshot: &Snapshot) {
         let domain = &snapshot.device.domain;
-        let text = |name: &str, attached: &Attached| {
-            let servers = servers(zone, attached);
-            (!servers.is_empty()).then(|| resolv_conf::of_container(name, domain, &servers))
+        let text = |container: &ContainerStatus| {
+            let servers = servers(zone, &pools(&container.phase));
+            (!servers.is_empty()).then(|| resolv_conf::of_container(container.name.as_str(), domain, &servers))
         };
-        let all = snapshot.attached();
+        // Declared containers, too: a runtime mounts the file before it attaches the container.
         let wanted: BTreeMap<String, String> =
-            all.filter_map(|(c, a)| Some((c.name.to_string(), text(c.name.as_str(), a)?))).collect();
+            snapshot.containers.iter().filter_map(|c| Some((c.name.to_string(), text(c)?))).collect();
         if self.written.as_ref() == Some(&wanted) {
             return;
         }
@@ -57,13 +58,22 @@ impl Files {
     }
 }
 
-/// The servers that a container asks: the gateways of its pools, first those of the pool with its default route. In a pool
-/// whose gateway it does not reach, the servers that are configured for the pool, if any.
-fn servers(zone: &Zone, attached: &Attached) -> Vec<IpAddr> {
-    let main = attached.main().map(|a| &a.pool);
-    let others = attached.record.attachments.iter().map(|a| &a.pool).filter(|pool| Some(*pool) != main);
+/// A container's pools, first that of its default route.
+fn pools(phase: &Phase) -> Vec<&PoolName> {
+    let mut all: Vec<(bool, &PoolName)> = match phase {
+        Phase::Attached(attached) => attached.record.attachments.iter().map(|a| (!a.default_route, &a.pool)).collect(),
+        Phase::Declared(interfaces) => interfaces.iter().map(|i| (!i.default_route, &i.pool)).collect(),
+    };
+    // Stable: the others stay in their order.
+    all.sort_by_key(|(is_other, _)| *is_other);
+    all.into_iter().map(|(_, pool)| pool).collect()
+}
+
+/// The servers that a container in these pools asks: their gateways. In a pool whose gateway it does not reach, the
+/// servers that are configured for the pool, if any.
+fn servers(zone: &Zone, pools: &[&PoolName]) -> Vec<IpAddr> {
     let mut seen = BTreeSet::new();
-    let pools = main.into_iter().chain(others).filter(|pool| seen.insert(*pool));
+    let pools = pools.iter().copied().filter(|pool| seen.insert(*pool));
     let found = pools.filter_map(|name| zone.pools().iter().find(|p| p.name == *name && p.answers));
     found.flat_map(|p| if p.is_reached { p.gateways.clone() } else { upstream(p) }).collect()
 }

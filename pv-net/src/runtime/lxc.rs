@@ -1,0 +1,148 @@
+//! LXC: the lines of a container's configuration (lxc.container.conf(5)), and its hooks.
+
+use super::{Call, InTheWay};
+use crate::model::ContainerName;
+use std::path::Path;
+
+/// The line before those of pv-net.
+const BEGIN: &str = "# pv-net: begin (written by pv-net lxc config; changes here are lost)";
+const END: &str = "# pv-net: end";
+/// What is looked for: the text behind it may be another one in a later version.
+const BEGINS_WITH: &str = "# pv-net: begin";
+
+/// The lines for a container, between two markers. LXC makes an empty namespace, and calls pv-net in it.
+///
+/// The hook is told the container's name, since LXC may know it by another one. `resolv_conf` is mounted as the
+/// container's own; it has a path relative to the container's root.
+#[must_use]
+pub fn lines(call: &Call, name: &ContainerName, hostname: &str, resolv_conf: Option<&Path>) -> String {
+    let words = std::iter::once(call.program.display().to_string()).chain(call.flags.iter().cloned());
+    let called: Vec<String> = words.map(|word| quoted(&word)).collect();
+    let mut lines = vec![
+        BEGIN.to_owned(),
+        "lxc.net.0.type = empty".to_owned(),
+        format!("lxc.uts.name = {hostname}"),
+        "lxc.hook.version = 1".to_owned(),
+        format!("lxc.hook.start-host = {} hook lxc {name}", called.join(" ")),
+    ];
+    if let Some(path) = resolv_conf {
+        // In this file a blank ends a field, as in fstab(5).
+        let path = path.display().to_string().replace(' ', "\\040");
+        lines.push(format!("lxc.mount.entry = {path} etc/resolv.conf none bind,ro,create=file,optional 0 0"));
+    }
+    lines.push(END.to_owned());
+    lines.join("\n") + "\n"
+}
+
+/// A word for `sh`, which LXC has run the hook's line.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// A container's configuration with `lines` in place of those that an earlier call put there, else behind all others.
+/// Everything else is kept to the byte.
+///
+/// # Errors
+/// For a network of its own in the configuration, or a marker without the other.
+pub fn place(config: &str, lines: &str) -> Result<String, InTheWay> {
+    let (before, after) = match outside(config)? {
+        (before, Some(after)) => (before.to_owned(), after),
+        (before, None) if before.is_empty() || before.ends_with('\n') => (before.to_owned(), ""),
+        (before, None) => (format!("{before}\n"), ""),
+    };
+    for line in before.lines().chain(after.lines()) {
+        if let Some(clash) = clash(line) {
+            return Err(clash);
+        }
+    }
+    Ok(before + lines + after)
+}
+
+/// What is before and behind pv-net's lines; nothing behind if there are none.
+fn outside(config: &str) -> Result<(&str, Option<&str>), InTheWay> {
+    let half = |what: &str| InTheWay {
+        what: what.to_owned(),
+        why: "this marker stands without the other".to_owned(),
+        help: "remove the lines that pv-net has written, and call it again",
+    };
+    let at = |marker: &str, from: usize| {
+        let mut start = from;
+        config.get(from..)?.split_inclusive('\n').find_map(|line| {
+            let range = start..start + line.len();
+            start = range.end;
+            line.starts_with(marker).then_some(range)
+        })
+    };
+    match (at(BEGINS_WITH, 0), at(END, 0)) {
+        (None, None) => Ok((config, None)),
+        (None, Some(_)) => Err(half(END)),
+        (Some(begin), _) => {
+            let end = at(END, begin.end).ok_or_else(|| half(BEGINS_WITH))?;
+            if at(BEGINS_WITH, begin.end).is_some() || at(END, end.end).is_some() {
+                return Err(half(BEGINS_WITH));
+            }
+            let (before, after) = (config.get(..begin.start), config.get(end.end..));
+            Ok((before.unwrap_or_default(), after))
+        }
+    }
+}
+
+/// A line that gives the container another network than that of its pools.
+fn clash(line: &str) -> Option<InTheWay> {
+    let (key, value) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim()))?;
+    let why = match key {
+        _ if key.starts_with('#') => return None,
+        "lxc.net" | "lxc.network" => "it makes interfaces beside those of the container's pools",
+        _ if key.starts_with("lxc.net.") || key.starts_with("lxc.network.") => {
+            "it makes interfaces beside those of the container's pools"
+        }
+        "lxc.namespace.share.net" => "the container has the namespace of another, and no interfaces of its own",
+        "lxc.namespace.keep" if value.split_whitespace().any(|kept| kept == "net") => {
+            "the container has the device's namespace, and no interfaces of its own"
+        }
+        "lxc.namespace.clone" if !value.split_whitespace().any(|made| made == "net") => {
+            "the container gets no namespace of its own for its network"
+        }
+        _ => return None,
+    };
+    Some(InTheWay {
+        what: format!("{key} = {value}"),
+        why: why.to_owned(),
+        help: "remove this line, or the container's interfaces from its run.json (\"mode\": \"host\" or \"none\")",
+    })
+}
+
+/// What LXC tells its hooks in their environment (`lxc.hook.version = 1`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The container's name in LXC.
+    pub name: String,
+    /// The container's first process.
+    pub pid: u32,
+}
+
+impl Told {
+    /// Reads the environment by `of`.
+    ///
+    /// # Errors
+    /// For a variable that is missing, or cannot be.
+    pub fn read(of: impl Fn(&str) -> Option<String>) -> Result<Self, InTheWay> {
+        let wrong = |what: &str, why: &str| InTheWay {
+            what: what.to_owned(),
+            why: why.to_owned(),
+            help: "let LXC call this, by the lines of `pv-net lxc config NAME`",
+        };
+        let get = |name: &str| of(name).ok_or_else(|| wrong(name, "not in the environment"));
+        let hook = get("LXC_HOOK_TYPE")?;
+        if hook != "start-host" {
+            return Err(wrong("LXC_HOOK_TYPE", &format!("{hook:?} is not start-host, where the namespace is there")));
+        }
+        let pid = get("LXC_PID")?;
+        let pid = pid.parse().map_err(|_| wrong("LXC_PID", &format!("{pid:?} is not the id of a process")))?;
+        Ok(Self { name: get("LXC_NAME")?, pid })
+    }
+}

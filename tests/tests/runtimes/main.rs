@@ -1,0 +1,7 @@
+//! Containers of LXC, runc, crun and podman: each runtime starts them in their pools by what pv-net writes for it, and
+//! one story holds for all of them.
+
+mod lab;
+mod lxc;
+mod oci;
+mod story;

@@ -1,0 +1,92 @@
+//! What holds for the containers of every runtime.
+
+use crate::lab::{Lab, Runtime, said};
+use anyhow::{Result, ensure};
+use harness::{SOON, eventually, output};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+const PAGE: &str = "the page";
+
+/// Two containers in a pool and a third one in another: names, both families, a published port, rules between pools,
+/// restarts of container and daemon, and nothing left at the end.
+pub fn holds<R: Runtime>(runtime: &R) -> Result<()> {
+    let mut lab = Lab::new(R::TYPE)?;
+    for name in ["web", "db", "other"] {
+        runtime.start(&lab, name)?;
+    }
+    let told = tell(&lab, runtime);
+    let ended = told.and_then(|()| outlives(&mut lab, runtime));
+    // Runtimes keep containers, whatever became of the test.
+    let stopped: Vec<_> = ["web", "db", "other"].map(|name| runtime.stop(&lab, name)).into();
+    ended?;
+    stopped.into_iter().collect::<Result<Vec<()>>>()?;
+    lab.no_links()?;
+    // The leases are the declared containers' own.
+    let leases = lab.device.json(&["leases"])?;
+    ensure!(leases.to_string().matches("\"web\"").count() >= 1, "{leases}");
+    Ok(())
+}
+
+fn tell<R: Runtime>(lab: &Lab, runtime: &R) -> Result<()> {
+    let web = lab.attached("web")?;
+    let other = lab.attached("other")?;
+    said(lab, runtime, "web", &["httpd", "-p", "[::]:80", "-h", "/"])?;
+    ensure!(said(lab, runtime, "web", &["hostname"])?.trim() == "web-host", "host name");
+    // Names, by the servers that are mounted.
+    let answer = eventually(SOON, || said(lab, runtime, "db", &["nslookup", "web.pv.local"]))?;
+    ensure!(web.iter().all(|address| answer.contains(address.as_str())), "{answer}");
+    for address in &web {
+        said(lab, runtime, "db", &["ping", "-c", "1", "-W", "5", address])?;
+        let url = url(address, "");
+        let page = said(lab, runtime, "db", &["wget", "-q", "-T", "10", "-O", "-", &url])?;
+        ensure!(page.contains(PAGE), "{url}: {page}");
+        // Another pool.
+        let denied = said(lab, runtime, "other", &["wget", "-q", "-T", "2", "-O", "-", &url]);
+        ensure!(denied.is_err(), "{url} from another pool: {denied:?}");
+    }
+    for address in &other {
+        let denied = said(lab, runtime, "db", &["ping", "-c", "1", "-W", "1", address]);
+        ensure!(denied.is_err(), "{address} in another pool: {denied:?}");
+    }
+    published(lab)
+}
+
+/// The port that the device leads to the container, from outside.
+fn published(lab: &Lab) -> Result<()> {
+    for address in ["192.0.2.1", "2001:db8:1::1"] {
+        let url = url(address, ":8080");
+        let page = output(lab.outside.command("busybox").args(["wget", "-q", "-T", "10", "-O", "-", &url]))?;
+        ensure!(page.contains(PAGE), "{url}: {page}");
+    }
+    Ok(())
+}
+
+fn url(address: &str, port: &str) -> String {
+    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    format!("http://{host}{port}/index.html")
+}
+
+/// A killed daemon and a killed container change nothing for the others, and the container's next start gets what it had.
+fn outlives<R: Runtime>(lab: &mut Lab, runtime: &R) -> Result<()> {
+    lab.device.stop(Signal::SIGKILL)?;
+    published(lab)?;
+    lab.device.start()?;
+    published(lab)?;
+    let mac = |lab: &Lab| said(lab, runtime, "web", &["cat", "/sys/class/net/eth0/address"]);
+    let (before, mac_before) = (lab.attached("web")?, mac(lab)?);
+    runtime.stop(lab, "web")?;
+    // It leaves names and ports, its lease stays.
+    eventually(SOON, || {
+        let answer = said(lab, runtime, "db", &["nslookup", "web.pv.local"]);
+        ensure!(!answer.is_ok_and(|answer| answer.contains(&before[0])), "still in DNS");
+        Ok(())
+    })?;
+    runtime.start(lab, "web")?;
+    ensure!((lab.attached("web")?, mac(lab)?) == (before, mac_before), "another address or MAC");
+    said(lab, runtime, "web", &["httpd", "-p", "[::]:80", "-h", "/"])?;
+    published(lab)?;
+    let conditions = lab.device.json(&["status"])?["conditions"].clone();
+    ensure!(conditions == json!([]), "{conditions}");
+    Ok(())
+}
