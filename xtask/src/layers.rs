@@ -41,6 +41,11 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
         "it answers by a snapshot, and asks other servers",
     ),
     (
+        &["runtime"],
+        &["kernel", "config", "lease", "snapshot", "command", "events", "daemon", "control", "services", "api", "cli"],
+        "what runtimes are told, and what they tell, is text",
+    ),
+    (
         &["ra", "dhcp", "dhcp6"],
         &["kernel", "config", "command", "events", "daemon", "control", "services", "supervisor", "api", "cli", "app"],
         "what is said follows from a snapshot and from leases",
@@ -76,6 +81,7 @@ const NO_CIRCLES: &[(&str, &[&str])] = &[
     ("pv-net/src/dhcp", &["super", "crate::dhcp"]),
     ("pv-net/src/ra", &["super", "crate::ra"]),
     ("pv-net/src/dhcp6", &["super", "crate::dhcp6"]),
+    ("pv-net/src/runtime", &["super", "crate::runtime"]),
     ("pv-net/src/api", &["super", "crate::api"]),
     ("pv-net/src/cli", &["super", "crate::cli"]),
 ];

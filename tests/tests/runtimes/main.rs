@@ -4,4 +4,5 @@
 mod lab;
 mod lxc;
 mod oci;
+mod podman;
 mod story;

@@ -37,6 +37,11 @@ pub const PROGRAMS: &[Need] = &[
     need("dhcpcd", "dhcpcd-base", "addresses by router advertisements and by DHCP"),
     need("dhclient", "isc-dhcp-client", "addresses by DHCP and DHCPv6"),
     need("traceroute", "traceroute", "ICMP errors through NAT"),
+    need("lxc-start", "lxc", "containers of LXC"),
+    need("runc", "runc", "containers by OCI bundles"),
+    need("crun", "crun", "the same by another runtime"),
+    need("podman", "podman", "containers by podman and its hooks"),
+    need("conmon", "conmon", "what podman starts containers with"),
     need("/lib/systemd/systemd-networkd", "systemd", "a manager of links that leaves pv-net's alone"),
 ];
 
