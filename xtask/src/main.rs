@@ -1,9 +1,12 @@
-//! Build and test runner of pv-net: `cargo xtask setup`, `build`, `demo`, `test`, `bench`, `vm`, `fuzz`, `ci`.
+//! Build and test runner of pv-net: `cargo xtask setup`, `build`, `demo`, `test`, `bench`, `vm`, `fuzz`,
+//! `dist`, `ci`.
 
 mod bench;
 mod build;
 mod ci;
+mod cross;
 mod demo;
+mod dist;
 mod fault;
 mod fuzz;
 #[cfg(test)]
@@ -42,6 +45,8 @@ enum Task {
     Vm(vm::Args),
     /// Feed what reads configuration, state, netlink messages and packets with what is made up
     Fuzz(fuzz::Args),
+    /// Make what is installed: static programs for two architectures, packages for Debian, archives and checksums
+    Dist(dist::Args),
     /// What CI runs: formatting, lints, docs, licences, all tests, fuzzing and kernels. A skipped test fails it
     Ci,
 }
@@ -55,6 +60,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Vm(args) => vm::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Dist(args) => dist::run(&args),
         Task::Ci => ci::run(),
     };
     match done {

@@ -37,6 +37,12 @@ impl From<Failure> for Ended {
     }
 }
 
+/// The commands and their flags, for manual pages.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 /// Parses the arguments and runs the command. The exit code is 0 for success, 1 for failure, 2 for wrong usage or
 /// configuration, 3 when no daemon is running.
 #[must_use]

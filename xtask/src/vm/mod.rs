@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::{run, setup, signals};
-use arch::Arch;
+pub use apt::{Apt, Suite, said};
+pub use arch::Arch;
 use budget::Budget;
 use kernel::Kernel;
 use qemu::{Boot, Ended};
