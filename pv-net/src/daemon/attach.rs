@@ -194,19 +194,21 @@ impl Daemon {
     /// When one of them is not in its namespace any more, or the kernel refuses.
     pub(super) async fn arrange(&self, attachments: &[Attachment], netns: &Netns) -> Result<(), Failure> {
         let routes = DefaultRoutes::of(attachments);
-        let leg = |(place, a): (usize, &Attachment)| {
-            let pool = self.device.pools.get(&a.pool)?;
-            Some(LegSpec {
-                host_index: self.link_index(&a.host_if)?,
+        let mut legs = Vec::new();
+        for (place, a) in attachments.iter().enumerate() {
+            // One that the container has deleted needs no routes.
+            let Some(host_index) = self.link_index(&a.host_if) else { continue };
+            let pool = self.device.pools.get(&a.pool).ok_or_else(|| missing(&a.pool))?;
+            legs.push(LegSpec {
+                host_index,
                 container_if: a.interface.clone(),
                 mac: a.mac,
                 addresses: addresses(a, pool),
                 gateways: pool.gateways().map(|g| g.ip()).collect(),
                 default4: routes.ipv4 == Some(place),
                 default6: routes.ipv6 == Some(place),
-            })
-        };
-        let legs: Vec<LegSpec> = attachments.iter().enumerate().filter_map(leg).collect();
+            });
+        }
         Ok(link::arrange(&legs, netns).await?)
     }
 

@@ -42,12 +42,6 @@ impl DefaultRoutes {
             |a: &Attachment| Candidate { wish: a.default_route, ipv4: a.ipv4.is_some(), ipv6: a.ipv6.is_some() };
         default_routes(&attachments.iter().map(candidate).collect::<Vec<_>>())
     }
-
-    /// Whether the interface at this place has the default route of some family.
-    #[must_use]
-    pub fn has(&self, place: usize) -> bool {
-        self.ipv4 == Some(place) || self.ipv6 == Some(place)
-    }
 }
 
 /// The interface that counts as the container's: that with the default route, of IPv4 if there are two, else the first.

@@ -15,7 +15,7 @@ fn has_third(lab: &Lab) -> Result<bool> {
     ensure!(inside.contains("eth2") == has, "{view}, and inside {inside}");
     for family in ["-4", "-6"] {
         let rules = lab.ns.ip(&format!("{family} rule show"))?;
-        let count = rules.lines().filter(|l| l.contains("lookup 2000")).count();
+        let count = rules.lines().filter(|l| l.contains("proto 112")).count();
         ensure!(count == if has { 3 } else { 2 }, "{family}: {rules}");
     }
     Ok(has)
@@ -31,6 +31,8 @@ fn in_an_attach_of_an_interface() -> Result<()> {
     let mut lab = lab(&configs::two_pools())?;
     lab.attach().ok()?;
     let before = leases(&lab)?;
+    // The new interface forges from its first moment on.
+    let forger = Forger::start_on("eth2", vec![lab.ns.path()], lab.victim.mac()?)?;
     let add = |lab: &Lab| drop(lab.device.cli(&ADD));
     lab.walk("attach_interface", add, |lab| {
         has_third(lab)?;
@@ -39,7 +41,8 @@ fn in_an_attach_of_an_interface() -> Result<()> {
         lab.device.cli(&REMOVE).ok()?;
         ensure!(!has_third(lab)? && leases(lab)? == before, "left: {}", lab.device.json(&["leases"])?);
         Ok(())
-    })
+    })?;
+    forger.has_sent(100)
 }
 
 #[test]
