@@ -5,7 +5,7 @@ use crate::kernel::broker::Broker;
 use crate::kernel::errand::Errand;
 use crate::kernel::netlink::Netns;
 use crate::kernel::netns::NetnsError;
-use crate::model::{ContainerName, NetnsRef};
+use crate::model::{ContainerName, IfName, NetnsRef};
 use crate::plan::ReloadPlan;
 use crate::snapshot::Snapshot;
 use schemars::JsonSchema;
@@ -32,6 +32,26 @@ pub struct AttachRequest {
     /// The id of a process in the container's network namespace.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pid: Option<u32>,
+}
+
+/// The body of `PUT /containers/NAME/interfaces/INTERFACE`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InterfaceRequest {
+    /// The pool that it is in.
+    pub pool: String,
+    /// Whether the container's default routes go through it; as in a `run.json` unless set.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub default_route: Option<bool>,
+    /// IPv4 address from the pool's subnet; a free one unless set.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ipv4_address: Option<String>,
+    /// IPv6 address from the pool's subnet; a free one unless set.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ipv6_address: Option<String>,
+    /// MAC; derived from the address unless set.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub mac_address: Option<String>,
 }
 
 /// What is done for an attach before the controller gets the command, so that a namespace that does not answer holds up
@@ -110,6 +130,26 @@ pub enum Command {
     Detach {
         /// Its name.
         name: ContainerName,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Add an interface to an attached container.
+    AttachInterface {
+        /// The container.
+        name: ContainerName,
+        /// The interface's name inside it.
+        interface: IfName,
+        /// What is asked for.
+        request: InterfaceRequest,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Remove an interface from an attached container and release its lease.
+    DetachInterface {
+        /// The container.
+        name: ContainerName,
+        /// The interface's name inside it.
+        interface: IfName,
         /// The answer.
         answer: Answer,
     },
@@ -227,6 +267,22 @@ impl Commands {
     /// When no container has the name, or the kernel refuses an operation.
     pub async fn detach(&self, name: ContainerName) -> Outcome {
         self.ask(|answer| Command::Detach { name, answer }).await
+    }
+
+    /// Adds an interface to an attached container.
+    ///
+    /// # Errors
+    /// When the request is wrong or an operation fails. Nothing is changed then.
+    pub async fn attach_interface(&self, name: ContainerName, interface: IfName, request: InterfaceRequest) -> Outcome {
+        self.ask(|answer| Command::AttachInterface { name, interface, request, answer }).await
+    }
+
+    /// Removes an interface from an attached container and releases its lease.
+    ///
+    /// # Errors
+    /// When the container has no such interface or no other one, or the kernel refuses an operation.
+    pub async fn detach_interface(&self, name: ContainerName, interface: IfName) -> Outcome {
+        self.ask(|answer| Command::DetachInterface { name, interface, answer }).await
     }
 
     /// Reads the configuration again and applies it.

@@ -52,7 +52,7 @@ pub fn is_forged(heard: &[u8]) -> bool {
     has(MARK) || has(&FORGED_MAC)
 }
 
-/// Sends forged frames from `eth0` of each namespace that has one, until this value is dropped.
+/// Sends forged frames from a link of each namespace that has one, until this value is dropped.
 pub struct Forger {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -65,13 +65,21 @@ impl Forger {
     /// # Errors
     /// None in practice: the addresses are constants.
     pub fn start(namespaces: Vec<PathBuf>, to: [u8; 6]) -> Result<Self> {
+        Self::start_on("eth0", namespaces, to)
+    }
+
+    /// Starts to send from `link` of each of `namespaces`; `to` is the MAC of a victim.
+    ///
+    /// # Errors
+    /// None in practice: the addresses are constants.
+    pub fn start_on(link: &'static str, namespaces: Vec<PathBuf>, to: [u8; 6]) -> Result<Self> {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (ends, counts) = (stop.clone(), sent.clone());
         let thread = std::thread::spawn(move || {
             while !ends.load(Ordering::Relaxed) {
                 for path in &namespaces {
-                    // `eth0` does not exist before the attach and after the detach.
-                    if let Ok(n) = forge(path, to) {
+                    // The link does not exist before the attach and after the detach.
+                    if let Ok(n) = forge(path, link, to) {
                         counts.fetch_add(n, Ordering::Relaxed);
                     }
                 }
@@ -109,9 +117,9 @@ impl Drop for Forger {
     }
 }
 
-fn forge(path: &std::path::Path, to: [u8; 6]) -> Result<u64> {
+fn forge(path: &std::path::Path, link: &str, to: [u8; 6]) -> Result<u64> {
     let ns = Namespace::borrowed(path)?;
-    let (socket, mac) = (RawSocket::open(&ns, "eth0")?, ns.mac("eth0")?);
+    let (socket, mac) = (RawSocket::open(&ns, link)?, ns.mac(link)?);
     let mut sent = 0;
     for frame in frames(mac, to)? {
         // A link that is down refuses the frame.

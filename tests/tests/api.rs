@@ -104,7 +104,7 @@ fn every_answer_is_as_the_document_says() -> Result<()> {
         ensure!(!is_empty, "{path}: nothing was held against the document");
         seen.push(path.as_str());
     }
-    ensure!(seen.len() == paths.len() - 4, "{seen:?}: all but /events, /metrics, /reload and /down");
+    ensure!(seen.len() == paths.len() - 5, "{seen:?}: all but /events, /metrics, /reload, /down and interfaces");
     ensure!(ask("GET", "/metrics", "")?.contains("pv_net_containers"), "no metrics");
 
     // An attach that is done already, a plan, errors, and a line of the event stream.
@@ -112,6 +112,18 @@ fn every_answer_is_as_the_document_says() -> Result<()> {
     let view: Value = serde_json::from_str(&ask("PUT", "/containers/other", &again)?)?;
     fits(&document, schema(&document, "/containers/{name}", "put", "200")?, &view, "PUT")?;
     fits(&document, &document["components"]["schemas"]["AttachRequest"], &serde_json::from_str(&again)?, "body")?;
+    let (path, body) = ("/containers/{name}/interfaces/{interface}", json!({"pool": "management"}));
+    let listens = Listens::start(&device)?;
+    let view: Value = serde_json::from_str(&ask("PUT", "/containers/other/interfaces/eth1", &body.to_string())?)?;
+    fits(&document, schema(&document, path, "put", "200")?, &view, "PUT of an interface")?;
+    fits(&document, &document["components"]["schemas"]["InterfaceRequest"], &body, "body")?;
+    let event = listens.line()?;
+    fits(&document, schema(&document, "/events", "get", "200")?, &event, "event")?;
+    ensure!(event["event"] == "interface-attached" && event["text"] == "eth1", "{event}");
+    ensure!(
+        ask("DELETE", "/containers/other/interfaces/eth1", "")?.is_empty(),
+        "an interface that is gone says nothing"
+    );
     let plan: Value = serde_json::from_str(&ask("POST", "/reload?dry_run", "")?)?;
     fits(&document, schema(&document, "/reload", "post", "200")?, &plan, "plan")?;
     ensure!(ask("POST", "/reload", "")?.is_empty(), "a reload that is done says nothing");
@@ -123,6 +135,8 @@ fn every_answer_is_as_the_document_says() -> Result<()> {
         ("POST", "/reload?now", "", "query of /reload: "),
         ("PUT", "/containers/web", "{", "body of PUT /containers/web: "),
         ("PUT", "/containers/web", "{\"nope\": 1}", "body of PUT /containers/web: "),
+        ("PUT", "/containers/web/interfaces/a:b", "{\"pool\": \"internal\"}", "interface \\\"a:b\\\""),
+        ("DELETE", "/containers/web/interfaces/eth7", "", "no interface eth7"),
         ("GET", "/nowhere", "", "no such path"),
         ("DELETE", "/pools", "", "not a method of this path"),
     ] {

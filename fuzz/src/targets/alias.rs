@@ -53,7 +53,7 @@ fn from_lines(text: &str) -> Option<Attachment> {
         mac: Mac([0x02, bits, 0, 0, 0, 1]),
         ipv4: (bits & 1 != 0).then_some([10, 0, 3, bits].into()),
         ipv6: (bits & 2 != 0).then_some(std::net::Ipv6Addr::from([bits; 16])),
-        default_route: bits & 4 != 0,
+        default_route: [None, Some(true), Some(false), None][usize::from(bits >> 2 & 3)],
     })
 }
 

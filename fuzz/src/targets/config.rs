@@ -134,7 +134,7 @@ fn nothing_of_it_is_left_out(document: &Value, container: &Container) {
     let short = usize::from(said == 0 && container.mode == NetworkMode::Pool);
     assert_eq!(container.interfaces.len(), said + short, "interfaces");
     assert_eq!(container.ports.len(), len(document, "/network/ports"), "ports");
-    assert!(container.interfaces.iter().filter(|i| i.default_route).count() <= 1, "default routes");
+    assert!(container.interfaces.iter().filter(|i| i.default_route == Some(true)).count() <= 1, "default routes");
     for (i, a) in container.interfaces.iter().enumerate() {
         for b in &container.interfaces[..i] {
             assert!(a.name != b.name && (a.ipv4.is_none() || a.ipv4 != b.ipv4), "{a:?} {b:?}");

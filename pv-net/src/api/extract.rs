@@ -2,7 +2,7 @@
 //! error.
 
 use crate::failure::{Failure, Kind};
-use crate::model::ContainerName;
+use crate::model::{ContainerName, IfName, InvalidName};
 use aide::OperationInput;
 use aide::generate::GenContext;
 use aide::openapi::Operation;
@@ -31,6 +31,36 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
         let path = Path::<NamePath>::from_request_parts(parts, state).await;
         let Path(NamePath { name }) = path.map_err(|e| Failure::new(Kind::Usage, e.body_text()))?;
         name.parse().map(Self).map_err(|e| Failure::new(Kind::Usage, format!("container {name:?}: {e}")))
+    }
+}
+
+/// The container and the interface named in the path.
+pub(super) struct NamedInterface(pub ContainerName, pub IfName);
+
+#[derive(Deserialize, JsonSchema)]
+struct InterfacePath {
+    /// The container's name.
+    name: String,
+    /// The interface's name inside the container.
+    interface: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for NamedInterface {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let usage = |why: String| Failure::new(Kind::Usage, why);
+        let path = Path::<InterfacePath>::from_request_parts(parts, state).await;
+        let Path(InterfacePath { name, interface }) = path.map_err(|e| usage(e.body_text()))?;
+        let container = name.parse().map_err(|e| usage(format!("container {name:?}: {e}")))?;
+        let wrong = |e: InvalidName| usage(format!("interface {interface:?}: {e}"));
+        Ok(Self(container, interface.parse().map_err(wrong)?))
+    }
+}
+
+impl OperationInput for NamedInterface {
+    fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
+        Path::<InterfacePath>::operation_input(ctx, operation);
     }
 }
 

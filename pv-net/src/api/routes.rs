@@ -1,17 +1,17 @@
 //! The API's paths and their handlers. `GET /openapi.json` is generated from them.
 
-use super::extract::{Asked, Named, Question, Sent, wrong_query};
+use super::extract::{Asked, Named, NamedInterface, Question, Sent, wrong_query};
 use super::openapi::{Document, about, about_with_flags, content, document, ok};
 use super::view::{self, ContainerView, FlowView, HealthView, LeaseView, PoolView, PortView, RuleView, StatusView};
 use super::view::{ResolveQuery, ResolveView, VerdictQuery, VerdictView};
 use super::{Api, events, metrics};
-use crate::command::AttachRequest;
+use crate::command::{AttachRequest, InterfaceRequest};
 use crate::failure::{Failure, Kind};
 use crate::lease::unix_time;
 use crate::plan::ReloadPlan;
 use aide::OperationOutput;
 use aide::axum::ApiRouter;
-use aide::axum::routing::{get_with, post_with};
+use aide::axum::routing::{get_with, post_with, put_with};
 use aide::generate::{GenContext, reset_context};
 use aide::openapi::{Operation, StatusCode as Code};
 use axum::Router;
@@ -34,9 +34,12 @@ fn routes() -> ApiRouter<Api> {
     let attach_or_detach = get_with(container, about("One container"))
         .put_with(attach, about("Attach a container"))
         .delete_with(detach, about("Detach a container and release its leases"));
+    let interfaces = put_with(attach_interface, about("Add an interface to an attached container"))
+        .delete_with(detach_interface, about("Remove an interface from a container and release its lease"));
     ApiRouter::new()
         .api_route("/containers", get_with(containers, about("All containers")))
         .api_route("/containers/{name}", attach_or_detach)
+        .api_route("/containers/{name}/interfaces/{interface}", interfaces)
         .api_route("/pools", get_with(pools, about("All pools")))
         .api_route("/leases", get_with(leases, about("All leases: of containers, and of clients of DHCP")))
         .api_route("/ports", get_with(ports, about("Published ports")))
@@ -114,6 +117,24 @@ async fn attach(
 
 async fn detach(State(api): State<Api>, Named(name): Named) -> Result<NoContent, Failure> {
     api.commands.detach(name).await?;
+    Ok(NoContent)
+}
+
+async fn attach_interface(
+    State(api): State<Api>,
+    NamedInterface(name, interface): NamedInterface,
+    Sent(request): Sent<InterfaceRequest>,
+) -> Result<Json<ContainerView>, Failure> {
+    let after = api.commands.attach_interface(name.clone(), interface, request).await?;
+    api.dns.follows(after.revision).await;
+    Ok(Json(view::container(&after, &name)?))
+}
+
+async fn detach_interface(
+    State(api): State<Api>,
+    NamedInterface(name, interface): NamedInterface,
+) -> Result<NoContent, Failure> {
+    api.commands.detach_interface(name, interface).await?;
     Ok(NoContent)
 }
 

@@ -81,25 +81,33 @@ pub(crate) enum Command {
         /// Its name
         name: String,
         #[command(flatten)]
-        netns: NetnsArg,
-        /// Give it one interface, eth0, in this pool
+        what: AttachArg,
+        /// Give it one interface, eth0, in this pool; with --interface, the pool of that one
         #[arg(long, value_name = "POOL", conflicts_with = "run")]
         pool: Option<String>,
         /// Its run.json; the declared one unless given
         #[arg(long, value_name = "FILE")]
         run: Option<PathBuf>,
+        #[command(flatten)]
+        interface: InterfaceArgs,
     },
-    /// Detach a container and release its leases
+    /// Detach a container, or one of its interfaces, and release its leases
     Detach {
         /// Its name
         name: String,
+        /// Only this interface of it
+        #[arg(long, value_name = "IF")]
+        interface: Option<String>,
     },
     /// The daemon: what it adopted, counters, conditions
     Status,
     /// Pools
     Pools,
-    /// Containers
-    Containers,
+    /// Containers and their interfaces
+    Containers {
+        /// Only this one
+        name: Option<String>,
+    },
     /// Leases of containers, and of clients of DHCP
     Leases,
     /// Published ports
@@ -226,13 +234,33 @@ pub(crate) enum HookCommand {
 
 #[derive(Debug, ClapArgs)]
 #[group(required = true, multiple = false)]
-pub(crate) struct NetnsArg {
+pub(crate) struct AttachArg {
     /// A file that is the container's network namespace
     #[arg(long, value_name = "PATH")]
     pub netns: Option<PathBuf>,
     /// A process in the container's network namespace
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
+    /// Add this interface to the container, which is attached
+    #[arg(long, value_name = "IF", requires = "pool")]
+    pub interface: Option<String>,
+}
+
+/// What an interface that is added is to have.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct InterfaceArgs {
+    /// With --interface: the default routes go through it, or with `false` never do
+    #[arg(long, value_name = "BOOL", requires = "interface", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub default_route: Option<bool>,
+    /// With --interface: its IPv4 address
+    #[arg(long, value_name = "ADDRESS", requires = "interface")]
+    pub ipv4_address: Option<String>,
+    /// With --interface: its IPv6 address
+    #[arg(long, value_name = "ADDRESS", requires = "interface")]
+    pub ipv6_address: Option<String>,
+    /// With --interface: its MAC
+    #[arg(long, value_name = "MAC", requires = "interface")]
+    pub mac_address: Option<String>,
 }
 
 #[cfg(test)]

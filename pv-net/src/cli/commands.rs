@@ -1,10 +1,11 @@
 //! The commands, one function each.
 
-use super::args::{Args, Command, NetnsArg, PolicyCommand};
+use super::args::{Args, AttachArg, Command, InterfaceArgs, PolicyCommand};
 use super::client::{call, send};
 use super::output::{done, escaped, pretty, say};
 use super::table::{self, Column};
 use super::{Ended, doctor, policy, runtime};
+use crate::command::InterfaceRequest;
 use crate::config::{load, parse_device, parse_run, parse_run_named, parse_services};
 use crate::daemon::{Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
@@ -25,14 +26,21 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
         // These are handled in `cli::run`.
         Command::Run | Command::Broker => {}
         Command::Check { files } => check(&files, json)?,
-        Command::Attach { name, netns, pool, run } => attach(&paths, &name, netns, pool, run, json).await?,
-        Command::Detach { name } => {
+        Command::Attach { name, what: AttachArg { interface: Some(of), .. }, pool, interface, .. } => {
+            attach_interface(&paths, &name, &of, pool.unwrap_or_default(), interface, json).await?;
+        }
+        Command::Attach { name, what, pool, run, .. } => attach(&paths, &name, what, pool, run, json).await?,
+        Command::Detach { name, interface: Some(interface) } => {
+            call(&paths, Method::DELETE, &path_of(&name, &interface), None).await?;
+            done(json, &format!("interface {interface} of container {name} detached"));
+        }
+        Command::Detach { name, interface: None } => {
             call(&paths, Method::DELETE, &format!("/containers/{}", escaped(&name)), None).await?;
             done(json, &format!("container {name} detached"));
         }
         Command::Status => status(&paths, json).await?,
         Command::Pools => list(&paths, "/pools", table::POOLS, json).await?,
-        Command::Containers => containers(&paths, json).await?,
+        Command::Containers { name } => containers(&paths, name, json).await?,
         Command::Leases => leases(&paths, json).await?,
         Command::Ports => list(&paths, "/ports", table::PORTS, json).await?,
         Command::Flows { follow } => loop {
@@ -129,19 +137,19 @@ fn check_file(
 async fn attach(
     paths: &Paths,
     name: &str,
-    netns: NetnsArg,
+    what: AttachArg,
     pool: Option<String>,
     run: Option<PathBuf>,
     json: bool,
 ) -> Result<(), Ended> {
     let mut body = serde_json::Map::new();
-    if let Some(path) = netns.netns {
+    if let Some(path) = what.netns {
         // The daemon has another working directory, so the path must be absolute.
         let path = std::path::absolute(&path)
             .map_err(|e| Failure::new(Kind::Usage, format!("namespace {}: {e}", path.display())))?;
         body.insert("netns".to_owned(), json!(path));
     }
-    if let Some(pid) = netns.pid {
+    if let Some(pid) = what.pid {
         body.insert("pid".to_owned(), json!(pid));
     }
     if let Some(pool) = pool {
@@ -165,6 +173,33 @@ async fn attach(
         let addresses: Vec<&str> = ["ipv4_address", "ipv6_address"].iter().filter_map(|k| view[k].as_str()).collect();
         say(&format!("container {name} attached: {}", addresses.join(", ")));
     }
+    Ok(())
+}
+
+/// The API's path of an interface.
+fn path_of(name: &str, interface: &str) -> String {
+    format!("/containers/{}/interfaces/{}", escaped(name), escaped(interface))
+}
+
+async fn attach_interface(
+    paths: &Paths,
+    name: &str,
+    interface: &str,
+    pool: String,
+    args: InterfaceArgs,
+    json: bool,
+) -> Result<(), Ended> {
+    let InterfaceArgs { default_route, ipv4_address, ipv6_address, mac_address } = args;
+    let request = InterfaceRequest { pool, default_route, ipv4_address, ipv6_address, mac_address };
+    let view = call(paths, Method::PUT, &path_of(name, interface), Some(&json!(request))).await?;
+    if json {
+        say(&pretty(&view));
+        return Ok(());
+    }
+    let all = view["interfaces"].as_array().into_iter().flatten();
+    let new = all.into_iter().find(|i| i["name"] == interface).cloned().unwrap_or_default();
+    let addresses: Vec<&str> = ["ipv4_address", "ipv6_address"].iter().filter_map(|k| new[k].as_str()).collect();
+    say(&format!("interface {interface} of container {name} attached: {}", addresses.join(", ")));
     Ok(())
 }
 
@@ -212,15 +247,18 @@ async fn leases(paths: &Paths, json: bool) -> Result<(), Ended> {
     Ok(())
 }
 
-async fn containers(paths: &Paths, json: bool) -> Result<(), Ended> {
-    let value = call(paths, Method::GET, "/containers", None).await?;
+/// All containers, or one.
+async fn containers(paths: &Paths, name: Option<String>, json: bool) -> Result<(), Ended> {
+    let path = name.map_or_else(|| "/containers".to_owned(), |name| format!("/containers/{}", escaped(&name)));
+    let value = call(paths, Method::GET, &path, None).await?;
     if json {
         say(&pretty(&value));
         return Ok(());
     }
-    let rows: Vec<Value> = value.as_array().into_iter().flatten().flat_map(interface_rows).collect();
+    let all = value.as_array().map_or_else(|| std::slice::from_ref(&value), Vec::as_slice);
+    let rows: Vec<Value> = all.iter().flat_map(interface_rows).collect();
     say(&table::render(table::CONTAINERS, &rows));
-    for container in value.as_array().into_iter().flatten() {
+    for container in all {
         for condition in container["conditions"].as_array().into_iter().flatten() {
             let (name, text) = (&container["name"], condition.as_str().unwrap_or_default());
             say(&format!("{}: {text}", name.as_str().unwrap_or_default()));

@@ -25,6 +25,7 @@ pub const CONTAINERS: &[Column] = &[
     ("IPV4", "ipv4_address"),
     ("IPV6", "ipv6_address"),
     ("MAC", "mac_address"),
+    ("DEFAULT VIA", "default_gateways"),
     ("HOST LINK", "host_if"),
     ("FLOWS", "flows"),
     ("MOST", "max_flows"),
@@ -80,6 +81,8 @@ fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(s) => s.clone(),
+        Value::Array(all) if all.is_empty() => "-".to_owned(),
+        Value::Array(all) => all.iter().map(cell).collect::<Vec<_>>().join(", "),
         Value::Bool(b) => if *b { "yes" } else { "no" }.to_owned(),
         other => other.to_string(),
     }

@@ -52,7 +52,7 @@ fn check(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> O
     let hostname = network.and_then(|n| c.text_with("network.hostname", &n.hostname, hostname));
     let aliases = aliases(c, network);
     let interfaces = interfaces(c, network, mode);
-    let ports = ports(c, network, mode);
+    let ports = ports(c, network, mode, &interfaces);
     let name = name?;
     let hostname = hostname.unwrap_or_else(|| name.to_string());
     // The place where `ip netns add` makes namespaces.
@@ -148,7 +148,7 @@ fn interfaces(c: &mut Checker, network: Option<&raw::RunNetwork>, mode: NetworkM
         let one = eth0.zip(pool).map(|(name, pool)| Interface {
             name,
             pool,
-            default_route: true,
+            default_route: None,
             ipv4: None,
             ipv6: None,
             mac: None,
@@ -157,13 +157,11 @@ fn interfaces(c: &mut Checker, network: Option<&raw::RunNetwork>, mode: NetworkM
     }
     let mut all: Vec<Interface> = Vec::new();
     let mut claimed: Option<usize> = None;
-    let mut declined = false;
     for (i, field) in list.iter().enumerate() {
         let path = format!("network.interfaces[{i}]");
         let field = Some(field.clone());
         let Some(raw) = c.section(&path, &field) else { continue };
         let default_route = c.plain(&join(&path, "default_route"), &raw.default_route).copied();
-        declined |= i == 0 && default_route == Some(false);
         if default_route == Some(true) {
             match claimed {
                 Some(first) => {
@@ -173,16 +171,10 @@ fn interfaces(c: &mut Checker, network: Option<&raw::RunNetwork>, mode: NetworkM
                 None => claimed = Some(i),
             }
         }
-        if let Some(interface) = interface(c, &path, raw, i, pool.as_ref(), default_route == Some(true)) {
+        if let Some(interface) = interface(c, &path, raw, i, pool.as_ref(), default_route) {
             twice(c, &path, &interface, &all);
             all.push(interface);
         }
-    }
-    if claimed.is_none()
-        && !declined
-        && let Some(first) = all.first_mut()
-    {
-        first.default_route = true;
     }
     all
 }
@@ -193,7 +185,7 @@ fn interface(
     raw: &raw::Interface,
     index: usize,
     default_pool: Option<&PoolName>,
-    default_route: bool,
+    default_route: Option<bool>,
 ) -> Option<Interface> {
     let name = match &raw.name {
         Some(_) => c.text::<IfName>(&join(path, "name"), &raw.name),
@@ -235,7 +227,12 @@ fn twice(c: &mut Checker, path: &str, new: &Interface, all: &[Interface]) {
     }
 }
 
-fn ports(c: &mut Checker, network: Option<&raw::RunNetwork>, mode: NetworkMode) -> Vec<PortMapping> {
+fn ports(
+    c: &mut Checker,
+    network: Option<&raw::RunNetwork>,
+    mode: NetworkMode,
+    interfaces: &[Interface],
+) -> Vec<PortMapping> {
     let list = network.and_then(|n| c.plain("network.ports", &n.ports)).map_or(&[][..], Vec::as_slice);
     if mode != NetworkMode::Pool && !list.is_empty() {
         c.wrong("network.ports", None, "only a container in a pool publishes ports", None);
@@ -246,6 +243,13 @@ fn ports(c: &mut Checker, network: Option<&raw::RunNetwork>, mode: NetworkMode) 
         let Some(new) = c.text::<PortMapping>(&path, &Some(field.clone())) else { continue };
         if let Some(old) = all.iter().find(|old| clash(old, &new)) {
             c.wrong(&path, Some(&field.value), format!("shares a port with {old}"), None);
+        }
+        if let Some(name) = new.interface.as_ref().filter(|name| !interfaces.iter().any(|i| i.name == **name))
+            && !interfaces.is_empty()
+        {
+            let names: Vec<&str> = interfaces.iter().map(|i| i.name.as_str()).collect();
+            let help = format!("its interfaces are {}", names.join(", "));
+            c.wrong(&path, Some(&field.value), format!("the container has no interface {name}"), Some(help));
         }
         all.push(new);
     }

@@ -332,6 +332,11 @@ fn containers_that_are_wrong() {
             run(json!({"pool": "p", "ports": ["80:80", "0.0.0.0:79-81:79-81"]})),
             &[("network.ports[1]", "shares a port")],
         ),
+        (
+            "port of an interface that it lacks",
+            run(json!({"pool": "p", "ports": ["80:80@eth1"]})),
+            &[("network.ports[0]", "no interface eth1")],
+        ),
         ("hostname", run(json!({"pool": "p", "hostname": "-web"})), &[("network.hostname", "label")]),
         ("relative namespace", named(json!("web")), &[("netns", "no absolute path")]),
         ("no namespace", named(json!("/")), &[("netns", "names no file")]),
@@ -389,7 +394,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(p.bridge().map(|b| b.as_str()), Some("pv-p"));
     let c = container(json!({"name": "web", "network": {"pool": "p"}}));
     let i = &c.interfaces[0];
-    assert_eq!((i.name.as_str(), i.pool.as_str(), i.default_route), ("eth0", "p", true));
+    assert_eq!((i.name.as_str(), i.pool.as_str(), i.default_route), ("eth0", "p", None));
     assert_eq!(c.hostname, "web");
     assert_eq!(c.netns, Some("/run/netns/web".into()));
     let c = container(json!({"name": "web", "netns": "/run/docker/netns/1f", "network": {"pool": "p"}}));
@@ -400,14 +405,14 @@ fn what_is_left_out_has_a_default() {
 }
 
 #[test]
-fn the_default_route_is_the_first_interfaces_unless_said() {
+fn interfaces_claim_the_default_route_or_leave_it() {
     let routes = |interfaces: Value| {
         let c = container(json!({"name": "web", "network": {"pool": "p", "interfaces": interfaces}}));
         c.interfaces.iter().map(|i| i.default_route).collect::<Vec<_>>()
     };
-    assert_eq!(routes(json!([{}, {}])), [true, false]);
-    assert_eq!(routes(json!([{}, {"default_route": true}])), [false, true]);
-    assert_eq!(routes(json!([{"default_route": false}, {}])), [false, false]);
+    assert_eq!(routes(json!([{}, {}])), [None, None]);
+    assert_eq!(routes(json!([{}, {"default_route": true}])), [None, Some(true)]);
+    assert_eq!(routes(json!([{"default_route": false}, {}])), [Some(false), None]);
 }
 
 #[test]

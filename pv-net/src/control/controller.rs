@@ -51,9 +51,11 @@ pub(crate) struct Controller<C> {
 /// The container that a command changes.
 fn container_of(command: &Command) -> Option<&ContainerName> {
     match command {
-        Command::Attach { name, .. } | Command::AttachDeclared { name, .. } | Command::Detach { name, .. } => {
-            Some(name)
-        }
+        Command::Attach { name, .. }
+        | Command::AttachDeclared { name, .. }
+        | Command::Detach { name, .. }
+        | Command::AttachInterface { name, .. }
+        | Command::DetachInterface { name, .. } => Some(name),
         _ => None,
     }
 }
@@ -172,6 +174,24 @@ impl<C: Core> Controller<C> {
                 Err(Halt::Failed(failure)) => self.answer(answer, Err(failure)),
                 Err(Halt::Needs(errands)) => self.halt(Command::Detach { name, answer }, found, errands),
             },
+            Command::AttachInterface { name, interface, request, answer } => {
+                match self.core.attach_interface(&name, &interface, &request, &found).await {
+                    Ok(()) => self.answer(answer, Ok(())),
+                    Err(Halt::Failed(failure)) => self.answer(answer, Err(failure)),
+                    Err(Halt::Needs(errands)) => {
+                        self.halt(Command::AttachInterface { name, interface, request, answer }, found, errands);
+                    }
+                }
+            }
+            Command::DetachInterface { name, interface, answer } => {
+                match self.core.detach_interface(&name, &interface, &found).await {
+                    Ok(()) => self.answer(answer, Ok(())),
+                    Err(Halt::Failed(failure)) => self.answer(answer, Err(failure)),
+                    Err(Halt::Needs(errands)) => {
+                        self.halt(Command::DetachInterface { name, interface, answer }, found, errands);
+                    }
+                }
+            }
             Command::Reload { answer } => {
                 let result = self.core.reload().await;
                 match self.begin_errands() {

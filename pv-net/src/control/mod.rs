@@ -10,11 +10,11 @@ mod tests;
 
 pub(crate) use controller::Controller;
 
-use crate::command::{AttachRequest, Halt, Prepared};
+use crate::command::{AttachRequest, Halt, InterfaceRequest, Prepared};
 use crate::failure::Failure;
 use crate::kernel::errand::{Brought, Errand, Found};
 use crate::kernel::netlink::NetEvent;
-use crate::model::ContainerName;
+use crate::model::{ContainerName, IfName};
 use crate::plan::ReloadPlan;
 use crate::snapshot::Snapshot;
 
@@ -37,6 +37,18 @@ pub(crate) trait Core {
 
     /// Detaches a container and releases its leases.
     async fn detach(&mut self, name: &ContainerName, found: &Found) -> Result<(), Halt>;
+
+    /// Adds an interface to an attached container, completely or not at all.
+    async fn attach_interface(
+        &mut self,
+        name: &ContainerName,
+        interface: &IfName,
+        request: &InterfaceRequest,
+        found: &Found,
+    ) -> Result<(), Halt>;
+
+    /// Removes an interface from an attached container, and releases its lease.
+    async fn detach_interface(&mut self, name: &ContainerName, interface: &IfName, found: &Found) -> Result<(), Halt>;
 
     /// Reads the configuration again and applies it. A wrong file changes nothing.
     async fn reload(&mut self) -> Result<(), Failure>;

@@ -5,7 +5,7 @@ mod services;
 
 use super::controller::{AUDIT, FIRST_AUDIT};
 use super::{Controller, Core};
-use crate::command::{self, AttachRequest, Commands, Halt, Prepared, Report};
+use crate::command::{self, AttachRequest, Commands, Halt, InterfaceRequest, Prepared, Report};
 use crate::events::{Bus, Change, EventView, Heard};
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::ContainerRecord;
@@ -13,7 +13,7 @@ use crate::kernel::broker::Broker;
 use crate::kernel::errand::{Brought, Errand, Found};
 use crate::kernel::netlink::NetEvent;
 use crate::kernel::netns::NetnsError;
-use crate::model::{ContainerName, NetnsRef};
+use crate::model::{ContainerName, IfName, NetnsRef};
 use crate::snapshot::{Attached, ContainerStatus, Phase, Snapshot, share_all};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -109,6 +109,24 @@ impl Core for Fake {
         self.note(format!("detach {name}"));
         let was = self.attached.remove(name);
         was.then_some(()).ok_or_else(|| Failure::new(Kind::NotFound, "is not attached").into())
+    }
+
+    async fn attach_interface(
+        &mut self,
+        name: &ContainerName,
+        interface: &IfName,
+        _: &InterfaceRequest,
+        found: &Found,
+    ) -> Result<(), Halt> {
+        self.needs(name, found)?;
+        self.note(format!("attach {interface} of {name}"));
+        Ok(())
+    }
+
+    async fn detach_interface(&mut self, name: &ContainerName, interface: &IfName, found: &Found) -> Result<(), Halt> {
+        self.needs(name, found)?;
+        self.note(format!("detach {interface} of {name}"));
+        Ok(())
     }
 
     async fn reload(&mut self) -> Result<(), Failure> {

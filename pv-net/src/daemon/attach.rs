@@ -12,14 +12,13 @@ use crate::ipam::Lease;
 use crate::ipam::store::ContainerRecord;
 use crate::kernel::bpf::Hook;
 use crate::kernel::errand::Found;
-use crate::kernel::link::{self, LinkKind, LinkSpec, has_end_of, host_if_name};
+use crate::kernel::link::{self, LegSpec, LinkKind, LinkSpec, host_if_name};
 use crate::kernel::netlink::{LinkInfo, Netns, alias};
 use crate::kernel::{Host, Kernel, kill_point};
-use crate::model::{Attachment, Container, ContainerName, IfName, Interface, NetnsRef, PoolName};
+use crate::model::{Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, PoolName};
 use crate::plan::{Observed, Op, endpoint, endpoint_ops, misplaced};
-use futures_util::future::join_all;
 use ipnetwork::IpNetwork;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -67,7 +66,7 @@ impl Daemon {
     }
 
     /// Undoes a failed attach except for its links: state, leases, rules and ports. Returns what could not be restored.
-    async fn forget_attach(&mut self, name: &ContainerName, before: &[Arc<Lease>]) -> Vec<Failure> {
+    pub(super) async fn forget_attach(&mut self, name: &ContainerName, before: &[Arc<Lease>]) -> Vec<Failure> {
         let saved = self.save();
         let leases = self.restore_leases(name, before).await;
         let policy = if self.device.policies.is_empty() { Ok(()) } else { self.enforce_policy(false).await };
@@ -77,70 +76,13 @@ impl Daemon {
 
     /// Restores what is missing of an attached container with the namespace `netns`: links, addresses, routes, programs
     /// and map entries. Each step of an attach has no effect on what is there already.
-    async fn make_whole(&mut self, name: &ContainerName, netns: &Netns) -> Result<(), Failure> {
+    pub(super) async fn make_whole(&mut self, name: &ContainerName, netns: &Netns) -> Result<(), Failure> {
         let attachments = self.state.containers.get(name).map(|r| r.attachments.clone()).unwrap_or_default();
         let _quick = self.grace.expedite();
         let made = self.connect_all(&attachments, netns).await?;
+        self.arrange_or_take_back(&attachments, netns, &made).await?;
         self.finish(&made).await;
         Ok(())
-    }
-
-    /// Finishes the attaches that an earlier daemon began and did not finish. If that fails, the container's links are
-    /// removed, so that it does not look attached.
-    pub(super) async fn finish_interrupted(&mut self) {
-        let links = match self.net.links().await {
-            Ok(links) => links,
-            Err(e) => return tracing::warn!(error = %e, "links not listed"),
-        };
-        let begun: BTreeSet<ContainerName> = links
-            .iter()
-            .filter(|l| l.is_unfinished())
-            .filter_map(|l| self.links.get(&l.index).map(|(container, _)| container.clone()))
-            .collect();
-        // All namespaces are opened at the same time, so that several that hang take no longer than one.
-        let reference = |name: &ContainerName| self.state.containers.get(name)?.netns.clone();
-        let broker = &self.broker;
-        let opened = begun.into_iter().map(|name| {
-            let reference = reference(&name);
-            async move {
-                let netns = match &reference {
-                    Some(reference) => broker.open(reference).await.map_err(Failure::from),
-                    None => Err(Failure::new(Kind::Internal, "its namespace is not known")),
-                };
-                (name, netns)
-            }
-        });
-        for (name, netns) in join_all(opened).await {
-            let done = self.finish_attach(&name, netns).await;
-            let Err(failure) = done else {
-                tracing::info!(container = %name, "attach finished that an earlier daemon began");
-                continue;
-            };
-            let why = format!("its attach did not come to its end, and cannot be finished: {}", failure.line());
-            tracing::warn!(container = %name, %why, "links removed");
-            let attachments = self.state.containers.get(&name).map(|r| r.attachments.clone()).unwrap_or_default();
-            for attachment in attachments {
-                if let Some(index) = self.link_index(&attachment.host_if)
-                    && let Err(e) = self.disconnect(index, &attachment).await
-                {
-                    tracing::warn!(container = %name, error = %e, "link not removed");
-                }
-            }
-            self.container_conditions.entry(name).or_default().push(format!("{why}: attach it again"));
-        }
-    }
-
-    /// Finishes an attach. The namespace's path or process id may belong to another container by now; it is this
-    /// container's only if its links end there.
-    async fn finish_attach(&mut self, name: &ContainerName, netns: Result<Netns, Failure>) -> Result<(), Failure> {
-        let record = self.state.containers.get(name);
-        let attachments = record.map(|r| r.attachments.clone()).unwrap_or_default();
-        let netns = netns?;
-        let there: Vec<u32> = attachments.iter().filter_map(|a| self.link_index(&a.host_if)).collect();
-        if !has_end_of(&there, &netns).await? {
-            return Err(Failure::new(Kind::Internal, "its namespace is gone"));
-        }
-        self.make_whole(name, &netns).await
     }
 
     /// The container that a request describes, and its `run.json`.
@@ -199,8 +141,9 @@ impl Daemon {
             self.enforce_policy(false).await?;
         }
         let made = self.connect_all(&attachments, netns).await?;
+        self.arrange_or_take_back(&attachments, netns, &made).await?;
         if ports && let Err(failure) = self.refresh_port_map().await {
-            return Err(self.take_back(made, failure).await);
+            return Err(self.take_back(&made, failure).await);
         }
         self.finish(&made).await;
         Ok(())
@@ -216,19 +159,57 @@ impl Daemon {
         for attachment in attachments {
             match self.connect(attachment, netns).await {
                 Ok(connected) => made.push(connected),
-                Err(failure) => return Err(self.take_back(made, failure).await),
+                Err(failure) => return Err(self.take_back(&made, failure).await),
             }
         }
         Ok(made)
     }
 
     /// Removes the interfaces that were made before `failure`, which is returned with what could not be removed.
-    async fn take_back(&mut self, made: Vec<Connected>, failure: Failure) -> Failure {
+    pub(super) async fn take_back(&mut self, made: &[Connected], failure: Failure) -> Failure {
         let mut not_restored = Vec::new();
-        for Connected { link, attachment, .. } in made.into_iter().filter(|c| c.is_new) {
-            not_restored.extend(self.disconnect(link.index, &attachment).await.err());
+        for Connected { link, attachment, .. } in made.iter().filter(|c| c.is_new) {
+            not_restored.extend(self.disconnect(link.index, attachment).await.err());
         }
         failure.not_restored(not_restored)
+    }
+
+    /// Gives a container the routes for these interfaces, which are all that it has. If that fails, the ones in `made`
+    /// are removed.
+    async fn arrange_or_take_back(
+        &mut self,
+        attachments: &[Attachment],
+        netns: &Netns,
+        made: &[Connected],
+    ) -> Result<(), Failure> {
+        match self.arrange(attachments, netns).await {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(self.take_back(made, failure).await),
+        }
+    }
+
+    /// Gives a container the routes for these interfaces, which are all that it has.
+    ///
+    /// # Errors
+    /// When one of them is not in its namespace any more, or the kernel refuses.
+    pub(super) async fn arrange(&self, attachments: &[Attachment], netns: &Netns) -> Result<(), Failure> {
+        let routes = DefaultRoutes::of(attachments);
+        let mut legs = Vec::new();
+        for (place, a) in attachments.iter().enumerate() {
+            // One that the container has deleted needs no routes.
+            let Some(host_index) = self.link_index(&a.host_if) else { continue };
+            let pool = self.device.pools.get(&a.pool).ok_or_else(|| missing(&a.pool))?;
+            legs.push(LegSpec {
+                host_index,
+                container_if: a.interface.clone(),
+                mac: a.mac,
+                addresses: addresses(a, pool),
+                gateways: pool.gateways().map(|g| g.ip()).collect(),
+                default4: routes.ipv4 == Some(place),
+                default6: routes.ipv6 == Some(place),
+            });
+        }
+        Ok(link::arrange(&legs, netns).await?)
     }
 
     /// Marks the attach as finished. If the mark stays, the next daemon only checks the container once more.
@@ -241,7 +222,7 @@ impl Daemon {
     }
 
     /// Makes one interface, or what is missing of it. If that fails, a newly made link is removed again.
-    async fn connect(&mut self, attachment: &Attachment, netns: &Netns) -> Result<Connected, Failure> {
+    pub(super) async fn connect(&mut self, attachment: &Attachment, netns: &Netns) -> Result<Connected, Failure> {
         let pool = self.device.pools.get(&attachment.pool).ok_or_else(|| missing(&attachment.pool))?.clone();
         let link = match self.pools.get(&attachment.pool) {
             Some(link) => link.clone(),
@@ -262,7 +243,6 @@ impl Daemon {
             mtu: link.mtu,
             segment_bytes: segment_bytes(&pool),
             addresses: addresses(attachment, &pool),
-            gateways: if attachment.default_route { pool.gateways().map(|g| g.ip()).collect() } else { Vec::new() },
             alias: alias::of_attachment(attachment),
         };
         let known = self.link_index(&attachment.host_if);
@@ -291,7 +271,7 @@ impl Daemon {
         };
         if let Err(failure) = connected.await {
             let connected = Connected { link: made, attachment: attachment.clone(), is_new };
-            return Err(self.take_back(vec![connected], failure).await);
+            return Err(self.take_back(&[connected], failure).await);
         }
         // The link is complete now, so former problems with it are over.
         self.held.remove(&made.index);
@@ -333,7 +313,7 @@ fn fresh(link: &LinkInfo, host: &Host<'_>) -> Observed {
     }
 }
 
-fn attachment(interface: &Interface, lease: &Lease) -> Attachment {
+pub(super) fn attachment(interface: &Interface, lease: &Lease) -> Attachment {
     Attachment {
         host_if: host_if_name(&lease.key.container, &lease.key.interface),
         container: lease.key.container.clone(),

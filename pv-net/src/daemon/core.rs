@@ -1,12 +1,12 @@
 //! How the controller drives the daemon.
 
 use super::{Daemon, teardown};
-use crate::command::{AttachRequest, Halt, Prepared};
+use crate::command::{AttachRequest, Halt, InterfaceRequest, Prepared};
 use crate::control::Core;
 use crate::failure::Failure;
 use crate::kernel::errand::{Brought, Errand, Found};
 use crate::kernel::netlink::NetEvent;
-use crate::model::ContainerName;
+use crate::model::{ContainerName, IfName};
 use crate::plan::ReloadPlan;
 use crate::snapshot::Snapshot;
 
@@ -35,6 +35,20 @@ impl Core for Daemon {
 
     async fn detach(&mut self, name: &ContainerName, found: &Found) -> Result<(), Halt> {
         self.detach(name, found).await
+    }
+
+    async fn attach_interface(
+        &mut self,
+        name: &ContainerName,
+        interface: &IfName,
+        request: &InterfaceRequest,
+        found: &Found,
+    ) -> Result<(), Halt> {
+        self.attach_interface(name, interface, request, found).await
+    }
+
+    async fn detach_interface(&mut self, name: &ContainerName, interface: &IfName, found: &Found) -> Result<(), Halt> {
+        self.detach_interface(name, interface, found).await
     }
 
     async fn reload(&mut self) -> Result<(), Failure> {

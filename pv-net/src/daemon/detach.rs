@@ -6,7 +6,9 @@ use crate::failure::{Failure, Kind};
 use crate::ipam::store::ContainerRecord;
 use crate::kernel::errand::{Errand, Found};
 use crate::kernel::kill_point;
-use crate::model::{ContainerName, NetnsRef};
+use crate::kernel::link::has_end_of;
+use crate::kernel::netlink::Netns;
+use crate::model::{Attachment, ContainerName, NetnsRef};
 
 impl Daemon {
     /// Detaches a container and releases its leases. A container that is not attached may have leases too, from an
@@ -56,6 +58,7 @@ impl Daemon {
         found: &Found,
     ) -> Result<(), Failure> {
         let _quick = self.grace.expedite();
+        let inside = self.namespace_of(record, found).await;
         for (done, attachment) in record.attachments.iter().enumerate() {
             if let Some(index) = self.link_index(&attachment.host_if)
                 && let Err(failure) = self.disconnect(index, attachment).await
@@ -63,6 +66,9 @@ impl Daemon {
                 let failure = failure.about(format!("container {name}"));
                 return Err(self.reconnect(record, done, failure, found).await);
             }
+        }
+        if let Some(netns) = inside {
+            self.tidy_inside(name, &[], netns).await;
         }
         let half_done = |failure: Failure| {
             let failure = failure.about(format!("container {name}: its links are gone, but not its leases"));
@@ -88,6 +94,21 @@ impl Daemon {
         Ok(())
     }
 
+    /// The namespace of a container with several interfaces, if it was opened and their links end there.
+    pub(super) async fn namespace_of<'a>(&self, record: &ContainerRecord, found: &'a Found) -> Option<&'a Netns> {
+        let netns = found.netns(record.netns.as_ref()?)?.ok()?;
+        let links: Vec<u32> = record.attachments.iter().filter_map(|a| self.link_index(&a.host_if)).collect();
+        has_end_of(&links, netns).await.is_ok_and(|here| here).then_some(netns)
+    }
+
+    /// Brings the routes inside a container to what its interfaces that are `left` need. What remains of others has no
+    /// effect, and the next attach in that namespace removes it; so a failure is only logged.
+    pub(super) async fn tidy_inside(&self, name: &ContainerName, left: &[Attachment], netns: &Netns) {
+        if let Err(e) = self.arrange(left, netns).await {
+            tracing::warn!(container = %name, error = %e, "routes of removed interfaces left in its namespace");
+        }
+    }
+
     /// Makes the first `gone` interfaces of a container again after its detach ended with `failure`.
     async fn reconnect(&mut self, record: &ContainerRecord, gone: usize, failure: Failure, found: &Found) -> Failure {
         if gone == 0 {
@@ -103,7 +124,7 @@ impl Daemon {
                 let not_restored = match again {
                     Ok(made) => {
                         self.finish(&made).await;
-                        None
+                        self.arrange(&record.attachments, netns).await.err()
                     }
                     Err(e) => Some(e),
                 };

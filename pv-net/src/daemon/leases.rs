@@ -156,12 +156,13 @@ pub(super) fn reservations(file: &str, container: &Container) -> Vec<Reservation
 }
 
 fn in_use(attachment: &Attachment) -> Lease {
-    let key = LeaseKey {
-        pool: attachment.pool.clone(),
-        container: attachment.container.clone(),
-        interface: attachment.interface.clone(),
-    };
-    Lease { key, ipv4: attachment.ipv4, ipv6: attachment.ipv6, mac: attachment.mac, fixed: false }
+    Lease {
+        key: LeaseKey::of(attachment),
+        ipv4: attachment.ipv4,
+        ipv6: attachment.ipv6,
+        mac: attachment.mac,
+        fixed: false,
+    }
 }
 
 /// Whether both have the same addresses and MAC, however they were chosen.

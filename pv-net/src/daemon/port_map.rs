@@ -19,13 +19,9 @@ impl Daemon {
     fn published(&self) -> Vec<(ContainerName, Published)> {
         let mut all = Vec::new();
         for (name, record) in &self.state.containers {
-            let Some(main) = record.attachments.iter().find(|a| a.default_route).or(record.attachments.first()) else {
-                continue;
-            };
             let identity = self.state.identities.get(name).copied().unwrap_or_default();
-            for mapping in mappings(name, record) {
-                all.push((name.clone(), Published { mapping, identity, ipv4: main.ipv4, ipv6: main.ipv6 }));
-            }
+            let published = |mapping| (name.clone(), Published::new(mapping, identity, &record.attachments));
+            all.extend(mappings(name, record).into_iter().map(published));
         }
         all
     }

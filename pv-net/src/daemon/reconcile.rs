@@ -218,9 +218,10 @@ impl Daemon {
             })
         });
         let record = Arc::make_mut(record);
-        let interface = serde_json::json!({
-            "name": attachment.interface, "pool": attachment.pool, "default_route": attachment.default_route,
-        });
+        let mut interface = serde_json::json!({"name": attachment.interface, "pool": attachment.pool});
+        if let Some(wish) = attachment.default_route {
+            interface["default_route"] = wish.into();
+        }
         if let Some(list) = record.run.pointer_mut("/network/interfaces").and_then(serde_json::Value::as_array_mut) {
             list.push(interface);
         }

@@ -19,6 +19,8 @@ struct Source<'a> {
     conditions: &'a [String],
     /// Why it is not attached although its namespace exists.
     failure: Option<&'a String>,
+    /// Conditions about interfaces that it has lost, while it still has others.
+    lost: Vec<String>,
 }
 
 /// The index of each host-side link that exists, by name.
@@ -26,6 +28,21 @@ type Links<'a> = HashMap<&'a IfName, u32>;
 
 fn links_of(record: &ContainerRecord, links: &Links<'_>) -> impl Iterator<Item = Option<u32>> {
     record.attachments.iter().map(|a| links.get(&a.host_if).copied())
+}
+
+/// Conditions about the interfaces of a container that somebody has deleted, most likely the container itself. Where all
+/// are gone, its namespace is.
+fn lost(name: &ContainerName, record: &ContainerRecord, links: &Links<'_>) -> Vec<String> {
+    let is_gone = |index: &Option<u32>| index.is_none();
+    if record.attachments.len() < 2 || links_of(record, links).all(|index| index.is_none()) {
+        return Vec::new();
+    }
+    let gone = record.attachments.iter().zip(links_of(record, links)).filter(|(_, index)| is_gone(index));
+    let text = |interface: &IfName| {
+        let remedy = format!("attach the container again, or pv-net detach {name} --interface {interface}");
+        format!("interface {interface}: its link is gone: {remedy}")
+    };
+    gone.map(|(attachment, _)| text(&attachment.interface)).collect()
 }
 
 impl Source<'_> {
@@ -44,7 +61,7 @@ impl Source<'_> {
     }
 
     fn all_conditions(&self) -> impl Iterator<Item = &String> {
-        self.conditions.iter().chain(self.failure)
+        self.conditions.iter().chain(self.failure).chain(&self.lost)
     }
 
     fn status(&self, links: &Links<'_>) -> ContainerStatus {
@@ -96,18 +113,19 @@ impl Daemon {
 
     fn container_statuses(&self, before: &Arc<[Arc<ContainerStatus>]>) -> Arc<[Arc<ContainerStatus>]> {
         let state = &self.state;
-        let source = |name, attached, declared| {
+        let links: Links<'_> = self.links.iter().map(|(index, (_, name))| (name, *index)).collect();
+        let source = |name, attached, declared, lost| {
             let conditions = self.container_conditions.get(name).map(Vec::as_slice).unwrap_or_default();
-            Source { name, attached, declared, conditions, failure: self.awaited.failure(name) }
+            Source { name, attached, declared, conditions, failure: self.awaited.failure(name), lost }
         };
         let attached = state.containers.iter().map(|(name, record)| {
             let identity = state.identities.get(name).copied().unwrap_or_default();
-            source(name, Some((record, identity)), None)
+            source(name, Some((record, identity)), None, lost(name, record, &links))
         });
         let declared = self.declared.iter().filter(|(name, _)| !state.containers.contains_key(*name));
-        let mut all: Vec<_> = attached.chain(declared.map(|(name, d)| source(name, None, Some(d)))).collect();
+        let mut all: Vec<_> =
+            attached.chain(declared.map(|(name, d)| source(name, None, Some(d), Vec::new()))).collect();
         all.sort_by_key(|source| source.name);
-        let links: Links<'_> = self.links.iter().map(|(index, (_, name))| (name, *index)).collect();
         share_all(
             before,
             all,

@@ -29,7 +29,7 @@ fn attachment(container: &str, interface: &str, pool: &str, n: u8) -> Attachment
         mac: format!("02:00:0a:00:{net:02x}:{n:02x}").parse().expect("MAC"),
         ipv4: Some([10, 0, net, n].into()),
         ipv6: (container != "old").then(|| format!("fd00:{net}::{n}").parse().expect("address")),
-        default_route: interface == "eth0",
+        default_route: Some(interface == "eth0"),
     }
 }
 

@@ -79,7 +79,7 @@ pub struct ChangeEventView {
     pub event: Change,
     /// The container that it is about; none for the device.
     pub container: Option<String>,
-    /// The text of the condition, or of the repair.
+    /// The text of the condition, or of the repair; the name of the interface.
     pub text: Option<String>,
 }
 
@@ -91,6 +91,10 @@ pub enum Change {
     Attached,
     /// A container was detached.
     Detached,
+    /// An interface was added to an attached container; the text is its name.
+    InterfaceAttached,
+    /// An interface was removed from a container that stays attached; the text is its name.
+    InterfaceDetached,
     /// A container is attached, and one of its links went away.
     LinkLost,
     /// The configuration was read again.

@@ -1,7 +1,7 @@
 //! Leases, their keys, and requests for them.
 
 use super::Space;
-use crate::model::{ContainerName, IfName, Mac, Pool, PoolName};
+use crate::model::{Attachment, ContainerName, IfName, Mac, Pool, PoolName};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,6 +15,15 @@ pub struct LeaseKey {
     pub container: ContainerName,
     /// The interface, as the container names it.
     pub interface: IfName,
+}
+
+impl LeaseKey {
+    /// The key of an attached interface.
+    #[must_use]
+    pub fn of(attachment: &Attachment) -> Self {
+        let Attachment { pool, container, interface, .. } = attachment.clone();
+        Self { pool, container, interface }
+    }
 }
 
 impl fmt::Display for LeaseKey {

@@ -21,8 +21,10 @@ pub fn of_attachment(a: &Attachment) -> String {
     if let Some(v6) = a.ipv6 {
         text.push_str(&format!(";v6={v6}"));
     }
-    if a.default_route {
-        text.push_str(";gw");
+    match a.default_route {
+        Some(true) => text.push_str(";gw"),
+        Some(false) => {}
+        None => text.push_str(";g"),
     }
     text
 }
@@ -40,7 +42,11 @@ pub fn to_attachment(host_if: &str, alias: &str) -> Option<Attachment> {
         mac: optional("mac")?.parse().ok()?,
         ipv4: optional("v4").map(str::parse).transpose().ok()?,
         ipv6: optional("v6").map(str::parse).transpose().ok()?,
-        default_route: optional("gw").is_some(),
+        default_route: match (optional("gw"), optional("g")) {
+            (Some(_), _) => Some(true),
+            (None, Some(_)) => None,
+            (None, None) => Some(false),
+        },
     })
 }
 
@@ -120,7 +126,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn attachment(container: &str, pool: &str, interface: &str, v4: [u8; 4], v6: [u8; 16], gw: bool) -> Attachment {
+    fn attachment(
+        container: &str,
+        pool: &str,
+        interface: &str,
+        v4: [u8; 4],
+        v6: [u8; 16],
+        gw: Option<bool>,
+    ) -> Attachment {
         Attachment {
             container: container.parse().expect("name"),
             interface: interface.parse().expect("name"),
@@ -136,7 +149,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_alias_says_it_all(c in "[a-z0-9][a-zA-Z0-9._-]{0,62}", p in "[a-z0-9][a-z0-9._-]{0,31}",
-                                i in "[a-z%;][a-z0-9.;=%]{0,14}", v4: [u8; 4], v6: [u8; 16], gw: bool) {
+                                i in "[a-z%;][a-z0-9.;=%]{0,14}", v4: [u8; 4], v6: [u8; 16], gw: Option<bool>) {
             let a = attachment(&c, &p, &i, v4, v6, gw);
             let alias = of_attachment(&a);
             let begun = unfinished(&alias);
@@ -163,7 +176,7 @@ mod tests {
     fn the_longest_names_fit() {
         for interface in ["i", ";", "%"] {
             let name = interface.repeat(15);
-            let longest = attachment(&"c".repeat(63), &"p".repeat(32), &name, [255; 4], [0xab; 16], true);
+            let longest = attachment(&"c".repeat(63), &"p".repeat(32), &name, [255; 4], [0xab; 16], None);
             assert!(unfinished(&of_attachment(&longest)).len() <= 255);
         }
     }

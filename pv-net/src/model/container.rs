@@ -20,7 +20,7 @@ pub struct Container {
     pub hostname: String,
     /// More names that it is found by, in the device's domain.
     pub aliases: Vec<String>,
-    /// Its interfaces, in order; empty unless `mode` is [`NetworkMode::Pool`]. At most one has the default route.
+    /// Its interfaces, in order; empty unless `mode` is [`NetworkMode::Pool`]. At most one claims the default route.
     pub interfaces: Vec<Interface>,
     /// Ports of the device that lead to it.
     pub ports: Vec<PortMapping>,
@@ -63,8 +63,9 @@ pub struct Interface {
     pub name: IfName,
     /// The pool it is in.
     pub pool: PoolName,
-    /// Whether the container's default routes go through it.
-    pub default_route: bool,
+    /// Whether the container's default routes go through it; [`default_routes`](super::default_routes) decides where it
+    /// is not said.
+    pub default_route: Option<bool>,
     /// The IPv4 address it asks for.
     pub ipv4: Option<Ipv4Addr>,
     /// The IPv6 address it asks for.
@@ -111,6 +112,8 @@ pub struct Attachment {
     pub ipv4: Option<Ipv4Addr>,
     /// IPv6 address, when the pool has IPv6.
     pub ipv6: Option<Ipv6Addr>,
-    /// Whether the container's default routes go through it.
-    pub default_route: bool,
+    /// Whether the container's default routes go through it; [`default_routes`](super::default_routes) decides where it
+    /// is not said. State files of earlier versions have it for each interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_route: Option<bool>,
 }

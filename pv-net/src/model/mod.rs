@@ -4,6 +4,7 @@
 
 pub mod alias;
 mod container;
+mod default_route;
 mod dhcp6;
 #[cfg(test)]
 pub mod fixture;
@@ -18,6 +19,7 @@ mod timeouts;
 mod uplink_filter;
 
 pub use container::{Attachment, Container, ContainerKind, Interface, NetnsRef, NetworkMode};
+pub use default_route::{Candidate, DefaultRoutes, default_routes, main_interface, reached_at};
 pub use dhcp6::PoolDhcp6;
 pub use name::{ContainerName, IfName, InvalidName, Mac, PoolName, RuleName};
 pub use offer::Offer;

@@ -1,5 +1,6 @@
 //! Published ports.
 
+use super::IfName;
 use pv_net_common::ip_proto::{IPPROTO_TCP, IPPROTO_UDP};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -36,7 +37,7 @@ impl fmt::Display for Transport {
     }
 }
 
-/// `[HOST:]HOST_PORTS[:CONTAINER_PORTS][/tcp|/udp]`: ports of the device that lead to a container.
+/// `[HOST:]HOST_PORTS[:CONTAINER_PORTS][/tcp|/udp][@INTERFACE]`: ports of the device that lead to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortMapping {
     /// TCP or UDP.
@@ -47,12 +48,18 @@ pub struct PortMapping {
     pub host_ports: RangeInclusive<u16>,
     /// The container's first port; the others follow one by one.
     pub container_port: u16,
+    /// The container's interface that they lead to; that with the default route unless set.
+    pub interface: Option<IfName>,
 }
 
 impl FromStr for PortMapping {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let (text, interface) = match text.split_once('@') {
+            None => (text, None),
+            Some((rest, name)) => (rest, Some(name.parse().map_err(|e| format!("interface {name:?}: {e}"))?)),
+        };
         let (rest, transport) = match text.rsplit_once('/') {
             None => (text, Transport::Tcp),
             Some((rest, "tcp")) => (rest, Transport::Tcp),
@@ -72,7 +79,7 @@ impl FromStr for PortMapping {
                 u32::from(width(&container_ports)) + 1
             ));
         }
-        Ok(Self { transport, host, host_ports, container_port: *container_ports.start() })
+        Ok(Self { transport, host, host_ports, container_port: *container_ports.start(), interface })
     }
 }
 
@@ -119,11 +126,12 @@ impl fmt::Display for PortMapping {
         }
         let (first, last) = (*self.host_ports.start(), *self.host_ports.end());
         if first == last {
-            write!(f, "{first}:{}/{}", self.container_port, self.transport)
+            write!(f, "{first}:{}/{}", self.container_port, self.transport)?;
         } else {
             let end = self.container_port + (last - first);
-            write!(f, "{first}-{last}:{}-{end}/{}", self.container_port, self.transport)
+            write!(f, "{first}-{last}:{}-{end}/{}", self.container_port, self.transport)?;
         }
+        self.interface.iter().try_for_each(|name| write!(f, "@{name}"))
     }
 }
 
@@ -141,6 +149,10 @@ mod tests {
             ("[::]:5353:53/udp", Ok("[::]:5353:53/udp")),
             ("127.0.0.1:9000-9009:9000-9009/tcp", Ok("127.0.0.1:9000-9009:9000-9009/tcp")),
             ("1-65535", Ok("1-65535:1-65535/tcp")),
+            ("8080:80@eth1", Ok("8080:80/tcp@eth1")),
+            ("[::1]:53/udp@up@2", Ok("[::1]:53:53/udp@up@2")),
+            ("80@", Err("interface \"\"")),
+            ("80@a/b", Err("'/'")),
             ("0:80", Err("port 0")),
             ("80:80/sctp", Err("tcp or udp")),
             ("80-81:80", Err("2 ports")),
@@ -162,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_a_mapping_or_an_error(text in "[0-9:/\\[\\].tcpud-]{0,24}") {
+        fn any_text_is_a_mapping_or_an_error(text in "[0-9:/\\[\\].tcpud@-]{0,24}") {
             if let Ok(m) = text.parse::<PortMapping>() {
                 prop_assert_eq!(m.to_string().parse::<PortMapping>(), Ok(m));
             }

@@ -21,7 +21,7 @@ pub fn attachment(n: u8) -> Attachment {
         mac: Mac::from_ipv4(ipv4),
         ipv4: Some(ipv4),
         ipv6: None,
-        default_route: true,
+        default_route: None,
     }
 }
 

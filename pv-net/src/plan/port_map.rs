@@ -1,7 +1,7 @@
 //! Published ports as entries of the `port_map` map.
 
 use super::PortMapPrefix;
-use crate::model::{PortMapping, Transport};
+use crate::model::{Attachment, PortMapping, Transport, reached_at};
 use pv_net_common::endpoint::{PORT_MAP_PREFIX, PORT_MAP_SOMEWHERE};
 use pv_net_common::{Ip, PortMapKey, PortMapTarget};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,13 +14,20 @@ pub struct Published {
     pub mapping: PortMapping,
     /// The container's identity.
     pub identity: u32,
-    /// The container's IPv4 address.
+    /// The container's IPv4 address that it leads to.
     pub ipv4: Option<Ipv4Addr>,
-    /// The container's IPv6 address.
+    /// The container's IPv6 address that it leads to.
     pub ipv6: Option<Ipv6Addr>,
 }
 
 impl Published {
+    /// A mapping of the container with this identity and these interfaces.
+    #[must_use]
+    pub fn new(mapping: PortMapping, identity: u32, attachments: &[Attachment]) -> Self {
+        let (ipv4, ipv6) = reached_at(attachments, mapping.interface.as_ref());
+        Self { mapping, identity, ipv4, ipv6 }
+    }
+
     /// The device's addresses that the mapping is for, each with the container's address of the same family. The
     /// unspecified address of a family stands for all of the device's addresses.
     pub fn pairs(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {

@@ -14,7 +14,9 @@ use crate::ipam::Lease;
 use crate::ipam::store::ContainerRecord;
 use crate::kernel::bpf::{Hook, Reader, Sweeping};
 use crate::kernel::netns::NetnsId;
-use crate::model::{Attachment, ContainerName, Device, IfName, Interface, Offer, PoolName, PortMapping};
+use crate::model::{
+    Attachment, ContainerName, Device, IfName, Interface, Offer, PoolName, PortMapping, main_interface,
+};
 use crate::plan::{PoolLink, Published};
 use crate::policy::{Member, RuleRef, member};
 use std::collections::BTreeMap;
@@ -166,11 +168,10 @@ impl Attached {
         self.record.attachments.iter().zip(self.links.iter().copied())
     }
 
-    /// The interface with the default route, else the first one. Its addresses count as the container's.
+    /// The interface that counts as the container's: that with the default route, else the first one.
     #[must_use]
     pub fn main(&self) -> Option<&Attachment> {
-        let all = &self.record.attachments;
-        all.iter().find(|a| a.default_route).or(all.first())
+        main_interface(&self.record.attachments)
     }
 }
 
@@ -229,12 +230,8 @@ impl Snapshot {
     /// What attached containers publish.
     pub fn published(&self) -> impl Iterator<Item = (&ContainerName, Published)> {
         self.attached().flat_map(|(container, attached)| {
-            let main = attached.main();
-            let published = move |mapping: &PortMapping| Published {
-                mapping: mapping.clone(),
-                identity: attached.identity,
-                ipv4: main.and_then(|a| a.ipv4),
-                ipv6: main.and_then(|a| a.ipv6),
+            let published = |mapping: &PortMapping| {
+                Published::new(mapping.clone(), attached.identity, &attached.record.attachments)
             };
             attached.ports.iter().map(move |mapping| (&container.name, published(mapping)))
         })

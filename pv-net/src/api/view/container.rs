@@ -1,11 +1,13 @@
 //! Containers.
 
 use crate::failure::{Failure, Kind};
-use crate::model::{Attachment, ContainerName, Interface};
+use crate::model::{
+    Attachment, Candidate, ContainerName, DefaultRoutes, Device, Interface, PoolName, default_routes, reached_at,
+};
 use crate::snapshot::{Attached, ContainerStatus, Phase, Plane, Snapshot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A container.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -16,9 +18,9 @@ pub struct ContainerView {
     pub state: ContainerState,
     /// Its interfaces.
     pub interfaces: Vec<InterfaceView>,
-    /// IPv4 address of the interface with the default route, else of the first.
+    /// IPv4 address of the interface with the default route for IPv4, else of the first that has one.
     pub ipv4_address: Option<Ipv4Addr>,
-    /// IPv6 address of the same interface.
+    /// IPv6 address of the interface with the default route for IPv6, else of the first that has one.
     pub ipv6_address: Option<Ipv6Addr>,
     /// What is wrong with it.
     pub conditions: Vec<String>,
@@ -30,7 +32,7 @@ pub struct ContainerView {
 pub enum ContainerState {
     /// All of its links exist.
     Attached,
-    /// It was attached, but not all of its links exist any more: its namespace went away.
+    /// It was attached, but not all of its links exist any more: its namespace went away, or it has deleted one.
     Detached,
     /// It has a `run.json` and was not attached yet.
     Declared,
@@ -51,8 +53,10 @@ pub struct InterfaceView {
     pub mac_address: Option<String>,
     /// Name of the host-side link.
     pub host_if: Option<String>,
-    /// Whether the default routes go through it.
+    /// Whether a default route goes through it.
     pub default_route: bool,
+    /// The gateways of the default routes that go through it, at most one a family.
+    pub default_gateways: Vec<IpAddr>,
     /// Flows in the flow table that count for it, when it is attached.
     pub flows: Option<u64>,
     /// How many there may be.
@@ -62,7 +66,7 @@ pub struct InterfaceView {
 /// All containers, attached or declared.
 #[must_use]
 pub fn containers(snapshot: &Snapshot) -> Vec<ContainerView> {
-    snapshot.containers.iter().map(|c| view(c, snapshot.plane.as_deref())).collect()
+    snapshot.containers.iter().map(|c| view(c, snapshot)).collect()
 }
 
 /// One container.
@@ -71,40 +75,66 @@ pub fn containers(snapshot: &Snapshot) -> Vec<ContainerView> {
 /// When no container has the name.
 pub fn container(snapshot: &Snapshot, name: &ContainerName) -> Result<ContainerView, Failure> {
     match snapshot.container(name) {
-        Some(container) => Ok(view(container, snapshot.plane.as_deref())),
+        Some(container) => Ok(view(container, snapshot)),
         None => Err(Failure::new(Kind::NotFound, format!("container {name}: no such container"))),
     }
 }
 
-fn view(container: &ContainerStatus, plane: Option<&Plane>) -> ContainerView {
+fn view(container: &ContainerStatus, snapshot: &Snapshot) -> ContainerView {
     let view = match &container.phase {
-        Phase::Attached(attached) => attached_view(container, attached, plane),
+        Phase::Attached(attached) => attached_view(container, attached, snapshot),
         Phase::Declared(interfaces) => ContainerView {
             name: container.name.to_string(),
             state: ContainerState::Declared,
             ipv4_address: None,
             ipv6_address: None,
-            interfaces: interfaces.iter().map(declared_interface).collect(),
+            interfaces: declared(interfaces, &snapshot.device),
             conditions: Vec::new(),
         },
     };
     ContainerView { conditions: container.conditions.iter().cloned().chain(view.conditions).collect(), ..view }
 }
 
-fn attached_view(container: &ContainerStatus, attached: &Attached, plane: Option<&Plane>) -> ContainerView {
-    let main = attached.main();
+fn attached_view(container: &ContainerStatus, attached: &Attached, snapshot: &Snapshot) -> ContainerView {
+    let (ipv4_address, ipv6_address) = reached_at(&attached.record.attachments, None);
+    let routes = DefaultRoutes::of(&attached.record.attachments);
+    let plane = snapshot.plane.as_deref();
+    let interface = |(place, (a, link)): (usize, (&Attachment, Option<u32>))| {
+        interface(a, link, gateways(&routes, place, &a.pool, &snapshot.device), plane)
+    };
     let all = attached.links.iter().all(Option::is_some);
     ContainerView {
         name: container.name.to_string(),
         state: if all { ContainerState::Attached } else { ContainerState::Detached },
-        ipv4_address: main.and_then(|a| a.ipv4),
-        ipv6_address: main.and_then(|a| a.ipv6),
-        interfaces: attached.attachments().map(|(a, link)| interface(a, link, plane)).collect(),
+        ipv4_address,
+        ipv6_address,
+        interfaces: attached.attachments().enumerate().map(interface).collect(),
         conditions: attached.inactive.iter().map(|p| format!("{p}: accepted, not acted on yet")).collect(),
     }
 }
 
-fn declared_interface(interface: &Interface) -> InterfaceView {
+/// The gateways of the default routes that go through the interface at this place.
+fn gateways(routes: &DefaultRoutes, place: usize, pool: &PoolName, device: &Device) -> Vec<IpAddr> {
+    let all = device.pools.get(pool).into_iter().flat_map(|pool| pool.gateways().map(|g| g.ip()).collect::<Vec<_>>());
+    let has = |gateway: &IpAddr| (if gateway.is_ipv4() { routes.ipv4 } else { routes.ipv6 }) == Some(place);
+    all.filter(has).collect()
+}
+
+fn declared(interfaces: &[Interface], device: &Device) -> Vec<InterfaceView> {
+    let candidate = |i: &Interface| {
+        let pool = device.pools.get(&i.pool);
+        Candidate {
+            wish: i.default_route,
+            ipv4: pool.is_some_and(|pool| pool.v4.is_some()),
+            ipv6: pool.is_some_and(|pool| pool.v6.is_some()),
+        }
+    };
+    let routes = default_routes(&interfaces.iter().map(candidate).collect::<Vec<_>>());
+    let view = |(place, i): (usize, &Interface)| declared_interface(i, gateways(&routes, place, &i.pool, device));
+    interfaces.iter().enumerate().map(view).collect()
+}
+
+fn declared_interface(interface: &Interface, default_gateways: Vec<IpAddr>) -> InterfaceView {
     InterfaceView {
         name: interface.name.to_string(),
         pool: interface.pool.to_string(),
@@ -112,13 +142,14 @@ fn declared_interface(interface: &Interface) -> InterfaceView {
         ipv6_address: interface.ipv6,
         mac_address: interface.mac.map(|m| m.to_string()),
         host_if: None,
-        default_route: interface.default_route,
+        default_route: !default_gateways.is_empty(),
+        default_gateways,
         flows: None,
         max_flows: None,
     }
 }
 
-fn interface(a: &Attachment, link: Option<u32>, plane: Option<&Plane>) -> InterfaceView {
+fn interface(a: &Attachment, link: Option<u32>, default_gateways: Vec<IpAddr>, plane: Option<&Plane>) -> InterfaceView {
     let used = link.zip(plane).and_then(|(index, plane)| plane.reader.flow_use(index));
     InterfaceView {
         name: a.interface.to_string(),
@@ -127,7 +158,8 @@ fn interface(a: &Attachment, link: Option<u32>, plane: Option<&Plane>) -> Interf
         ipv6_address: a.ipv6,
         mac_address: Some(a.mac.to_string()),
         host_if: Some(a.host_if.to_string()),
-        default_route: a.default_route,
+        default_route: !default_gateways.is_empty(),
+        default_gateways,
         flows: used.map(|(flows, _)| flows),
         max_flows: used.map(|(_, most)| most),
     }

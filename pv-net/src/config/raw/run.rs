@@ -56,7 +56,8 @@ section! {
         hostname: String,
         /// Further names of the container in the device's DNS domain.
         aliases: Vec<Field<String>>,
-        /// Published ports: `[ADDRESS:]PORTS:PORTS[/tcp|/udp]`.
+        /// Published ports: `[ADDRESS:]PORTS:PORTS[/tcp|/udp][@INTERFACE]`. They lead to the interface with the default
+        /// route unless another one is named, as in `8080:80/tcp@eth1`.
         ports: Vec<Field<String>>,
         /// The container's interfaces.
         interfaces: Vec<Field<Interface>>,
@@ -70,7 +71,8 @@ section! {
         name: String,
         /// The pool it is in.
         pool: String,
-        /// Whether the default routes go through it; the first one's do when none claims it.
+        /// Whether the default routes go through it. Unless an interface claims that of a family, the first one with the
+        /// family has it that does not say `false`.
         default_route: bool,
         /// IPv4 address from the pool's subnet; a free one unless set.
         ipv4_address: String,

@@ -1,11 +1,8 @@
-//! The container's end of an interface: settings, addresses and routes, whatever kind of link it is.
+//! The container's end of an interface: settings and addresses, whatever kind of link it is.
 
 use super::LinkSpec;
-use crate::kernel::kill_point;
 use crate::kernel::netlink::{LinkInfo, Net, NetError, Netns};
 use ipnetwork::IpNetwork;
-use rtnetlink::RouteMessageBuilder;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Does the work of [`LinkSpec::address_inside`].
 pub(super) async fn address(spec: &LinkSpec, netns: &Netns) -> Result<(), NetError> {
@@ -47,9 +44,6 @@ pub(super) async fn raise(spec: &LinkSpec, netns: &Netns) -> Result<(), NetError
         net.set_up("lo", lo.index).await?;
     }
     net.set_up(&link.name, link.index).await?;
-    for gateway in &spec.gateways {
-        add_default_route(&net, link.index, *gateway).await?;
-    }
     net.wait_until_received(link.index, &spec.addresses).await;
     Ok(())
 }
@@ -57,17 +51,4 @@ pub(super) async fn raise(spec: &LinkSpec, netns: &Netns) -> Result<(), NetError
 async fn inner(net: &Net, spec: &LinkSpec) -> Result<LinkInfo, NetError> {
     let name = spec.container_if.as_str();
     net.link(name).await?.ok_or_else(|| NetError::Vanished { name: name.to_owned() })
-}
-
-async fn add_default_route(net: &Net, index: u32, gateway: IpAddr) -> Result<(), NetError> {
-    let message = match gateway {
-        IpAddr::V4(g) => RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index).gateway(g).build(),
-        IpAddr::V6(g) => RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index).gateway(g).build(),
-    };
-    let what = format!("default via {gateway}");
-    kill_point::pass();
-    match net.handle.route().add(message).execute().await.map_err(NetError::nl("add route", &what)) {
-        Err(e) if e.is(libc::EEXIST) => Ok(()),
-        other => other,
-    }
 }

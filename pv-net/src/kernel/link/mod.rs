@@ -3,12 +3,14 @@
 //! The daemon describes an interface by a [`LinkSpec`] and knows nothing of its kind: a further kind is a variant of
 //! [`LinkKind`] and a file beside `veth.rs`.
 
+mod arrange;
 mod bridge;
 mod configure;
 #[cfg(test)]
 mod tests;
 mod veth;
 
+pub use arrange::{LegSpec, arrange};
 pub use bridge::set_link_sysctl;
 pub use veth::has_end_of;
 
@@ -16,7 +18,6 @@ use super::netlink::{LinkInfo, Net, NetError, Netns, alias, in_time};
 use crate::model::{ContainerName, IfName, Mac};
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha256};
-use std::net::IpAddr;
 
 /// The desired state of a container's interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +36,6 @@ pub struct LinkSpec {
     pub segment_bytes: u32,
     /// Addresses with the pool's prefix length.
     pub addresses: Vec<IpNetwork>,
-    /// Gateways of the default routes; empty when another interface of the container has those.
-    pub gateways: Vec<IpAddr>,
     /// `ifalias` of the host-side link.
     pub alias: String,
 }
@@ -76,7 +75,7 @@ impl LinkSpec {
         in_time(configure::address(self, netns)).await
     }
 
-    /// Sets the container's end up and adds its routes; what is there already stays. The host side must be up before: a
+    /// Sets the container's end up. Its routes are added by [`arrange`]. The host side must be up before: a
     /// veth whose peer is up carries packets as soon as it is up itself. Otherwise a worker of the kernel opens its queue
     /// later, and what the container sends until then is lost; an ARP request is repeated only after a second.
     ///

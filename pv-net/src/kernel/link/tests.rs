@@ -94,7 +94,7 @@ fn spec_on(bridge: &LinkInfo) -> LinkSpec {
         mac: Mac([2, 0, 10, 9, 0, 2]),
         ipv4: Some([10, 9, 0, 2].into()),
         ipv6: "fd00:9::2".parse().ok(),
-        default_route: true,
+        default_route: None,
     };
     LinkSpec {
         host_if: attachment.host_if.clone(),
@@ -104,7 +104,6 @@ fn spec_on(bridge: &LinkInfo) -> LinkSpec {
         mtu: 1400,
         segment_bytes: segments::BIG_SEGMENT,
         addresses: vec!["10.9.0.2/24".parse().expect("net"), "fd00:9::2/64".parse().expect("net")],
-        gateways: vec!["10.9.0.1".parse().expect("ip"), "fd00:9::1".parse().expect("ip")],
         alias: alias::of_attachment(&attachment),
     }
 }

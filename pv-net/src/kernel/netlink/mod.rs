@@ -4,6 +4,7 @@ mod batch;
 pub mod clsact;
 mod error;
 mod inside;
+mod legs;
 mod ready;
 mod route;
 pub mod segments;

@@ -3,6 +3,8 @@
 //!
 //! `PV_NET_KILL_AT=attach:7` kills before the seventh write of an attach. The daemon itself counts its writes.
 
+mod interfaces;
+
 use anyhow::{Context, Result, ensure};
 use harness::forger::{Forger, Victims};
 use harness::{Container, Device, Namespace, SOON, Snapshot, configs, eventually};
