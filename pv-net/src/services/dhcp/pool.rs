@@ -9,9 +9,9 @@ use crate::ipam::ClientId;
 use crate::kernel::netlink::Net;
 use crate::lease::{LeaseError, LeaseHandle, Step, unix_time};
 use crate::model::Mac;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use std::collections::HashMap;
 use std::future::pending;
 use std::io;
@@ -87,14 +87,15 @@ impl PoolServer {
     ) -> io::Result<Self> {
         let net = Net::here().map_err(io::Error::other)?;
         let ports = Ports { net, link: config.link, known: HashMap::new() };
-        let clients = shared.leases.clients().borrow().clone();
-        let server = Server::new(config, &clients);
+        let clients = shared.leases.clients().all();
+        let server = Server::new(config, &clients, now());
         let (rates, writes) = (Rates::default(), FuturesUnordered::new());
         Ok(Self { shared, sockets, server, rates, ports, writes, is_exhausted })
     }
 
     /// Serves until there is no configuration any more, or a socket fails.
     pub async fn run(mut self, mut configs: watch::Receiver<Config>) {
+        self.probe();
         loop {
             let deadline = self.server.deadline();
             let tick = async { if let Some(at) = deadline { sleep_until(at.into()).await } else { pending().await } };
@@ -103,17 +104,26 @@ impl PoolServer {
                     Ok(()) => self.server.follow(configs.borrow_and_update().clone()),
                     Err(_) => return,
                 },
-                Some((client, outcome)) = self.writes.next() => self.written(&client, outcome),
+                Some((client, outcome)) = self.writes.next() => {
+                    self.written(&client, outcome);
+                    // Others of the same batch.
+                    while let Some(Some((client, outcome))) = self.writes.next().now_or_never() {
+                        self.written(&client, outcome);
+                    }
+                }
                 () = tick => {
                     // An answer that is here came in time, however late this task is.
-                    let came = read_now(self.sockets.answers.get_ref());
-                    came.iter().for_each(|packet| self.answered(packet));
-                    let offers = self.server.tick(now());
-                    offers.iter().for_each(|offer| self.send(offer));
+                    for packet in read_now(self.sockets.answers.get_ref()) {
+                        self.answered(&packet).await;
+                    }
+                    let acts = self.server.tick(now());
+                    acts.into_iter().for_each(|act| self.act(act));
                 }
                 ready = self.sockets.answers.readable() => {
                     let Ok(came) = ready.map(|mut ready| read_all(&mut ready)) else { return };
-                    came.iter().for_each(|(packet, _)| self.answered(packet));
+                    for (packet, _) in &came {
+                        self.answered(packet).await;
+                    }
                     // A socket that is never empty must not keep the thread from others.
                     yield_now().await;
                 }
@@ -125,9 +135,19 @@ impl PoolServer {
                     yield_now().await;
                 }
             }
+            self.probe();
             let is_exhausted = self.server.is_exhausted();
             if self.is_exhausted.swap(is_exhausted, Ordering::Relaxed) != is_exhausted {
                 self.shared.changed.notify_one();
+            }
+        }
+    }
+
+    fn probe(&mut self) {
+        for address in self.server.take_probes() {
+            // Without the question nobody answers, and the address is given.
+            if let Err(e) = self.sockets.probe(address) {
+                tracing::debug!(%address, error = %e, "probe not sent");
             }
         }
     }
@@ -160,9 +180,13 @@ impl PoolServer {
         self.act(act);
     }
 
-    fn answered(&mut self, packet: &[u8]) {
+    async fn answered(&mut self, packet: &[u8]) {
         let Some((address, mac)) = frame::answer(packet) else { return };
-        let Some(act) = self.server.answered(address, mac, now()) else { return };
+        if !self.server.is_asked_for(address, now()) {
+            return;
+        }
+        let port = self.ports.of(mac).await;
+        let Some(act) = self.server.answered(address, Origin { mac, port }, now()) else { return };
         tracing::info!(pool = %self.server.config().pool, %address, %mac, "DHCP: an address of the range is in use");
         let text = format!("pool {}: {address} of its DHCP range is used by {mac}", self.server.config().pool);
         self.tell(Change::AddressConflict, text);
@@ -173,12 +197,7 @@ impl PoolServer {
         match act {
             Act::Silent(why) => self.shared.metrics.silent(why),
             Act::Send(reply) => self.send(&reply),
-            Act::Probe(address) => {
-                // Without the question nobody answers, and the address is offered.
-                if let Err(e) = self.sockets.probe(address) {
-                    tracing::debug!(%address, error = %e, "probe not sent");
-                }
-            }
+            Act::Wait => {}
             Act::Write(client, steps) => self.writes.push(Box::pin(write(self.shared.leases.clone(), client, steps))),
         }
     }

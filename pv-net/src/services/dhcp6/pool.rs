@@ -101,7 +101,7 @@ impl PoolServer {
             domain: &snapshot.device.domain,
             container: snapshot.attached().flat_map(|(_, a)| &a.record.attachments).find(asks).map(|a| a.ipv6),
         };
-        let (leases, clients) = (self.leases.all(), self.leases.clients().borrow().clone());
+        let (leases, clients) = (self.leases.all(), self.leases.clients().all());
         let book = Book { leases: &leases, clients: &clients, unix: unix(), now: Instant::now() };
         answer(&server, request, from, book, held)
     }
