@@ -1,5 +1,7 @@
 //! The lease book with real files, and its behaviour when the disk fails.
 
+mod power_cut;
+
 use super::journal::load;
 use super::*;
 use crate::ipam::store::{self, State};

@@ -1,7 +1,7 @@
 //! The server of one pool: one task, that owns all that it knows.
 
 use super::Shared;
-use super::sockets::{LARGEST, Sockets, receive};
+use super::sockets::Sockets;
 use crate::dhcp::message;
 use crate::dhcp::{Act, Config, Now, Origin, Outcome, Rates, Received, Reply, Server, Take, frame};
 use crate::events::{Change, EventView};
@@ -9,27 +9,19 @@ use crate::ipam::ClientId;
 use crate::kernel::netlink::Net;
 use crate::lease::{LeaseError, LeaseHandle, Step, unix_time};
 use crate::model::Mac;
+use crate::services::bridge_ports::BridgePorts;
+use crate::services::packet::{read_all, read_now};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use std::collections::HashMap;
 use std::future::pending;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::sleep_until;
-
-/// Messages that are read before others have their turn.
-const BATCH: usize = 64;
-/// For how long the port of a MAC is taken from memory.
-const KNOWN: Duration = Duration::from_secs(1);
-/// Ports of MACs that are remembered.
-const MOST_KNOWN: usize = 4096;
 
 /// A write that has ended.
 type Write = BoxFuture<'static, (ClientId, Outcome)>;
@@ -40,34 +32,9 @@ pub(super) struct PoolServer {
     sockets: Sockets,
     server: Server,
     rates: Rates,
-    ports: Ports,
+    ports: BridgePorts,
     writes: FuturesUnordered<Write>,
     is_exhausted: Arc<AtomicBool>,
-}
-
-/// Which port of the bridge a MAC was seen behind.
-struct Ports {
-    net: Net,
-    link: u32,
-    known: HashMap<Mac, (u32, Instant)>,
-}
-
-impl Ports {
-    async fn of(&mut self, mac: Mac) -> u32 {
-        let now = Instant::now();
-        if let Some((port, at)) = self.known.get(&mac)
-            && now.saturating_duration_since(*at) < KNOWN
-        {
-            return *port;
-        }
-        if self.known.len() >= MOST_KNOWN {
-            self.known.clear();
-        }
-        // Where it cannot be told, all such clients share what one port may have.
-        let port = self.net.bridge_port_of(self.link, mac).await.ok().flatten().unwrap_or(0);
-        self.known.insert(mac, (port, now));
-        port
-    }
 }
 
 fn now() -> Now {
@@ -86,7 +53,7 @@ impl PoolServer {
         is_exhausted: Arc<AtomicBool>,
     ) -> io::Result<Self> {
         let net = Net::here().map_err(io::Error::other)?;
-        let ports = Ports { net, link: config.link, known: HashMap::new() };
+        let ports = BridgePorts::of(config.link, net);
         let clients = shared.leases.clients().all();
         let server = Server::new(config, &clients, now());
         let (rates, writes) = (Rates::default(), FuturesUnordered::new());
@@ -129,8 +96,8 @@ impl PoolServer {
                 }
                 ready = self.sockets.messages.readable() => {
                     let Ok(came) = ready.map(|mut ready| read_all(&mut ready)) else { return };
-                    for (packet, mac) in &came {
-                        self.message(packet, *mac).await;
+                    for (packet, came) in &came {
+                        self.message(packet, came.mac).await;
                     }
                     yield_now().await;
                 }
@@ -165,9 +132,9 @@ impl PoolServer {
         let is_managed = self.server.config().managed.contains_key(&mac);
         let port = match self.rates.take(mac, Instant::now()) {
             Take::Yes if is_managed => 0,
-            Take::Yes => self.ports.of(mac).await,
+            Take::Yes => self.ports.find(mac).await,
             Take::ByPort => {
-                let port = self.ports.of(mac).await;
+                let port = self.ports.find(mac).await;
                 if !self.rates.take_by_port(port, Instant::now()) {
                     return metrics.received(Received::Limited);
                 }
@@ -185,7 +152,7 @@ impl PoolServer {
         if !self.server.is_asked_for(address, now()) {
             return;
         }
-        let port = self.ports.of(mac).await;
+        let port = self.ports.find(mac).await;
         let Some(act) = self.server.answered(address, Origin { mac, port }, now()) else { return };
         tracing::info!(pool = %self.server.config().pool, %address, %mac, "DHCP: an address of the range is in use");
         let text = format!("pool {}: {address} of its DHCP range is used by {mac}", self.server.config().pool);
@@ -225,35 +192,6 @@ impl PoolServer {
     fn tell(&self, event: Change, text: String) {
         self.shared.bus.publish(EventView::change(event, None, Some(text)));
     }
-}
-
-/// What has come, with the MAC of each frame.
-fn read_all(ready: &mut AsyncFdReadyGuard<'_, OwnedFd>) -> Vec<(Vec<u8>, Mac)> {
-    let (mut came, mut buffer) = (Vec::new(), [0; LARGEST]);
-    for _ in 0..BATCH {
-        match ready.try_io(|socket: &AsyncFd<OwnedFd>| receive(socket.get_ref(), &mut buffer)) {
-            Ok(Ok(Some(packet))) => came.push((buffer[..packet.len.min(LARGEST)].to_vec(), packet.mac)),
-            Ok(Ok(None)) => {}
-            // The link went down; it is up again, or the server ends with its pool.
-            Ok(Err(e)) => tracing::debug!(error = %e, "no DHCP message read"),
-            Err(_) => break,
-        }
-    }
-    came
-}
-
-/// What is in a socket's queue, as far as that is a few.
-fn read_now(socket: &OwnedFd) -> Vec<Vec<u8>> {
-    let mut buffer = [0; LARGEST];
-    let mut came = Vec::new();
-    for _ in 0..BATCH {
-        match receive(socket, &mut buffer) {
-            Ok(Some(packet)) => came.push(buffer[..packet.len.min(LARGEST)].to_vec()),
-            Ok(None) => {}
-            Err(_) => break,
-        }
-    }
-    came
 }
 
 async fn write(leases: LeaseHandle, client: ClientId, steps: Vec<Step>) -> (ClientId, Outcome) {

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use std::any::Any;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use tempfile::TempDir;
 
 /// The network, the server's address, and the first and last address for clients: a million, so that no round of a run
 /// comes to the end of them.
@@ -33,14 +32,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// pv-net, with its defaults: half of a range for each port of the bridge.
+    /// pv-net. Half of a range is for each port of the bridge; of DHCPv6's it is no more than 1024 addresses, unless the
+    /// configuration says so, as here.
     pub fn pv_net() -> Result<Self> {
         let mut pool = configs::pool(3);
         for (key, value) in [("subnet", NET), ("gateway", GATEWAY)] {
             pool[key] = json!(value);
         }
         pool["dhcp"] = json!({"range": RANGE});
-        pool["dhcp6"] = json!({"range": RANGE6});
+        pool["dhcp6"] = json!({"range": RANGE6, "leases_per_port": 65_536});
         let device = Device::started(&json!({"network": {"pools": {"internal": pool}}}))?;
         let clients = clients(&device.ns, "pvbr3")?;
         Ok(Self { clients, macs: u32::MAX, _programs: Vec::new(), _keep: Box::new(device) })
