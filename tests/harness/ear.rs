@@ -80,7 +80,7 @@ fn raw(family: libc::c_int, proto: libc::c_int) -> Result<OwnedFd> {
 }
 
 /// Enlarges the socket's queue for what arrives while nobody reads: a flood must not displace a packet.
-fn enlarge(socket: &OwnedFd) -> Result<()> {
+pub(crate) fn enlarge(socket: &OwnedFd) -> Result<()> {
     setsockopt(socket, sockopt::RcvBufForce, &(64 << 20)).context("SO_RCVBUFFORCE")
 }
 

@@ -19,6 +19,7 @@ pub mod forger;
 pub mod frame;
 pub mod groups;
 pub mod nameserver;
+pub mod networkd;
 pub mod occupied;
 pub mod other_layout;
 pub mod raw;

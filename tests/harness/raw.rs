@@ -18,7 +18,17 @@ impl RawSocket {
     /// # Errors
     /// When the link does not exist.
     pub fn open(ns: &Namespace, link: &str) -> Result<Self> {
-        Self::bound(ns, Some(link))
+        Self::bound(ns, Some(link), libc::ETH_P_ALL)
+    }
+
+    /// Opens a socket on `link` inside `ns` that receives what comes in with this EtherType.
+    ///
+    /// # Errors
+    /// When the link does not exist.
+    pub fn open_for(ns: &Namespace, link: &str, kind: u16) -> Result<Self> {
+        let socket = Self::bound(ns, Some(link), kind.into())?;
+        crate::ear::enlarge(&socket.fd)?;
+        Ok(socket)
     }
 
     /// Opens a socket that sees all links inside `ns`, also those that are made later.
@@ -26,14 +36,28 @@ impl RawSocket {
     /// # Errors
     /// When the socket cannot be made.
     pub fn open_all(ns: &Namespace) -> Result<Self> {
-        Self::bound(ns, None)
+        Self::bound(ns, None, libc::ETH_P_ALL)
     }
 
-    pub(crate) fn fd(&self) -> &OwnedFd {
+    /// Its descriptor.
+    #[must_use]
+    pub fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 
-    fn bound(ns: &Namespace, link: Option<&str>) -> Result<Self> {
+    /// The frame that waits, if there is one: its length in `buffer`.
+    ///
+    /// # Errors
+    /// When the socket cannot be read.
+    pub fn take(&self, buffer: &mut [u8]) -> Result<Option<usize>> {
+        match recv(self.fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(n) => Ok(Some(n)),
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn bound(ns: &Namespace, link: Option<&str>, kind: i32) -> Result<Self> {
         ns.run(|| {
             // Made without a protocol: with one, the socket would receive from all links until it is bound.
             let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
@@ -41,7 +65,7 @@ impl RawSocket {
             let index = link.map(index_of).transpose()?.unwrap_or(0);
             let mut address: libc::sockaddr_ll = unsafe_zeroed();
             address.sll_family = u16::try_from(libc::AF_PACKET)?;
-            address.sll_protocol = u16::try_from(libc::ETH_P_ALL)?.to_be();
+            address.sll_protocol = u16::try_from(kind)?.to_be();
             address.sll_ifindex = i32::try_from(index)?;
             bind(fd.as_raw_fd(), &link_address(&address))?;
             Ok(Self { fd })

@@ -130,6 +130,7 @@ cases! {
     flow_table: "flow-table",
     attach: "attach",
     start: "start",
+    dhcp: "dhcp",
     programs: "programs",
 }
 

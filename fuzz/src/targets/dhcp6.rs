@@ -2,12 +2,13 @@
 
 use dhcproto::v6::{Decodable, Decoder, DhcpOption, DhcpOptions, Encodable, Message, MessageType, OptionCode};
 use ipnetwork::Ipv6Network;
-use pv_net::dhcp6::{Book, Held, Ignored, Server, answer, wire};
+use pv_net::dhcp::{Now, Origin};
+use pv_net::dhcp6::{Answer, Ignored, Server, Table, answer, frame, wire};
 use pv_net::ipam::Ipam;
 use pv_net::lease::Step;
-use pv_net::model::{PoolDhcp6, PoolName};
+use pv_net::model::{Mac, PoolDhcp6, PoolName};
 use std::net::Ipv6Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const DUID: [u8; 4] = [0, 4, 7, 7];
 const FIRST: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x10);
@@ -26,7 +27,12 @@ pub fn words() -> Vec<Vec<u8>> {
 pub fn check(input: &[u8]) {
     let Some((who, mut rest)) = input.split_first() else { return };
     let pool: PoolName = "p".parse().expect("a name");
-    let settings = PoolDhcp6 { range: (who & 1 == 0).then_some((FIRST, LAST)), lease_secs: 60, ntp: vec![OWN] };
+    let settings = PoolDhcp6 {
+        range: (who & 1 == 0).then_some((FIRST, LAST)),
+        leases_per_port: 4,
+        lease_secs: 60,
+        ntp: vec![OWN],
+    };
     let server = Server {
         duid: &DUID,
         pool: &pool,
@@ -36,31 +42,51 @@ pub fn check(input: &[u8]) {
         domain: "pv.local",
         container: (who & 2 != 0).then_some((who & 4 != 0).then_some(OWN)),
     };
-    let (mut ipam, mut held, now, mut unix) = (Ipam::default(), Held::default(), Instant::now(), 1_800_000_000);
+    if let Some((_, message)) = frame::read(input) {
+        assert!(message.len() + 48 <= input.len());
+    }
+    let (mut ipam, mut table) = (Ipam::default(), Table::default());
+    let mut now = Now { unix: 1_800_000_000, at: Instant::now() };
+    let mut writing = None;
     while let Some((len, more)) = rest.split_first_chunk::<2>() {
         let len = usize::from(u16::from_be_bytes(*len)).min(more.len());
         let (message, next) = more.split_at(len);
         rest = next;
-        unix += u64::from(message.last().copied().unwrap_or_default());
+        let passed = u64::from(message.last().copied().unwrap_or_default());
+        now = Now { unix: now.unix + passed, at: now.at + Duration::from_secs(passed) };
         let Some(request) = wire::read(message) else { continue };
-        let clients: Vec<_> = ipam.clients().cloned().collect();
-        let book = Book { leases: &[], clients: &clients, unix, now };
-        let from = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9);
-        let answered = match answer(&server, &request, from, book, &mut held) {
-            Ok(answered) => answered,
-            Err(Ignored) => continue,
-        };
-        assert!(server.container.is_none() || answered.steps.is_empty(), "a container's lease is not a client's");
-        for step in answered.steps {
-            match step {
-                Step::Lend(lease) => ipam.lend(lease).expect("nobody else has it"),
-                Step::End(key) => drop(ipam.end(&key).expect("it was there")),
-                other => panic!("{other:?}"),
-            }
+        let [who, port, late] = request.xid();
+        let from = Origin { mac: Mac([2, 0, 0, 0, 0, who % 3]), port: u32::from(port % 3) };
+        let answered = answer(&server, &request, from, &mut table, now);
+        if let Ok(Answer { steps, .. }) = &answered {
+            assert!(server.container.is_none() || steps.is_empty(), "a container's lease is not a client's");
+            table.begin(steps, from, now);
         }
-        reply(&server, &request, &answered.reply, &ipam);
+        // What was being written is done after the next message was answered: other messages come meanwhile.
+        if let Some((request, port, answered)) = writing.take() {
+            written(&server, &request, port, answered, &mut table, &mut ipam);
+        }
+        match answered {
+            Ok(answered) if late % 2 == 0 => writing = Some((request, from.port, answered)),
+            Ok(Answer { steps, .. }) if late % 4 == 1 => table.undo(&steps),
+            Ok(answered) => written(&server, &request, from.port, answered, &mut table, &mut ipam),
+            Err(Ignored) => {}
+        }
     }
     assert!(ipam.clients().count() <= 4);
+}
+
+/// The lease book has the steps of an answer.
+fn written(server: &Server<'_>, request: &Message, port: u32, with: Answer, table: &mut Table, ipam: &mut Ipam) {
+    for step in &with.steps {
+        match step {
+            Step::Lend(lease) => ipam.lend(lease.clone()).expect("nobody else has it"),
+            Step::End(key) => drop(ipam.end(key).expect("it was there")),
+            other => panic!("{other:?}"),
+        }
+    }
+    table.done(&with.steps, port);
+    reply(server, request, &with.reply, ipam);
 }
 
 /// What is answered can be read, and lends no address that is not the client's.

@@ -145,7 +145,7 @@ fn dhcp(api: &Api, snapshot: &Snapshot, registry: &mut Registry) {
     registry.register("dhcp_sent", "DHCP messages that were sent, by type", sent);
     registry.register("dhcp_unanswered", "DHCP messages of clients that were not answered, by why", silent);
     let (used, free) = (Family::<Pool, Gauge>::default(), Family::<Pool, Gauge>::default());
-    let (clients, now) = (api.leases.clients().borrow().clone(), unix_time());
+    let (clients, now) = (api.leases.clients().all(), unix_time());
     for pool in snapshot.device.pools.values().filter(|pool| pool.dhcp.is_some()) {
         let Some((first, last)) = pool.v4.as_ref().and_then(|v4| v4.dhcp_range) else { continue };
         let size = i64::from(u32::from(last)) - i64::from(u32::from(first)) + 1;

@@ -143,7 +143,7 @@ async fn pools(State(api): State<Api>) -> Json<Vec<PoolView>> {
 }
 
 async fn leases(State(api): State<Api>) -> Json<Vec<LeaseView>> {
-    let clients = api.leases.clients().borrow().clone();
+    let clients = api.leases.clients().all();
     Json(view::leases(&api.snapshot(), &clients, unix_time()))
 }
 

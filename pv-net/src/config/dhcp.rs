@@ -5,7 +5,6 @@ use super::field::Field;
 use super::{leases, net, raw};
 use crate::model::{PoolDhcp, Subnet4};
 use ipnetwork::Ipv4Network;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -62,7 +61,13 @@ pub(super) fn dhcp(
     let size = range.map_or(0, |(first, last)| u32::from(last) - u32::from(first) + 1);
     let settings = PoolDhcp {
         lease_time: leases::lease_time(c, &join(path, "lease_time"), &dhcp.lease_time),
-        leases_per_port: leases_per_port(c, &join(path, "leases_per_port"), dhcp, size),
+        leases_per_port: leases::per_port(
+            c,
+            &join(path, "leases_per_port"),
+            &dhcp.leases_per_port,
+            dhcp.range.is_some(),
+            size.div_ceil(2),
+        ),
         ntp: addresses(c, &join(path, "ntp"), &dhcp.ntp),
         routes: routes(c, &join(path, "routes"), &dhcp.routes, subnet),
         captive_portal: c.text_with(&join(path, "captive_portal"), &dhcp.captive_portal, portal),
@@ -82,17 +87,6 @@ fn unfit(first: Ipv4Addr, last: Ipv4Addr, subnet: &Subnet4) -> Option<String> {
     } else {
         return None;
     })
-}
-
-/// Half of the range unless set: who is behind one port never has all of it.
-fn leases_per_port(c: &mut Checker, path: &str, dhcp: &raw::Dhcp, size: u32) -> u32 {
-    let Some(given) = c.plain(path, &dhcp.leases_per_port).copied() else { return size.div_ceil(2) };
-    if given == 0 {
-        c.wrong(path, Some(&Value::from(given)), "nobody would be given an address", None);
-    } else if dhcp.range.is_none() {
-        c.wrong(path, Some(&Value::from(given)), "there is no range that it is a part of", None);
-    }
-    given
 }
 
 fn addresses(c: &mut Checker, path: &str, field: &Option<Field<Vec<Field<String>>>>) -> Vec<Ipv4Addr> {

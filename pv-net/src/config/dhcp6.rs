@@ -8,6 +8,10 @@ use std::net::Ipv6Addr;
 /// With everything else that a reply has, so many fit into a packet of the smallest MTU.
 const MOST_SERVERS: usize = 8;
 
+/// Addresses that those behind one port have unless it is set. A range of IPv6 has more than the disk and memory of the
+/// device.
+const MOST_OF_PORT: u32 = 1024;
+
 /// The settings. Without a range, only containers get addresses.
 pub(super) fn dhcp6(c: &mut Checker, path: &str, raw: &raw::Pool, subnet: Option<&Subnet6>) -> Option<PoolDhcp6> {
     let dhcp = c.section(path, &raw.dhcp6)?;
@@ -31,7 +35,11 @@ pub(super) fn dhcp6(c: &mut Checker, path: &str, raw: &raw::Pool, subnet: Option
     let unfit = |first, last| subnet.and_then(|subnet| unfit(first, last, subnet));
     // Without a network that is right there is nothing that a range could be in.
     let range = leases::range(c, &join(path, "range"), &dhcp.range, net::ipv6, unfit).filter(|_| subnet.is_some());
-    Some(PoolDhcp6 { range, lease_secs, ntp })
+    let half = range.map_or(0, |(first, last)| (u128::from(last) - u128::from(first)) / 2 + 1);
+    let most = u32::try_from(half).unwrap_or(u32::MAX).min(MOST_OF_PORT);
+    let at = join(path, "leases_per_port");
+    let leases_per_port = leases::per_port(c, &at, &dhcp.leases_per_port, dhcp.range.is_some(), most);
+    Some(PoolDhcp6 { range, leases_per_port, lease_secs, ntp })
 }
 
 /// Why a range does not fit the pool's network.

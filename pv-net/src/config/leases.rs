@@ -56,3 +56,15 @@ pub(super) fn range<A: Copy + Ord>(
     }
     Some((first, last))
 }
+
+/// How many addresses of the range those behind one port may have: `most` unless set, half of it or less, so that they
+/// never have all of it.
+pub(super) fn per_port(c: &mut Checker, path: &str, field: &Option<Field<u32>>, has_range: bool, most: u32) -> u32 {
+    let Some(given) = c.plain(path, field).copied() else { return most };
+    if given == 0 {
+        c.wrong(path, Some(&Value::from(given)), "nobody would be given an address", None);
+    } else if !has_range {
+        c.wrong(path, Some(&Value::from(given)), "there is no range that it is a part of", None);
+    }
+    given
+}

@@ -260,6 +260,9 @@ section! {
         range: Vec<Field<String>>,
         /// How long a lease lasts, `10s` to `365d`; `1h` unless set.
         lease_time: String,
+        /// Addresses of the range that hosts behind one port of the bridge may have at once; half of it unless set, but no
+        /// more than 1024.
+        leases_per_port: u32,
         /// Time servers that clients are told of.
         ntp: Vec<Field<String>>,
     }

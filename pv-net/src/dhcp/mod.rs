@@ -4,13 +4,16 @@
 //! A container's interface, known by the MAC that the source guard lets it send from, is given the address that it has
 //! anyway. Any other client of the bridge gets one of the pool's range, and the same again while that can be: its lease
 //! stays in the book when it is over, until somebody else needs the address. An address that is new to its client is
-//! looked for by ARP before it is offered; what is agreed to is on the disk before the client is told.
+//! looked for by ARP before it is given to it, most of them before there is a client (`ahead.rs`); what is agreed to is on
+//! the disk before the client is told.
 
+mod ahead;
 mod config;
 pub mod frame;
 mod hostname;
 pub mod message;
 mod metrics;
+mod probe;
 mod rate;
 mod reply;
 mod server;

@@ -4,21 +4,18 @@ mod lend;
 
 use super::message::{Kind, Query};
 use super::metrics::{Sent, Silence};
+use super::probe::Probe;
 use super::reply::Given;
 use super::table::{Refusal, Table};
 use super::{Config, Now, Reply};
 use crate::ipam::{ClientId, ClientLease};
 use crate::lease::Step;
 use crate::model::Mac;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// How long somebody has to answer a probe for the address that he uses.
-const PROBE: Duration = Duration::from_millis(100);
-/// Addresses that may turn out to be somebody's before a client gets no answer to this message.
-const TRIES: u32 = 4;
 /// Clients whose address is being probed for, and such whose lease is being written.
 const MOST_PENDING: usize = 4096;
 /// A lease is not for less than this many seconds, unless the pool's are: what a client wants may cost no more than that.
@@ -40,8 +37,8 @@ pub enum Act {
     Silent(Silence),
     /// This is sent.
     Send(Reply),
-    /// It is asked by ARP who has this address; [`Server::tick`] has the offer.
-    Probe(Ipv4Addr),
+    /// Somebody may still answer the probe for the client's address; [`Server::tick`] has what is done then.
+    Wait,
     /// These steps go to the lease book, and [`Server::written`] is told of it.
     Write(ClientId, Vec<Step>),
 }
@@ -66,14 +63,12 @@ pub struct Written {
     pub is_new: Option<Arc<ClientLease>>,
 }
 
-/// An offer that waits for who might answer a probe.
+/// A request that waits for who might answer the probe for its address.
 #[derive(Debug)]
-struct Probing {
+struct Waiting {
     query: Query,
     from: Origin,
     until: Instant,
-    /// How many addresses were somebody's.
-    tries: u32,
 }
 
 /// A lease that is being written.
@@ -95,9 +90,9 @@ struct Writing {
 pub struct Server {
     config: Config,
     table: Table,
-    probing: HashMap<ClientId, Probing>,
-    /// They end in the order in which they began.
-    queue: VecDeque<(Instant, ClientId)>,
+    waiting: HashMap<ClientId, Waiting>,
+    /// When each of them ends.
+    ends: BTreeSet<(Instant, ClientId)>,
     writing: HashMap<ClientId, Writing>,
     is_exhausted: bool,
 }
@@ -105,12 +100,18 @@ pub struct Server {
 impl Server {
     /// One that begins with the leases of `clients` in its pool.
     #[must_use]
-    pub fn new(config: Config, clients: &[Arc<ClientLease>]) -> Self {
+    pub fn new(config: Config, clients: &[Arc<ClientLease>], now: Now) -> Self {
         let own = clients.iter().filter(|lease| lease.pool == config.pool && lease.address.is_ipv4());
         let mut table = Table::new(own.cloned());
         table.follow(&config);
-        let (probing, queue, writing) = Default::default();
-        Self { config, table, probing, queue, writing, is_exhausted: false }
+        table.look_ahead(&config, now);
+        let (waiting, ends, writing) = Default::default();
+        Self { config, table, waiting, ends, writing, is_exhausted: false }
+    }
+
+    /// The addresses that are to be asked for by ARP now. Each call of another method may add some.
+    pub fn take_probes(&mut self) -> Vec<Ipv4Addr> {
+        self.table.probes().take_due()
     }
 
     /// Its configuration.
@@ -210,24 +211,11 @@ impl Server {
     }
 
     fn discover(&mut self, client: ClientId, query: Query, from: Origin, now: Now) -> Act {
-        if let Some(probing) = self.probing.get_mut(&client) {
-            // It asks again before it was answered: the answer has the number of its last question.
-            probing.query = query;
-            return Act::Silent(Silence::Busy);
-        }
+        let who = (from.mac, from.port);
         if let Some(address) = self.table.offer(&client, now).map(|offer| offer.address) {
-            self.table.hold(&client, address, (from.mac, from.port), now);
+            self.table.hold(&client, address, who, now);
             return Act::Send(self.offer(&query, address, &client, now));
         }
-        self.offer_one(client, query, from, 0, now)
-    }
-
-    /// Picks an address, and offers it or probes for it.
-    fn offer_one(&mut self, client: ClientId, query: Query, from: Origin, tries: u32, now: Now) -> Act {
-        if self.probing.len() >= MOST_PENDING {
-            return Act::Silent(Silence::Busy);
-        }
-        let who = (from.mac, from.port);
         let pick = match self.table.pick(&self.config, &client, who, query.requested, now) {
             Ok(pick) => pick,
             Err(Refusal::NoRange) => return Act::Silent(Silence::NoRange),
@@ -239,13 +227,13 @@ impl Server {
         };
         self.is_exhausted = false;
         self.table.hold(&client, pick.address, who, now);
-        if !pick.is_new {
-            return Act::Send(self.offer(&query, pick.address, &client, now));
+        if pick.is_new {
+            // Most were asked for before. Whoever uses one of the others answers until the client requests it, or the
+            // request waits for him.
+            self.table.probes().ask(pick.address, now);
+            self.table.look_ahead(&self.config, now);
         }
-        let until = now.at + PROBE;
-        self.queue.push_back((until, client.clone()));
-        self.probing.insert(client, Probing { query, from, until, tries });
-        Act::Probe(pick.address)
+        Act::Send(self.offer(&query, pick.address, &client, now))
     }
 
     fn offer(&self, query: &Query, address: Ipv4Addr, client: &ClientId, now: Now) -> Reply {
@@ -255,40 +243,73 @@ impl Server {
         Reply::give(Sent::Offer, &self.config, query, &given)
     }
 
-    /// The offers for whose address nobody has answered in time.
-    pub fn tick(&mut self, now: Now) -> Vec<Reply> {
-        let mut offers = Vec::new();
-        while self.queue.front().is_some_and(|(until, _)| *until <= now.at) {
-            let Some((until, client)) = self.queue.pop_front() else { break };
-            // Of one that was begun anew only the last time counts.
-            if self.probing.get(&client).is_none_or(|probing| probing.until != until) {
-                continue;
-            }
-            let Some(Probing { query, .. }) = self.probing.remove(&client) else { continue };
-            if let Some(address) = self.table.offer(&client, now).map(|offer| offer.address) {
-                offers.push(self.offer(&query, address, &client, now));
+    /// What is done about the requests for whose address nobody has answered in time.
+    pub fn tick(&mut self, now: Now) -> Vec<Act> {
+        let mut acts = Vec::new();
+        while let Some((until, client)) = self.ends.first().filter(|(until, _)| *until <= now.at).cloned() {
+            self.ends.remove(&(until, client.clone()));
+            if let Some(Waiting { query, from, .. }) = self.waiting.remove(&client) {
+                acts.push(self.request(client, query, from, now));
             }
         }
-        offers
+        acts
     }
 
     /// When [`Server::tick`] has something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.queue.front().map(|(until, _)| *until)
+        self.ends.first().map(|(until, _)| *until)
     }
 
-    /// `mac` has answered a probe for `address`: whoever was to be offered it gets another one.
-    pub fn answered(&mut self, address: Ipv4Addr, mac: Mac, now: Now) -> Option<Act> {
-        let client = self.table.offered(address)?.clone();
+    /// Whether an answer to a probe for `address` would matter.
+    #[must_use]
+    pub fn is_asked_for(&mut self, address: Ipv4Addr, now: Now) -> bool {
+        self.table.probes().of(address, now) != Probe::Unknown
+    }
+
+    /// Somebody has answered a probe for `address`. Returns what is done when it is an address that a client was to get,
+    /// or could get next, and he is believed.
+    pub fn answered(&mut self, address: Ipv4Addr, from: Origin, now: Now) -> Option<Act> {
+        let client = self.table.offered(address).cloned();
+        let offer = client.as_ref().and_then(|client| self.table.offer(client, now));
         // A client that still uses the address that it asks for has answered itself.
-        self.probing.get(&client).filter(|probing| probing.from.mac != mac)?;
-        let Probing { query, from, tries, .. } = self.probing.remove(&client)?;
-        // Whoever uses it is not the client, so it does not count for its port.
-        self.table.conflict(&self.config, address, 0, now);
-        self.table.drop_offer(&client);
-        let may_try = tries + 1 < TRIES;
-        Some(if may_try { self.offer_one(client, query, from, tries + 1, now) } else { Act::Silent(Silence::Busy) })
+        let is_own = offer.is_some_and(|offer| offer.mac == from.mac);
+        let is_writing = client.as_ref().is_some_and(|client| self.writing.contains_key(client));
+        if is_own || is_writing || !self.is_asked_for(address, now) {
+            return None;
+        }
+        if !self.table.claim(&self.config, address, (from.mac, from.port), now) {
+            return None;
+        }
+        let mut act = Act::Silent(Silence::Done);
+        if let Some(client) = client {
+            self.table.drop_offer(&client);
+            if let Some(Waiting { query, .. }) = self.give_up(&client) {
+                act = Act::Send(Reply::refuse(&self.config, &query));
+            }
+        }
+        self.table.look_ahead(&self.config, now);
+        Some(act)
+    }
+
+    /// A client's request waits no longer.
+    fn give_up(&mut self, client: &ClientId) -> Option<Waiting> {
+        let waiting = self.waiting.remove(client)?;
+        self.ends.remove(&(waiting.until, client.clone()));
+        Some(waiting)
+    }
+
+    /// Gives a client what it was offered, when nobody has answered the probe for it.
+    fn take_offer(&mut self, client: ClientId, address: Ipv4Addr, query: Query, from: Origin, now: Now) -> Act {
+        match self.table.probes().ask(address, now) {
+            Probe::Clear => self.grant(client, address, query, from, now),
+            Probe::Waiting(until) if self.waiting.len() < MOST_PENDING => {
+                self.ends.insert((until, client.clone()));
+                self.waiting.insert(client, Waiting { query, from, until });
+                Act::Wait
+            }
+            Probe::Waiting(_) | Probe::Unknown => Act::Silent(Silence::Busy),
+        }
     }
 
     fn request(&mut self, client: ClientId, query: Query, from: Origin, now: Now) -> Act {
@@ -297,18 +318,20 @@ impl Server {
         let is_own =
             leased == Some(address) && self.config.is_in_range(address) && !self.table.is_taken(address, &client, now);
         let refuse = |server: &Self| Act::Send(Reply::refuse(&server.config, &query));
+        // It asks again: the answer has the number of its last question.
+        self.give_up(&client);
         match query.server {
             // It chose among offers.
             Some(server) if server != self.config.server => {
-                self.probing.remove(&client);
                 self.table.drop_offer(&client);
                 Act::Silent(Silence::OtherServer)
             }
             Some(_) => {
                 let is_offered = self.table.offer(&client, now).is_some_and(|offer| offer.address == address);
-                let is_offered = is_offered && !self.probing.contains_key(&client);
-                if is_own || (is_offered && !self.is_anothers(address, &client, from, now)) {
+                if is_own {
                     self.grant(client, address, query, from, now)
+                } else if is_offered && !self.is_anothers(address, &client, from, now) {
+                    self.take_offer(client, address, query, from, now)
                 } else {
                     refuse(self)
                 }

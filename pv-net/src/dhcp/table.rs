@@ -1,5 +1,7 @@
 //! Which address of the range is whose, and which one is next.
 
+use super::ahead::Ahead;
+use super::probe::{Probe, Probes};
 use super::{Config, Now};
 use crate::ipam::{ClientId, ClientLease};
 use crate::model::Mac;
@@ -14,6 +16,9 @@ const HOLD: Duration = Duration::from_secs(10);
 const CONFLICT: Duration = Duration::from_secs(600);
 /// How often it is counted who has what, and looked for leases that are over. Between, only what comes is counted.
 const COUNT: Duration = Duration::from_secs(1);
+/// Addresses that one MAC may say by ARP that it uses. Whoever says more answers for all, as a router that is a proxy
+/// does, or means no good.
+const CLAIMS_PER_MAC: u32 = 8;
 /// Leases that one MAC may have under several identifiers: those of a boot loader, an installer and two systems.
 const LEASES_PER_MAC: u32 = 4;
 
@@ -49,8 +54,10 @@ pub(super) enum Refusal {
 #[derive(Debug)]
 struct Conflict {
     until: Instant,
-    /// The port of the client that said so. It counts there, or one client could take the range by declining it.
+    /// The port of who said so. It counts there, or one client could take the range by declining it.
     port: u32,
+    /// The MAC that answered a probe.
+    claimed_by: Option<Mac>,
 }
 
 /// Who had how much when it was counted last.
@@ -59,6 +66,10 @@ struct Counts {
     at: Option<Instant>,
     ports: HashMap<u32, u32>,
     macs: HashMap<Mac, u32>,
+    /// Addresses that a MAC says are its own.
+    claims: HashMap<Mac, u32>,
+    /// Nobody had none of the range when it was looked.
+    is_used_up: bool,
     /// Addresses of leases that are over, the one that is over for the longest first.
     over: VecDeque<Ipv4Addr>,
 }
@@ -77,6 +88,8 @@ pub(super) struct Table {
     /// Those of containers.
     managed: HashSet<Ipv4Addr>,
     counts: Counts,
+    ahead: Ahead,
+    probes: Probes,
     /// How far addresses were given that nobody had.
     next: u32,
 }
@@ -99,6 +112,7 @@ impl Table {
         self.offers.retain(|_, offer| config.is_in_range(offer.address));
         self.offered.retain(|address, _| config.is_in_range(*address));
         self.conflicts.retain(|address, _| config.is_in_range(*address));
+        self.ahead.follow(config);
         self.counts = Counts::default();
     }
 
@@ -137,11 +151,12 @@ impl Table {
     pub fn is_taken(&self, address: Ipv4Addr, client: &ClientId, now: Now) -> bool {
         let is_live = |holder: &ClientId| self.leases.get(holder).is_some_and(|lease| !lease.is_over(now.unix));
         let is_leased = self.holders.get(&address).is_some_and(|holder| holder != client && is_live(holder));
-        is_leased || self.managed.contains(&address) || self.is_offered(address, client, now)
+        is_leased || self.managed.contains(&address) || self.is_offered(address, Some(client), now)
     }
 
-    fn is_offered(&self, address: Ipv4Addr, client: &ClientId, now: Now) -> bool {
-        let other = self.offered.get(&address).filter(|other| *other != client);
+    /// Whether somebody but `client` was offered `address`.
+    fn is_offered(&self, address: Ipv4Addr, client: Option<&ClientId>, now: Now) -> bool {
+        let other = self.offered.get(&address).filter(|other| Some(*other) != client);
         other.and_then(|other| self.offer(other, now)).is_some_and(|offer| offer.address == address)
     }
 
@@ -150,12 +165,34 @@ impl Table {
     }
 
     /// Whether nobody has or had `address`, and it can be given to `client`.
-    fn is_free(&self, config: &Config, address: Ipv4Addr, client: &ClientId, now: Now) -> bool {
+    fn is_free(&self, config: &Config, address: Ipv4Addr, client: Option<&ClientId>, now: Now) -> bool {
         config.is_in_range(address)
             && !self.holders.contains_key(&address)
             && !self.managed.contains(&address)
             && !self.is_in_conflict(address, now)
             && !self.is_offered(address, client, now)
+    }
+
+    /// Whether a client may have an address that it had not before: nobody has it now.
+    pub fn is_fit(&self, config: &Config, address: Ipv4Addr, client: &ClientId, now: Now) -> bool {
+        config.is_in_range(address) && !self.is_taken(address, client, now) && !self.is_in_conflict(address, now)
+    }
+
+    /// The probes for addresses of the range.
+    pub const fn probes(&mut self) -> &mut Probes {
+        &mut self.probes
+    }
+
+    /// Finds the addresses that the next new clients get, and has them asked for.
+    pub fn look_ahead(&mut self, config: &Config, now: Now) {
+        let Some(range) = config.range else { return };
+        self.count(now);
+        for _ in 0..self.ahead.missing(config) {
+            let found = self.unused(range, config, now).or_else(|| self.over(config, now));
+            let Some(address) = found else { break };
+            self.ahead.push(address);
+        }
+        self.ahead.ask(&mut self.probes, now);
     }
 
     /// An address for a client behind `port` of the bridge, the one that it `wants` where that can be.
@@ -185,12 +222,16 @@ impl Table {
         if has(&self.counts.ports) >= config.settings.leases_per_port {
             return Err(Refusal::PortLimit);
         }
-        if let Some(address) = wants.filter(|wanted| self.is_free(config, *wanted, client, now)) {
+        if let Some(address) = wants.filter(|wanted| self.is_free(config, *wanted, Some(client), now)) {
             return Ok(Pick { address, is_new: true });
         }
-        let unused = self.unused((first, last), config, client, now);
-        let address = unused.or_else(|| self.over(config, client, now)).ok_or(Refusal::Exhausted)?;
-        Ok(Pick { address, is_new: true })
+        let mut ahead = std::mem::take(&mut self.ahead);
+        let next = ahead.take(self, config, client, now);
+        let known = next.map_or(Probe::Waiting(now.at), |address| self.probes.of(address, now));
+        ahead.adapt(config, known);
+        self.ahead = ahead;
+        let found = next.or_else(|| self.unused((first, last), config, now)).or_else(|| self.over(config, now));
+        Ok(Pick { address: found.ok_or(Refusal::Exhausted)?, is_new: true })
     }
 
     /// Whether a client may have a lease beside those of its MAC and its port. One that has a lease or an offer may keep
@@ -213,31 +254,33 @@ impl Table {
     }
 
     /// An address that nobody had.
-    fn unused(
-        &mut self,
-        range: (Ipv4Addr, Ipv4Addr),
-        config: &Config,
-        client: &ClientId,
-        now: Now,
-    ) -> Option<Ipv4Addr> {
+    fn unused(&mut self, range: (Ipv4Addr, Ipv4Addr), config: &Config, now: Now) -> Option<Ipv4Addr> {
+        if self.counts.is_used_up {
+            return None;
+        }
         let (first, last) = (u32::from(range.0), u32::from(range.1));
         let size = last - first + 1;
         let start = if (first..=last).contains(&self.next) { self.next } else { first };
         // Each that is not free is in one of these, so that of a full range little is looked at.
-        let most = self.holders.len() + self.offered.len() + self.conflicts.len() + self.managed.len() + 1;
+        let most =
+            self.holders.len() + self.offered.len() + self.conflicts.len() + self.managed.len() + self.ahead.len() + 1;
         let candidates = (start..=last).chain(first..start).take(most.min(size as usize));
-        let found = candidates.map(Ipv4Addr::from).find(|address| self.is_free(config, *address, client, now))?;
+        let is_free = |address: &Ipv4Addr| self.is_free(config, *address, None, now) && !self.ahead.has(*address);
+        let Some(found) = candidates.map(Ipv4Addr::from).find(is_free) else {
+            self.counts.is_used_up = true;
+            return None;
+        };
         self.next = u32::from(found).saturating_add(1);
         Some(found)
     }
 
     /// The address of the lease that is over for the longest.
-    fn over(&mut self, config: &Config, client: &ClientId, now: Now) -> Option<Ipv4Addr> {
+    fn over(&mut self, config: &Config, now: Now) -> Option<Ipv4Addr> {
         while let Some(address) = self.counts.over.pop_front() {
             let is_over = self.holders.get(&address).and_then(|holder| self.leases.get(holder));
             let is_over = is_over.is_some_and(|lease| lease.is_over(now.unix));
-            let is_fit = config.is_in_range(address) && !self.is_in_conflict(address, now);
-            if is_over && is_fit && !self.is_taken(address, client, now) {
+            let is_fit = config.is_in_range(address) && !self.is_in_conflict(address, now) && !self.ahead.has(address);
+            if is_over && is_fit && !self.managed.contains(&address) && !self.is_offered(address, None, now) {
                 return Some(address);
             }
         }
@@ -248,7 +291,7 @@ impl Table {
     fn oldest_of(&self, config: &Config, mac: Mac, now: Now) -> Option<Pick> {
         let own = self.leases.values().filter(|lease| lease.mac == Some(mac));
         let fit = own.filter(|lease| v4(lease).is_some_and(|a| config.is_in_range(a) && !self.is_in_conflict(a, now)));
-        let free = fit.filter(|lease| v4(lease).is_some_and(|a| !self.is_offered(a, &lease.client, now)));
+        let free = fit.filter(|lease| v4(lease).is_some_and(|a| !self.is_offered(a, Some(&lease.client), now)));
         let oldest = free.min_by_key(|lease| lease.expires)?;
         Some(Pick { address: v4(oldest)?, is_new: false })
     }
@@ -286,6 +329,9 @@ impl Table {
         }
         for conflict in self.conflicts.values() {
             *counts.ports.entry(conflict.port).or_default() += 1;
+            if let Some(mac) = conflict.claimed_by {
+                *counts.claims.entry(mac).or_default() += 1;
+            }
         }
         self.counts = counts;
     }
@@ -311,15 +357,36 @@ impl Table {
         }
     }
 
-    /// Somebody uses an address that he was not given: as a client behind `port` says, or a probe has found.
+    /// Somebody behind `port` with this MAC answers a probe for `address`. Returns whether he is believed: not of more
+    /// addresses than one MAC may have, and not when those behind his port have all that they may have. A client that is
+    /// given one of the others finds that out itself (RFC 2131 section 3.1), and declines it.
+    pub fn claim(&mut self, config: &Config, address: Ipv4Addr, (mac, port): (Mac, u32), now: Now) -> bool {
+        self.count(now);
+        let claims = self.counts.claims.entry(mac).or_default();
+        let has = self.counts.ports.get(&port).copied().unwrap_or(0);
+        if *claims >= CLAIMS_PER_MAC || has >= config.settings.leases_per_port {
+            return false;
+        }
+        *claims += 1;
+        *self.counts.ports.entry(port).or_default() += 1;
+        self.in_conflict(config, address, Conflict { until: now.at + CONFLICT, port, claimed_by: Some(mac) });
+        true
+    }
+
+    /// Somebody uses an address that he was not given, as a client behind `port` says.
     pub fn conflict(&mut self, config: &Config, address: Ipv4Addr, port: u32, now: Now) {
+        self.in_conflict(config, address, Conflict { until: now.at + CONFLICT, port, claimed_by: None });
+    }
+
+    fn in_conflict(&mut self, config: &Config, address: Ipv4Addr, conflict: Conflict) {
+        self.probes.forget(address);
         // Somebody who claims all of the range has no more than half of it: the rest is looked for again by ARP.
         let size = config.range.map_or(0, |(first, last)| u32::from(last) - u32::from(first) + 1);
         if self.conflicts.len() >= size.div_ceil(2) as usize {
             let oldest = self.conflicts.iter().min_by_key(|(_, conflict)| conflict.until).map(|(address, _)| *address);
             oldest.map(|address| self.conflicts.remove(&address));
         }
-        self.conflicts.insert(address, Conflict { until: now.at + CONFLICT, port });
+        self.conflicts.insert(address, conflict);
     }
 
     /// A client has a lease, as the disk has it; behind which port is known when it has asked for it.
@@ -328,6 +395,7 @@ impl Table {
         self.ended(&client);
         self.drop_offer(&client);
         let Some(address) = v4(&lease) else { return };
+        self.probes.forget(address);
         self.holders.insert(address, client.clone());
         if let Some(name) = &lease.hostname {
             self.names.insert(name.clone(), client.clone());

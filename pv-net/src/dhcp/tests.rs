@@ -2,6 +2,7 @@
 
 mod limits;
 mod messages;
+mod probes;
 
 use super::message::{Kind, Query, Unread, read};
 use super::*;
@@ -98,7 +99,9 @@ impl Lab {
 
     fn with(config: Config) -> Self {
         let now = Now { unix: 1_000_000, at: Instant::now() };
-        Self { server: Server::new(config, &[]), now, book: BTreeMap::new() }
+        let mut lab = Self { server: Server::new(config, &[], now), now, book: BTreeMap::new() };
+        lab.wait(Duration::from_millis(150));
+        lab
     }
 
     fn wait(&mut self, time: Duration) {
@@ -118,11 +121,11 @@ impl Lab {
         match act {
             Act::Silent(why) => Err(why),
             Act::Send(reply) => Ok(Said::of(reply)),
-            Act::Probe(_) => {
+            Act::Wait => {
                 self.wait(Duration::from_millis(150));
-                let mut offers = self.server.tick(self.now);
-                assert_eq!(offers.len(), 1);
-                Ok(Said::of(offers.remove(0)))
+                let mut acts = self.server.tick(self.now);
+                assert_eq!(acts.len(), 1);
+                self.follow(acts.remove(0))
             }
             Act::Write(client, steps) => {
                 for step in steps {
@@ -364,39 +367,11 @@ fn who_has_an_address_is_told_the_rest() {
 }
 
 #[test]
-fn an_address_that_somebody_uses_is_not_offered() {
-    let mut lab = Lab::new();
-    let (query, from) = (discover(1), Origin { mac: mac(1), port: 3 });
-    assert_eq!(lab.server.receive(query.clone(), from, lab.now), Act::Probe(address(100)));
-    // It asks again meanwhile, and the server goes on.
-    assert_eq!(lab.server.receive(query.clone(), from, lab.now), Act::Silent(Silence::Busy));
-    assert!(lab.server.tick(lab.now).is_empty());
-    assert_eq!(lab.server.answered(address(100), mac(1), lab.now), None, "the client itself");
-    assert_eq!(lab.server.answered(address(105), mac(9), lab.now), None, "nobody asked for that");
-    let act = lab.server.answered(address(100), mac(9), lab.now).expect("another one");
-    assert_eq!(act, Act::Probe(address(101)));
-    assert_eq!(lab.follow(act).map(|said| said.yours), Ok(address(101)));
-    assert_eq!(lab.get(3, Query { requested: Some(address(100)), ..discover(2) }), Ok(address(102)));
-    // After a while it is looked for again.
-    lab.wait(Duration::from_secs(601));
-    assert_eq!(lab.get(3, Query { requested: Some(address(100)), ..discover(3) }), Ok(address(100)));
-    // Who answers for all of them stops one client no longer than that one's next question.
-    let from = Origin { mac: mac(4), port: 3 };
-    let mut act = lab.server.receive(discover(4), from, lab.now);
-    let mut tries = 0;
-    while let Act::Probe(address) = act {
-        tries += 1;
-        act = lab.server.answered(address, mac(9), lab.now).expect("it is asked for");
-    }
-    assert_eq!((tries, act), (4, Act::Silent(Silence::Busy)));
-}
-
-#[test]
 fn leases_are_known_again_after_a_start_and_follow_the_configuration() {
     let mut lab = Lab::new();
     let first = lab.get(3, Query { hostname: Some("box".to_owned()), ..discover(1) }).expect("an address");
     let clients: Vec<_> = lab.book.values().cloned().collect();
-    lab.server = Server::new(config(), &clients);
+    lab.server = Server::new(config(), &clients, lab.now);
     assert_eq!(lab.get(4, Query { hostname: Some("box".to_owned()), ..discover(2) }), Ok(address(101)));
     let named = lab.book.values().filter(|lease| lease.hostname.is_some()).count();
     assert_eq!(named, 1, "the first has the name");

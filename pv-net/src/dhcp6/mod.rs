@@ -1,21 +1,24 @@
 //! DHCPv6 (RFC 8415): the reply of a pool's server to a message.
 //!
-//! Pure: the reply follows from the message, its sender, the leases and the time ([`answer()`]). `services/dhcp6` writes
-//! the leases and sends the replies.
+//! Pure: the reply follows from the message, the frame that it came in, the leases and the time ([`answer()`]).
+//! `services/dhcp6` writes the leases and sends the replies. What one client may have is counted by what the bridge knows
+//! of a frame, its MAC and the port that it came by: link-local address and DUID can be made up.
 
 pub mod answer;
+mod associations;
 pub mod choose;
+pub mod frame;
 pub mod held;
 pub mod metrics;
-pub mod rate;
+pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod wire;
 
-pub use answer::{Answer, Book, Ignored, Server, answer};
+pub use answer::{Answer, Ignored, Server, answer};
 pub use held::Held;
 pub use metrics::Metrics;
-pub use rate::Rates;
+pub use table::Table;
 
 /// The port that servers listen on (RFC 8415 section 7.2).
 pub const SERVER_PORT: u16 = 547;

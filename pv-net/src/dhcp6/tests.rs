@@ -1,8 +1,9 @@
 use super::metrics::Ended;
-use super::{Book, Held, Ignored, Server, answer};
+use super::{Ignored, Server, Table, answer};
+use crate::dhcp::{Now, Origin};
 use crate::ipam::{ClientId, ClientLease, Ipam, Lease, LeaseKey};
 use crate::lease::Step;
-use crate::model::{PoolDhcp6, PoolName};
+use crate::model::{Mac, PoolDhcp6, PoolName};
 use dhcproto::v6::{
     Decodable, Decoder, DhcpOption, DhcpOptions, Encodable, IAAddr, IANA, Message, MessageType, ORO, OptionCode, Status,
 };
@@ -18,14 +19,19 @@ fn ip(text: &str) -> Ipv6Addr {
     text.parse().expect("an address")
 }
 
+fn at(mac: u8, port: u32) -> Origin {
+    Origin { mac: Mac([2, 0, 0, 0, 7, mac]), port }
+}
+
 /// A server with a lease book, in which each answer is written.
 struct Lab {
     pool: PoolName,
     settings: PoolDhcp6,
     container: Option<Option<Ipv6Addr>>,
-    from: Ipv6Addr,
+    from: Origin,
     ipam: Ipam,
-    held: Held,
+    /// Made from the lease book with the first message.
+    table: Option<Table>,
     unix: u64,
     now: Instant,
 }
@@ -34,11 +40,16 @@ impl Lab {
     fn new(first: &str, last: &str) -> Self {
         Self {
             pool: "p".parse().expect("a name"),
-            settings: PoolDhcp6 { range: Some((ip(first), ip(last))), lease_secs: 3600, ntp: vec![ip("fd00::123")] },
+            settings: PoolDhcp6 {
+                range: Some((ip(first), ip(last))),
+                lease_secs: 3600,
+                leases_per_port: 8,
+                ntp: vec![ip("fd00::123")],
+            },
             container: None,
-            from: ip("fe80::9"),
+            from: at(9, 1),
             ipam: Ipam::default(),
-            held: Held::default(),
+            table: None,
             unix: 1_800_000_000,
             now: Instant::now(),
         }
@@ -61,15 +72,19 @@ impl Lab {
         };
         let leases: Vec<_> = self.ipam.leases().cloned().collect();
         let clients: Vec<_> = self.ipam.clients().cloned().collect();
-        let book = Book { leases: &leases, clients: &clients, unix: self.unix, now: self.now };
-        let done = answer(&server, request, self.from, book, &mut self.held)?;
-        for step in done.steps {
+        let table = self.table.get_or_insert_with(|| Table::new(&self.pool, &clients));
+        table.follow(&leases);
+        let now = Now { unix: self.unix, at: self.now };
+        let done = answer(&server, request, self.from, table, now)?;
+        table.begin(&done.steps, self.from, now);
+        for step in &done.steps {
             match step {
-                Step::Lend(lease) => self.ipam.lend(lease).expect("it is free"),
-                Step::End(key) => drop(self.ipam.end(&key).expect("it is there")),
+                Step::Lend(lease) => self.ipam.lend(lease.clone()).expect("it is free"),
+                Step::End(key) => drop(self.ipam.end(key).expect("it is there")),
                 other => panic!("{other:?}"),
             }
         }
+        table.done(&done.steps, self.from.port);
         // As it is on the wire.
         let bytes = done.reply.to_vec().expect("written");
         Ok((Message::decode(&mut Decoder::new(&bytes)).expect("read"), done.ended))
@@ -254,36 +269,75 @@ fn associations_of_one_message_do_not_share_an_address() {
     assert_eq!(said(&reply).0, MessageType::Reply);
 }
 
-/// One MAC has some addresses, by whatever way it asks; the others share.
+/// One MAC has some addresses, by whatever way it asks, and so have all MACs behind one port. Whatever else a message says
+/// of its client makes no difference.
 #[test]
 fn nobody_takes_the_range_alone() {
-    let mut lab = Lab::new("fd00::100", "fd00::10f");
+    let mut lab = Lab::new("fd00::100", "fd00::11f");
     let range: Vec<Ipv6Addr> = (0x100..0x110).map(|n| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n)).collect();
+    lab.settings.leases_per_port = 16;
     for (n, wanted) in (1..).zip(&range) {
         let _ = lab.ask(&ask(MessageType::Rebind, &CLIENT, n, &[*wanted]));
         let _ = lab.ask(&named(ask(MessageType::Request, &CLIENT, n + 100, &[])));
+        let _ = lab.ask(&named(ask(MessageType::Request, &[&CLIENT[..9], &[n as u8]].concat(), n, &[])));
     }
     assert_eq!(lab.leased().len(), 8);
-    // Senders whose MAC cannot be told are one in this.
-    let unknown = |n: u8| [0, 4, n, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
     for n in 0..50 {
-        let _ = lab.ask(&named(ask(MessageType::Request, &unknown(n), 1, &[])));
+        lab.from = at(100 + n, 1);
+        let _ = lab.ask(&named(ask(MessageType::Request, &CLIENT, 1000 + u32::from(n), &[])));
+        lab.pass(2);
     }
-    assert_eq!(lab.leased().len(), 16);
-    let mut lab = Lab::new("fd00::100", "fd00::10f");
-    for n in 0..50 {
-        let _ = lab.ask(&named(ask(MessageType::Request, &unknown(n), 1, &[])));
-    }
-    assert_eq!(lab.leased().len(), 8);
+    assert_eq!(lab.leased().len(), 16, "what one port may have");
+    lab.from = at(200, 2);
     let (reply, _) = lab.ask(&named(ask(MessageType::Request, &OTHER, 1, &[]))).expect("answered");
-    assert_eq!(said(&reply).1.len(), 1, "another has one");
+    assert_eq!(said(&reply).1.len(), 1, "others have the rest");
+    // Leases that are over count for nobody.
+    lab.pass(3600);
+    lab.from = at(99, 1);
+    let (reply, _) = lab.ask(&named(ask(MessageType::Request, &CLIENT, 2000, &[]))).expect("answered");
+    assert_eq!(said(&reply).1.len(), 1);
+}
+
+/// Other messages come while a lease is being written: none of them is given its address, and its client is not answered.
+#[test]
+fn what_is_being_written_is_nobody_elses() {
+    let lab = Lab::new("fd00::10", "fd00::11");
+    let server = Server {
+        duid: &DUID,
+        pool: &lab.pool,
+        net: "fd00::/64".parse().expect("a network"),
+        settings: &lab.settings,
+        dns: None,
+        domain: "pv.local",
+        container: None,
+    };
+    let (mut table, now) = (Table::default(), Now { unix: lab.unix, at: lab.now });
+    let request = |table: &mut Table, from, duid: &[u8], wanted: &[Ipv6Addr]| {
+        answer(&server, &named(ask(MessageType::Request, duid, 1, wanted)), from, table, now)
+    };
+    let (a, b) = (at(1, 1), at(2, 1));
+    let first = request(&mut table, a, &CLIENT, &[]).expect("answered");
+    let address = said(&first.reply).1[0].0;
+    table.begin(&first.steps, a, now);
+    assert!(matches!(request(&mut table, a, &CLIENT, &[]), Err(Ignored)));
+    let second = request(&mut table, b, &OTHER, &[address]).expect("answered");
+    assert_ne!(said(&second.reply).1[0].0, address);
+    table.begin(&second.steps, b, now);
+    // The disk does not take the first one, and it is as if there had been none.
+    table.undo(&first.steps);
+    let again = request(&mut table, a, &CLIENT, &[]).expect("answered");
+    assert_eq!(said(&again.reply).1[0].0, address);
+    table.begin(&again.steps, a, now);
+    table.done(&again.steps, 1);
+    table.done(&second.steps, 1);
+    assert_eq!(said(&request(&mut table, b, &OTHER, &[address]).expect("answered").reply).1.len(), 1);
 }
 
 /// So many clients are remembered, and one that names an address is no exception.
 #[test]
 fn a_named_address_is_one_more_to_remember() {
     let mut lab = Lab::new("fd00::1:0", "fd00::9:ffff");
-    for n in 0..4096_u16 {
+    for n in 0..=u16::MAX {
         let [high, low] = n.to_be_bytes();
         let lease = ClientLease {
             pool: lab.pool.clone(),
@@ -297,11 +351,11 @@ fn a_named_address_is_one_more_to_remember() {
     }
     let free = ip("fd00::9:1");
     let (reply, _) = lab.ask(&ask(MessageType::Rebind, &CLIENT, 1, &[free])).expect("answered");
-    assert_eq!((said(&reply).2, lab.leased().len()), (vec![Status::NoBinding], 4096));
+    assert_eq!((said(&reply).2, lab.leased().len()), (vec![Status::NoBinding], 65_536));
     let (reply, _) = lab.ask(&named(ask(MessageType::Request, &CLIENT, 1, &[free]))).expect("answered");
     assert_eq!(
         (said(&reply).1[0].0, lab.leased().len()),
-        (ip("fd00::1:0"), 4096),
+        (ip("fd00::1:0"), 65_536),
         "that of the one that is over longest"
     );
 }
@@ -310,10 +364,10 @@ fn a_named_address_is_one_more_to_remember() {
 #[test]
 fn who_knows_a_duid_is_not_its_owner() {
     let mut lab = Lab::new("fd00::100", "fd00::10f");
-    lab.from = ip("fe80::ff:fe00:1");
+    lab.from = at(1, 1);
     let (reply, _) = lab.ask(&named(ask(MessageType::Request, &DUID, 1, &[]))).expect("answered");
     let own = said(&reply).1[0].0;
-    lab.from = ip("fe80::ff:fe00:2");
+    lab.from = at(2, 1);
     for kind in [MessageType::Release, MessageType::Decline] {
         let (reply, _) = lab.ask(&named(ask(kind, &DUID, 1, &[own]))).expect("answered");
         assert_eq!(said(&reply).2, [Status::Success, Status::NoBinding]);
@@ -321,7 +375,7 @@ fn who_knows_a_duid_is_not_its_owner() {
     let (reply, _) = lab.ask(&named(ask(MessageType::Request, &DUID, 1, &[own]))).expect("answered");
     assert_ne!(said(&reply).1[0].0, own);
     // Nor does a container end it.
-    (lab.from, lab.container) = (ip("fe80::ff:fe00:1"), Some(None));
+    (lab.from, lab.container) = (at(1, 1), Some(None));
     let (reply, _) = lab.ask(&named(ask(MessageType::Release, &DUID, 1, &[own]))).expect("answered");
     assert_eq!(said(&reply).2, [Status::Success, Status::NoBinding]);
     lab.container = None;

@@ -59,6 +59,15 @@ enum Was {
 }
 
 impl Before {
+    /// If the change was about a client: its key, and the lease that it had.
+    #[must_use]
+    pub const fn client(&self) -> Option<(&ClientKey, Option<&Arc<ClientLease>>)> {
+        match &self.0 {
+            Was::Client { key, lease } => Some((key, lease.as_ref())),
+            Was::Interface { .. } => None,
+        }
+    }
+
     pub(super) fn cursors(&self) -> Option<&Cursors> {
         match &self.0 {
             Was::Interface { cursors, .. } => cursors.as_ref(),

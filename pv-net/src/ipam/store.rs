@@ -165,13 +165,57 @@ pub(crate) fn replace(dir: &Path, name: &str, content: &[u8]) -> Result<File, St
     let mut options = File::options();
     options.write(true).create(true).truncate(true).mode(FILE_MODE);
     let mut file = options.open(&new).map_err(failed("write", &new))?;
+    #[cfg(test)]
+    recorder::note(|| recorder::Op::Create(new.clone()));
     file.write_all(content).map_err(failed("write", &new))?;
+    #[cfg(test)]
+    recorder::note(|| recorder::Op::Write(new.clone(), content.to_vec()));
     file.sync_all().map_err(failed("write", &new))?;
+    #[cfg(test)]
+    recorder::note(|| recorder::Op::Sync(new.clone()));
     kill_point::pass();
     fs::rename(&new, &path).map_err(failed("replace", &path))?;
+    #[cfg(test)]
+    recorder::note(|| recorder::Op::Rename(new.clone(), path.clone()));
     // Renaming is durable only after its directory was synced.
     File::open(dir).and_then(|d| d.sync_all()).map_err(failed("write", dir))?;
+    #[cfg(test)]
+    recorder::note(|| recorder::Op::SyncDir);
     Ok(file)
+}
+
+/// Records what is done to files, for a test that plays it on a disk that loses its power.
+#[cfg(test)]
+pub(crate) mod recorder {
+    use std::cell::RefCell;
+    use std::path::PathBuf;
+
+    /// What was done; the bytes are appended.
+    #[derive(Clone, Debug)]
+    pub(crate) enum Op {
+        Create(PathBuf),
+        Write(PathBuf, Vec<u8>),
+        Sync(PathBuf),
+        Rename(PathBuf, PathBuf),
+        SyncDir,
+    }
+
+    thread_local!(static OPS: RefCell<Option<Vec<Op>>> = const { RefCell::new(None) });
+
+    /// Begins to record what this thread does.
+    pub(crate) fn begin() {
+        OPS.with_borrow_mut(|ops| *ops = Some(Vec::new()));
+    }
+
+    /// Notes one, if this thread is recorded.
+    pub(crate) fn note(op: impl FnOnce() -> Op) {
+        OPS.with_borrow_mut(|ops| ops.as_mut().map(|ops| ops.push(op())));
+    }
+
+    /// What was done so far.
+    pub(crate) fn so_far() -> Vec<Op> {
+        OPS.with_borrow(|ops| ops.clone().unwrap_or_default())
+    }
 }
 
 /// Removes the file `name` in `dir`, and what [`replace`] may have left. Files that were set aside stay.

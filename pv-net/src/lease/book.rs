@@ -4,8 +4,9 @@
 
 use super::handle::{Ask, Changed, LeaseError, LeaseHandle, Step};
 use super::journal::{self, Journal};
+use super::lent::Lent;
 use crate::ipam::store::{StoreError, failed};
-use crate::ipam::{Before, Change, ClientLease, Ipam, Lease, LeaseKey};
+use crate::ipam::{Before, Change, Ipam, Lease, LeaseKey};
 use std::any::Any;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,7 +41,7 @@ pub fn open(dir: &Path, moved: Option<Ipam>) -> Result<(LeaseHandle, Vec<String>
 pub(super) fn start(journal: Journal, ipam: Ipam) -> std::io::Result<LeaseHandle> {
     let (asks, queue) = mpsc::channel(QUEUE);
     let (leases, readers) = watch::channel(ipam.leases().cloned().collect());
-    let (clients, client_readers) = watch::channel(ipam.clients().cloned().collect());
+    let (clients, client_readers) = Lent::new(&ipam);
     let (told, condition) = watch::channel(None);
     let book = Book { ipam, journal, reserved: Vec::new(), leases, clients, batch: Batch::default() };
     let thread = std::thread::Builder::new().name("pv-net-leases".to_owned()).stack_size(STACK);
@@ -82,7 +83,7 @@ struct Book {
     reserved: Vec<(IpAddr, LeaseKey)>,
     /// What readers see: only leases that are on disk.
     leases: watch::Sender<Arc<[Arc<Lease>]>>,
-    clients: watch::Sender<Arc<[Arc<ClientLease>]>>,
+    clients: Lent,
     batch: Batch,
 }
 
@@ -135,15 +136,14 @@ impl Book {
     fn begin_anew(&mut self) -> Result<(), String> {
         let (mut journal, mut ipam, conditions) = journal::load(self.journal.dir()).map_err(|e| e.to_string())?;
         let has: Vec<_> = ipam.leases().cloned().collect();
-        let has_all = self.leases.borrow().iter().all(|lease| has.contains(lease))
-            && self.clients.borrow().iter().all(|lease| ipam.client(&lease.key()) == Some(lease));
+        let has_all = self.leases.borrow().iter().all(|lease| has.contains(lease)) && self.clients.is_in(&ipam);
         if !conditions.is_empty() || !has_all {
             return Err(format!("leases are lost; the next start learns them again {}", conditions.join("; ")));
         }
         journal.write_anew(&ipam).map_err(|e| e.to_string())?;
         ipam.reserve(self.reserved.clone());
         self.leases.send_replace(has.into());
-        self.clients.send_replace(ipam.clients().cloned().collect());
+        self.clients.replace(&ipam);
         (self.journal, self.ipam, self.batch) = (journal, ipam, Batch::default());
         Ok(())
     }
@@ -221,7 +221,9 @@ impl Book {
                     self.leases.send_replace(self.ipam.leases().cloned().collect());
                 }
                 if self.batch.changes.iter().any(is_client) {
-                    self.clients.send_replace(self.ipam.clients().cloned().collect());
+                    let (old, keys) = (self.batch.before.iter(), self.batch.before.iter());
+                    let new = keys.filter_map(|before| self.ipam.client(before.client()?.0));
+                    self.clients.change(old.filter_map(|before| before.client()?.1), new);
                 }
                 let Batch { waiting, .. } = std::mem::take(&mut self.batch);
                 for (answer, leases) in waiting {

@@ -1,5 +1,6 @@
 //! The handle for requests to the lease book.
 
+use super::lent::Clients;
 use crate::ipam::store::StoreError;
 use crate::ipam::{ClientKey, ClientLease, IpamError, Lease, LeaseKey, LendError, Request};
 use crate::model::{ContainerName, Mac, Pool};
@@ -102,7 +103,7 @@ pub(super) enum Ask {
 pub struct LeaseHandle {
     asks: mpsc::Sender<Ask>,
     leases: watch::Receiver<Arc<[Arc<Lease>]>>,
-    clients: watch::Receiver<Arc<[Arc<ClientLease>]>>,
+    clients: Clients,
     condition: watch::Receiver<Option<String>>,
 }
 
@@ -110,7 +111,7 @@ impl LeaseHandle {
     pub(super) fn new(
         asks: mpsc::Sender<Ask>,
         leases: watch::Receiver<Arc<[Arc<Lease>]>>,
-        clients: watch::Receiver<Arc<[Arc<ClientLease>]>>,
+        clients: Clients,
         condition: watch::Receiver<Option<String>>,
     ) -> Self {
         Self { asks, leases, clients, condition }
@@ -162,10 +163,9 @@ impl LeaseHandle {
         self.leases.borrow().clone()
     }
 
-    /// All leases of clients that are on disk, in the order of their keys, also those that are over; every answered
-    /// request is included. A caller can wait for the next change.
+    /// A reader of the clients' leases, which can wait for their next change.
     #[must_use]
-    pub fn clients(&self) -> watch::Receiver<Arc<[Arc<ClientLease>]>> {
+    pub fn clients(&self) -> Clients {
         self.clients.clone()
     }
 

@@ -97,7 +97,12 @@ impl Journal {
                 let frame = record::batch(changes).map_err(|e| failed("encode", &path)(e.into()))?;
                 self.in_doubt = true;
                 kill_point::pass();
-                file.write_all(&frame).and_then(|()| file.sync_data()).map_err(failed("write", &path))?;
+                file.write_all(&frame).map_err(failed("write", &path))?;
+                #[cfg(test)]
+                store::recorder::note(|| store::recorder::Op::Write(path.clone(), frame.clone()));
+                file.sync_data().map_err(failed("write", &path))?;
+                #[cfg(test)]
+                store::recorder::note(|| store::recorder::Op::Sync(path.clone()));
                 self.in_doubt = false;
                 self.file = Some(file);
                 self.changes += frame.len();

@@ -18,6 +18,7 @@ mod book;
 mod clock;
 mod handle;
 mod journal;
+mod lent;
 pub mod record;
 #[cfg(test)]
 mod tests;
@@ -26,3 +27,4 @@ pub use book::open;
 pub use clock::unix_time;
 pub use handle::{LeaseError, LeaseHandle, Step, Wanted, undo};
 pub use journal::remove;
+pub use lent::Clients;

@@ -1,11 +1,13 @@
 //! The services, which run beside the controller. Each has its own timers, handles and state, reads snapshots, and
 //! sends reports.
 
+mod bridge_ports;
 mod declared;
 mod dhcp;
 mod dhcp6;
 mod dns;
 mod link_local;
+mod packet;
 mod places;
 mod ra;
 mod sweep;

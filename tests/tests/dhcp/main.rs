@@ -2,6 +2,7 @@
 
 mod clients;
 mod conflict;
+mod networkd;
 mod raw;
 mod refused;
 

@@ -3,3 +3,4 @@
 mod advertisements;
 mod host;
 mod leases;
+mod networkd;

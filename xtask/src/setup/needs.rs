@@ -36,13 +36,20 @@ pub const PROGRAMS: &[Need] = &[
     need("rdisc6", "ndisc6", "what routers advertise"),
     need("dhcpcd", "dhcpcd-base", "addresses by router advertisements and by DHCP"),
     need("dhclient", "isc-dhcp-client", "addresses by DHCP and DHCPv6"),
+    need("kea-dhcp4", "kea-dhcp4-server", "a DHCP server; the peer in benchmarks"),
+    need("kea-dhcp6", "kea-dhcp6-server", "a DHCPv6 server; the peer in benchmarks"),
+    need("dnsmasq", "dnsmasq-base", "both; the peer in benchmarks"),
     need("traceroute", "traceroute", "ICMP errors through NAT"),
     need("lxc-start", "lxc", "containers of LXC"),
     need("runc", "runc", "containers by OCI bundles"),
     need("crun", "crun", "the same by another runtime"),
     need("podman", "podman", "containers by podman and its hooks"),
     need("conmon", "conmon", "what podman starts containers with"),
-    need("/lib/systemd/systemd-networkd", "systemd", "a manager of links that leaves pv-net's alone"),
+    need(
+        "/lib/systemd/systemd-networkd",
+        "systemd",
+        "a manager of links that leaves pv-net's alone; addresses by DHCP and DHCPv6",
+    ),
 ];
 
 /// What `cargo xtask vm` starts.

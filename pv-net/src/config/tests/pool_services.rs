@@ -144,10 +144,14 @@ fn a_pool_leases_ipv6_addresses_when_it_is_asked_to() {
         d.pools.into_values().next().expect("a pool")
     };
     let plain = pool(json!({}));
-    assert_eq!(plain.dhcp6.map(|d| (d.lease_secs, d.ntp.len(), d.range)), Some((3600, 0, None)));
+    assert_eq!(plain.dhcp6.map(|d| (d.lease_secs, d.ntp.len(), d.range, d.leases_per_port)), Some((3600, 0, None, 0)));
     let all = pool(json!({"range": ["fd00:5056::10", "fd00:5056::1f"], "lease_time": "2d", "ntp": ["fd00:5056::123"]}));
     let all = all.dhcp6.expect("it leases");
-    assert_eq!((all.lease_secs, all.ntp.len()), (172_800, 1));
+    assert_eq!((all.lease_secs, all.ntp.len(), all.leases_per_port), (172_800, 1, 8));
+    let range = json!(["fd00:5056::1:0", "fd00:5056::9:0"]);
+    for (dhcp6, most) in [(json!({"range": range}), 1024), (json!({"range": range, "leases_per_port": 5000}), 5000)] {
+        assert_eq!(pool(dhcp6).dhcp6.map(|d| d.leases_per_port), Some(most));
+    }
     let range = all.range.expect("a range");
     assert_eq!((range.0.to_string(), range.1.to_string()), ("fd00:5056::10".to_owned(), "fd00:5056::1f".to_owned()));
     let range = |first: &str, last: &str| json!({"subnet6": "fd00:5056::/64", "dhcp6": {"range": [first, last]}});

@@ -141,7 +141,7 @@ fn serve(shared: &Arc<Shared>, config: Config) -> io::Result<Served> {
 /// Ends the leases that are over and that no pool has room for any more, since the configuration has changed. Returns
 /// whether there are others of that kind which are not over yet.
 async fn end_stale(shared: &Shared, snapshot: &Snapshot) -> bool {
-    let clients = shared.leases.clients().borrow().clone();
+    let clients = shared.leases.clients().all();
     let now = unix_time();
     if let Err(e) = shared.leases.change(stale(&snapshot.device, &clients, now)).await {
         tracing::warn!(error = %e, "DHCP: leases that no pool has any more are kept");

@@ -1,7 +1,7 @@
 //! The server of one pool: one task, that owns all that it knows.
 
 use super::Shared;
-use super::sockets::{LARGEST, Sockets, receive};
+use super::sockets::Sockets;
 use crate::dhcp::message;
 use crate::dhcp::{Act, Config, Now, Origin, Outcome, Rates, Received, Reply, Server, Take, frame};
 use crate::events::{Change, EventView};
@@ -9,27 +9,19 @@ use crate::ipam::ClientId;
 use crate::kernel::netlink::Net;
 use crate::lease::{LeaseError, LeaseHandle, Step, unix_time};
 use crate::model::Mac;
-use futures_util::StreamExt;
+use crate::services::bridge_ports::BridgePorts;
+use crate::services::packet::{read_all, read_now};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use std::collections::HashMap;
+use futures_util::{FutureExt, StreamExt};
 use std::future::pending;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::sleep_until;
-
-/// Messages that are read before others have their turn.
-const BATCH: usize = 64;
-/// For how long the port of a MAC is taken from memory.
-const KNOWN: Duration = Duration::from_secs(1);
-/// Ports of MACs that are remembered.
-const MOST_KNOWN: usize = 4096;
 
 /// A write that has ended.
 type Write = BoxFuture<'static, (ClientId, Outcome)>;
@@ -40,34 +32,9 @@ pub(super) struct PoolServer {
     sockets: Sockets,
     server: Server,
     rates: Rates,
-    ports: Ports,
+    ports: BridgePorts,
     writes: FuturesUnordered<Write>,
     is_exhausted: Arc<AtomicBool>,
-}
-
-/// Which port of the bridge a MAC was seen behind.
-struct Ports {
-    net: Net,
-    link: u32,
-    known: HashMap<Mac, (u32, Instant)>,
-}
-
-impl Ports {
-    async fn of(&mut self, mac: Mac) -> u32 {
-        let now = Instant::now();
-        if let Some((port, at)) = self.known.get(&mac)
-            && now.saturating_duration_since(*at) < KNOWN
-        {
-            return *port;
-        }
-        if self.known.len() >= MOST_KNOWN {
-            self.known.clear();
-        }
-        // Where it cannot be told, all such clients share what one port may have.
-        let port = self.net.bridge_port_of(self.link, mac).await.ok().flatten().unwrap_or(0);
-        self.known.insert(mac, (port, now));
-        port
-    }
 }
 
 fn now() -> Now {
@@ -86,15 +53,16 @@ impl PoolServer {
         is_exhausted: Arc<AtomicBool>,
     ) -> io::Result<Self> {
         let net = Net::here().map_err(io::Error::other)?;
-        let ports = Ports { net, link: config.link, known: HashMap::new() };
-        let clients = shared.leases.clients().borrow().clone();
-        let server = Server::new(config, &clients);
+        let ports = BridgePorts::of(config.link, net);
+        let clients = shared.leases.clients().all();
+        let server = Server::new(config, &clients, now());
         let (rates, writes) = (Rates::default(), FuturesUnordered::new());
         Ok(Self { shared, sockets, server, rates, ports, writes, is_exhausted })
     }
 
     /// Serves until there is no configuration any more, or a socket fails.
     pub async fn run(mut self, mut configs: watch::Receiver<Config>) {
+        self.probe();
         loop {
             let deadline = self.server.deadline();
             let tick = async { if let Some(at) = deadline { sleep_until(at.into()).await } else { pending().await } };
@@ -103,31 +71,50 @@ impl PoolServer {
                     Ok(()) => self.server.follow(configs.borrow_and_update().clone()),
                     Err(_) => return,
                 },
-                Some((client, outcome)) = self.writes.next() => self.written(&client, outcome),
+                Some((client, outcome)) = self.writes.next() => {
+                    self.written(&client, outcome);
+                    // Others of the same batch.
+                    while let Some(Some((client, outcome))) = self.writes.next().now_or_never() {
+                        self.written(&client, outcome);
+                    }
+                }
                 () = tick => {
                     // An answer that is here came in time, however late this task is.
-                    let came = read_now(self.sockets.answers.get_ref());
-                    came.iter().for_each(|packet| self.answered(packet));
-                    let offers = self.server.tick(now());
-                    offers.iter().for_each(|offer| self.send(offer));
+                    for packet in read_now(self.sockets.answers.get_ref()) {
+                        self.answered(&packet).await;
+                    }
+                    let acts = self.server.tick(now());
+                    acts.into_iter().for_each(|act| self.act(act));
                 }
                 ready = self.sockets.answers.readable() => {
                     let Ok(came) = ready.map(|mut ready| read_all(&mut ready)) else { return };
-                    came.iter().for_each(|(packet, _)| self.answered(packet));
+                    for (packet, _) in &came {
+                        self.answered(packet).await;
+                    }
                     // A socket that is never empty must not keep the thread from others.
                     yield_now().await;
                 }
                 ready = self.sockets.messages.readable() => {
                     let Ok(came) = ready.map(|mut ready| read_all(&mut ready)) else { return };
-                    for (packet, mac) in &came {
-                        self.message(packet, *mac).await;
+                    for (packet, came) in &came {
+                        self.message(packet, came.mac).await;
                     }
                     yield_now().await;
                 }
             }
+            self.probe();
             let is_exhausted = self.server.is_exhausted();
             if self.is_exhausted.swap(is_exhausted, Ordering::Relaxed) != is_exhausted {
                 self.shared.changed.notify_one();
+            }
+        }
+    }
+
+    fn probe(&mut self) {
+        for address in self.server.take_probes() {
+            // Without the question nobody answers, and the address is given.
+            if let Err(e) = self.sockets.probe(address) {
+                tracing::debug!(%address, error = %e, "probe not sent");
             }
         }
     }
@@ -145,9 +132,9 @@ impl PoolServer {
         let is_managed = self.server.config().managed.contains_key(&mac);
         let port = match self.rates.take(mac, Instant::now()) {
             Take::Yes if is_managed => 0,
-            Take::Yes => self.ports.of(mac).await,
+            Take::Yes => self.ports.find(mac).await,
             Take::ByPort => {
-                let port = self.ports.of(mac).await;
+                let port = self.ports.find(mac).await;
                 if !self.rates.take_by_port(port, Instant::now()) {
                     return metrics.received(Received::Limited);
                 }
@@ -160,9 +147,13 @@ impl PoolServer {
         self.act(act);
     }
 
-    fn answered(&mut self, packet: &[u8]) {
+    async fn answered(&mut self, packet: &[u8]) {
         let Some((address, mac)) = frame::answer(packet) else { return };
-        let Some(act) = self.server.answered(address, mac, now()) else { return };
+        if !self.server.is_asked_for(address, now()) {
+            return;
+        }
+        let port = self.ports.find(mac).await;
+        let Some(act) = self.server.answered(address, Origin { mac, port }, now()) else { return };
         tracing::info!(pool = %self.server.config().pool, %address, %mac, "DHCP: an address of the range is in use");
         let text = format!("pool {}: {address} of its DHCP range is used by {mac}", self.server.config().pool);
         self.tell(Change::AddressConflict, text);
@@ -173,12 +164,7 @@ impl PoolServer {
         match act {
             Act::Silent(why) => self.shared.metrics.silent(why),
             Act::Send(reply) => self.send(&reply),
-            Act::Probe(address) => {
-                // Without the question nobody answers, and the address is offered.
-                if let Err(e) = self.sockets.probe(address) {
-                    tracing::debug!(%address, error = %e, "probe not sent");
-                }
-            }
+            Act::Wait => {}
             Act::Write(client, steps) => self.writes.push(Box::pin(write(self.shared.leases.clone(), client, steps))),
         }
     }
@@ -206,35 +192,6 @@ impl PoolServer {
     fn tell(&self, event: Change, text: String) {
         self.shared.bus.publish(EventView::change(event, None, Some(text)));
     }
-}
-
-/// What has come, with the MAC of each frame.
-fn read_all(ready: &mut AsyncFdReadyGuard<'_, OwnedFd>) -> Vec<(Vec<u8>, Mac)> {
-    let (mut came, mut buffer) = (Vec::new(), [0; LARGEST]);
-    for _ in 0..BATCH {
-        match ready.try_io(|socket: &AsyncFd<OwnedFd>| receive(socket.get_ref(), &mut buffer)) {
-            Ok(Ok(Some(packet))) => came.push((buffer[..packet.len.min(LARGEST)].to_vec(), packet.mac)),
-            Ok(Ok(None)) => {}
-            // The link went down; it is up again, or the server ends with its pool.
-            Ok(Err(e)) => tracing::debug!(error = %e, "no DHCP message read"),
-            Err(_) => break,
-        }
-    }
-    came
-}
-
-/// What is in a socket's queue, as far as that is a few.
-fn read_now(socket: &OwnedFd) -> Vec<Vec<u8>> {
-    let mut buffer = [0; LARGEST];
-    let mut came = Vec::new();
-    for _ in 0..BATCH {
-        match receive(socket, &mut buffer) {
-            Ok(Some(packet)) => came.push(buffer[..packet.len.min(LARGEST)].to_vec()),
-            Ok(None) => {}
-            Err(_) => break,
-        }
-    }
-    came
 }
 
 async fn write(leases: LeaseHandle, client: ClientId, steps: Vec<Step>) -> (ClientId, Outcome) {

@@ -93,6 +93,7 @@ impl Servers {
                     let server = PoolServer {
                         duid: identity.clone(),
                         pool: place.0.clone(),
+                        link: place.1,
                         snapshots: self.snapshots.clone(),
                         leases: self.leases.clone(),
                         metrics: self.metrics.clone(),

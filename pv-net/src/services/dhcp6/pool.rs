@@ -1,115 +1,236 @@
-//! The server of one pool.
+//! The server of one pool: one task, that owns all that it knows.
 
 use super::sockets::Sockets;
+use crate::dhcp::{Now, Origin, Rates, Take};
 use crate::dhcp6::metrics::Ended;
-use crate::dhcp6::{Answer, Book, Held, Ignored, Metrics, Rates, Server, answer, wire};
-use crate::ipam::LendError;
-use crate::lease::{LeaseError, LeaseHandle};
-use crate::model::PoolName;
+use crate::dhcp6::{Answer, Ignored, Metrics, Server, Table, answer, frame, wire};
+use crate::ipam::{Lease, LendError};
+use crate::kernel::netlink::Net;
+use crate::lease::{LeaseError, LeaseHandle, Step, unix_time};
+use crate::model::{Mac, PoolName};
+use crate::services::bridge_ports::BridgePorts;
+use crate::services::packet::{Came, read_all};
 use crate::snapshot::Snapshot;
 use dhcproto::v6::{Encodable, Message};
-use pv_net_common::Ip;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 
-/// The longest message that is read, bytes. Clients send less than the smallest MTU.
-const LONGEST: usize = 1500;
 /// How often an address is chosen for one message. The lease book refuses an address that is reserved for a declared
 /// container, which the service cannot see; then another one is chosen.
 const TRIES: usize = 4;
 /// How long an address that the book refused is not chosen again.
 const TAKEN: Duration = Duration::from_secs(600);
+/// Messages whose leases are being written. Further ones are not answered: their clients ask again.
+const MOST_WRITING: usize = 4096;
 
 /// What a server needs.
 pub(super) struct PoolServer {
     pub duid: Arc<[u8]>,
     pub pool: PoolName,
+    pub link: u32,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub leases: LeaseHandle,
     pub metrics: Arc<Metrics>,
 }
 
+/// A message, and who sent it.
+struct Asked {
+    request: Message,
+    /// The first octet of the message.
+    kind: u8,
+    address: Ipv6Addr,
+    from: Origin,
+    /// How often an address was chosen for it.
+    tries: usize,
+}
+
+/// A message whose leases are being written.
+struct Writing {
+    asked: Asked,
+    reply: Message,
+    ended: Ended,
+    steps: Vec<Step>,
+}
+
+type Write = BoxFuture<'static, (Writing, Result<(), LeaseError>)>;
+
+/// A server that runs.
+struct Running {
+    with: PoolServer,
+    sockets: Sockets,
+    table: Table,
+    rates: Rates,
+    ports: BridgePorts,
+    writes: FuturesUnordered<Write>,
+    /// The leases of containers that the table follows.
+    of_containers: Option<Arc<[Arc<Lease>]>>,
+    /// Of the last snapshot: the addresses of the pool's containers, by their MAC.
+    containers: HashMap<Mac, Option<Ipv6Addr>>,
+    snapshot: Option<Arc<Snapshot>>,
+}
+
+fn now() -> Now {
+    Now { unix: unix_time(), at: Instant::now() }
+}
+
 impl PoolServer {
     /// Answers for as long as the sockets work.
     pub async fn serve(self, sockets: Sockets) -> io::Result<()> {
-        let (mut held, mut rates, mut buffer) = (Held::default(), Rates::default(), vec![0; LONGEST]);
-        loop {
-            let (len, from) = sockets.hear(&mut buffer).await?;
-            let message = &buffer[..len];
-            let kind = message.first().copied().unwrap_or_default();
-            let ended = if !rates.take(*from.ip(), Instant::now()) {
-                Ended::Limited
-            } else {
-                match self.reply(message, *from.ip(), &mut held).await {
-                    Ok((reply, ended)) => match sockets.answer(&reply, *from.ip()) {
-                        Ok(()) => ended,
-                        // The client asks again.
-                        Err(e) => {
-                            tracing::debug!(pool = %self.pool, %from, error = %e, "DHCPv6 answer not sent");
-                            Ended::Failed
-                        }
-                    },
-                    Err(ended) => ended,
-                }
-            };
-            self.metrics.count(kind, ended);
-            // A socket that is never empty must not keep the thread from others.
-            tokio::task::yield_now().await;
-        }
+        let table = Table::new(&self.pool, &self.leases.clients().all());
+        let ports = BridgePorts::of(self.link, Net::here().map_err(io::Error::other)?);
+        let (rates, writes, containers) = (Rates::default(), FuturesUnordered::new(), HashMap::new());
+        let (of_containers, snapshot) = (None, None);
+        let with = self;
+        Running { with, sockets, table, rates, ports, writes, of_containers, containers, snapshot }.run().await
     }
+}
 
-    /// The encoded reply to a message. Its leases are on disk.
-    async fn reply(&self, message: &[u8], from: Ipv6Addr, held: &mut Held) -> Result<(Vec<u8>, Ended), Ended> {
-        if !from.is_unicast_link_local() {
-            return Err(Ended::Ignored);
-        }
-        let request = wire::read(message).ok_or(Ended::Ignored)?;
-        for _ in 0..TRIES {
-            let answered = self.decide(&request, from, held).map_err(|Ignored| Ended::Ignored)?;
-            let Answer { reply, steps, ended } = answered;
-            match self.leases.change(steps).await {
-                Ok(_) => return reply.to_vec().map(|reply| (reply, ended)).map_err(|_| Ended::Failed),
-                Err(LeaseError::Lend(LendError::Container { address, .. } | LendError::Client { address, .. })) => {
-                    let IpAddr::V6(address) = address else { return Err(Ended::Failed) };
-                    let now = Instant::now();
-                    held.hold(address, None, now + TAKEN, now);
+impl Running {
+    async fn run(mut self) -> io::Result<()> {
+        loop {
+            tokio::select! {
+                Some((writing, result)) = self.writes.next() => {
+                    self.written(writing, result);
+                    // Others of the same batch.
+                    while let Some(Some((writing, result))) = self.writes.next().now_or_never() {
+                        self.written(writing, result);
+                    }
                 }
-                Err(e) => {
-                    tracing::warn!(pool = %self.pool, %from, error = %e, "DHCPv6 lease not written");
-                    return Err(Ended::Failed);
+                ready = self.sockets.messages.readable() => {
+                    for (packet, came) in read_all(&mut ready?) {
+                        self.message(&packet, came).await;
+                    }
+                    // A socket that is never empty must not keep the thread from others.
+                    yield_now().await;
                 }
             }
         }
-        Err(Ended::Failed)
     }
 
-    fn decide(&self, request: &Message, from: Ipv6Addr, held: &mut Held) -> Result<Answer, Ignored> {
-        let snapshot = self.snapshots.borrow().clone();
-        let pool = snapshot.device.pools.get(&self.pool).ok_or(Ignored)?;
+    async fn message(&mut self, packet: &[u8], came: Came) {
+        let Some((address, message)) = frame::read(packet) else { return };
+        let (kind, mac) = (message.first().copied().unwrap_or_default(), came.mac);
+        self.follow();
+        let port = match self.rates.take(mac, Instant::now()) {
+            Take::Yes if self.containers.contains_key(&mac) => 0,
+            Take::Yes => self.ports.find(mac).await,
+            Take::ByPort => {
+                let port = self.ports.find(mac).await;
+                if !self.rates.take_by_port(port, Instant::now()) {
+                    return self.with.metrics.count(kind, Ended::Limited);
+                }
+                port
+            }
+            Take::No => return self.with.metrics.count(kind, Ended::Limited),
+        };
+        match wire::read(message) {
+            Some(request) => self.answer(Asked { request, kind, address, from: Origin { mac, port }, tries: 0 }),
+            None => self.with.metrics.count(kind, Ended::Ignored),
+        }
+    }
+
+    /// Notes the containers of a new snapshot.
+    fn follow(&mut self) {
+        let snapshot = self.with.snapshots.borrow().clone();
+        if self.snapshot.as_ref().is_some_and(|before| Arc::ptr_eq(before, &snapshot)) {
+            return;
+        }
+        // A container sends from its own MAC alone, which the source guard ensures.
+        let attachments = snapshot.attached().flat_map(|(_, attached)| &attached.record.attachments);
+        let own = attachments.filter(|attachment| attachment.pool == self.with.pool);
+        self.containers = own.map(|attachment| (attachment.mac, attachment.ipv6)).collect();
+        self.snapshot = Some(snapshot);
+    }
+
+    /// Answers a message at once, or when its leases are on disk.
+    fn answer(&mut self, asked: Asked) {
+        let Ok(Answer { reply, steps, ended }) = self.decide(&asked) else {
+            return self.with.metrics.count(asked.kind, Ended::Ignored);
+        };
+        if steps.is_empty() {
+            return self.send(&asked, &reply, ended);
+        }
+        if self.writes.len() >= MOST_WRITING {
+            return self.with.metrics.count(asked.kind, Ended::Failed);
+        }
+        self.table.begin(&steps, asked.from, now());
+        let leases = self.with.leases.clone();
+        self.writes.push(Box::pin(async move {
+            let result = leases.change(steps.clone()).await;
+            (Writing { asked, reply, ended, steps }, result.map(drop))
+        }));
+    }
+
+    fn decide(&mut self, asked: &Asked) -> Result<Answer, Ignored> {
+        let snapshot = self.snapshot.clone().ok_or(Ignored)?;
+        let pool = snapshot.device.pools.get(&self.with.pool).ok_or(Ignored)?;
         let (subnet, settings) = pool.v6.as_ref().zip(pool.dhcp6.as_ref()).ok_or(Ignored)?;
-        // A container's link-local address is made of its MAC, and the source guard ensures both.
-        let asks = |a: &&crate::model::Attachment| a.pool == self.pool && IpAddr::from(Ip::link_local(a.mac.0)) == from;
         let server = Server {
-            duid: &self.duid,
-            pool: &self.pool,
+            duid: &self.with.duid,
+            pool: &self.with.pool,
             net: subnet.net,
             settings,
             dns: pool.dns.as_ref().map(|_| subnet.gateway),
             domain: &snapshot.device.domain,
-            container: snapshot.attached().flat_map(|(_, a)| &a.record.attachments).find(asks).map(|a| a.ipv6),
+            container: self.containers.get(&asked.from.mac).copied(),
         };
-        let (leases, clients) = (self.leases.all(), self.leases.clients().borrow().clone());
-        let book = Book { leases: &leases, clients: &clients, unix: unix(), now: Instant::now() };
-        answer(&server, request, from, book, held)
+        let leases = self.with.leases.all();
+        if self.of_containers.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &leases)) {
+            self.table.follow(&leases);
+            self.of_containers = Some(leases);
+        }
+        answer(&server, &asked.request, asked.from, &mut self.table, now())
     }
-}
 
-/// Seconds since 1970 (UTC).
-#[expect(clippy::disallowed_types, reason = "a lease ends at a time that the next daemon knows too")]
-fn unix() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
+    /// The lease book has answered.
+    fn written(&mut self, writing: Writing, result: Result<(), LeaseError>) {
+        let Writing { mut asked, reply, ended, steps } = writing;
+        match result {
+            Ok(()) => {
+                self.table.done(&steps, asked.from.port);
+                self.send(&asked, &reply, ended);
+            }
+            Err(LeaseError::Lend(LendError::Container { address, .. } | LendError::Client { address, .. })) => {
+                self.table.undo(&steps);
+                let at = Instant::now();
+                if let IpAddr::V6(address) = address {
+                    self.table.held().hold(address, None, at + TAKEN, at);
+                }
+                asked.tries += 1;
+                if asked.tries < TRIES {
+                    self.answer(asked);
+                } else {
+                    self.with.metrics.count(asked.kind, Ended::Failed);
+                }
+            }
+            Err(e) => {
+                self.table.undo(&steps);
+                let (pool, mac) = (&self.with.pool, asked.from.mac);
+                tracing::warn!(%pool, %mac, error = %e, "DHCPv6 lease not written");
+                self.with.metrics.count(asked.kind, Ended::Failed);
+            }
+        }
+    }
+
+    fn send(&self, asked: &Asked, reply: &Message, ended: Ended) {
+        let sent = reply.to_vec().map_err(io::Error::other);
+        let sent = sent.and_then(|reply| self.sockets.answer(&reply, asked.address, asked.from.mac));
+        let ended = match sent {
+            Ok(()) => ended,
+            // The client asks again.
+            Err(e) => {
+                tracing::debug!(pool = %self.with.pool, to = %asked.address, error = %e, "DHCPv6 answer not sent");
+                Ended::Failed
+            }
+        };
+        self.with.metrics.count(asked.kind, ended);
+    }
 }

@@ -1,65 +1,48 @@
-//! The sockets of a pool's server: one receives what clients send to all servers, the other sends the replies.
+//! The sockets of a pool's server. Messages come and go by a packet socket: only this one says which MAC a frame came from,
+//! and it sends to a client without a look-up of that client's MAC. A UDP socket that reads nothing holds the port beside
+//! it, so that no other server of the device takes it, and joins the group that clients send to.
 
-use crate::dhcp6::{CLIENT_PORT, SERVER_PORT};
+use crate::dhcp6::SERVER_PORT;
+use crate::dhcp6::frame::{self, SERVERS};
+use crate::model::Mac;
 use crate::services::link_local::{Lost, link_local};
+use crate::services::packet::{self, LARGEST, jump, statement};
 use nix::net::if_::if_indextoname;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, bind, recvfrom, sendto, setsockopt, socket,
-    sockopt,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn6, bind, setsockopt, socket, sockopt,
 };
 use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// All servers and relay agents on a link (RFC 8415 section 7.1).
-const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
-
-/// The two sockets.
+/// The sockets of a bridge.
 pub(super) struct Sockets {
-    hears: AsyncFd<OwnedFd>,
-    answers: OwnedFd,
+    /// IPv6 packets to the servers' port.
+    pub messages: AsyncFd<OwnedFd>,
+    _port: OwnedFd,
     link: u32,
+    own: Ipv6Addr,
 }
 
 impl Sockets {
     /// Opens them on the bridge with the index `link`.
     pub fn open(link: u32) -> Result<Self, Lost> {
         let own = link_local(link)?;
-        let hears = on(link)?;
-        // A socket that is bound to the group receives no unicast, which clients must not send (RFC 8415 section 18.4).
-        bind(hears.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(SERVERS, SERVER_PORT, 0, link)))?;
-        rustix::net::sockopt::set_ipv6_add_membership(&hears, &SERVERS, link).map_err(io::Error::from)?;
-        let answers = on(link)?;
-        bind(answers.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(own, SERVER_PORT, 0, link)))?;
-        // SAFETY: the socket owns its descriptor, and is neither changed nor taken out.
-        let hears = unsafe { AsyncFd::register_with_interest(hears, Interest::READABLE) }.map_err(io::Error::from)?;
-        Ok(Self { hears, answers, link })
+        let port = hold_port(link)?;
+        let (messages, _) = packet::socket(link, libc::ETH_P_IPV6, &to_server())?;
+        Ok(Self { messages: packet::readable(messages)?, _port: port, link, own })
     }
 
-    /// Waits for the next message; returns its length and sender. The length of one that does not fit `buffer` is 0.
-    pub async fn hear(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddrV6)> {
-        loop {
-            let mut ready = self.hears.readable().await?;
-            let read = |fd: &AsyncFd<OwnedFd>| recvfrom::<SockaddrIn6>(fd.as_raw_fd(), buffer).map_err(io::Error::from);
-            if let Ok(heard) = ready.try_io(read) {
-                let (len, from) = heard?;
-                let from = from.map_or(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0), Into::into);
-                return Ok((if len < buffer.len() { len } else { 0 }, from));
-            }
-        }
-    }
-
-    /// Sends a reply to the client port of `to`.
-    pub fn answer(&self, message: &[u8], to: Ipv6Addr) -> io::Result<()> {
-        let to = SockaddrIn6::from(SocketAddrV6::new(to, CLIENT_PORT, 0, self.link));
-        sendto(self.answers.as_raw_fd(), message, &to, MsgFlags::MSG_DONTWAIT)?;
-        Ok(())
+    /// Sends a reply to a client, which has this MAC.
+    pub fn answer(&self, message: &[u8], to: Ipv6Addr, mac: Mac) -> io::Result<()> {
+        let packet = frame::write(self.own, to, message).ok_or(io::ErrorKind::InvalidInput)?;
+        packet::send(self.messages.get_ref(), self.link, libc::ETH_P_IPV6, mac, &packet)
     }
 }
 
-fn on(link: u32) -> io::Result<OwnedFd> {
+/// A socket that has the servers' group and port on the bridge, and reads nothing.
+fn hold_port(link: u32) -> Result<OwnedFd, Lost> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Inet6, SockType::Datagram, flags, None::<SockProtocol>)?;
     let name = if_indextoname(link)?;
@@ -67,5 +50,21 @@ fn on(link: u32) -> io::Result<OwnedFd> {
     // A server of the device on all addresses may run beside it, if that sets the option too.
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    packet::filter(&socket, &[statement(libc::BPF_RET | libc::BPF_K, 0)])?;
+    bind(socket.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(SERVERS, SERVER_PORT, 0, link)))?;
+    rustix::net::sockopt::set_ipv6_add_membership(&socket, &SERVERS, link).map_err(io::Error::from)?;
     Ok(socket)
+}
+
+/// Lets UDP to the servers' port pass that is right behind the IPv6 header. Clients send nothing else.
+fn to_server() -> [libc::sock_filter; 6] {
+    use libc::{BPF_ABS, BPF_B, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET};
+    [
+        statement(BPF_LD | BPF_B | BPF_ABS, 6),
+        jump(BPF_JMP | BPF_JEQ | BPF_K, 17, 0, 3),
+        statement(BPF_LD | BPF_H | BPF_ABS, 42),
+        jump(BPF_JMP | BPF_JEQ | BPF_K, SERVER_PORT as u32, 0, 1),
+        statement(BPF_RET | BPF_K, LARGEST as u32),
+        statement(BPF_RET | BPF_K, 0),
+    ]
 }

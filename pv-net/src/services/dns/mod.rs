@@ -46,7 +46,7 @@ pub async fn dns(
     let (mut clients, mut named) = (leases.clients(), Vec::new());
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
-        let (now_named, until) = named_clients(&clients.borrow_and_update());
+        let (now_named, until) = named_clients(&clients.all());
         if before.as_ref().is_none_or(|before| is_other(before, &snapshot)) || named != now_named {
             dns.set_zone(Zone::new(&snapshot).with_clients(&snapshot.device.domain, &now_named));
             named = now_named;

@@ -1,0 +1,27 @@
+//! systemd-networkd, which manages the links of a namespace.
+
+use crate::{Namespace, Process};
+use anyhow::Result;
+use std::process::Stdio;
+
+/// What it needs of a machine: places of its own for its files, and `/sys` read-only, or it waits for udev for ever.
+const SCRIPT: &str = r#"
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /etc/systemd/network
+mount -t sysfs -o ro sysfs /sys
+mkdir -p /run/systemd/netif/links /run/systemd/netif/leases
+chown -R systemd-network /run/systemd/netif
+printf "$1" > /etc/systemd/network/10-link.network
+exec /lib/systemd/systemd-networkd
+"#;
+
+/// Starts it. It manages `link` as `network` says, which are settings of the section `[Network]`.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn start(ns: &Namespace, link: &str, network: &str) -> Result<Process> {
+    let settings = format!("[Match]\nName={link}\n[Network]\nLinkLocalAddressing=ipv6\n{network}\n");
+    let mut command = ns.command("unshare");
+    command.args(["-m", "sh", "-ec", SCRIPT, "networkd", &settings]);
+    Process::start(command.stdout(Stdio::null()).stderr(Stdio::null()))
+}
