@@ -2,6 +2,7 @@
 
 use super::sockets::Audience;
 use crate::dns::metrics::Ended;
+use crate::dns::prepared::Prepared;
 use crate::dns::share::Floods;
 use crate::dns::wire::RecordType;
 use crate::dns::{Asker, Dns, Now};
@@ -22,6 +23,8 @@ use tokio::task::yield_now;
 const BATCH: usize = 32;
 /// Longer questions are refused.
 const LARGEST: usize = 2048;
+/// So many full batches are answered before other tasks of this thread run.
+const TURN: u32 = 4;
 
 /// Answers questions on a socket as long as it works.
 ///
@@ -34,10 +37,19 @@ pub(super) fn serve(socket: OwnedFd, audience: Audience, dns: Arc<Dns>) -> io::R
         let mut lane = Lane::new(audience, dns);
         loop {
             let Ok(mut ready) = socket.readable().await else { return };
-            match ready.try_io(|socket| lane.receive(socket.get_ref())) {
-                Ok(Ok(count)) => lane.answer(count, &socket),
-                Ok(Err(e)) => tracing::debug!(error = %e, "no question read"),
-                Err(_) => {}
+            for _ in 0..TURN {
+                match ready.try_io(|socket| lane.receive(socket.get_ref())) {
+                    Ok(Ok(count)) => {
+                        lane.answer(count, &socket);
+                        if count < BATCH {
+                            // The queue was empty. What has come since is not missed: it makes the socket ready again.
+                            ready.clear_ready();
+                            break;
+                        }
+                    }
+                    Ok(Err(e)) => tracing::debug!(error = %e, "no question read"),
+                    Err(_) => break,
+                }
             }
             // Lets other tasks on this thread run, however many questions come.
             yield_now().await;
@@ -49,6 +61,7 @@ struct Lane {
     audience: Audience,
     dns: Arc<Dns>,
     floods: Floods,
+    prepared: Prepared,
     buffers: Vec<[u8; LARGEST]>,
     /// For each question its length and sender; `None` when it was cut.
     came: Vec<Option<(usize, SocketAddr)>>,
@@ -63,6 +76,7 @@ impl Lane {
             audience,
             dns,
             floods: Floods::default(),
+            prepared: Prepared::default(),
             buffers: vec![[0; LARGEST]; BATCH],
             came: Vec::with_capacity(BATCH),
             answers: vec![Vec::new(); BATCH],
@@ -88,19 +102,32 @@ impl Lane {
     /// Answers the questions. Those for other servers are answered later, by tasks.
     fn answer(&mut self, count: usize, socket: &Arc<AsyncFd<OwnedFd>>) {
         let zone = self.dns.zone();
+        self.prepared.follow(&zone);
         self.peers.clear();
         let (is_full, now) = (count == BATCH, Instant::now());
         for (buffer, came) in self.buffers.iter().zip(&self.came).take(count) {
             let Some((len, peer)) = came else { continue };
-            let address = canonical(peer.ip());
-            let Some(client) = self.audience.client(&zone, address) else { continue };
-            if !self.floods.may_ask(client.whose(), is_full, now) {
+            let (address, question) = (canonical(peer.ip()), &buffer[..*len]);
+            let known = self.prepared.get(address, question);
+            let client = if known.is_some() { None } else { self.audience.client(&zone, address) };
+            let Some(whose) = known.map(|known| known.whose).or(client.map(|c| c.whose())) else { continue };
+            if !self.floods.may_ask(whose, is_full, now) {
                 self.dns.metrics.count(RecordType::ZERO, Ended::Limited);
                 continue;
             }
             let out = &mut self.answers[self.peers.len()];
-            match self.dns.now(&zone, Asker { client, address, is_datagram: true }, &buffer[..*len], out) {
-                Now::Reply(_) => self.peers.push(Some(SockaddrStorage::from(*peer))),
+            if let Some(known) = known {
+                self.dns.metrics.count(known.kind, known.ended);
+                known.write(question, out);
+                self.peers.push(Some(SockaddrStorage::from(*peer)));
+                continue;
+            }
+            let Some(client) = client else { continue };
+            match self.dns.now(&zone, Asker { client, address, is_datagram: true }, question, out) {
+                Now::Reply(ended) => {
+                    self.prepared.keep(address, question, out, whose, ended);
+                    self.peers.push(Some(SockaddrStorage::from(*peer)));
+                }
                 Now::Silent => {}
                 Now::Later(pending) => {
                     // A weak reference, since an open socket would keep receiving questions after it should be closed.

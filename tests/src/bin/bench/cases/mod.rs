@@ -1,6 +1,7 @@
 //! The cases, one a file.
 
 mod attach;
+mod dns;
 mod east_west;
 mod flow_table;
 mod ipv6;
@@ -27,6 +28,8 @@ pub fn all() -> Vec<Box<dyn Case>> {
         Box::new(flow_table::FlowTable),
         Box::new(attach::Attach),
         Box::new(start::Start),
+        Box::new(dns::Dns),
+        Box::new(dns::DnsByTcp),
         Box::new(programs::Programs),
     ]
 }

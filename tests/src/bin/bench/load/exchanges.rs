@@ -23,7 +23,7 @@ pub fn run(time: Duration, mut one: impl FnMut(u64) -> Result<()>) -> Result<Out
 }
 
 /// Latencies in buckets; each bucket is 1/16 of its power of two wide.
-struct Histogram {
+pub struct Histogram {
     buckets: Vec<u64>,
     count: u64,
 }
@@ -32,12 +32,13 @@ impl Histogram {
     const STEPS: u64 = 16;
 
     /// An empty one.
-    fn new() -> Self {
+    #[must_use]
+    pub fn new() -> Self {
         Self { buckets: vec![0; 64 * Self::STEPS as usize], count: 0 }
     }
 
     /// Adds one latency.
-    fn add(&mut self, time: Duration) {
+    pub fn add(&mut self, time: Duration) {
         let nanos = (time.as_nanos() as u64).max(Self::STEPS);
         let power = u64::from(nanos.ilog2());
         let step = (nanos >> (power - 4)) & (Self::STEPS - 1);
@@ -46,7 +47,8 @@ impl Histogram {
     }
 
     /// The latency that the given share of exchanges does not exceed, in microseconds.
-    fn quantile_us(&self, share: f64) -> Option<f64> {
+    #[must_use]
+    pub fn quantile_us(&self, share: f64) -> Option<f64> {
         let want = (self.count as f64 * share).ceil().max(1.0) as u64;
         let mut seen = 0;
         let bucket = self.buckets.iter().position(|n| {
