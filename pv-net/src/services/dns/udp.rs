@@ -21,6 +21,8 @@ use tokio::task::yield_now;
 
 /// Most datagrams that are read by one call.
 const BATCH: usize = 32;
+/// So many answers are sent by one call: a client need not wait until all that were read are answered.
+const SENT: usize = 8;
 /// Longer questions are refused.
 const LARGEST: usize = 2048;
 /// So many full batches are answered before other tasks of this thread run.
@@ -37,22 +39,27 @@ pub(super) fn serve(socket: OwnedFd, audience: Audience, dns: Arc<Dns>) -> io::R
         let mut lane = Lane::new(audience, dns);
         loop {
             let Ok(mut ready) = socket.readable().await else { return };
+            let mut is_drained = false;
             for _ in 0..TURN {
                 match ready.try_io(|socket| lane.receive(socket.get_ref())) {
                     Ok(Ok(count)) => {
                         lane.answer(count, &socket);
-                        if count < BATCH {
-                            // The queue was empty. What has come since is not missed: it makes the socket ready again.
-                            ready.clear_ready();
-                            break;
-                        }
+                        is_drained = count < BATCH;
                     }
                     Ok(Err(e)) => tracing::debug!(error = %e, "no question read"),
-                    Err(_) => break,
+                    Err(_) => is_drained = true,
+                }
+                if is_drained {
+                    break;
                 }
             }
-            // Lets other tasks on this thread run, however many questions come.
-            yield_now().await;
+            if is_drained {
+                // What has come since is not missed: it makes the socket ready again.
+                ready.clear_ready();
+            } else {
+                // Lets other tasks on this thread run, however many questions come.
+                yield_now().await;
+            }
         }
     })
 }
@@ -79,8 +86,8 @@ impl Lane {
             prepared: Prepared::default(),
             buffers: vec![[0; LARGEST]; BATCH],
             came: Vec::with_capacity(BATCH),
-            answers: vec![Vec::new(); BATCH],
-            peers: Vec::with_capacity(BATCH),
+            answers: vec![Vec::new(); SENT],
+            peers: Vec::with_capacity(SENT),
         }
     }
 
@@ -107,6 +114,9 @@ impl Lane {
         let (is_full, now) = (count == BATCH, Instant::now());
         for (buffer, came) in self.buffers.iter().zip(&self.came).take(count) {
             let Some((len, peer)) = came else { continue };
+            if self.peers.len() == SENT {
+                Self::send(&mut self.peers, &self.answers, socket.get_ref());
+            }
             let (address, question) = (canonical(peer.ip()), &buffer[..*len]);
             let known = self.prepared.get(address, question);
             let client = if known.is_some() { None } else { self.audience.client(&zone, address) };
@@ -143,26 +153,27 @@ impl Lane {
                 }
             }
         }
-        self.send(socket.get_ref());
+        Self::send(&mut self.peers, &self.answers, socket.get_ref());
     }
 
-    fn send(&mut self, socket: &OwnedFd) {
+    /// Sends the answers to `peers`, and forgets these.
+    fn send(peers: &mut Vec<Option<SockaddrStorage>>, answers: &[Vec<u8>], socket: &OwnedFd) {
         let mut at = 0;
-        while at < self.peers.len() {
-            let slices: Vec<[IoSlice<'_>; 1]> =
-                self.answers[at..self.peers.len()].iter().map(|a| [IoSlice::new(a)]).collect();
+        while at < peers.len() {
+            let slices: Vec<[IoSlice<'_>; 1]> = answers[at..peers.len()].iter().map(|a| [IoSlice::new(a)]).collect();
             let none: [ControlMessage<'_>; 0] = [];
             let flags = MsgFlags::MSG_DONTWAIT;
             let mut headers = MultiHeaders::preallocate(slices.len(), None);
-            let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &self.peers[at..], none, flags);
+            let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &peers[at..], none, flags);
             at += match sent {
                 Ok(sent) => sent.count().max(1),
                 // The send buffer is full: clients that flood lose answers, and ask again.
-                Err(Errno::EAGAIN) => return,
+                Err(Errno::EAGAIN) => break,
                 // The first answer could not be sent, so it is skipped.
                 Err(_) => 1,
             };
         }
+        peers.clear();
     }
 }
 

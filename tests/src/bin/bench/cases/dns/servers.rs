@@ -2,9 +2,10 @@
 
 use super::{GATEWAY, LOCAL, OUTSIDE, PUBLIC, Served};
 use crate::cases::scale::{crowd, wide_pool};
+use crate::cpu::{self, Pin};
 use crate::load::names::{self, Client, Responder};
 use crate::nets::sysctl;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use harness::{Device, Namespace, Process};
 use serde_json::json;
 use std::any::Any;
@@ -35,6 +36,15 @@ fn many_links(ns: &Namespace) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Starts a server on its CPU, so that it makes as many threads as it has CPUs.
+fn on_its_cpu<T: Send>(start: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let pinned = || {
+        cpu::pin(0, &[Pin::Split.cpus().1])?;
+        start()
+    };
+    std::thread::scope(|scope| scope.spawn(pinned).join()).map_err(|_| anyhow!("a server's start panics"))?
 }
 
 impl Net {
@@ -80,7 +90,7 @@ impl Net {
     fn with_program(self, program: &str, args: &[String], dir: tempfile::TempDir) -> Result<Served> {
         let mut command = self.device.command(program);
         command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
-        let server = Process::start(&mut command)?;
+        let server = on_its_cpu(|| Process::start(&mut command))?;
         self.with(vec![server.pid()], (server, dir))
     }
 }
@@ -99,7 +109,7 @@ pub fn pv_net(n: usize) -> Result<Served> {
     config["network"]["pools"]["internal"]["dns"] = json!({"upstream": [BEYOND.ip()]});
     let mut device = Device::new(&config)?;
     let beyond = device.outside("up0", &UPLINK, &HOST)?;
-    device.start()?;
+    on_its_cpu(|| device.start())?;
     let crowd = crowd(&device, n)?;
     many_links(&crowd)?;
     let clients = names::clients(&crowd.path())?;
