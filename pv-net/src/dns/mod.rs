@@ -1,6 +1,6 @@
 //! The DNS service: which client may see which name of the device, and what other servers answer about other names.
 //!
-//! The decisions are pure: [`zone`] and [`answer`] about the device's own names, [`response`], [`cache`], [`servers`]
+//! The decisions are pure: [`zone`], [`answer`] and [`prepared`] about the device's own names, [`response`], [`cache`], [`servers`]
 //! and [`share`] about other servers. [`Dns`] combines them; the sockets for containers are in `services/dns`.
 //!
 //! hickory-proto reads and writes messages. Its decoder reads an answer from outside, which is then passed on byte by
@@ -13,6 +13,7 @@ mod device;
 mod exchange;
 pub mod metrics;
 pub mod name;
+pub mod prepared;
 pub mod reply;
 pub mod resolv_conf;
 mod resolver;

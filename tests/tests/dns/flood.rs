@@ -95,3 +95,58 @@ fn one_container_does_not_stop_the_others() -> Result<()> {
     println!("{rss}");
     Ok(())
 }
+
+/// Ten thousand connections that ask nothing, of more containers than it takes to have all connections that the server
+/// allows: others are answered meanwhile, by TCP too, and the daemon has a bounded number of open files.
+#[test]
+fn idle_connections_take_nothing_from_others() -> Result<()> {
+    const BAD: usize = 18;
+    const EACH: usize = 560;
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    // Where fewer files may be open, as many connections as there can be.
+    let each = EACH.min(usize::try_from(most)?.saturating_sub(2000) / BAD).max(40);
+    let device = Device::started(&two_pools())?;
+    let good = device.attach("good", "internal")?;
+    let bad: Vec<Container> = (0..BAD).map(|n| device.attach(&format!("bad{n}"), "internal")).collect::<Result<_>>()?;
+    let gateway: SocketAddr = "10.0.3.1:53".parse()?;
+    let files = || Ok::<_, anyhow::Error>(fs::read_dir(format!("/proc/{}/fd", device.daemon()?.pid()))?.count());
+    let before = files()?;
+    let mut streams = Vec::new();
+    for container in &bad {
+        streams.extend(container.ns.run(|| {
+            Ok((0..each).filter_map(|_| TcpStream::connect_timeout(&gateway, LONG).ok()).collect::<Vec<_>>())
+        })?);
+    }
+    ensure!(streams.len() > BAD * each * 9 / 10, "{} connections", streams.len());
+    let asked = question(7, "good.pv.local");
+    let took = good.ns.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(LONG))?;
+        socket.connect(gateway)?;
+        let mut took = Vec::new();
+        for _ in 0..100 {
+            let begun = Instant::now();
+            socket.send(&asked)?;
+            socket.recv(&mut [0; 512])?;
+            let mut stream = TcpStream::connect_timeout(&gateway, LONG)?;
+            stream.set_read_timeout(Some(LONG))?;
+            stream.write_all(&[&(asked.len() as u16).to_be_bytes()[..], &asked].concat())?;
+            let mut head = [0; 14];
+            stream.read_exact(&mut head).context("by TCP")?;
+            ensure!(head[2..4] == asked[..2] && head[5] & 15 == 0, "{head:?}");
+            took.push(begun.elapsed());
+        }
+        took.sort();
+        Ok(took)
+    })?;
+    let (now, middle) = (files()?, took[took.len() / 2]);
+    println!(
+        "{} idle connections: {now} files, before {before}; an answer by UDP and one by TCP {middle:?}",
+        streams.len()
+    );
+    // As many as the server allows to all clients, and some that are being closed.
+    ensure!(now < before + 512 + 128, "{now} open files, {before} before");
+    Ok(())
+}

@@ -1,13 +1,14 @@
 //! Answers containers on their pools' gateway addresses, and gives each a `resolv.conf`.
 
 mod files;
+mod lanes;
 mod sockets;
 mod tcp;
 mod udp;
 
 use crate::command::{Commands, Report};
 use crate::dns::{Dns, Zone};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::ipam::ClientLease;
 use crate::lease::{LeaseHandle, unix_time};
 use crate::model::PoolName;
@@ -31,7 +32,7 @@ const QUIET: u32 = 8;
 /// Follows the snapshots: their names, addresses and containers. `files` is the directory for `resolv.conf`s.
 ///
 /// # Errors
-/// None: what cannot be had is a condition, and tried again.
+/// When the threads that answer cannot be started. What else cannot be had is a condition, and tried again.
 pub async fn dns(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     commands: Commands,
@@ -39,7 +40,9 @@ pub async fn dns(
     leases: LeaseHandle,
     files: PathBuf,
 ) -> Result<(), Failure> {
-    let (mut sockets, mut files) = (Sockets::new(dns.clone()), Files::new(files));
+    let sockets = Sockets::new(dns.clone());
+    let mut sockets = sockets.map_err(|e| Failure::new(Kind::Internal, format!("threads for names: {e}")))?;
+    let mut files = Files::new(files);
     // One that ran before may have said something.
     commands.report(Report::Service { name: "names", condition: None }).await;
     let (mut before, mut told, mut tries): (Option<Arc<Snapshot>>, _, u32) = (None, None, 0);

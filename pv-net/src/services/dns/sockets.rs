@@ -1,6 +1,7 @@
 //! A socket for each gateway address that answers, bound to its pool's bridge alone, and one for the device's own programs,
 //! bound to loopback. So the link tells who asks, and port 53 stays free for others on other links.
 
+use super::lanes::Lanes;
 use super::{tcp, udp};
 use crate::dns::{Client, Dns, PORT, Zone};
 use crate::model::PoolName;
@@ -16,10 +17,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-/// UDP sockets for each address, among which the kernel distributes the clients: one for each thread of the services.
-const LANES: usize = 2;
 const BACKLOG: i32 = 128;
 /// Receive buffer of a UDP socket, bytes.
 const WAITING: usize = 1 << 20;
@@ -67,12 +67,15 @@ struct Place {
 pub(super) struct Sockets {
     dns: Arc<Dns>,
     connections: Arc<tcp::Connections>,
+    lanes: Lanes,
     served: BTreeMap<Place, JoinSet<()>>,
 }
 
 impl Sockets {
-    pub fn new(dns: Arc<Dns>) -> Self {
-        Self { dns, connections: Arc::default(), served: BTreeMap::new() }
+    /// # Errors
+    /// When the threads cannot be started.
+    pub fn new(dns: Arc<Dns>) -> io::Result<Self> {
+        Ok(Self { dns, connections: Arc::default(), lanes: Lanes::new()?, served: BTreeMap::new() })
     }
 
     /// Opens and closes sockets to match `zone`. Returns what could not be opened, and why.
@@ -114,14 +117,16 @@ impl Sockets {
     }
 
     fn serve(&self, place: &Place) -> io::Result<JoinSet<()>> {
-        let listener = open(place, SockType::Stream)?;
-        listen(&listener, Backlog::new(BACKLOG)?)?;
-        let lanes: Vec<OwnedFd> = (0..LANES).map(|_| open(place, SockType::Datagram)).collect::<io::Result<_>>()?;
+        // A socket of each kind for each thread, among which the kernel distributes the clients.
+        let two = |lane| io::Result::Ok((lane, open(place, SockType::Datagram)?, open(place, SockType::Stream)?));
+        let all: Vec<(&Handle, OwnedFd, OwnedFd)> = self.lanes.handles().map(two).collect::<io::Result<_>>()?;
         let mut tasks = JoinSet::new();
-        for lane in lanes {
-            tasks.spawn(udp::serve(lane, place.audience.clone(), self.dns.clone())?);
+        for (lane, socket, listener) in all {
+            let _entered = lane.enter();
+            listen(&listener, Backlog::new(BACKLOG)?)?;
+            tasks.spawn(udp::serve(socket, place.audience.clone(), self.dns.clone())?);
+            tasks.spawn(tcp::serve(listener, place.audience.clone(), self.dns.clone(), self.connections.clone())?);
         }
-        tasks.spawn(tcp::serve(listener, place.audience.clone(), self.dns.clone(), self.connections.clone())?);
         Ok(tasks)
     }
 }
@@ -133,8 +138,8 @@ fn open(place: &Place, kind: SockType) -> io::Result<OwnedFd> {
     setsockopt(&socket, sockopt::BindToDevice, &std::os::unix::ffi::OsStringExt::from_vec(name.into_bytes()))?;
     // Allows a server of the device on all addresses beside this socket, if that one allows it too.
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    setsockopt(&socket, sockopt::ReusePort, &true)?;
     if kind == SockType::Datagram {
-        setsockopt(&socket, sockopt::ReusePort, &true)?;
         setsockopt(&socket, sockopt::RcvBuf, &WAITING)?;
     }
     if place.address.is_ipv6() {

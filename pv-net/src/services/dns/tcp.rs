@@ -1,10 +1,11 @@
 //! Questions by TCP (RFC 7766). A connection may have several questions at a time, each answered when its answer is
-//! there. Idle connections are closed, and the number of connections is limited for each client.
+//! there. Idle connections are closed, and the number of connections is limited for each client. When there are too many in
+//! all, the client with the most loses its oldest one, so that some clients cannot take all of them.
 
 use super::sockets::Audience;
 use super::udp::canonical;
 use crate::dns::{Asker, Dns, Now, Whose};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, TcpListener as StdListener};
 use std::os::fd::OwnedFd;
@@ -15,11 +16,12 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 /// Most connections of one client, and of all. Together with [`WAITING`] this limits the memory for clients that do not
 /// read their answers (64 KiB an answer).
-const OF_ONE: u32 = 32;
-const OF_ALL: u32 = 512;
+const OF_ONE: usize = 32;
+const OF_ALL: usize = 512;
 /// How long a connection may be idle.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long the transfer of one question or one answer may take.
@@ -32,7 +34,7 @@ const HEADER: usize = 12;
 /// How long no connection is accepted after the process ran out of files.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The number of connections of each client.
+/// The connections of each client.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     counts: Mutex<Counts>,
@@ -40,14 +42,19 @@ pub(super) struct Connections {
 
 #[derive(Debug, Default)]
 struct Counts {
-    all: u32,
-    of: HashMap<Whose, u32>,
+    all: usize,
+    /// Of each client the numbers of its connections, the oldest one first, and what ends each.
+    of: HashMap<Whose, VecDeque<(u64, CancellationToken)>>,
+    last: u64,
 }
 
 /// A counted connection; dropping this ends the count.
 struct Counted {
     all: Arc<Connections>,
     whose: Whose,
+    number: u64,
+    /// Cancelled when another client needs the place.
+    stop: CancellationToken,
 }
 
 impl Connections {
@@ -57,24 +64,35 @@ impl Connections {
     }
 
     fn one_more(self: &Arc<Self>, whose: Whose) -> Option<Counted> {
-        let Counts { all, of } = &mut *self.counts();
-        let one = of.get(&whose).copied().unwrap_or(0);
-        if *all >= OF_ALL || one >= OF_ONE {
+        let Counts { all, of, last } = &mut *self.counts();
+        let own = of.get(&whose).map_or(0, VecDeque::len);
+        if own >= OF_ONE {
             return None;
         }
+        if *all >= OF_ALL {
+            let most = of.values_mut().max_by_key(|theirs| theirs.len()).filter(|theirs| theirs.len() > own + 1)?;
+            most.pop_front()?.1.cancel();
+            *all -= 1;
+        }
         *all += 1;
-        of.insert(whose, one + 1);
-        Some(Counted { all: self.clone(), whose })
+        *last += 1;
+        let (number, stop) = (*last, CancellationToken::new());
+        of.entry(whose).or_default().push_back((number, stop.clone()));
+        Some(Counted { all: self.clone(), whose, number, stop })
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let Counts { all, of } = &mut *self.all.counts();
-        *all -= 1;
-        match of.get_mut(&self.whose) {
-            Some(one) if *one > 1 => *one -= 1,
-            _ => drop(of.remove(&self.whose)),
+        let Counts { all, of, .. } = &mut *self.all.counts();
+        let Some(own) = of.get_mut(&self.whose) else { return };
+        // One that was ended for another client is not counted any more.
+        if let Some(at) = own.iter().position(|(number, _)| *number == self.number) {
+            own.remove(at);
+            *all -= 1;
+        }
+        if own.is_empty() {
+            of.remove(&self.whose);
         }
     }
 }
@@ -107,8 +125,10 @@ pub(super) fn serve(
             let Some(counted) = client.and_then(|client| connections.one_more(client.whose())) else { continue };
             let (dns, audience) = (dns.clone(), audience.clone());
             tokio::spawn(async move {
-                converse(stream, address, audience, dns).await;
-                drop(counted);
+                tokio::select! {
+                    () = converse(stream, address, audience, dns) => {}
+                    () = counted.stop.cancelled() => {}
+                }
             });
         }
     })
@@ -184,5 +204,32 @@ async fn write_all(mut write: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>
         if !matches!(timeout(UNDER_WAY, write.write_all(&framed)).await, Ok(Ok(()))) {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_clients_cannot_take_all_connections() {
+        let all = Arc::<Connections>::default();
+        let take = |n| all.one_more(Whose::Container(n));
+        let mut held: Vec<Counted> =
+            (0..16).flat_map(|n| std::iter::from_fn(move || Some(n)).take(OF_ONE)).filter_map(take).collect();
+        assert_eq!((held.len(), all.counts().all), (OF_ALL, OF_ALL));
+        assert!(take(3).is_none(), "more than one client may have");
+        let ended =
+            |held: &[Counted]| held.iter().filter(|c| c.stop.is_cancelled()).map(|c| c.number).collect::<Vec<_>>();
+        held.extend(take(99));
+        assert_eq!((held.len(), ended(&held).len(), all.counts().all), (OF_ALL + 1, 1, OF_ALL));
+        assert_eq!(ended(&held)[0] % OF_ONE as u64, 1, "not its oldest one");
+        // The new client may have as many as each of the others.
+        held.extend(std::iter::from_fn(|| take(99)).take(100));
+        let own = all.counts().of[&Whose::Container(99)].len();
+        assert!((29..OF_ONE).contains(&own), "{own}");
+        assert_eq!(all.counts().all, OF_ALL);
+        drop(held);
+        assert!(all.counts().all == 0 && all.counts().of.is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::sockets::Audience;
 use crate::dns::metrics::Ended;
+use crate::dns::prepared::Prepared;
 use crate::dns::share::Floods;
 use crate::dns::wire::RecordType;
 use crate::dns::{Asker, Dns, Now};
@@ -20,8 +21,12 @@ use tokio::task::yield_now;
 
 /// Most datagrams that are read by one call.
 const BATCH: usize = 32;
+/// So many answers are sent by one call: a client need not wait until all that were read are answered.
+const SENT: usize = 8;
 /// Longer questions are refused.
 const LARGEST: usize = 2048;
+/// So many full batches are answered before other tasks of this thread run.
+const TURN: u32 = 4;
 
 /// Answers questions on a socket as long as it works.
 ///
@@ -34,13 +39,27 @@ pub(super) fn serve(socket: OwnedFd, audience: Audience, dns: Arc<Dns>) -> io::R
         let mut lane = Lane::new(audience, dns);
         loop {
             let Ok(mut ready) = socket.readable().await else { return };
-            match ready.try_io(|socket| lane.receive(socket.get_ref())) {
-                Ok(Ok(count)) => lane.answer(count, &socket),
-                Ok(Err(e)) => tracing::debug!(error = %e, "no question read"),
-                Err(_) => {}
+            let mut is_drained = false;
+            for _ in 0..TURN {
+                match ready.try_io(|socket| lane.receive(socket.get_ref())) {
+                    Ok(Ok(count)) => {
+                        lane.answer(count, &socket);
+                        is_drained = count < BATCH;
+                    }
+                    Ok(Err(e)) => tracing::debug!(error = %e, "no question read"),
+                    Err(_) => is_drained = true,
+                }
+                if is_drained {
+                    break;
+                }
             }
-            // Lets other tasks on this thread run, however many questions come.
-            yield_now().await;
+            if is_drained {
+                // What has come since is not missed: it makes the socket ready again.
+                ready.clear_ready();
+            } else {
+                // Lets other tasks on this thread run, however many questions come.
+                yield_now().await;
+            }
         }
     })
 }
@@ -49,6 +68,7 @@ struct Lane {
     audience: Audience,
     dns: Arc<Dns>,
     floods: Floods,
+    prepared: Prepared,
     buffers: Vec<[u8; LARGEST]>,
     /// For each question its length and sender; `None` when it was cut.
     came: Vec<Option<(usize, SocketAddr)>>,
@@ -63,10 +83,11 @@ impl Lane {
             audience,
             dns,
             floods: Floods::default(),
+            prepared: Prepared::default(),
             buffers: vec![[0; LARGEST]; BATCH],
             came: Vec::with_capacity(BATCH),
-            answers: vec![Vec::new(); BATCH],
-            peers: Vec::with_capacity(BATCH),
+            answers: vec![Vec::new(); SENT],
+            peers: Vec::with_capacity(SENT),
         }
     }
 
@@ -88,19 +109,35 @@ impl Lane {
     /// Answers the questions. Those for other servers are answered later, by tasks.
     fn answer(&mut self, count: usize, socket: &Arc<AsyncFd<OwnedFd>>) {
         let zone = self.dns.zone();
+        self.prepared.follow(&zone);
         self.peers.clear();
         let (is_full, now) = (count == BATCH, Instant::now());
         for (buffer, came) in self.buffers.iter().zip(&self.came).take(count) {
             let Some((len, peer)) = came else { continue };
-            let address = canonical(peer.ip());
-            let Some(client) = self.audience.client(&zone, address) else { continue };
-            if !self.floods.may_ask(client.whose(), is_full, now) {
+            if self.peers.len() == SENT {
+                Self::send(&mut self.peers, &self.answers, socket.get_ref());
+            }
+            let (address, question) = (canonical(peer.ip()), &buffer[..*len]);
+            let known = self.prepared.get(address, question);
+            let client = if known.is_some() { None } else { self.audience.client(&zone, address) };
+            let Some(whose) = known.map(|known| known.whose).or(client.map(|c| c.whose())) else { continue };
+            if !self.floods.may_ask(whose, is_full, now) {
                 self.dns.metrics.count(RecordType::ZERO, Ended::Limited);
                 continue;
             }
             let out = &mut self.answers[self.peers.len()];
-            match self.dns.now(&zone, Asker { client, address, is_datagram: true }, &buffer[..*len], out) {
-                Now::Reply(_) => self.peers.push(Some(SockaddrStorage::from(*peer))),
+            if let Some(known) = known {
+                self.dns.metrics.count(known.kind, known.ended);
+                known.write(question, out);
+                self.peers.push(Some(SockaddrStorage::from(*peer)));
+                continue;
+            }
+            let Some(client) = client else { continue };
+            match self.dns.now(&zone, Asker { client, address, is_datagram: true }, question, out) {
+                Now::Reply(ended) => {
+                    self.prepared.keep(address, question, out, whose, ended);
+                    self.peers.push(Some(SockaddrStorage::from(*peer)));
+                }
                 Now::Silent => {}
                 Now::Later(pending) => {
                     // A weak reference, since an open socket would keep receiving questions after it should be closed.
@@ -116,26 +153,27 @@ impl Lane {
                 }
             }
         }
-        self.send(socket.get_ref());
+        Self::send(&mut self.peers, &self.answers, socket.get_ref());
     }
 
-    fn send(&mut self, socket: &OwnedFd) {
+    /// Sends the answers to `peers`, and forgets these.
+    fn send(peers: &mut Vec<Option<SockaddrStorage>>, answers: &[Vec<u8>], socket: &OwnedFd) {
         let mut at = 0;
-        while at < self.peers.len() {
-            let slices: Vec<[IoSlice<'_>; 1]> =
-                self.answers[at..self.peers.len()].iter().map(|a| [IoSlice::new(a)]).collect();
+        while at < peers.len() {
+            let slices: Vec<[IoSlice<'_>; 1]> = answers[at..peers.len()].iter().map(|a| [IoSlice::new(a)]).collect();
             let none: [ControlMessage<'_>; 0] = [];
             let flags = MsgFlags::MSG_DONTWAIT;
             let mut headers = MultiHeaders::preallocate(slices.len(), None);
-            let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &self.peers[at..], none, flags);
+            let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, &peers[at..], none, flags);
             at += match sent {
                 Ok(sent) => sent.count().max(1),
                 // The send buffer is full: clients that flood lose answers, and ask again.
-                Err(Errno::EAGAIN) => return,
+                Err(Errno::EAGAIN) => break,
                 // The first answer could not be sent, so it is skipped.
                 Err(_) => 1,
             };
         }
+        peers.clear();
     }
 }
 

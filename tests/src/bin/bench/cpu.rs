@@ -146,8 +146,9 @@ fn softirq_threads() -> &'static [u32] {
     })
 }
 
-/// CPU time of a task so far.
-fn run_secs(pid: u32) -> f64 {
+/// CPU time of a thread so far, in seconds.
+#[must_use]
+pub fn run_secs(pid: u32) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
     text.split_whitespace().next().and_then(|n| n.parse::<f64>().ok()).unwrap_or_default() / 1e9
 }
@@ -155,19 +156,28 @@ fn run_secs(pid: u32) -> f64 {
 /// CPU time so far of processes, of their children, and of their children that ended: a proxy may fork for each
 /// connection.
 fn family_secs(pids: &[u32]) -> f64 {
-    if pids.is_empty() {
-        return 0.0;
-    }
+    members(pids).map(|(_, secs)| secs).sum()
+}
+
+/// Processes with all their children, and the CPU time of each so far.
+fn members(pids: &[u32]) -> impl Iterator<Item = (u32, f64)> + use<> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let all: Vec<(u32, u32, f64)> =
-        entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter_map(process).collect();
+    let pids_of = entries.take_while(|_| !pids.is_empty()).filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let all: Vec<(u32, u32, f64)> = pids_of.filter_map(process).collect();
     let mut family = pids.to_vec();
     let mut at = 0;
     while let Some(parent) = family.get(at).copied() {
         family.extend(all.iter().filter(|(_, ppid, _)| *ppid == parent).map(|(pid, _, _)| *pid));
         at += 1;
     }
-    all.iter().filter(|(pid, _, _)| family.contains(pid)).map(|(_, _, secs)| secs).sum()
+    all.into_iter().filter(move |(pid, _, _)| family.contains(pid)).map(|(pid, _, secs)| (pid, secs))
+}
+
+/// All threads of processes and of their children.
+#[must_use]
+pub fn threads(pids: &[u32]) -> Vec<u32> {
+    let tasks = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    members(pids).flat_map(|(pid, _)| tasks(pid)).filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// A process, its parent, and the CPU time of it and of its children that ended; proc(5) has the columns.

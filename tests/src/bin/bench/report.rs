@@ -231,8 +231,9 @@ impl Report {
 }
 
 /// The extras that are shown: their names, and a heading.
-const MORE: [(&[&str], &str); 3] = [
+const MORE: [(&[&str], &str); 4] = [
     (&["p50_us", "p99_us"], "µs: median / 99th percentile"),
+    (&["cpu_us"], "µs of the server's CPU for an answer"),
     (&["cpu_secs_per_gb"], "CPU s a GB"),
     (&["worst"], "worst"),
 ];

@@ -2,6 +2,7 @@
 
 mod attach;
 mod dhcp;
+mod dns;
 mod east_west;
 mod flow_table;
 mod ipv6;
@@ -29,6 +30,8 @@ pub fn all() -> Vec<Box<dyn Case>> {
         Box::new(attach::Attach),
         Box::new(start::Start),
         Box::new(dhcp::Dhcp),
+        Box::new(dns::Dns),
+        Box::new(dns::DnsByTcp),
         Box::new(programs::Programs),
     ]
 }

@@ -3,6 +3,7 @@
 
 mod crr;
 pub mod exchanges;
+pub mod names;
 mod rr;
 mod socket;
 mod stream;
