@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::run::{self, find, is_root};
-use needs::{LLVM, Need, PROGRAMS, VM, VM_ARM};
+use needs::{LLVM, Need, PROGRAMS, SERVICES, VM, VM_ARM};
 
 /// What `cargo xtask setup` takes.
 #[derive(clap::Args)]
@@ -181,12 +181,52 @@ impl Plan {
                 bail!("installing packages needs root");
             }
         }
+        let _quiet = NoServices::while_installing(!self.apt.is_empty())?;
         for mut command in self.commands() {
             command.env("DEBIAN_FRONTEND", "noninteractive");
             println!("setup: {}", plain(&command));
             run::run(&mut command).context("no network, or a package that this machine's sources do not have")?;
         }
+        self.disable_services()
+    }
+
+    /// Keeps the services of new packages from starting with the machine.
+    fn disable_services(&self) -> Result<()> {
+        if !Path::new("/run/systemd/system").is_dir() {
+            return Ok(());
+        }
+        for (_, units) in SERVICES.iter().filter(|(package, _)| self.apt.contains(package)) {
+            run::run(Command::new("systemctl").args(["disable", "--quiet"]).args(*units))?;
+        }
         Ok(())
+    }
+}
+
+/// What Debian's packages ask before they start a service: the answer is no while this exists. A machine that has an
+/// answer of its own keeps it.
+struct NoServices(Option<&'static Path>);
+
+impl NoServices {
+    fn while_installing(needed: bool) -> Result<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = Path::new("/usr/sbin/policy-rc.d");
+        if !needed || path.exists() {
+            return Ok(Self(None));
+        }
+        std::fs::write(path, "#!/bin/sh\nexit 101\n").with_context(|| path.display().to_string())?;
+        let made = Self(Some(path));
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+        Ok(made)
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Some(path) = self.0
+            && let Err(e) = std::fs::remove_file(path)
+        {
+            eprintln!("warning: {}: {e}", path.display());
+        }
     }
 }
 

@@ -33,7 +33,7 @@ pub const PROGRAMS: &[Need] = &[
     need("socat", "socat", "TCP and UDP clients and servers"),
     need("dig", "bind9-dnsutils", "names over both families, UDP and TCP"),
     need("drill", "ldnsutils", "the same by another library"),
-    need("dnsmasq", "dnsmasq-base", "the peer in benchmarks"),
+    need("dnsmasq", "dnsmasq-base", "a server for names and addresses; the peer in benchmarks"),
     need("unbound", "unbound", "the peer in benchmarks"),
     need("/usr/lib/podman/aardvark-dns", "aardvark-dns", "the peer in benchmarks"),
     need("rdisc6", "ndisc6", "what routers advertise"),
@@ -41,7 +41,6 @@ pub const PROGRAMS: &[Need] = &[
     need("dhclient", "isc-dhcp-client", "addresses by DHCP and DHCPv6"),
     need("kea-dhcp4", "kea-dhcp4-server", "a DHCP server; the peer in benchmarks"),
     need("kea-dhcp6", "kea-dhcp6-server", "a DHCPv6 server; the peer in benchmarks"),
-    need("dnsmasq", "dnsmasq-base", "both; the peer in benchmarks"),
     need("traceroute", "traceroute", "ICMP errors through NAT"),
     need("lxc-start", "lxc", "containers of LXC"),
     need("runc", "runc", "containers by OCI bundles"),
@@ -53,6 +52,14 @@ pub const PROGRAMS: &[Need] = &[
         "systemd",
         "a manager of links that leaves pv-net's alone; addresses by DHCP and DHCPv6",
     ),
+];
+
+/// Packages that bring services which nobody has asked for. Tests start the programs by themselves.
+pub const SERVICES: &[(&str, &[&str])] = &[
+    ("unbound", &["unbound.service"]),
+    ("kea-dhcp4-server", &["kea-dhcp4-server.service"]),
+    ("kea-dhcp6-server", &["kea-dhcp6-server.service"]),
+    ("lxc", &["lxc.service", "lxc-net.service"]),
 ];
 
 /// What `cargo xtask vm` starts.

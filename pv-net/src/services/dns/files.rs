@@ -60,12 +60,16 @@ impl Files {
 
 /// A container's pools, first that of its default route.
 fn pools(phase: &Phase) -> Vec<&PoolName> {
-    let mut all: Vec<(bool, &PoolName)> = match phase {
-        Phase::Attached(attached) => attached.record.attachments.iter().map(|a| (!a.default_route, &a.pool)).collect(),
-        Phase::Declared(interfaces) => interfaces.iter().map(|i| (!i.default_route, &i.pool)).collect(),
+    let mut all: Vec<(Option<bool>, &PoolName)> = match phase {
+        Phase::Attached(attached) => attached.record.attachments.iter().map(|a| (a.default_route, &a.pool)).collect(),
+        Phase::Declared(interfaces) => interfaces.iter().map(|i| (i.default_route, &i.pool)).collect(),
     };
-    // Stable: the others stay in their order.
-    all.sort_by_key(|(is_other, _)| *is_other);
+    // Stable: those that say nothing stay in their order.
+    all.sort_by_key(|(wish, _)| match wish {
+        Some(true) => 0,
+        None => 1,
+        Some(false) => 2,
+    });
     all.into_iter().map(|(_, pool)| pool).collect()
 }
 
