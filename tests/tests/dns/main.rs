@@ -197,6 +197,42 @@ fn a_container_sees_its_pools_and_what_rules_let_it_reach() -> Result<()> {
     Ok(())
 }
 
+/// The same bytes from the same client, whose answer the server has kept: it is another one as soon as the names are.
+#[test]
+fn the_answer_to_a_question_that_comes_again_follows_the_names() -> Result<()> {
+    let lab = Lab::new(&two_pools())?;
+    let asked = question(7, "db.pv.local");
+    let ask = |from: &Container| {
+        from.ns.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.set_read_timeout(Some(LONG))?;
+            socket.send_to(&asked, (GATEWAYS[0], 53))?;
+            let mut answer = vec![0; 512];
+            let len = socket.recv(&mut answer)?;
+            answer.truncate(len);
+            Ok(answer)
+        })
+    };
+    let says = |address: std::net::Ipv4Addr| -> Result<()> {
+        for _ in 0..20 {
+            let answer = ask(&lab.web)?;
+            ensure!(answer.ends_with(&address.octets()) && answer[..2] == [0, 7], "not {address}: {answer:?}");
+        }
+        Ok(())
+    };
+    says(lab.db.v4)?;
+    lab.device.cli(&["detach", "db"]).ok()?;
+    eventually(SOON, || {
+        let answer = ask(&lab.web)?;
+        ensure!(answer[3] & 15 == 3, "{answer:?}");
+        Ok(())
+    })?;
+    // Somebody else has the address first, so that the name comes back with another one.
+    let _first = lab.device.attach("first", "internal")?;
+    let db = lab.device.attach("db", "internal")?;
+    eventually(SOON, || says(db.v4))
+}
+
 #[test]
 fn a_pool_can_be_without_and_a_daemon_that_dies_comes_back() -> Result<()> {
     let mut config = two_pools();

@@ -180,10 +180,11 @@ impl Report {
     }
 
     /// Which extras are shown for a metric.
-    fn more(&self, metric: &Metric) -> Option<&'static str> {
+    fn more(&self, metric: &Metric) -> Option<String> {
         let rows = || self.rows.iter().filter(|r| r.metric.name == metric.name);
         let seen = |name: &&str| rows().any(|r| r.figure.extras.contains_key(name));
-        MORE.iter().find(|(names, _)| names.iter().any(seen)).map(|(_, what)| *what)
+        let heads: Vec<&str> = MORE.iter().filter(|(names, _)| names.iter().any(seen)).map(|(_, what)| *what).collect();
+        (!heads.is_empty()).then(|| heads.join(" / "))
     }
 
     /// The parts of each metric whose figures are sums, for each path. A table of sizes that is the same as that of an
@@ -233,7 +234,7 @@ impl Report {
 /// The extras that are shown: their names, and a heading.
 const MORE: [(&[&str], &str); 4] = [
     (&["p50_us", "p99_us"], "µs: median / 99th percentile"),
-    (&["cpu_us"], "µs of the server's CPU for an answer"),
+    (&["cpu_us"], "of the server's CPU"),
     (&["cpu_secs_per_gb"], "CPU s a GB"),
     (&["worst"], "worst"),
 ];

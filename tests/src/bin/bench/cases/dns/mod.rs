@@ -139,8 +139,8 @@ impl Served {
     fn pin(&self) -> Result<()> {
         let (client, server) = Pin::Split.cpus();
         self.servers().into_iter().try_for_each(|thread| cpu::pin(thread, &[server]))?;
-        let beyond = self.beyond.iter().flat_map(Responder::threads);
-        beyond.map(|thread| cpu::pin(*thread, &[client])).collect()
+        let mut beyond = self.beyond.iter().flat_map(Responder::threads);
+        beyond.try_for_each(|thread| cpu::pin(*thread, &[client]))
     }
 
     /// The threads of the server.

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use message::Message;
 use nix::ifaddrs::getifaddrs;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The most clients.
@@ -24,6 +24,8 @@ pub const MOST: usize = 64;
 const LOST: Duration = Duration::from_millis(300);
 /// Largest share of questions that may be lost or refused.
 const MOST_LOST: f64 = 0.01;
+/// The same by TCP: dnsmasq has 20 connections at a time, and the kernel drops some of what waits.
+const MOST_LOST_BY_TCP: f64 = 0.1;
 
 /// A client: a link of its own, and its address there.
 #[derive(Clone, Debug)]
@@ -65,7 +67,7 @@ pub struct Asking<'a> {
 ///
 /// # Errors
 /// When the namespace cannot be read.
-pub fn clients(ns: &PathBuf) -> Result<Vec<Client>> {
+pub fn clients(ns: &Path) -> Result<Vec<Client>> {
     in_namespace(ns, || {
         let one = |found: nix::ifaddrs::InterfaceAddress| {
             let address = found.address?.as_sockaddr_in()?.ip();
@@ -86,7 +88,7 @@ impl Asking<'_> {
             cpu::pin(0, &[Pin::Split.cpus().0])?;
             if self.by_tcp { tcp::run(self, time) } else { udp::run(self, time) }
         })?;
-        tally.outcome()
+        tally.outcome(if self.by_tcp { MOST_LOST_BY_TCP } else { MOST_LOST })
     }
 
     /// A question with this id.
@@ -123,10 +125,10 @@ impl Tally {
         Ok(())
     }
 
-    fn outcome(self) -> Result<Outcome> {
+    fn outcome(self, most_lost: f64) -> Result<Outcome> {
         let all = self.answered + self.lost;
         let lost = self.lost as f64 / all.max(1) as f64;
-        ensure!(self.answered > 0 && lost <= MOST_LOST, "{} of {all} questions lost or refused", self.lost);
+        ensure!(self.answered > 0 && lost <= most_lost, "{} of {all} questions lost or refused", self.lost);
         Ok(Outcome {
             rate: self.answered as f64 / (self.end - self.start).as_secs_f64(),
             count: self.answered,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use nix::unistd::gettid;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -35,7 +35,7 @@ impl Responder {
     ///
     /// # Errors
     /// When the port cannot be bound.
-    pub fn start(ns: &PathBuf, at: SocketAddrV4, address: Ipv4Addr) -> Result<Self> {
+    pub fn start(ns: &Path, at: SocketAddrV4, address: Ipv4Addr) -> Result<Self> {
         let (socket, listener) = in_namespace(ns, || {
             let socket = UdpSocket::bind(at).with_context(|| at.to_string())?;
             socket.set_read_timeout(Some(TICK))?;
