@@ -8,7 +8,7 @@
 
 mod config;
 pub mod frame;
-mod hostname;
+pub(crate) mod hostname;
 pub mod message;
 mod metrics;
 mod rate;

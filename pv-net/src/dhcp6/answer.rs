@@ -1,10 +1,11 @@
 //! The reply to a client's message.
 
 use super::choose::choose;
+use super::fqdn;
 use super::held::Held;
 use super::metrics::Ended;
 use crate::dns::name;
-use crate::ipam::{ClientId, ClientKey, ClientLease, Lease};
+use crate::ipam::{ClientId, ClientKey, ClientLease, Lease, is_one_machine};
 use crate::lease::Step;
 use crate::model::{Mac, PoolDhcp6, PoolName};
 use dhcproto::v6::{
@@ -116,7 +117,8 @@ pub fn answer(
     if must && !names_us || must_not && names_us {
         return Err(Ignored);
     }
-    let mut talk = Talk { server, duid: duid.unwrap_or_default(), from, book, held, steps: Vec::new(), given: 0 };
+    let (duid_or_none, named) = (duid.unwrap_or_default(), fqdn::said(opts));
+    let mut talk = Talk { server, duid: duid_or_none, from, named, book, held, steps: Vec::new(), given: 0 };
     let mut out = vec![DhcpOption::ServerId(server.duid.to_vec())];
     out.extend(duid.map(|duid| DhcpOption::ClientId(duid.to_vec())));
     let mut ended = Ended::Answered;
@@ -198,6 +200,8 @@ struct Talk<'a, 'b> {
     server: &'a Server<'a>,
     duid: &'a [u8],
     from: Ipv6Addr,
+    /// What the message says of the client's name.
+    named: Option<Option<String>>,
     book: Book<'a>,
     held: &'b mut Held,
     steps: Vec<Step>,
@@ -263,6 +267,7 @@ impl Talk<'_, '_> {
             self.held.hold(address, Some(client.clone()), self.book.now + OFFERED, self.book.now);
             return Some(address);
         }
+        let hostname = self.hostname(client, own);
         // A former lease of somebody else ends first.
         let before = self.book.clients.iter().find(|lease| lease.address == address && lease.key() != key);
         self.steps.extend(before.map(|lease| Step::End(lease.key())));
@@ -271,7 +276,7 @@ impl Talk<'_, '_> {
             client: client.clone(),
             address: address.into(),
             mac: mac_of(self.from, self.duid),
-            hostname: None,
+            hostname,
             expires: self.book.unix + u64::from(self.server.settings.lease_secs),
         };
         self.steps.push(Step::Lend(Arc::new(lease)));
@@ -287,6 +292,22 @@ impl Talk<'_, '_> {
             (Some(a), Some(b)) if a != b => ClientId::of_association(iaid, &[self.duid, &b.0].concat()),
             _ => Some(said),
         }
+    }
+
+    /// The name that a client has from now on: the one that it gives, unless another machine has that, or else the one that
+    /// it has.
+    fn hostname(&self, client: &ClientId, own: Option<&ClientLease>) -> Option<String> {
+        let before = own.and_then(|lease| lease.hostname.clone());
+        let name = self.named.clone().unwrap_or(before.clone())?;
+        let me = (client, mac_of(self.from, self.duid));
+        let has_it = |lease: &&Arc<ClientLease>| {
+            lease.pool == *self.server.pool
+                && lease.hostname.as_ref() == Some(&name)
+                && !lease.is_over(self.book.unix)
+                && !is_one_machine(me, (&lease.client, lease.mac))
+        };
+        let is_others = before.as_ref() != Some(&name) && self.book.clients.iter().any(|lease| has_it(&lease));
+        (!is_others).then_some(name)
     }
 
     /// How many clients of the pool are remembered.

@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod choose;
+mod fqdn;
 pub mod held;
 pub mod metrics;
 pub mod rate;

@@ -33,6 +33,7 @@ pub const PROGRAMS: &[Need] = &[
     need("socat", "socat", "TCP and UDP clients and servers"),
     need("dig", "bind9-dnsutils", "names over both families, UDP and TCP"),
     need("drill", "ldnsutils", "the same by another library"),
+    need("musl-gcc", "musl-tools", "the same by another C library"),
     need("rdisc6", "ndisc6", "what routers advertise"),
     need("dhcpcd", "dhcpcd-base", "addresses by router advertisements and by DHCP"),
     need("dhclient", "isc-dhcp-client", "addresses by DHCP and DHCPv6"),
