@@ -8,6 +8,7 @@ mod dns;
 mod link_local;
 mod places;
 mod ra;
+mod resolved;
 mod sweep;
 
 pub use declared::declared;
@@ -15,4 +16,5 @@ pub use dhcp::dhcp;
 pub use dhcp6::{Dhcp6, dhcp6};
 pub use dns::dns;
 pub use ra::ra;
+pub use resolved::resolved;
 pub use sweep::sweep;
