@@ -161,7 +161,7 @@ mod tests {
             let query = Query::parse(&asked).expect("a question");
             let padded = outgoing(&query, 0, true, true).expect("a message");
             assert!(
-                padded.len() % BLOCK == 0 && padded.len() < asked.len() + 11 + 4 + BLOCK,
+                padded.len().is_multiple_of(BLOCK) && padded.len() < asked.len() + 11 + 4 + BLOCK,
                 "{len}: {}",
                 padded.len()
             );

@@ -60,7 +60,7 @@ fn names_are_asked_by_tls_alone() -> Result<()> {
         // The server ends the connection, and the next question gets another one.
         ensure!(short(ns, gateway, &format!("{} A", name("bye")))? == ["198.51.100.7"]);
         ensure!(short(ns, gateway, &format!("{} A", name("n100")))? == ["198.51.100.7"]);
-        let odd = server.asked().into_iter().find(|asked| asked.len % 128 != 0);
+        let odd = server.asked().into_iter().find(|asked| !asked.len.is_multiple_of(128));
         ensure!(odd.is_none(), "not padded: {odd:?}");
         let view = device.json(&["resolve", &name("n1"), "--from", "web", "--type", "A"])?;
         ensure!(view["answers"][0]["server"] == upstream.to_lowercase(), "{view}");
