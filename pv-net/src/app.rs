@@ -112,6 +112,10 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), 
         let (snapshots, commands) = (snapshots.clone(), commands.clone());
         move |stop| services::ra(snapshots.clone(), commands.clone(), advertised.clone(), stop)
     });
+    supervisor.start("resolved", {
+        let (snapshots, commands) = (snapshots.clone(), commands.clone());
+        move |stop| until(stop, services::resolved(snapshots.clone(), commands.clone()))
+    });
     supervisor.start("sweep", move |stop| until(stop, services::sweep(snapshots.clone())));
     tokio::spawn(signals.obey(commands, stop.clone()));
     let is_alone = tokio::spawn(async move {

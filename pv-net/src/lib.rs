@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod app;
+pub mod bus;
 pub mod cli;
 pub mod command;
 pub mod config;

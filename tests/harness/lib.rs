@@ -11,6 +11,7 @@ mod snapshot;
 
 pub mod attacker;
 pub mod capture;
+pub mod certificates;
 pub mod configs;
 pub mod dhcp;
 pub mod ear;

@@ -6,8 +6,10 @@ use hickory_proto::op::{Edns, Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{NULL, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use pv_net::dns::name;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A question.
@@ -21,6 +23,8 @@ pub struct Asked {
     pub by_tcp: bool,
     /// The bits of DNSSEC: AD, CD, DO.
     pub bits: [bool; 3],
+    /// Bytes of the message.
+    pub len: usize,
 }
 
 /// A server on port 53 of some addresses.
@@ -28,10 +32,12 @@ pub struct Asked {
 /// It has `A` records for names in any domain, by their first label: `long` is 198.51.100.7 for an hour, `short` the
 /// same for a second, `hot` for ten seconds. `private` is 10.9.9.9. `big` has 200 addresses, and TCP only gives all of
 /// them. `signed` has a signature for clients that want it. `fails` gives SERVFAIL, and `never` gets no answer. A label
-/// of `n` and a number is 198.51.100.7 too. Other names do not exist.
+/// of `n` and a number is 198.51.100.7 too. `bye` is that as well, and a server with TLS closes the connection after it.
+/// Other names do not exist.
 #[derive(Clone, Debug, Default)]
 pub struct Nameserver {
     asked: Arc<Mutex<Vec<Asked>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Nameserver {
@@ -92,6 +98,55 @@ impl Nameserver {
         Ok(server)
     }
 
+    /// Starts a server that is asked by TLS alone.
+    ///
+    /// # Errors
+    /// When the port cannot be bound.
+    pub fn encrypted(ns: &Namespace, at: SocketAddr, tls: &Arc<ServerConfig>) -> Result<Self> {
+        let server = Self::default();
+        let listener = ns.run(|| TcpListener::bind(at).with_context(|| at.to_string()))?;
+        let (own, tls) = (server.clone(), tls.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (own, tls) = (own.clone(), tls.clone());
+                std::thread::spawn(move || {
+                    let Ok(connection) = ServerConnection::new(tls) else { return };
+                    // An error is the end of the connection, also of one that the client does not want.
+                    let _ = own.converse(StreamOwned::new(connection, stream));
+                });
+            }
+        });
+        Ok(server)
+    }
+
+    /// Answers one question after the other.
+    fn converse(&self, mut stream: impl Read + Write) -> std::io::Result<()> {
+        for number in 0.. {
+            let mut len = [0; 2];
+            stream.read_exact(&mut len)?;
+            if number == 0 {
+                self.connections.fetch_add(1, Ordering::Relaxed);
+            }
+            let mut question = vec![0; usize::from(u16::from_be_bytes(len))];
+            stream.read_exact(&mut question)?;
+            if let Some(answer) = self.answer(&question, true) {
+                let len = u16::try_from(answer.len()).unwrap_or(u16::MAX);
+                stream.write_all(&[&len.to_be_bytes()[..], &answer].concat())?;
+                stream.flush()?;
+            }
+            if self.asked().last().is_some_and(|asked| asked.name.starts_with("bye.")) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many connections by TLS had a question.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     /// All questions so far.
     #[must_use]
     pub fn asked(&self) -> Vec<Asked> {
@@ -110,7 +165,7 @@ impl Nameserver {
         let name = name::to_text(&question.name().to_lowercase());
         let wants_dnssec = asked.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok);
         let bits = [asked.authentic_data, asked.checking_disabled, wants_dnssec];
-        let seen = Asked { name: name.clone(), kind: question.query_type().into(), by_tcp, bits };
+        let seen = Asked { name: name.clone(), kind: question.query_type().into(), by_tcp, bits, len: message.len() };
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
         let first = name.split('.').next().unwrap_or_default();
         let numbered = first.strip_prefix('n').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
@@ -121,7 +176,7 @@ impl Nameserver {
             "hot" => (10, vec![public]),
             "private" => (3600, vec![Ipv4Addr::new(10, 9, 9, 9)]),
             "big" => (3600, (1..=200).map(|n| Ipv4Addr::new(198, 51, 100, n)).collect()),
-            "long" | "signed" => (3600, vec![public]),
+            "long" | "signed" | "bye" => (3600, vec![public]),
             _ if numbered => (3600, vec![public]),
             _ => (3600, Vec::new()),
         };

@@ -13,6 +13,11 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
     ),
     (&["model"], &["config", "ipam", "policy", "plan"], "it is what all others are made of"),
     (
+        &["bus"],
+        &["model", "config", "ipam", "lease", "policy", "plan", "kernel", "snapshot", "command", "events", "dns"],
+        "it carries what others say, and does not know what",
+    ),
+    (
         &["kernel"],
         &["config", "ipam", "lease", "failure", "snapshot", "events", "command", "supervisor", "services"],
         "it does what it is told and decides nothing",

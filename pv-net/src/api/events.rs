@@ -1,8 +1,10 @@
-//! `GET /events`: one JSON object a line, until the client hangs up or the daemon ends.
+//! What happens, as it happens: one JSON object a line, until the client hangs up or the daemon ends.
 
-use super::Api;
 use super::openapi::{content, ok};
-use crate::events::{EventView, Heard};
+use super::view::QueryView;
+use super::{Api, view};
+use crate::bus::{Heard, Listener};
+use crate::events::EventView;
 use aide::OperationOutput;
 use aide::generate::GenContext;
 use aide::openapi::{Operation, StatusCode};
@@ -15,51 +17,69 @@ use futures_util::stream;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::convert::Infallible;
+use std::marker::PhantomData;
 
 const KIND: &str = "application/x-ndjson";
 
-/// One line of `GET /events`.
+/// One line.
 #[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
-enum EventLine {
+#[schemars(rename = "{V}Line")]
+enum Line<V> {
     /// What happened.
-    Event(EventView),
-    /// The listener was too slow and has missed events.
+    Message(V),
+    /// The listener was too slow and has missed some.
     Missed {
-        /// How many events it has missed.
+        /// How many it has missed.
         missed: u64,
     },
 }
 
-/// An endless body of lines.
-pub(super) struct Lines(Body);
+/// An endless body of lines, each with a `V`.
+pub(super) struct Lines<V>(Body, PhantomData<V>);
 
-impl IntoResponse for Lines {
+impl<V> IntoResponse for Lines<V> {
     fn into_response(self) -> Response {
         ([(header::CONTENT_TYPE, KIND)], self.0).into_response()
     }
 }
 
-impl OperationOutput for Lines {
-    type Inner = EventView;
+impl<V: JsonSchema> OperationOutput for Lines<V> {
+    type Inner = V;
 
     fn inferred_responses(
         ctx: &mut GenContext,
         _: &mut Operation,
     ) -> Vec<(Option<StatusCode>, aide::openapi::Response)> {
-        vec![ok(content::<EventLine>(ctx, KIND, "One object a line, until the client hangs up or the daemon ends"))]
+        vec![ok(content::<Line<V>>(ctx, KIND, "One object a line, until the client hangs up or the daemon ends"))]
     }
 }
 
-pub(super) async fn stream(State(api): State<Api>) -> Lines {
-    let listener = api.bus.listen();
-    let lines = stream::unfold((listener, api.stop), |(mut listener, stop)| async move {
+/// The lines for what `listener` hears, each as `view` shows it.
+fn lines<T, V>(api: &Api, listener: Listener<T>, view: impl Fn(T) -> V + Clone + Send + 'static) -> Lines<V>
+where
+    T: Clone + Send + 'static,
+    V: Serialize + Send + 'static,
+{
+    let lines = stream::unfold((listener, api.stop.clone(), view), |(mut listener, stop, view)| async move {
         let line = match stop.run_until_cancelled(listener.next()).await?? {
-            Heard::Event(event) => EventLine::Event(event),
-            Heard::Missed(missed) => EventLine::Missed { missed },
+            Heard::Message(message) => Line::Message(view(message)),
+            Heard::Missed(missed) => Line::Missed { missed },
         };
         let line = serde_json::to_string(&line).unwrap_or_default();
-        Some((Ok::<_, Infallible>(Bytes::from(line + "\n")), (listener, stop)))
+        Some((Ok::<_, Infallible>(Bytes::from(line + "\n")), (listener, stop, view)))
     });
-    Lines(Body::from_stream(lines))
+    Lines(Body::from_stream(lines), PhantomData)
+}
+
+pub(super) async fn stream(State(api): State<Api>) -> Lines<EventView> {
+    lines(&api, api.bus.listen(), |event| event)
+}
+
+pub(super) async fn queries(State(api): State<Api>) -> Lines<QueryView> {
+    let snapshots = api.snapshots.clone();
+    lines(&api, api.dns.watch(), move |exchange| {
+        let snapshot = snapshots.borrow().clone();
+        view::query(&snapshot, &exchange)
+    })
 }

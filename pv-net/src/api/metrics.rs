@@ -95,6 +95,9 @@ fn dns(api: &Api, registry: &mut Registry) {
     }
     registry.register("dns_server_failures", "Times in a row that a server did not answer", failures);
     registry.register("dns_server_seconds", "What a server takes to answer, smoothed", takes);
+    let missed = Counter::<u64>::default();
+    missed.inc_by(api.dns.missed());
+    registry.register("dns_monitor_missed", "Questions that those who watch were too slow for", missed);
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

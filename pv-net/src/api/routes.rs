@@ -3,7 +3,7 @@
 use super::extract::{Asked, Named, NamedInterface, Question, Sent, wrong_query};
 use super::openapi::{Document, about, about_with_flags, content, document, ok};
 use super::view::{self, ContainerView, FlowView, HealthView, LeaseView, PoolView, PortView, RuleView, StatusView};
-use super::view::{ResolveQuery, ResolveView, VerdictQuery, VerdictView};
+use super::view::{ResolveQuery, ResolveView, ServiceView, VerdictQuery, VerdictView};
 use super::{Api, events, metrics};
 use crate::command::{AttachRequest, InterfaceRequest};
 use crate::failure::{Failure, Kind};
@@ -43,6 +43,7 @@ fn routes() -> ApiRouter<Api> {
         .api_route("/pools", get_with(pools, about("All pools")))
         .api_route("/leases", get_with(leases, about("All leases: of containers, and of clients of DHCP")))
         .api_route("/ports", get_with(ports, about("Published ports")))
+        .api_route("/services", get_with(services, about("Services that containers offer")))
         .api_route("/flows", get_with(flows, about("The flow table")))
         .api_route("/policies", get_with(policies, about("All rules")))
         .api_route("/policy/verdict", get_with(verdict, about("What happens to a flow, and why")))
@@ -51,6 +52,13 @@ fn routes() -> ApiRouter<Api> {
         .api_route("/health", get_with(health, about("Whether the daemon works")))
         .api_route("/metrics", get_with(metrics::metrics, about("Counters and gauges, as OpenMetrics text")))
         .api_route("/events", get_with(events::stream, about("What happens, as it happens: one JSON object a line")))
+        .api_route(
+            "/dns/queries",
+            get_with(
+                events::queries,
+                about("Questions for names and their answers, as they happen: one JSON object a line"),
+            ),
+        )
         .api_route(
             "/reload",
             post_with(reload, about_with_flags("Read the configuration again, or say what that would do")),
@@ -149,6 +157,10 @@ async fn leases(State(api): State<Api>) -> Json<Vec<LeaseView>> {
 
 async fn ports(State(api): State<Api>) -> Json<Vec<PortView>> {
     Json(view::ports(&api.snapshot()))
+}
+
+async fn services(State(api): State<Api>) -> Json<Vec<ServiceView>> {
+    Json(view::services(&api.snapshot(), &api.dns.zone()))
 }
 
 async fn flows(State(api): State<Api>) -> Result<Json<Vec<FlowView>>, Failure> {
@@ -291,7 +303,8 @@ mod tests {
         let code = source.split("#[cfg(test)]").next().expect("code");
         assert_eq!(paths.len(), code.matches(".api_route(").count());
         assert!(!code.contains(".route("), "a path that is not described");
-        let no_failure = ["/pools", "/leases", "/ports", "/policies", "/events", "/openapi.json"];
+        let no_failure =
+            ["/pools", "/leases", "/ports", "/services", "/policies", "/events", "/dns/queries", "/openapi.json"];
         for (path, item) in paths {
             for (method, operation) in item.as_object().expect("operations") {
                 let at = format!("{method} {path}: {operation}");
@@ -311,6 +324,7 @@ mod tests {
         pointer("/paths/~1reload/post/responses/204");
         pointer("/paths/~1reload/post/responses/200/content/application~1json/schema");
         pointer("/paths/~1events/get/responses/200/content/application~1x-ndjson/schema");
+        pointer("/paths/~1dns~1queries/get/responses/200/content/application~1x-ndjson/schema");
         pointer("/paths/~1metrics/get/responses/200/content/application~1openmetrics-text/schema");
         pointer("/paths/~1containers~1{name}/put/requestBody/content/application~1json/schema");
         let name = pointer("/paths/~1containers~1{name}/put/parameters/0");

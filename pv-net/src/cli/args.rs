@@ -112,6 +112,8 @@ pub(crate) enum Command {
     Leases,
     /// Published ports
     Ports,
+    /// Services that containers offer, and their names
+    Services,
     /// The flow table
     Flows {
         /// Print it again every second
@@ -135,7 +137,12 @@ pub(crate) enum Command {
         kind: Option<String>,
     },
     /// Dropped packets, refused ports and changes as they happen
-    Monitor,
+    Monitor {
+        /// Questions for names and their answers instead: who asked, what was answered, where that came from, and how long
+        /// it took
+        #[arg(long)]
+        dns: bool,
+    },
     /// What a reload would do: its steps, the pools, ports, rules and leases that change, the flows that end
     Plan,
     /// Read the configuration again

@@ -43,6 +43,7 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
         Command::Containers { name } => containers(&paths, name, json).await?,
         Command::Leases => leases(&paths, json).await?,
         Command::Ports => list(&paths, "/ports", table::PORTS, json).await?,
+        Command::Services => list(&paths, "/services", table::SERVICES, json).await?,
         Command::Flows { follow } => loop {
             list(&paths, "/flows", table::FLOWS, json).await?;
             if !follow {
@@ -55,7 +56,8 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
             policy::explain(&paths, &from, &to, &traffic, json).await?;
         }
         Command::Resolve { name, from, kind } => resolve(&paths, &name, from, kind, json).await?,
-        Command::Monitor => monitor(&paths, json).await?,
+        Command::Monitor { dns: false } => monitor(&paths, "/events", table::event, json).await?,
+        Command::Monitor { dns: true } => monitor(&paths, "/dns/queries", table::query, json).await?,
         Command::Plan | Command::Reload { dry_run: true } => plan(&paths, json).await?,
         Command::Reload { dry_run: false } => {
             call(&paths, Method::POST, "/reload", None).await?;
@@ -289,17 +291,18 @@ async fn status(paths: &Paths, json: bool) -> Result<(), Ended> {
     Ok(())
 }
 
-async fn monitor(paths: &Paths, json: bool) -> Result<(), Ended> {
-    let mut body = send(paths, Method::GET, "/events", None).await?.into_body();
+/// Prints what the daemon tells at `path`, as `line` shows it.
+async fn monitor(paths: &Paths, path: &str, line: fn(&Value) -> String, json: bool) -> Result<(), Ended> {
+    let mut body = send(paths, Method::GET, path, None).await?.into_body();
     let mut rest = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| Failure::new(Kind::Internal, format!("the daemon hung up: {e}")))?;
         rest.extend_from_slice(frame.data_ref().map_or(&[][..], |d| d));
         while let Some(end) = rest.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            let text = String::from_utf8_lossy(&line);
+            let bytes: Vec<u8> = rest.drain(..=end).collect();
+            let text = String::from_utf8_lossy(&bytes);
             let event: Value = serde_json::from_str(&text).unwrap_or_default();
-            say(&if json { text.trim_end().to_owned() } else { table::event(&event) });
+            say(&if json { text.trim_end().to_owned() } else { line(&event) });
         }
     }
     Ok(())

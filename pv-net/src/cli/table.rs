@@ -53,6 +53,17 @@ pub const PORTS: &[Column] = &[
     ("PORT", "container_port"),
 ];
 
+pub const SERVICES: &[Column] = &[
+    ("SERVICE", "name"),
+    ("CONTAINER", "container"),
+    ("TYPE", "type"),
+    ("PROTO", "proto"),
+    ("PORT", "port"),
+    ("ADDRESSES", "addresses"),
+    ("NAME", "dns_name"),
+    ("SRV", "srv_name"),
+];
+
 pub const FLOWS: &[Column] = &[
     ("PROTO", "proto"),
     ("SOURCE", "src"),
@@ -175,14 +186,7 @@ pub fn plan(value: &Value) -> String {
 pub fn answers(value: &Value) -> String {
     let mut lines = Vec::new();
     for answer in value["answers"].as_array().into_iter().flatten() {
-        let source = match answer["source"].as_str().unwrap_or_default() {
-            "own" | "nodata" | "noname" => "this device",
-            "cache" => "another server, some time ago",
-            "stale" => "another server, long ago: now none answers",
-            "upstream" | "blocked" => "another server",
-            "failed" => "nobody",
-            other => other,
-        };
+        let source = source(answer);
         let records = answer["records"].as_array().map(Vec::as_slice).unwrap_or_default();
         for record in records {
             let words = ["name", "ttl_secs", "type", "data"].map(|key| cell(&record[key]));
@@ -195,6 +199,49 @@ pub fn answers(value: &Value) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// Where an answer comes from.
+fn source(answer: &Value) -> String {
+    let server = answer["server"].as_str().unwrap_or("another server");
+    match answer["source"].as_str().unwrap_or_default() {
+        "own" | "nodata" | "noname" => "this device".to_owned(),
+        "cache" => format!("{server}, some time ago"),
+        "stale" => format!("{server}, long ago: now none answers"),
+        "upstream" | "blocked" => server.to_owned(),
+        "failed" => "nobody".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// A question for a name and its answer as a line.
+pub fn query(value: &Value) -> String {
+    if let Some(n) = value.get("missed") {
+        return format!("({n} questions missed)");
+    }
+    let client = match (value["container"].as_str(), value["pool"].as_str()) {
+        (Some(container), _) => container.to_owned(),
+        (None, Some(pool)) => format!("{} in {pool}", cell(&value["client"])),
+        (None, None) => "device".to_owned(),
+    };
+    let data = |record: &Value| match record["type"] == value["type"] {
+        true => cell(&record["data"]),
+        false => format!("{} {}", cell(&record["type"]), cell(&record["data"])),
+    };
+    let records: Vec<String> = value["records"].as_array().into_iter().flatten().map(data).collect();
+    let reason = value["reason"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+    let answer = if records.is_empty() { cell(&value["status"]) + &reason } else { records.join(", ") };
+    let line = format!(
+        "{:.3} {client} {} {} → {answer} ({}, {:.3} ms)",
+        value["time"].as_f64().unwrap_or_default(),
+        cell(&value["type"]),
+        cell(&value["name"]),
+        source(value),
+        value["took_secs"].as_f64().unwrap_or_default() * 1000.0
+    );
+    // Names and data come from anybody, and a terminal obeys control characters.
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    line.chars().map(shown).collect()
 }
 
 /// `eth0, XDP native; eth1, XDP off`.
@@ -266,5 +313,36 @@ mod tests {
         assert_eq!(line, "3.000 web attached");
         let line = event(&json!({"time": 3.5, "event": "condition", "container": null, "text": "uplink eth0: gone"}));
         assert_eq!(line, "3.500 device condition: uplink eth0: gone");
+    }
+
+    #[test]
+    fn a_question_says_who_asked_and_what_was_answered() {
+        let record = |kind: &str, data: &str| json!({"name": "x", "type": kind, "ttl_secs": 5, "data": data});
+        let asked = |more: Value| {
+            let mut value = json!({"time": 1.5, "container": "web", "pool": "internal", "client": "10.0.3.2",
+                "name": "db.pv.local", "type": "A", "status": "NOERROR", "source": "own", "server": null, "reason": null,
+                "records": [], "took_secs": 0.0000215});
+            value.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
+            query(&value)
+        };
+        assert_eq!(
+            asked(json!({"records": [record("A", "10.0.3.3")]})),
+            "1.500 web A db.pv.local → 10.0.3.3 (this device, 0.022 ms)"
+        );
+        assert_eq!(
+            asked(json!({"container": null, "status": "NXDOMAIN", "source": "noname"})),
+            "1.500 10.0.3.2 in internal A db.pv.local → NXDOMAIN (this device, 0.022 ms)"
+        );
+        assert_eq!(
+            asked(json!({"container": null, "pool": null, "status": "SERVFAIL", "source": "failed",
+                "reason": "no server answers"})),
+            "1.500 device A db.pv.local → SERVFAIL: no server answers (nobody, 0.022 ms)"
+        );
+        assert_eq!(
+            asked(json!({"source": "cache", "server": "tls://192.0.2.1#dns.example",
+                "records": [record("CNAME", "b.example."), record("A", "\u{1b}[31m")]})),
+            "1.500 web A db.pv.local → CNAME b.example., \\u{1b}[31m (tls://192.0.2.1#dns.example, some time ago, 0.022 ms)"
+        );
+        assert_eq!(query(&json!({"missed": 7})), "(7 questions missed)");
     }
 }

@@ -3,7 +3,7 @@
 use super::checker::{Checker, join};
 use super::dhcp::dhcp;
 use super::dhcp6::dhcp6;
-use super::dns::{dns, on_device};
+use super::dns::{ca_file, dns, on_device};
 use super::field::Field;
 use super::{ConfigError, net, policy, ra, raw, timeouts, uplink_filter};
 use crate::model::{Device, IfName, IpvlanMode, MacvlanMode, Pool, PoolKind, PoolName, Subnet4, Subnet6};
@@ -51,6 +51,7 @@ fn check(c: &mut Checker, raw: &raw::Device) -> Device {
         device.domain = domain;
     }
     device.dns_on_device = on_device(c, network);
+    device.dns_ca_file = ca_file(c, network);
     device.uplinks = uplinks(c, network);
     if let Some(entries) = c.plain("network.flow_table", &network.flow_table) {
         device.flow_table = *entries;

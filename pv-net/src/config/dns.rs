@@ -4,10 +4,11 @@ use super::checker::{Checker, join};
 use super::device::domain;
 use super::field::Field;
 use super::raw;
-use crate::model::PoolDns;
+use crate::model::{NameServer, PoolDns};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 /// Beside systemd-resolved's own, 127.0.0.53 and .54.
 const ON_DEVICE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 153));
@@ -59,7 +60,23 @@ pub(super) fn dns(c: &mut Checker, path: &str, raw: &raw::Pool) -> Option<PoolDn
     Some(PoolDns { upstream, zones, private_names })
 }
 
-fn servers(c: &mut Checker, path: &str, list: &[Field<String>]) -> Vec<IpAddr> {
-    let each = |(i, field): (usize, &Field<String>)| c.text::<IpAddr>(&format!("{path}[{i}]"), &Some(field.clone()));
-    list.iter().enumerate().filter_map(each).collect()
+/// Servers of which all have TLS, or none: of both kinds a slow server with TLS would send questions to one without.
+fn servers(c: &mut Checker, path: &str, list: &[Field<String>]) -> Vec<NameServer> {
+    let each =
+        |(i, field): (usize, &Field<String>)| c.text::<NameServer>(&format!("{path}[{i}]"), &Some(field.clone()));
+    let found: Vec<NameServer> = list.iter().enumerate().filter_map(each).collect();
+    let with_tls = found.iter().filter(|server| server.tls.is_some()).count();
+    if with_tls != 0 && with_tls != found.len() {
+        let why = "some servers have TLS and others not: a question would go unencrypted when one with TLS is slow";
+        c.wrong(path, None, why, Some("name all as tls://ADDRESS#NAME, or none".to_owned()));
+    }
+    found
+}
+
+/// The file with the certificates of authorities.
+pub(super) fn ca_file(c: &mut Checker, raw: &raw::Network) -> Option<PathBuf> {
+    c.text_with("network.dns_ca_file", &raw.dns_ca_file, |text| match PathBuf::from(text) {
+        path if path.is_absolute() && !text.contains('\0') => Ok(path),
+        _ => Err("is no absolute path".to_owned()),
+    })
 }

@@ -67,6 +67,9 @@ section! {
         /// Container names for the device's own programs, by a server on a loopback address: `true` is 127.0.0.153; false
         /// unless set.
         dns_on_device: OnDevice,
+        /// Certificates of the authorities that vouch for servers with TLS, a PEM file; the system's unless set, such as
+        /// `/etc/ssl/certs/ca-certificates.crt`.
+        dns_ca_file: String,
         /// Links to the outside, the preferred one first; unless set, every Ethernet link that has a default route or
         /// an address beyond link-local ones, and is neither a port of another link nor a pool's bridge.
         uplinks: Vec<Field<String>>,
@@ -196,7 +199,8 @@ pub enum DnsChoice {
 section! {
     /// DNS of a pool.
     Dns {
-        /// Servers for names that are not the device's; those of the device unless set.
+        /// Servers for names that are not the device's, such as `192.0.2.53`, or with TLS `tls://192.0.2.53#dns.example` and
+        /// `tls://[2001:db8::53]:853#dns.example`; those of the device unless set.
         upstream: Vec<Field<String>>,
         /// Domains that have servers of their own, such as `{"corp.example": ["10.9.0.53"]}`.
         zones: BTreeMap<String, Field<Vec<Field<String>>>>,

@@ -5,8 +5,9 @@ mod services;
 
 use super::controller::{AUDIT, FIRST_AUDIT};
 use super::{Controller, Core};
+use crate::bus::Heard;
 use crate::command::{self, AttachRequest, Commands, Halt, InterfaceRequest, Prepared, Report};
-use crate::events::{Bus, Change, EventView, Heard};
+use crate::events::{Bus, Change, EventView};
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::ContainerRecord;
 use crate::kernel::broker::Broker;
@@ -417,7 +418,7 @@ fn listeners_hear_what_changed() {
         lab.detach("web").await.expect("detached");
         let mut heard = Vec::new();
         for _ in 0..3 {
-            let Some(Heard::Event(EventView::Change(change))) = listener.next().await else { panic!("a change") };
+            let Some(Heard::Message(EventView::Change(change))) = listener.next().await else { panic!("a change") };
             heard.push((change.event, change.container.or(change.text).expect("about something")));
         }
         let expected =
@@ -432,7 +433,7 @@ fn what_was_put_right_is_told_by_name() {
         let lab = Lab::new();
         let mut listener = lab.bus.listen();
         sleep(FIRST_AUDIT).await;
-        let Some(Heard::Event(EventView::Change(change))) = listener.next().await else { panic!("a change") };
+        let Some(Heard::Message(EventView::Change(change))) = listener.next().await else { panic!("a change") };
         assert_eq!((change.event, change.text.as_deref()), (Change::Repaired, Some("found: done")));
     });
 }

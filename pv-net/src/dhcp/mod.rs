@@ -10,7 +10,7 @@
 mod ahead;
 mod config;
 pub mod frame;
-mod hostname;
+pub(crate) mod hostname;
 pub mod message;
 mod metrics;
 mod probe;

@@ -1,6 +1,7 @@
 //! The reply to a client's message: whether there is one, and what is in it beside addresses.
 
 use super::associations::{Talk, Want, status};
+use super::fqdn;
 use super::metrics::Ended;
 use super::table::Table;
 use crate::dhcp::{Now, Origin};
@@ -78,7 +79,7 @@ pub fn answer(
     if must && !names_us || must_not && names_us {
         return Err(Ignored);
     }
-    let mut talk = Talk::new(server, duid.unwrap_or_default(), from, table, now);
+    let mut talk = Talk::new(server, duid.unwrap_or_default(), from, table, now).named(fqdn::said(opts));
     let mut out = vec![DhcpOption::ServerId(server.duid.to_vec())];
     out.extend(duid.map(|duid| DhcpOption::ClientId(duid.to_vec())));
     let mut ended = Ended::Answered;

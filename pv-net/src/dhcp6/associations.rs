@@ -36,6 +36,8 @@ pub(super) struct Talk<'a, 'b> {
     from: Origin,
     table: &'b mut Table,
     now: Now,
+    /// What the message says of the client's name.
+    named: Option<Option<String>>,
     /// What must be in the lease book before the reply is sent.
     pub steps: Vec<Step>,
     /// How many valid addresses the reply has.
@@ -45,7 +47,12 @@ pub(super) struct Talk<'a, 'b> {
 impl<'a, 'b> Talk<'a, 'b> {
     /// One with the client of this DUID.
     pub fn new(server: &'a Server<'a>, duid: &'a [u8], from: Origin, table: &'b mut Table, now: Now) -> Self {
-        Self { server, duid, from, table, now, steps: Vec::new(), given: 0 }
+        Self { server, duid, from, table, now, named: None, steps: Vec::new(), given: 0 }
+    }
+
+    /// With what the message says of the client's name.
+    pub fn named(self, named: Option<Option<String>>) -> Self {
+        Self { named, ..self }
     }
 
     /// The client's associations, as they are answered.
@@ -108,6 +115,7 @@ impl<'a, 'b> Talk<'a, 'b> {
             self.table.held().hold(address, Some(client.clone()), now.at + OFFERED, now.at);
             return Some(address);
         }
+        let hostname = self.hostname(client, own.as_deref());
         // A former lease of somebody else ends first.
         let before = self.table.holder(address).filter(|holder| *holder != client);
         self.steps.extend(before.and_then(|holder| self.table.lease(holder)).map(|lease| Step::End(lease.key())));
@@ -116,11 +124,21 @@ impl<'a, 'b> Talk<'a, 'b> {
             client: client.clone(),
             address: address.into(),
             mac: Some(self.from.mac),
-            hostname: None,
+            hostname,
             expires: now.unix + u64::from(self.server.settings.lease_secs),
         };
         self.steps.push(Step::Lend(Arc::new(lease)));
         Some(address)
+    }
+
+    /// The name that a client has from now on: the one that it gives, unless another machine has that, or else the one that
+    /// it has.
+    fn hostname(&self, client: &ClientId, own: Option<&ClientLease>) -> Option<String> {
+        let before = own.and_then(|lease| lease.hostname.clone());
+        let name = self.named.clone().unwrap_or_else(|| before.clone())?;
+        let me = (client, Some(self.from.mac));
+        let is_others = before.as_ref() != Some(&name) && self.table.is_name_of_another(&name, me, self.now);
+        (!is_others).then_some(name)
     }
 
     /// The client that an association belongs to. Machines that were copied have the same DUID, and a DUID is no secret:

@@ -7,6 +7,7 @@
 pub mod answer;
 mod associations;
 pub mod choose;
+mod fqdn;
 pub mod frame;
 pub mod held;
 pub mod metrics;

@@ -2,7 +2,7 @@
 
 use super::held::Held;
 use crate::dhcp::{Now, Origin};
-use crate::ipam::{ClientId, ClientLease, Lease};
+use crate::ipam::{ClientId, ClientLease, Lease, is_one_machine};
 use crate::lease::Step;
 use crate::model::{Mac, PoolName};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -63,6 +63,17 @@ impl Table {
     #[must_use]
     pub fn lease(&self, client: &ClientId) -> Option<&Arc<ClientLease>> {
         self.leases.get(client)
+    }
+
+    /// Whether another machine than `me` has the name, by a lease that is not over.
+    #[must_use]
+    pub fn is_name_of_another(&self, name: &str, me: (&ClientId, Option<Mac>), now: Now) -> bool {
+        let has_it = |lease: &Arc<ClientLease>| {
+            lease.hostname.as_deref() == Some(name)
+                && !lease.is_over(now.unix)
+                && !is_one_machine(me, (&lease.client, lease.mac))
+        };
+        self.leases.values().any(has_it)
     }
 
     /// Whose lease an address is, or was last.

@@ -5,7 +5,8 @@ use crate::ipam::{ClientId, ClientLease, Ipam, Lease, LeaseKey};
 use crate::lease::Step;
 use crate::model::{Mac, PoolDhcp6, PoolName};
 use dhcproto::v6::{
-    Decodable, Decoder, DhcpOption, DhcpOptions, Encodable, IAAddr, IANA, Message, MessageType, ORO, OptionCode, Status,
+    Decodable, Decoder, DhcpOption, DhcpOptions, Encodable, IAAddr, IANA, Message, MessageType, ORO, OptionCode,
+    Status, UnknownOption,
 };
 use std::net::Ipv6Addr;
 use std::sync::Arc;
@@ -464,4 +465,29 @@ fn what_is_not_for_this_server_is_not_answered() {
     }
     let (id, longest) = (ClientId::of_association(1, &CLIENT), ClientId::of_association(1, &[7; 130]));
     assert!(id.is_some() && longest.is_some());
+}
+
+/// A client has the name that it gives, unless another machine has that.
+#[test]
+fn a_name_is_the_first_machines() {
+    let mut lab = Lab::new("fd00::1000", "fd00::1fff");
+    let ask_as = |lab: &mut Lab, duid: &[u8], data: &[u8]| {
+        let mut request = named(ask(MessageType::Request, duid, 1, &[]));
+        if !data.is_empty() {
+            let option = UnknownOption::new(OptionCode::ClientFqdn, data.to_vec());
+            request.opts_mut().insert(DhcpOption::Unknown(option));
+        }
+        let (_, ended) = lab.ask(&request).expect("answered");
+        assert_eq!(ended, Ended::Answered);
+        let client = ClientId::of_association(1, duid).expect("an identifier");
+        let lease = lab.ipam.clients().find(|lease| lease.client == client).expect("a lease");
+        lease.hostname.clone()
+    };
+    assert_eq!(ask_as(&mut lab, &CLIENT, b"\x01\x06Laptop\x04home\x00").as_deref(), Some("laptop"));
+    assert_eq!(ask_as(&mut lab, &OTHER, b"\x01\x06laptop\x00"), None, "another machine's");
+    assert_eq!(ask_as(&mut lab, &CLIENT, b"").as_deref(), Some("laptop"), "it keeps its name");
+    assert_eq!(ask_as(&mut lab, &CLIENT, b"\x04\x06laptop\x00"), None, "it wants none");
+    assert_eq!(ask_as(&mut lab, &OTHER, b"\x01\x06laptop\x00").as_deref(), Some("laptop"));
+    lab.pass(4000);
+    assert_eq!(ask_as(&mut lab, &CLIENT, b"\x01\x06laptop\x00").as_deref(), Some("laptop"), "the other's is over");
 }

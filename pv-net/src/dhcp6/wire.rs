@@ -2,8 +2,9 @@
 
 use dhcproto::v6::{Decodable, Decoder, Message};
 
-/// Options that the server looks at (RFC 8415 section 21): client, server, IA_NA, option request, rapid commit.
-const READ: [u16; 5] = [1, 2, IA_NA, 6, RAPID_COMMIT];
+/// Options that the server looks at: client, server, IA_NA, option request, rapid commit (RFC 8415 section 21), and the
+/// client's name (RFC 4704), of which dhcproto reads nothing.
+const READ: [u16; 6] = [1, 2, IA_NA, 6, RAPID_COMMIT, 39];
 const IA_NA: u16 = 3;
 const IA_ADDRESS: u16 = 5;
 const RAPID_COMMIT: u16 = 14;

@@ -2,6 +2,7 @@
 //! daemon never wakes for it. It may be a symbolic link.
 
 use super::resolv_conf::{self, RESOLVED};
+use crate::model::NameServer;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const MAX_BYTES: u64 = 64 << 10;
 
 /// What tells whether a file has changed.
-type Stamp = Option<(u64, u64, i64, i64, u64)>;
+pub(super) type Stamp = Option<(u64, u64, i64, i64, u64)>;
 
 /// The device's name servers.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub(crate) struct DeviceServers {
 struct State {
     looked: Option<Instant>,
     stamps: [Stamp; 2],
-    servers: Arc<[SocketAddr]>,
+    servers: Arc<[NameServer]>,
 }
 
 impl DeviceServers {
@@ -50,7 +51,7 @@ impl DeviceServers {
 
     /// The servers, unless the file has to be checked again.
     #[must_use]
-    pub(crate) fn known(&self, now: Instant) -> Option<Arc<[SocketAddr]>> {
+    pub(crate) fn known(&self, now: Instant) -> Option<Arc<[NameServer]>> {
         let state = self.state();
         let looked = state.looked?;
         (now.saturating_duration_since(looked) < LOOK).then(|| state.servers.clone())
@@ -58,7 +59,7 @@ impl DeviceServers {
 
     /// The servers that the file names now. A file system that does not answer delays only the callers of this
     /// function.
-    pub(crate) async fn current(&self) -> Arc<[SocketAddr]> {
+    pub(crate) async fn current(&self) -> Arc<[NameServer]> {
         if let Some(servers) = self.known(Instant::now()) {
             return servers;
         }
@@ -82,7 +83,7 @@ impl DeviceServers {
     }
 }
 
-fn stamp(path: &Path) -> Stamp {
+pub(super) fn stamp(path: &Path) -> Stamp {
     let meta = std::fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size()))
 }
@@ -102,7 +103,7 @@ fn look(path: &Path, before: State) -> State {
         }
     }
     tracing::info!(file = %path.display(), ?servers, "the device's servers for names");
-    State { looked, stamps, servers: servers.into() }
+    State { looked, stamps, servers: servers.into_iter().map(NameServer::plain).collect() }
 }
 
 fn read(path: &Path) -> Vec<SocketAddr> {

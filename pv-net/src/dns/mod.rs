@@ -25,8 +25,11 @@ pub mod share;
 pub mod show;
 #[cfg(test)]
 mod tests;
+pub mod tls;
+mod watched;
 pub mod wire;
 pub mod zone;
 
 pub use resolver::{Asker, Dns, Now, Pending, Resolved};
-pub use zone::{Client, PORT, Whose, Zone};
+pub use watched::Exchange;
+pub use zone::{Client, NamedClient, PORT, Whose, Zone};

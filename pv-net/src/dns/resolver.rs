@@ -1,48 +1,47 @@
 //! Answers questions: at once if possible, else when another server has answered.
 
 mod passed_on;
+mod race;
+mod seen;
 
 use super::answer::{Answered, Outcome, answer};
 use super::cache::{self, Cache, Key};
 use super::cookie::Cookies;
 use super::device::DeviceServers;
-use super::exchange;
 use super::metrics::{Ended, Metrics};
-use super::name::Name;
 use super::reply::{Extended, Reply};
 use super::response::Response;
 use super::servers::Servers;
 use super::share::Shares;
-use super::show::{self, Shown};
+use super::show::Shown;
+use super::tls::Connections;
+use super::watched::{Begun, Watched};
 use super::wire::{Cookie, NoQuery, Query, RecordType, ResponseCode, refuse};
 use super::zone::{Client, Route, Whose, Zone};
-use hickory_proto::op::{self, Edns, Message};
+use crate::model::NameServer;
 use passed_on::{fail, is_good, show_kept, show_response};
+use race::PATIENCE;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, watch};
-use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 
-/// How long to wait for other servers. Clients repeat a question after five seconds.
-const PATIENCE: Duration = Duration::from_millis(4500);
 /// The same when the cache has an old answer (RFC 8767 section 5).
 const PATIENCE_STALE: Duration = Duration::from_millis(1800);
 /// How long an old answer is used without asking again, after no server has answered.
 const REST: Duration = Duration::from_secs(30);
 /// How long an attach waits until the container's names are known and its `resolv.conf` is written.
 const FOLLOWS: Duration = Duration::from_millis(500);
-/// How many times servers are asked for one question at most.
-const ATTEMPTS: usize = 4;
 
 /// Extended errors (RFC 8914 section 4).
 const LIMITED: Extended = Extended::new(0, "too many questions at once");
-const NO_SERVER: Extended = Extended::new(22, "the device knows no server to ask");
-const SILENT: Extended = Extended::new(22, "no server answers");
+const NO_REACHABLE: u16 = 22;
+const NO_SERVER: Extended = Extended::new(NO_REACHABLE, "the device knows no server to ask");
+const SILENT: Extended = Extended::new(NO_REACHABLE, "no server answers");
 
 /// What happens to a question at once.
 #[derive(Debug)]
@@ -63,6 +62,8 @@ pub struct Pending {
     client: Client,
     route: Route,
     limit: usize,
+    /// What is told to those who watch; none while nobody does.
+    begun: Option<Begun>,
 }
 
 /// An answer for people, and its source.
@@ -70,6 +71,8 @@ pub struct Pending {
 pub struct Resolved {
     /// How the question ended.
     pub ended: Ended,
+    /// The other server that has given the answer, now or some time ago.
+    pub server: Option<NameServer>,
     /// The answer.
     pub shown: Shown,
 }
@@ -88,6 +91,8 @@ pub struct Dns {
     /// The newest snapshot whose names are known, and whose containers have their files.
     followed: watch::Sender<u64>,
     cookies: Cookies,
+    watched: Watched,
+    tls: Connections,
     /// Counts of results.
     pub metrics: Metrics,
 }
@@ -97,7 +102,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn scope(servers: &[SocketAddr]) -> u64 {
+fn scope(servers: &[NameServer]) -> u64 {
     let mut hasher = DefaultHasher::new();
     servers.hash(&mut hasher);
     hasher.finish()
@@ -116,6 +121,8 @@ impl Dns {
             flights: Mutex::default(),
             followed: watch::Sender::default(),
             cookies: Cookies::default(),
+            watched: Watched::default(),
+            tls: Connections::default(),
             metrics: Metrics::default(),
         }
     }
@@ -128,6 +135,7 @@ impl Dns {
 
     /// Replaces the names.
     pub fn set_zone(&self, zone: Zone) {
+        self.tls.retain(|server| zone.asks(server));
         self.zone.send_replace(Arc::new(zone));
     }
 
@@ -142,29 +150,52 @@ impl Dns {
         let _ = timeout(FOLLOWS, followed.wait_for(|at| *at >= revision)).await;
     }
 
+    /// Whether somebody watches questions and answers. All questions must then be answered here.
+    pub fn is_watched(&self) -> bool {
+        self.watched.is_heard()
+    }
+
     /// Answers a question of `asker`; the answer is in `out`. For a datagram the question says how large it may be.
     pub fn now(self: &Arc<Self>, zone: &Zone, asker: Asker, message: &[u8], out: &mut Vec<u8>) -> Now {
+        let begun = self.watched.begin(asker.client, asker.address, asker.is_datagram);
+        let (mut now, server) = self.reply(zone, asker, message, out);
+        match (begun, &mut now) {
+            (Some(begun), Now::Reply(ended)) => self.watched.tell(&begun, zone, message, out, *ended, server),
+            (Some(begun), Now::Later(pending)) => pending.begun = Some(begun),
+            _ => {}
+        }
+        now
+    }
+
+    /// The same, with the other server that has given the answer.
+    fn reply(
+        self: &Arc<Self>,
+        zone: &Zone,
+        asker: Asker,
+        message: &[u8],
+        out: &mut Vec<u8>,
+    ) -> (Now, Option<NameServer>) {
         out.clear();
         let mut query = match Query::parse(message) {
             Ok(query) => query,
-            Err(NoQuery::Silent) => return Now::Silent,
+            Err(NoQuery::Silent) => return (Now::Silent, None),
             Err(NoQuery::Refused(code)) => {
                 self.metrics.count(RecordType::ZERO, Ended::Malformed);
                 refuse(message, code, out);
-                return Now::Reply(Ended::Malformed);
+                return (Now::Reply(Ended::Malformed), None);
             }
         };
         if self.cookies.answer(&mut query, asker.address).is_err() {
             self.metrics.count(query.rtype(), Ended::Malformed);
             Reply::new(&query, ResponseCode::FormErr).finish(query.datagram(), out);
-            return Now::Reply(Ended::Malformed);
+            return (Now::Reply(Ended::Malformed), None);
         }
         let limit = if asker.is_datagram { query.datagram() } else { usize::from(u16::MAX) };
-        let now = self.answer(zone, &query, asker.client, limit, out);
+        let (now, server) = self.answer(zone, &query, asker.client, limit, out);
         if let Now::Reply(ended) = now {
             self.metrics.count(query.rtype(), ended);
         }
-        now
+        (now, server)
     }
 
     fn answer(
@@ -174,12 +205,12 @@ impl Dns {
         client: Client,
         limit: usize,
         out: &mut Vec<u8>,
-    ) -> Now {
+    ) -> (Now, Option<NameServer>) {
         let route = match answer(zone, client, query, limit, out) {
-            Outcome::Answered(Answered::Found) => return Now::Reply(Ended::Own),
-            Outcome::Answered(Answered::NoData) => return Now::Reply(Ended::NoData),
-            Outcome::Answered(Answered::NoName) => return Now::Reply(Ended::NoName),
-            Outcome::Answered(Answered::Refused) => return Now::Reply(Ended::Refused),
+            Outcome::Answered(Answered::Found) => return (Now::Reply(Ended::Own), None),
+            Outcome::Answered(Answered::NoData) => return (Now::Reply(Ended::NoData), None),
+            Outcome::Answered(Answered::NoName) => return (Now::Reply(Ended::NoName), None),
+            Outcome::Answered(Answered::Refused) => return (Now::Reply(Ended::Refused), None),
             Outcome::Upstream(route) => route,
         };
         let now = Instant::now();
@@ -191,19 +222,22 @@ impl Dns {
                 if kept.is_due(now) {
                     self.fetch_again(&key, query, client, &servers);
                 }
-                return Now::Reply(show_kept(&kept, query, &route, limit, Ended::Cache, out));
+                let ended = show_kept(&kept, query, &route, limit, Ended::Cache, out);
+                return (Now::Reply(ended), kept.response.server.clone());
             }
         }
         if !lock(&self.shares).take(client.whose(), now) {
             fail(query, ResponseCode::Refused, &LIMITED, limit, out);
-            return Now::Reply(Ended::Limited);
+            return (Now::Reply(Ended::Limited), None);
         }
-        Now::Later(Box::new(Pending { message: query.message.to_vec(), cookie: query.cookie, client, route, limit }))
+        let message = query.message.to_vec();
+        let pending = Pending { message, cookie: query.cookie, client, route, limit, begun: None };
+        (Now::Later(Box::new(pending)), None)
     }
 
     /// Fetches an answer again that is used often, before it ends. The question counts for the client that asked last.
-    fn fetch_again(self: &Arc<Self>, key: &Key, query: &Query<'_>, client: Client, servers: &[SocketAddr]) {
-        let servers: Vec<_> = servers.iter().copied().filter(|s| !self.zone().is_own(s.ip())).collect();
+    fn fetch_again(self: &Arc<Self>, key: &Key, query: &Query<'_>, client: Client, servers: &[NameServer]) {
+        let servers = self.not_own(servers);
         if servers.is_empty() || lock(&self.flights).contains_key(key) {
             return;
         }
@@ -221,19 +255,39 @@ impl Dns {
         }
     }
 
+    /// Those of `servers` that are not this one, which must not ask itself.
+    fn not_own(&self, servers: &[NameServer]) -> Vec<NameServer> {
+        let zone = self.zone();
+        servers.iter().filter(|server| !zone.is_own(server.address.ip())).cloned().collect()
+    }
+
     /// The answer of another server, or an error when there is none.
     pub async fn later(self: &Arc<Self>, pending: Pending) -> (Vec<u8>, Ended) {
-        let share = Waiting { dns: self, whose: pending.client.whose() };
-        let mut out = Vec::new();
-        let Ok(mut query) = Query::parse(&pending.message) else { return (out, Ended::Malformed) };
-        query.cookie = pending.cookie;
-        let ended = self.ask_others(&query, &pending, &mut out).await;
-        drop(share);
-        self.metrics.count(query.rtype(), ended);
+        let (out, ended, _) = self.fetched(pending).await;
         (out, ended)
     }
 
-    async fn ask_others(self: &Arc<Self>, query: &Query<'_>, pending: &Pending, out: &mut Vec<u8>) -> Ended {
+    /// The same, with the server that has given the answer.
+    async fn fetched(self: &Arc<Self>, pending: Pending) -> (Vec<u8>, Ended, Option<NameServer>) {
+        let share = Waiting { dns: self, whose: pending.client.whose() };
+        let mut out = Vec::new();
+        let Ok(mut query) = Query::parse(&pending.message) else { return (out, Ended::Malformed, None) };
+        query.cookie = pending.cookie;
+        let (ended, server) = self.ask_others(&query, &pending, &mut out).await;
+        drop(share);
+        self.metrics.count(query.rtype(), ended);
+        if let Some(begun) = &pending.begun {
+            self.watched.tell(begun, &self.zone(), &pending.message, &out, ended, server.clone());
+        }
+        (out, ended, server)
+    }
+
+    async fn ask_others(
+        self: &Arc<Self>,
+        query: &Query<'_>,
+        pending: &Pending,
+        out: &mut Vec<u8>,
+    ) -> (Ended, Option<NameServer>) {
         let Pending { route, limit, client, .. } = pending;
         let servers = match &route.servers {
             Some(servers) => servers.clone(),
@@ -247,13 +301,14 @@ impl Dns {
                 if kept.is_due(now) {
                     self.fetch_again(&key, query, *client, &servers);
                 }
-                return show_kept(kept, query, route, *limit, Ended::Cache, out);
+                return from(&kept.response, show_kept(kept, query, route, *limit, Ended::Cache, out));
             }
-            Some(kept) if kept.rests(now) => return show_kept(kept, query, route, *limit, Ended::Stale, out),
+            Some(kept) if kept.rests(now) => {
+                return from(&kept.response, show_kept(kept, query, route, *limit, Ended::Stale, out));
+            }
             _ => {}
         }
-        let zone = self.zone();
-        let servers: Vec<_> = servers.iter().copied().filter(|s| !zone.is_own(s.ip())).collect();
+        let servers = self.not_own(&servers);
         tracing::trace!(name = ?query.name, kind = ?query.rtype(), ?client, ?servers, "asked");
         let response = if servers.is_empty() {
             None
@@ -263,16 +318,18 @@ impl Dns {
             timeout(patience, flight).await.ok().flatten()
         };
         match (response, kept) {
-            (Some(response), None) => show_response(&response, query, route, *limit, out),
-            (Some(response), Some(_)) if is_good(&response) => show_response(&response, query, route, *limit, out),
+            (Some(response), None) => from(&response, show_response(&response, query, route, *limit, out)),
+            (Some(response), Some(_)) if is_good(&response) => {
+                from(&response, show_response(&response, query, route, *limit, out))
+            }
             (_, Some(kept)) => {
                 lock(&self.cache).rest(&key, Instant::now() + REST);
-                show_kept(&kept, query, route, *limit, Ended::Stale, out)
+                from(&kept.response, show_kept(&kept, query, route, *limit, Ended::Stale, out))
             }
             (None, None) => {
-                let why = if servers.is_empty() { &NO_SERVER } else { &SILENT };
-                fail(query, ResponseCode::ServFail, why, *limit, out);
-                Ended::Failed
+                let why = if servers.is_empty() { NO_SERVER } else { self.distrust_of(&servers).unwrap_or(SILENT) };
+                fail(query, ResponseCode::ServFail, &why, *limit, out);
+                (Ended::Failed, None)
             }
         }
     }
@@ -283,7 +340,7 @@ impl Dns {
         self: &Arc<Self>,
         key: &Key,
         message: &[u8],
-        servers: &[SocketAddr],
+        servers: &[NameServer],
     ) -> impl Future<Output = Option<Arc<Response>>> + use<> {
         let flight = lock(&self.flights).entry(key.clone()).or_default().clone();
         let (dns, key, message, servers) = (self.clone(), key.clone(), message.to_vec(), servers.to_vec());
@@ -303,100 +360,6 @@ impl Dns {
             asked.await.clone()
         });
         async { task.await.ok().flatten() }
-    }
-
-    /// Asks one server after the other, and the next one also when one takes long. The first good answer is used, else
-    /// the last one.
-    async fn exchange(&self, message: &[u8], servers: &[SocketAddr]) -> Option<Response> {
-        let begun = Instant::now();
-        let deadline = begun + PATIENCE;
-        let order = lock(&self.servers).order(servers, begun);
-        let mut turns = order.iter().copied().cycle().take((order.len() * 2).clamp(3, ATTEMPTS));
-        let mut running = JoinSet::new();
-        let (mut asked, mut last): (Vec<(SocketAddr, Instant)>, _) = (Vec::new(), None);
-        // When the next server is asked; `None` after the last one.
-        let mut next = Some(begun);
-        loop {
-            let now = Instant::now();
-            if now >= deadline {
-                asked.iter().for_each(|(server, since)| lock(&self.servers).failed(*server, *since, now));
-                return last;
-            }
-            if next.is_some_and(|at| at <= now) {
-                // No second round when a server has answered with an error: it would do so again a moment later.
-                let again = asked.len() >= order.len() && last.is_some();
-                next = turns.next().filter(|_| !again).map(|server| {
-                    let message = message.to_vec();
-                    running.spawn(async move { (server, now, ask(&message, server).await) });
-                    asked.push((server, now));
-                    let round = asked.len().div_ceil(order.len());
-                    now + lock(&self.servers).patience(server) * u32::try_from(round).unwrap_or(1)
-                });
-            }
-            if running.is_empty() && next.is_none() {
-                return last;
-            }
-            let done = tokio::select! {
-                Some(Ok(done)) = running.join_next() => done,
-                () = sleep_until(next.unwrap_or(deadline).min(deadline).into()) => continue,
-            };
-            let now = Instant::now();
-            let (server, since, answer) = done;
-            match answer {
-                Ok(response) if is_good(&response) => {
-                    let mut health = lock(&self.servers);
-                    // Servers that were asked earlier and have not answered yet are asked later the next time.
-                    for (slow, at) in asked.iter().filter(|(slow, at)| *slow != server && *at < since) {
-                        health.failed(*slow, *at, now);
-                    }
-                    let took = now.saturating_duration_since(since);
-                    health.answered(server, took, now);
-                    self.metrics.upstream(took);
-                    return Some(response);
-                }
-                Ok(response) => last = Some(response),
-                Err(e) => tracing::debug!(%server, error = %e, "no answer"),
-            }
-            lock(&self.servers).failed(server, since, now);
-            next = next.map(|_| now);
-        }
-    }
-
-    /// The answer that `client` would get about `name`.
-    pub async fn resolve(self: &Arc<Self>, client: Client, name: &Name, kind: RecordType) -> Resolved {
-        let mut message = Message::new(0, op::MessageType::Query, op::OpCode::Query);
-        message.metadata.recursion_desired = true;
-        message.add_query(op::Query::query(name.clone(), kind)).set_edns(Edns::new());
-        let message = message.to_vec().unwrap_or_default();
-        let mut out = Vec::new();
-        let limit = usize::from(u16::MAX);
-        let now = match Query::parse(&message) {
-            Ok(query) => self.answer(&self.zone(), &query, client, limit, &mut out),
-            Err(_) => Now::Silent,
-        };
-        let ended = match now {
-            Now::Reply(ended) => ended,
-            Now::Silent => Ended::Malformed,
-            Now::Later(pending) => {
-                let (answer, ended) = self.later(*pending).await;
-                out = answer;
-                ended
-            }
-        };
-        Resolved { ended, shown: show::show(&out) }
-    }
-
-    /// The number of kept answers, their bytes, and the number of waiting questions.
-    #[must_use]
-    pub fn used(&self) -> (usize, usize, u32) {
-        let (entries, bytes) = lock(&self.cache).used();
-        (entries, bytes, lock(&self.shares).waiting())
-    }
-
-    /// The servers that were asked, each with the time that an answer takes, and its failures since the last answer.
-    #[must_use]
-    pub fn upstreams(&self) -> Vec<(SocketAddr, Option<Duration>, u32)> {
-        lock(&self.servers).all().collect()
     }
 }
 
@@ -423,9 +386,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-async fn ask(message: &[u8], server: SocketAddr) -> Result<Response, exchange::NoAnswer> {
-    match Query::parse(message) {
-        Ok(query) => exchange::ask(&query, server).await,
-        Err(_) => Err(exchange::NoAnswer::Broken),
-    }
+/// How a question ended, and the server that has given the answer.
+fn from(response: &Response, ended: Ended) -> (Ended, Option<NameServer>) {
+    (ended, response.server.clone())
 }

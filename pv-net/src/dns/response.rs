@@ -4,6 +4,7 @@
 
 use super::reply::{OPTION_EXTENDED, edns};
 use super::wire::{DNSClass, HEADER, Query, RecordType, ResponseCode};
+use crate::model::NameServer;
 use hickory_proto::op::{self, Header, HeaderCounts, MessageType, OpCode};
 use hickory_proto::rr::RData;
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
@@ -42,6 +43,8 @@ pub struct Response {
     pub is_private: bool,
     /// Whether the server uses EDNS.
     pub has_edns: bool,
+    /// The server, where that is known.
+    pub server: Option<NameServer>,
 }
 
 /// The time to live of the records that are written.
@@ -109,6 +112,7 @@ impl Response {
             extended: found.extended.into(),
             is_private: found.is_private,
             has_edns: found.has_edns,
+            server: None,
         })
     }
 

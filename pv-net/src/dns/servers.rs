@@ -1,7 +1,7 @@
 //! Chooses the order in which servers are asked, and how long to wait for each, by how they answered before. Pure.
 
+use crate::model::NameServer;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// For how long a server that did not answer is asked last. The time doubles with each failure, up to [`LONGEST_REST`].
@@ -31,16 +31,16 @@ struct Health {
 /// How servers have answered so far.
 #[derive(Debug, Default)]
 pub struct Servers {
-    known: HashMap<SocketAddr, Health>,
+    known: HashMap<NameServer, Health>,
 }
 
 impl Servers {
     /// `list` in the order in which the servers are asked: as given, with those at the end that recently did not
     /// answer.
     #[must_use]
-    pub fn order(&self, list: &[SocketAddr], now: Instant) -> Vec<SocketAddr> {
+    pub fn order(&self, list: &[NameServer], now: Instant) -> Vec<NameServer> {
         let mut order = list.to_vec();
-        let rests = |server: &SocketAddr| {
+        let rests = |server: &NameServer| {
             let until = self.known.get(server).and_then(|h| h.rests_until);
             until.filter(|until| *until > now)
         };
@@ -51,13 +51,13 @@ impl Servers {
 
     /// How long to wait for a server before the next one is asked too.
     #[must_use]
-    pub fn patience(&self, server: SocketAddr) -> Duration {
-        let takes = self.known.get(&server).and_then(|h| h.takes);
+    pub fn patience(&self, server: &NameServer) -> Duration {
+        let takes = self.known.get(server).and_then(|h| h.takes);
         takes.map_or(UNKNOWN, |t| (t * 3).clamp(SOONEST, LATEST))
     }
 
     /// Notes that the server answered after `took`.
-    pub fn answered(&mut self, server: SocketAddr, took: Duration, now: Instant) {
+    pub fn answered(&mut self, server: &NameServer, took: Duration, now: Instant) {
         let health = self.entry(server);
         health.answered = Some(now);
         health.takes = Some(health.takes.map_or(took, |before| (before * 7 + took) / 8));
@@ -66,7 +66,7 @@ impl Servers {
 
     /// Notes that the server did not answer the question of `since`, or not usefully. When it has answered others
     /// meanwhile, or just before, that is because of the name, and no reason to ask another server about other names.
-    pub fn failed(&mut self, server: SocketAddr, since: Instant, now: Instant) {
+    pub fn failed(&mut self, server: &NameServer, since: Instant, now: Instant) {
         let health = self.entry(server);
         if health.answered.is_some_and(|answered| answered + RECENT > since) {
             return;
@@ -76,16 +76,16 @@ impl Servers {
         health.rests_until = Some(now + rest.min(LONGEST_REST));
     }
 
-    fn entry(&mut self, server: SocketAddr) -> &mut Health {
-        if self.known.len() >= MOST && !self.known.contains_key(&server) {
+    fn entry(&mut self, server: &NameServer) -> &mut Health {
+        if self.known.len() >= MOST && !self.known.contains_key(server) {
             self.known.clear();
         }
-        self.known.entry(server).or_default()
+        self.known.entry(server.clone()).or_default()
     }
 
     /// All known servers, each with the average time of an answer, and its failures since the last answer.
-    pub fn all(&self) -> impl Iterator<Item = (SocketAddr, Option<Duration>, u32)> {
-        self.known.iter().map(|(server, h)| (*server, h.takes, h.failures))
+    pub fn all(&self) -> impl Iterator<Item = (&NameServer, Option<Duration>, u32)> {
+        self.known.iter().map(|(server, h)| (server, h.takes, h.failures))
     }
 }
 
@@ -95,23 +95,24 @@ mod tests {
 
     #[test]
     fn who_does_not_answer_comes_last_for_a_while() {
-        let [a, b] = [1, 2].map(|n| SocketAddr::from(([192, 0, 2, n], 53)));
+        let [a, b] = [1, 2].map(|n| NameServer::plain(([192, 0, 2, n], 53).into()));
+        let (ab, ba) = ([a.clone(), b.clone()], [b.clone(), a.clone()]);
         let (mut servers, now) = (Servers::default(), Instant::now());
-        assert_eq!(servers.order(&[a, b], now), [a, b]);
-        servers.failed(a, now, now);
-        assert_eq!(servers.order(&[a, b], now), [b, a]);
-        assert_eq!(servers.order(&[a, b], now + FIRST_REST), [a, b]);
-        servers.failed(a, now, now);
-        assert_eq!(servers.order(&[a, b], now + FIRST_REST), [b, a], "twice as long");
-        servers.failed(b, now, now);
-        assert_eq!(servers.order(&[a, b], now), [b, a], "who comes back sooner");
-        servers.answered(a, Duration::from_millis(1), now);
-        assert_eq!(servers.order(&[a, b], now), [a, b]);
-        assert_eq!((servers.patience(a), servers.patience(b)), (SOONEST, UNKNOWN));
+        assert_eq!(servers.order(&ab, now), ab);
+        servers.failed(&a, now, now);
+        assert_eq!(servers.order(&ab, now), ba);
+        assert_eq!(servers.order(&ab, now + FIRST_REST), ab);
+        servers.failed(&a, now, now);
+        assert_eq!(servers.order(&ab, now + FIRST_REST), ba, "twice as long");
+        servers.failed(&b, now, now);
+        assert_eq!(servers.order(&ab, now), ba, "who comes back sooner");
+        servers.answered(&a, Duration::from_millis(1), now);
+        assert_eq!(servers.order(&ab, now), ab);
+        assert_eq!((servers.patience(&a), servers.patience(&b)), (SOONEST, UNKNOWN));
         // A name that nobody answers is not the server's fault: it has answered others meanwhile.
-        servers.failed(a, now + RECENT / 2, now + Duration::from_secs(5));
-        assert_eq!(servers.order(&[a, b], now), [a, b]);
-        servers.failed(a, now + RECENT, now + Duration::from_secs(5));
-        assert_eq!(servers.order(&[a, b], now + Duration::from_secs(5)), [b, a]);
+        servers.failed(&a, now + RECENT / 2, now + Duration::from_secs(5));
+        assert_eq!(servers.order(&ab, now), ab);
+        servers.failed(&a, now + RECENT, now + Duration::from_secs(5));
+        assert_eq!(servers.order(&ab, now + Duration::from_secs(5)), ba);
     }
 }

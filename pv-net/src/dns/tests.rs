@@ -1,15 +1,17 @@
 //! Tests of whole zones and answers.
 
 mod upstream;
+mod watched;
 
 use super::answer::{Answered, Outcome, answer};
 use super::cache::{self, Cache};
 use super::name;
 use super::response::{Left, NoResponse, Response, is_private};
 use super::wire::{LARGEST, NoQuery, Query, RecordType, ResponseCode};
-use super::zone::{Client, Zone};
+use super::zone::{Client, NamedClient, Zone};
+use crate::ipam::ClientId;
 use crate::ipam::store::ContainerRecord;
-use crate::model::{Attachment, Device, Rule};
+use crate::model::{Attachment, Device, Mac, Rule};
 use crate::plan::PoolLink;
 use crate::snapshot::{Attached, ContainerStatus, Phase, PoolStatus, Snapshot};
 use hickory_proto::op::{self, Edns, Message, MessageType, OpCode};
@@ -149,14 +151,35 @@ fn names_and_shares_stay_whose_they_are() {
     let phase = Phase::Declared(Vec::new());
     containers.push(Arc::new(ContainerStatus { name: "later".parse().expect("name"), phase, conditions: Vec::new() }));
     declared.containers = containers.into();
-    let named: Vec<_> = [("later", 90), ("web", 91), ("printer", 92)]
-        .map(|(name, n)| ("internal".parse().expect("name"), name.to_owned(), IpAddr::from([10, 0, 3, n])))
-        .into();
+    let lent = |hostname: &str, address: &str, client: u8, mac: u8| NamedClient {
+        pool: "internal".parse().expect("name"),
+        hostname: hostname.to_owned(),
+        address: address.parse().expect("address"),
+        client: ClientId::new(&[255, client]).expect("an identifier"),
+        mac: Some(Mac([2, 0, 0, 0, 0, mac])),
+    };
+    let named = [
+        lent("later", "10.0.3.90", 1, 1),
+        lent("web", "10.0.3.91", 2, 2),
+        lent("printer", "10.0.3.92", 3, 3),
+        // The same machine by its MAC, another machine with the same name, and one that came before that of DHCPv4.
+        lent("printer", "fd00:3::92", 4, 3),
+        lent("printer", "fd00:3::93", 5, 5),
+        lent("box", "10.0.3.94", 6, 6),
+        lent("box", "fd00:3::94", 7, 7),
+        lent("both", "fd00:3::95", 8, 8),
+    ];
     let zone = Zone::new(&declared).with_clients("pv.test", &named);
-    for (name, want) in
-        [("later.pv.test", &[][..]), ("web.pv.test", &["10.0.3.2"]), ("printer.pv.test", &["10.0.3.92"])]
-    {
-        assert_eq!(data(&ask(&zone, "10.0.3.2", name, RecordType::A).1), want, "{name}");
+    for (name, kind, want) in [
+        ("later.pv.test", RecordType::A, &[][..]),
+        ("web.pv.test", RecordType::A, &["10.0.3.2"]),
+        ("printer.pv.test", RecordType::A, &["10.0.3.92"]),
+        ("printer.pv.test", RecordType::AAAA, &["fd00:3::92"]),
+        ("printer.internal.pv.test", RecordType::AAAA, &["fd00:3::92"]),
+        ("box.pv.test", RecordType::A, &[]),
+        ("box.pv.test", RecordType::AAAA, &["fd00:3::94"]),
+    ] {
+        assert_eq!(data(&ask(&zone, "10.0.3.2", name, kind).1), want, "{name} {kind}");
     }
     let fewer: Vec<_> = declared.containers.iter().filter(|c| c.name.as_str() != "both").cloned().collect();
     let after = Zone::new(&Snapshot { containers: fewer.into(), ..declared });

@@ -6,7 +6,7 @@ pub use client::{Client, Whose};
 
 use super::name::{self, LowerName, Name};
 use super::service::Offered;
-use crate::model::{HostAccess, Pool, PoolName};
+use crate::model::{HostAccess, NameServer, Pool, PoolName};
 use crate::policy::{Evaluator, Topology, compile};
 use crate::snapshot::{Attached, Snapshot};
 use hickory_proto::rr::RData;
@@ -14,10 +14,14 @@ use hickory_proto::rr::rdata::SOA;
 use ipnetwork::IpNetwork;
 use pv_net_common::{Ip, PolicySide};
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+mod named;
 mod publish;
+
+pub use named::NamedClient;
 
 /// The port of DNS.
 pub const PORT: u16 = 53;
@@ -47,6 +51,8 @@ pub struct Zone {
     pools: Vec<PoolZone>,
     /// The address of the server for the device's own programs.
     on_device: Option<IpAddr>,
+    /// The file with the certificates of authorities, for servers with TLS.
+    ca_file: Option<PathBuf>,
     policy: Option<Evaluator>,
     /// The rules could not be read, so nobody sees a name because of them.
     is_closed: bool,
@@ -125,17 +131,16 @@ pub struct Route {
 }
 
 /// Servers to ask.
-pub type Upstream = Arc<[SocketAddr]>;
-
-fn sockets(list: &[IpAddr]) -> Upstream {
-    list.iter().map(|ip| SocketAddr::new(*ip, PORT)).collect()
-}
+pub type Upstream = Arc<[NameServer]>;
 
 impl PoolZone {
     fn new(pool: &Pool, link: Option<u32>) -> Self {
         let dns = pool.dns.clone().unwrap_or_default();
-        let mut zones: Vec<_> =
-            dns.zones.iter().filter_map(|(zone, list)| Some((name::from_text(zone)?, sockets(list)))).collect();
+        let mut zones: Vec<_> = dns
+            .zones
+            .iter()
+            .filter_map(|(zone, list)| Some((name::from_text(zone)?, list.as_slice().into())))
+            .collect();
         zones.sort_by_key(|(zone, _)| std::cmp::Reverse(name::labels(zone)));
         Self {
             name: pool.name.clone(),
@@ -145,7 +150,7 @@ impl PoolZone {
             answers: pool.dns.is_some() && pool.bridge().is_some(),
             is_reached: pool.host_access != HostAccess::None,
             is_open: !pool.isolated,
-            upstream: (!dns.upstream.is_empty()).then(|| sockets(&dns.upstream)),
+            upstream: (!dns.upstream.is_empty()).then(|| dns.upstream.as_slice().into()),
             zones,
             private_names: dns.private_names.iter().filter_map(|n| name::from_text(n)).collect(),
         }
@@ -164,6 +169,7 @@ impl Zone {
             gateway,
             serial: snapshot.revision as u32,
             on_device: snapshot.device.dns_on_device,
+            ca_file: snapshot.device.dns_ca_file.clone(),
             ..Self::default()
         };
         let declared = snapshot.containers.iter().map(|container| container.name.as_str());
@@ -189,32 +195,6 @@ impl Zone {
         zone.publish(snapshot, offers);
         zone.follow_rules(snapshot);
         zone
-    }
-
-    /// The same with names that clients of DHCP gave themselves, each with its pool and address, in the device's domain. A
-    /// name that is a container's stays that one's, and of two clients the first has it.
-    #[must_use]
-    pub fn with_clients(mut self, domain: &str, clients: &[(PoolName, String, IpAddr)]) -> Self {
-        for (pool, hostname, ip) in clients {
-            let number = (0..).zip(&self.pools).find(|(_, known)| known.name == *pool).map(|(number, _)| number);
-            let Some(pool_number) = number.filter(|_| !self.by_address.contains_key(ip)) else { continue };
-            let (at, host) = (self.addresses.len() as u32, self.hosts.len() as u32);
-            let [name, in_pool] = [format!("{hostname}.{domain}"), format!("{hostname}.{pool}.{domain}")];
-            let name = name::from_text(&name).filter(|name| !self.names.contains_key(name) && *name != self.gateway);
-            if name.as_ref().is_some_and(|name| self.reserved.contains(name)) {
-                continue;
-            }
-            let in_pool = name::from_text(&in_pool).filter(|name| !self.names.contains_key(name));
-            // By its address it is found under the name that leads to it.
-            let own = name.clone().or(in_pool.clone());
-            self.addresses.push(Address { ip: *ip, pool: pool_number, host });
-            self.by_address.insert(*ip, at);
-            self.hosts.push(Host { name: own, identity: 0, own: vec![(pool_number, *ip)] });
-            for name in name.into_iter().chain(in_pool) {
-                self.add(Kind::Client, name, &[at]);
-            }
-        }
-        self
     }
 
     fn host<'a>(
@@ -304,6 +284,19 @@ impl Zone {
     #[must_use]
     pub fn on_device(&self) -> Option<IpAddr> {
         self.on_device
+    }
+
+    /// The configured file with the certificates of authorities, for servers with TLS.
+    #[must_use]
+    pub fn ca_file(&self) -> Option<&Path> {
+        self.ca_file.as_deref()
+    }
+
+    /// Whether some pool's questions go to this server.
+    #[must_use]
+    pub fn asks(&self, server: &NameServer) -> bool {
+        let mut lists = self.pools.iter().flat_map(|p| p.upstream.iter().chain(p.zones.iter().map(|(_, list)| list)));
+        lists.any(|list| list.contains(server))
     }
 
     /// Whether it is an address of this server, which must not ask itself.

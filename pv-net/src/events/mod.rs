@@ -1,18 +1,20 @@
 //! Events: sent to all listeners when they happen, and not stored. Nothing is decided by an event; the state is in the
 //! snapshot.
 
-mod bus;
 mod changes;
 mod kernel;
 mod names;
 
-pub use bus::{Bus, Heard, Listener};
 pub use changes::changes;
 pub use kernel::forward;
 
+use crate::bus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+
+/// The bus that carries events.
+pub type Bus = bus::Bus<EventView>;
 
 /// An event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

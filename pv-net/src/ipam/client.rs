@@ -158,6 +158,13 @@ impl ClientLease {
     }
 }
 
+/// Whether two clients, each with its MAC where that is known, are one machine: it may have the same identifier in both
+/// families (RFC 4361), or else has the same MAC.
+#[must_use]
+pub fn is_one_machine(a: (&ClientId, Option<Mac>), b: (&ClientId, Option<Mac>)) -> bool {
+    a.0 == b.0 || a.1.is_some() && a.1 == b.1
+}
+
 /// Why a client got no lease; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LendError {

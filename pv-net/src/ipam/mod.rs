@@ -13,7 +13,7 @@ mod space;
 pub mod store;
 
 pub use change::{Assigned, Before, Change};
-pub use client::{ClientId, ClientKey, ClientLease, LendError};
+pub use client::{ClientId, ClientKey, ClientLease, LendError, is_one_machine};
 pub use error::IpamError;
 pub use lease::{Lease, LeaseKey, Request};
 

@@ -9,6 +9,7 @@ mod dhcp6;
 #[cfg(test)]
 pub mod fixture;
 mod name;
+mod name_server;
 mod offer;
 mod policy;
 mod pool;
@@ -22,6 +23,7 @@ pub use container::{Attachment, Container, ContainerKind, Interface, NetnsRef, N
 pub use default_route::{Candidate, DefaultRoutes, default_routes, main_interface, reached_at};
 pub use dhcp6::PoolDhcp6;
 pub use name::{ContainerName, IfName, InvalidName, Mac, PoolName, RuleName};
+pub use name_server::NameServer;
 pub use offer::Offer;
 pub use policy::{Action, PortMatch, Rule, Selector};
 pub use pool::{HostAccess, IpvlanMode, MacvlanMode, Pool, PoolDhcp, PoolDns, PoolKind, Subnet4, Subnet6};
@@ -33,6 +35,7 @@ pub use uplink_filter::{RateLimit, UplinkFilter, XdpChoice, XdpMode};
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// The device-wide configuration (`device.json`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Device {
     pub domain: String,
     /// The loopback address where the device's own programs are told container names; none unless set.
     pub dns_on_device: Option<IpAddr>,
+    /// A file with the certificates of the authorities that are trusted for servers with TLS; the system's unless set.
+    pub dns_ca_file: Option<PathBuf>,
     /// Links to the outside, in the order they are preferred.
     pub uplinks: Vec<IfName>,
     /// What is dropped on the uplinks before the stack sees it.

@@ -1,10 +1,10 @@
 //! Pools: a network on the device that containers get interfaces and addresses in.
 
-use super::{IfName, PoolDhcp6, PoolName, PoolRa};
+use super::{IfName, NameServer, PoolDhcp6, PoolName, PoolRa};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use pv_net_common::endpoint::{POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 /// A pool's IPv4 side.
@@ -144,9 +144,9 @@ pub struct PoolDhcp {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolDns {
     /// Servers for names that are not the device's; those of the device when there are none.
-    pub upstream: Vec<IpAddr>,
+    pub upstream: Vec<NameServer>,
     /// Domains, in lower case, that have servers of their own.
-    pub zones: BTreeMap<String, Vec<IpAddr>>,
+    pub zones: BTreeMap<String, Vec<NameServer>>,
     /// Domains, in lower case, whose names may have private addresses although outside servers say so.
     pub private_names: Vec<String>,
 }

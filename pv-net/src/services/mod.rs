@@ -10,6 +10,7 @@ mod link_local;
 mod packet;
 mod places;
 mod ra;
+mod resolved;
 mod sweep;
 
 pub use declared::declared;
@@ -17,4 +18,5 @@ pub use dhcp::dhcp;
 pub use dhcp6::{Dhcp6, dhcp6};
 pub use dns::dns;
 pub use ra::ra;
+pub use resolved::resolved;
 pub use sweep::sweep;

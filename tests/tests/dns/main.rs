@@ -1,8 +1,13 @@
 //! DNS as containers use it, asked with real programs.
 
+mod clients;
 mod device;
 mod flood;
+mod monitor;
+#[cfg(feature = "systemd-resolved")]
+mod resolved;
 mod services;
+mod tls;
 mod upstream;
 
 use anyhow::{Context, Result, ensure};

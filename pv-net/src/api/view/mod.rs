@@ -6,6 +6,8 @@ mod flow;
 mod names;
 mod policy;
 mod pool;
+mod query;
+mod service;
 mod status;
 
 pub use container::{ContainerView, container, containers};
@@ -14,4 +16,6 @@ pub use flow::{FlowView, flows};
 pub use names::{ResolveQuery, ResolveView, resolve};
 pub use policy::{RuleView, VerdictQuery, VerdictView, rules};
 pub use pool::{LeaseView, PoolView, PortView, leases, pools, ports};
+pub use query::{QueryView, query};
+pub use service::{ServiceView, services};
 pub use status::{HealthView, StatusView, counters, status};

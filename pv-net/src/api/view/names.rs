@@ -40,6 +40,8 @@ pub struct AnswerView {
     pub status: String,
     /// Where the answer comes from.
     pub source: Ended,
+    /// The other server that has given the answer, now or some time ago.
+    pub server: Option<String>,
     /// Why there is none, where that is known.
     pub reason: Option<String>,
     /// Its records.
@@ -59,13 +61,18 @@ pub struct RecordView {
     pub data: String,
 }
 
+/// A record of an answer.
+pub(super) fn record(r: show::Line) -> RecordView {
+    RecordView { name: r.name, r#type: r.kind, ttl_secs: r.ttl, data: r.data }
+}
+
 fn view(kind: &str, resolved: Resolved) -> AnswerView {
-    let Resolved { ended, shown } = resolved;
-    let record = |r: show::Line| RecordView { name: r.name, r#type: r.kind, ttl_secs: r.ttl, data: r.data };
+    let Resolved { ended, server, shown } = resolved;
     AnswerView {
         r#type: kind.to_owned(),
         status: shown.status,
         source: ended,
+        server: server.map(|server| server.to_string()),
         reason: shown.why,
         records: shown.records.into_iter().map(record).collect(),
     }

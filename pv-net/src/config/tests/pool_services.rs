@@ -18,7 +18,22 @@ fn a_pool_answers_for_names_unless_it_is_told_not_to() {
     let all = dns(json!({"upstream": ["192.0.2.53", "2001:db8::53"], "zones": {"Corp.Example": ["10.9.0.53"]},
         "private_names": ["Lan.Example"]}));
     let all = all.expect("it answers");
-    assert_eq!(all.upstream, ["192.0.2.53", "2001:db8::53"].map(|a| a.parse::<std::net::IpAddr>().expect("address")));
+    let servers = |all: &[crate::model::NameServer]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(servers(&all.upstream), ["192.0.2.53:53", "[2001:db8::53]:53"]);
+    let tls = dns(json!({"upstream": ["tls://192.0.2.53#dns.example"]})).expect("it answers");
+    assert_eq!(servers(&tls.upstream), ["tls://192.0.2.53#dns.example"]);
+    for (dns, path, why) in [
+        (json!({"upstream": ["tls://192.0.2.53"]}), "upstream[0]", "has no name"),
+        (json!({"upstream": ["192.0.2.1", "tls://192.0.2.53#a"]}), "upstream", "would go unencrypted"),
+        (json!({"zones": {"a.b": ["192.0.2.1", "tls://[::1]#a"]}}), "zones.a.b", "would go unencrypted"),
+    ] {
+        let text = json!({"network": {"pools": {"p": {"subnet": "10.0.3.0/24", "dns": dns}}}}).to_string();
+        expect(why, parse_device("f", &text), &[(&format!("network.pools.p.dns.{path}"), why)]);
+    }
+    let ca_file = |value: Value| json!({"network": {"dns_ca_file": value}});
+    assert_eq!(device(ca_file(json!("/etc/ca.pem"))).dns_ca_file, Some("/etc/ca.pem".into()));
+    let wrong = ca_file(json!("ca.pem")).to_string();
+    expect("relative", parse_device("f", &wrong), &[("network.dns_ca_file", "no absolute path")]);
     assert_eq!(all.zones.keys().collect::<Vec<_>>(), ["corp.example"]);
     assert_eq!(all.private_names, ["lan.example"]);
     let on_device = |value: Value| device(json!({"network": {"dns_on_device": value}})).dns_on_device;

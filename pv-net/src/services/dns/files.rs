@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use tokio::task::spawn_blocking;
@@ -82,8 +82,10 @@ fn servers(zone: &Zone, pools: &[&PoolName]) -> Vec<IpAddr> {
     found.flat_map(|p| if p.is_reached { p.gateways.clone() } else { upstream(p) }).collect()
 }
 
+/// The pool's servers without TLS: to one with TLS a container would send its questions unencrypted.
 fn upstream(pool: &PoolZone) -> Vec<IpAddr> {
-    pool.upstream.iter().flat_map(|servers| servers.iter().map(SocketAddr::ip)).collect()
+    let plain = pool.upstream.iter().flat_map(|servers| servers.iter()).filter(|server| server.tls.is_none());
+    plain.map(|server| server.address.ip()).collect()
 }
 
 /// Writes and removes as much as possible. Returns the failures; a file that cannot be written affects its own

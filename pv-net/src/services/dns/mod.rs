@@ -7,15 +7,13 @@ mod tcp;
 mod udp;
 
 use crate::command::{Commands, Report};
-use crate::dns::{Dns, Zone};
+use crate::dns::{Dns, NamedClient, Zone};
 use crate::failure::{Failure, Kind};
 use crate::ipam::ClientLease;
 use crate::lease::{LeaseHandle, unix_time};
-use crate::model::PoolName;
 use crate::snapshot::Snapshot;
 use files::Files;
 use sockets::Sockets;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +44,7 @@ pub async fn dns(
     // One that ran before may have said something.
     commands.report(Report::Service { name: "names", condition: None }).await;
     let (mut before, mut told, mut tries): (Option<Arc<Snapshot>>, _, u32) = (None, None, 0);
-    let (mut clients, mut named) = (leases.clients(), Vec::new());
+    let (mut clients, mut named, mut distrusted) = (leases.clients(), Vec::new(), dns.distrusted());
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         let (now_named, until) = named_clients(&clients.all());
@@ -63,7 +61,9 @@ pub async fn dns(
         tries = if lost.is_empty() && files.wrong().next().is_none() { 0 } else { tries + 1 };
         let loud = lost.into_iter().filter(|_| tries > QUIET);
         let clashes = dns.zone().clashes().to_vec();
-        let wrong: Vec<String> = loud.chain(files.wrong().map(str::to_owned)).chain(clashes).collect();
+        let untrusted = distrusted.borrow_and_update().clone();
+        let untrusted = untrusted.iter().map(|(server, (why, _))| format!("server {server} is not asked: {why}"));
+        let wrong: Vec<String> = loud.chain(files.wrong().map(str::to_owned)).chain(clashes).chain(untrusted).collect();
         let condition = (!wrong.is_empty()).then(|| format!("dns: {}", wrong.join("; ")));
         if condition != told {
             commands.report(Report::Service { name: "names", condition: condition.clone() }).await;
@@ -72,6 +72,7 @@ pub async fn dns(
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return Ok(()) },
             () = sockets.ended() => sleep(AGAIN).await,
+            Ok(()) = distrusted.changed() => {}
             // Names are made anew once for many leases.
             Ok(()) = clients.changed() => sleep(CROWD).await,
             () = sleep(until.unwrap_or_default()), if until.is_some() => {}
@@ -80,14 +81,21 @@ pub async fn dns(
     }
 }
 
-/// The names that clients of DHCP gave themselves, each with its pool and address; and how long it is until the first of
+/// The clients of DHCP that gave themselves names; and how long it is until the first of
 /// their leases is over.
-fn named_clients(clients: &[Arc<ClientLease>]) -> (Vec<(PoolName, String, IpAddr)>, Option<Duration>) {
+fn named_clients(clients: &[Arc<ClientLease>]) -> (Vec<NamedClient>, Option<Duration>) {
     let now = unix_time();
     let live = clients.iter().filter(|lease| !lease.is_over(now));
     let named = live.filter_map(|lease| Some((lease, lease.hostname.clone()?)));
     let until = named.clone().map(|(lease, _)| lease.expires - now).min().map(Duration::from_secs);
-    (named.map(|(lease, name)| (lease.pool.clone(), name, lease.address)).collect(), until)
+    let named = named.map(|(lease, hostname)| NamedClient {
+        pool: lease.pool.clone(),
+        hostname,
+        address: lease.address,
+        client: lease.client.clone(),
+        mac: lease.mac,
+    });
+    (named.collect(), until)
 }
 
 /// Whether something is another that names are made from.

