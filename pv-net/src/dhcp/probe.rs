@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// How long somebody has to answer a probe for the address that he uses.
 const WAIT: Duration = Duration::from_millis(100);
+/// The same when it was silent a while ago: whoever has come since then answers at once, as hosts of one link do.
+const WAIT_AGAIN: Duration = Duration::from_millis(5);
 /// For how long silence means that nobody uses the address. After that it is asked for again.
 const FRESH: Duration = Duration::from_secs(60);
 /// Addresses that are remembered.
@@ -27,8 +29,8 @@ pub(super) enum Probe {
 /// The probes of a pool.
 #[derive(Debug, Default)]
 pub(super) struct Probes {
-    /// When each address was asked for.
-    asked: HashMap<Ipv4Addr, Instant>,
+    /// When each address was asked for, and until when somebody may answer.
+    asked: HashMap<Ipv4Addr, (Instant, Instant)>,
     /// Probes that are to be sent.
     due: Vec<Ipv4Addr>,
 }
@@ -36,10 +38,9 @@ pub(super) struct Probes {
 impl Probes {
     /// What is known of `address`.
     pub fn of(&self, address: Ipv4Addr, now: Now) -> Probe {
-        let Some(at) = self.asked.get(&address) else { return Probe::Unknown };
-        match now.at.saturating_duration_since(*at) {
-            since if since < WAIT => Probe::Waiting(*at + WAIT),
-            since if since < FRESH => Probe::Clear,
+        match self.asked.get(&address) {
+            Some((_, until)) if now.at < *until => Probe::Waiting(*until),
+            Some((at, _)) if now.at.saturating_duration_since(*at) < FRESH => Probe::Clear,
             _ => Probe::Unknown,
         }
     }
@@ -52,14 +53,24 @@ impl Probes {
             return known;
         }
         if self.asked.len() >= MOST {
-            self.asked.retain(|_, at| now.at.saturating_duration_since(*at) < FRESH);
+            self.asked.retain(|_, (at, _)| now.at.saturating_duration_since(*at) < FRESH);
             if self.asked.len() >= MOST {
                 return Probe::Unknown;
             }
         }
-        self.asked.insert(address, now.at);
+        self.asked.insert(address, (now.at, now.at + WAIT));
         self.due.push(address);
         Probe::Waiting(now.at + WAIT)
+    }
+
+    /// Has `address` asked for as it is offered. If it was asked for lately, that takes no more than a moment.
+    pub fn ask_again(&mut self, address: Ipv4Addr, now: Now) {
+        if self.of(address, now) != Probe::Clear {
+            self.ask(address, now);
+        } else if let Some((_, until)) = self.asked.get_mut(&address) {
+            *until = now.at + WAIT_AGAIN;
+            self.due.push(address);
+        }
     }
 
     /// A client has it, or somebody else was found to use it: the next one who is to have it needs a new probe.

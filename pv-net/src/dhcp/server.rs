@@ -230,7 +230,7 @@ impl Server {
         if pick.is_new {
             // Most were asked for before. Whoever uses one of the others answers until the client requests it, or the
             // request waits for him.
-            self.table.probes().ask(pick.address, now);
+            self.table.probes().ask_again(pick.address, now);
             self.table.look_ahead(&self.config, now);
         }
         Act::Send(self.offer(&query, pick.address, &client, now))

@@ -120,7 +120,11 @@ impl Lab {
     fn follow(&mut self, act: Act) -> Result<Said, Silence> {
         match act {
             Act::Silent(why) => Err(why),
-            Act::Send(reply) => Ok(Said::of(reply)),
+            Act::Send(reply) => {
+                // The client takes a moment to answer an offer.
+                self.wait(Duration::from_millis(if reply.kind == Sent::Offer { 5 } else { 0 }));
+                Ok(Said::of(reply))
+            }
             Act::Wait => {
                 self.wait(Duration::from_millis(150));
                 let mut acts = self.server.tick(self.now);

@@ -79,10 +79,7 @@ impl PoolServer {
                     }
                 }
                 () = tick => {
-                    // An answer that is here came in time, however late this task is.
-                    for packet in read_now(self.sockets.answers.get_ref()) {
-                        self.answered(&packet).await;
-                    }
+                    self.answers_so_far().await;
                     let acts = self.server.tick(now());
                     acts.into_iter().for_each(|act| self.act(act));
                 }
@@ -96,6 +93,7 @@ impl PoolServer {
                 }
                 ready = self.sockets.messages.readable() => {
                     let Ok(came) = ready.map(|mut ready| read_all(&mut ready)) else { return };
+                    self.answers_so_far().await;
                     for (packet, came) in &came {
                         self.message(packet, came.mac).await;
                     }
@@ -145,6 +143,13 @@ impl PoolServer {
         metrics.received(Received::Query(query.kind));
         let act = self.server.receive(query, Origin { mac, port }, now());
         self.act(act);
+    }
+
+    /// An answer to a probe that is here came in time, however late this task is.
+    async fn answers_so_far(&mut self) {
+        for packet in read_now(self.sockets.answers.get_ref()) {
+            self.answered(&packet).await;
+        }
     }
 
     async fn answered(&mut self, packet: &[u8]) {

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 /// The ports of the bridge, by the names of their links in the clients' namespace.
 pub const PORTS: usize = 4;
-/// A client that has no address after this time gives up, and counts as lost.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// A client that has no address after this time gives up, and counts as lost: it would ask again now (RFC 2131 section
+/// 4.1).
+const PATIENCE: Duration = Duration::from_secs(4);
 /// The largest frame.
 const LARGEST: usize = 2048;
 

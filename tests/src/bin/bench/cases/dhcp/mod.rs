@@ -13,7 +13,7 @@ use crate::case::{Better, Candidate, Case, Metric, Path, Sample};
 use crate::options::Options;
 use anyhow::{Result, ensure};
 use clients::{Clients, Found};
-use servers::Server;
+use servers::{SHARED_MACS, Server};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -91,11 +91,11 @@ impl Path for Serving {
         for name in ["dora", "sarr"] {
             harness::eventually(Duration::from_secs(20), || {
                 let found = self.run(name, 1, Duration::ZERO, 1)?;
-                ensure!(found.done == 1 && found.lost == 0, "{name}: {found:?}");
+                ensure!(found.done == 1, "{name}: a client got no address");
                 Ok(())
             })?;
         }
-        Ok(())
+        self.run("sarr", 1, Duration::ZERO, SHARED_MACS as usize).map(drop)
     }
 
     fn measure(&mut self, metric: &Metric, time: Duration) -> Result<Sample> {

@@ -17,9 +17,10 @@ const RANGE: [&str; 2] = ["10.1.0.0", "10.15.255.254"];
 const NET6: &str = "fd00:5056:0:3::/64";
 const GATEWAY6: &str = "fd00:5056:0:3::1";
 const RANGE6: [&str; 2] = ["fd00:5056:0:3::1:0", "fd00:5056:0:3::ffff:ffff"];
-/// The kernel looks up the MAC of whom these servers answer, and remembers about a thousand. So clients of DHCPv6 share
-/// some, as those of perfdhcp do. pv-net sends to the MAC that asked, and lets no MAC have many leases.
-const SHARED_MACS: u32 = 256;
+/// The kernel looks up the MAC of whom these servers answer, and remembers about a thousand; dnsmasq waits a tenth of a
+/// second for that. So clients of DHCPv6 share some, as those of perfdhcp do, and these are known before anything is
+/// measured. pv-net sends to the MAC that asked, and lets no MAC have many leases.
+pub const SHARED_MACS: u32 = 16;
 
 /// A server that runs, and its clients' side.
 pub struct Server {
@@ -112,11 +113,16 @@ fn clients(ns: &Namespace, bridge: &str) -> Result<Namespace> {
 
 fn kea(kind: &str, subnets: &str, net: &str, [first, last]: [&str; 2], dir: &Path) -> Value {
     let leases = dir.join(format!("{kind}.csv"));
-    json!({kind: {
+    let mut config = json!({kind: {
         "interfaces-config": {"interfaces": ["br0"]},
         "lease-database": {"type": "memfile", "persist": true, "name": leases, "lfc-interval": 0},
         "valid-lifetime": 3600,
         subnets: [{"id": 1, "subnet": net, "interface": "br0", "pools": [{"pool": format!("{first} - {last}")}]}],
         "loggers": [{"name": "kea", "severity": "ERROR"}],
-    }})
+    }});
+    if kind == "Dhcp6" {
+        // Its identity would be kept in a folder of the machine.
+        config[kind]["server-id"] = json!({"type": "LLT", "persist": false});
+    }
+    config
 }
