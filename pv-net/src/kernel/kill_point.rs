@@ -30,8 +30,8 @@ pub struct Operation {
     is_wanted: bool,
 }
 
-/// Begins an operation: `start`, `attach`, `detach`, `reload` or `down`, or `take_over` within another one. Points are
-/// counted from here.
+/// Begins an operation: `start`, `attach`, `detach`, `attach_interface`, `detach_interface`, `reload` or `down`, or
+/// `take_over` within another one. Points are counted from here.
 pub fn begin(operation: &str) -> Operation {
     let is_wanted = wanted().is_some_and(|(at, _)| at == operation);
     if is_wanted {
