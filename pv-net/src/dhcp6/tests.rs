@@ -472,6 +472,7 @@ fn what_is_not_for_this_server_is_not_answered() {
 fn a_name_is_the_first_machines() {
     let mut lab = Lab::new("fd00::1000", "fd00::1fff");
     let ask_as = |lab: &mut Lab, duid: &[u8], data: &[u8]| {
+        lab.from = at(if duid == CLIENT { 9 } else { 8 }, 1);
         let mut request = named(ask(MessageType::Request, duid, 1, &[]));
         if !data.is_empty() {
             let option = UnknownOption::new(OptionCode::ClientFqdn, data.to_vec());
