@@ -45,6 +45,9 @@ pub fn run(args: &Args) -> Result<()> {
         command.arg("--include-ignored");
     }
     command.args(args.filter.as_deref());
+    // Most of a test is waiting for the kernel or for time to pass.
+    let at_a_time = std::thread::available_parallelism().map_or(1, usize::from) + 1;
+    command.env("RUST_TEST_THREADS", at_a_time.to_string());
     command.env("PV_NET_BIN", &daemon).env("PV_NET_SKIPS", &skips).stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("{} could not be started", run::show(&command)))?;
     let output = child.stdout.take().context("the tests' output")?;

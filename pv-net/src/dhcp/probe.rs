@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// How long somebody has to answer a probe for the address that he uses.
 const WAIT: Duration = Duration::from_millis(100);
 /// The same when it was silent a while ago: whoever has come since then answers at once, as hosts of one link do.
-const WAIT_AGAIN: Duration = Duration::from_millis(5);
+const WAIT_AGAIN: Duration = Duration::from_millis(10);
 /// For how long silence means that nobody uses the address. After that it is asked for again.
 const FRESH: Duration = Duration::from_secs(60);
 /// Addresses that are remembered.

@@ -22,7 +22,7 @@ impl Lab {
 
     /// Whether a request is answered at once: with a write, and not after a probe.
     fn is_granted_at_once(&mut self, number: u8, address: Ipv4Addr) -> bool {
-        self.wait(Duration::from_millis(5));
+        self.wait(Duration::from_millis(10));
         let act = self.server.receive(request(number, address), at(mac(number), 3), self.now);
         let is_at_once = matches!(act, Act::Write(..));
         assert!(is_at_once || act == Act::Wait, "{act:?}");
