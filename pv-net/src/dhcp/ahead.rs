@@ -2,9 +2,7 @@
 //! have to wait for that.
 
 use super::probe::{Probe, Probes};
-use super::table::Table;
 use super::{Config, Now};
-use crate::ipam::ClientId;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
@@ -42,10 +40,10 @@ impl Ahead {
         self.next.retain(|address| config.is_in_range(*address));
     }
 
-    /// The next one that `client` may have.
-    pub fn take(&mut self, table: &Table, config: &Config, client: &ClientId, now: Now) -> Option<Ipv4Addr> {
+    /// The next one that fits a client.
+    pub fn take(&mut self, is_fit: impl Fn(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
         while let Some(address) = self.next.pop_front() {
-            if table.is_fit(config, address, client, now) {
+            if is_fit(address) {
                 return Some(address);
             }
         }

@@ -174,7 +174,7 @@ impl Table {
     }
 
     /// Whether a client may have an address that it had not before: nobody has it now.
-    pub fn is_fit(&self, config: &Config, address: Ipv4Addr, client: &ClientId, now: Now) -> bool {
+    fn is_fit(&self, config: &Config, address: Ipv4Addr, client: &ClientId, now: Now) -> bool {
         config.is_in_range(address) && !self.is_taken(address, client, now) && !self.is_in_conflict(address, now)
     }
 
@@ -226,7 +226,7 @@ impl Table {
             return Ok(Pick { address, is_new: true });
         }
         let mut ahead = std::mem::take(&mut self.ahead);
-        let next = ahead.take(self, config, client, now);
+        let next = ahead.take(|address| self.is_fit(config, address, client, now));
         let known = next.map_or(Probe::Waiting(now.at), |address| self.probes.of(address, now));
         ahead.adapt(config, known);
         self.ahead = ahead;
