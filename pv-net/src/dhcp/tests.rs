@@ -122,7 +122,7 @@ impl Lab {
             Act::Silent(why) => Err(why),
             Act::Send(reply) => {
                 // The client takes a moment to answer an offer.
-                self.wait(Duration::from_millis(if reply.kind == Sent::Offer { 5 } else { 0 }));
+                self.wait(Duration::from_millis(if reply.kind == Sent::Offer { 10 } else { 0 }));
                 Ok(Said::of(reply))
             }
             Act::Wait => {
