@@ -3,41 +3,16 @@
 use super::associations::{Talk, Want, status};
 use super::fqdn;
 use super::metrics::Ended;
+pub use super::server::{Ignored, Server};
 use super::table::Table;
 use crate::dhcp::{Now, Origin};
 use crate::dns::name;
 use crate::lease::Step;
-use crate::model::{PoolDhcp6, PoolName};
 use dhcproto::v6::{DhcpOption, DhcpOptions, Message, MessageType, NtpSuboption, OptionCode, Status};
-use ipnetwork::Ipv6Network;
-use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 
 /// The length of a DUID (RFC 8415 section 11.1): a type, and 1 to 128 octets.
 const DUID: RangeInclusive<usize> = 3..=130;
-
-/// What a pool's server knows.
-#[derive(Clone, Debug)]
-pub struct Server<'a> {
-    /// Its identity.
-    pub duid: &'a [u8],
-    /// The pool.
-    pub pool: &'a PoolName,
-    /// The pool's network.
-    pub net: Ipv6Network,
-    /// The settings.
-    pub settings: &'a PoolDhcp6,
-    /// The DNS server.
-    pub dns: Option<Ipv6Addr>,
-    /// The search domain.
-    pub domain: &'a str,
-    /// `Some` if the sender is a container: the IPv6 address of its lease, if it has one.
-    pub container: Option<Option<Ipv6Addr>>,
-}
-
-/// The message is not answered: it is not for this server, or a lease of its client is being written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ignored;
 
 /// The answer to a message.
 #[derive(Debug)]

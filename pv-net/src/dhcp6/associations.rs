@@ -1,7 +1,7 @@
 //! The addresses of a client: its identity associations (RFC 8415 section 4.2), each of which has one.
 
-use super::answer::{Ignored, Server};
 use super::choose::choose;
+use super::server::{Ignored, Server};
 use super::table::{Table, v6};
 use crate::dhcp::{Now, Origin};
 use crate::ipam::{ClientId, ClientLease};

@@ -11,6 +11,7 @@ mod fqdn;
 pub mod frame;
 pub mod held;
 pub mod metrics;
+pub mod server;
 pub mod table;
 #[cfg(test)]
 mod tests;
