@@ -27,6 +27,15 @@ fn declare_as(device: &Device, name: &str, run: &Value) -> Result<()> {
     Ok(fs::write(dir.join("run.json"), run.to_string())?)
 }
 
+/// A running device with `web` declared, and the name of its namespace, which does not exist yet.
+fn started() -> Result<(Device, String)> {
+    let mut device = Device::new(&configs::two_pools())?;
+    let name = Namespace::free_name("web");
+    declare(&device, "web", &Namespace::place(&name))?;
+    device.start()?;
+    Ok((device, name))
+}
+
 fn view(device: &Device, name: &str) -> Result<Value> {
     let all = device.json(&["containers"])?;
     let found = all.as_array().into_iter().flatten().find(|c| c["name"] == name);
@@ -126,10 +135,7 @@ fn a_reload_attaches_what_is_declared_by_then() -> Result<()> {
 
 #[test]
 fn a_restart_finds_it_attached_and_a_reboot_attaches_it_again() -> Result<()> {
-    let mut device = Device::new(&configs::two_pools())?;
-    let name = Namespace::free_name("web");
-    declare(&device, "web", &Namespace::place(&name))?;
-    device.start()?;
+    let (mut device, name) = started()?;
     let mut web = container(&device, "web", Namespace::named(&name)?)?;
     let addresses = web.addresses();
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
@@ -156,10 +162,7 @@ fn a_restart_finds_it_attached_and_a_reboot_attaches_it_again() -> Result<()> {
 
 #[test]
 fn a_namespace_that_is_made_anew_is_attached_anew() -> Result<()> {
-    let mut device = Device::new(&configs::two_pools())?;
-    let name = Namespace::free_name("web");
-    declare(&device, "web", &Namespace::place(&name))?;
-    device.start()?;
+    let (device, name) = started()?;
     let other = device.attach("other", "internal")?;
     let mut web = container(&device, "web", Namespace::named(&name)?)?;
     for round in 0..4 {
@@ -195,10 +198,7 @@ fn a_namespace_that_is_made_anew_is_attached_anew() -> Result<()> {
 
 #[test]
 fn who_was_detached_by_hand_stays_so_until_its_next_start() -> Result<()> {
-    let mut device = Device::new(&configs::two_pools())?;
-    let name = Namespace::free_name("web");
-    declare(&device, "web", &Namespace::place(&name))?;
-    device.start()?;
+    let (mut device, name) = started()?;
     let web = container(&device, "web", Namespace::named(&name)?)?;
     device.cli(&["detach", "web"]).ok()?;
     // Other namespaces come and go in the same directory.
@@ -320,10 +320,7 @@ fn twenty_at_once_are_all_attached() -> Result<()> {
 
 #[test]
 fn who_attaches_by_hand_at_the_same_time_is_not_disturbed() -> Result<()> {
-    let mut device = Device::new(&configs::two_pools())?;
-    let name = Namespace::free_name("web");
-    declare(&device, "web", &Namespace::place(&name))?;
-    device.start()?;
+    let (device, name) = started()?;
     for round in 0..10 {
         let ns = Namespace::named(&name)?;
         let path = ns.path().display().to_string();

@@ -108,6 +108,24 @@ fn spec_on(bridge: &LinkInfo) -> LinkSpec {
     }
 }
 
+/// A bridge, and a container's namespace for an interface on it.
+struct Lab {
+    net: Net,
+    netns: Netns,
+    bridge: LinkInfo,
+    spec: LinkSpec,
+    _other: Other,
+}
+
+impl Lab {
+    async fn new() -> Self {
+        let (net, other) = (Net::here().expect("netlink"), Other::new());
+        let netns = Broker::on_threads().open(&other.reference).await.expect("open");
+        let bridge = ensure_bridge(&net).await;
+        Self { spec: spec_on(&bridge), net, netns, bridge, _other: other }
+    }
+}
+
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_bridge_is_made_once_and_adopted_after() {
@@ -164,11 +182,7 @@ fn a_link_that_is_no_bridge_is_left_alone() {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_container_gets_its_interface_and_keeps_it() {
     in_fresh_namespace(|| async {
-        let net = Net::here().expect("netlink");
-        let other = Other::new();
-        let netns = Broker::on_threads().open(&other.reference).await.expect("open");
-        let bridge = ensure_bridge(&net).await;
-        let spec = spec_on(&bridge);
+        let Lab { net, netns, spec, bridge, .. } = Lab::new().await;
         let link = spec.make(&net, &netns).await.expect("made");
         assert_eq!((link.controller, link.up, link.mtu), (Some(bridge.index), false, 1400));
         net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
@@ -193,11 +207,7 @@ fn a_container_gets_its_interface_and_keeps_it() {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_taken_name_in_the_container_leaves_nothing_behind() {
     in_fresh_namespace(|| async {
-        let net = Net::here().expect("netlink");
-        let other = Other::new();
-        let netns = Broker::on_threads().open(&other.reference).await.expect("open");
-        let bridge = ensure_bridge(&net).await;
-        let spec = spec_on(&bridge);
+        let Lab { net, netns, spec, .. } = Lab::new().await;
         spec.make(&net, &netns).await.expect("made");
         let before = net.links().await.expect("list");
         let second = LinkSpec { host_if: "pvsecond".parse().expect("name"), ..spec };
