@@ -88,6 +88,9 @@ pub(crate) enum Command {
         /// Its run.json; the declared one unless given
         #[arg(long, value_name = "FILE")]
         run: Option<PathBuf>,
+        /// Detach it when its namespace is gone
+        #[arg(long, conflicts_with = "interface")]
+        auto_detach: bool,
         #[command(flatten)]
         interface: InterfaceArgs,
     },
@@ -161,7 +164,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: OciCommand,
     },
-    /// What runtimes call when a container starts or has stopped
+    /// What runtimes call when a container starts
     Hook {
         #[command(subcommand)]
         command: HookCommand,
@@ -224,17 +227,17 @@ pub(crate) enum OciCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum HookCommand {
-    /// As lxc.hook.start-host, with lxc.hook.version = 1: attach the container
+    /// As lxc.hook.start-host: attach the container
     Lxc {
-        /// Its name; LXC's unless given
+        /// The container's name; LXC's unless given
         name: Option<String>,
         /// What LXC adds to a hook's line
         #[arg(hide = true)]
         more: Vec<String>,
     },
-    /// As createRuntime and poststop, with the state on standard input: attach the container, or detach it
+    /// As createRuntime, with the state on standard input: attach the container
     Oci {
-        /// Its name; that of the annotation pv-net.name, or else its id, unless given
+        /// The container's name; unless given, the annotation pv-net.name, or else its id
         name: Option<String>,
     },
 }

@@ -5,7 +5,7 @@ use super::client::{call, send};
 use super::output::{done, escaped, pretty, say};
 use super::table::{self, Column};
 use super::{Ended, doctor, policy, runtime};
-use crate::command::InterfaceRequest;
+use crate::command::{AttachRequest, InterfaceRequest};
 use crate::config::{load, parse_device, parse_run, parse_run_named, parse_services};
 use crate::daemon::{Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
@@ -29,7 +29,10 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
         Command::Attach { name, what: AttachArg { interface: Some(of), .. }, pool, interface, .. } => {
             attach_interface(&paths, &name, &of, pool.unwrap_or_default(), interface, json).await?;
         }
-        Command::Attach { name, what, pool, run, .. } => attach(&paths, &name, what, pool, run, json).await?,
+        Command::Attach { name, what, pool, run, auto_detach, .. } => {
+            let request = AttachRequest { pool, auto_detach, ..AttachRequest::default() };
+            attach(&paths, &name, request, what, run, json).await?;
+        }
         Command::Detach { name, interface: Some(interface) } => {
             call(&paths, Method::DELETE, &path_of(&name, &interface), None).await?;
             done(json, &format!("interface {interface} of container {name} detached"));
@@ -139,23 +142,17 @@ fn check_file(
 async fn attach(
     paths: &Paths,
     name: &str,
+    mut request: AttachRequest,
     what: AttachArg,
-    pool: Option<String>,
     run: Option<PathBuf>,
     json: bool,
 ) -> Result<(), Ended> {
-    let mut body = serde_json::Map::new();
+    request.pid = what.pid;
     if let Some(path) = what.netns {
         // The daemon has another working directory, so the path must be absolute.
         let path = std::path::absolute(&path)
             .map_err(|e| Failure::new(Kind::Usage, format!("namespace {}: {e}", path.display())))?;
-        body.insert("netns".to_owned(), json!(path));
-    }
-    if let Some(pid) = what.pid {
-        body.insert("pid".to_owned(), json!(pid));
-    }
-    if let Some(pool) = pool {
-        body.insert("pool".to_owned(), json!(pool));
+        request.netns = Some(path);
     }
     if let Some(file) = run {
         let text = load::text(&file).map_err(Failure::from)?;
@@ -165,10 +162,10 @@ async fn attach(
         }
         let run: Value =
             serde_json::from_str(&text).map_err(|e| Failure::new(Kind::Usage, format!("{}: {e}", file.display())))?;
-        body.insert("run".to_owned(), run);
+        request.run = Some(run);
     }
     let path = format!("/containers/{}", escaped(name));
-    let view = call(paths, Method::PUT, &path, Some(&Value::Object(body))).await?;
+    let view = call(paths, Method::PUT, &path, Some(&json!(request))).await?;
     if json {
         say(&pretty(&view));
     } else {

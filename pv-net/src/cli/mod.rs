@@ -7,6 +7,7 @@ mod doctor;
 mod output;
 mod policy;
 mod privileges;
+mod replace;
 mod runtime;
 mod table;
 

@@ -4,14 +4,16 @@ use super::Ended;
 use super::args::{HookCommand, LxcCommand, OciCommand};
 use super::client::call;
 use super::output::{done, escaped, say};
-use crate::config::load;
+use super::replace::replace;
+use crate::command::AttachRequest;
+use crate::config::{load, parse_run_named};
 use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
 use crate::model::{Container, ContainerKind, ContainerName, NetworkMode};
-use crate::runtime::oci::{self, Patch, State, Todo};
+use crate::runtime::oci::{self, Attach, Patch, State};
 use crate::runtime::{Call, InTheWay, lxc};
 use hyper::Method;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +35,7 @@ pub(super) fn lxc(paths: &Paths, command: LxcCommand, json: bool) -> Result<(), 
     let LxcCommand::Config { name, write } = command;
     let container = declared(paths, &name, ContainerKind::Lxc)?;
     let called = this_program(paths)?;
-    let resolv_conf = resolv_conf(paths, &container.name);
+    let resolv_conf = resolv_conf(paths, &container.name)?;
     let lines = lxc::lines(&called, &container.name, &container.hostname, Some(&resolv_conf));
     let Some(file) = write else {
         say(lines.trim_end());
@@ -55,18 +57,19 @@ pub(super) fn oci(paths: &Paths, command: OciCommand, json: bool) -> Result<(), 
     let kind = if netns.is_some() { ContainerKind::Netns } else { ContainerKind::Oci };
     let container = declared(paths, &name, kind)?;
     let called = this_program(paths)?;
-    let resolv_conf = resolv_conf(paths, &container.name);
+    let resolv_conf = resolv_conf(paths, &container.name)?;
+    let netns = netns.map(absolute).transpose()?;
     let patch = Patch {
         call: &called,
         name: &container.name,
         hostname: &container.hostname,
-        // A runtime does not start a container with a mount whose source is not there.
-        resolv_conf: resolv_conf.exists().then_some(&resolv_conf),
+        resolv_conf: &resolv_conf,
+        has_resolv_conf: resolv_conf.exists(),
         netns: netns.as_deref(),
     };
     let patched = patch.apply(&config).map_err(|e| Failure::from_setting(&file, e))?;
     replace(&file, &text, &format!("{patched:#}\n"))?;
-    if patch.resolv_conf.is_none() {
+    if !patch.has_resolv_conf {
         let why = "its servers are not known while no daemon runs, or its pools have none";
         tracing::warn!("{}: not mounted: {why}", resolv_conf.display());
     }
@@ -76,10 +79,10 @@ pub(super) fn oci(paths: &Paths, command: OciCommand, json: bool) -> Result<(), 
 
 /// `pv-net hook`.
 pub(super) async fn hook(paths: &Paths, command: HookCommand) -> Result<(), Ended> {
-    let (name, pid, pool) = match command {
-        HookCommand::Lxc { name, .. } => {
-            let told = lxc::Told::read(|variable| std::env::var(variable).ok())?;
-            (name.unwrap_or(told.name), told.pid, None)
+    let attach = match command {
+        HookCommand::Lxc { name, more } => {
+            let told = lxc::Told::read(|variable| std::env::var(variable).ok(), &more)?;
+            Attach { name: name.unwrap_or(told.name), pid: told.pid, pool: None, annotated: false }
         }
         HookCommand::Oci { name } => {
             let mut text = String::new();
@@ -88,24 +91,22 @@ pub(super) async fn hook(paths: &Paths, command: HookCommand) -> Result<(), Ende
             let state: State = serde_json::from_str(&text).map_err(|e| {
                 failed("the container's state", e).help("let an OCI runtime call this: it writes the state")
             })?;
-            match oci::todo(&state, name.as_deref())? {
-                Todo::Attach { name, pid, pool } => (name, pid, pool),
-                Todo::Detach { name } => {
-                    let gone = call(paths, Method::DELETE, &format!("/containers/{}", escaped(&name)), None).await;
-                    // A runtime may call the hook again, and a container that never got its network is none.
-                    return match gone {
-                        Err(Ended::Failed(failure)) if failure.kind == Kind::NotFound => Ok(()),
-                        gone => gone.map(drop),
-                    };
-                }
-                Todo::Nothing => return Ok(()),
+            match oci::attach(&state, name.as_deref())? {
+                Some(attach) => attach,
+                None => return Ok(()),
             }
         }
     };
-    let mut body = Map::from_iter([("pid".to_owned(), json!(pid))]);
-    body.extend(pool.map(|pool| ("pool".to_owned(), json!(pool))));
-    let path = format!("/containers/{}", escaped(&name));
-    call(paths, Method::PUT, &path, Some(&Value::Object(body))).await?;
+    let request = AttachRequest {
+        pid: Some(attach.pid),
+        annotated: attach.annotated,
+        // Nobody else would release the lease of a container that no run.json declares.
+        auto_detach: attach.pool.is_some(),
+        pool: attach.pool,
+        ..AttachRequest::default()
+    };
+    let path = format!("/containers/{}", escaped(&attach.name));
+    call(paths, Method::PUT, &path, Some(&json!(request))).await?;
     Ok(())
 }
 
@@ -124,11 +125,9 @@ fn declared(paths: &Paths, name: &str, kind: ContainerKind) -> Result<Container,
         return Err(failed(format!("container {name}"), why)
             .help("write its run.json there, or name the directory with --containers"));
     }
-    let container = load::run(&file)?;
+    let text = load::text(&file)?;
+    let container = parse_run_named(&file.display().to_string(), &text, Some(&name))?;
     let wrong = |why: String, help: &str| Err(failed(file.display(), why).help(help));
-    if container.name != name {
-        return wrong(format!("name: is {}", container.name), "give it the name of its directory");
-    }
     if container.kind != kind {
         let text = json!(kind).as_str().unwrap_or_default().to_owned();
         return wrong("type: another one starts this container".to_owned(), &format!("set \"type\": \"{text}\""));
@@ -145,29 +144,16 @@ fn declared(paths: &Paths, name: &str, kind: ContainerKind) -> Result<Container,
 fn this_program(paths: &Paths) -> Result<Call, Failure> {
     let program = std::env::current_exe().map_err(|e| failed("this program", e))?;
     let is_usual = paths.run_dir == Path::new(super::args::RUN_DIR);
-    let flags = if is_usual { Vec::new() } else { vec![format!("--run-dir={}", paths.run_dir.display())] };
+    let run_dir = absolute(paths.run_dir.clone())?;
+    let flags = if is_usual { Vec::new() } else { vec![format!("--run-dir={}", run_dir.display())] };
     Ok(Call { program, flags })
 }
 
-fn resolv_conf(paths: &Paths, name: &ContainerName) -> PathBuf {
-    paths.resolv_confs().join(format!("{name}.conf"))
+fn resolv_conf(paths: &Paths, name: &ContainerName) -> Result<PathBuf, Failure> {
+    absolute(paths.resolv_confs().join(format!("{name}.conf")))
 }
 
-/// Writes a file as a whole or not at all, with the permissions that it has.
-fn replace(file: &Path, before: &str, after: &str) -> Result<(), Failure> {
-    if before == after {
-        return Ok(());
-    }
-    let written = || {
-        // A link stays one: what it leads to is replaced.
-        let file = file.canonicalize()?;
-        let mut name = file.file_name().unwrap_or_default().to_owned();
-        name.push(".pv-net-new");
-        let beside = file.with_file_name(name);
-        std::fs::write(&beside, after)?;
-        std::fs::set_permissions(&beside, std::fs::metadata(&file)?.permissions())?;
-        std::fs::File::open(&beside)?.sync_all()?;
-        std::fs::rename(&beside, &file)
-    };
-    written().map_err(|e| failed(file.display(), e))
+/// A path for files that are read in another working directory.
+fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
+    std::path::absolute(&path).map_err(|e| failed(path.display(), e))
 }

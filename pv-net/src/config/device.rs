@@ -146,6 +146,7 @@ fn pool(
     let nat = c.plain(&join(path, "nat"), &raw.nat).copied().unwrap_or(false);
     let big_tcp = c.plain(&join(path, "big_tcp"), &raw.big_tcp).copied().unwrap_or(!nat);
     let isolated = c.plain(&join(path, "isolated"), &raw.isolated).copied().unwrap_or(true);
+    let annotations = c.plain(&join(path, "annotations"), &raw.annotations).copied().unwrap_or(false);
     let host_access = c.plain(&join(path, "host_access"), &raw.host_access).copied().unwrap_or_default();
     let max_flows = c.plain(&join(path, "max_flows"), &raw.max_flows).copied().unwrap_or_default();
     let is_bridge = matches!(kind, Some(PoolKind::Bridge { .. }) | None);
@@ -164,6 +165,7 @@ fn pool(
         mtu,
         big_tcp,
         isolated,
+        annotations,
         host_access,
         max_flows,
         dns: dns.filter(|_| is_bridge).map(Arc::new),

@@ -156,6 +156,9 @@ section! {
         big_tcp: bool,
         /// Whether the pool is closed to other pools; true unless set.
         isolated: bool,
+        /// Whether a container that an OCI runtime starts may join the pool by an annotation (`pv-net.pool`, or
+        /// `pv-net.name` for a declared one). Images may bring annotations along; false unless set.
+        annotations: bool,
         /// What the pool's containers may reach on the device; `services` unless set.
         host_access: HostAccess,
         /// Flows that each of its containers may have in the flow table at once; 0, or unset: those that fill a quarter

@@ -42,6 +42,9 @@ impl Daemon {
         if !errors.is_empty() {
             return Err(Failure::from(errors).into());
         }
+        if request.annotated {
+            self.check_annotated(request, &container)?;
+        }
         let about = |failure: Failure| failure.about(format!("container {name}"));
         let netns = netns.as_ref().map_err(|e| about(e.into()))?;
         let left = match self.attach_state(name, &run, reference, netns, found).await? {
@@ -57,7 +60,9 @@ impl Daemon {
             self.disconnect(index, &attachment).await.map_err(about)?;
         }
         let (before, leases) = (self.state.clone(), self.leases.of(name));
-        let Err(failure) = self.try_attach(&container, run, reference.clone(), netns).await else { return Ok(()) };
+        let Err(failure) = self.try_attach(&container, run, reference.clone(), request.auto_detach, netns).await else {
+            return Ok(());
+        };
         let reserved = self.state.reserved_ports.take();
         self.state = before;
         self.state.reserved_ports = reserved;
@@ -116,6 +121,27 @@ impl Daemon {
         Ok((run, container))
     }
 
+    /// Annotations may be an image's, so they lead only into pools that allow it, and give a declared container no other
+    /// pool.
+    fn check_annotated(&self, request: &AttachRequest, container: &Container) -> Result<(), Failure> {
+        let name = &container.name;
+        if request.pool.is_some() && self.declared.contains_key(name) {
+            let why = format!("container {name}: is declared, and an annotation names a pool for it");
+            return Err(Failure::new(Kind::Conflict, why)
+                .help("leave the annotation pv-net.pool out: the pools of its run.json count"));
+        }
+        let allows = |pool: &PoolName| self.device.pools.get(pool).is_some_and(|pool| pool.annotations);
+        match container.interfaces.iter().map(|interface| &interface.pool).find(|pool| !allows(pool)) {
+            None => Ok(()),
+            Some(pool) => {
+                let why = format!("container {name}: an annotation leads to pool {pool}, which does not allow that");
+                Err(Failure::new(Kind::Conflict, why).help(format!(
+                    "set network.pools.{pool}.annotations to true if every image that this device runs may join it"
+                )))
+            }
+        }
+    }
+
     pub(super) fn link_index(&self, host_if: &IfName) -> Option<u32> {
         self.links.iter().find(|(_, (_, name))| name == host_if).map(|(index, _)| *index)
     }
@@ -125,6 +151,7 @@ impl Daemon {
         container: &Container,
         run: serde_json::Value,
         reference: NetnsRef,
+        auto_detach: bool,
         netns: &Netns,
     ) -> Result<(), Failure> {
         // Leases are on disk before the link exists, so that after a power cut nobody else gets the address.
@@ -132,7 +159,7 @@ impl Daemon {
         let attachments: Vec<_> = container.interfaces.iter().zip(&leases).map(|(i, l)| attachment(i, l)).collect();
         // Reading what all containers publish takes time that grows with their number, so it is done only when needed.
         let ports = !container.ports.is_empty() || self.publishes(&container.name);
-        let record = ContainerRecord { run, netns: Some(reference), attachments: attachments.clone() };
+        let record = ContainerRecord { run, netns: Some(reference), attachments: attachments.clone(), auto_detach };
         self.state.containers.insert(container.name.clone(), Arc::new(record));
         self.state.identity(&container.name);
         self.save()?;

@@ -19,8 +19,11 @@ impl Core for Daemon {
         found: &Found,
     ) -> Result<(), Halt> {
         let done = self.attach(name, request, prepared.as_ref(), found).await;
-        if done.is_ok() {
-            self.is_attached(name);
+        match &done {
+            Ok(()) => self.is_attached(name),
+            // The caller may be a hook, of which the runtime tells no more than that it failed.
+            Err(Halt::Failed(failure)) => tracing::warn!(container = %name, error = %failure, "not attached"),
+            Err(Halt::Needs(_)) => {}
         }
         done
     }

@@ -51,7 +51,7 @@ impl Daemon {
         needs
     }
 
-    async fn try_detach(
+    pub(super) async fn try_detach(
         &mut self,
         name: &ContainerName,
         record: &ContainerRecord,

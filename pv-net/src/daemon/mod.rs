@@ -9,6 +9,7 @@ mod clsact;
 mod core;
 mod declared;
 mod detach;
+mod ended;
 mod errands;
 mod execute;
 mod firewall;
@@ -119,6 +120,8 @@ pub struct Daemon {
     uplinks_changed: bool,
     /// Whether the kernel has reported a change of routing rules, or of routes that containers may use.
     routes_changed: bool,
+    /// Whether links of containers have gone since [`detach_ended`](Self::detach_ended) looked.
+    may_have_ended: bool,
     /// Containers' links whose traffic is stopped, by index, with the reason.
     held: BTreeMap<u32, (IfName, String)>,
     /// Containers' links that were closed because a step about them failed.
@@ -223,6 +226,7 @@ impl Daemon {
             misnamed: false,
             unmarked: BTreeSet::new(),
             unbridged: BTreeSet::new(),
+            may_have_ended: true,
             held: BTreeMap::new(),
             closed: BTreeSet::new(),
             repairs: Vec::new(),
@@ -246,6 +250,7 @@ impl Daemon {
         daemon.reconcile().await?;
         daemon.take_over()?;
         daemon.finish_interrupted().await;
+        daemon.detach_ended().await;
         daemon.put_away_object();
         daemon.adopted_containers =
             daemon.links.values().map(|(container, _)| container).collect::<BTreeSet<_>>().len();

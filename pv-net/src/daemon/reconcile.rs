@@ -215,6 +215,7 @@ impl Daemon {
                 }),
                 netns: None,
                 attachments: Vec::new(),
+                auto_detach: false,
             })
         });
         let record = Arc::make_mut(record);
@@ -250,6 +251,7 @@ impl Daemon {
             && let Some((container, host_if)) = self.links.remove(index)
         {
             tracing::info!(%container, %host_if, "link gone");
+            self.may_have_ended = true;
             for e in self.forget_link(*index, &container, &host_if).await {
                 tracing::warn!(%container, error = %e, "link not forgotten");
             }
@@ -294,6 +296,7 @@ impl Daemon {
     /// Reads addresses and routes again if something has changed since the last call, and puts containers' links back
     /// on their bridges.
     pub async fn settle(&mut self) {
+        self.detach_ended().await;
         for index in std::mem::take(&mut self.unbridged) {
             if let Err(e) = self.put_back(index).await {
                 tracing::warn!(index, error = %e, "container's link not put back on its bridge");

@@ -36,6 +36,7 @@ copied! {
     // A rehearsal does not touch what these lead to: files, the kernel, the lease book, the rules in force.
     left:
     paths, leases, net, broker, plane, shared_plane, adopted, adopted_containers, policy, grace, rehearsal, under_repair,
+    may_have_ended,
 }
 
 impl Daemon {

@@ -87,6 +87,9 @@ pub struct ContainerRecord {
     pub netns: Option<NetnsRef>,
     /// Its interfaces.
     pub attachments: Vec<Attachment>,
+    /// Whether it is detached when its interfaces are gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto_detach: bool,
 }
 
 impl State {
@@ -333,6 +336,7 @@ mod tests {
                 run: serde_json::json!({"name": name.as_str()}),
                 netns: Some(NetnsRef::Pid(7)),
                 attachments: Vec::new(),
+                auto_detach: name.as_str() == "db",
             };
             state.containers.insert(name, Arc::new(record));
         }

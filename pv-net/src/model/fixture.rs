@@ -21,6 +21,7 @@ pub fn pool(name: &str, v4: Option<(&str, &str)>, v6: Option<(&str, &str)>) -> P
         dhcp: None,
         dhcp6: None,
         isolated: true,
+        annotations: false,
         host_access: HostAccess::Services,
         max_flows: 2048,
     }

@@ -109,6 +109,8 @@ pub struct Pool {
     pub big_tcp: bool,
     /// It is closed to other pools. Two pools that are not isolated reach each other.
     pub isolated: bool,
+    /// Whether a container may join it by an annotation.
+    pub annotations: bool,
     /// What its containers may reach on the device.
     pub host_access: HostAccess,
     /// Flows that each of its containers may have in the flow table at once.

@@ -20,9 +20,10 @@ pub fn lines(call: &Call, name: &ContainerName, hostname: &str, resolv_conf: Opt
     let called: Vec<String> = words.map(|word| quoted(&word)).collect();
     let mut lines = vec![
         BEGIN.to_owned(),
+        // Without a value it takes back the networks that an included file has.
+        "lxc.net =".to_owned(),
         "lxc.net.0.type = empty".to_owned(),
         format!("lxc.uts.name = {hostname}"),
-        "lxc.hook.version = 1".to_owned(),
         format!("lxc.hook.start-host = {} hook lxc {name}", called.join(" ")),
     ];
     if let Some(path) = resolv_conf {
@@ -54,10 +55,9 @@ pub fn place(config: &str, lines: &str) -> Result<String, InTheWay> {
         (before, None) if before.is_empty() || before.ends_with('\n') => (before.to_owned(), ""),
         (before, None) => (format!("{before}\n"), ""),
     };
-    for line in before.lines().chain(after.lines()) {
-        if let Some(clash) = clash(line) {
-            return Err(clash);
-        }
+    if let Some(clash) = before.lines().chain(after.lines()).find_map(clash).or_else(|| after.lines().find_map(include))
+    {
+        return Err(clash);
     }
     Ok(before + lines + after)
 }
@@ -91,11 +91,27 @@ fn outside(config: &str) -> Result<(&str, Option<&str>), InTheWay> {
     }
 }
 
+/// A key and its value, without the quotes that LXC removes, too.
+fn setting(line: &str) -> Option<(&str, &str)> {
+    let (key, value) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim()))?;
+    let bare = ['"', '\''].into_iter().find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
+    (!key.starts_with('#')).then_some((key, bare.unwrap_or(value)))
+}
+
+/// A line behind pv-net's that reads another file, which may have networks of its own.
+fn include(line: &str) -> Option<InTheWay> {
+    let (key, value) = setting(line).filter(|(key, _)| *key == "lxc.include")?;
+    Some(InTheWay {
+        what: format!("{key} = {value}"),
+        why: "it is behind the lines of pv-net, which its networks would be added to".to_owned(),
+        help: "move this line before those of pv-net",
+    })
+}
+
 /// A line that gives the container another network than that of its pools.
 fn clash(line: &str) -> Option<InTheWay> {
-    let (key, value) = line.split_once('=').map(|(key, value)| (key.trim(), value.trim()))?;
+    let (key, value) = setting(line)?;
     let why = match key {
-        _ if key.starts_with('#') => return None,
         "lxc.net" | "lxc.network" => "it makes interfaces beside those of the container's pools",
         _ if key.starts_with("lxc.net.") || key.starts_with("lxc.network.") => {
             "it makes interfaces beside those of the container's pools"
@@ -116,7 +132,8 @@ fn clash(line: &str) -> Option<InTheWay> {
     })
 }
 
-/// What LXC tells its hooks in their environment (`lxc.hook.version = 1`).
+/// What LXC tells its hooks: in their environment, and the type of the hook as the last of their arguments unless
+/// `lxc.hook.version` is 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     /// The container's name in LXC.
@@ -126,18 +143,19 @@ pub struct Told {
 }
 
 impl Told {
-    /// Reads the environment by `of`.
+    /// Reads the environment by `of`, and the arguments that LXC has added.
     ///
     /// # Errors
     /// For a variable that is missing, or cannot be.
-    pub fn read(of: impl Fn(&str) -> Option<String>) -> Result<Self, InTheWay> {
+    pub fn read(of: impl Fn(&str) -> Option<String>, arguments: &[String]) -> Result<Self, InTheWay> {
         let wrong = |what: &str, why: &str| InTheWay {
             what: what.to_owned(),
             why: why.to_owned(),
             help: "let LXC call this, by the lines of `pv-net lxc config NAME`",
         };
         let get = |name: &str| of(name).ok_or_else(|| wrong(name, "not in the environment"));
-        let hook = get("LXC_HOOK_TYPE")?;
+        let hook = of("LXC_HOOK_TYPE").or_else(|| arguments.last().cloned());
+        let hook = hook.ok_or_else(|| wrong("LXC_HOOK_TYPE", "not in the environment"))?;
         if hook != "start-host" {
             return Err(wrong("LXC_HOOK_TYPE", &format!("{hook:?} is not start-host, where the namespace is there")));
         }

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 pub const NAME: &str = "pv-net.name";
 /// The annotation that puts a container which no `run.json` declares into a pool.
 pub const POOL: &str = "pv-net.pool";
+/// When the hook is called: the namespace is there, and the container's program not yet.
+const STAGE: &str = "createRuntime";
 /// Where the container's `resolv.conf` is mounted.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HELP: &str = "name the directory of an OCI bundle, as `runc spec` makes one";
@@ -27,8 +29,10 @@ pub struct Patch<'a> {
     pub name: &'a ContainerName,
     /// Its host name.
     pub hostname: &'a str,
-    /// Mounted as its `/etc/resolv.conf`.
-    pub resolv_conf: Option<&'a Path>,
+    /// Mounted as its `/etc/resolv.conf` in place of whatever else is mounted there, if it is there.
+    pub resolv_conf: &'a Path,
+    /// Whether the file is there. A runtime starts no container with a mount whose source is not.
+    pub has_resolv_conf: bool,
     /// A namespace that is there before the container starts. Without one the runtime makes the namespace, and hooks
     /// attach the container.
     pub netns: Option<&'a Path>,
@@ -47,15 +51,21 @@ impl Patch<'_> {
         }
         self.namespace(all)?;
         self.hooks(all)?;
-        // A runtime refuses a host name without a namespace for it.
+        // A runtime refuses a host name without a namespace for it; in one that is there already it would rename whatever
+        // else lives in that.
         let linux = object(all.entry("linux").or_insert_with(|| json!({})), "linux")?;
-        let has_uts = array(linux, "namespaces", "linux.namespaces")?.iter().any(|ns| ns["type"] == "uts");
+        let mut has_uts = array(linux, "namespaces", "linux.namespaces")?.iter();
+        let has_uts = has_uts.any(|ns| ns["type"] == "uts" && ns.get("path").is_none());
         if has_uts {
             all.insert("hostname".to_owned(), json!(self.hostname));
         }
         let mounts = array(all, "mounts", "mounts")?;
-        mounts.retain(|mount| mount["destination"] != RESOLV_CONF);
-        if let Some(path) = self.resolv_conf {
+        let path = self.resolv_conf;
+        mounts.retain(|mount| {
+            let is_own = mount["source"].as_str().is_some_and(|source| Path::new(source) == path);
+            mount["destination"] != RESOLV_CONF || !(is_own || self.has_resolv_conf)
+        });
+        if self.has_resolv_conf {
             let options = ["rbind", "ro", "nosuid", "nodev", "noexec"];
             mounts.push(json!({"destination": RESOLV_CONF, "type": "bind", "source": path, "options": options}));
         }
@@ -88,18 +98,16 @@ impl Patch<'_> {
 
     fn hooks(&self, all: &mut Map<String, Value>) -> Result<(), InTheWay> {
         let hooks = object(all.entry("hooks").or_insert_with(|| json!({})), "hooks")?;
-        for stage in ["createRuntime", "poststop"] {
-            let has = array(hooks, stage, &format!("hooks.{stage}"))?;
-            has.retain(|hook| !is_own(hook));
-            if self.netns.is_none() {
-                let flags = self.call.flags.iter().map(String::as_str);
-                let name = self.name.as_str();
-                let args: Vec<&str> = ["pv-net"].into_iter().chain(flags).chain(["hook", "oci", name]).collect();
-                has.push(json!({"path": self.call.program, "args": args}));
-            }
-            if has.is_empty() {
-                hooks.remove(stage);
-            }
+        let has = array(hooks, STAGE, "hooks.createRuntime")?;
+        has.retain(|hook| !is_own(hook));
+        if self.netns.is_none() {
+            let flags = self.call.flags.iter().map(String::as_str);
+            let name = self.name.as_str();
+            let args: Vec<&str> = ["pv-net"].into_iter().chain(flags).chain(["hook", "oci", name]).collect();
+            has.push(json!({"path": self.call.program, "args": args}));
+        }
+        if has.is_empty() {
+            hooks.remove(STAGE);
         }
         if hooks.is_empty() {
             all.remove("hooks");
@@ -141,44 +149,51 @@ pub struct State {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What a hook is to do.
+/// Whom a hook is to attach.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Todo {
-    /// Attach the container by its process, into a pool if an annotation names one.
-    Attach {
-        /// Its name.
-        name: String,
-        /// The id of a process in its namespace.
-        pid: u32,
-        /// The pool; its `run.json` says unless given.
-        pool: Option<String>,
-    },
-    /// Detach a container that no `run.json` declares: nobody else would release its lease.
-    Detach {
-        /// Its name.
-        name: String,
-    },
-    /// Its interfaces have gone with its namespace, and its lease stays.
-    Nothing,
+pub struct Attach {
+    /// Its name.
+    pub name: String,
+    /// The id of a process in its namespace.
+    pub pid: u32,
+    /// The pool; its `run.json` says unless given.
+    pub pool: Option<String>,
+    /// Whether an annotation has named it or its pool. An image may bring annotations along.
+    pub annotated: bool,
 }
 
-/// What the hook is to do about a container in this state. `name` is the one that the hook was given.
+/// Whom the hook is to attach for a container in this state; nobody once it has stopped, since the daemon sees by itself
+/// that a namespace is gone. `name` is the one that the hook was given.
 ///
 /// # Errors
 /// For a state in which there is no namespace yet.
-pub fn todo(state: &State, name: Option<&str>) -> Result<Todo, InTheWay> {
-    let name = name.or(state.annotations.get(NAME).map(String::as_str)).unwrap_or(&state.id).to_owned();
-    let pool = state.annotations.get(POOL).cloned();
-    match (state.status.as_str(), pool) {
-        ("stopped", Some(_)) => Ok(Todo::Detach { name }),
-        ("stopped", None) => Ok(Todo::Nothing),
-        (_, pool) if state.pid > 0 => Ok(Todo::Attach { name, pid: state.pid, pool }),
-        (status, _) => Err(InTheWay {
-            what: format!("container {}", state.id),
-            why: format!("it is {status}, and has no process"),
-            help: "let the runtime call this as a hook of stage createRuntime",
-        }),
+pub fn attach(state: &State, name: Option<&str>) -> Result<Option<Attach>, InTheWay> {
+    if state.status == "stopped" {
+        return Ok(None);
     }
+    if state.pid == 0 {
+        return Err(InTheWay {
+            what: format!("container {}", state.id),
+            why: format!("it is {}, and has no process", state.status),
+            help: "let the runtime call this as a hook of stage createRuntime",
+        });
+    }
+    let annotation = |key: &str| state.annotations.get(key).map(String::as_str);
+    let named = annotation(NAME).filter(|_| name.is_none());
+    let pool = annotation(POOL).map(str::to_owned);
+    Ok(Some(Attach {
+        name: name.or(named).unwrap_or_else(|| short(&state.id)).to_owned(),
+        pid: state.pid,
+        annotated: named.is_some() || pool.is_some(),
+        pool,
+    }))
+}
+
+/// An id as a name. Those of podman have 64 digits, one more than a label in DNS; it shows the first twelve itself.
+fn short(id: &str) -> &str {
+    const LABEL: usize = 63;
+    const SHOWN: usize = 12;
+    if id.len() > LABEL { id.get(..SHOWN).unwrap_or(id) } else { id }
 }
 
 /// The file of a bundle's configuration.

@@ -1,5 +1,5 @@
 use super::lxc::{self, Told};
-use super::oci::{self, NAME, POOL, Patch, State, Todo};
+use super::oci::{self, Attach, NAME, POOL, Patch, State};
 use super::{Call, InTheWay};
 use crate::model::ContainerName;
 use serde_json::{Value, json};
@@ -22,9 +22,9 @@ fn lxc_lines() -> String {
 fn lxc_is_told_to_make_an_empty_namespace_and_to_call_pv_net_in_it() {
     let expected = "\
 # pv-net: begin (written by pv-net lxc config; changes here are lost)
+lxc.net =
 lxc.net.0.type = empty
 lxc.uts.name = www
-lxc.hook.version = 1
 lxc.hook.start-host = /usr/bin/pv-net hook lxc web
 lxc.mount.entry = /run/pv-net/resolv/web.conf etc/resolv.conf none bind,ro,create=file,optional 0 0
 # pv-net: end
@@ -57,6 +57,7 @@ fn a_network_beside_the_pools_is_refused() {
         ("lxc.net.1.type = empty", "lxc.net.1.type = empty"),
         ("lxc.namespace.share.net = other", "lxc.namespace.share.net = other"),
         ("lxc.namespace.keep = user net", "lxc.namespace.keep = user net"),
+        ("lxc.namespace.keep = \"net\"", "lxc.namespace.keep = net"),
         ("lxc.namespace.clone = pid mnt", "lxc.namespace.clone = pid mnt"),
     ] {
         for config in [format!("{line}\n"), format!("{}{line}\n", lxc_lines())] {
@@ -64,6 +65,9 @@ fn a_network_beside_the_pools_is_refused() {
             assert_eq!(e.what, what);
         }
     }
+    // A file that is read before: its networks are taken back.
+    lxc::place("lxc.include = /x\n", &lxc_lines()).expect("before");
+    assert!(lxc::place(&format!("{}lxc.include = /x\n", lxc_lines()), &lxc_lines()).is_err());
     for line in
         ["lxc.namespace.keep = user ipc", "lxc.namespace.clone = net mnt", "lxc.network", "#lxc.net.0.type = veth"]
     {
@@ -92,10 +96,17 @@ fn half_a_pair_of_markers_is_refused() {
 fn a_hook_of_lxc_is_told_by_its_environment() {
     let read = |all: &[(&str, &str)]| {
         let all: BTreeMap<String, String> = all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Told::read(|name| all.get(name).cloned())
+        Told::read(|name| all.get(name).cloned(), &[])
     };
     let (kind, name, pid) = (("LXC_HOOK_TYPE", "start-host"), ("LXC_NAME", "box"), ("LXC_PID", "77"));
     assert_eq!(read(&[kind, name, pid]), Ok(Told { name: "box".to_owned(), pid: 77 }));
+    // The hooks of version 0 are told their type by an argument.
+    let of = |variable: &str| {
+        ["LXC_NAME", "LXC_PID"].iter().position(|v| *v == variable).map(|at| ["box", "77"][at].to_owned())
+    };
+    let arguments = |last: &str| ["box".to_owned(), "lxc".to_owned(), last.to_owned()];
+    assert_eq!(Told::read(of, &arguments("start-host")), Ok(Told { name: "box".to_owned(), pid: 77 }));
+    assert!(Told::read(of, &arguments("stop")).is_err());
     for (all, what) in [
         (vec![name, pid], "LXC_HOOK_TYPE"),
         (vec![("LXC_HOOK_TYPE", "post-stop"), name, pid], "LXC_HOOK_TYPE"),
@@ -107,10 +118,11 @@ fn a_hook_of_lxc_is_told_by_its_environment() {
     }
 }
 
-fn patched(config: &Value, netns: Option<&str>, resolv_conf: Option<&str>) -> Result<Value, InTheWay> {
+fn patched(config: &Value, netns: Option<&str>, has_resolv_conf: bool) -> Result<Value, InTheWay> {
     let (call, name) = (call(&["--run-dir=/x"]), web());
-    let (netns, resolv_conf) = (netns.map(Path::new), resolv_conf.map(Path::new));
-    Patch { call: &call, name: &name, hostname: "www", resolv_conf, netns }.apply(config)
+    let own = Path::new("/run/pv-net/resolv/web.conf");
+    let netns = netns.map(Path::new);
+    Patch { call: &call, name: &name, hostname: "www", resolv_conf: own, has_resolv_conf, netns }.apply(config)
 }
 
 /// As `runc spec` writes it, shortened, with what pv-net knows nothing about.
@@ -128,22 +140,41 @@ fn bundle() -> Value {
 
 #[test]
 fn a_bundle_gets_hooks_name_and_servers_once() {
-    let once = patched(&bundle(), None, Some("/run/pv-net/resolv/web.conf")).expect("patched");
+    let once = patched(&bundle(), None, true).expect("patched");
     let hook = json!({"path": "/usr/bin/pv-net", "args": ["pv-net", "--run-dir=/x", "hook", "oci", "web"]});
     assert_eq!(once["hooks"]["createRuntime"], json!([{"path": "/bin/other", "args": ["other", "hook"]}, hook]));
-    assert_eq!(once["hooks"]["poststop"], json!([hook]));
     assert_eq!((&once["hostname"], &once["x-unknown"]), (&json!("www"), &json!([1.25])));
     assert_eq!(
         (&once["linux"]["namespaces"], &once["linux"]["new"]),
         (&bundle()["linux"]["namespaces"], &json!({"x": 1}))
     );
     assert_eq!(once["mounts"][1]["source"], "/run/pv-net/resolv/web.conf");
-    assert_eq!(patched(&once, None, Some("/run/pv-net/resolv/web.conf")).expect("patched"), once);
+    assert_eq!(patched(&once, None, true).expect("patched"), once);
     // With a namespace that is there, hooks have nothing to do.
-    let pinned = patched(&once, Some("/run/netns/web"), None).expect("patched");
+    let pinned = patched(&once, Some("/run/netns/web"), false).expect("patched");
     assert_eq!(pinned["linux"]["namespaces"][1], json!({"type": "network", "path": "/run/netns/web"}));
     assert_eq!((&pinned["hooks"], &pinned["mounts"]), (&bundle()["hooks"], &bundle()["mounts"]));
-    assert_eq!(patched(&pinned, Some("/run/netns/web"), None).expect("patched"), pinned);
+    assert_eq!(patched(&pinned, Some("/run/netns/web"), false).expect("patched"), pinned);
+}
+
+/// What the bundle mounts there itself is replaced by what pv-net has, and kept while pv-net has nothing.
+#[test]
+fn a_bundles_own_servers_stay_while_there_are_no_others() {
+    let mut own = bundle();
+    let mount = json!({"destination": "/etc/resolv.conf", "type": "bind", "source": "/etc/resolv.conf"});
+    own["mounts"].as_array_mut().expect("an array").push(mount.clone());
+    assert_eq!(patched(&own, None, false).expect("patched")["mounts"][1], mount);
+    let replaced = patched(&own, None, true).expect("patched");
+    assert_eq!(replaced["mounts"].as_array().map(Vec::len), Some(2));
+    assert_eq!(replaced["mounts"][1]["source"], "/run/pv-net/resolv/web.conf");
+}
+
+/// A host name belongs to all that live in its namespace.
+#[test]
+fn a_host_name_that_is_others_stays() {
+    let mut shared = bundle();
+    shared["linux"]["namespaces"][2]["path"] = json!("/proc/1/ns/uts");
+    assert_eq!(patched(&shared, None, false).expect("patched")["hostname"], "runc");
 }
 
 #[test]
@@ -151,15 +182,15 @@ fn a_bundle_that_cannot_be_is_refused() {
     let with = |change: fn(&mut Value)| {
         let mut config = bundle();
         change(&mut config);
-        patched(&config, None, None)
+        patched(&config, None, false)
     };
-    assert_eq!(patched(&json!([]), None, None).expect_err("no object").what, "config.json");
+    assert_eq!(patched(&json!([]), None, false).expect_err("no object").what, "config.json");
     assert_eq!(
         with(|c| drop(c.as_object_mut().map(|c| c.remove("ociVersion")))).expect_err("no bundle").what,
         "config.json"
     );
     assert_eq!(with(|c| c["linux"] = json!(1)).expect_err("no object").what, "linux");
-    assert_eq!(with(|c| c["hooks"]["poststop"] = json!({})).expect_err("no array").what, "hooks.poststop");
+    assert_eq!(with(|c| c["hooks"]["createRuntime"] = json!({})).expect_err("no array").what, "hooks.createRuntime");
     let shared = |c: &mut Value| c["linux"]["namespaces"][1]["path"] = json!("/proc/1/ns/net");
     assert_eq!(with(shared).expect_err("another's").what, "linux.namespaces");
     // A container without namespaces of its own for them keeps the device's host name, and gets a network.
@@ -175,17 +206,22 @@ fn a_hook_of_an_oci_runtime_does_what_the_state_asks_for() {
         pid,
         annotations: annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
     };
-    let attach =
-        |name: &str, pool: Option<&str>| Todo::Attach { name: name.to_owned(), pid: 7, pool: pool.map(str::to_owned) };
-    assert_eq!(oci::todo(&state("creating", 7, &[]), None), Ok(attach("abc", None)));
-    assert_eq!(oci::todo(&state("created", 7, &[(NAME, "web")]), None), Ok(attach("web", None)));
-    assert_eq!(
-        oci::todo(&state("created", 7, &[(NAME, "web"), (POOL, "p")]), Some("box")),
-        Ok(attach("box", Some("p")))
-    );
-    assert_eq!(oci::todo(&state("stopped", 0, &[(NAME, "web")]), None), Ok(Todo::Nothing));
-    assert_eq!(oci::todo(&state("stopped", 0, &[(POOL, "p")]), None), Ok(Todo::Detach { name: "abc".to_owned() }));
-    assert!(oci::todo(&state("creating", 0, &[]), None).is_err());
+    let attach = |name: &str, pool: Option<&str>, annotated| {
+        Ok(Some(Attach { name: name.to_owned(), pid: 7, pool: pool.map(str::to_owned), annotated }))
+    };
+    assert_eq!(oci::attach(&state("creating", 7, &[]), None), attach("abc", None, false));
+    assert_eq!(oci::attach(&state("created", 7, &[(NAME, "web")]), None), attach("web", None, true));
+    let both = state("created", 7, &[(NAME, "web"), (POOL, "p")]);
+    assert_eq!(oci::attach(&both, Some("box")), attach("box", Some("p"), true));
+    // An annotation that does not count changes nothing.
+    assert_eq!(oci::attach(&state("created", 7, &[(NAME, "web")]), Some("box")), attach("box", None, false));
+    for annotation in [NAME, POOL] {
+        assert_eq!(oci::attach(&state("stopped", 0, &[(annotation, "web")]), None), Ok(None));
+    }
+    assert!(oci::attach(&state("creating", 0, &[]), None).is_err());
+    // As long as podman's.
+    let long = State { id: "0123456789abcdef".repeat(4), ..state("creating", 7, &[(POOL, "p")]) };
+    assert_eq!(oci::attach(&long, None), attach("0123456789ab", Some("p"), true));
     let read: State =
         serde_json::from_str(r#"{"ociVersion": "1.0.2", "id": "x", "status": "stopped", "bundle": "/b"}"#)
             .expect("read");

@@ -37,7 +37,11 @@ pub struct Lab {
 
 impl Lab {
     pub fn new(kind: &str) -> Result<Self> {
-        let mut device = Device::new(&configs::masqueraded())?;
+        let mut config = configs::masqueraded();
+        for pool in ["internal", "management"] {
+            config["network"]["pools"][pool]["annotations"] = json!(true);
+        }
+        let mut device = Device::new(&config)?;
         let outside = device.outside(UPLINK, &DEVICE, &HOST)?;
         let containers = [
             ("web", "internal", json!(["8080:80"])),

@@ -4,6 +4,7 @@ use crate::lab::{Lab, Runtime, said};
 use crate::story;
 use anyhow::{Context, Result, ensure};
 use harness::{SOON, eventually, output};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ impl Podman {
         // These limits need no capability that the machine's root may not have.
         let limits = "default_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]";
         let engine = "cgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nruntime = \"crun\"";
-        fs::write(&config, format!("[containers]\n{limits}\n[engine]\n{engine}\n"))?;
+        let own = format!("tmp_dir = {:?}", dir.join("tmp").display().to_string());
+        fs::write(&config, format!("[containers]\n{limits}\n[engine]\n{engine}\n{own}\n"))?;
         let mut command = lab.runtime("podman");
         command.env("CONTAINERS_CONF", config);
         command.arg("--root").arg(dir.join("store")).arg("--runroot").arg(dir.join("run"));
@@ -84,22 +86,90 @@ fn the_story_holds_for_podman() -> Result<()> {
     story::holds(&Podman)
 }
 
+/// What a container has that is in a pool by its annotations.
+const IN_POOL: [&str; 2] = ["--annotation", "pv-net.pool=internal"];
+
+fn has_lease(lab: &Lab, name: &str) -> Result<bool> {
+    Ok(lab.device.json(&["leases"])?.to_string().contains(name))
+}
+
+/// Waits until nothing of a container is left that nobody has declared.
+fn is_gone(lab: &Lab, name: &str) -> Result<()> {
+    eventually(SOON, || {
+        ensure!(!has_lease(lab, name)? && lab.view(name).is_err(), "{name} is still there");
+        Ok(())
+    })
+}
+
+/// Does something, and removes these containers afterwards, whatever became of it.
+fn and_remove(lab: &Lab, names: &[&str], work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let done = work();
+    let removed: Vec<_> = names.iter().map(|name| Podman.stop(lab, name)).collect();
+    done?;
+    removed.into_iter().collect()
+}
+
 /// A container that nobody has declared gets a pool by an annotation, and its lease ends with it.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn an_annotation_names_a_pool() -> Result<()> {
-    let lab = Lab::new("oci")?;
-    let refused = Podman::run(&lab, "box", &["--annotation", "pv-net.pool=nowhere"]);
-    let _ = Podman.stop(&lab, "box");
-    ensure!(refused.is_err(), "in a pool that does not exist: {refused:?}");
-    Podman::run(&lab, "box", &["--annotation", "pv-net.pool=internal", "--annotation", "pv-net.name=box"])?;
+    let mut lab = Lab::new("oci")?;
+    and_remove(&lab, &["anonymous"], || {
+        let id = Podman::run(&lab, "anonymous", &IN_POOL)?;
+        let name = id.trim().get(..12).context("an id")?.to_owned();
+        lab.attached(&name)?;
+        said(&lab, &Podman, "anonymous", &["ping", "-c", "1", "-W", "5", "10.0.3.1"])?;
+        Podman.stop(&lab, "anonymous")?;
+        is_gone(&lab, &name)
+    })?;
+    // One with the name of another that runs is refused, and the other one stays.
+    let named = [IN_POOL[0], IN_POOL[1], "--annotation", "pv-net.name=box"];
+    and_remove(&lab, &["first", "second"], || {
+        Podman::run(&lab, "first", &named)?;
+        let before = lab.attached("box")?;
+        let second = Podman::run(&lab, "second", &named);
+        ensure!(second.is_err(), "two of one name: {second:?}");
+        Podman.stop(&lab, "second")?;
+        ensure!(lab.attached("box")? == before, "another address");
+        said(&lab, &Podman, "first", &["ping", "-c", "1", "-W", "5", "10.0.3.1"])?;
+        Ok(())
+    })?;
+    is_gone(&lab, "box")?;
+    // One that ends while no daemon runs, too.
+    Podman::run(&lab, "box", &named)?;
     let attached = lab.attached("box");
-    let pinged = said(&lab, &Podman, "box", &["ping", "-c", "1", "-W", "5", "10.0.3.1"]);
+    lab.device.stop(Signal::SIGKILL)?;
     Podman.stop(&lab, "box")?;
     attached?;
-    pinged?;
-    lab.no_links()?;
-    let leases = lab.device.json(&["leases"])?;
-    ensure!(!leases.to_string().contains("box"), "{leases}");
-    Ok(())
+    lab.device.start()?;
+    is_gone(&lab, "box")?;
+    lab.no_links()
+}
+
+/// An image may bring annotations along, so they lead only where the device's configuration says so.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn annotations_open_no_pool_that_does_not_allow_it() -> Result<()> {
+    let lab = Lab::new("oci")?;
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(lab.device.config())?)?;
+    config["network"]["pools"]["management"]["annotations"] = json!(false);
+    lab.device.configure(&config)?;
+    lab.device.cli(&["reload"]).ok()?;
+    for (annotations, why) in [
+        (&["pv-net.pool=nowhere"][..], "\"nowhere\": no such pool"),
+        (&["pv-net.pool=management", "pv-net.name=box"], "container box: an annotation leads to pool management"),
+        // A declared container, whose pool is this one; and one that is to leave its pool.
+        (&["pv-net.name=other"], "container other: an annotation leads to pool management"),
+        (&["pv-net.name=web", "pv-net.pool=internal"], "is declared"),
+    ] {
+        let more: Vec<&str> = annotations.iter().flat_map(|annotation| ["--annotation", annotation]).collect();
+        and_remove(&lab, &["box"], || {
+            let refused = Podman::run(&lab, "box", &more);
+            ensure!(refused.is_err(), "{annotations:?}: {refused:?}");
+            // podman tells only that the hook has failed.
+            ensure!(lab.device.log().contains(why), "{annotations:?}: {}", lab.device.log());
+            Ok(())
+        })?;
+    }
+    lab.no_links()
 }

@@ -37,12 +37,13 @@ pub fn debian(dist: &Path, root: &Path, arch: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// A `.tar.gz` of the files below `root`, to be unpacked in `/`.
+/// A `.tar.gz` of the files below `root`, to be unpacked in `/`. The device's configuration is not in it, only the example
+/// among the documents: unpacking asks nobody, and would replace it.
 pub fn archive(dist: &Path, root: &Path, arch: &str) -> Result<PathBuf> {
     let file = dist.join(format!("pv-net-{}-linux-{arch}.tar.gz", version()));
     let mut tar = Command::new("tar");
     tar.args(["--create", "--gzip", "--owner=0", "--group=0", "--numeric-owner", "--sort=name", "--mtime=@0"]);
-    done(tar.arg("--file").arg(&file).arg("--directory").arg(root).arg("."))?;
+    done(tar.arg("--file").arg(&file).arg("--directory").arg(root).arg("usr"))?;
     Ok(file)
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 /// Runs a program below `root`, as a device has it.
 fn dpkg(root: &Path, words: &[&str]) -> anyhow::Result<String> {
     let mut dpkg = Command::new("dpkg");
-    // Scripts run with this machine's shell: `root` has none. They do nothing here, since no systemd is in `root`.
+    // Scripts run with this machine's shell, since `root` has none. DPKG_ROOT tells them that this machine is not meant.
     dpkg.arg(format!("--root={}", root.display())).args(["--force-script-chrootless", "--force-not-root"]);
     said(dpkg.args(words).env("PATH", run::search_path()?))
 }
@@ -40,8 +40,12 @@ fn installed(dir: &Path, program: &Path) -> anyhow::Result<()> {
     let arch = said(Command::new("dpkg").arg("--print-architecture"))?;
     let package = package::debian(dir, &laid, arch.trim())?;
     let archive = package::archive(dir, &laid, arch.trim())?;
-    let sums = package::checksums(dir, &[package.clone(), archive])?;
+    let sums = package::checksums(dir, &[package.clone(), archive.clone()])?;
     said(Command::new("sha256sum").arg("--check").arg(&sums).current_dir(dir))?;
+    let listed = said(Command::new("tar").args(["--list", "--verbose", "--file"]).arg(&archive))?;
+    let is_open = |line: &str| !line.starts_with('d') || line.starts_with("drwxr-xr-x 0/0");
+    assert!(listed.contains(" usr/bin/pv-net") && listed.lines().all(is_open), "{listed}");
+    assert!(!listed.contains(" etc") && !listed.contains(" ./"), "it would replace a configuration: {listed}");
 
     std::fs::create_dir_all(device.join("var/lib/dpkg/info"))?;
     std::fs::create_dir_all(device.join("var/lib/dpkg/updates"))?;
@@ -61,6 +65,10 @@ fn installed(dir: &Path, program: &Path) -> anyhow::Result<()> {
 
     dpkg(&device, &["--remove", "pv-net"])?;
     assert_eq!(files(&device)?, ["./etc/pv-net/device.json"]);
+    // As a daemon leaves it; the same directories of this machine are not the package's matter.
+    let state = device.join("var/lib/pv-net");
+    std::fs::create_dir_all(&state)?;
+    std::fs::write(state.join("state.json"), "{}")?;
     dpkg(&device, &["--purge", "pv-net"])?;
     assert_eq!(files(&device)?, [""; 0]);
     Ok(())

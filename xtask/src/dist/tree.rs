@@ -15,6 +15,7 @@ const FILES: &[(&str, &str)] = &[
     ("packaging/NetworkManager/pv-net.conf", "usr/lib/NetworkManager/conf.d/pv-net.conf"),
     ("packaging/oci/pv-net.json", "usr/share/containers/oci/hooks.d/pv-net.json"),
     ("examples/device.json", "etc/pv-net/device.json"),
+    ("examples/device.json", "usr/share/doc/pv-net/examples/device.json"),
     ("packaging/debian/copyright", "usr/share/doc/pv-net/copyright"),
     ("LICENSE-MIT", "usr/share/doc/pv-net/LICENSE-MIT"),
     ("LICENSE-APACHE", "usr/share/doc/pv-net/LICENSE-APACHE"),
@@ -46,6 +47,18 @@ pub fn lay(root: &Path, program: &Path, texts: &Path) -> Result<()> {
     for (from, to) in TEXTS {
         put_all(&texts.join(from), &root.join(to))?;
     }
+    open_dirs(root)
+}
+
+/// Makes directories readable for all, whatever the umask is.
+fn open_dirs(dir: &Path) -> Result<()> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_dirs(&entry.path())?;
+        }
+    }
     Ok(())
 }
 
@@ -62,7 +75,7 @@ fn put_all(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies a file. Modes are set explicitly, independent of the checkout's and the umask.
+/// Copies a file. Its mode is independent of the checkout's and the umask.
 fn put(from: &Path, to: &Path, mode: u32) -> Result<()> {
     let dir = to.parent().context("a file in a directory")?;
     fs::create_dir_all(dir)?;

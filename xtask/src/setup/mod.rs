@@ -181,6 +181,8 @@ impl Plan {
                 bail!("installing packages needs root");
             }
         }
+        // So that an interrupt ends this function, not the process: the answer below is removed then.
+        crate::signals::catch()?;
         let _quiet = NoServices::while_installing(!self.apt.is_empty())?;
         for mut command in self.commands() {
             command.env("DEBIAN_FRONTEND", "noninteractive");
@@ -202,6 +204,9 @@ impl Plan {
     }
 }
 
+/// The answer, which is no, with whose it is.
+const NO_SERVICES: &str = "#!/bin/sh\n# of pv-net's setup, which removes it\nexit 101\n";
+
 /// What Debian's packages ask before they start a service: the answer is no while this exists. A machine that has an
 /// answer of its own keeps it.
 struct NoServices(Option<&'static Path>);
@@ -210,10 +215,12 @@ impl NoServices {
     fn while_installing(needed: bool) -> Result<Self> {
         use std::os::unix::fs::PermissionsExt;
         let path = Path::new("/usr/sbin/policy-rc.d");
-        if !needed || path.exists() {
+        // One that an interrupted setup has left is this one's own.
+        let is_others = path.exists() && std::fs::read_to_string(path).is_ok_and(|text| text != NO_SERVICES);
+        if !needed || is_others {
             return Ok(Self(None));
         }
-        std::fs::write(path, "#!/bin/sh\nexit 101\n").with_context(|| path.display().to_string())?;
+        std::fs::write(path, NO_SERVICES).with_context(|| path.display().to_string())?;
         let made = Self(Some(path));
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
         Ok(made)

@@ -29,6 +29,8 @@ pub struct PoolView {
     pub nat: bool,
     /// Whether it is closed to other pools.
     pub isolated: bool,
+    /// Whether containers may join it by an annotation.
+    pub annotations: bool,
     /// MTU in bytes, when its bridge is there.
     pub mtu: Option<u32>,
     /// Leases.
@@ -107,6 +109,7 @@ fn view(pool: &Pool, snapshot: &Snapshot) -> PoolView {
         gateway6: pool.v6.as_ref().map(|s| s.gateway),
         nat: pool.nat,
         isolated: pool.isolated,
+        annotations: pool.annotations,
         mtu: status.and_then(|s| s.link.as_ref()).map(|l| l.mtu),
         used: used as u64,
         size: u64::try_from(ipam::size(pool)).unwrap_or(u64::MAX),

@@ -24,7 +24,7 @@ const APPLIED: [&str; 7] = [
 ];
 
 /// Settings about when and how the unit starts, and settings whose effect the applied ones have already.
-const OTHERS: [&str; 26] = [
+const OTHERS: [&str; 27] = [
     "Type",
     "ExecStart",
     "ExecReload",
@@ -36,6 +36,7 @@ const OTHERS: [&str; 26] = [
     "StateDirectory",
     "StateDirectoryMode",
     "RuntimeDirectory",
+    "RuntimeDirectoryPreserve",
     "UMask",
     "Environment",
     "ProtectHome",
