@@ -99,7 +99,7 @@ impl Daemon {
 
     /// Notes which of the attached containers' links exist.
     fn note_links(&mut self, observed: &Observed) {
-        self.links.clear();
+        let before = std::mem::take(&mut self.links);
         for (name, record) in &self.state.containers {
             for attachment in &record.attachments {
                 if let Some(link) = observed.host_side(attachment.host_if.as_str()) {
@@ -107,6 +107,8 @@ impl Daemon {
                 }
             }
         }
+        // The kernel's message about such a link comes later, and finds it unknown.
+        self.may_have_ended |= before.keys().any(|index| !self.links.contains_key(index));
     }
 
     /// The desired state of the attached containers. A container whose pool has changed or is not available is held.
@@ -296,7 +298,6 @@ impl Daemon {
     /// Reads addresses and routes again if something has changed since the last call, and puts containers' links back
     /// on their bridges.
     pub async fn settle(&mut self) {
-        self.detach_ended().await;
         for index in std::mem::take(&mut self.unbridged) {
             if let Err(e) = self.put_back(index).await {
                 tracing::warn!(index, error = %e, "container's link not put back on its bridge");

@@ -96,7 +96,9 @@ fn has_lease(lab: &Lab, name: &str) -> Result<bool> {
 /// Waits until nothing of a container is left that nobody has declared.
 fn is_gone(lab: &Lab, name: &str) -> Result<()> {
     eventually(SOON, || {
-        ensure!(!has_lease(lab, name)? && lab.view(name).is_err(), "{name} is still there");
+        let links = lab.device.ns.ip("-o link show type veth")?;
+        ensure!(!has_lease(lab, name)?, "{name} has a lease: {links}{}", lab.device.log());
+        ensure!(lab.view(name).is_err(), "{name} is still there: {links}");
         Ok(())
     })
 }
