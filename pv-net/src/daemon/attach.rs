@@ -15,7 +15,9 @@ use crate::kernel::errand::Found;
 use crate::kernel::link::{self, LegSpec, LinkKind, LinkSpec, host_if_name};
 use crate::kernel::netlink::{LinkInfo, Netns, alias};
 use crate::kernel::{Host, Kernel, kill_point};
-use crate::model::{Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, PoolName};
+use crate::model::{
+    Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, NetworkMode, PoolName,
+};
 use crate::plan::{Observed, Op, endpoint, endpoint_ops, misplaced};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
@@ -41,6 +43,16 @@ impl Daemon {
         let errors = check_container(&format!("container {name}"), &container, &self.device);
         if !errors.is_empty() {
             return Err(Failure::from(errors).into());
+        }
+        if container.mode != NetworkMode::Pool {
+            let mode = serde_json::json!(container.mode);
+            let mode = mode.as_str().unwrap_or_default();
+            return Err(Failure::new(
+                Kind::Conflict,
+                format!("container {name}: network.mode: {mode}: it is in no pool"),
+            )
+            .help("there is nothing to attach: give it a pool in its run.json, or start it without this")
+            .into());
         }
         if request.annotated {
             self.check_annotated(request, &container)?;
