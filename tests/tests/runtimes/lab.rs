@@ -19,6 +19,9 @@ pub trait Runtime {
     /// The type in `run.json`.
     const TYPE: &'static str;
 
+    /// Its row in the README's table.
+    fn row(&self) -> &'static str;
+
     /// Starts a declared container that sleeps.
     fn start(&self, lab: &Lab, name: &str) -> Result<()>;
 

@@ -41,6 +41,10 @@ impl Lxc {
 impl Runtime for Lxc {
     const TYPE: &'static str = "lxc";
 
+    fn row(&self) -> &'static str {
+        "LXC"
+    }
+
     fn start(&self, lab: &Lab, name: &str) -> Result<()> {
         let log = dir(lab, name)?.join("log");
         if !dir(lab, name)?.join("config").exists() {

@@ -3,6 +3,7 @@
 
 mod lab;
 mod lxc;
+mod netns;
 mod oci;
 mod podman;
 mod story;

@@ -56,6 +56,10 @@ impl Bundles {
 impl Runtime for Bundles {
     const TYPE: &'static str = "oci";
 
+    fn row(&self) -> &'static str {
+        self.0
+    }
+
     fn start(&self, lab: &Lab, name: &str) -> Result<()> {
         let dir = self.bundle(lab, name)?;
         let path = dir.display().to_string();

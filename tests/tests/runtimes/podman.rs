@@ -56,6 +56,10 @@ impl Podman {
 impl Runtime for Podman {
     const TYPE: &'static str = "oci";
 
+    fn row(&self) -> &'static str {
+        "podman"
+    }
+
     fn start(&self, lab: &Lab, name: &str) -> Result<()> {
         eventually(SOON, || {
             let file = lab.device.file("run").join(format!("resolv/{name}.conf"));

@@ -8,6 +8,33 @@ use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+/// What the story shows of a runtime: the columns of the README's table.
+const COLUMNS: [&str; 7] = [
+    "names",
+    "both families",
+    "published port",
+    "refused between pools",
+    "daemon killed",
+    "same address and MAC at the next start",
+    "nothing left",
+];
+const README: &str = include_str!("../../../README.md");
+
+/// The row of a runtime for which the whole story holds.
+fn row(name: &str, cells: &[&str]) -> String {
+    format!("| {name} | {} |\n", cells.join(" | "))
+}
+
+#[test]
+fn the_readme_has_a_column_for_each_part_of_the_story() {
+    let table = row("runtime", &COLUMNS) + &row("---", &["---"; COLUMNS.len()]).replace(' ', "");
+    let rows = README.split_once(&table).expect("the table").1;
+    let rows: Vec<&str> = rows.lines().take_while(|line| line.starts_with('|')).collect();
+    // A row that no test makes would be a claim without proof.
+    let names = ["LXC", "runc", "crun", "podman", "netns"];
+    assert_eq!(rows, names.map(|name| row(name, &["yes"; COLUMNS.len()]).trim_end().to_owned()));
+}
+
 const PAGE: &str = "the page";
 
 /// Two containers in a pool and a third one in another: names, both families, a published port, rules between pools,
@@ -27,6 +54,8 @@ pub fn holds<R: Runtime>(runtime: &R) -> Result<()> {
     // The leases are the declared containers' own.
     let leases = lab.device.json(&["leases"])?;
     ensure!(leases.to_string().matches("\"web\"").count() >= 1, "{leases}");
+    let row = row(runtime.row(), &["yes"; COLUMNS.len()]);
+    ensure!(README.contains(&row), "the README has not {row}");
     Ok(())
 }
 
