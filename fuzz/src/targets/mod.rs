@@ -2,6 +2,7 @@
 
 mod alias;
 mod config;
+mod dbus;
 mod dhcp;
 mod dhcp6;
 mod dns;
@@ -18,7 +19,7 @@ mod text;
 use crate::{Form, Target};
 
 /// All targets.
-pub const ALL: [Target; 14] = [
+pub const ALL: [Target; 15] = [
     Target { name: "packet", form: Form::Bytes, words: packet::words, check: packet::check },
     Target { name: "device", form: Form::Json, words: || schema::words(0), check: config::device },
     Target { name: "run", form: Form::Json, words: || schema::words(1), check: config::run },
@@ -32,6 +33,7 @@ pub const ALL: [Target; 14] = [
     Target { name: "dhcp", form: Form::Bytes, words: dhcp::words, check: dhcp::check },
     Target { name: "ra", form: Form::Bytes, words: ra::words, check: ra::check },
     Target { name: "dhcp6", form: Form::Bytes, words: dhcp6::words, check: dhcp6::check },
+    Target { name: "dbus", form: Form::Bytes, words: dbus::words, check: dbus::check },
     Target { name: "text", form: Form::Text, words: text::words, check: text::check },
 ];
 
