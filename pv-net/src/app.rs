@@ -113,8 +113,8 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), 
         move |stop| services::ra(snapshots.clone(), commands.clone(), advertised.clone(), stop)
     });
     supervisor.start("resolved", {
-        let (snapshots, commands) = (snapshots.clone(), commands.clone());
-        move |stop| until(stop, services::resolved(snapshots.clone(), commands.clone()))
+        let (snapshots, commands, file) = (snapshots.clone(), commands.clone(), paths.resolved());
+        move |stop| until(stop, services::resolved(snapshots.clone(), commands.clone(), file.clone()))
     });
     supervisor.start("sweep", move |stop| until(stop, services::sweep(snapshots.clone())));
     tokio::spawn(signals.obey(commands, stop.clone()));

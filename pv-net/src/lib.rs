@@ -14,6 +14,7 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod dbus;
 pub mod dhcp;
 pub mod dhcp6;
 pub mod dns;

@@ -77,3 +77,24 @@ fn every_service_that_panics_leaves_the_others_at_work() -> Result<()> {
     }
     Ok(())
 }
+
+/// The threads that answer questions for names are not the service's own, and one of them ends.
+#[test]
+fn a_thread_for_names_that_ends_is_noticed_and_replaced() -> Result<()> {
+    let mut device = Device::new(&configs::two_pools())?;
+    device.start_with_panic("names:1")?;
+    let said = "service dns: a thread that answers questions has ended: it is started anew";
+    eventually(SOON, || {
+        let now = conditions(&device)?;
+        ensure!(now == [said], "{now:?}");
+        Ok(())
+    })?;
+    let web = device.attach("web", "internal")?;
+    // Each question comes from another port, and so to any of the threads.
+    for _ in 0..16 {
+        let asked = ["@10.0.3.1", "+short", "+tries=1", "+time=2", "web.pv.local", "A"];
+        let answer = harness::output(web.ns.command("dig").args(asked))?;
+        ensure!(web.addresses()[0].to_string() == answer.trim(), "{answer}");
+    }
+    device.down()
+}

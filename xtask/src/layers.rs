@@ -18,6 +18,14 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
         "it carries what others say, and does not know what",
     ),
     (
+        &["dbus"],
+        &[
+            "model", "config", "ipam", "lease", "policy", "plan", "kernel", "snapshot", "command", "events", "dns",
+            "services",
+        ],
+        "it is the form of messages, and does not know who sends which",
+    ),
+    (
         &["kernel"],
         &["config", "ipam", "lease", "failure", "snapshot", "events", "command", "supervisor", "services"],
         "it does what it is told and decides nothing",

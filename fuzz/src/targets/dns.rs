@@ -1,11 +1,13 @@
 //! DNS questions and answers: what is written can be read and means the same, and what is passed on is complete.
 
+use bytes::BytesMut;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode};
 use hickory_proto::rr::{Name, RecordType};
 use hickory_proto::serialize::binary::BinEncodable;
 use pv_net::dns::answer::{Outcome, answer};
 use pv_net::dns::response::{Left, Response};
 use pv_net::dns::show::show;
+use pv_net::dns::tls::frame;
 use pv_net::dns::wire::{HEADER, NoQuery, Query, refuse};
 use pv_net::dns::{Zone, name, resolv_conf};
 use pv_net::snapshot::Snapshot;
@@ -21,9 +23,10 @@ static ZONE: LazyLock<Zone> = LazyLock::new(|| {
 });
 
 /// Target `dns`. The input is read as a question, as an answer, as the counts and records of an answer behind a right
-/// header and question, as a `resolv.conf`, and as a name.
+/// header and question, as a `resolv.conf`, as a name, and as a stream of messages.
 pub fn check(input: &[u8]) {
     question(input);
+    stream(input);
     let mut asked = Message::new(7, MessageType::Query, OpCode::Query);
     let name: Name = name::from_text("www.example").expect("a name").into();
     asked.add_query(hickory_proto::op::Query::query(name, RecordType::A)).set_edns(Edns::new());
@@ -41,6 +44,20 @@ pub fn check(input: &[u8]) {
     if let Some(name) = name::from_text(&text) {
         assert!(name::wire_len(&name) <= 255);
     }
+}
+
+/// A stream's messages are the same however its bytes come, and nothing of it is lost.
+fn stream(input: &[u8]) {
+    let mut came = BytesMut::from(input);
+    let whole: Vec<BytesMut> = std::iter::from_fn(|| frame(&mut came)).collect();
+    let used: usize = whole.iter().map(|message| message.len() + 2).sum();
+    assert_eq!(came, input[used..]);
+    let (mut came, mut pieces) = (BytesMut::new(), Vec::new());
+    for piece in input.chunks(7) {
+        came.extend_from_slice(piece);
+        pieces.extend(std::iter::from_fn(|| frame(&mut came)));
+    }
+    assert_eq!((pieces, &came[..]), (whole, &input[used..]));
 }
 
 fn question(input: &[u8]) {

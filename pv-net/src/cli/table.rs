@@ -190,15 +190,21 @@ pub fn answers(value: &Value) -> String {
         let records = answer["records"].as_array().map(Vec::as_slice).unwrap_or_default();
         for record in records {
             let words = ["name", "ttl_secs", "type", "data"].map(|key| cell(&record[key]));
-            lines.push(format!("{}  (from {source})", words.join(" ")));
+            lines.push(printable(&format!("{}  (from {source})", words.join(" "))));
         }
         if records.is_empty() {
             let reason = answer["reason"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
             let what = format!("{} {}", cell(&value["name"]), cell(&answer["type"]));
-            lines.push(format!("{what}: {}{reason}  (from {source})", cell(&answer["status"])));
+            lines.push(printable(&format!("{what}: {}{reason}  (from {source})", cell(&answer["status"]))));
         }
     }
     lines.join("\n")
+}
+
+/// A line without control characters: names and data in DNS come from anybody, and a terminal obeys these.
+fn printable(line: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    line.chars().map(shown).collect()
 }
 
 /// Where an answer comes from.
@@ -230,7 +236,7 @@ pub fn query(value: &Value) -> String {
     };
     let records: Vec<String> = value["records"].as_array().into_iter().flatten().map(data).collect();
     let reason = value["reason"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
-    let answer = if records.is_empty() { cell(&value["status"]) + &reason } else { records.join(", ") };
+    let answer = if records.is_empty() { cell(&value["status"]) } else { records.join(", ") } + &reason;
     let line = format!(
         "{:.3} {client} {} {} → {answer} ({}, {:.3} ms)",
         value["time"].as_f64().unwrap_or_default(),
@@ -239,9 +245,7 @@ pub fn query(value: &Value) -> String {
         source(value),
         value["took_secs"].as_f64().unwrap_or_default() * 1000.0
     );
-    // Names and data come from anybody, and a terminal obeys control characters.
-    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    line.chars().map(shown).collect()
+    printable(&line)
 }
 
 /// `eth0, XDP native; eth1, XDP off`.
@@ -344,5 +348,13 @@ mod tests {
             "1.500 web A db.pv.local → CNAME b.example., \\u{1b}[31m (tls://192.0.2.1#dns.example, some time ago, 0.022 ms)"
         );
         assert_eq!(query(&json!({"missed": 7})), "(7 questions missed)");
+        let answer = json!({"type": "CAA", "status": "NOERROR", "source": "upstream", "server": "192.0.2.1:53",
+            "records": [{"name": "a\nb.example", "type": "CAA", "ttl_secs": 5, "data": "\u{1b}[31m\u{9b}"}]});
+        let other = json!({"type": "A", "status": "NOERROR", "source": "upstream", "records": [], "reason": "\rx"});
+        assert_eq!(
+            answers(&json!({"name": "b.example", "answers": [answer, other]})),
+            "a\\nb.example 5 CAA \\u{1b}[31m\\u{9b}  (from 192.0.2.1:53)\n\
+             b.example A: NOERROR: \\rx  (from another server)"
+        );
     }
 }

@@ -58,6 +58,12 @@ impl Paths {
         self.run_dir.join("detached.json")
     }
 
+    /// The list of links of which systemd-resolved was told something.
+    #[must_use]
+    pub fn resolved(&self) -> PathBuf {
+        self.run_dir.join("resolved.json")
+    }
+
     /// The directory of `NAME.conf`, a `resolv.conf` for each container.
     #[must_use]
     pub fn resolv_confs(&self) -> PathBuf {
@@ -68,6 +74,19 @@ impl Paths {
     #[must_use]
     pub fn dhcp6_duid(&self) -> PathBuf {
         self.state_dir.join("dhcp6-duid")
+    }
+
+    /// Removes the list of links of which systemd-resolved was told something: it forgets a link that is removed.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_resolved(&self) -> Result<(), Failure> {
+        let file = self.resolved();
+        kill_point::pass();
+        match std::fs::remove_file(&file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &file, &e)),
+            _ => Ok(()),
+        }
     }
 
     /// Removes the containers' `resolv.conf`s.

@@ -56,6 +56,7 @@ pub async fn teardown(paths: &Paths) -> Result<(), Failure> {
         failures.extend(store::remove(&paths.state_dir).err().map(Failure::from));
         failures.extend(declared::remove(paths).err());
         failures.extend(paths.remove_resolv_confs().err());
+        failures.extend(paths.remove_resolved().err());
     }
     let Some(kind) = failures.iter().map(|f| f.kind).max() else { return Ok(()) };
     let messages: Vec<Message> = failures.into_iter().flat_map(|f| f.messages).collect();

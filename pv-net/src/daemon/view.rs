@@ -54,7 +54,9 @@ impl Source<'_> {
                     && old.identity == identity
                     && links_of(record, links).eq(old.links.iter().copied())
             }
-            (Phase::Declared(old), None) => self.declared.is_some_and(|d| d.container.interfaces == *old),
+            (Phase::Declared { interfaces, aliases }, None) => {
+                self.declared.is_some_and(|d| (&d.container.interfaces, &d.container.aliases) == (interfaces, aliases))
+            }
             _ => false,
         };
         same && self.all_conditions().eq(&before.conditions)
@@ -73,7 +75,11 @@ impl Source<'_> {
                 let links = links_of(record, links).collect();
                 Phase::Attached(Attached { identity, record: record.clone(), links, aliases, ports, inactive })
             }
-            None => Phase::Declared(self.declared.map(|d| d.container.interfaces.clone()).unwrap_or_default()),
+            None => {
+                let both = self.declared.map(|d| (d.container.interfaces.clone(), d.container.aliases.clone()));
+                let (interfaces, aliases) = both.unwrap_or_default();
+                Phase::Declared { interfaces, aliases }
+            }
         };
         ContainerStatus { name: self.name.clone(), phase, conditions: self.all_conditions().cloned().collect() }
     }

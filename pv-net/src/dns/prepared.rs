@@ -1,5 +1,5 @@
 //! Answers about the device's own names, kept for the same questions from the same clients: an answer depends on nothing
-//! but the names, the client's address and the question's bytes. Most clients ask for few names, again and again, and a
+//! but the names, the socket, the client's address and the question's bytes. Most clients ask for few names, again and again, and a
 //! copy takes a tenth of the time that it takes to make the answer. Pure.
 
 use super::metrics::Ended;
@@ -17,7 +17,7 @@ const LARGEST: usize = 256;
 /// Bytes of the id, with which a question and its answer begin, and which differs from question to question.
 const ID: usize = 2;
 
-/// Answers that were given on one socket.
+/// Answers that were given by one thread.
 #[derive(Debug, Default)]
 pub struct Prepared {
     /// The names that the answers were made from. Only the pointer is kept: it stays unique as long as this exists.
@@ -28,6 +28,8 @@ pub struct Prepared {
 /// An answer that was given, and what it was given to.
 #[derive(Debug)]
 pub struct Answer {
+    /// The socket's number: on another link the same address is another client.
+    place: u64,
     address: IpAddr,
     /// The question without its id.
     question: Box<[u8]>,
@@ -59,17 +61,17 @@ impl Prepared {
         }
     }
 
-    /// The answer that this question of `address` had.
+    /// The answer that this question of `address` had on socket `place`.
     #[must_use]
-    pub fn get(&self, address: IpAddr, question: &[u8]) -> Option<&Answer> {
+    pub fn get(&self, place: u64, address: IpAddr, question: &[u8]) -> Option<&Answer> {
         let question = question.get(ID..)?;
-        let set = self.sets.get(set(address, question))?;
-        set.iter().find(|there| there.address == address && *there.question == *question)
+        let set = self.sets.get(set(place, address, question))?;
+        set.iter().find(|there| (there.place, there.address) == (place, address) && *there.question == *question)
     }
 
-    /// Keeps the answer to this question of `address`, if it is about a name that the device has. Answers about names that
+    /// Keeps the answer to this question of `address` on socket `place`, if it is about a name that the device has. Answers about names that
     /// it does not have are not kept: there is no end of these.
-    pub fn keep(&mut self, address: IpAddr, question: &[u8], answer: &[u8], whose: Whose, ended: Ended) {
+    pub fn keep(&mut self, place: u64, address: IpAddr, question: &[u8], answer: &[u8], whose: Whose, ended: Ended) {
         let Ok(kind) = Query::parse(question).map(|query| query.rtype()) else { return };
         let (Some(question), Some(answer)) = (question.get(ID..), answer.get(ID..)) else { return };
         let is_own = matches!(ended, Ended::Own | Ended::NoData);
@@ -79,17 +81,17 @@ impl Prepared {
         if self.sets.is_empty() {
             self.sets.resize_with(SETS, Vec::new);
         }
-        let Some(set) = self.sets.get_mut(set(address, question)) else { return };
+        let Some(set) = self.sets.get_mut(set(place, address, question)) else { return };
         if set.len() == WAYS {
             set.remove(0);
         }
-        set.push(Answer { address, question: question.into(), answer: answer.into(), whose, kind, ended });
+        set.push(Answer { place, address, question: question.into(), answer: answer.into(), whose, kind, ended });
     }
 }
 
 /// The set of the answer to a question. This need not withstand a client that looks for questions with one set: their
 /// answers only displace each other.
-fn set(address: IpAddr, question: &[u8]) -> usize {
+fn set(place: u64, address: IpAddr, question: &[u8]) -> usize {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(FACTOR);
     let address = match address {
@@ -97,7 +99,7 @@ fn set(address: IpAddr, question: &[u8]) -> usize {
         IpAddr::V6(ip) => u128::from(ip) as u64,
     };
     let (words, rest) = question.as_chunks::<8>();
-    let hash = words.iter().fold(mix(0, address), |hash, word| mix(hash, u64::from_ne_bytes(*word)));
+    let hash = words.iter().fold(mix(place, address), |hash, word| mix(hash, u64::from_ne_bytes(*word)));
     let hash = rest.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
     (hash >> (u64::BITS - SETS.ilog2())) as usize
 }
@@ -119,7 +121,7 @@ mod tests {
 
     fn answer(prepared: &Prepared, address: [u8; 4], question: &[u8]) -> Option<Vec<u8>> {
         let mut out = vec![1, 2, 3];
-        prepared.get(address.into(), question)?.write(question, &mut out);
+        prepared.get(1, address.into(), question)?.write(question, &mut out);
         Some(out)
     }
 
@@ -129,8 +131,9 @@ mod tests {
         let (own, asked) = ([10, 0, 3, 2], question(1, "web.pv.local"));
         prepared.follow(&zone);
         assert_eq!(answer(&prepared, own, &asked), None);
-        prepared.keep(own.into(), &asked, ANSWER, WHOSE, Ended::NoData);
-        let known = prepared.get(own.into(), &asked).expect("kept");
+        prepared.keep(1, own.into(), &asked, ANSWER, WHOSE, Ended::NoData);
+        assert!(prepared.get(2, own.into(), &asked).is_none(), "on another link");
+        let known = prepared.get(1, own.into(), &asked).expect("kept");
         assert_eq!((known.whose, known.kind, known.ended), (WHOSE, RecordType::AAAA, Ended::NoData));
         let again = question(0x0708, "web.pv.local");
         assert_eq!(answer(&prepared, own, &again), Some(b"\x07\x08answer".to_vec()));
@@ -151,24 +154,24 @@ mod tests {
         let (mut prepared, zone) = (Prepared::default(), Arc::new(Zone::default()));
         prepared.follow(&zone);
         let (own, asked) = ([10, 0, 3, 2].into(), question(1, "web.pv.local"));
-        prepared.keep(own, &asked, ANSWER, WHOSE, Ended::Own);
+        prepared.keep(1, own, &asked, ANSWER, WHOSE, Ended::Own);
         let others: Vec<_> = (0..5_000).map(|n| question(1, &format!("n{n}.pv.local"))).collect();
         for other in &others {
             for ended in [Ended::NoName, Ended::Refused, Ended::Upstream, Ended::Cache] {
-                prepared.keep(own, other, ANSWER, WHOSE, ended);
+                prepared.keep(1, own, other, ANSWER, WHOSE, ended);
             }
         }
-        assert!(prepared.get(own, &asked).is_some());
-        others.iter().for_each(|other| prepared.keep(own, other, ANSWER, WHOSE, Ended::Own));
+        assert!(prepared.get(1, own, &asked).is_some());
+        others.iter().for_each(|other| prepared.keep(1, own, other, ANSWER, WHOSE, Ended::Own));
         assert_eq!(prepared.sets.iter().flatten().count(), SETS * WAYS);
         for (labels, is_kept) in [(3, true), (4, false)] {
             let long = question(1, &vec!["a".repeat(60); labels].join("."));
-            prepared.keep(own, &long, ANSWER, WHOSE, Ended::Own);
-            assert_eq!(prepared.get(own, &long).is_some(), is_kept, "{} bytes", long.len());
+            prepared.keep(1, own, &long, ANSWER, WHOSE, Ended::Own);
+            assert_eq!(prepared.get(1, own, &long).is_some(), is_kept, "{} bytes", long.len());
         }
-        prepared.keep(own, &asked, &[0; 300], WHOSE, Ended::Own);
-        assert!(prepared.get(own, &asked).is_none(), "a long answer");
-        prepared.keep(own, b"\0\x01no question", ANSWER, WHOSE, Ended::Own);
-        assert!(prepared.get(own, b"\0\x01no question").is_none());
+        prepared.keep(1, own, &asked, &[0; 300], WHOSE, Ended::Own);
+        assert!(prepared.get(1, own, &asked).is_none(), "a long answer");
+        prepared.keep(1, own, b"\0\x01no question", ANSWER, WHOSE, Ended::Own);
+        assert!(prepared.get(1, own, b"\0\x01no question").is_none());
     }
 }

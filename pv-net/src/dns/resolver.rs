@@ -135,7 +135,7 @@ impl Dns {
 
     /// Replaces the names.
     pub fn set_zone(&self, zone: Zone) {
-        self.tls.retain(|server| zone.asks(server));
+        self.tls.retain(zone.ca_file(), |server| zone.asks(server));
         self.zone.send_replace(Arc::new(zone));
     }
 

@@ -148,7 +148,7 @@ fn who_asks_decides_what_there_is() {
 fn names_and_shares_stay_whose_they_are() {
     let mut declared = snapshot(&[]);
     let mut containers: Vec<_> = declared.containers.iter().cloned().collect();
-    let phase = Phase::Declared(Vec::new());
+    let phase = Phase::Declared { interfaces: Vec::new(), aliases: vec!["soon".to_owned(), "p.internal".to_owned()] };
     containers.push(Arc::new(ContainerStatus { name: "later".parse().expect("name"), phase, conditions: Vec::new() }));
     declared.containers = containers.into();
     let lent = |hostname: &str, address: &str, client: u8, mac: u8| NamedClient {
@@ -162,12 +162,14 @@ fn names_and_shares_stay_whose_they_are() {
         lent("later", "10.0.3.90", 1, 1),
         lent("web", "10.0.3.91", 2, 2),
         lent("printer", "10.0.3.92", 3, 3),
-        // The same machine by its MAC, another machine with the same name, and one that came before that of DHCPv4.
+        // The same machine by its MAC, and two others: one of them says that it is that machine.
         lent("printer", "fd00:3::92", 4, 3),
         lent("printer", "fd00:3::93", 5, 5),
-        lent("box", "10.0.3.94", 6, 6),
-        lent("box", "fd00:3::94", 7, 7),
+        lent("printer", "fd00:3::96", 3, 6),
         lent("both", "fd00:3::95", 8, 8),
+        // Aliases of a container that is not attached yet.
+        lent("soon", "10.0.3.97", 9, 9),
+        lent("p", "10.0.3.98", 10, 10),
     ];
     let zone = Zone::new(&declared).with_clients("pv.test", &named);
     for (name, kind, want) in [
@@ -176,8 +178,9 @@ fn names_and_shares_stay_whose_they_are() {
         ("printer.pv.test", RecordType::A, &["10.0.3.92"]),
         ("printer.pv.test", RecordType::AAAA, &["fd00:3::92"]),
         ("printer.internal.pv.test", RecordType::AAAA, &["fd00:3::92"]),
-        ("box.pv.test", RecordType::A, &[]),
-        ("box.pv.test", RecordType::AAAA, &["fd00:3::94"]),
+        ("soon.pv.test", RecordType::A, &[]),
+        ("p.pv.test", RecordType::A, &["10.0.3.98"]),
+        ("p.internal.pv.test", RecordType::A, &[]),
     ] {
         assert_eq!(data(&ask(&zone, "10.0.3.2", name, kind).1), want, "{name} {kind}");
     }
@@ -308,6 +311,12 @@ fn services_have_names_of_their_own() {
     let [first, second] = zone.clashes() else { panic!("{:?}", zone.clashes()) };
     assert!(first.contains("service web of container far") && first.contains("a container's"), "{first}");
     assert!(second.contains("service sql of container far") && second.contains("an alias"), "{second}");
+    // Where the name is an alias, the record is still the service's.
+    let far = "far".parse().expect("name");
+    let names = |name: &str, port| zone.names_of(&far, &offer(name, "tcp", port));
+    assert_eq!(names("sql", 3), [None, Some("_sql._tcp.pv.test".to_owned())]);
+    assert_eq!(names("secret", 2), ["secret.pv.test", "_secret._tcp.pv.test"].map(|name| Some(name.to_owned())));
+    assert_eq!(names("web", 1), [None, None]);
 }
 
 #[test]

@@ -4,13 +4,14 @@
 mod connection;
 mod trust;
 
+pub use connection::frame;
 pub use trust::Distrust;
 
 use crate::model::NameServer;
 use connection::{Question, run};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -41,12 +42,22 @@ pub enum Lost {
 /// The servers that could not be trusted when they were last asked: why, and when.
 pub type Distrusted = BTreeMap<NameServer, (Distrust, Instant)>;
 
+/// An open connection.
+#[derive(Debug)]
+struct Open {
+    questions: mpsc::Sender<Question>,
+    /// The file with the authorities that are trusted on it; the system's unless given.
+    ca_file: Option<PathBuf>,
+}
+
 /// The connections to servers with TLS, one to each.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     trust: Arc<Trust>,
-    open: Mutex<HashMap<NameServer, mpsc::Sender<Question>>>,
+    open: Mutex<HashMap<NameServer, Open>>,
     distrusted: watch::Sender<Distrusted>,
+    /// The configured file with the authorities.
+    ca_file: Mutex<Option<PathBuf>>,
 }
 
 impl Connections {
@@ -75,7 +86,10 @@ impl Connections {
             let (questions, _) = self.connection(server, name, ca_file, Some(&questions));
             answer = put(&questions, message).await;
         }
-        self.note(server, &answer);
+        // What was found out with other authorities says nothing about the present ones.
+        if self.ca_file().as_deref() == ca_file {
+            self.note(server, &answer);
+        }
         answer
     }
 
@@ -84,19 +98,25 @@ impl Connections {
         self.distrusted.subscribe()
     }
 
-    /// Forgets all servers but those that are still configured.
-    pub fn retain(&self, is_configured: impl Fn(&NameServer) -> bool) {
-        self.open().retain(|server, _| is_configured(server));
+    /// Forgets all servers but those that are still configured. Whom the authorities of another file than `ca_file` were
+    /// to vouch for is forgotten, too: its connection asks nothing more, and it may be trusted now.
+    pub fn retain(&self, ca_file: Option<&Path>, is_configured: impl Fn(&NameServer) -> bool) {
+        self.open().retain(|server, open| is_configured(server) && open.ca_file.as_deref() == ca_file);
+        let is_same = std::mem::replace(&mut *self.ca_file(), ca_file.map(Path::to_owned)).as_deref() == ca_file;
         self.distrusted.send_if_modified(|all| {
             let before = all.len();
-            all.retain(|server, _| is_configured(server));
+            all.retain(|server, _| is_configured(server) && is_same);
             all.len() != before
         });
     }
 
     /// Each change under the lock is complete, so the map is valid even after a panic.
-    fn open(&self) -> MutexGuard<'_, HashMap<NameServer, mpsc::Sender<Question>>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<NameServer, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ca_file(&self) -> MutexGuard<'_, Option<PathBuf>> {
+        self.ca_file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The open connection to the server, unless it is `ended`; else a new one, which the second value says.
@@ -108,15 +128,15 @@ impl Connections {
         ended: Option<&mpsc::Sender<Question>>,
     ) -> (mpsc::Sender<Question>, bool) {
         let mut open = self.open();
-        open.retain(|_, questions| !questions.is_closed());
-        let there = open.get(server).filter(|there| ended.is_none_or(|ended| !ended.same_channel(there)));
-        if let Some(there) = there {
+        open.retain(|_, open| !open.questions.is_closed());
+        let there = open.get(server).filter(|there| there.ca_file.as_deref() == ca_file).map(|there| &there.questions);
+        if let Some(there) = there.filter(|there| ended.is_none_or(|ended| !ended.same_channel(there))) {
             return (there.clone(), false);
         }
         let (sender, questions) = mpsc::channel(QUEUE);
         let ca_file = ca_file.map(Path::to_owned);
-        tokio::spawn(run(server.address, name.clone(), self.trust.clone(), ca_file, questions));
-        open.insert(server.clone(), sender.clone());
+        tokio::spawn(run(server.address, name.clone(), self.trust.clone(), ca_file.clone(), questions));
+        open.insert(server.clone(), Open { questions: sender.clone(), ca_file });
         (sender, true)
     }
 
@@ -144,4 +164,32 @@ async fn put(questions: &mpsc::Sender<Question>, message: &[u8]) -> Result<Vec<u
     let question = Question { message: message.to_vec(), answer };
     questions.send(question).await.map_err(|_| Lost::Closed)?;
     answered.await.unwrap_or(Err(Lost::Closed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn other_authorities_mean_other_connections() {
+        let all = Connections::default();
+        let server = NameServer::plain(([127, 0, 0, 1], 1).into());
+        let [one, two] = ["/one", "/two"].map(|path| Some(Path::new(path)));
+        let connect = |ca_file| all.connection(&server, &"dns.example".into(), ca_file, None);
+        all.retain(one, |_| true);
+        assert!(connect(one).1 && !connect(one).1);
+        assert!(connect(two).1, "the one before trusts others");
+        all.note(&server, &Err(Lost::Distrusted(Distrust::UnknownAuthority)));
+        all.retain(one, |_| true);
+        assert_eq!((all.open().len(), all.distrusted().borrow().len()), (0, 1));
+        assert!(connect(one).1);
+        all.retain(two, |_| true);
+        assert_eq!((all.open().len(), all.distrusted().borrow().len()), (0, 0));
+        // A question that began before asks the authorities of that time, which is no news about the present ones.
+        let lost = Err(Lost::Distrusted(Distrust::NoAuthorities));
+        assert_eq!(all.ask(&server, &"dns.example".into(), one, b"").await, lost);
+        assert!(all.distrusted().borrow().is_empty());
+        assert_eq!(all.ask(&server, &"dns.example".into(), two, b"").await, lost);
+        assert_eq!(all.distrusted().borrow().len(), 1);
+    }
 }

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const BACKLOG: usize = 1024;
 /// Of a longer answer only the header is kept, so that the backlog is bounded in bytes too: it is larger than a datagram.
 const LARGEST: usize = super::wire::LARGEST;
+/// Most records that are shown of an answer. A name of two bytes may mean one of 255, so the text of few bytes is long.
+const SHOWN: usize = 32;
 
 /// A question that was answered.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub struct Exchange {
     /// The question, without what follows; empty when the message was none.
     question: Box<[u8]>,
     answer: Box<[u8]>,
+    /// How long all of the answer was, bytes.
+    answer_len: usize,
 }
 
 impl Exchange {
@@ -52,10 +56,18 @@ impl Exchange {
         Some((name::to_text(query.asked.name()), show::type_name(query.rtype())))
     }
 
-    /// The answer.
+    /// The answer, with its first records.
     #[must_use]
     pub fn shown(&self) -> Shown {
-        show::show(&self.answer)
+        let mut shown = show::show(&self.answer);
+        let more = shown.records.len().saturating_sub(SHOWN);
+        if more > 0 {
+            shown.records.truncate(SHOWN);
+            shown.why = Some(format!("{more} more records are not shown"));
+        } else if self.answer_len > self.answer.len() {
+            shown.why = Some(format!("{} bytes, which are not shown", self.answer_len));
+        }
+        shown
     }
 }
 
@@ -102,6 +114,7 @@ impl Watched {
         let question = Query::parse(message).ok().and_then(|query| message.get(..query.question_end()));
         let whose = begun.client.whose();
         let pool = zone.pool(begun.client).filter(|_| whose != Whose::Device);
+        let answer_len = answer.len();
         let answer = if answer.len() > LARGEST { answer.get(..HEADER) } else { Some(answer) };
         self.0.publish(Arc::new(Exchange {
             // The clock of all events.
@@ -115,6 +128,7 @@ impl Watched {
             server,
             question: question.unwrap_or_default().into(),
             answer: answer.unwrap_or_default().into(),
+            answer_len,
         }));
     }
 

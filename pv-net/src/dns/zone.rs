@@ -40,7 +40,8 @@ pub struct Zone {
     pub(super) gateway: LowerName,
     serial: u32,
     names: HashMap<LowerName, Named>,
-    /// Names of declared containers and of what they offer, attached or not: no client of DHCP gets them.
+    /// Names and aliases of declared containers, and names of what they offer, attached or not: no client of DHCP gets
+    /// them.
     reserved: HashSet<LowerName>,
     /// Names that exist only because of longer ones, with the addresses below them.
     parents: HashMap<LowerName, Vec<u32>>,
@@ -174,8 +175,9 @@ impl Zone {
         };
         let declared = snapshot.containers.iter().map(|container| container.name.as_str());
         let offered = snapshot.offers.values().flatten().map(|offer| offer.name.as_str());
-        zone.reserved =
-            declared.chain(offered).filter_map(|label| name::from_text(&format!("{label}.{text}"))).collect();
+        let aliases = snapshot.containers.iter().flat_map(|container| container.aliases()).map(String::as_str);
+        let reserved = declared.chain(aliases).chain(offered);
+        zone.reserved = reserved.filter_map(|label| name::from_text(&format!("{label}.{text}"))).collect();
         let link = |name| snapshot.pools.get(name).and_then(|p| p.link.as_ref()).map(|l| l.index);
         zone.pools = snapshot.device.pools.values().map(|pool| PoolZone::new(pool, link(&pool.name))).collect();
         let numbers: HashMap<&PoolName, u16> = snapshot.device.pools.keys().zip(0..).collect();

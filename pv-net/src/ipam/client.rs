@@ -158,11 +158,15 @@ impl ClientLease {
     }
 }
 
-/// Whether two clients, each with its MAC where that is known, are one machine: it may have the same identifier in both
-/// families (RFC 4361), or else has the same MAC.
+/// Whether two clients, each with its MAC where that is known, are one machine: it has the same MAC. Only where a MAC is
+/// not known does the identifier tell, which a machine may have in both families (RFC 4361): anybody can send that of
+/// another.
 #[must_use]
 pub fn is_one_machine(a: (&ClientId, Option<Mac>), b: (&ClientId, Option<Mac>)) -> bool {
-    a.0 == b.0 || a.1.is_some() && a.1 == b.1
+    match (a.1, b.1) {
+        (Some(a), Some(b)) => a == b,
+        _ => a.0 == b.0,
+    }
 }
 
 /// Why a client got no lease; nothing was changed.
@@ -198,6 +202,16 @@ impl Ipam {
         self.clients.get(key)
     }
 
+    /// Whether a name is another machine's, by a lease that is not over at `now` (seconds since 1970, UTC): in any pool, and
+    /// in either family, for a name in the device's domain is not a pool's.
+    #[must_use]
+    pub fn is_name_of_another(&self, name: &str, me: &ClientLease, now: u64) -> bool {
+        let holders = self.named.get(name).into_iter().flatten().filter_map(|key| self.clients.get(key));
+        holders
+            .filter(|holder| !holder.is_over(now))
+            .any(|holder| !is_one_machine((&holder.client, holder.mac), (&me.client, me.mac)))
+    }
+
     /// Gives a client a lease, in place of the one of that family that it has in the pool. The caller must have checked
     /// that the pool has the address for clients.
     ///
@@ -220,6 +234,9 @@ impl Ipam {
     pub(super) fn insert_client(&mut self, key: ClientKey, lease: Arc<ClientLease>) {
         self.end(&key);
         self.lent.insert(lease.address, key.clone());
+        if let Some(name) = &lease.hostname {
+            self.named.entry(name.clone()).or_default().insert(key.clone());
+        }
         self.clients.insert(key, lease);
     }
 
@@ -227,6 +244,14 @@ impl Ipam {
     pub fn end(&mut self, key: &ClientKey) -> Option<Arc<ClientLease>> {
         let lease = self.clients.remove(key)?;
         self.lent.remove(&lease.address);
+        if let Some(name) = &lease.hostname
+            && let Some(keys) = self.named.get_mut(name)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.named.remove(name);
+            }
+        }
         Some(lease)
     }
 }

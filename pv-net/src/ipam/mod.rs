@@ -21,7 +21,7 @@ use crate::model::{Mac, Pool, PoolName};
 use cursor::Cursor;
 use serde::{Deserialize, Serialize};
 use space::Space;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,6 +40,8 @@ pub struct Ipam {
     clients: BTreeMap<ClientKey, Arc<ClientLease>>,
     /// Which client's lease has an address.
     lent: HashMap<IpAddr, ClientKey>,
+    /// Which clients' leases have a name, also those that are over.
+    named: HashMap<String, BTreeSet<ClientKey>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

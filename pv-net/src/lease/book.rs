@@ -2,11 +2,12 @@
 //! code panics, the requests of that batch fail, and it starts again from the file, which has every lease that was ever
 //! given.
 
+use super::clock::unix_time;
 use super::handle::{Ask, Changed, LeaseError, LeaseHandle, Step};
 use super::journal::{self, Journal};
 use super::lent::Lent;
 use crate::ipam::store::{StoreError, failed};
-use crate::ipam::{Before, Change, Ipam, Lease, LeaseKey};
+use crate::ipam::{Before, Change, ClientLease, Ipam, Lease, LeaseKey};
 use std::any::Any;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -184,8 +185,11 @@ impl Book {
                 learned.map_err(|holder| LeaseError::Held { lease: lease.clone(), holder })?;
                 (before, Some(Change::Learned(lease)), None)
             }
-            Step::Lend(lease) if self.ipam.client(&lease.key()) == Some(&lease) => return Ok(None),
             Step::Lend(lease) => {
+                let lease = self.with_its_name(lease);
+                if self.ipam.client(&lease.key()) == Some(&lease) {
+                    return Ok(None);
+                }
                 let before = self.ipam.before_client(&lease.key());
                 self.ipam.lend(lease.clone())?;
                 (before, Some(Change::Lent(lease)), None)
@@ -200,6 +204,18 @@ impl Book {
             self.batch.before.push(before);
         }
         Ok(lease)
+    }
+
+    /// The lease without its name if another machine has that. Here alone is known what all pools have given in both
+    /// families, so this is the one place that decides whose a name is; each server knows its own clients. The machine has
+    /// the name when it renews the lease after the other's has ended.
+    fn with_its_name(&self, lease: Arc<ClientLease>) -> Arc<ClientLease> {
+        let now = unix_time();
+        let is_others = |name: &String| !lease.is_over(now) && self.ipam.is_name_of_another(name, &lease, now);
+        if lease.hostname.as_ref().is_some_and(is_others) {
+            return Arc::new(ClientLease { hostname: None, ..ClientLease::clone(&lease) });
+        }
+        lease
     }
 
     /// Undoes the changes of the batch from number `begun` on, the newest first.

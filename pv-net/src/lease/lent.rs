@@ -69,6 +69,16 @@ impl Clients {
         all
     }
 
+    /// Those that have names, in the order of their keys.
+    #[must_use]
+    pub fn named(&self) -> Vec<Arc<ClientLease>> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let mut named: Vec<_> = all.values().filter(|lease| lease.hostname.is_some()).cloned().collect();
+        drop(all);
+        named.sort_by_cached_key(|lease| lease.key());
+        named
+    }
+
     /// Waits for a change since the last call, or since this reader was made.
     ///
     /// # Errors

@@ -116,6 +116,47 @@ fn client(number: u8, address: &str) -> Arc<ClientLease> {
     Arc::new(ClientLease { pool: pool().name, client, address, mac: Some(mac), hostname: None, expires: 60 })
 }
 
+/// A client that gives itself a name, by a lease that lasts a while or is over.
+fn named(pool: &str, number: u8, address: &str, is_live: bool) -> Arc<ClientLease> {
+    let expires = if is_live { unix_time() + 3600 } else { 60 };
+    let pool = pool.parse().expect("name");
+    let hostname = Some("printer".to_owned());
+    Arc::new(ClientLease { pool, hostname, expires, ..ClientLease::clone(&client(number, address)) })
+}
+
+/// Nobody takes the name of a machine that is there: not in the other family, not in another pool, and not because it had
+/// the name before, or says that it is that machine.
+#[tokio::test]
+async fn a_name_is_its_machines_as_long_as_that_has_a_lease() {
+    let dir = dir();
+    let book = opened(dir.path());
+    let lend = async |lease: &Arc<ClientLease>| {
+        book.change(vec![Step::Lend(lease.clone())]).await.expect("free");
+        let all = book.clients().all();
+        all.into_iter().find(|l| l.address == lease.address).expect("lent").hostname.clone()
+    };
+    let name = Some("printer".to_owned());
+    let v4 = named("internal", 1, "10.3.9.1", true);
+    assert_eq!(lend(&v4).await, name);
+    assert_eq!(lend(&named("internal", 2, "fd00:3::2", true)).await, None, "the other family");
+    assert_eq!(lend(&named("another", 3, "10.4.9.3", true)).await, None, "another pool");
+    let same =
+        ClientLease { client: v4.client.clone(), ..ClientLease::clone(&named("internal", 4, "fd00:3::4", true)) };
+    assert_eq!(lend(&Arc::new(same)).await, None, "another machine that sends the same identifier");
+    assert_eq!(lend(&named("internal", 1, "fd00:3::1", true)).await, name, "the same machine");
+    // It leaves, and another has the name; then it comes back.
+    for over in [named("internal", 1, "10.3.9.1", false), named("internal", 1, "fd00:3::1", false)] {
+        lend(&over).await;
+    }
+    assert_eq!(lend(&named("internal", 2, "fd00:3::2", true)).await, name);
+    assert_eq!(lend(&v4).await, None, "it was away");
+    // The file says the same.
+    drop(book);
+    let again = opened(dir.path()).clients().all();
+    let holders: Vec<_> = again.iter().filter(|l| l.hostname.is_some() && !l.is_over(unix_time())).collect();
+    assert!(holders.len() == 1 && holders[0].address == "fd00:3::2".parse::<IpAddr>().expect("address"), "{again:?}");
+}
+
 #[tokio::test]
 async fn leases_of_clients_are_as_durable_as_those_of_containers() {
     let dir = dir();

@@ -103,8 +103,13 @@ pub struct Awaited {
 /// Whether a container was ever attached.
 #[derive(Debug, PartialEq)]
 pub enum Phase {
-    /// It has a `run.json` with these interfaces, and was not attached yet.
-    Declared(Vec<Interface>),
+    /// It has a `run.json`, and was not attached yet.
+    Declared {
+        /// The interfaces that it is to have.
+        interfaces: Vec<Interface>,
+        /// More names that it is to be found by.
+        aliases: Vec<String>,
+    },
     /// It was attached. Its links may be gone by now.
     Attached(Attached),
 }
@@ -189,7 +194,16 @@ impl ContainerStatus {
     pub const fn attached(&self) -> Option<&Attached> {
         match &self.phase {
             Phase::Attached(attached) => Some(attached),
-            Phase::Declared(_) => None,
+            Phase::Declared { .. } => None,
+        }
+    }
+
+    /// More names that it is found by, in the device's domain, or will be when it is attached.
+    #[must_use]
+    pub fn aliases(&self) -> &[String] {
+        match &self.phase {
+            Phase::Attached(attached) => &attached.aliases,
+            Phase::Declared { aliases, .. } => aliases,
         }
     }
 }

@@ -83,7 +83,7 @@ pub fn container(snapshot: &Snapshot, name: &ContainerName) -> Result<ContainerV
 fn view(container: &ContainerStatus, snapshot: &Snapshot) -> ContainerView {
     let view = match &container.phase {
         Phase::Attached(attached) => attached_view(container, attached, snapshot),
-        Phase::Declared(interfaces) => ContainerView {
+        Phase::Declared { interfaces, .. } => ContainerView {
             name: container.name.to_string(),
             state: ContainerState::Declared,
             ipv4_address: None,

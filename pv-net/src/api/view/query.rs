@@ -31,9 +31,9 @@ pub struct QueryView {
     pub source: Ended,
     /// The other server that has given the answer, now or some time ago.
     pub server: Option<String>,
-    /// Why there is no answer, where that is known.
+    /// Why there is no answer, where that is known, or how much of it is not in `records`.
     pub reason: Option<String>,
-    /// Records of the answer; none of one that is larger than a datagram.
+    /// The first records of the answer; none of one that is larger than a datagram.
     pub records: Vec<RecordView>,
     /// How long the answer took, in seconds.
     pub took_secs: f64,

@@ -24,7 +24,7 @@ pub struct ServiceView {
     pub addresses: Vec<IpAddr>,
     /// The name in DNS that has these addresses; none while the container is not attached, or when the name is another's.
     pub dns_name: Option<String>,
-    /// The name in DNS of its SRV record.
+    /// The name in DNS of its SRV record; none while the container is not attached, or when the name is another's.
     pub srv_name: Option<String>,
 }
 
@@ -35,7 +35,7 @@ pub fn services(snapshot: &Snapshot, zone: &Zone) -> Vec<ServiceView> {
         let attached = snapshot.container(container).and_then(|container| container.attached());
         let attachments = attached.iter().flat_map(|attached| &attached.record.attachments);
         let addresses = attachments.flat_map(|a| a.ipv4.map(IpAddr::from).into_iter().chain(a.ipv6.map(IpAddr::from)));
-        let (dns_name, srv_name) = zone.names_of(container, offer).unzip();
+        let [dns_name, srv_name] = zone.names_of(container, offer);
         ServiceView {
             name: offer.name.clone(),
             container: container.to_string(),

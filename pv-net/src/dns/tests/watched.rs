@@ -3,12 +3,37 @@
 use super::*;
 use crate::bus::{Heard, Listener};
 use crate::dns::metrics::Ended;
+use crate::dns::watched::Watched;
 use crate::dns::{Asker, Dns, Exchange};
 
 async fn told(listener: &mut Listener<Arc<Exchange>>) -> Arc<Exchange> {
     match listener.next().await {
         Some(Heard::Message(exchange)) => exchange,
         other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_large_answer_is_shown_in_part() {
+    let watched = Watched::default();
+    let mut listener = watched.listen();
+    let zone = Zone::new(&snapshot(&[]));
+    let address = "10.0.3.2".parse().expect("address");
+    let begun = watched.begin(zone.client(0, address).expect("a client"), address, false).expect("somebody watches");
+    let asked = question("www.example", RecordType::A);
+    for (records, shown, why) in [
+        (32, 32, None),
+        (60, 32, Some("28 more records are not shown".to_owned())),
+        (200, 0, Some(format!("{} bytes, which are not shown", 12 + 17 + 200 * 16))),
+    ] {
+        let mut answer = asked[..asked.len() - 11].to_vec();
+        (answer[2], answer[7], answer[11]) = (0x81, records, 0);
+        for n in 0..records {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, n]);
+        }
+        watched.tell(&begun, &zone, &asked, &answer, Ended::Upstream, None);
+        let said = told(&mut listener).await.shown();
+        assert_eq!((&*said.status, said.records.len(), said.why), ("NOERROR", shown, why), "{records}");
     }
 }
 

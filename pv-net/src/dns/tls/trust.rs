@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -29,6 +29,8 @@ const MAX_BYTES: u64 = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Sessions that are kept to be resumed: a handshake is shorter then.
 const SESSIONS: usize = 16;
+/// For how long they are kept: a server's certificate is not checked again when its session is resumed.
+const SESSIONS_FOR: Duration = Duration::from_secs(3600);
 
 /// Why a server cannot be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +97,7 @@ pub(super) struct Trust {
 struct Loaded {
     path: PathBuf,
     stamp: Stamp,
+    at: Instant,
     config: Arc<ClientConfig>,
 }
 
@@ -120,7 +123,9 @@ fn look(loaded: &mut Option<Loaded>, named: Option<PathBuf>) -> Option<Arc<Clien
     let path = named.or_else(|| SYSTEM.iter().map(PathBuf::from).find(|path| path.exists()))?;
     // Taken before the file is read, so that a change in between is seen the next time.
     let stamp = stamp(&path);
-    if let Some(loaded) = loaded.as_ref().filter(|loaded| (&loaded.path, loaded.stamp) == (&path, stamp)) {
+    let is_same =
+        |loaded: &&Loaded| (&loaded.path, loaded.stamp) == (&path, stamp) && loaded.at.elapsed() < SESSIONS_FOR;
+    if let Some(loaded) = loaded.as_ref().filter(is_same) {
         return Some(loaded.config.clone());
     }
     let config = match read(&path) {
@@ -132,7 +137,7 @@ fn look(loaded: &mut Option<Loaded>, named: Option<PathBuf>) -> Option<Arc<Clien
         }
     };
     let config = Arc::new(config);
-    *loaded = Some(Loaded { path, stamp, config: config.clone() });
+    *loaded = Some(Loaded { path, stamp, at: Instant::now(), config: config.clone() });
     Some(config)
 }
 

@@ -30,14 +30,12 @@ impl NamedClient {
 
 impl Zone {
     /// The same with names that clients of DHCP gave themselves, in the device's domain. A name that is a container's stays
-    /// that one's. Of two clients the first has it, in both families if it is one machine.
+    /// that one's. The lease book has given a name to one machine alone; were it two nevertheless, the first of `clients`
+    /// would have it, in both families.
     #[must_use]
     pub fn with_clients(mut self, domain: &str, clients: &[NamedClient]) -> Self {
         let mut holders: HashMap<LowerName, &NamedClient> = HashMap::new();
-        // DHCPv6 gives a client no name that another has in either family, and DHCPv4 knows its own clients only: of two
-        // with one name, that of IPv6 came first.
-        let (v4, v6): (Vec<_>, Vec<_>) = clients.iter().partition(|client| client.address.is_ipv4());
-        for client in v6.into_iter().chain(v4) {
+        for client in clients {
             let NamedClient { pool, hostname, address, .. } = client;
             let number = (0..).zip(&self.pools).find(|(_, known)| known.name == *pool).map(|(number, _)| number);
             let Some(number) = number.filter(|_| !self.by_address.contains_key(address)) else { continue };
@@ -50,7 +48,7 @@ impl Zone {
             if name.as_ref().is_some_and(|name| self.reserved.contains(name)) {
                 continue;
             }
-            let in_pool = name::from_text(&in_pool).filter(is_free);
+            let in_pool = name::from_text(&in_pool).filter(|name| is_free(name) && !self.reserved.contains(name));
             let (at, host) = (self.addresses.len() as u32, self.hosts.len() as u32);
             // By its address it is found under the name that leads to it.
             let own = name.clone().or(in_pool.clone());

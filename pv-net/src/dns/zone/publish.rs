@@ -61,19 +61,19 @@ impl Zone {
         }
     }
 
-    /// The names by which a service of an attached container is found: its own, and that of its SRV record. `None` when
-    /// another one has the name.
+    /// The names by which a service of an attached container is found: its own, and that of its SRV record. `None` for one
+    /// that is another's.
     #[must_use]
-    pub fn names_of(&self, container: &ContainerName, offer: &Offer) -> Option<(String, String)> {
+    pub fn names_of(&self, container: &ContainerName, offer: &Offer) -> [Option<String>; 2] {
         let domain = name::to_text(&self.domain);
         let names = [format!("{}.{domain}", offer.name), format!("_{}._{}.{domain}", offer.name, offer.transport)];
-        let target = name::from_text(&format!("{container}.{domain}"))?;
-        let [has_name, has_record] = names.each_ref().map(|text| {
+        let target = name::from_text(&format!("{container}.{domain}"));
+        let is_its = |text: &String| {
             let named = name::from_text(text).and_then(|name| self.names.get(&name));
-            named.is_some_and(|named| named.offers.iter().any(|o| o.target == target && o.port == offer.port))
-        });
-        let [own, record] = names;
-        (has_name && has_record).then_some((own, record))
+            let is_it = |o: &Offered| Some(&o.target) == target.as_ref() && o.port == offer.port;
+            named.is_some_and(|named| named.offers.iter().any(is_it))
+        };
+        names.map(|text| Some(text).filter(is_its))
     }
 
     /// Descriptions of all names that clash.

@@ -107,7 +107,7 @@ impl Memory {
         let links: Option<Vec<u32>> = match phase {
             // One for each interface, so `None` when any link is missing.
             Phase::Attached(attached) => attached.links.iter().copied().collect(),
-            Phase::Declared(_) => None,
+            Phase::Declared { .. } => None,
         };
         match place {
             Place::Empty if self.is_told => return Next::Clear,

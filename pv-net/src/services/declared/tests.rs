@@ -40,7 +40,7 @@ fn attached(links: &[Option<u32>]) -> Phase {
     })
 }
 
-const DECLARED: Phase = Phase::Declared(Vec::new());
+const DECLARED: Phase = Phase::Declared { interfaces: Vec::new(), aliases: Vec::new() };
 
 #[test]
 fn it_is_attached_when_its_namespace_is_there_and_only_then() {

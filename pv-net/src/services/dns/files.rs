@@ -62,7 +62,7 @@ impl Files {
 fn pools(phase: &Phase) -> Vec<&PoolName> {
     let mut all: Vec<(Option<bool>, &PoolName)> = match phase {
         Phase::Attached(attached) => attached.record.attachments.iter().map(|a| (a.default_route, &a.pool)).collect(),
-        Phase::Declared(interfaces) => interfaces.iter().map(|i| (i.default_route, &i.pool)).collect(),
+        Phase::Declared { interfaces, .. } => interfaces.iter().map(|i| (i.default_route, &i.pool)).collect(),
     };
     // Stable: those that say nothing stay in their order.
     all.sort_by_key(|(wish, _)| match wish {

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// How often an address is tried that could not be had.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -40,29 +40,44 @@ pub async fn dns(
 ) -> Result<(), Failure> {
     let sockets = Sockets::new(dns.clone());
     let mut sockets = sockets.map_err(|e| Failure::new(Kind::Internal, format!("threads for names: {e}")))?;
+    let broken = sockets.broken();
+    tokio::pin!(broken);
     let mut files = Files::new(files);
     // One that ran before may have said something.
     commands.report(Report::Service { name: "names", condition: None }).await;
     let (mut before, mut told, mut tries): (Option<Arc<Snapshot>>, _, u32) = (None, None, 0);
     let (mut clients, mut named, mut distrusted) = (leases.clients(), Vec::new(), dns.distrusted());
+    // When the names of clients are looked at again, and until when no socket is opened because one has just failed.
+    let (mut look, mut rests): (_, Option<Instant>) = (Some(Instant::now()), None);
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
-        let (now_named, until) = named_clients(&clients.all());
-        if before.as_ref().is_none_or(|before| is_other(before, &snapshot)) || named != now_named {
-            dns.set_zone(Zone::new(&snapshot).with_clients(&snapshot.device.domain, &now_named));
+        let mut is_other = before.as_ref().is_none_or(|before| is_other(before, &snapshot));
+        if look.is_some_and(|at| at <= Instant::now()) {
+            let (now_named, until) = named_clients(&clients.named());
+            look = until.map(|until| Instant::now() + until);
+            is_other |= named != now_named;
             named = now_named;
+        }
+        if is_other {
+            dns.set_zone(Zone::new(&snapshot).with_clients(&snapshot.device.domain, &named));
             files.follow(&dns.zone(), &snapshot).await;
             before = Some(snapshot.clone());
         } else if files.wrong().next().is_some() {
             files.follow(&dns.zone(), &snapshot).await;
         }
         dns.set_followed(snapshot.revision);
-        let lost = sockets.follow(&dns.zone());
+        rests = rests.filter(|until| *until > Instant::now());
+        let lost = if rests.is_none() { sockets.follow(&dns.zone()) } else { Vec::new() };
         tries = if lost.is_empty() && files.wrong().next().is_none() { 0 } else { tries + 1 };
         let loud = lost.into_iter().filter(|_| tries > QUIET);
         let clashes = dns.zone().clashes().to_vec();
         let untrusted = distrusted.borrow_and_update().clone();
-        let untrusted = untrusted.iter().map(|(server, (why, _))| format!("server {server} is not asked: {why}"));
+        // One that was still being asked when it was taken out of the configuration is nobody's concern.
+        let zone = dns.zone();
+        let untrusted = untrusted
+            .iter()
+            .filter(|(server, _)| zone.asks(server))
+            .map(|(server, (why, _))| format!("server {server} is not asked: {why}"));
         let wrong: Vec<String> = loud.chain(files.wrong().map(str::to_owned)).chain(clashes).chain(untrusted).collect();
         let condition = (!wrong.is_empty()).then(|| format!("dns: {}", wrong.join("; ")));
         if condition != told {
@@ -71,18 +86,24 @@ pub async fn dns(
         }
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return Ok(()) },
-            () = sockets.ended() => sleep(AGAIN).await,
+            () = sockets.ended() => rests = Some(Instant::now() + AGAIN),
+            () = sleep_until(rests.unwrap_or_else(Instant::now)), if rests.is_some() => {}
+            () = &mut broken => {
+                return Err(Failure::new(Kind::Internal, "a thread that answers questions has ended"));
+            }
             Ok(()) = distrusted.changed() => {}
             // Names are made anew once for many leases.
-            Ok(()) = clients.changed() => sleep(CROWD).await,
-            () = sleep(until.unwrap_or_default()), if until.is_some() => {}
+            Ok(()) = clients.changed() => {
+                let soon = Instant::now() + CROWD;
+                look = Some(look.map_or(soon, |at| at.min(soon)));
+            }
+            () = sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => {}
             () = sleep(AGAIN * tries.min(4 * QUIET).div_ceil(QUIET).max(1)), if tries > 0 => {}
         }
     }
 }
 
-/// The clients of DHCP that gave themselves names; and how long it is until the first of
-/// their leases is over.
+/// The clients of DHCP that gave themselves names; and how long it is until the first of their leases is over.
 fn named_clients(clients: &[Arc<ClientLease>]) -> (Vec<NamedClient>, Option<Duration>) {
     let now = unix_time();
     let live = clients.iter().filter(|lease| !lease.is_over(now));

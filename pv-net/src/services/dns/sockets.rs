@@ -105,6 +105,11 @@ impl Sockets {
         lost
     }
 
+    /// Waits until one of the threads has ended; the sockets are then of no use.
+    pub fn broken(&self) -> impl Future<Output = ()> + use<> {
+        self.lanes.broken()
+    }
+
     /// Waits until a task has ended; the next [`Sockets::follow`] replaces it.
     pub async fn ended(&mut self) {
         let ended = |cx: &mut Context<'_>| {

@@ -43,9 +43,27 @@ pub(super) struct Connections {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
-    /// Of each client the numbers of its connections, the oldest one first, and what ends each.
-    of: HashMap<Whose, VecDeque<(u64, CancellationToken)>>,
+    /// The connections of each client, the oldest one first.
+    of: HashMap<Whose, VecDeque<Held>>,
     last: u64,
+}
+
+/// A connection of a client.
+#[derive(Debug)]
+struct Held {
+    number: u64,
+    address: IpAddr,
+    stop: CancellationToken,
+}
+
+/// Ends the oldest connection of the address with the most, if that has more than `address`. All hosts of a pool that are
+/// no containers are one client here, so that one of them cannot keep the others from asking.
+fn make_room(own: &mut VecDeque<Held>, address: IpAddr) -> bool {
+    let count = |of: IpAddr| own.iter().filter(|held| held.address == of).count();
+    let most = own.iter().map(|held| held.address).max_by_key(|of| count(*of));
+    let Some(most) = most.filter(|most| count(*most) > count(address)) else { return false };
+    let oldest = own.iter().position(|held| held.address == most).and_then(|at| own.remove(at));
+    oldest.inspect(|held| held.stop.cancel()).is_some()
 }
 
 /// A counted connection; dropping this ends the count.
@@ -63,21 +81,27 @@ impl Connections {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn one_more(self: &Arc<Self>, whose: Whose) -> Option<Counted> {
+    fn one_more(self: &Arc<Self>, whose: Whose, address: IpAddr) -> Option<Counted> {
         let Counts { all, of, last } = &mut *self.counts();
-        let own = of.get(&whose).map_or(0, VecDeque::len);
+        let mut own = of.get(&whose).map_or(0, VecDeque::len);
         if own >= OF_ONE {
-            return None;
+            // A container has several addresses, and one share.
+            let is_shared = matches!(whose, Whose::Others(_));
+            if !is_shared || !of.get_mut(&whose).is_some_and(|own| make_room(own, address)) {
+                return None;
+            }
+            *all -= 1;
+            own -= 1;
         }
         if *all >= OF_ALL {
             let most = of.values_mut().max_by_key(|theirs| theirs.len()).filter(|theirs| theirs.len() > own + 1)?;
-            most.pop_front()?.1.cancel();
+            most.pop_front()?.stop.cancel();
             *all -= 1;
         }
         *all += 1;
         *last += 1;
         let (number, stop) = (*last, CancellationToken::new());
-        of.entry(whose).or_default().push_back((number, stop.clone()));
+        of.entry(whose).or_default().push_back(Held { number, address, stop: stop.clone() });
         Some(Counted { all: self.clone(), whose, number, stop })
     }
 }
@@ -87,7 +111,7 @@ impl Drop for Counted {
         let Counts { all, of, .. } = &mut *self.all.counts();
         let Some(own) = of.get_mut(&self.whose) else { return };
         // One that was ended for another client is not counted any more.
-        if let Some(at) = own.iter().position(|(number, _)| *number == self.number) {
+        if let Some(at) = own.iter().position(|held| held.number == self.number) {
             own.remove(at);
             *all -= 1;
         }
@@ -122,7 +146,9 @@ pub(super) fn serve(
             let zone = dns.zone();
             let client = audience.client(&zone, address);
             // The client is not in the pool, or has too many connections: the connection is closed at once.
-            let Some(counted) = client.and_then(|client| connections.one_more(client.whose())) else { continue };
+            let Some(counted) = client.and_then(|client| connections.one_more(client.whose(), address)) else {
+                continue;
+            };
             let (dns, audience) = (dns.clone(), audience.clone());
             tokio::spawn(async move {
                 tokio::select! {
@@ -214,7 +240,7 @@ mod tests {
     #[test]
     fn a_few_clients_cannot_take_all_connections() {
         let all = Arc::<Connections>::default();
-        let take = |n| all.one_more(Whose::Container(n));
+        let take = |n| all.one_more(Whose::Container(n), [10, 0, 3, 2].into());
         let mut held: Vec<Counted> =
             (0..16).flat_map(|n| std::iter::from_fn(move || Some(n)).take(OF_ONE)).filter_map(take).collect();
         assert_eq!((held.len(), all.counts().all), (OF_ALL, OF_ALL));
@@ -230,6 +256,25 @@ mod tests {
         assert!((29..OF_ONE).contains(&own), "{own}");
         assert_eq!(all.counts().all, OF_ALL);
         drop(held);
+        assert!(all.counts().all == 0 && all.counts().of.is_empty());
+    }
+
+    #[test]
+    fn one_host_of_a_pool_cannot_take_the_connections_of_all_that_are_no_containers() {
+        let all = Arc::<Connections>::default();
+        let take = |n: u8| all.one_more(Whose::Others(1), [10, 0, 3, n].into());
+        let held: Vec<Counted> = std::iter::from_fn(|| take(9)).take(100).collect();
+        assert_eq!(held.len(), OF_ONE);
+        let other = take(10).expect("another host's");
+        let ended: Vec<_> = held.iter().filter(|c| c.stop.is_cancelled()).map(|c| c.number).collect();
+        assert_eq!((ended, other.stop.is_cancelled()), (vec![held[0].number], false));
+        assert_eq!(all.counts().all, OF_ONE);
+        assert_eq!(all.counts().of[&Whose::Others(1)].len(), OF_ONE);
+        assert!(take(9).is_none(), "who has the most");
+        // Each has as many as the other, and none is ended for more.
+        let more: Vec<Counted> = std::iter::from_fn(|| take(10)).take(100).collect();
+        assert_eq!(more.len() + 1, OF_ONE / 2);
+        drop((held, other, more));
         assert!(all.counts().all == 0 && all.counts().of.is_empty());
     }
 }

@@ -10,10 +10,12 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     ControlMessage, MsgFlags, MultiHeaders, SockaddrLike, SockaddrStorage, recvmmsg, sendmmsg, sendto,
 };
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -36,16 +38,22 @@ pub(super) fn serve(socket: OwnedFd, audience: Audience, dns: Arc<Dns>) -> io::R
     // SAFETY: the socket owns its descriptor, and is neither changed nor taken out.
     let socket = Arc::new(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?);
     Ok(async move {
-        let mut lane = Lane::new(audience, dns);
+        let mut server =
+            Server { place: PLACES.fetch_add(1, Ordering::Relaxed), audience, dns, floods: Floods::default() };
         loop {
             let Ok(mut ready) = socket.readable().await else { return };
             let mut is_drained = false;
             for _ in 0..TURN {
-                match ready.try_io(|socket| lane.receive(socket.get_ref())) {
-                    Ok(Ok(count)) => {
-                        lane.answer(count, &socket);
-                        is_drained = count < BATCH;
+                // Nothing is awaited while the thread's buffers are borrowed, so no other task finds them so.
+                let received = LANE.with_borrow_mut(|lane| {
+                    let received = ready.try_io(|socket| lane.receive(socket.get_ref()));
+                    if let Ok(Ok(count)) = received {
+                        lane.answer(count, &mut server, &socket);
                     }
+                    received
+                });
+                match received {
+                    Ok(Ok(count)) => is_drained = count < BATCH,
                     Ok(Err(e)) => tracing::debug!(error = %e, "no question read"),
                     Err(_) => is_drained = true,
                 }
@@ -64,10 +72,24 @@ pub(super) fn serve(socket: OwnedFd, audience: Audience, dns: Arc<Dns>) -> io::R
     })
 }
 
-struct Lane {
+thread_local! {
+    /// One for all sockets of the thread, however many pools there are.
+    static LANE: RefCell<Lane> = RefCell::new(Lane::new());
+}
+
+/// The number of the next socket.
+static PLACES: AtomicU64 = AtomicU64::new(0);
+
+/// What serves one socket.
+struct Server {
+    /// Its number, which is no other socket's.
+    place: u64,
     audience: Audience,
     dns: Arc<Dns>,
     floods: Floods,
+}
+
+struct Lane {
     prepared: Prepared,
     buffers: Vec<[u8; LARGEST]>,
     /// For each question its length and sender; `None` when it was cut.
@@ -78,11 +100,8 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(audience: Audience, dns: Arc<Dns>) -> Self {
+    fn new() -> Self {
         Self {
-            audience,
-            dns,
-            floods: Floods::default(),
             prepared: Prepared::default(),
             buffers: vec![[0; LARGEST]; BATCH],
             came: Vec::with_capacity(BATCH),
@@ -107,11 +126,12 @@ impl Lane {
     }
 
     /// Answers the questions. Those for other servers are answered later, by tasks.
-    fn answer(&mut self, count: usize, socket: &Arc<AsyncFd<OwnedFd>>) {
-        let zone = self.dns.zone();
+    fn answer(&mut self, count: usize, server: &mut Server, socket: &Arc<AsyncFd<OwnedFd>>) {
+        let Server { place, audience, dns, floods } = server;
+        let zone = dns.zone();
         self.prepared.follow(&zone);
         self.peers.clear();
-        let (is_full, now, is_watched) = (count == BATCH, Instant::now(), self.dns.is_watched());
+        let (is_full, now, is_watched) = (count == BATCH, Instant::now(), dns.is_watched());
         for (buffer, came) in self.buffers.iter().zip(&self.came).take(count) {
             let Some((len, peer)) = came else { continue };
             if self.peers.len() == SENT {
@@ -119,30 +139,30 @@ impl Lane {
             }
             let (address, question) = (canonical(peer.ip()), &buffer[..*len]);
             // What is kept is told to nobody.
-            let known = if is_watched { None } else { self.prepared.get(address, question) };
-            let client = if known.is_some() { None } else { self.audience.client(&zone, address) };
+            let known = if is_watched { None } else { self.prepared.get(*place, address, question) };
+            let client = if known.is_some() { None } else { audience.client(&zone, address) };
             let Some(whose) = known.map(|known| known.whose).or(client.map(|c| c.whose())) else { continue };
-            if !self.floods.may_ask(whose, is_full, now) {
-                self.dns.metrics.count(RecordType::ZERO, Ended::Limited);
+            if !floods.may_ask(whose, is_full, now) {
+                dns.metrics.count(RecordType::ZERO, Ended::Limited);
                 continue;
             }
             let out = &mut self.answers[self.peers.len()];
             if let Some(known) = known {
-                self.dns.metrics.count(known.kind, known.ended);
+                dns.metrics.count(known.kind, known.ended);
                 known.write(question, out);
                 self.peers.push(Some(SockaddrStorage::from(*peer)));
                 continue;
             }
             let Some(client) = client else { continue };
-            match self.dns.now(&zone, Asker { client, address, is_datagram: true }, question, out) {
+            match dns.now(&zone, Asker { client, address, is_datagram: true }, question, out) {
                 Now::Reply(ended) => {
-                    self.prepared.keep(address, question, out, whose, ended);
+                    self.prepared.keep(*place, address, question, out, whose, ended);
                     self.peers.push(Some(SockaddrStorage::from(*peer)));
                 }
                 Now::Silent => {}
                 Now::Later(pending) => {
                     // A weak reference, since an open socket would keep receiving questions after it should be closed.
-                    let (dns, socket, peer) = (self.dns.clone(), Arc::downgrade(socket), *peer);
+                    let (dns, socket, peer) = (dns.clone(), Arc::downgrade(socket), *peer);
                     tokio::spawn(async move {
                         let (answer, _) = dns.later(*pending).await;
                         let Some(socket) = socket.upgrade() else { return };

@@ -1,6 +1,6 @@
 //! A connection to the system's message bus.
 
-use super::message::{Body, Call, Incoming, read};
+use crate::dbus::{Body, Call, Incoming, read};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub(super) struct Bus {
     stream: UnixStream,
     serial: u32,
     came: Vec<u8>,
+    /// How many of the next bytes belong to a message that is skipped.
+    skipped: usize,
     /// The watched service has begun or ended.
     has_changed: bool,
 }
@@ -61,7 +63,7 @@ impl Bus {
             Ok(stream)
         };
         let stream = timeout(PATIENCE, connect).await.map_err(|e| NotDone::Lost(e.into()))??;
-        let mut bus = Self { stream, serial: 0, came: Vec::new(), has_changed: false };
+        let mut bus = Self { stream, serial: 0, came: Vec::new(), skipped: 0, has_changed: false };
         let rule = format!("type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{service}'");
         for (member, signature, body) in
             [("Hello", "", Body::default()), ("AddMatch", "s", Body::default().text(&rule))]
@@ -86,7 +88,7 @@ impl Bus {
                         let is_gone = ["ServiceUnknown", "NameHasNoOwner"].iter().any(|end| name.ends_with(end));
                         return Err(if is_gone { NotDone::NotRunning } else { NotDone::Refused(text) });
                     }
-                    Incoming::Signal(name) => self.has_changed |= name == "NameOwnerChanged",
+                    signal @ Incoming::Signal { .. } => self.has_changed |= is_change(&signal),
                     _ => {}
                 }
             }
@@ -97,9 +99,7 @@ impl Bus {
     /// Waits until the watched service begins or ends.
     pub async fn changed(&mut self) -> io::Result<()> {
         while !self.has_changed {
-            if let Incoming::Signal(name) = self.next().await? {
-                self.has_changed = name == "NameOwnerChanged";
-            }
+            self.has_changed = is_change(&self.next().await?);
         }
         self.has_changed = false;
         Ok(())
@@ -108,8 +108,11 @@ impl Bus {
     /// The next message. Nothing is lost when this is dropped before.
     async fn next(&mut self) -> io::Result<Incoming> {
         loop {
+            let rest = self.skipped.min(self.came.len());
+            self.came.drain(..rest);
+            self.skipped -= rest;
             if let Some((message, len)) = read(&self.came).map_err(|_| io::ErrorKind::InvalidData)? {
-                self.came.drain(..len);
+                self.skipped = len;
                 return Ok(message);
             }
             if self.stream.read_buf(&mut self.came).await? == 0 {
@@ -117,4 +120,10 @@ impl Bus {
             }
         }
     }
+}
+
+/// Whether the bus says that the watched service has begun or ended. Any program on the bus can send a signal of that name
+/// to this connection; the sender's name is the bus's own word.
+fn is_change(message: &Incoming) -> bool {
+    matches!(message, Incoming::Signal { name, sender } if name == "NameOwnerChanged" && sender == BUS)
 }

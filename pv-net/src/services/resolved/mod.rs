@@ -1,28 +1,33 @@
 //! Tells a systemd-resolved that runs on the device about `network.dns_on_device`: names in the device's domain are asked of
 //! that address, all others are its own matter. It is told by D-Bus, for each pool's bridge: it takes no settings for
-//! loopback. It forgets what belongs to a link that goes away.
+//! loopback. It forgets what belongs to a link that goes away, and keeps the rest when it is started anew: what is over is
+//! taken back.
 
 mod bus;
-mod message;
+mod owed;
+#[cfg(test)]
+mod tests;
 
 use crate::command::{Commands, Report};
+use crate::dbus::{Body, Call};
 use crate::failure::Failure;
 use crate::model::Mac;
 use crate::snapshot::Snapshot;
 use bus::{Bus, NotDone};
-use message::{Body, Call};
+use owed::Owed;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 const SERVICE: &str = "org.freedesktop.resolve1";
 /// The bus where no other is named (the D-Bus specification, section "Well-known Message Bus Instances").
 const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
-/// How soon a refused call is made again: a new link becomes known a moment later.
+/// How soon a refused call is made again: a new link becomes known a moment later. And how long after systemd-resolved was
+/// told all it is told all again, however often it begins.
 const SOON: Duration = Duration::from_secs(1);
 /// So often it is tried before anybody is told.
 const QUIET: u32 = 3;
@@ -53,23 +58,31 @@ fn socket() -> PathBuf {
     path.unwrap_or(SYSTEM_BUS).into()
 }
 
-/// Follows the snapshots, and restarts of systemd-resolved. Where that does not run, nothing is told.
+/// Follows the snapshots, and restarts of systemd-resolved. Where that does not run, nothing is told. `file` is where it is
+/// written down what has to be taken back.
 ///
 /// # Errors
 /// None: what is refused is a condition, and tried again.
-pub async fn resolved(mut snapshots: watch::Receiver<Arc<Snapshot>>, commands: Commands) -> Result<(), Failure> {
-    let report = async |condition| commands.report(Report::Service { name: "resolved", condition }).await;
+pub async fn resolved(
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    commands: Commands,
+    file: PathBuf,
+) -> Result<(), Failure> {
+    // The service's own name is that of what its supervisor says of it.
+    let report = async |condition| commands.report(Report::Service { name: "device-names", condition }).await;
     // One that ran before may have said something.
     report(None).await;
     let (socket, mut bus, mut said, mut tries) = (socket(), None, None, 0_u32);
     let mut told: BTreeMap<u32, Told> = BTreeMap::new();
+    let (mut owed, mut told_all) = (Owed::load(file).await, Instant::now());
     loop {
         let wanted = wanted(&snapshots.borrow_and_update());
         let mut wrong = None;
-        if wanted.is_empty() && told.is_empty() {
+        let is_over = wanted.is_empty() && owed.is_empty();
+        if is_over {
             bus = None;
         } else {
-            match follow(&mut bus, &socket, &wanted, &mut told).await {
+            match follow(&mut bus, &socket, &wanted, &mut told, &mut owed).await {
                 Ok(()) | Err(NotDone::NotRunning) => {}
                 Err(NotDone::Refused(why)) => wrong = Some(why),
                 Err(NotDone::Lost(e)) => {
@@ -88,14 +101,16 @@ pub async fn resolved(mut snapshots: watch::Receiver<Arc<Snapshot>>, commands: C
         let again = if (1..=QUIET).contains(&tries) { SOON } else { LATER };
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return Ok(()) },
-            // It has ended or begun: then it knows nothing. Without a bus, nobody says so.
+            // It has ended or begun: then it may know nothing. Without a bus, nobody says so.
             changed = async { bus.as_mut()?.changed().await.ok() }, if bus.is_some() => {
                 told.clear();
                 if changed.is_none() {
                     bus = None;
                 }
+                sleep_until(told_all + SOON).await;
+                told_all = Instant::now();
             }
-            () = sleep(again), if tries > 0 || (bus.is_none() && !wanted.is_empty()) => {}
+            () = sleep(again), if tries > 0 || (bus.is_none() && !is_over) => {}
         }
     }
 }
@@ -106,17 +121,18 @@ async fn follow(
     socket: &Path,
     wanted: &BTreeMap<u32, Told>,
     told: &mut BTreeMap<u32, Told>,
+    owed: &mut Owed,
 ) -> Result<(), NotDone> {
     let bus = match bus {
         Some(bus) => bus,
         none => none.insert(Bus::connect(socket, SERVICE).await?),
     };
-    let over: Vec<u32> = told.keys().filter(|link| !wanted.contains_key(link)).copied().collect();
+    told.retain(|link, _| wanted.contains_key(link));
+    let over: Vec<u32> = owed.links().filter(|link| !wanted.contains_key(link)).collect();
     for link in over {
-        told.remove(&link);
         match bus.call(&to_resolved("RevertLink", "i", Body::default().word(link))).await {
             // The link is gone, and with it what was told.
-            Ok(()) | Err(NotDone::Refused(_)) => {}
+            Ok(()) | Err(NotDone::Refused(_)) => owed.remove(link).await,
             Err(e) => return Err(e),
         }
     }
@@ -125,6 +141,7 @@ async fn follow(
         if told.get(link) == Some(want) {
             continue;
         }
+        owed.add(*link).await;
         match tell(bus, *link, want).await {
             Ok(()) => drop(told.insert(*link, want.clone())),
             // Other links may be better: one that systemd-networkd manages is its own.

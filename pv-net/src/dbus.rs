@@ -1,8 +1,12 @@
 //! Messages of D-Bus (the D-Bus specification, section "Message Protocol"): what is needed to call a method and to see
 //! whether that was done. Pure.
 
-/// A longer message is not read: no answer to the calls made here is.
+/// A longer message is skipped: no answer to the calls made here is.
 const LONGEST: usize = 64 << 10;
+/// No message is longer, with its header, and no array, such as a header's fields (the specification, section "Message
+/// Format").
+const LONGEST_OF_ALL: usize = 128 << 20;
+const LONGEST_ARRAY: usize = 64 << 20;
 /// Bytes of a header before its fields.
 const HEAD: usize = 16;
 const METHOD_CALL: u8 = 1;
@@ -14,7 +18,7 @@ const NO_AUTO_START: u8 = 2;
 
 /// Values as they are written to a message: little endian, each aligned to its size.
 #[derive(Debug, Default)]
-pub(super) struct Body(Vec<u8>);
+pub struct Body(Vec<u8>);
 
 impl Body {
     fn align(&mut self, to: usize) -> &mut Self {
@@ -69,7 +73,7 @@ impl Body {
 }
 
 /// A call of a method.
-pub(super) struct Call {
+pub struct Call {
     /// Who is called.
     pub destination: &'static str,
     /// The object.
@@ -103,7 +107,7 @@ impl Call {
 
 /// A message that came.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Incoming {
+pub enum Incoming {
     /// The call with this number was carried out.
     Done(u32),
     /// The call with this number was not carried out.
@@ -115,28 +119,56 @@ pub(super) enum Incoming {
         /// What it says.
         text: String,
     },
-    /// The signal of this name.
-    Signal(String),
+    /// A signal.
+    Signal {
+        /// Its name.
+        name: String,
+        /// Who sent it, as the bus says.
+        sender: String,
+    },
     /// Something else.
     Other,
 }
 
 /// What came is no message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Broken;
+pub struct Broken;
 
-/// Reads the first message of `came`, and tells its length; `None` when it is not all there yet.
-pub(super) fn read(came: &[u8]) -> Result<Option<(Incoming, usize)>, Broken> {
+/// Reads the first message of `came`, and tells its length; `None` when it is not all there yet. What others on the bus
+/// send need not be understood: it is [`Incoming::Other`]. So is a message that is too long to be kept, of which the rest
+/// may not be there yet.
+///
+/// # Errors
+/// When what came is no message, so that nobody knows where the next one begins.
+pub fn read(came: &[u8]) -> Result<Option<(Incoming, usize)>, Broken> {
     let Some(head) = came.first_chunk::<HEAD>() else { return Ok(None) };
-    let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
+    let word = |at: usize| {
+        let bytes = [head[at], head[at + 1], head[at + 2], head[at + 3]];
+        let word = if head[0] == b'B' { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
+        word as usize
+    };
     let (body_len, fields_len) = (word(4), word(12));
-    if head[0] != b'l' || body_len > LONGEST || fields_len > LONGEST {
+    if !matches!(head[0], b'l' | b'B') || fields_len > LONGEST_ARRAY || body_len > LONGEST_OF_ALL {
         return Err(Broken);
     }
     let body = (HEAD + fields_len).next_multiple_of(8);
-    let Some(message) = came.get(..body + body_len) else { return Ok(None) };
-    let mut fields = Reader { bytes: &message[..HEAD + fields_len], at: HEAD };
-    let (mut serial, mut member, mut name, mut signature) = (None, None, None, None);
+    let len = body + body_len;
+    if len > LONGEST_OF_ALL {
+        return Err(Broken);
+    }
+    if len > LONGEST {
+        return Ok(Some((Incoming::Other, len)));
+    }
+    let Some(message) = came.get(..len) else { return Ok(None) };
+    // The bus and systemd-resolved are programs of this machine, and write as it does.
+    let incoming = if head[0] == b'l' { meaning(message, HEAD + fields_len, body) } else { Ok(Incoming::Other) };
+    Ok(Some((incoming.unwrap_or(Incoming::Other), len)))
+}
+
+/// What a message says. Its fields end at `fields_end`, and its body begins at `body`.
+fn meaning(message: &[u8], fields_end: usize, body: usize) -> Result<Incoming, Broken> {
+    let mut fields = Reader { bytes: message.get(..fields_end).ok_or(Broken)?, at: HEAD };
+    let (mut serial, mut member, mut name, mut sender, mut signature) = (None, None, None, None, None);
     while fields.at < fields.bytes.len() {
         fields.align(8);
         let number = fields.byte()?;
@@ -145,6 +177,7 @@ pub(super) fn read(came: &[u8]) -> Result<Option<(Incoming, usize)>, Broken> {
             (5, "u") => serial = Some(fields.word()?),
             (3, "s") => member = Some(fields.text()?),
             (4, "s") => name = Some(fields.text()?),
+            (7, "s") => sender = Some(fields.text()?),
             (8, "g") => signature = Some(fields.signature()?),
             (_, "u") => drop(fields.word()?),
             (_, "s" | "o") => drop(fields.text()?),
@@ -152,17 +185,18 @@ pub(super) fn read(came: &[u8]) -> Result<Option<(Incoming, usize)>, Broken> {
             _ => return Err(Broken),
         }
     }
-    let incoming = match (head[1], serial, member, name) {
+    Ok(match (message[1], serial, member, name) {
         (METHOD_RETURN, Some(serial), ..) => Incoming::Done(serial),
         (ERROR, Some(serial), _, Some(name)) => {
             let has_text = signature.is_some_and(|signature| signature.starts_with('s'));
             let text = if has_text { Reader { bytes: message, at: body }.text()? } else { "" };
             Incoming::Refused { serial, name: name.to_owned(), text: text.to_owned() }
         }
-        (SIGNAL, _, Some(member), _) => Incoming::Signal(member.to_owned()),
+        (SIGNAL, _, Some(member), _) => {
+            Incoming::Signal { name: member.to_owned(), sender: sender.unwrap_or_default().to_owned() }
+        }
         _ => Incoming::Other,
-    };
-    Ok(Some((incoming, message.len())))
+    })
 }
 
 struct Reader<'a> {
@@ -260,10 +294,33 @@ mod tests {
         }
         assert_eq!(read(&[&bytes[..], b"more"].concat()), Ok(Some((want, bytes.len()))));
         assert_eq!(read(&call()), Ok(Some((Incoming::Other, call().len()))));
+        // What others send is skipped, however long it is, and whatever it has.
         let mut large = bytes.clone();
         large[6] = 2;
+        let len = bytes.len() + (2 << 16);
+        assert_eq!(read(&large), Ok(Some((Incoming::Other, len))));
+        let mut strange = bytes.clone();
+        strange[17] = 9;
+        assert_eq!(read(&strange), Ok(Some((Incoming::Other, bytes.len()))));
+        let mut other_way_round = bytes.clone();
+        other_way_round[0] = b'B';
+        other_way_round[4..8].reverse();
+        other_way_round[12..16].reverse();
+        assert_eq!(read(&other_way_round), Ok(Some((Incoming::Other, bytes.len()))));
+        large[7] = 0x10;
         assert_eq!(read(&large), Err(Broken));
-        assert_eq!(read(b"B23456789abcdefg"), Err(Broken));
+        assert_eq!(read(b"x23456789abcdefg"), Err(Broken));
+    }
+
+    #[test]
+    fn a_signal_has_a_name_and_a_sender() {
+        let mut message = Body(vec![b'l', SIGNAL, 1, 1]).word(0).word(9).word(0);
+        message = message.field(3, b's', "NameOwnerChanged").field(7, b's', ":1.5");
+        let len = (message.0.len() - HEAD) as u32;
+        message.0[HEAD - 4..HEAD].copy_from_slice(&len.to_le_bytes());
+        message.align(8);
+        let want = Incoming::Signal { name: "NameOwnerChanged".to_owned(), sender: ":1.5".to_owned() };
+        assert_eq!(read(&message.0), Ok(Some((want, message.0.len()))));
     }
 
     proptest! {
