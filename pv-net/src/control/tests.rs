@@ -183,7 +183,8 @@ impl Core for Fake {
 
     fn snapshot(&mut self, before: &Snapshot) -> Snapshot {
         let status = |name: &ContainerName| {
-            let record = ContainerRecord { run: serde_json::Value::Null, netns: None, attachments: Vec::new() };
+            let record =
+                ContainerRecord { run: serde_json::Value::Null, netns: None, attachments: Vec::new(), begun: None };
             let (ports, inactive) = (Vec::new(), Vec::new());
             let phase = Phase::Attached(Attached {
                 identity: 1,

@@ -82,7 +82,7 @@ impl Core for Daemon {
     }
 
     async fn teardown(&mut self) -> Result<(), Failure> {
-        teardown(&self.paths).await
+        teardown(&self.paths, Some(&self.broker)).await
     }
 
     fn errands(&mut self) -> Vec<Errand> {

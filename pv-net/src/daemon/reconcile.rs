@@ -127,7 +127,7 @@ impl Daemon {
             };
             let attachment = own.and_then(|(_, own)| attachments.iter().find(|a| a.host_if == *own));
             if let Some(attachment) = attachment {
-                self.container_conditions.entry(attachment.container.clone()).or_default().push(why.clone());
+                self.container_conditions.note(&attachment.container, Some(&attachment.host_if), why.clone());
             }
             desired.held.insert(name, why);
         }
@@ -140,7 +140,7 @@ impl Daemon {
             if let Some(why) = why {
                 let Attachment { container, interface, host_if, .. } = attachment;
                 let why = format!("interface {interface}: its traffic is stopped: {why}");
-                self.container_conditions.entry(container.clone()).or_default().push(why.clone());
+                self.container_conditions.note(&container, Some(&host_if), why.clone());
                 desired.held.insert(host_if, format!("container {container}: {why}"));
             } else if let Some((pool, link)) = pool {
                 let identity = self.state.identity(&attachment.container);
@@ -159,8 +159,8 @@ impl Daemon {
     fn note_failures(&mut self, failed: Vec<Failed>) {
         self.closed = failed.iter().filter_map(|f| f.link).collect();
         for Failed { link, why } in failed {
-            if let Some((container, _)) = link.and_then(|index| self.links.get(&index)) {
-                self.container_conditions.entry(container.clone()).or_default().push(why.clone());
+            if let Some((container, host_if)) = link.and_then(|index| self.links.get(&index)) {
+                self.container_conditions.note(container, Some(host_if), why.clone());
             }
             self.failed_steps.push(why);
         }
@@ -215,6 +215,7 @@ impl Daemon {
                 }),
                 netns: None,
                 attachments: Vec::new(),
+                begun: None,
             })
         });
         let record = Arc::make_mut(record);
@@ -250,6 +251,7 @@ impl Daemon {
             && let Some((container, host_if)) = self.links.remove(index)
         {
             tracing::info!(%container, %host_if, "link gone");
+            self.thinned.insert(container.clone());
             for e in self.forget_link(*index, &container, &host_if).await {
                 tracing::warn!(%container, error = %e, "link not forgotten");
             }
@@ -299,6 +301,7 @@ impl Daemon {
                 tracing::warn!(index, error = %e, "container's link not put back on its bridge");
             }
         }
+        self.arrange_thinned();
         if std::mem::take(&mut self.filters_changed) {
             self.repair().await;
         }

@@ -71,7 +71,8 @@ impl Lab {
     fn is_attached(&self) -> Result<bool> {
         let all = self.device.json(&["containers"])?;
         let found = all.as_array().context("a list")?.iter().find(|c| c["name"] == "web");
-        let Some(view) = found.filter(|view| view["state"] == "attached") else { return Ok(false) };
+        let Some(view) = found else { return Ok(false) };
+        ensure!(view["state"] == "attached", "neither attached nor gone: {view}");
         self.is_whole(view).with_context(|| format!("said to be attached: {view}"))?;
         Ok(true)
     }

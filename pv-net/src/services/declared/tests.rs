@@ -27,7 +27,7 @@ fn awaited(run: &str, detached_in: Option<NetnsId>) -> Awaited {
 }
 
 fn attached(links: &[Option<u32>]) -> Phase {
-    let record = ContainerRecord { run: serde_json::Value::Null, netns: None, attachments: Vec::new() };
+    let record = ContainerRecord { run: serde_json::Value::Null, netns: None, attachments: Vec::new(), begun: None };
     let (ports, inactive) = (Vec::new(), Vec::new());
     Phase::Attached(Attached {
         identity: 1,
