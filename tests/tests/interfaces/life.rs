@@ -255,3 +255,27 @@ fn a_port_without_its_interface() -> Result<()> {
     ensure!(!status.contains("8081"), "{status}");
     Ok(())
 }
+
+/// A pool is not in the configuration any more: the interface in it is stopped, and the others can be changed all the same.
+/// The condition goes with the interface.
+#[test]
+fn an_interface_without_its_pool_stops_no_other() -> Result<()> {
+    let mut lab = lab()?;
+    lab.device.stop(Signal::SIGTERM)?;
+    let mut config = configs::two_pools();
+    config["network"]["pools"].as_object_mut().context("pools")?.remove("management");
+    lab.device.configure(&config)?;
+    lab.device.start()?;
+    let says = |lab: &Lab, what: &str| {
+        let all = [view(&lab.device, "web")?["conditions"].clone(), lab.device.json(&["status"])?["conditions"].clone()];
+        anyhow::Ok(json!(all).to_string().contains(what))
+    };
+    ensure!(says(&lab, "eth1")?, "{}", lab.device.json(&["status"])?);
+    lab.device.cli(&["attach", "web", "--interface", "eth2", "--pool", "internal"]).ok()?;
+    ensure!(default_links(&lab.web.ns)? == ["eth0", "eth0"], "{:?}", default_links(&lab.web.ns)?);
+    lab.web.ns.ping("10.0.3.1", 1)?;
+    ensure!(says(&lab, "eth1: its traffic is stopped")?, "{}", view(&lab.device, "web")?);
+    lab.device.cli(&REMOVE).ok()?;
+    ensure!(!says(&lab, "its traffic is stopped")?, "{} {}", view(&lab.device, "web")?, lab.device.json(&["status"])?);
+    Ok(())
+}
