@@ -2,7 +2,7 @@
 //! runs beside it as an errand; a command that needs its result starts again when it is there.
 
 use super::Core;
-use crate::command::{Answer, Command, Halt, Queue, Report};
+use crate::command::{AddInterface, Answer, Command, Halt, Queue, Report};
 use crate::events::{Bus, Change, EventView, changes};
 use crate::failure::Failure;
 use crate::kernel::errand::{Brought, Errand, Found};
@@ -54,7 +54,7 @@ fn container_of(command: &Command) -> Option<&ContainerName> {
         Command::Attach { name, .. }
         | Command::AttachDeclared { name, .. }
         | Command::Detach { name, .. }
-        | Command::AttachInterface { name, .. }
+        | Command::AttachInterface { add: AddInterface { container: name, .. }, .. }
         | Command::DetachInterface { name, .. } => Some(name),
         _ => None,
     }
@@ -163,10 +163,9 @@ impl<C: Core> Controller<C> {
                 let done = self.core.detach(&name, &found).await;
                 self.end(done, answer, found, |answer| Command::Detach { name, answer });
             }
-            Command::AttachInterface { name, interface, request, answer } => {
-                let done = self.core.attach_interface(&name, &interface, &request, &found).await;
-                let again = |answer| Command::AttachInterface { name, interface, request, answer };
-                self.end(done, answer, found, again);
+            Command::AttachInterface { add, answer } => {
+                let done = self.core.attach_interface(&add, &found).await;
+                self.end(done, answer, found, |answer| Command::AttachInterface { add, answer });
             }
             Command::DetachInterface { name, interface, answer } => {
                 let done = self.core.detach_interface(&name, &interface, &found).await;

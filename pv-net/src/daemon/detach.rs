@@ -64,6 +64,11 @@ impl Daemon {
         if record.attachments.len() > 1 {
             self.begin(name, Begun::Detach)?;
         }
+        // Done first: without its links nobody can tell that the namespace is this container's, should the daemon be
+        // killed in between.
+        if let Some(netns) = inside {
+            self.tidy_inside(name, &[], netns).await;
+        }
         for (done, attachment) in record.attachments.iter().enumerate() {
             if let Some(index) = self.link_index(&attachment.host_if)
                 && let Err(failure) = self.disconnect(index, attachment).await
@@ -71,9 +76,6 @@ impl Daemon {
                 let failure = failure.about(format!("container {name}"));
                 return Err(self.reconnect(record, done, failure, inside).await);
             }
-        }
-        if let Some(netns) = inside {
-            self.tidy_inside(name, &[], netns).await;
         }
         let half_done = |failure: Failure| {
             let failure = failure.about(format!("container {name}: its links are gone, but not its leases"));
@@ -123,10 +125,6 @@ impl Daemon {
         let Some(Attachment { container, .. }) = record.attachments.first() else { return failure };
         let gone = &record.attachments[..gone];
         let not_restored = match inside {
-            _ if gone.is_empty() => {
-                self.has_ended(container);
-                None
-            }
             Some(netns) => match self.connect_and_arrange(gone, &record.attachments, netns).await {
                 Ok(made) => {
                     self.finish(&made).await;
@@ -135,6 +133,10 @@ impl Daemon {
                 }
                 Err(e) => Some(e),
             },
+            None if gone.is_empty() => {
+                self.has_ended(container);
+                None
+            }
             None => Some(Failure::new(Kind::Internal, "its namespace is not known, or gone")),
         };
         failure.not_restored(not_restored)

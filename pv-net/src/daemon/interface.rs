@@ -4,7 +4,7 @@
 use super::Daemon;
 use super::attach::attachment;
 use super::leases::missing;
-use crate::command::{Halt, InterfaceRequest};
+use crate::command::{AddInterface, Halt};
 use crate::config::{check_container, parse_run_named};
 use crate::failure::{Failure, Kind};
 use crate::ipam::LeaseKey;
@@ -24,16 +24,11 @@ impl Daemon {
     /// # Errors
     /// The failure; everything is then as before. Or an errand for the container's namespace, whose result must be in
     /// `found`.
-    pub(crate) async fn attach_interface(
-        &mut self,
-        name: &ContainerName,
-        interface: &IfName,
-        request: &InterfaceRequest,
-        found: &Found,
-    ) -> Result<(), Halt> {
+    pub(crate) async fn attach_interface(&mut self, add: &AddInterface, found: &Found) -> Result<(), Halt> {
+        let AddInterface { container: name, interface, .. } = add;
         let _points = kill_point::begin("attach_interface");
         let about = |failure: Failure| failure.about(format!("container {name}"));
-        let wanted = self.interface_of(name, interface, request)?;
+        let wanted = self.interface_of(add)?;
         let record = self.record_of(name)?;
         let has = record.attachments.iter().find(|a| a.interface == *interface);
         if let Some(why) = has.and_then(|has| differs(&wanted, has)) {
@@ -177,12 +172,8 @@ impl Daemon {
     }
 
     /// The interface that a request describes, checked against the device.
-    fn interface_of(
-        &self,
-        name: &ContainerName,
-        interface: &IfName,
-        request: &InterfaceRequest,
-    ) -> Result<Interface, Failure> {
+    fn interface_of(&self, add: &AddInterface) -> Result<Interface, Failure> {
+        let AddInterface { container: name, interface, request } = add;
         // The same checks as for one in a run.json, with the same messages.
         let file = format!("interface {interface} of container {name}");
         let described = serde_json::to_value(request).map_err(|e| Failure::new(Kind::Internal, e.to_string()))?;

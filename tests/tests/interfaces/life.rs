@@ -267,7 +267,8 @@ fn an_interface_without_its_pool_stops_no_other() -> Result<()> {
     lab.device.configure(&config)?;
     lab.device.start()?;
     let says = |lab: &Lab, what: &str| {
-        let all = [view(&lab.device, "web")?["conditions"].clone(), lab.device.json(&["status"])?["conditions"].clone()];
+        let all =
+            [view(&lab.device, "web")?["conditions"].clone(), lab.device.json(&["status"])?["conditions"].clone()];
         anyhow::Ok(json!(all).to_string().contains(what))
     };
     ensure!(says(&lab, "eth1")?, "{}", lab.device.json(&["status"])?);
