@@ -61,6 +61,17 @@ pub struct InterfaceRequest {
     pub mac_address: Option<String>,
 }
 
+/// An interface that is to be added to an attached container.
+#[derive(Clone, Debug)]
+pub struct AddInterface {
+    /// The container.
+    pub container: ContainerName,
+    /// The interface's name inside it.
+    pub interface: IfName,
+    /// What it is to be.
+    pub request: InterfaceRequest,
+}
+
 /// What is done for an attach before the controller gets the command, so that a namespace that does not answer holds up
 /// its own container only.
 #[derive(Debug)]
@@ -142,12 +153,8 @@ pub enum Command {
     },
     /// Add an interface to an attached container.
     AttachInterface {
-        /// The container.
-        name: ContainerName,
-        /// The interface's name inside it.
-        interface: IfName,
-        /// What is asked for.
-        request: InterfaceRequest,
+        /// The interface.
+        add: AddInterface,
         /// The answer.
         answer: Answer,
     },
@@ -280,8 +287,8 @@ impl Commands {
     ///
     /// # Errors
     /// When the request is wrong or an operation fails. Nothing is changed then.
-    pub async fn attach_interface(&self, name: ContainerName, interface: IfName, request: InterfaceRequest) -> Outcome {
-        self.ask(|answer| Command::AttachInterface { name, interface, request, answer }).await
+    pub async fn attach_interface(&self, add: AddInterface) -> Outcome {
+        self.ask(|answer| Command::AttachInterface { add, answer }).await
     }
 
     /// Removes an interface from an attached container and releases its lease.

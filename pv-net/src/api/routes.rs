@@ -5,7 +5,7 @@ use super::openapi::{Document, about, about_with_flags, content, document, ok};
 use super::view::{self, ContainerView, FlowView, HealthView, LeaseView, PoolView, PortView, RuleView, StatusView};
 use super::view::{ResolveQuery, ResolveView, ServiceView, VerdictQuery, VerdictView};
 use super::{Api, events, metrics};
-use crate::command::{AttachRequest, InterfaceRequest};
+use crate::command::{AddInterface, AttachRequest, InterfaceRequest};
 use crate::failure::{Failure, Kind};
 use crate::lease::unix_time;
 use crate::plan::ReloadPlan;
@@ -133,7 +133,8 @@ async fn attach_interface(
     NamedInterface(name, interface): NamedInterface,
     Sent(request): Sent<InterfaceRequest>,
 ) -> Result<Json<ContainerView>, Failure> {
-    let after = api.commands.attach_interface(name.clone(), interface, request).await?;
+    let add = AddInterface { container: name.clone(), interface, request };
+    let after = api.commands.attach_interface(add).await?;
     api.dns.follows(after.revision).await;
     Ok(Json(view::container(&after, &name)?))
 }

@@ -9,6 +9,7 @@ use crate::command::{AttachRequest, InterfaceRequest};
 use crate::config::{load, parse_device, parse_run, parse_run_named, parse_services};
 use crate::daemon::{Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
+use crate::kernel::broker::Broker;
 use crate::lease::unix_time;
 use crate::model::ContainerName;
 use clap::CommandFactory;
@@ -311,7 +312,11 @@ async fn down(paths: &Paths, json: bool) -> Result<(), Ended> {
         Ok(_) => {}
         Err(Ended::NoDaemon(_)) => {
             let lock = if paths.run_dir.exists() { Some(RunLock::take(paths)?) } else { None };
-            teardown(paths).await?;
+            let broker = Broker::start();
+            if let Err(e) = &broker {
+                tracing::warn!(error = %e, "no namespace can be entered: routing rules may be left in some");
+            }
+            teardown(paths, broker.as_ref().ok()).await?;
             drop(lock);
         }
         Err(e) => return Err(e),

@@ -2,7 +2,7 @@
 //! runs beside it as an errand; a command that needs its result starts again when it is there.
 
 use super::Core;
-use crate::command::{Answer, Command, Halt, Queue, Report};
+use crate::command::{AddInterface, Answer, Command, Halt, Queue, Report};
 use crate::events::{Bus, Change, EventView, changes};
 use crate::failure::Failure;
 use crate::kernel::errand::{Brought, Errand, Found};
@@ -54,7 +54,7 @@ fn container_of(command: &Command) -> Option<&ContainerName> {
         Command::Attach { name, .. }
         | Command::AttachDeclared { name, .. }
         | Command::Detach { name, .. }
-        | Command::AttachInterface { name, .. }
+        | Command::AttachInterface { add: AddInterface { container: name, .. }, .. }
         | Command::DetachInterface { name, .. } => Some(name),
         _ => None,
     }
@@ -152,45 +152,24 @@ impl<C: Core> Controller<C> {
     async fn carry_out(&mut self, command: Command, found: Found) -> Option<Result<(), Failure>> {
         match command {
             Command::Attach { name, request, prepared, answer } => {
-                match self.core.attach(&name, &request, &prepared, &found).await {
-                    Ok(()) => self.answer(answer, Ok(())),
-                    Err(Halt::Failed(failure)) => self.answer(answer, Err(failure)),
-                    Err(Halt::Needs(errands)) => {
-                        self.halt(Command::Attach { name, request, prepared, answer }, found, errands);
-                    }
-                }
+                let done = self.core.attach(&name, &request, &prepared, &found).await;
+                self.end(done, answer, found, |answer| Command::Attach { name, request, prepared, answer });
             }
             Command::AttachDeclared { name, prepared, answer } => {
-                match self.core.attach_declared(&name, &prepared, &found).await {
-                    Ok(()) => self.answer(answer, Ok(())),
-                    Err(Halt::Failed(failure)) => self.answer(answer, Err(failure)),
-                    Err(Halt::Needs(errands)) => {
-                        self.halt(Command::AttachDeclared { name, prepared, answer }, found, errands);
-                    }
-                }
+                let done = self.core.attach_declared(&name, &prepared, &found).await;
+                self.end(done, answer, found, |answer| Command::AttachDeclared { name, prepared, answer });
             }
-            Command::Detach { name, answer } => match self.core.detach(&name, &found).await {
-                Ok(()) => self.answer(answer, Ok(())),
-                Err(Halt::Failed(failure)) => self.answer(answer, Err(failure)),
-                Err(Halt::Needs(errands)) => self.halt(Command::Detach { name, answer }, found, errands),
-            },
-            Command::AttachInterface { name, interface, request, answer } => {
-                match self.core.attach_interface(&name, &interface, &request, &found).await {
-                    Ok(()) => self.answer(answer, Ok(())),
-                    Err(Halt::Failed(failure)) => self.answer(answer, Err(failure)),
-                    Err(Halt::Needs(errands)) => {
-                        self.halt(Command::AttachInterface { name, interface, request, answer }, found, errands);
-                    }
-                }
+            Command::Detach { name, answer } => {
+                let done = self.core.detach(&name, &found).await;
+                self.end(done, answer, found, |answer| Command::Detach { name, answer });
+            }
+            Command::AttachInterface { add, answer } => {
+                let done = self.core.attach_interface(&add, &found).await;
+                self.end(done, answer, found, |answer| Command::AttachInterface { add, answer });
             }
             Command::DetachInterface { name, interface, answer } => {
-                match self.core.detach_interface(&name, &interface, &found).await {
-                    Ok(()) => self.answer(answer, Ok(())),
-                    Err(Halt::Failed(failure)) => self.answer(answer, Err(failure)),
-                    Err(Halt::Needs(errands)) => {
-                        self.halt(Command::DetachInterface { name, interface, answer }, found, errands);
-                    }
-                }
+                let done = self.core.detach_interface(&name, &interface, &found).await;
+                self.end(done, answer, found, |answer| Command::DetachInterface { name, interface, answer });
             }
             Command::Reload { answer } => {
                 let result = self.core.reload().await;
@@ -219,6 +198,15 @@ impl<C: Core> Controller<C> {
             }
         }
         None
+    }
+
+    /// Answers a command that is done, or halts it until its errands have run; `again` is the command then.
+    fn end(&mut self, done: Result<(), Halt>, answer: Answer, found: Found, again: impl FnOnce(Answer) -> Command) {
+        match done {
+            Ok(()) => self.answer(answer, Ok(())),
+            Err(Halt::Failed(failure)) => self.answer(answer, Err(failure)),
+            Err(Halt::Needs(errands)) => self.halt(again(answer), found, errands),
+        }
     }
 
     /// Starts a halted command again, and then the commands that waited behind it, until one of them is halted too.

@@ -10,7 +10,7 @@ mod tests;
 
 pub(crate) use controller::Controller;
 
-use crate::command::{AttachRequest, Halt, InterfaceRequest, Prepared};
+use crate::command::{AddInterface, AttachRequest, Halt, Prepared};
 use crate::failure::Failure;
 use crate::kernel::errand::{Brought, Errand, Found};
 use crate::kernel::netlink::NetEvent;
@@ -39,13 +39,7 @@ pub(crate) trait Core {
     async fn detach(&mut self, name: &ContainerName, found: &Found) -> Result<(), Halt>;
 
     /// Adds an interface to an attached container, completely or not at all.
-    async fn attach_interface(
-        &mut self,
-        name: &ContainerName,
-        interface: &IfName,
-        request: &InterfaceRequest,
-        found: &Found,
-    ) -> Result<(), Halt>;
+    async fn attach_interface(&mut self, add: &AddInterface, found: &Found) -> Result<(), Halt>;
 
     /// Removes an interface from an attached container, and releases its lease.
     async fn detach_interface(&mut self, name: &ContainerName, interface: &IfName, found: &Found) -> Result<(), Halt>;

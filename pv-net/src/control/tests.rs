@@ -6,7 +6,7 @@ mod services;
 use super::controller::{AUDIT, FIRST_AUDIT};
 use super::{Controller, Core};
 use crate::bus::Heard;
-use crate::command::{self, AttachRequest, Commands, Halt, InterfaceRequest, Prepared, Report};
+use crate::command::{self, AddInterface, AttachRequest, Commands, Halt, Prepared, Report};
 use crate::events::{Bus, Change, EventView};
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::ContainerRecord;
@@ -112,15 +112,9 @@ impl Core for Fake {
         was.then_some(()).ok_or_else(|| Failure::new(Kind::NotFound, "is not attached").into())
     }
 
-    async fn attach_interface(
-        &mut self,
-        name: &ContainerName,
-        interface: &IfName,
-        _: &InterfaceRequest,
-        found: &Found,
-    ) -> Result<(), Halt> {
-        self.needs(name, found)?;
-        self.note(format!("attach {interface} of {name}"));
+    async fn attach_interface(&mut self, add: &AddInterface, found: &Found) -> Result<(), Halt> {
+        self.needs(&add.container, found)?;
+        self.note(format!("attach {} of {}", add.interface, add.container));
         Ok(())
     }
 
@@ -188,6 +182,7 @@ impl Core for Fake {
                 netns: None,
                 attachments: Vec::new(),
                 auto_detach: false,
+                begun: None,
             };
             let (ports, inactive) = (Vec::new(), Vec::new());
             let phase = Phase::Attached(Attached {

@@ -9,16 +9,16 @@ use crate::command::{AttachRequest, Halt, Prepared};
 use crate::config::{check_container, parse_run_named};
 use crate::failure::{Failure, Kind};
 use crate::ipam::Lease;
-use crate::ipam::store::ContainerRecord;
+use crate::ipam::store::{ContainerRecord, State};
 use crate::kernel::bpf::Hook;
 use crate::kernel::errand::Found;
-use crate::kernel::link::{self, LegSpec, LinkKind, LinkSpec, host_if_name};
-use crate::kernel::netlink::{LinkInfo, Netns, alias};
+use crate::kernel::link::{self, LinkKind, LinkSpec, host_if_name};
+use crate::kernel::netlink::{LinkInfo, NetError, Netns, alias};
 use crate::kernel::{Host, Kernel, kill_point};
 use crate::model::{
-    Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, NetworkMode, PoolName,
+    Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, NetworkMode, Pool, PoolName,
 };
-use crate::plan::{Observed, Op, endpoint, endpoint_ops, misplaced};
+use crate::plan::{Leg, Observed, Op, endpoint, endpoint_ops, misplaced};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -60,7 +60,7 @@ impl Daemon {
         let about = |failure: Failure| failure.about(format!("container {name}"));
         let netns = netns.as_ref().map_err(|e| about(e.into()))?;
         let left = match self.attach_state(name, &run, reference, netns, found).await? {
-            AttachState::Attached => return Ok(self.make_whole(name, netns).await.map_err(about)?),
+            AttachState::Attached => return Ok(self.make_whole(name, None, netns).await.map_err(about)?),
             AttachState::Absent => Vec::new(),
             AttachState::Left(links) => links,
         };
@@ -75,11 +75,15 @@ impl Daemon {
         let Err(failure) = self.try_attach(&container, run, reference.clone(), request.auto_detach, netns).await else {
             return Ok(());
         };
-        let reserved = self.state.reserved_ports.take();
-        self.state = before;
-        self.state.reserved_ports = reserved;
+        self.restore_state(before);
         let not_restored = self.forget_attach(name, &leases).await;
         Err(about(failure.not_restored(not_restored)).into())
+    }
+
+    /// Restores the state as it was `before`, except for what pv-net has added to the device's reserved ports since.
+    pub(super) fn restore_state(&mut self, before: State) {
+        let reserved_ports = self.state.reserved_ports.take();
+        self.state = State { reserved_ports, ..before };
     }
 
     /// Undoes a failed attach except for its links: state, leases, rules and ports. Returns what could not be restored.
@@ -91,15 +95,51 @@ impl Daemon {
         [saved, leases, policy, ports].into_iter().filter_map(Result::err).collect()
     }
 
-    /// Restores what is missing of an attached container with the namespace `netns`: links, addresses, routes, programs
-    /// and map entries. Each step of an attach has no effect on what is there already.
-    pub(super) async fn make_whole(&mut self, name: &ContainerName, netns: &Netns) -> Result<(), Failure> {
-        let attachments = self.state.containers.get(name).map(|r| r.attachments.clone()).unwrap_or_default();
+    /// Restores what is missing of an attached container with the namespace `netns`, or of one of its interfaces: links,
+    /// addresses, routes, programs and map entries. Each step of an attach has no effect on what is there already. An
+    /// interface that cannot be restored does not keep the others from it.
+    ///
+    /// # Errors
+    /// Why interfaces are not whole.
+    pub(super) async fn make_whole(
+        &mut self,
+        name: &ContainerName,
+        only: Option<&IfName>,
+        netns: &Netns,
+    ) -> Result<(), Failure> {
+        let Some(record) = self.state.containers.get(name).cloned() else { return Ok(()) };
         let _quick = self.grace.expedite();
-        let made = self.connect_all(&attachments, netns).await?;
-        self.arrange_or_take_back(&attachments, netns, &made).await?;
-        self.finish(&made).await;
+        let (mut made, mut failures) = (Vec::new(), Vec::new());
+        for attachment in record.attachments.iter().filter(|a| only.is_none_or(|only| a.interface == *only)) {
+            match self.connect(attachment, netns).await {
+                Ok(connected) => made.push(connected),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        match self.arrange(&record.attachments, netns, &made).await {
+            Ok(()) => self.finish(&made).await,
+            Err(failure) => failures.push(self.take_back(&made, failure).await),
+        }
+        if let Some(failure) = failures.into_iter().reduce(Failure::and) {
+            return Err(failure);
+        }
+        self.has_ended(name);
         Ok(())
+    }
+
+    /// Makes these interfaces of a container, or what is missing of them, and arranges the routes for `all` that it has.
+    /// When anything fails, those that were made are removed again.
+    pub(super) async fn connect_and_arrange(
+        &mut self,
+        these: &[Attachment],
+        all: &[Attachment],
+        netns: &Netns,
+    ) -> Result<Vec<Connected>, Failure> {
+        let made = self.connect_all(these, netns).await?;
+        match self.arrange(all, netns, &made).await {
+            Ok(()) => Ok(made),
+            Err(failure) => Err(self.take_back(&made, failure).await),
+        }
     }
 
     /// The container that a request describes, and its `run.json`.
@@ -171,7 +211,8 @@ impl Daemon {
         let attachments: Vec<_> = container.interfaces.iter().zip(&leases).map(|(i, l)| attachment(i, l)).collect();
         // Reading what all containers publish takes time that grows with their number, so it is done only when needed.
         let ports = !container.ports.is_empty() || self.publishes(&container.name);
-        let record = ContainerRecord { run, netns: Some(reference), attachments: attachments.clone(), auto_detach };
+        let record =
+            ContainerRecord { run, netns: Some(reference), attachments: attachments.clone(), auto_detach, begun: None };
         self.state.containers.insert(container.name.clone(), Arc::new(record));
         self.state.identity(&container.name);
         self.save()?;
@@ -179,8 +220,7 @@ impl Daemon {
         if !self.device.policies.is_empty() {
             self.enforce_policy(false).await?;
         }
-        let made = self.connect_all(&attachments, netns).await?;
-        self.arrange_or_take_back(&attachments, netns, &made).await?;
+        let made = self.connect_and_arrange(&attachments, &attachments, netns).await?;
         if ports && let Err(failure) = self.refresh_port_map().await {
             return Err(self.take_back(&made, failure).await);
         }
@@ -189,11 +229,7 @@ impl Daemon {
     }
 
     /// Makes all interfaces, or none.
-    pub(super) async fn connect_all(
-        &mut self,
-        attachments: &[Attachment],
-        netns: &Netns,
-    ) -> Result<Vec<Connected>, Failure> {
+    async fn connect_all(&mut self, attachments: &[Attachment], netns: &Netns) -> Result<Vec<Connected>, Failure> {
         let mut made = Vec::new();
         for attachment in attachments {
             match self.connect(attachment, netns).await {
@@ -213,42 +249,48 @@ impl Daemon {
         failure.not_restored(not_restored)
     }
 
-    /// Gives a container the routes for these interfaces, which are all that it has. If that fails, the ones in `made`
-    /// are removed.
-    async fn arrange_or_take_back(
-        &mut self,
+    /// Gives a container the routes for these interfaces, which are all that it has. Those that are not in its namespace
+    /// any more get none, and do not keep the others from theirs.
+    ///
+    /// # Errors
+    /// When one that was `made` just now cannot have its routes, or the kernel refuses something else.
+    pub(super) async fn arrange(
+        &self,
         attachments: &[Attachment],
         netns: &Netns,
         made: &[Connected],
     ) -> Result<(), Failure> {
-        match self.arrange(attachments, netns).await {
-            Ok(()) => Ok(()),
-            Err(failure) => Err(self.take_back(made, failure).await),
+        let mut there = Vec::new();
+        for attachment in attachments {
+            let pool = self.device.pools.get(&attachment.pool);
+            let (Some(pool), Some(index)) = (pool, self.link_index(&attachment.host_if)) else { continue };
+            let Some(link) = link::end_in(&self.net, index, netns).await? else { continue };
+            there.push((attachment, pool, link));
         }
-    }
-
-    /// Gives a container the routes for these interfaces, which are all that it has.
-    ///
-    /// # Errors
-    /// When one of them is not in its namespace any more, or the kernel refuses.
-    pub(super) async fn arrange(&self, attachments: &[Attachment], netns: &Netns) -> Result<(), Failure> {
-        let routes = DefaultRoutes::of(attachments);
-        let mut legs = Vec::new();
-        for (place, a) in attachments.iter().enumerate() {
-            // One that the container has deleted needs no routes.
-            let Some(host_index) = self.link_index(&a.host_if) else { continue };
-            let pool = self.device.pools.get(&a.pool).ok_or_else(|| missing(&a.pool))?;
-            legs.push(LegSpec {
-                host_index,
-                container_if: a.interface.clone(),
-                mac: a.mac,
-                addresses: addresses(a, pool),
-                gateways: pool.gateways().map(|g| g.ip()).collect(),
-                default4: routes.ipv4 == Some(place),
-                default6: routes.ipv6 == Some(place),
-            });
+        let routes = DefaultRoutes::of(there.iter().map(|(attachment, ..)| *attachment));
+        let leg = |(place, (a, pool, link)): (usize, &(&Attachment, &Pool, u32))| Leg {
+            link: *link,
+            addresses: addresses(a, pool),
+            gateways: pool.gateways().map(|g| g.ip()).collect(),
+            default4: routes.ipv4 == Some(place),
+            default6: routes.ipv6 == Some(place),
+            claims: a.default_route == Some(true),
+        };
+        let legs: Vec<Leg> = there.iter().enumerate().map(leg).collect();
+        let mut failed = link::arrange(&legs, netns).await?;
+        for Connected { attachment, .. } in made.iter().filter(|c| c.is_new) {
+            let Some((_, _, link)) = there.iter().find(|(a, ..)| *a == attachment) else {
+                return Err(NetError::Vanished { name: attachment.interface.to_string() }.into());
+            };
+            if let Some(e) = failed.remove(link) {
+                return Err(e.into());
+            }
         }
-        Ok(link::arrange(&legs, netns).await?)
+        for (link, e) in failed {
+            let interface = there.iter().find(|(_, _, index)| *index == link).map(|(a, ..)| a.interface.as_str());
+            tracing::warn!(interface, error = %e, "interface of a container without its routes");
+        }
+        Ok(())
     }
 
     /// Marks the attach as finished. If the mark stays, the next daemon only checks the container once more.
@@ -300,13 +342,13 @@ impl Daemon {
         let connected = async {
             // Done first, because the kernel's worker makes an IPv6 address usable while the programs are being
             // attached.
-            spec.address_inside(netns).await?;
+            spec.address_inside(&made, netns).await?;
             let mut host = self.host();
             // A new link has no map entries and no programs; for an old one the kernel is observed.
             let before = if is_new { fresh(&made, &host) } else { host.observe().await? };
             let ops = endpoint_ops(&endpoint, &made, &before);
             all_or_nothing(&mut host, &ops, &before).await?;
-            Ok(spec.raise_inside(netns).await?)
+            Ok(spec.raise_inside(&made, netns).await?)
         };
         if let Err(failure) = connected.await {
             let connected = Connected { link: made, attachment: attachment.clone(), is_new };
@@ -315,6 +357,7 @@ impl Daemon {
         // The link is complete now, so former problems with it are over.
         self.held.remove(&made.index);
         self.closed.remove(&made.index);
+        self.end_misfit(attachment, &made, link.mtu).await;
         self.resize_bridge(&pool).await;
         self.net.wait_until_it_carries(&[made.index, link.index]).await;
         Ok(Connected { link: made, attachment: attachment.clone(), is_new })
@@ -365,7 +408,7 @@ pub(super) fn attachment(interface: &Interface, lease: &Lease) -> Attachment {
     }
 }
 
-fn addresses(attachment: &Attachment, pool: &crate::model::Pool) -> Vec<IpNetwork> {
+fn addresses(attachment: &Attachment, pool: &Pool) -> Vec<IpNetwork> {
     let with = |addr: IpAddr, prefix: Option<u8>| IpNetwork::new(addr, prefix?).ok();
     let v4 = attachment.ipv4.and_then(|a| with(a.into(), pool.v4.as_ref().map(|s| s.net.prefix())));
     let v6 = attachment.ipv6.and_then(|a| with(a.into(), pool.v6.as_ref().map(|s| s.net.prefix())));

@@ -5,7 +5,7 @@ use crate::command::Halt;
 use crate::failure::{Failure, Kind};
 use crate::kernel::errand::{Errand, Found};
 use crate::kernel::link::has_end_of;
-use crate::kernel::netlink::Netns;
+use crate::kernel::netlink::{Net, Netns};
 use crate::model::{Attachment, ContainerName, NetnsRef};
 use std::sync::Arc;
 
@@ -43,8 +43,8 @@ impl Daemon {
             return Ok(AttachState::Absent);
         }
         let links: Vec<u32> = there.iter().map(|(index, _)| *index).collect();
-        let here = links.is_empty() || has_end_of(&links, netns).await.map_err(Failure::from)?;
-        if !here && !ends_in(&links, record.netns.as_ref(), found).await? {
+        let here = links.is_empty() || has_end_of(&self.net, &links, netns).await.map_err(Failure::from)?;
+        if !here && !ends_in(&self.net, &links, record.netns.as_ref(), found).await? {
             return Ok(AttachState::Left(there));
         }
         if !here || record.run != *run {
@@ -65,11 +65,11 @@ impl Daemon {
 
 /// Whether one of `links` ends in the namespace that `reference` leads to now. Without a reference that cannot be told,
 /// and counts as yes.
-async fn ends_in(links: &[u32], reference: Option<&NetnsRef>, found: &Found) -> Result<bool, Halt> {
+async fn ends_in(net: &Net, links: &[u32], reference: Option<&NetnsRef>, found: &Found) -> Result<bool, Halt> {
     let Some(reference) = reference else { return Ok(true) };
     match found.netns(reference) {
         None => Err(Halt::Needs(vec![Errand::Open(reference.clone())])),
-        Some(Ok(netns)) => Ok(has_end_of(links, netns).await.map_err(Failure::from)?),
+        Some(Ok(netns)) => Ok(has_end_of(net, links, netns).await.map_err(Failure::from)?),
         Some(Err(e)) if e.is_gone() => Ok(false),
         // Nobody can tell whether the namespace still exists, so it may be in use.
         Some(Err(e)) => Err(Failure::from(e).into()),

@@ -1,7 +1,7 @@
 //! How the controller drives the daemon.
 
 use super::{Daemon, teardown};
-use crate::command::{AttachRequest, Halt, InterfaceRequest, Prepared};
+use crate::command::{AddInterface, AttachRequest, Halt, Prepared};
 use crate::control::Core;
 use crate::failure::Failure;
 use crate::kernel::errand::{Brought, Errand, Found};
@@ -40,14 +40,8 @@ impl Core for Daemon {
         self.detach(name, found).await
     }
 
-    async fn attach_interface(
-        &mut self,
-        name: &ContainerName,
-        interface: &IfName,
-        request: &InterfaceRequest,
-        found: &Found,
-    ) -> Result<(), Halt> {
-        self.attach_interface(name, interface, request, found).await
+    async fn attach_interface(&mut self, add: &AddInterface, found: &Found) -> Result<(), Halt> {
+        self.attach_interface(add, found).await
     }
 
     async fn detach_interface(&mut self, name: &ContainerName, interface: &IfName, found: &Found) -> Result<(), Halt> {
@@ -87,7 +81,7 @@ impl Core for Daemon {
     }
 
     async fn teardown(&mut self) -> Result<(), Failure> {
-        teardown(&self.paths).await
+        teardown(&self.paths, Some(&self.broker)).await
     }
 
     fn errands(&mut self) -> Vec<Errand> {

@@ -177,17 +177,10 @@ impl Daemon {
         record.is_some_and(|r| r.attachments.iter().all(|a| self.link_index(&a.host_if).is_some()))
     }
 
-    /// Called when a container is attached, by whomever: earlier failed steps about it are done now. For example, the
+    /// Called when a container is attached, by whomever: what was wrong with it is right now. For example, the
     /// start may have found links of its last namespace that the kernel was just deleting.
     pub(super) fn is_attached(&mut self, name: &ContainerName) {
-        let mut failed = std::mem::take(&mut self.failed_steps);
-        if let Some(conditions) = self.container_conditions.get_mut(name) {
-            let (over, stay): (Vec<_>, Vec<_>) =
-                std::mem::take(conditions).into_iter().partition(|why| failed.contains(why));
-            *conditions = stay;
-            failed.retain(|why| !over.contains(why));
-        }
-        self.failed_steps = failed;
+        self.conditions_are_over(name, None);
         self.awaited.failures.remove(name);
         self.awaited.set_detached(name, None);
     }

@@ -3,12 +3,13 @@
 use super::Daemon;
 use crate::command::Halt;
 use crate::failure::{Failure, Kind};
-use crate::ipam::store::ContainerRecord;
+use crate::ipam::store::{Begun, ContainerRecord};
 use crate::kernel::errand::{Errand, Found};
 use crate::kernel::kill_point;
 use crate::kernel::link::has_end_of;
 use crate::kernel::netlink::Netns;
 use crate::model::{Attachment, ContainerName, NetnsRef};
+use std::sync::Arc;
 
 impl Daemon {
     /// Detaches a container and releases its leases. A container that is not attached may have leases too, from an
@@ -35,7 +36,8 @@ impl Daemon {
         };
         let _points = kill_point::begin("detach");
         self.stays_detached(name, found)?;
-        let done = self.try_detach(name, &record, found).await;
+        let inside = self.namespace_of(&record, found).await;
+        let done = self.try_detach(name, &record, inside).await;
         if done.is_err() {
             self.may_be_attached(name);
         }
@@ -51,24 +53,29 @@ impl Daemon {
         needs
     }
 
+    /// Detaches a container whose namespace is `inside`, if it still has one.
     pub(super) async fn try_detach(
         &mut self,
         name: &ContainerName,
         record: &ContainerRecord,
-        found: &Found,
+        inside: Option<&Netns>,
     ) -> Result<(), Failure> {
         let _quick = self.grace.expedite();
-        let inside = self.namespace_of(record, found).await;
+        if record.attachments.len() > 1 {
+            self.begin(name, Begun::Detach)?;
+        }
+        // Done first: without its links nobody can tell that the namespace is this container's, should the daemon be
+        // killed in between.
+        if let Some(netns) = inside {
+            self.tidy_inside(name, &[], netns).await;
+        }
         for (done, attachment) in record.attachments.iter().enumerate() {
             if let Some(index) = self.link_index(&attachment.host_if)
                 && let Err(failure) = self.disconnect(index, attachment).await
             {
                 let failure = failure.about(format!("container {name}"));
-                return Err(self.reconnect(record, done, failure, found).await);
+                return Err(self.reconnect(record, done, failure, inside).await);
             }
-        }
-        if let Some(netns) = inside {
-            self.tidy_inside(name, &[], netns).await;
         }
         let half_done = |failure: Failure| {
             let failure = failure.about(format!("container {name}: its links are gone, but not its leases"));
@@ -84,13 +91,11 @@ impl Daemon {
         let ports = if published { self.refresh_port_map().await } else { Ok(()) };
         if let Err(failure) = ports.and_then(|()| self.save()) {
             // The links are gone; the addresses are not given to others before this is on disk.
-            let reserved = self.state.reserved_ports.take();
-            self.state = before;
-            self.state.reserved_ports = reserved;
+            self.restore_state(before);
             let not_restored = self.restore_leases(name, &leases).await.err();
             return Err(half_done(failure).not_restored(not_restored));
         }
-        self.container_conditions.remove(name);
+        self.conditions_are_over(name, None);
         Ok(())
     }
 
@@ -98,39 +103,66 @@ impl Daemon {
     pub(super) async fn namespace_of<'a>(&self, record: &ContainerRecord, found: &'a Found) -> Option<&'a Netns> {
         let netns = found.netns(record.netns.as_ref()?)?.ok()?;
         let links: Vec<u32> = record.attachments.iter().filter_map(|a| self.link_index(&a.host_if)).collect();
-        has_end_of(&links, netns).await.is_ok_and(|here| here).then_some(netns)
+        has_end_of(&self.net, &links, netns).await.is_ok_and(|here| here).then_some(netns)
     }
 
     /// Brings the routes inside a container to what its interfaces that are `left` need. What remains of others has no
     /// effect, and the next attach in that namespace removes it; so a failure is only logged.
     pub(super) async fn tidy_inside(&self, name: &ContainerName, left: &[Attachment], netns: &Netns) {
-        if let Err(e) = self.arrange(left, netns).await {
+        if let Err(e) = self.arrange(left, netns, &[]).await {
             tracing::warn!(container = %name, error = %e, "routes of removed interfaces left in its namespace");
         }
     }
 
     /// Makes the first `gone` interfaces of a container again after its detach ended with `failure`.
-    async fn reconnect(&mut self, record: &ContainerRecord, gone: usize, failure: Failure, found: &Found) -> Failure {
-        if gone == 0 {
-            return failure;
-        }
-        let netns = match record.netns.as_ref().and_then(|reference| found.netns(reference)) {
-            Some(netns) => netns.map_err(Failure::from),
-            None => Err(Failure::new(Kind::Internal, "its namespace is not known")),
-        };
-        match netns {
-            Ok(netns) => {
-                let again = self.connect_all(&record.attachments[..gone], netns).await;
-                let not_restored = match again {
-                    Ok(made) => {
-                        self.finish(&made).await;
-                        self.arrange(&record.attachments, netns).await.err()
-                    }
-                    Err(e) => Some(e),
-                };
-                failure.not_restored(not_restored)
+    async fn reconnect(
+        &mut self,
+        record: &ContainerRecord,
+        gone: usize,
+        failure: Failure,
+        inside: Option<&Netns>,
+    ) -> Failure {
+        let Some(Attachment { container, .. }) = record.attachments.first() else { return failure };
+        let gone = &record.attachments[..gone];
+        let not_restored = match inside {
+            Some(netns) => match self.connect_and_arrange(gone, &record.attachments, netns).await {
+                Ok(made) => {
+                    self.finish(&made).await;
+                    self.has_ended(container);
+                    None
+                }
+                Err(e) => Some(e),
+            },
+            None if gone.is_empty() => {
+                self.has_ended(container);
+                None
             }
-            Err(e) => failure.not_restored([e]),
+            None => Some(Failure::new(Kind::Internal, "its namespace is not known, or gone")),
+        };
+        failure.not_restored(not_restored)
+    }
+
+    /// Stores that a change of a container's interfaces begins, before anything is changed.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub(super) fn begin(&mut self, name: &ContainerName, begun: Begun) -> Result<(), Failure> {
+        let Some(record) = self.state.containers.get_mut(name) else { return Ok(()) };
+        let before = Arc::make_mut(record).begun.replace(begun);
+        let Err(failure) = self.save() else { return Ok(()) };
+        if let Some(record) = self.state.containers.get_mut(name) {
+            Arc::make_mut(record).begun = before;
+        }
+        Err(failure.about(format!("container {name}")))
+    }
+
+    /// Stores that a change of a container's interfaces has come to its end.
+    pub(super) fn has_ended(&mut self, name: &ContainerName) {
+        let Some(record) = self.state.containers.get_mut(name).filter(|record| record.begun.is_some()) else { return };
+        Arc::make_mut(record).begun = None;
+        if let Err(e) = self.save() {
+            // The next write of the state stores it too. Until then a new daemon would do once more what is done.
+            tracing::warn!(container = %name, error = %e.line(), "not written down that a change has come to its end");
         }
     }
 }

@@ -2,7 +2,6 @@
 //! them, and no `run.json` declares them.
 
 use super::Daemon;
-use crate::kernel::errand::Found;
 use crate::model::{ContainerName, IfName};
 use std::collections::BTreeSet;
 
@@ -20,7 +19,7 @@ impl Daemon {
         let ended: Vec<ContainerName> = ended.map(|(name, _)| name.clone()).collect();
         for name in ended {
             let Some(record) = self.state.containers.get(&name).cloned() else { continue };
-            match self.try_detach(&name, &record, &Found::default()).await {
+            match self.try_detach(&name, &record, None).await {
                 Ok(()) => tracing::info!(container = %name, "detached: its namespace is gone"),
                 Err(e) => {
                     tracing::warn!(container = %name, error = %e, "its namespace is gone, but it is not detached");

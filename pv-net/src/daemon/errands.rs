@@ -60,7 +60,8 @@ impl Daemon {
             Brought::Changed(attachment, Change::Segments(_), Err(e)) => {
                 tracing::debug!(container = %attachment.container, error = %e, "segment size inside");
             }
-            Brought::Changed(_, Change::Segments(_), Ok(())) | Brought::Netns(..) => {}
+            Brought::Netns(reference, netns) => self.arrange_in(&reference, netns).await,
+            Brought::Changed(_, Change::Segments(_), Ok(())) => {}
         }
     }
 

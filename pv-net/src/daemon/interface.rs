@@ -4,14 +4,14 @@
 use super::Daemon;
 use super::attach::attachment;
 use super::leases::missing;
-use crate::command::{Halt, InterfaceRequest};
+use crate::command::{AddInterface, Halt};
 use crate::config::{check_container, parse_run_named};
 use crate::failure::{Failure, Kind};
 use crate::ipam::LeaseKey;
-use crate::ipam::store::ContainerRecord;
+use crate::ipam::store::{Begun, ContainerRecord};
 use crate::kernel::errand::{Errand, Found};
 use crate::kernel::kill_point;
-use crate::kernel::link::has_end_of;
+use crate::kernel::link::{has_end_of, host_if_name};
 use crate::kernel::netlink::Netns;
 use crate::lease::{Step, Wanted};
 use crate::model::{Attachment, ContainerName, IfName, Interface};
@@ -24,40 +24,37 @@ impl Daemon {
     /// # Errors
     /// The failure; everything is then as before. Or an errand for the container's namespace, whose result must be in
     /// `found`.
-    pub(crate) async fn attach_interface(
-        &mut self,
-        name: &ContainerName,
-        interface: &IfName,
-        request: &InterfaceRequest,
-        found: &Found,
-    ) -> Result<(), Halt> {
+    pub(crate) async fn attach_interface(&mut self, add: &AddInterface, found: &Found) -> Result<(), Halt> {
+        let AddInterface { container: name, interface, .. } = add;
         let _points = kill_point::begin("attach_interface");
         let about = |failure: Failure| failure.about(format!("container {name}"));
-        let wanted = self.interface_of(name, interface, request)?;
+        let wanted = self.interface_of(add)?;
         let record = self.record_of(name)?;
-        if let Some(has) = record.attachments.iter().find(|a| a.interface == *interface)
-            && let Some(why) = differs(&wanted, has)
-        {
+        let has = record.attachments.iter().find(|a| a.interface == *interface);
+        if let Some(why) = has.and_then(|has| differs(&wanted, has)) {
             let failure = Failure::new(Kind::Conflict, format!("container {name}: interface {interface} {why}"));
-            return Err(failure.help(format!("detach it first: pv-net detach {name} --interface {interface}")).into());
+            return Err(failure.help(format!("detach it first: {}", removal(name, &record, interface))).into());
         }
         let netns = self.own_namespace(name, &record, found).await?;
         let _quick = self.grace.expedite();
-        if record.attachments.iter().any(|a| a.interface == *interface) {
-            return Ok(self.make_whole(name, netns).await.map_err(about)?);
+        if let Some(has) = has {
+            self.make_whole(name, Some(interface), netns).await.map_err(about)?;
+            self.conditions_are_over(name, Some(&has.host_if));
+            return Ok(());
         }
         let claims = record.attachments.iter().find(|a| a.default_route == Some(true));
         if let Some(claims) = claims.filter(|_| wanted.default_route == Some(true)) {
             let why = format!("container {name}: interface {} has the default route already", claims.interface);
             let failure = Failure::new(Kind::Conflict, why);
-            return Err(failure.help("attach it without the default route, or detach that interface first").into());
+            return Err(failure.help("attach it without --default-route").into());
         }
         let (before, leases) = (self.state.clone(), self.leases.of(name));
-        let Err(failure) = self.try_attach_interface(name, &wanted, netns).await else { return Ok(()) };
-        let reserved = self.state.reserved_ports.take();
-        self.state = before;
-        self.state.reserved_ports = reserved;
-        let routes = self.arrange(&record.attachments, netns).await.err();
+        let Err(failure) = self.try_attach_interface(name, &wanted, netns).await else {
+            self.conditions_are_over(name, Some(&host_if_name(name, interface)));
+            return Ok(());
+        };
+        self.restore_state(before);
+        let routes = self.arrange(&record.attachments, netns, &[]).await.err();
         let not_restored = self.forget_attach(name, &leases).await;
         Err(about(failure.not_restored(routes).not_restored(not_restored)).into())
     }
@@ -76,19 +73,18 @@ impl Daemon {
         let lease = leases.first().ok_or_else(|| Failure::new(Kind::Internal, "the lease book gave no lease"))?;
         let new = attachment(wanted, lease);
         let all = self.change_attachments(name, |all| all.push(new.clone()));
-        self.save()?;
+        self.begin(name, Begun::Add(new.interface.clone()))?;
         if !self.device.policies.is_empty() {
             self.enforce_policy(false).await?;
         }
-        let made = [self.connect(&new, netns).await?];
-        let arranged = async {
-            self.arrange(&all, netns).await?;
-            if self.publishes(name) { self.refresh_port_map().await } else { Ok(()) }
-        };
-        if let Err(failure) = arranged.await {
+        let made = self.connect_and_arrange(std::slice::from_ref(&new), &all, netns).await?;
+        if self.publishes(name)
+            && let Err(failure) = self.refresh_port_map().await
+        {
             return Err(self.take_back(&made, failure).await);
         }
         self.finish(&made).await;
+        self.has_ended(name);
         Ok(())
     }
 
@@ -117,21 +113,28 @@ impl Daemon {
             return Err(Halt::Needs(vec![Errand::Open(reference.clone())]));
         }
         let _points = kill_point::begin("detach_interface");
-        Ok(self.try_detach_interface(name, &record, gone, found).await?)
+        // A namespace that does not answer, or is gone, keeps no interface.
+        let inside = self.namespace_of(&record, found).await;
+        Ok(self.try_detach_interface(name, &record, gone, inside).await?)
     }
 
-    async fn try_detach_interface(
+    /// Removes the interface `gone` of a container whose namespace is `inside`, if it still has one.
+    pub(super) async fn try_detach_interface(
         &mut self,
         name: &ContainerName,
         record: &ContainerRecord,
         gone: &Attachment,
-        found: &Found,
+        inside: Option<&Netns>,
     ) -> Result<(), Failure> {
         let _quick = self.grace.expedite();
-        // A namespace that does not answer, or is gone, keeps no interface.
-        let inside = self.namespace_of(record, found).await;
-        if let Some(index) = self.link_index(&gone.host_if) {
-            self.disconnect(index, gone).await.map_err(|e| e.about(format!("container {name}")))?;
+        self.begin(name, Begun::Remove(gone.interface.clone()))?;
+        if let Some(index) = self.link_index(&gone.host_if)
+            && let Err(failure) = self.disconnect(index, gone).await
+        {
+            if self.link_index(&gone.host_if).is_some() {
+                self.has_ended(name);
+            }
+            return Err(failure.about(format!("container {name}")));
         }
         let left: Vec<Attachment> = record.attachments.iter().filter(|a| *a != gone).cloned().collect();
         if let Some(netns) = inside {
@@ -146,6 +149,9 @@ impl Daemon {
         self.leases.change(vec![Step::Release(LeaseKey::of(gone))]).await.map_err(|e| half_done(e.into()))?;
         let before = self.state.clone();
         self.change_attachments(name, |all| all.retain(|a| a != gone));
+        if let Some(record) = self.state.containers.get_mut(name) {
+            Arc::make_mut(record).begun = None;
+        }
         let written = async {
             if self.publishes(name) {
                 self.refresh_port_map().await?;
@@ -157,22 +163,17 @@ impl Daemon {
             self.save()
         };
         if let Err(failure) = written.await {
-            let reserved = self.state.reserved_ports.take();
-            self.state = before;
-            self.state.reserved_ports = reserved;
+            self.restore_state(before);
             let not_restored = self.restore_leases(name, &leases).await.err();
             return Err(half_done(failure).not_restored(not_restored));
         }
+        self.conditions_are_over(name, Some(&gone.host_if));
         Ok(())
     }
 
     /// The interface that a request describes, checked against the device.
-    fn interface_of(
-        &self,
-        name: &ContainerName,
-        interface: &IfName,
-        request: &InterfaceRequest,
-    ) -> Result<Interface, Failure> {
+    fn interface_of(&self, add: &AddInterface) -> Result<Interface, Failure> {
+        let AddInterface { container: name, interface, request } = add;
         // The same checks as for one in a run.json, with the same messages.
         let file = format!("interface {interface} of container {name}");
         let described = serde_json::to_value(request).map_err(|e| Failure::new(Kind::Internal, e.to_string()))?;
@@ -191,7 +192,7 @@ impl Daemon {
         let record = self.state.containers.get(name).filter(|record| !record.attachments.is_empty());
         record.cloned().ok_or_else(|| {
             let why = format!("container {name}: is not attached");
-            Failure::new(Kind::NotFound, why).help(format!("attach it first: pv-net attach {name}"))
+            Failure::new(Kind::NotFound, why).help(format!("attach it first: pv-net attach {name} --netns PATH"))
         })
     }
 
@@ -202,11 +203,11 @@ impl Daemon {
         record: &ContainerRecord,
         found: &'a Found,
     ) -> Result<&'a Netns, Halt> {
-        let again = |why: &str| {
-            Failure::new(Kind::Conflict, format!("container {name}: {why}"))
-                .help(format!("attach the container again: pv-net attach {name}"))
+        let conflict = |why: &str| Failure::new(Kind::Conflict, format!("container {name}: {why}"));
+        let Some(reference) = &record.netns else {
+            let help = format!("detach it, and attach it again: pv-net detach {name}");
+            return Err(conflict("its namespace is not known").help(help).into());
         };
-        let Some(reference) = &record.netns else { return Err(again("its namespace is not known").into()) };
         let netns = match found.netns(reference) {
             None => return Err(Halt::Needs(vec![Errand::Open(reference.clone())])),
             Some(Err(e)) => return Err(Failure::from(e).about(format!("container {name}")).into()),
@@ -214,8 +215,9 @@ impl Daemon {
         };
         let links: Vec<u32> = record.attachments.iter().filter_map(|a| self.link_index(&a.host_if)).collect();
         // Paths and process ids are reused: the container's other links prove that it is this one.
-        if !has_end_of(&links, netns).await.map_err(Failure::from)? {
-            return Err(again("none of its interfaces is in its namespace").into());
+        if !has_end_of(&self.net, &links, netns).await.map_err(Failure::from)? {
+            let help = format!("attach it in its present one: pv-net attach {name} --netns PATH");
+            return Err(conflict("none of its interfaces is in its namespace").help(help).into());
         }
         Ok(netns)
     }
@@ -230,6 +232,12 @@ impl Daemon {
         change(all);
         all.clone()
     }
+}
+
+/// The command that removes an interface: the only one goes with its container.
+fn removal(name: &ContainerName, record: &ContainerRecord, interface: &IfName) -> String {
+    let command = format!("pv-net detach {name}");
+    if record.attachments.len() == 1 { command } else { format!("{command} --interface {interface}") }
 }
 
 /// Why an interface is not the wanted one.

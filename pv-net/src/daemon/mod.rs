@@ -6,6 +6,7 @@ mod attach;
 mod attach_state;
 mod borrowed;
 mod clsact;
+mod conditions;
 mod core;
 mod declared;
 mod detach;
@@ -89,7 +90,11 @@ pub struct Daemon {
     declared_conditions: Vec<String>,
     /// Conditions from the start.
     start_conditions: Vec<String>,
-    container_conditions: BTreeMap<ContainerName, Vec<String>>,
+    container_conditions: conditions::Conditions,
+    /// By container, conditions about its published ports.
+    unpublished: BTreeMap<ContainerName, Vec<String>>,
+    /// Containers that have lost a link.
+    thinned: BTreeSet<ContainerName>,
     /// Containers' host-side links that exist, by index.
     links: BTreeMap<u32, (ContainerName, IfName)>,
     /// Uplinks that exist, with their index.
@@ -203,7 +208,9 @@ impl Daemon {
             offers: Arc::default(),
             declared_conditions: Vec::new(),
             start_conditions,
-            container_conditions: BTreeMap::new(),
+            container_conditions: conditions::Conditions::default(),
+            unpublished: BTreeMap::new(),
+            thinned: BTreeSet::new(),
             links: BTreeMap::new(),
             uplinks: BTreeMap::new(),
             hooked_bridges: BTreeMap::new(),

@@ -66,8 +66,8 @@ impl Daemon {
                 None => self.note_misfit(&attachment, mtu, "its namespace is not known"),
             }
         }
-        for (container, why) in self.misfits.values() {
-            self.container_conditions.entry(container.clone()).or_default().push(why.clone());
+        for (host_if, (container, why)) in &self.misfits {
+            self.container_conditions.note(container, Some(host_if), why.clone());
         }
     }
 
@@ -92,10 +92,18 @@ impl Daemon {
                 self.forget_misfit(&attachment);
                 self.note_misfit(&attachment, mtu, &why);
                 if let Some((container, why)) = self.misfits.get(&attachment.host_if) {
-                    self.container_conditions.entry(container.clone()).or_default().push(why.clone());
+                    self.container_conditions.note(container, Some(&attachment.host_if), why.clone());
                 }
             }
             (None, _) => {}
+        }
+    }
+
+    /// Gives a link whose container's end has its pool's MTU now that MTU too.
+    pub(super) async fn end_misfit(&mut self, attachment: &Attachment, link: &LinkInfo, mtu: u32) {
+        self.forget_misfit(attachment);
+        if link.mtu != mtu {
+            self.fit_device_end(attachment, link.index, mtu).await;
         }
     }
 
@@ -114,9 +122,8 @@ impl Daemon {
 
     /// Removes an earlier condition about this link's MTU.
     fn forget_misfit(&mut self, attachment: &Attachment) {
-        let Some((container, why)) = self.misfits.remove(&attachment.host_if) else { return };
-        if let Some(conditions) = self.container_conditions.get_mut(&container) {
-            conditions.retain(|condition| *condition != why);
+        if let Some((container, why)) = self.misfits.remove(&attachment.host_if) {
+            self.container_conditions.forget(&container, &why);
         }
     }
 }

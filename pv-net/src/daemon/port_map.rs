@@ -9,6 +9,7 @@ use crate::kernel::errand::{Errand, Found};
 use crate::kernel::{Kernel, listeners};
 use crate::model::{Container, ContainerName, PortMapping};
 use crate::plan::{Op, Published, Tables, prefixes, reservations};
+use std::sync::Arc;
 
 /// The port mappings in a container's `run.json`.
 fn mappings(name: &ContainerName, record: &ContainerRecord) -> Vec<PortMapping> {
@@ -30,6 +31,22 @@ impl Daemon {
         self.published().into_iter().map(|(_, p)| p).collect()
     }
 
+    /// Notes the ports that lead nowhere, because the interface that they name was removed.
+    fn note_unpublished(&mut self, all: &[(ContainerName, Published)]) {
+        self.unpublished.clear();
+        for (name, Published { mapping, .. }) in all {
+            let Some(interface) = &mapping.interface else { continue };
+            let has = |record: &Arc<ContainerRecord>| record.attachments.iter().any(|a| a.interface == *interface);
+            if !self.state.containers.get(name).is_some_and(has) {
+                let why = format!(
+                    "port {mapping}: not published: the container has no interface {interface}: add it with \
+                     pv-net attach {name} --interface {interface} --pool POOL"
+                );
+                self.unpublished.entry(name.clone()).or_default().push(why);
+            }
+        }
+    }
+
     /// Whether the container `name` publishes any port.
     pub(super) fn publishes(&self, name: &ContainerName) -> bool {
         self.state.containers.get(name).is_some_and(|record| !mappings(name, record).is_empty())
@@ -43,7 +60,9 @@ impl Daemon {
         if !self.is_active() {
             return Ok(());
         }
-        let published = self.all_published();
+        let all = self.published();
+        self.note_unpublished(&all);
+        let published: Vec<Published> = all.into_iter().map(|(_, p)| p).collect();
         let entries: Vec<_> = published.iter().flat_map(|p| prefixes(p).into_iter().chain(reservations(p))).collect();
         // Ports are reserved before they are published, so that no socket gets one in between.
         let observed = self.host().observe_device().await?;

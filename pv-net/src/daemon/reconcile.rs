@@ -107,8 +107,11 @@ impl Daemon {
                 }
             }
         }
-        // The kernel's message about such a link comes later, and finds it unknown.
-        self.may_have_ended |= before.keys().any(|index| !self.links.contains_key(index));
+        // The kernel's message about a link that is gone comes later, and finds it unknown.
+        let gone = before.into_iter().filter(|(index, _)| !self.links.contains_key(index));
+        let thinned: Vec<ContainerName> = gone.map(|(_, (container, _))| container).collect();
+        self.may_have_ended |= !thinned.is_empty();
+        self.thinned.extend(thinned);
     }
 
     /// The desired state of the attached containers. A container whose pool has changed or is not available is held.
@@ -129,7 +132,7 @@ impl Daemon {
             };
             let attachment = own.and_then(|(_, own)| attachments.iter().find(|a| a.host_if == *own));
             if let Some(attachment) = attachment {
-                self.container_conditions.entry(attachment.container.clone()).or_default().push(why.clone());
+                self.container_conditions.note(&attachment.container, Some(&attachment.host_if), why.clone());
             }
             desired.held.insert(name, why);
         }
@@ -142,7 +145,7 @@ impl Daemon {
             if let Some(why) = why {
                 let Attachment { container, interface, host_if, .. } = attachment;
                 let why = format!("interface {interface}: its traffic is stopped: {why}");
-                self.container_conditions.entry(container.clone()).or_default().push(why.clone());
+                self.container_conditions.note(&container, Some(&host_if), why.clone());
                 desired.held.insert(host_if, format!("container {container}: {why}"));
             } else if let Some((pool, link)) = pool {
                 let identity = self.state.identity(&attachment.container);
@@ -161,8 +164,8 @@ impl Daemon {
     fn note_failures(&mut self, failed: Vec<Failed>) {
         self.closed = failed.iter().filter_map(|f| f.link).collect();
         for Failed { link, why } in failed {
-            if let Some((container, _)) = link.and_then(|index| self.links.get(&index)) {
-                self.container_conditions.entry(container.clone()).or_default().push(why.clone());
+            if let Some((container, host_if)) = link.and_then(|index| self.links.get(&index)) {
+                self.container_conditions.note(container, Some(host_if), why.clone());
             }
             self.failed_steps.push(why);
         }
@@ -218,6 +221,7 @@ impl Daemon {
                 netns: None,
                 attachments: Vec::new(),
                 auto_detach: false,
+                begun: None,
             })
         });
         let record = Arc::make_mut(record);
@@ -254,6 +258,7 @@ impl Daemon {
         {
             tracing::info!(%container, %host_if, "link gone");
             self.may_have_ended = true;
+            self.thinned.insert(container.clone());
             for e in self.forget_link(*index, &container, &host_if).await {
                 tracing::warn!(%container, error = %e, "link not forgotten");
             }
@@ -303,6 +308,7 @@ impl Daemon {
                 tracing::warn!(index, error = %e, "container's link not put back on its bridge");
             }
         }
+        self.arrange_thinned();
         if std::mem::take(&mut self.filters_changed) {
             self.repair().await;
         }

@@ -29,7 +29,7 @@ macro_rules! copied {
 copied! {
     copied:
     device, state, pools, pool_conditions, pool_overlaps, declared, offers, declared_conditions, start_conditions,
-    container_conditions, links, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu, mtu_changed, filterable,
+    container_conditions, unpublished, thinned, links, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu, mtu_changed, filterable,
     uplink_conditions, port_conditions, port_holders, filter_conditions, firewall_conditions, uplinks_changed,
     routes_changed, held, closed, awaited, beyond_repair, in_the_way, tried_again, failed_steps, unbridged, unmarked, misnamed, macs_held,
     former_gateways, misfits, errands, repairs, has_socket_hooks, bridge_gone, filters_changed;
@@ -107,10 +107,9 @@ impl Daemon {
 
     fn all_conditions(&self) -> Vec<String> {
         let pools = self.pool_conditions.iter().map(|(pool, why)| format!("pool {pool}: {why}"));
-        let containers = self
-            .container_conditions
-            .iter()
-            .flat_map(|(name, all)| all.iter().map(move |why| format!("container {name}: {why}")));
+        let unpublished = self.unpublished.iter().flat_map(|(name, all)| all.iter().map(move |why| (name, why)));
+        let containers =
+            self.container_conditions.all().chain(unpublished).map(|(name, why)| format!("container {name}: {why}"));
         let overlaps =
             self.pool_overlaps.iter().flat_map(|(pool, all)| all.iter().map(move |why| format!("pool {pool}: {why}")));
         let lists = [

@@ -4,25 +4,65 @@ use super::Paths;
 use super::borrowed::Borrowed;
 use super::{clsact, declared, own_ports};
 use crate::failure::{Failure, Message};
-use crate::ipam::store;
+use crate::ipam::store::{self, ContainerRecord, State};
 use crate::kernel::Host;
 use crate::kernel::bpf;
+use crate::kernel::broker::Broker;
 use crate::kernel::grace::GracePeriods;
 use crate::kernel::kill_point;
-use crate::kernel::netlink::{Net, alias};
+use crate::kernel::link::{arrange, end_in};
+use crate::kernel::netlink::{Net, NetError, alias};
 use crate::lease;
+use crate::model::ContainerName;
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use std::sync::Arc;
+
+/// Removes pv-net's rules from the namespaces of containers with several interfaces. Without their links the rules have no
+/// effect, so a namespace that does not answer keeps nothing else from being removed.
+async fn tidy(state: &State, net: &Net, broker: &Broker) {
+    let several = state.containers.iter().filter(|(_, record)| record.attachments.len() > 1);
+    let one = |(name, record): (&ContainerName, &Arc<ContainerRecord>)| {
+        let (name, record) = (name.clone(), record.clone());
+        async move {
+            let Some(reference) = &record.netns else { return Ok(()) };
+            let netns = match broker.open(reference).await {
+                Err(e) if e.is_gone() => return Ok(()),
+                other => other.map_err(NetError::from)?,
+            };
+            for attachment in &record.attachments {
+                let Some(link) = net.link(attachment.host_if.as_str()).await? else { continue };
+                if end_in(net, link.index, &netns).await?.is_some() {
+                    arrange(&[], &netns).await?;
+                    break;
+                }
+            }
+            Ok::<(), NetError>(())
+        }
+        .map(move |done| (name, done))
+    };
+    for (name, done) in join_all(several.map(one)).await {
+        if let Err(e) = done {
+            tracing::warn!(container = %name, error = %e, "routing rules left in its namespace");
+        }
+    }
+}
 
 /// Removes everything that pv-net made: containers' links, pins, bridges, addresses on other bridges, and state. When
-/// something fails the rest is removed all the same.
+/// something fails the rest is removed all the same. Without a `broker` nothing is done inside namespaces.
 ///
 /// # Errors
 /// Everything that could not be removed.
-pub async fn teardown(paths: &Paths) -> Result<(), Failure> {
+pub async fn teardown(paths: &Paths, broker: Option<&Broker>) -> Result<(), Failure> {
     let _points = kill_point::begin("down");
     let mut failures: Vec<Failure> = Vec::new();
     // Dropping this restores grace periods that a killed daemon left shortened.
     drop(GracePeriods::new(paths.grace_marker()));
     let net = Net::here()?;
+    let stored = store::load(&paths.state_dir);
+    if let (Ok((state, _)), Some(broker)) = (&stored, broker) {
+        tidy(state, &net, broker).await;
+    }
     // Containers' links go first, since a link must keep its guard as long as it exists.
     let mut links = net.links().await?;
     links.retain(|l| alias::is_ours(l.alias.as_deref()));
@@ -37,7 +77,7 @@ pub async fn teardown(paths: &Paths) -> Result<(), Failure> {
             failures.extend(net.set_down(&link.name, link.index).await.err().map(Failure::from));
         }
     }
-    match store::load(&paths.state_dir) {
+    match stored {
         Ok((state, _)) => {
             for hook in &state.clsact {
                 failures.extend(clsact::remove(hook, &net).await.err());

@@ -16,7 +16,7 @@ struct Source<'a> {
     /// If it is attached: its record, and its number in the maps.
     attached: Option<(&'a Arc<ContainerRecord>, u32)>,
     declared: Option<&'a Declaration>,
-    conditions: &'a [String],
+    conditions: Vec<&'a String>,
     /// Why it is not attached although its namespace exists.
     failure: Option<&'a String>,
     /// Conditions about interfaces that it has lost, while it still has others.
@@ -63,7 +63,7 @@ impl Source<'_> {
     }
 
     fn all_conditions(&self) -> impl Iterator<Item = &String> {
-        self.conditions.iter().chain(self.failure).chain(&self.lost)
+        self.conditions.iter().copied().chain(self.failure).chain(&self.lost)
     }
 
     fn status(&self, links: &Links<'_>) -> ContainerStatus {
@@ -121,7 +121,8 @@ impl Daemon {
         let state = &self.state;
         let links: Links<'_> = self.links.iter().map(|(index, (_, name))| (name, *index)).collect();
         let source = |name, attached, declared, lost| {
-            let conditions = self.container_conditions.get(name).map(Vec::as_slice).unwrap_or_default();
+            let unpublished = self.unpublished.get(name).into_iter().flatten();
+            let conditions = self.container_conditions.of(name).chain(unpublished).collect();
             Source { name, attached, declared, conditions, failure: self.awaited.failure(name), lost }
         };
         let attached = state.containers.iter().map(|(name, record)| {

@@ -3,7 +3,7 @@
 use super::hostname;
 use crate::ipam::ClientLease;
 use crate::lease::Step;
-use crate::model::{DefaultRoutes, Device, Mac, Pool, PoolDhcp, PoolName};
+use crate::model::{Device, Mac, Pool, PoolDhcp, PoolName};
 use crate::snapshot::Snapshot;
 use ipnetwork::Ipv4Network;
 use std::collections::HashMap;
@@ -58,7 +58,7 @@ impl Config {
         for (container, attached) in snapshot.attached() {
             let hostname =
                 hostname::label(container.name.as_str().as_bytes()).filter(|l| *l == container.name.as_str());
-            let routes = DefaultRoutes::of(&attached.record.attachments);
+            let routes = attached.default_routes();
             for (place, (attachment, link)) in attached.attachments().enumerate() {
                 let config = all.iter_mut().find(|config| config.pool == attachment.pool);
                 let (Some(config), Some(address), Some(_)) = (config, attachment.ipv4, link) else { continue };

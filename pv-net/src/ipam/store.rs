@@ -90,6 +90,22 @@ pub struct ContainerRecord {
     /// Whether it is detached when its interfaces are gone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto_detach: bool,
+    /// A change of its interfaces that was begun and has not come to its end. The next daemon finishes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Begun>,
+}
+
+/// A change of an attached container's interfaces. What the kernel has does not tell it: an interface that is not there
+/// may have been deleted by the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Begun {
+    /// The container with several interfaces is detached.
+    Detach,
+    /// This interface is added.
+    Add(IfName),
+    /// This interface is removed.
+    Remove(IfName),
 }
 
 impl State {
@@ -337,6 +353,7 @@ mod tests {
                 netns: Some(NetnsRef::Pid(7)),
                 attachments: Vec::new(),
                 auto_detach: name.as_str() == "db",
+                begun: Some(Begun::Remove("eth1".parse().expect("name"))),
             };
             state.containers.insert(name, Arc::new(record));
         }

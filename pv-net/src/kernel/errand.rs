@@ -2,6 +2,7 @@
 //! controller, which goes on with other commands and gets the result later.
 
 use super::broker::Broker;
+use super::link::end_in;
 use super::listeners::Listener;
 use super::netlink::{LinkInfo, Net, NetError, Netns, in_time};
 use super::netns::NetnsError;
@@ -18,7 +19,7 @@ pub enum Errand {
     Inside {
         /// The namespace.
         reference: NetnsRef,
-        /// The interface. An interface with another MAC is not pv-net's and is left alone.
+        /// The interface, whatever name the container has given it.
         attachment: Attachment,
         /// What is to be changed.
         change: Change,
@@ -68,10 +69,13 @@ impl Errand {
 async fn inside(broker: &Broker, reference: &NetnsRef, attachment: &Attachment, change: Change) -> Result<(), String> {
     let netns = broker.open(reference).await.map_err(|e| e.to_string())?;
     let done = in_time(async {
+        let here = Net::here()?;
+        let Some(host) = here.link(attachment.host_if.as_str()).await? else { return Ok(()) };
+        let Some(end) = end_in(&here, host.index, &netns).await? else { return Ok(()) };
         let net = netns.net()?;
-        match net.link(attachment.interface.as_str()).await? {
-            Some(link) if link.mac == Some(attachment.mac.0) => make(&net, &link, change).await,
-            _ => Ok(()),
+        match net.link_at(end).await? {
+            Some(link) => make(&net, &link, change).await,
+            None => Ok(()),
         }
     });
     done.await.map_err(|e| e.to_string())

@@ -35,12 +35,22 @@ pub fn default_routes(all: &[Candidate]) -> DefaultRoutes {
 }
 
 impl DefaultRoutes {
-    /// Those of an attached container.
+    /// Those of an attached container with these interfaces.
     #[must_use]
-    pub fn of(attachments: &[Attachment]) -> Self {
-        let candidate =
-            |a: &Attachment| Candidate { wish: a.default_route, ipv4: a.ipv4.is_some(), ipv6: a.ipv6.is_some() };
-        default_routes(&attachments.iter().map(candidate).collect::<Vec<_>>())
+    pub fn of<'a>(attachments: impl IntoIterator<Item = &'a Attachment>) -> Self {
+        Self::of_those(attachments.into_iter().map(|a| (a, true)))
+    }
+
+    /// Those of an attached container with these interfaces, each with whether it is there. The places are those in the
+    /// list.
+    #[must_use]
+    pub fn of_those<'a>(attachments: impl IntoIterator<Item = (&'a Attachment, bool)>) -> Self {
+        let candidate = |(a, is_there): (&Attachment, bool)| Candidate {
+            wish: a.default_route,
+            ipv4: is_there && a.ipv4.is_some(),
+            ipv6: is_there && a.ipv6.is_some(),
+        };
+        default_routes(&attachments.into_iter().map(candidate).collect::<Vec<_>>())
     }
 }
 

@@ -49,6 +49,7 @@ pub fn links(numbers: &[u8], up: bool) -> Observed {
         carrier: up,
         alias: Some(alias::of_attachment(&attachment(n))),
         other_end: None,
+        other_ns: None,
         controller: up.then_some(2),
         loopback: false,
         l3s: false,

@@ -2,6 +2,7 @@
 //! source address, so that a reply leaves by the interface that its packet came in on. Pure.
 
 use ipnetwork::IpNetwork;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -9,6 +10,13 @@ use std::net::IpAddr;
 pub const FIRST_TABLE: u32 = 20_000;
 /// The main table (`RT_TABLE_MAIN`).
 pub const MAIN_TABLE: u32 = 254;
+/// Priority of the rules for the networks of the container's legs. All rules of pv-net stand behind that of the local
+/// table (0) and before that of the main one (32766).
+const TO_LEGS: u32 = 20_000;
+/// Priority of the rules for networks to which the container has routes of its own.
+const TO_OTHERS: u32 = 20_001;
+/// Priority of the rules for everything else.
+const TO_ALL: u32 = 20_002;
 
 /// An interface of a container, as its routes see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,14 +31,20 @@ pub struct Leg {
     pub default4: bool,
     /// Whether it has the default route for IPv6.
     pub default6: bool,
+    /// Whether its default routes come before those that the container has added itself.
+    pub claims: bool,
 }
 
 /// A rule by source address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceRule {
+    /// Rules with lower numbers come first.
+    pub priority: u32,
     /// Packets from this address …
     pub from: IpAddr,
-    /// … are routed by this table.
+    /// … to this network, or to any …
+    pub to: Option<IpNetwork>,
+    /// … are routed by this table. From the main table its default routes do not count.
     pub table: u32,
 }
 
@@ -45,6 +59,8 @@ pub struct LegRoute {
     pub via: Option<IpAddr>,
     /// Index of the link.
     pub link: u32,
+    /// Whether it comes before other routes to the same destination. These stay, and are in force again when it is gone.
+    pub first: bool,
 }
 
 /// What a container's namespace has.
@@ -56,8 +72,6 @@ pub struct Inside {
     pub keeps_out4: bool,
     /// The same for IPv6.
     pub keeps_out6: bool,
-    /// The routes that pv-net made in legs' tables, and the default routes of the main table.
-    pub routes: Vec<LegRoute>,
 }
 
 /// A change inside a container. Each has the same effect when done twice.
@@ -65,7 +79,7 @@ pub struct Inside {
 pub enum InsideStep {
     /// Add a route, unless there is one like it.
     AddRoute(LegRoute),
-    /// Remove a route.
+    /// Remove a route, if pv-net made it.
     RemoveRoute(LegRoute),
     /// Add a rule.
     AddRule(SourceRule),
@@ -79,7 +93,18 @@ fn everything(like: IpAddr) -> IpNetwork {
     any.parse().expect("a prefix length of 0 is a network")
 }
 
+/// The network of an address.
+fn network(address: &IpNetwork) -> IpNetwork {
+    IpNetwork::new(address.network(), address.prefix()).unwrap_or(*address)
+}
+
 impl Leg {
+    /// The gateways of the families in which it has an address.
+    fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        let has_family = |gateway: &&IpAddr| self.addresses.iter().any(|a| a.is_ipv4() == gateway.is_ipv4());
+        self.gateways.iter().filter(has_family).copied()
+    }
+
     fn has_default(&self, gateway: IpAddr) -> bool {
         if gateway.is_ipv4() { self.default4 } else { self.default6 }
     }
@@ -90,21 +115,36 @@ impl Leg {
 
     /// The default route by one of its gateways.
     fn default_by(&self, gateway: IpAddr, table: u32) -> LegRoute {
-        LegRoute { table, to: everything(gateway), via: Some(gateway), link: self.link }
+        let first = table == MAIN_TABLE && self.claims;
+        LegRoute { table, to: everything(gateway), via: Some(gateway), link: self.link, first }
+    }
+
+    /// Its default routes in the main table, in the families in which it has them, or in those in which it has not.
+    fn defaults(&self, has: bool) -> impl Iterator<Item = LegRoute> {
+        let of_families = self.gateways().filter(move |gateway| self.has_default(*gateway) == has);
+        of_families.map(|gateway| self.default_by(gateway, MAIN_TABLE))
     }
 
     /// The content of its table: its networks, and its gateways for everything else.
     fn own_routes(&self) -> impl Iterator<Item = LegRoute> {
-        let on_link = |a: &IpNetwork| {
-            let to = IpNetwork::new(a.network(), a.prefix()).unwrap_or(*a);
-            LegRoute { table: self.table(), to, via: None, link: self.link }
-        };
-        let beyond = self.gateways.iter().map(|gateway| self.default_by(*gateway, self.table()));
+        let on_link =
+            |a: &IpNetwork| LegRoute { table: self.table(), to: network(a), via: None, link: self.link, first: false };
+        let beyond = self.gateways().map(|gateway| self.default_by(gateway, self.table()));
         self.addresses.iter().map(on_link).chain(beyond)
     }
 
-    fn rules(&self) -> impl Iterator<Item = SourceRule> {
-        self.addresses.iter().map(|a| SourceRule { from: a.ip(), table: self.table() })
+    /// The rules for packets from its addresses. To `networks`, which are those of all legs, they leave by this leg: the
+    /// main table would send them out by the leg that is in the network, where the source guard drops them. Then come
+    /// the routes that the container has added itself, such as to networks behind a tunnel. All else leaves by this leg.
+    fn rules(&self, networks: &BTreeSet<IpNetwork>) -> Vec<SourceRule> {
+        let mut rules = Vec::new();
+        for from in self.addresses.iter().map(IpNetwork::ip) {
+            let like = networks.iter().filter(|to| to.is_ipv4() == from.is_ipv4());
+            rules.extend(like.map(|to| SourceRule { priority: TO_LEGS, from, to: Some(*to), table: self.table() }));
+            rules.push(SourceRule { priority: TO_OTHERS, from, to: None, table: MAIN_TABLE });
+            rules.push(SourceRule { priority: TO_ALL, from, to: None, table: self.table() });
+        }
+        rules
     }
 }
 
@@ -116,38 +156,43 @@ impl Inside {
 
 /// The steps that give a container with these legs its routes. Additions come first, so that no packet is without a
 /// route. In a family in which the container has rules of its own, none are added.
+///
+/// What routes there are is not looked at, since a container may have very many: each step is fine when there is nothing
+/// to do. The kernel removes a link's routes with the link.
 #[must_use]
 pub fn inside_steps(legs: &[Leg], inside: &Inside) -> Vec<InsideStep> {
     let several = if legs.len() > 1 { legs } else { &[] };
-    let routes: Vec<LegRoute> = several.iter().flat_map(Leg::own_routes).collect();
-    let rules: Vec<SourceRule> = several.iter().flat_map(Leg::rules).collect();
+    let networks: BTreeSet<IpNetwork> = several.iter().flat_map(|leg| &leg.addresses).map(network).collect();
+    let rules: Vec<SourceRule> = several.iter().flat_map(|leg| leg.rules(&networks)).collect();
     let mut steps = Vec::new();
-    let missing = routes.iter().filter(|r| !inside.routes.contains(r) && !inside.keeps_out(r.to.ip()));
-    steps.extend(missing.map(|r| InsideStep::AddRoute(*r)));
+    let own = several.iter().flat_map(Leg::own_routes).filter(|r| !inside.keeps_out(r.to.ip()));
+    steps.extend(own.map(InsideStep::AddRoute));
     let missing = rules.iter().filter(|r| !inside.rules.contains(r) && !inside.keeps_out(r.from));
     steps.extend(missing.map(|r| InsideStep::AddRule(*r)));
 
-    let defaults = |leg: &Leg, wanted: bool| {
-        let kept =
-            leg.gateways.iter().filter(|g| leg.has_default(**g) == wanted).map(|g| leg.default_by(*g, MAIN_TABLE));
-        kept.collect::<Vec<_>>()
-    };
     // The kernel has one default route of a metric: the new one has no place before the old one is gone.
-    let moved = legs.iter().flat_map(|leg| defaults(leg, false)).filter(|r| inside.routes.contains(r));
-    steps.extend(moved.map(InsideStep::RemoveRoute));
-    let missing = legs.iter().flat_map(|leg| defaults(leg, true)).filter(|r| !inside.routes.contains(r));
-    steps.extend(missing.map(InsideStep::AddRoute));
+    steps.extend(legs.iter().flat_map(|leg| leg.defaults(false)).map(InsideStep::RemoveRoute));
+    steps.extend(legs.iter().flat_map(|leg| leg.defaults(true)).map(InsideStep::AddRoute));
 
+    // A rule whose table is empty has no effect.
+    let alone = legs.iter().filter(|leg| several.is_empty() && inside.rules.iter().any(|r| r.table == leg.table()));
+    steps.extend(alone.flat_map(Leg::own_routes).map(InsideStep::RemoveRoute));
     let stale = inside.rules.iter().filter(|r| !rules.contains(r));
     steps.extend(stale.map(|r| InsideStep::RemoveRule(*r)));
-    let stale = inside.routes.iter().filter(|r| r.table != MAIN_TABLE && !routes.contains(r));
-    steps.extend(stale.map(|r| InsideStep::RemoveRoute(*r)));
     steps
 }
 
 impl fmt::Display for SourceRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "from {} lookup {}", self.from, self.table)
+        write!(f, "{}: from {}", self.priority, self.from)?;
+        if let Some(to) = self.to {
+            write!(f, " to {to}")?;
+        }
+        if self.table == MAIN_TABLE {
+            write!(f, " lookup main suppress_prefixlength 0")
+        } else {
+            write!(f, " lookup {}", self.table)
+        }
     }
 }
 
@@ -158,7 +203,10 @@ impl fmt::Display for LegRoute {
             write!(f, " via {gateway}")?;
         }
         write!(f, " link {}", self.link)?;
-        if self.table == MAIN_TABLE { Ok(()) } else { write!(f, " table {}", self.table) }
+        if self.table != MAIN_TABLE {
+            write!(f, " table {}", self.table)?;
+        }
+        if self.first { write!(f, " first") } else { Ok(()) }
     }
 }
 

@@ -27,6 +27,9 @@ pub struct Link {
     pub alias: Option<String>,
     /// For a veth: the index of its other end, in the namespace of that end (`IFLA_LINK`).
     pub other_end: Option<u32>,
+    /// For a veth whose other end is in another namespace: the number of that namespace in this one
+    /// (`IFLA_LINK_NETNSID`).
+    pub other_ns: Option<i32>,
     /// Index of the bridge, bond or other link that it is a port of.
     pub controller: Option<u32>,
     /// It is the loopback link.
@@ -257,6 +260,7 @@ impl Observed {
             carrier: false,
             alias: Some(bridge.alias.clone()),
             other_end: None,
+            other_ns: None,
             controller: None,
             loopback: false,
             l3s: false,

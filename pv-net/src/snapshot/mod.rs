@@ -15,7 +15,7 @@ use crate::ipam::store::ContainerRecord;
 use crate::kernel::bpf::{Hook, Reader, Sweeping};
 use crate::kernel::netns::NetnsId;
 use crate::model::{
-    Attachment, ContainerName, Device, IfName, Interface, Offer, PoolName, PortMapping, main_interface,
+    Attachment, ContainerName, DefaultRoutes, Device, IfName, Interface, Offer, PoolName, PortMapping, main_interface,
 };
 use crate::plan::{PoolLink, Published};
 use crate::policy::{Member, RuleRef, member};
@@ -171,6 +171,13 @@ impl Attached {
     /// Its attachments, each with the index of its host-side link if that exists.
     pub fn attachments(&self) -> impl Iterator<Item = (&Attachment, Option<u32>)> {
         self.record.attachments.iter().zip(self.links.iter().copied())
+    }
+
+    /// Which of its interfaces have the default routes: of those that are there, unless none is.
+    #[must_use]
+    pub fn default_routes(&self) -> DefaultRoutes {
+        let none = self.links.iter().all(Option::is_none);
+        DefaultRoutes::of_those(self.attachments().map(|(a, link)| (a, none || link.is_some())))
     }
 
     /// The interface that counts as the container's: that with the default route, else the first one.

@@ -91,6 +91,12 @@ fn a_refused_change_of_an_interface_changes_nothing() -> Result<()> {
             1,
             vec!["its only one", "pv-net detach a"],
         ),
+        (
+            "another pool for the only interface",
+            words(&["attach", "a", "--interface", "eth0", "--pool", "internal"]),
+            1,
+            vec!["is in pool management", "pv-net detach a\n"],
+        ),
         ("no such container", words(&["detach", "db", "--interface", "eth0"]), 1, vec!["db", "not attached"]),
         (
             "a namespace and an interface",

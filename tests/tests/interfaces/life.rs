@@ -98,6 +98,9 @@ fn an_interface_comes_and_goes_while_the_other_one_works() -> Result<()> {
             let found = lab.device.json(&["resolve", name])?.to_string();
             ensure!(found.contains(&v4.to_string()) && found.contains(&v6.to_string()), "{name}: {found}");
         }
+        for to in [v4, v6] {
+            peer.ns.ping(to, 1)?;
+        }
         lab.device.cli(&REMOVE).ok()?;
         for to in [v4, v6] {
             ensure!(peer.ns.ping(to, 1).is_err(), "{to} still answers");
@@ -115,7 +118,7 @@ fn an_interface_comes_and_goes_while_the_other_one_works() -> Result<()> {
 }
 
 /// The interfaces in a view, without counters.
-fn interfaces(view: &Value) -> Vec<Value> {
+pub fn interfaces(view: &Value) -> Vec<Value> {
     let all = view["interfaces"].as_array().cloned().unwrap_or_default();
     let without = |mut i: Value| {
         i.as_object_mut().into_iter().for_each(|i| drop(i.remove("flows")));
@@ -186,55 +189,94 @@ fn the_default_route_follows_the_interfaces() -> Result<()> {
     Ok(())
 }
 
-/// What the container does to its interfaces by itself.
+/// A detach that was killed when one of two links was gone is finished by the next daemon.
 #[test]
-fn a_container_that_deletes_or_renames_its_interface() -> Result<()> {
-    let lab = lab()?;
-    let (path, file) = (lab.web.ns.path().display().to_string(), lab.device.file("run-web.json").display().to_string());
-    let again = ["attach", "web", "--netns", &path, "--run", &file];
-    let peer = lab.device.attach("b", "management")?;
-    let before = interfaces(&view(&lab.device, "web")?);
-    let [v4, v6] = addresses(&lab.device, "web", "eth1")?;
+fn a_detach_that_was_killed_half_way_is_finished() -> Result<()> {
+    let mut lab = lab()?;
+    let links = |lab: &Lab| {
+        let shown = lab.web.ns.ip("-br link")?;
+        anyhow::Ok(["eth0", "eth1"].into_iter().filter(|name| shown.contains(name)).count())
+    };
+    for number in 1..50 {
+        lab.device.stop(Signal::SIGTERM)?;
+        ensure!(lab.device.start_to_die(&format!("detach:{number}"))?, "it did not start");
+        drop(lab.device.cli(&["detach", "web"]));
+        ensure!(lab.device.has_died()?, "a detach has {number} writes, and none between two links");
+        let half = links(&lab)? == 1;
+        lab.device.start()?;
+        if half {
+            ensure!(links(&lab)? == 0, "{}", lab.web.ns.ip("-br link")?);
+            ensure!(arranged(&lab.web.ns)?.is_empty(), "left: {}", arranged(&lab.web.ns)?);
+            let all = [lab.device.json(&["containers"])?, lab.device.json(&["leases"])?, lab.device.json(&["ports"])?];
+            ensure!(!json!(all).to_string().contains("web"), "{all:?}");
+            return Ok(());
+        }
+        match links(&lab)? {
+            0 => again(&lab)?,
+            left => ensure!(left == 2, "write {number}: {}", lab.web.ns.ip("-br link")?),
+        }
+    }
+    anyhow::bail!("a detach has 50 writes, and none between two links")
+}
 
-    lab.web.ns.ip("link del eth1")?;
-    eventually(SOON, || {
-        let shown = view(&lab.device, "web")?;
-        let conditions = shown["conditions"].as_array().context("conditions")?;
-        let [condition] = conditions.as_slice() else { anyhow::bail!("not one condition: {shown}") };
-        let text = condition.as_str().unwrap_or_default();
-        ensure!(text.contains("eth1: its link is gone") && text.contains("detach web --interface eth1"), "{text}");
-        Ok(())
-    })?;
-    lab.web.ns.ping("10.0.3.1", 1)?;
-    lab.device.cli(&again).ok()?;
-    let shown = view(&lab.device, "web")?;
-    ensure!(shown["conditions"] == json!([]) && names(&shown) == ["eth0", "eth1"], "{shown}");
-    peer.ns.ping(v4, 1)?;
-
-    lab.web.ns.ip("link set eth1 name other")?;
-    peer.ns.ping(v6, 1)?;
-    // Another interface can be added and removed meanwhile; the renamed one keeps its rules.
-    lab.device.cli(&["attach", "web", "--interface", "eth2", "--pool", "internal"]).ok()?;
-    lab.device.cli(&["detach", "web", "--interface", "eth2"]).ok()?;
-    peer.ns.ping(v6, 1)?;
-    lab.device.cli(&again).ok()?;
-    ensure!(lab.web.ns.ip("-br link")?.contains("eth1") && !lab.web.ns.ip("-br link")?.contains("other"), "no eth1");
-    peer.ns.ping(v4, 1)?;
-    let now = interfaces(&view(&lab.device, "web")?);
-    ensure!(now == before, "{before:?} became {now:?}");
-
-    lab.web.ns.ip("link del eth1")?;
-    eventually(SOON, || {
-        ensure!(view(&lab.device, "web")?["conditions"] != json!([]), "no condition");
-        Ok(())
-    })?;
-    lab.device.cli(&REMOVE).ok()?;
-    let shown = view(&lab.device, "web")?;
-    ensure!(shown["conditions"] == json!([]) && shown["state"] == "attached" && names(&shown) == ["eth0"], "{shown}");
-    ensure!(arranged(&lab.web.ns)?.is_empty(), "left: {}", arranged(&lab.web.ns)?);
+/// `down` leaves nothing in the container's namespace, with a daemon and without.
+#[test]
+fn down_removes_the_rules_too() -> Result<()> {
+    for with_daemon in [true, false] {
+        let mut lab = lab()?;
+        ensure!(!arranged(&lab.web.ns)?.is_empty(), "no rules");
+        if !with_daemon {
+            lab.device.stop(Signal::SIGTERM)?;
+        }
+        lab.device.down()?;
+        ensure!(arranged(&lab.web.ns)?.is_empty(), "daemon {with_daemon}: left: {}", arranged(&lab.web.ns)?);
+        ensure!(!lab.web.ns.ip("-br link")?.contains("eth"), "{}", lab.web.ns.ip("-br link")?);
+    }
     Ok(())
 }
 
-fn names(view: &Value) -> Vec<&str> {
-    view["interfaces"].as_array().into_iter().flatten().filter_map(|i| i["name"].as_str()).collect()
+/// A port that names an interface is not published without it, and that is said.
+#[test]
+fn a_port_without_its_interface() -> Result<()> {
+    let lab = lab()?;
+    lab.device.cli(&REMOVE).ok()?;
+    let shown = view(&lab.device, "web")?;
+    let conditions = shown["conditions"].as_array().context("conditions")?;
+    ensure!(conditions.len() == 2, "{shown}");
+    for (condition, port) in conditions.iter().zip(["8081:80/tcp@eth1", "8081:80/udp@eth1"]) {
+        let text = condition.as_str().unwrap_or_default();
+        ensure!(text.contains(port) && text.contains("attach web --interface eth1"), "{text}");
+    }
+    lab.device.cli(&ADD).ok()?;
+    ensure!(view(&lab.device, "web")?["conditions"] == json!([]), "{}", view(&lab.device, "web")?);
+    lab.device.cli(&REMOVE).ok()?;
+    lab.device.cli(&["detach", "web"]).ok()?;
+    let status = lab.device.json(&["status"])?.to_string();
+    ensure!(!status.contains("8081"), "{status}");
+    Ok(())
+}
+
+/// A pool is not in the configuration any more: the interface in it is stopped, and the others can be changed all the same.
+/// The condition goes with the interface.
+#[test]
+fn an_interface_without_its_pool_stops_no_other() -> Result<()> {
+    let mut lab = lab()?;
+    lab.device.stop(Signal::SIGTERM)?;
+    let mut config = configs::two_pools();
+    config["network"]["pools"].as_object_mut().context("pools")?.remove("management");
+    lab.device.configure(&config)?;
+    lab.device.start()?;
+    let says = |lab: &Lab, what: &str| {
+        let all =
+            [view(&lab.device, "web")?["conditions"].clone(), lab.device.json(&["status"])?["conditions"].clone()];
+        anyhow::Ok(json!(all).to_string().contains(what))
+    };
+    ensure!(says(&lab, "eth1")?, "{}", lab.device.json(&["status"])?);
+    lab.device.cli(&["attach", "web", "--interface", "eth2", "--pool", "internal"]).ok()?;
+    ensure!(default_links(&lab.web.ns)? == ["eth0", "eth0"], "{:?}", default_links(&lab.web.ns)?);
+    lab.web.ns.ping("10.0.3.1", 1)?;
+    ensure!(says(&lab, "eth1: its traffic is stopped")?, "{}", view(&lab.device, "web")?);
+    lab.device.cli(&REMOVE).ok()?;
+    ensure!(!says(&lab, "its traffic is stopped")?, "{} {}", view(&lab.device, "web")?, lab.device.json(&["status"])?);
+    Ok(())
 }

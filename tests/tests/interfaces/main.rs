@@ -3,6 +3,7 @@
 mod errors;
 mod guard;
 mod life;
+mod own;
 mod routes;
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +25,12 @@ fn run() -> Value {
         "interfaces": [{"name": "eth0", "pool": "internal"}, {"name": "eth1", "pool": "management"}],
         "ports": ["8080:80/tcp", "8080:80/udp", "8081:80/tcp@eth1", "8081:80/udp@eth1"],
     }})
+}
+
+/// Attaches the container once more, to the same namespace with the same `run.json`.
+fn again(lab: &Lab) -> Result<()> {
+    let (path, file) = (lab.web.ns.path().display().to_string(), lab.device.file("run-web.json").display().to_string());
+    lab.device.cli(&["attach", "web", "--netns", &path, "--run", &file]).ok().map(drop)
 }
 
 /// A device with an uplink, and both pools.

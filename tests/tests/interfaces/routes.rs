@@ -44,10 +44,12 @@ fn an_attach_restores_the_rules() -> Result<()> {
     let lab = lab()?;
     serve(&lab.device, &lab.web, &["eth1"])?;
     let whole = arranged(&lab.web.ns)?;
-    ensure!(whole.lines().filter(|l| l.contains("lookup")).count() == 4, "{whole}");
+    ensure!(whole.lines().filter(|l| l.contains("lookup")).count() == 16, "{whole}");
     for (family, at) in [("-4", AT[0]), ("-6", AT[1])] {
         let address = addresses(&lab.device, "web", "eth1")?[usize::from(family == "-6")];
-        lab.web.ns.ip(&format!("{family} rule del from {address}"))?;
+        for _ in 0..4 {
+            lab.web.ns.ip(&format!("{family} rule del from {address}"))?;
+        }
         let at = SocketAddr::new(at.parse()?, PORTS[1]);
         ensure!(echo::udp(&lab.outside, at, b"lost").is_err(), "{at} answers without a rule");
     }
@@ -139,5 +141,75 @@ fn a_pool_twice() -> Result<()> {
             lab.device.ns.ping(at, 2)?;
         }
     }
+    Ok(())
+}
+
+/// The link by which a namespace sends packets to `to`, from `from` if that is given.
+fn link_to(ns: &Namespace, to: &str, from: Option<IpAddr>) -> Result<String> {
+    let from = from.map(|from| format!(" from {from}")).unwrap_or_default();
+    let found = ns.ip(&format!("route get {to}{from}"))?;
+    let mut words = found.split_whitespace().skip_while(|word| *word != "dev");
+    words.nth(1).map(str::to_owned).with_context(|| found.clone())
+}
+
+/// A tunnel or a bridge of the container's own is reached from all its addresses; the pools' networks are reached by the
+/// interface that has the address.
+#[test]
+fn networks_behind_the_container_are_reached() -> Result<()> {
+    let lab = lab()?;
+    let ns = &lab.web.ns;
+    ns.ip("link add behind type veth peer name beyond")?;
+    ns.ip("link set beyond up")?;
+    ns.ip("link set behind up")?;
+    ns.ip("addr add 172.20.0.1/16 dev behind")?;
+    ns.ip("addr add fd00:20::1/64 dev behind nodad")?;
+    ns.ip("route add 172.21.0.0/16 via 172.20.0.9")?;
+    ns.ip("-6 route add fd00:21::/64 via fd00:20::9")?;
+    for interface in ["eth0", "eth1"] {
+        for own in addresses(&lab.device, "web", interface)? {
+            let (behind, pools, beyond) = if own.is_ipv4() {
+                (["172.20.0.5", "172.21.0.5"], ["10.0.3.77", "10.0.4.77"], "203.0.113.1")
+            } else {
+                (["fd00:20::5", "fd00:21::5"], ["fd00:5056:0:3::77", "fd00:5056:0:4::77"], "2001:db8:9::1")
+            };
+            for to in behind {
+                ensure!(link_to(ns, to, Some(own))? == "behind", "{to} from {own}: {}", link_to(ns, to, Some(own))?);
+            }
+            for to in pools.into_iter().chain([beyond]) {
+                ensure!(link_to(ns, to, Some(own))? == interface, "{to} from {own}: {}", link_to(ns, to, Some(own))?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A default route that the container has added itself is left alone, unless an interface claims the default route; and
+/// it is in force again when that interface goes.
+#[test]
+fn a_default_route_of_the_container() -> Result<()> {
+    let lab = lab_of(configs::two_pools(), &json!({"name": "web", "network": {"pool": "internal"}}))?;
+    let ns = &lab.web.ns;
+    ns.ip("route replace default via 10.0.3.99 dev eth0 proto boot")?;
+    ns.ip("-6 route replace default via fd00:5056:0:3::99 dev eth0 proto boot")?;
+    let defaults = || anyhow::Ok(format!("{}{}", ns.ip("-4 route show default")?, ns.ip("-6 route show default")?));
+    let before = defaults()?;
+    ensure!(before.lines().count() == 2 && before.matches("99 dev eth0").count() == 2, "{before}");
+    let add = ["attach", "web", "--interface", "eth1", "--pool", "management"];
+    let remove = ["detach", "web", "--interface", "eth1"];
+    lab.device.cli(&add).ok()?;
+    ensure!(defaults()? == before, "{before}became {}", defaults()?);
+    lab.device.cli(&remove).ok()?;
+    ensure!(defaults()? == before, "{before}became {}", defaults()?);
+    let claim = [&add[..], &["--default-route"]].concat();
+    // Twice: the same again changes nothing.
+    lab.device.cli(&claim).ok()?;
+    let claimed = defaults()?;
+    lab.device.cli(&claim).ok()?;
+    ensure!(defaults()? == claimed && claimed.lines().count() == 4, "{claimed}became {}", defaults()?);
+    for to in ["203.0.113.1", "2001:db8:9::1"] {
+        ensure!(link_to(ns, to, None)? == "eth1", "{to} by {}: {claimed}", link_to(ns, to, None)?);
+    }
+    lab.device.cli(&remove).ok()?;
+    ensure!(defaults()? == before, "{before}became {}", defaults()?);
     Ok(())
 }

@@ -97,7 +97,7 @@ fn view(container: &ContainerStatus, snapshot: &Snapshot) -> ContainerView {
 
 fn attached_view(container: &ContainerStatus, attached: &Attached, snapshot: &Snapshot) -> ContainerView {
     let (ipv4_address, ipv6_address) = reached_at(&attached.record.attachments, None);
-    let routes = DefaultRoutes::of(&attached.record.attachments);
+    let routes = attached.default_routes();
     let plane = snapshot.plane.as_deref();
     let interface = |(place, (a, link)): (usize, (&Attachment, Option<u32>))| {
         interface(a, link, gateways(&routes, place, &a.pool, &snapshot.device), plane)

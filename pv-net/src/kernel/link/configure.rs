@@ -2,13 +2,15 @@
 
 use super::LinkSpec;
 use crate::kernel::netlink::{LinkInfo, Net, NetError, Netns};
+use crate::model::IfName;
 use ipnetwork::IpNetwork;
 
 /// Does the work of [`LinkSpec::address_inside`].
-pub(super) async fn address(spec: &LinkSpec, netns: &Netns) -> Result<(), NetError> {
+pub(super) async fn address(spec: &LinkSpec, host: &LinkInfo, netns: &Netns) -> Result<(), NetError> {
     let net = netns.net()?;
-    let link = inner(&net, spec).await?;
+    let link = inner(&net, spec, host).await?;
     let name = link.name.as_str();
+    let own: IfName = name.parse().map_err(|e| NetError::Unnamed { name: name.to_owned(), why: e })?;
     let wants_ipv6 = spec.addresses.iter().any(IpNetwork::is_ipv6);
     let mut has_ipv6 = true;
     // Nobody sends router advertisements here, and the address comes from the lease. The link-local address is EUI-64,
@@ -18,13 +20,16 @@ pub(super) async fn address(spec: &LinkSpec, netns: &Netns) -> Result<(), NetErr
     let settings =
         [("accept_ra", "0"), ("autoconf", "0"), ("dad_transmits", "0"), ("accept_dad", "0"), ("addr_gen_mode", "0")];
     for (key, value) in settings {
-        has_ipv6 &= netns.set_ipv6(&spec.container_if, key, value)?;
+        has_ipv6 &= netns.set_ipv6(&own, key, value)?;
     }
     if wants_ipv6 {
         if !has_ipv6 {
             return Err(NetError::NoIpv6 { name: name.to_owned() });
         }
-        netns.set_ipv6(&spec.container_if, "disable_ipv6", "0")?;
+        netns.set_ipv6(&own, "disable_ipv6", "0")?;
+    }
+    if link.mtu != spec.mtu {
+        net.set_mtu(name, link.index, spec.mtu).await?;
     }
     // Set before the link is up, since a connection keeps the size that it began with.
     net.set_segment_bytes(name, link.index, spec.segment_bytes).await;
@@ -35,9 +40,9 @@ pub(super) async fn address(spec: &LinkSpec, netns: &Netns) -> Result<(), NetErr
 }
 
 /// Does the work of [`LinkSpec::raise_inside`].
-pub(super) async fn raise(spec: &LinkSpec, netns: &Netns) -> Result<(), NetError> {
+pub(super) async fn raise(spec: &LinkSpec, host: &LinkInfo, netns: &Netns) -> Result<(), NetError> {
     let net = netns.net()?;
-    let link = inner(&net, spec).await?;
+    let link = inner(&net, spec, host).await?;
     if let Some(lo) = net.link("lo").await?
         && !lo.up
     {
@@ -48,7 +53,11 @@ pub(super) async fn raise(spec: &LinkSpec, netns: &Netns) -> Result<(), NetError
     Ok(())
 }
 
-async fn inner(net: &Net, spec: &LinkSpec) -> Result<LinkInfo, NetError> {
-    let name = spec.container_if.as_str();
-    net.link(name).await?.ok_or_else(|| NetError::Vanished { name: name.to_owned() })
+/// The container's end of the link `host`, whatever name the container has given it.
+async fn inner(net: &Net, spec: &LinkSpec, host: &LinkInfo) -> Result<LinkInfo, NetError> {
+    let found = match host.other_end {
+        Some(index) => net.link_at(index).await?,
+        None => None,
+    };
+    found.ok_or_else(|| NetError::Vanished { name: spec.container_if.to_string() })
 }

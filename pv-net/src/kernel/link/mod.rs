@@ -10,9 +10,9 @@ mod configure;
 mod tests;
 mod veth;
 
-pub use arrange::{LegSpec, arrange};
+pub use arrange::arrange;
 pub use bridge::set_link_sysctl;
-pub use veth::has_end_of;
+pub use veth::{end_in, has_end_of};
 
 use super::netlink::{LinkInfo, Net, NetError, Netns, alias, in_time};
 use crate::model::{ContainerName, IfName, Mac};
@@ -26,7 +26,7 @@ pub struct LinkSpec {
     pub kind: LinkKind,
     /// Name of the host-side link.
     pub host_if: IfName,
-    /// Name inside the container.
+    /// Name inside the container, unless the container has renamed it.
     pub container_if: IfName,
     /// MAC inside the container.
     pub mac: Mac,
@@ -66,23 +66,23 @@ impl LinkSpec {
         }
     }
 
-    /// Configures the container's end and adds its addresses; what is there already stays. The end may be down: the
+    /// Configures the container's end of the link `host` and adds its addresses; what is there already stays. The end may be down: the
     /// kernel's worker makes the addresses usable while the programs are being attached.
     ///
     /// # Errors
     /// When the kernel refuses, or has no IPv6 and an address needs it.
-    pub async fn address_inside(&self, netns: &Netns) -> Result<(), NetError> {
-        in_time(configure::address(self, netns)).await
+    pub async fn address_inside(&self, host: &LinkInfo, netns: &Netns) -> Result<(), NetError> {
+        in_time(configure::address(self, host, netns)).await
     }
 
-    /// Sets the container's end up. Its routes are added by [`arrange`]. The host side must be up before: a
+    /// Sets the container's end of the link `host` up. Its routes are added by [`arrange`]. The host side must be up before: a
     /// veth whose peer is up carries packets as soon as it is up itself. Otherwise a worker of the kernel opens its queue
     /// later, and what the container sends until then is lost; an ARP request is repeated only after a second.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn raise_inside(&self, netns: &Netns) -> Result<(), NetError> {
-        in_time(configure::raise(self, netns)).await
+    pub async fn raise_inside(&self, host: &LinkInfo, netns: &Netns) -> Result<(), NetError> {
+        in_time(configure::raise(self, host, netns)).await
     }
 }
 

@@ -5,7 +5,7 @@ use crate::kernel::broker::Broker;
 use crate::kernel::netlink::segments;
 use crate::kernel::{Host, Kernel};
 use crate::model::{Attachment, Mac, NetnsRef};
-use crate::plan::{Borrowing, Bridge, Op};
+use crate::plan::{Borrowing, Bridge, Leg, Op};
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::LinkVeth;
 use std::collections::{BTreeSet, HashSet};
@@ -188,8 +188,8 @@ fn a_container_gets_its_interface_and_keeps_it() {
         net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
         // Twice, as when another daemon has made the pair and did not finish it.
         for _ in 0..2 {
-            spec.address_inside(&netns).await.expect("addressed");
-            spec.raise_inside(&netns).await.expect("raised");
+            spec.address_inside(&link, &netns).await.expect("addressed");
+            spec.raise_inside(&link, &netns).await.expect("raised");
         }
         let again = spec.make(&net, &netns).await.expect("adopted");
         assert_eq!(again.index, link.index);
@@ -231,4 +231,113 @@ fn host_names_are_stable_short_and_distinct() {
     let web = "web".parse().expect("name");
     assert_eq!(host_if_name(&web, &eth0), host_if_name(&web, &eth0));
     assert_ne!(host_if_name(&web, &eth0), host_if_name(&web, &"eth1".parse().expect("name")));
+}
+
+/// A container makes a link that tells of itself what the end of ours does: its kind, its MAC, and the index of its other
+/// end.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn only_the_end_of_our_own_link_is_found() {
+    in_fresh_namespace(|| async {
+        let Lab { net, netns, spec, .. } = Lab::new().await;
+        let link = spec.make(&net, &netns).await.expect("made");
+        let stranger = Other::new();
+        let strange = Broker::on_threads().open(&stranger.reference).await.expect("open");
+        // Both ends are the container's own: one has the index of the device's link.
+        let there = strange.net().expect("netlink");
+        let mut one = LinkVeth::new("one", "other").build();
+        one.header.index = link.index;
+        there.handle.link().add(one).execute().await.expect("made");
+        let forged = there.link("other").await.expect("list").expect("there");
+        assert_eq!((forged.kind.as_deref(), forged.other_end), (Some("veth"), Some(link.index)));
+        assert!(!has_end_of(&net, &[link.index], &strange).await.expect("looked up"));
+        assert_eq!(end_in(&net, link.index, &strange).await.expect("looked up"), None);
+        let eth0 = netns.net().expect("netlink").link("eth0").await.expect("list").expect("there");
+        assert_eq!(end_in(&net, link.index, &netns).await.expect("looked up"), Some(eth0.index));
+        assert_eq!(end_in(&net, 9999, &netns).await.expect("looked up"), None);
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_interface_that_the_container_has_renamed_is_adopted() {
+    in_fresh_namespace(|| async {
+        let Lab { net, netns, spec, .. } = Lab::new().await;
+        let link = spec.make(&net, &netns).await.expect("made");
+        let there = netns.net().expect("netlink");
+        let eth0 = there.link("eth0").await.expect("list").expect("there");
+        there.rename("eth0", eth0.index, &"lan".parse().expect("name")).await.expect("renamed");
+        let again = spec.make(&net, &netns).await.expect("adopted");
+        assert_eq!(again.index, link.index);
+        net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
+        spec.address_inside(&again, &netns).await.expect("addressed");
+        spec.raise_inside(&again, &netns).await.expect("raised");
+        let lan = there.link("lan").await.expect("list").expect("there");
+        assert_eq!((lan.index, lan.up), (eth0.index, true));
+        let addresses = there.addresses().await.expect("list");
+        assert!(spec.addresses.iter().all(|a| addresses.contains(&(lan.index, *a))), "{addresses:?}");
+    });
+}
+
+fn leg(link: u32) -> Leg {
+    Leg {
+        link,
+        addresses: vec!["10.9.0.2/24".parse().expect("net"), "fd00:9::2/64".parse().expect("net")],
+        gateways: vec![[10, 9, 0, 1].into(), "fd00:9::1".parse().expect("gateway")],
+        default4: true,
+        default6: true,
+        claims: false,
+    }
+}
+
+/// A container has any number of rules of its own. Only the first are read, and it gets none then.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn very_many_rules_are_not_read() {
+    in_fresh_namespace(|| async {
+        let Lab { net, netns, spec, .. } = Lab::new().await;
+        let link = spec.make(&net, &netns).await.expect("made");
+        net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
+        spec.address_inside(&link, &netns).await.expect("addressed");
+        spec.raise_inside(&link, &netns).await.expect("raised");
+        let there = netns.net().expect("netlink");
+        for number in 0..1500u32 {
+            let rule = there.handle.rule().add().v4().priority(number + 1).table_id(number + 1);
+            rule.action(rtnetlink::packet_route::rule::RuleAction::ToTable).execute().await.expect("added");
+        }
+        let inside = there.inside().await.expect("read");
+        assert!(inside.keeps_out4 && inside.rules.is_empty(), "{inside:?}");
+        let end = link.other_end.expect("a veth has another end");
+        let failed = arrange(&[leg(end)], &netns).await.expect("arranged");
+        assert!(failed.is_empty(), "{failed:?}");
+        let default = there.default_route_links().await.expect("listed");
+        assert_eq!(default, [[end].into(), [end].into()]);
+    });
+}
+
+/// An interface that is down cannot have routes.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_interface_that_cannot_have_routes_keeps_no_other_from_them() {
+    in_fresh_namespace(|| async {
+        let Lab { net, netns, spec, .. } = Lab::new().await;
+        let link = spec.make(&net, &netns).await.expect("made");
+        net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
+        spec.address_inside(&link, &netns).await.expect("addressed");
+        spec.raise_inside(&link, &netns).await.expect("raised");
+        let there = netns.net().expect("netlink");
+        there.handle.link().add(LinkVeth::new("down", "peer").build()).execute().await.expect("made");
+        let down = there.link("down").await.expect("list").expect("there").index;
+        let unusable = Leg {
+            addresses: vec!["10.8.0.2/24".parse().expect("net")],
+            gateways: vec![[10, 8, 0, 1].into()],
+            default4: false,
+            default6: false,
+            ..leg(down)
+        };
+        let end = link.other_end.expect("a veth has another end");
+        let failed = arrange(&[unusable, leg(end)], &netns).await.expect("arranged");
+        assert_eq!(failed.keys().collect::<Vec<_>>(), [&down]);
+        assert_eq!(there.default_route_links().await.expect("listed"), [[end].into(), [end].into()]);
+    });
 }

@@ -15,7 +15,8 @@ pub(super) async fn make(net: &Net, spec: &LinkSpec, bridge: u32, netns: &Netns)
             let kind = old.kind.unwrap_or_else(|| "device".to_owned());
             return Err(NetError::Foreign { name: name.to_owned(), kind });
         }
-        if old.alias.as_deref().map(alias::finished) == Some(&spec.alias) && has_peer(netns, spec).await? {
+        if old.alias.as_deref().map(alias::finished) == Some(&spec.alias) && has_own_end(net, &old, netns, spec).await?
+        {
             net.hold_mac(name, old.index, spec.mac).await?;
             return Ok(old);
         }
@@ -59,21 +60,44 @@ async fn create(spec: &LinkSpec, bridge: u32, netns: &Netns) -> Result<(), NetEr
     }
 }
 
-/// Whether `spec.container_if` in `netns` is the pair's other end: a veth with the MAC of this lease, which no other
-/// has.
-async fn has_peer(netns: &Netns, spec: &LinkSpec) -> Result<bool, NetError> {
-    let net = netns.net()?;
-    let inside = in_time(net.link(spec.container_if.as_str())).await?;
-    Ok(inside.is_some_and(|l| l.mac == Some(spec.mac.0) && l.kind.as_deref() == Some("veth")))
+/// Whether the other end of `link` is in `netns`, under whatever name, and still has the MAC of its lease.
+async fn has_own_end(net: &Net, link: &LinkInfo, netns: &Netns, spec: &LinkSpec) -> Result<bool, NetError> {
+    let Some(end) = end_of(net, link, netns).await? else { return Ok(false) };
+    let inside = netns.net()?;
+    let end = in_time(inside.link_at(end)).await?;
+    Ok(end.is_some_and(|l| l.mac == Some(spec.mac.0)))
+}
+
+/// The index inside `netns` of the other end of `link`; `None` when its other end is not there. Only the device's
+/// kernel is asked, about the device's own link: what a container tells of its links it can arrange as it likes.
+async fn end_of(net: &Net, link: &LinkInfo, netns: &Netns) -> Result<Option<u32>, NetError> {
+    let (Some("veth"), Some(end), Some(ns)) = (link.kind.as_deref(), link.other_end, link.other_ns) else {
+        return Ok(None);
+    };
+    Ok((net.number_of(netns.file()).await? == Some(ns)).then_some(end))
+}
+
+/// The index inside `netns` of the other end of the device's link `index`; `None` when there is no such link, or its
+/// other end is not there.
+///
+/// # Errors
+/// When the kernel refuses to look up the link or the namespace.
+pub async fn end_in(net: &Net, index: u32, netns: &Netns) -> Result<Option<u32>, NetError> {
+    match net.link_at(index).await? {
+        Some(link) => end_of(net, &link, netns).await,
+        None => Ok(None),
+    }
 }
 
 /// Whether the other end of one of the device's `links` is in `netns`.
 ///
 /// # Errors
-/// When the links in `netns` cannot be listed.
-pub async fn has_end_of(links: &[u32], netns: &Netns) -> Result<bool, NetError> {
-    let net = netns.net()?;
-    let inside = in_time(net.links()).await?;
-    let is_end = |l: &LinkInfo| l.kind.as_deref() == Some("veth") && l.other_end.is_some_and(|i| links.contains(&i));
-    Ok(inside.iter().any(is_end))
+/// When the kernel refuses to look up a link or the namespace.
+pub async fn has_end_of(net: &Net, links: &[u32], netns: &Netns) -> Result<bool, NetError> {
+    for index in links {
+        if end_in(net, *index, netns).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -2,6 +2,7 @@
 
 use crate::kernel::netns::NetnsError;
 use crate::kernel::sysctl::SysctlError;
+use crate::model::InvalidName;
 use std::io;
 
 /// A netlink operation that failed.
@@ -42,6 +43,14 @@ pub enum NetError {
     Vanished {
         /// Its name.
         name: String,
+    },
+    /// The container has given its interface a name that pv-net does not write to.
+    #[error("interface {name:?}: {why}")]
+    Unnamed {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        why: InvalidName,
     },
     /// The container needs an IPv6 address, and the kernel has no IPv6.
     #[error("interface {name}: the kernel has no IPv6")]

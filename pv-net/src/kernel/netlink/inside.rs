@@ -8,6 +8,7 @@ use rtnetlink::sys::TokioSocket;
 use std::fs::File;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd};
 use std::sync::{Mutex, PoisonError};
+use tokio::task::AbortHandle;
 
 /// An open network namespace. It exists at least as long as this value.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ pub struct Netns {
     inside: Inside,
     /// Made on first use, since it lives on the runtime of the first user. There is only one, since two connections on
     /// one socket would take each other's answers.
-    net: Mutex<Option<Net>>,
+    net: Mutex<Option<(Net, AbortHandle)>>,
 }
 
 impl Netns {
@@ -43,15 +44,15 @@ impl Netns {
     /// When the process can open no more files.
     pub fn net(&self) -> Result<Net, NetError> {
         let mut made = self.net.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(net) = &*made {
+        if let Some((net, _)) = &*made {
             return Ok(net.clone());
         }
         let socket = self.inside.netlink.try_clone().map_err(|e| NetError::new("open", "netlink socket", e))?;
         // SAFETY: the descriptor belongs to this value alone, and is an rtnetlink socket.
         let socket = unsafe { TokioSocket::from_raw_fd(socket.into_raw_fd()) };
         let (connection, handle, _) = rtnetlink::from_socket(socket);
-        tokio::spawn(connection);
-        Ok(made.insert(Net { handle }).clone())
+        let connection = tokio::spawn(connection).abort_handle();
+        Ok(made.insert((Net { handle }, connection)).0.clone())
     }
 
     /// Writes `net.ipv6.conf.LINK.KEY` in the namespace. Returns whether the namespace has this setting.
@@ -62,6 +63,17 @@ impl Netns {
         match &self.inside.ipv6 {
             Some(directory) => sysctl::set_below(directory.as_fd(), link, key, value),
             None => Ok(false),
+        }
+    }
+}
+
+impl Drop for Netns {
+    /// Ends the connection. Otherwise it would go on reading a list that nobody waits for any more, however long the
+    /// container has made it.
+    fn drop(&mut self) {
+        let made = self.net.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, connection)) = made.take() {
+            connection.abort();
         }
     }
 }

@@ -1,64 +1,62 @@
-//! Reads and writes the routes and rules of a container's interfaces. What there should be is decided in `plan`.
+//! Reads the rules of a container's namespace, and writes the routes and rules of its interfaces. What there should be
+//! is decided in `plan`.
 
 use super::{Net, NetError};
 use crate::kernel::kill_point;
-use crate::plan::{FIRST_TABLE, Inside, InsideStep, LegRoute, MAIN_TABLE, SourceRule};
-use futures_util::TryStreamExt;
+use crate::plan::{Inside, InsideStep, LegRoute, MAIN_TABLE, SourceRule};
+use futures_util::{StreamExt, TryStreamExt};
 use ipnetwork::IpNetwork;
-use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{IpVersion, RouteMessageBuilder};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The protocol number of pv-net's rules and of the routes in their tables. No other program has it in iproute2's list.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(112);
-/// Where pv-net's rules stand: behind the local table, before the main one (32766).
-const PRIORITY: u32 = 20_000;
-/// The metric of IPv6 routes that name none (`IP6_RT_PRIO_USER`).
-const USUAL_METRIC: u32 = 1024;
+/// The metric of an IPv6 route that comes before others. One without a metric gets 1024 (`IP6_RT_PRIO_USER`), also those
+/// of router advertisements.
+const FIRST_METRIC: u32 = 1;
+/// How many rules of a family are read at most. A container can have any number.
+const MOST_RULES: usize = 1000;
 
 impl Net {
-    /// What this namespace has of rules, and with `routes` also of routes; their list may be long.
+    /// The rules of this namespace. When there are very many, only the first ones are read.
     ///
     /// # Errors
     /// When the kernel refuses to list them.
-    pub async fn inside(&self, routes: impl FnOnce(&Inside) -> bool) -> Result<Inside, NetError> {
+    pub async fn inside(&self) -> Result<Inside, NetError> {
         let mut inside = Inside::default();
         inside.keeps_out4 = self.read_rules(IpVersion::V4, &mut inside.rules).await?;
         inside.keeps_out6 = self.read_rules(IpVersion::V6, &mut inside.rules).await?;
-        if routes(&inside) {
-            let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
-            let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-            for family in [v4, v6] {
-                let mut all = self.handle.route().get(family).execute();
-                while let Some(route) = all.try_next().await.map_err(NetError::nl("list", "routes"))? {
-                    inside.routes.extend(leg_route(&route));
-                }
-            }
-        }
         Ok(inside)
     }
 
     /// Adds pv-net's rules of a family to `ours`. Returns whether there are rules of somebody else, or none can be made.
     async fn read_rules(&self, family: IpVersion, ours: &mut Vec<SourceRule>) -> Result<bool, NetError> {
-        let all: Result<Vec<RuleMessage>, _> = self.handle.rule().get(family).execute().try_collect().await;
-        let all = match all.map_err(NetError::nl("list", "routing rules")) {
-            // A kernel without policy routing, or without the family.
-            Err(e) if e.is(libc::EOPNOTSUPP) || e.is(libc::EAFNOSUPPORT) => return Ok(true),
-            other => other?,
-        };
-        let mut others = false;
-        for rule in &all {
-            match protocol_of(rule) {
+        let mut all = std::pin::pin!(self.handle.rule().get(family).execute());
+        let (mut others, mut count) = (false, 0);
+        loop {
+            let rule = match all.try_next().await.map_err(NetError::nl("list", "routing rules")) {
+                Ok(Some(rule)) => rule,
+                Ok(None) => return Ok(others),
+                // A kernel without policy routing, or without the family.
+                Err(e) if e.is(libc::EOPNOTSUPP) || e.is(libc::EAFNOSUPPORT) => return Ok(true),
+                // The list of the other family was too long, and has not come to its end yet.
+                Err(e) if e.is(libc::EBUSY) => return Ok(true),
+                Err(e) => return Err(e),
+            };
+            match protocol_of(&rule) {
                 Some(RouteProtocol::Kernel) => {}
-                Some(PROTOCOL) => ours.extend(source_rule(rule)),
+                Some(PROTOCOL) => ours.extend(source_rule(&rule)),
                 _ => others = true,
             }
+            count += 1;
+            if count == MOST_RULES {
+                return Ok(true);
+            }
         }
-        Ok(others)
     }
 
     /// Makes one change; one that is made already is fine.
@@ -69,9 +67,7 @@ impl Net {
         kill_point::pass();
         let what = step.to_string();
         let (done, fine) = match step {
-            InsideStep::AddRoute(route) => {
-                (self.handle.route().add(route_message(route)).execute().await, &[libc::EEXIST][..])
-            }
+            InsideStep::AddRoute(route) => return self.add_route(route).await,
             InsideStep::RemoveRoute(route) => {
                 (self.handle.route().del(route_message(route)).execute().await, &[libc::ESRCH, libc::ENODEV][..])
             }
@@ -89,16 +85,45 @@ impl Net {
             other => other,
         }
     }
+
+    /// Adds a route. One that is there already is fine; and unless the new one comes first, so is another one to the same
+    /// destination, which stays in force.
+    async fn add_route(&self, route: &LegRoute) -> Result<(), NetError> {
+        let failed = |e| NetError::nl("inside the container:", &InsideStep::AddRoute(*route).to_string())(e);
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(route_message(route)));
+        // Without `NLM_F_EXCL` the kernel puts an IPv4 route before others of the same metric. For IPv6 it would share
+        // the packets between the two, and a lower metric puts one first.
+        let exclusive = if route.first && route.to.is_ipv4() { 0 } else { NLM_F_EXCL };
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | exclusive;
+        let mut answers = self.handle.clone().request(request).map_err(failed)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(e) = answer.payload
+                && e.raw_code().abs() != libc::EEXIST
+            {
+                return Err(failed(rtnetlink::Error::NetlinkError(e)));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn protocol_of(rule: &RuleMessage) -> Option<RouteProtocol> {
     rule.attributes.iter().find_map(|a| if let RuleAttribute::Protocol(p) = a { Some(*p) } else { None })
 }
 
+/// A rule that pv-net has made, also one of an earlier version; `None` for one of another form.
 fn source_rule(rule: &RuleMessage) -> Option<SourceRule> {
-    let from = rule.attributes.iter().find_map(|a| if let RuleAttribute::Source(a) = a { Some(*a) } else { None })?;
-    let table = rule.attributes.iter().find_map(|a| if let RuleAttribute::Table(t) = a { Some(*t) } else { None });
-    Some(SourceRule { from, table: table.unwrap_or(rule.header.table.into()) })
+    let (mut priority, mut from, mut to, mut table) = (0, None, None, u32::from(rule.header.table));
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::Priority(number) => priority = *number,
+            RuleAttribute::Source(address) => from = Some(*address),
+            RuleAttribute::Destination(address) => to = Some(IpNetwork::new(*address, rule.header.dst_len).ok()?),
+            RuleAttribute::Table(number) => table = *number,
+            _ => {}
+        }
+    }
+    Some(SourceRule { priority, from: from?, to, table })
 }
 
 fn rule_message(rule: &SourceRule) -> RuleMessage {
@@ -113,9 +138,16 @@ fn rule_message(rule: &SourceRule) -> RuleMessage {
     message.attributes = vec![
         RuleAttribute::Source(rule.from),
         RuleAttribute::Table(rule.table),
-        RuleAttribute::Priority(PRIORITY),
+        RuleAttribute::Priority(rule.priority),
         RuleAttribute::Protocol(PROTOCOL),
     ];
+    if let Some(to) = rule.to {
+        message.header.dst_len = to.prefix();
+        message.attributes.push(RuleAttribute::Destination(to.ip()));
+    }
+    if rule.table == MAIN_TABLE {
+        message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+    }
     message
 }
 
@@ -145,43 +177,12 @@ fn route_message(route: &LegRoute) -> RouteMessage {
             if let Some(IpAddr::V6(gateway)) = via {
                 builder = builder.gateway(gateway);
             }
-            builder.build()
+            let mut message = builder.build();
+            if route.first {
+                message.attributes.push(RouteAttribute::Priority(FIRST_METRIC));
+            }
+            message
         }
-    }
-}
-
-/// A route that pv-net may have made: in a leg's table, or a default route of the main table with the usual metric.
-fn leg_route(route: &RouteMessage) -> Option<LegRoute> {
-    let (mut table, mut to, mut via, mut link) = (u32::from(route.header.table), None, None, None);
-    let mut metric = None;
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Table(number) => table = *number,
-            RouteAttribute::Destination(address) => to = ip_of(address),
-            RouteAttribute::Gateway(address) => via = ip_of(address),
-            RouteAttribute::Oif(index) => link = Some(*index),
-            RouteAttribute::Priority(number) => metric = Some(*number),
-            _ => {}
-        }
-    }
-    let any = match route.header.address_family {
-        AddressFamily::Inet => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
-    };
-    let to = IpNetwork::new(to.unwrap_or(any), route.header.destination_prefix_length).ok()?;
-    let is_usual = metric.is_none_or(|metric| to.is_ipv6() && metric == USUAL_METRIC);
-    let is_default = table == MAIN_TABLE && to.prefix() == 0 && via.is_some() && is_usual;
-    let is_own = table >= FIRST_TABLE && route.header.protocol == PROTOCOL;
-    let is_plain = route.header.kind == RouteType::Unicast;
-    (is_plain && (is_default || is_own)).then_some(LegRoute { table, to, via, link: link? })
-}
-
-fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(a) => Some((*a).into()),
-        RouteAddress::Inet6(a) => Some((*a).into()),
-        _ => None,
     }
 }
 
@@ -190,46 +191,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
-        let route = |to: &str, via: Option<&str>, table| LegRoute {
-            table,
-            to: to.parse().expect("network"),
-            via: via.map(|a| a.parse().expect("gateway")),
-            link: 3,
-        };
-        for route in [
-            route("10.0.4.0/24", None, 20_003),
-            route("fd00:4::/64", None, 20_003),
-            route("0.0.0.0/0", Some("10.0.4.1"), 20_003),
-            route("::/0", Some("fd00:4::1"), 20_003),
-            route("0.0.0.0/0", Some("10.0.4.1"), MAIN_TABLE),
-            route("::/0", Some("fd00:4::1"), MAIN_TABLE),
+    fn a_rule_that_is_written_is_read_back() {
+        for (from, to, table) in [
+            ("10.0.4.2", Some("10.0.3.0/24"), 20_003),
+            ("fd00:4::2", Some("fd00:3::/64"), 20_003),
+            ("10.0.4.2", None, 20_003),
+            ("fd00:4::2", None, MAIN_TABLE),
         ] {
-            assert_eq!(leg_route(&route_message(&route)), Some(route), "{route}");
-        }
-        for from in ["10.0.4.2", "fd00:4::2"] {
-            let rule = SourceRule { from: from.parse().expect("address"), table: 20_003 };
+            let to = to.map(|to: &str| to.parse().expect("network"));
+            let rule = SourceRule { priority: 20_001, from: from.parse().expect("address"), to, table };
             let message = rule_message(&rule);
             assert_eq!((protocol_of(&message), source_rule(&message)), (Some(PROTOCOL), Some(rule)));
         }
     }
 
     #[test]
-    fn routes_of_others_are_left_alone() {
-        let own = LegRoute {
+    fn only_a_default_route_that_is_claimed_comes_first() {
+        let route = |first| LegRoute {
             table: MAIN_TABLE,
-            to: "0.0.0.0/0".parse().expect("network"),
-            via: "10.0.4.1".parse().ok(),
+            to: "::/0".parse().expect("network"),
+            via: "fd00:4::1".parse().ok(),
             link: 3,
+            first,
         };
-        let mut with_metric = route_message(&own);
-        with_metric.attributes.push(RouteAttribute::Priority(100));
-        assert_eq!(leg_route(&with_metric), None);
-        let mut of_another = route_message(&LegRoute { table: 20_003, ..own });
-        of_another.header.protocol = RouteProtocol::Static;
-        assert_eq!(leg_route(&of_another), None);
-        let mut blackhole = route_message(&own);
-        blackhole.header.kind = RouteType::BlackHole;
-        assert_eq!(leg_route(&blackhole), None);
+        let metric = |route: &LegRoute| {
+            let message = route_message(route);
+            message.attributes.iter().find_map(|a| if let RouteAttribute::Priority(n) = a { Some(*n) } else { None })
+        };
+        assert_eq!((metric(&route(false)), metric(&route(true))), (None, Some(FIRST_METRIC)));
     }
 }

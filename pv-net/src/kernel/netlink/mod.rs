@@ -5,6 +5,7 @@ pub mod clsact;
 mod error;
 mod inside;
 mod legs;
+mod nsid;
 mod ready;
 mod route;
 pub mod segments;
@@ -67,6 +68,20 @@ impl Net {
         match self.handle.link().get().match_name(name.to_owned()).execute().try_next().await {
             Ok(message) => Ok(message.as_ref().map(LinkInfo::from)),
             Err(e) => match NetError::nl("find link", name)(e) {
+                e if e.is(libc::ENODEV) => Ok(None),
+                e => Err(e),
+            },
+        }
+    }
+
+    /// The link with this index, if there is one.
+    ///
+    /// # Errors
+    /// When the kernel refuses to look it up.
+    pub async fn link_at(&self, index: u32) -> Result<Option<LinkInfo>, NetError> {
+        match self.handle.link().get().match_index(index).execute().try_next().await {
+            Ok(message) => Ok(message.as_ref().map(LinkInfo::from)),
+            Err(e) => match NetError::nl("find link", &index.to_string())(e) {
                 e if e.is(libc::ENODEV) => Ok(None),
                 e => Err(e),
             },
@@ -268,6 +283,7 @@ impl From<&LinkMessage> for LinkInfo {
             carrier: message.header.flags.contains(LinkFlags::LowerUp),
             alias: None,
             other_end: None,
+            other_ns: None,
             controller: None,
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             l3s: false,
@@ -281,6 +297,7 @@ impl From<&LinkMessage> for LinkInfo {
                 LinkAttribute::Mtu(mtu) => info.mtu = *mtu,
                 LinkAttribute::IfAlias(alias) => info.alias = Some(alias.clone()),
                 LinkAttribute::Link(index) => info.other_end = Some(*index),
+                LinkAttribute::LinkNetNsId(id) => info.other_ns = Some(*id),
                 LinkAttribute::Controller(index) => info.controller = Some(*index),
                 LinkAttribute::LinkInfo(parts) => {
                     info.kind = parts.iter().find_map(kind_of);

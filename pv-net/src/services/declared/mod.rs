@@ -11,6 +11,7 @@ mod tests;
 use crate::command::{Commands, Prepared, Report};
 use crate::failure::{Failure, Kind};
 use crate::kernel::link::has_end_of;
+use crate::kernel::netlink::{Net, NetError, Netns};
 use crate::kernel::netns::{self, NetnsId, Place};
 use crate::kernel::path_watch::{PathWatch, Watched};
 use crate::model::{ContainerName, Device, NetnsRef};
@@ -332,6 +333,10 @@ async fn look(
     }
 }
 
+async fn leads_there(links: &[u32], netns: &Netns) -> Result<bool, NetError> {
+    has_end_of(&Net::here()?, links, netns).await
+}
+
 /// Attaches a container whose namespace is the file `path`, unless its `links` lead there already. `is_file`: the file
 /// has been there for long without being a namespace.
 async fn attach(commands: &Commands, name: &ContainerName, path: PathBuf, links: &[u32], is_file: bool) -> Ended {
@@ -339,7 +344,7 @@ async fn attach(commands: &Commands, name: &ContainerName, path: PathBuf, links:
     let reference = NetnsRef::Path(path);
     let netns = commands.open(&reference).await;
     let id = match &netns {
-        Ok(netns) if !links.is_empty() => match has_end_of(links, netns).await {
+        Ok(netns) if !links.is_empty() => match leads_there(links, netns).await {
             Ok(true) => return Ended::Attached(Some(netns.id())),
             Ok(false) => Some(netns.id()),
             Err(e) => {
