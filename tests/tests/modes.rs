@@ -1,4 +1,4 @@
-//! Containers that are in no pool: `mode: host` and `mode: none`.
+//! Containers without a network of their own: `mode: host`, `mode: none`, and those that share a namespace.
 
 use anyhow::{Result, ensure};
 use harness::configs::{self, DEVICE, HOST, HOSTS, UPLINK};
@@ -50,6 +50,29 @@ fn there_is_nothing_to_attach() -> Result<()> {
     let refused = device.cli(&["check", &run.display().to_string()]);
     ensure!(refused.code == Some(2) && refused.stderr.contains("network.ports"), "{refused:?}");
     Ok(())
+}
+
+/// A namespace is one container's: a second one would have its rights, and change its routes. Who only shares the namespace
+/// needs no attach.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn two_containers_cannot_be_attached_in_one_namespace() -> Result<()> {
+    let device = Device::started(&configs::two_pools())?;
+    let web = device.attach("web", "internal")?;
+    let path = web.ns.path().display().to_string();
+    let run = device.file("run.json");
+    let before = (web.ns.ip("-o addr show")?, device.json(&["leases"])?);
+    for (pool, interface) in [("internal", "eth0"), ("internal", "eth1"), ("management", "eth1")] {
+        let interfaces = json!([{"pool": pool, "name": interface}]);
+        fs::write(&run, json!({"name": "sidecar", "network": {"interfaces": interfaces}}).to_string())?;
+        let refused = device.cli(&["attach", "sidecar", "--netns", &path, "--run", &run.display().to_string()]);
+        ensure!(refused.code == Some(1) && refused.stderr.contains("is container web's"), "{refused:?}");
+    }
+    ensure!((web.ns.ip("-o addr show")?, device.json(&["leases"])?) == before, "something is left");
+    // When that one is gone, the namespace is free for another.
+    device.cli(&["detach", "web"]).ok()?;
+    device.cli(&["attach", "sidecar", "--netns", &path, "--run", &run.display().to_string()]).ok()?;
+    web.ns.ping("10.0.4.1", 1)
 }
 
 /// What runs in the device's namespace is the device: rules about `host` are about it, it has the device's ports, and

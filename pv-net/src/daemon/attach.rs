@@ -1,12 +1,13 @@
 //! Attaching a container: all of its interfaces, or none.
 
 use super::Daemon;
+use super::attach_request::check_mode;
 use super::attach_state::AttachState;
 use super::execute::all_or_nothing;
 use super::leases::missing;
 use super::segments::segment_bytes;
 use crate::command::{AttachRequest, Halt, Prepared};
-use crate::config::{check_container, parse_run_named};
+use crate::config::check_container;
 use crate::failure::{Failure, Kind};
 use crate::ipam::Lease;
 use crate::ipam::store::{ContainerRecord, State};
@@ -15,9 +16,7 @@ use crate::kernel::errand::Found;
 use crate::kernel::link::{self, LinkKind, LinkSpec, host_if_name};
 use crate::kernel::netlink::{LinkInfo, NetError, Netns, alias};
 use crate::kernel::{Host, Kernel, kill_point};
-use crate::model::{
-    Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, NetworkMode, Pool, PoolName,
-};
+use crate::model::{Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, Pool};
 use crate::plan::{Leg, Observed, Op, endpoint, endpoint_ops, misplaced};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
@@ -44,16 +43,7 @@ impl Daemon {
         if !errors.is_empty() {
             return Err(Failure::from(errors).into());
         }
-        if container.mode != NetworkMode::Pool {
-            let mode = serde_json::json!(container.mode);
-            let mode = mode.as_str().unwrap_or_default();
-            return Err(Failure::new(
-                Kind::Conflict,
-                format!("container {name}: network.mode: {mode}: it is in no pool"),
-            )
-            .help("there is nothing to attach: give it a pool in its run.json, or start it without this")
-            .into());
-        }
+        check_mode(&container)?;
         if request.annotated {
             self.check_annotated(request, &container)?;
         }
@@ -64,6 +54,12 @@ impl Daemon {
             AttachState::Absent => Vec::new(),
             AttachState::Left(links) => links,
         };
+        if let Some(other) = self.other_in(name, netns).await.map_err(about)? {
+            let why = format!("container {name}: its namespace is container {other}'s");
+            return Err(Failure::new(Kind::Conflict, why)
+                .help("one that shares a namespace needs no attach: it has the other one's addresses, rights and ports")
+                .into());
+        }
         self.check_ports(&container, found)?;
         self.open_plane()?;
         self.take_over()?;
@@ -139,58 +135,6 @@ impl Daemon {
         match self.arrange(all, netns, &made).await {
             Ok(()) => Ok(made),
             Err(failure) => Err(self.take_back(&made, failure).await),
-        }
-    }
-
-    /// The container that a request describes, and its `run.json`.
-    fn container_of(
-        &self,
-        name: &ContainerName,
-        request: &AttachRequest,
-    ) -> Result<(serde_json::Value, Container), Failure> {
-        let run = match (&request.run, &request.pool) {
-            (Some(_), Some(_)) => {
-                return Err(Failure::new(Kind::Usage, "a run.json and a pool were given: give one of them"));
-            }
-            (Some(run), None) => run.clone(),
-            (None, Some(pool)) => {
-                let pool: PoolName =
-                    pool.parse().map_err(|e| Failure::new(Kind::Usage, format!("pool {pool:?}: {e}")))?;
-                serde_json::json!({"name": name, "network": {"pool": pool}})
-            }
-            (None, None) => match self.declared.get(name) {
-                Some(declared) => {
-                    let run = serde_json::from_str(&declared.text).unwrap_or_default();
-                    return Ok((run, declared.container.clone()));
-                }
-                None => {
-                    let why = format!("container {name}: no run.json is declared for it");
-                    return Err(Failure::new(Kind::Usage, why).help("give it one with --run FILE, or a --pool"));
-                }
-            },
-        };
-        let container = parse_run_named(&format!("container {name}"), &run.to_string(), Some(name))?;
-        Ok((run, container))
-    }
-
-    /// Annotations may be an image's, so they lead only into pools that allow it, and give a declared container no other
-    /// pool.
-    fn check_annotated(&self, request: &AttachRequest, container: &Container) -> Result<(), Failure> {
-        let name = &container.name;
-        if request.pool.is_some() && self.declared.contains_key(name) {
-            let why = format!("container {name}: is declared, and an annotation names a pool for it");
-            return Err(Failure::new(Kind::Conflict, why)
-                .help("leave the annotation pv-net.pool out: the pools of its run.json count"));
-        }
-        let allows = |pool: &PoolName| self.device.pools.get(pool).is_some_and(|pool| pool.annotations);
-        match container.interfaces.iter().map(|interface| &interface.pool).find(|pool| !allows(pool)) {
-            None => Ok(()),
-            Some(pool) => {
-                let why = format!("container {name}: an annotation leads to pool {pool}, which does not allow that");
-                Err(Failure::new(Kind::Conflict, why).help(format!(
-                    "set network.pools.{pool}.annotations to true if every image that this device runs may join it"
-                )))
-            }
         }
     }
 

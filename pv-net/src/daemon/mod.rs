@@ -3,6 +3,7 @@
 //! The controller drives it, one operation at a time, so nothing changes during an operation.
 
 mod attach;
+mod attach_request;
 mod attach_state;
 mod borrowed;
 mod clsact;
