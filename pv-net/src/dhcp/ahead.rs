@@ -72,6 +72,13 @@ impl Ahead {
         self.wanted.min((size / 4).max(1))
     }
 
+    /// A client has this one: it is for no other.
+    pub fn remove(&mut self, address: Ipv4Addr) {
+        if let Some(at) = self.next.iter().position(|next| *next == address) {
+            self.next.remove(at);
+        }
+    }
+
     /// One more.
     pub fn push(&mut self, address: Ipv4Addr) {
         self.next.push_back(address);

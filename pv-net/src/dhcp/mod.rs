@@ -17,13 +17,14 @@ mod probe;
 mod rate;
 mod reply;
 mod server;
+pub(crate) mod shares;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use config::{Config, Interface, is_outside, stale};
 pub use metrics::{Metrics, Received, Sent, Silence};
-pub use rate::{Rates, Take};
+pub use rate::Rates;
 pub use reply::Reply;
 pub use server::{Act, Origin, Outcome, Server, Written};
 
