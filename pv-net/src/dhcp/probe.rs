@@ -1,5 +1,5 @@
-//! Which addresses are being looked for by ARP. An address that is new to its client is given to it when nobody has
-//! answered for it.
+//! Which addresses have been probed by ARP. An address that is new to its client is given to it when nobody has answered
+//! the probe.
 
 use super::Now;
 use std::collections::{HashMap, VecDeque};
@@ -76,7 +76,8 @@ impl Probes {
         }
     }
 
-    /// A client has it, or somebody else was found to use it: the next one who is to have it needs a new probe.
+    /// Forgets an address that a client has got, or that somebody else uses: before the next client gets it, it is probed
+    /// again.
     pub fn forget(&mut self, address: Ipv4Addr) {
         self.asked.remove(&address);
     }

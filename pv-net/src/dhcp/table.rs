@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 
 /// How long an offer is held for who has not answered it.
 const HOLD: Duration = Duration::from_secs(10);
-/// How long an address is given to nobody that somebody else was found to use.
+/// How long an address is given to nobody after it was found in use by somebody who was not given it.
 const CONFLICT: Duration = Duration::from_secs(600);
 /// Addresses that are remembered because somebody uses them who was not given them.
 const MOST_CONFLICTS: usize = 8192;
-/// Addresses that one MAC may say by ARP that it uses. Whoever says more answers for all, as a router that is a proxy
-/// does, or means no good.
+/// How many answers of one MAC to probes are believed. Whoever answers more often is a router with proxy ARP, or lies.
 const CLAIMS_PER_MAC: u32 = 8;
 /// Leases that one MAC may have under several identifiers: those of a boot loader, an installer and two systems.
 const LEASES_PER_MAC: u32 = 4;

@@ -68,7 +68,14 @@ impl Server {
                 nothing
             }
             Outcome::Done => {
-                ends.iter().for_each(|client| self.table.ended(client));
+                let given = lease.as_ref().map(|lease| lease.address);
+                for client in &ends {
+                    // He may have got another address since this was sent to the lease book.
+                    let has_another = |lease: &Arc<ClientLease>| given.is_some_and(|given| lease.address != given);
+                    if !self.table.lease(client).is_some_and(has_another) {
+                        self.table.ended(client);
+                    }
+                }
                 let Some(lease) = lease else { return nothing };
                 self.table.granted(lease.clone());
                 let reply = query.map(|query| self.ack(&query, &lease, time));
