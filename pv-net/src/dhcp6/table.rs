@@ -259,15 +259,23 @@ impl Table {
 
     fn granted(&mut self, lease: Arc<ClientLease>) {
         let (client, Some(address)) = (lease.client.clone(), v6(lease.address)) else { return };
-        self.ended(&client);
+        if self.lease(&client).is_some_and(|before| before.address == lease.address) {
+            self.forget(&client);
+        } else {
+            self.ended(&client);
+        }
         self.held.release(&client);
         self.holders.insert(address, client.clone());
         self.leases.insert(client, lease);
     }
 
     fn ended(&mut self, client: &ClientId) {
-        let Some(lease) = self.leases.remove(client) else { return };
+        self.forget(client);
         self.shares.freed();
+    }
+
+    fn forget(&mut self, client: &ClientId) {
+        let Some(lease) = self.leases.remove(client) else { return };
         if let Some(address) = v6(lease.address)
             && self.holders.get(&address) == Some(client)
         {
