@@ -1,7 +1,7 @@
 //! systemd-networkd, which manages the links of a namespace.
 
 use crate::{Namespace, Process};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::process::Stdio;
 
 /// What it needs of a machine: places of its own for its files, and `/sys` read-only, or it waits for udev for ever.
@@ -14,6 +14,18 @@ chown -R systemd-network /run/systemd/netif
 printf "$1" > /etc/systemd/network/10-link.network
 exec /lib/systemd/systemd-networkd
 "#;
+
+/// What it notes of a link that it manages, such as the servers of its leases.
+///
+/// # Errors
+/// When it has noted nothing yet.
+pub fn noted(networkd: &Process, ns: &Namespace, link: &str) -> Result<String> {
+    let index = ns.ip(&format!("-o link show dev {link}"))?;
+    let index = index.split(':').next().context("no index")?;
+    // Its /run is that of its own mount namespace.
+    let file = format!("/proc/{}/root/run/systemd/netif/links/{index}", networkd.pid());
+    std::fs::read_to_string(&file).with_context(|| file.clone())
+}
 
 /// Starts it. It manages `link` as `network` says, which are settings of the section `[Network]`.
 ///

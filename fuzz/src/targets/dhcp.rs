@@ -47,11 +47,14 @@ pub fn check(input: &[u8]) {
             is_right(&reply, &query);
         }
     }
-    if let Some(message) = frame::read(input) {
+    if let Some(message) = frame::read(input, SERVER) {
         assert!(message.len() + 28 <= input.len());
+        assert!(
+            [SERVER, Ipv4Addr::BROADCAST].map(|to| to.octets()).contains(&[input[16], input[17], input[18], input[19]])
+        );
     }
-    if let Some((address, mac)) = frame::answer(input) {
-        assert_eq!((&input[8..14], &input[14..18]), (mac.0.as_slice(), address.octets().as_slice()));
+    if let Some(address) = frame::answer(input) {
+        assert_eq!(input[14..18], address.octets());
     }
     history(input);
 }
@@ -96,25 +99,47 @@ fn take(book: &mut BTreeMap<ClientKey, Arc<ClientLease>>, step: Step) {
     }
 }
 
+/// What clients did, and what became of it.
+struct History {
+    server: Server,
+    book: BTreeMap<ClientKey, Arc<ClientLease>>,
+    /// Writes that the book has carried out, in this order, and that the server has not heard of.
+    writing: Vec<(ClientId, Outcome)>,
+    now: Now,
+}
+
 fn history(input: &[u8]) {
-    let mut now = Now { unix: 1_000_000, at: Instant::now() };
-    let mut server = Server::new(CONFIG.clone(), &[], now);
-    let mut book = BTreeMap::new();
+    let now = Now { unix: 1_000_000, at: Instant::now() };
+    let server = Server::new(CONFIG.clone(), &[], now);
+    let mut history = History { server, book: BTreeMap::new(), writing: Vec::new(), now };
     for step in input.chunks_exact(6).take(64) {
+        history.step(step);
+    }
+    history.hear();
+}
+
+impl History {
+    fn step(&mut self, step: &[u8]) {
         let [what, who, about, from, says, time] = step else { return };
         let (address, mac) =
             (Ipv4Addr::new(10, 0, 3, about % 16), if *who == 0 { WEB } else { Mac([2, 0, 0, 0, 0, *who]) });
-        now.unix += u64::from(*time);
-        now.at += Duration::from_secs(u64::from(*time));
+        self.now.unix += u64::from(*time);
+        self.now.at += Duration::from_secs(u64::from(*time));
         // Half of the steps are so close that a probe is still waited for.
-        now.at += Duration::from_millis(if what & 0x40 != 0 { 0 } else { 100 });
+        self.now.at += Duration::from_millis(if what & 0x40 != 0 { 0 } else { 100 });
         if what & 0x80 != 0 {
-            server.follow(CONFIG.clone());
+            self.server.follow(CONFIG.clone());
+        }
+        // In half of the steps the disk takes longer, and other messages come meanwhile.
+        let is_slow = what & 0x20 != 0;
+        if !is_slow {
+            self.hear();
         }
         let outcome = [Outcome::Done, Outcome::Done, Outcome::Failed, Outcome::Taken][usize::from(what >> 3 & 3)];
-        for act in server.tick(now) {
-            follow(&mut server, &mut book, act, outcome, now);
+        for act in self.server.tick(self.now) {
+            self.follow(act, outcome);
         }
+        let origin = Origin { mac, port: u32::from(from % 3) };
         let kind = match what % 6 {
             0 => Kind::Discover,
             1 => Kind::Request,
@@ -122,11 +147,10 @@ fn history(input: &[u8]) {
             3 => Kind::Release,
             4 => Kind::Inform,
             _ => {
-                if let Some(Act::Send(reply)) = server.answered(address, Origin { mac, port: u32::from(from % 3) }, now)
-                {
+                if let Some(Act::Send(reply)) = self.server.answered(address, origin, self.now) {
                     assert_eq!(reply.kind, Sent::Nak);
                 }
-                continue;
+                return;
             }
         };
         let query = Query {
@@ -143,33 +167,41 @@ fn history(input: &[u8]) {
             most: None,
             lease_time: None,
         };
-        let act = server.receive(query.clone(), Origin { mac, port: u32::from(from % 3) }, now);
-        if let Some(reply) = follow(&mut server, &mut book, act, outcome, now) {
+        let act = self.server.receive(query.clone(), origin, self.now);
+        if let Some(reply) = self.follow(act, outcome) {
             is_right(&reply, &query);
         }
-        assert!(server.take_probes().iter().all(|address| (FIRST..=LAST).contains(address)));
-        let live = book.values().filter(|lease: &&Arc<ClientLease>| !lease.is_over(now.unix));
+        if !is_slow {
+            let replies = self.hear();
+            replies.iter().filter(|reply| reply.mac == query.mac).for_each(|reply| is_right(reply, &query));
+        }
+        assert!(self.server.take_probes().iter().all(|address| (FIRST..=LAST).contains(address)));
+        let live = self.book.values().filter(|lease: &&Arc<ClientLease>| !lease.is_over(self.now.unix));
         assert!(live.count() <= 4, "the range has no more");
     }
-}
 
-/// Does what the server says. Gives back what is sent.
-fn follow(
-    server: &mut Server,
-    book: &mut BTreeMap<ClientKey, Arc<ClientLease>>,
-    act: Act,
-    outcome: Outcome,
-    now: Now,
-) -> Option<Reply> {
-    match act {
-        Act::Send(reply) => Some(reply),
-        Act::Write(client, steps) => {
-            if outcome == Outcome::Done {
-                steps.into_iter().for_each(|step| take(book, step));
+    /// Does what the server says. Gives back what is sent.
+    fn follow(&mut self, act: Act, outcome: Outcome) -> Option<Reply> {
+        match act {
+            Act::Send(reply) => return Some(reply),
+            Act::Write(client, steps) => {
+                if outcome == Outcome::Done {
+                    steps.into_iter().for_each(|step| take(&mut self.book, step));
+                }
+                self.writing.push((client, outcome));
             }
-            server.written(&client, outcome, now).reply
+            Act::Silent(_) | Act::Wait => {}
         }
-        Act::Silent(_) | Act::Wait => None,
+        None
+    }
+
+    /// The server hears of all writes. Gives back what is sent.
+    fn hear(&mut self) -> Vec<Reply> {
+        let writing = std::mem::take(&mut self.writing);
+        writing
+            .into_iter()
+            .filter_map(|(client, outcome)| self.server.written(&client, outcome, self.now).reply)
+            .collect()
     }
 }
 

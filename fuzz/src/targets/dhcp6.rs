@@ -63,13 +63,13 @@ pub fn check(input: &[u8]) {
             table.begin(steps, from, now);
         }
         // What was being written is done after the next message was answered: other messages come meanwhile.
-        if let Some((request, port, answered)) = writing.take() {
-            written(&server, &request, port, answered, &mut table, &mut ipam);
+        if let Some((request, answered)) = writing.take() {
+            written(&server, &request, answered, &mut table, &mut ipam);
         }
         match answered {
-            Ok(answered) if late % 2 == 0 => writing = Some((request, from.port, answered)),
+            Ok(answered) if late % 2 == 0 => writing = Some((request, answered)),
             Ok(Answer { steps, .. }) if late % 4 == 1 => table.undo(&steps),
-            Ok(answered) => written(&server, &request, from.port, answered, &mut table, &mut ipam),
+            Ok(answered) => written(&server, &request, answered, &mut table, &mut ipam),
             Err(Ignored) => {}
         }
     }
@@ -77,7 +77,7 @@ pub fn check(input: &[u8]) {
 }
 
 /// The lease book has the steps of an answer.
-fn written(server: &Server<'_>, request: &Message, port: u32, with: Answer, table: &mut Table, ipam: &mut Ipam) {
+fn written(server: &Server<'_>, request: &Message, with: Answer, table: &mut Table, ipam: &mut Ipam) {
     for step in &with.steps {
         match step {
             Step::Lend(lease) => ipam.lend(lease.clone()).expect("nobody else has it"),
@@ -85,7 +85,7 @@ fn written(server: &Server<'_>, request: &Message, port: u32, with: Answer, tabl
             other => panic!("{other:?}"),
         }
     }
-    table.done(&with.steps, port);
+    table.done(&with.steps);
     reply(server, request, &with.reply, ipam);
 }
 

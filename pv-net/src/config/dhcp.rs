@@ -54,20 +54,15 @@ pub(super) fn dhcp(
         let help = "give the pool a \"subnet\", or leave \"dhcp\" out".to_owned();
         c.wrong(path, None, "the pool has no IPv4 addresses that could be leased", Some(help));
     }
-    leases::on_bridge(c, path, raw, "DHCP");
+    leases::on_bridge(c, path, raw, "DHCP server");
     let unfit = |first, last| subnet.and_then(|subnet| unfit(first, last, subnet));
     // Without a network that is right there is nothing that a range could be in.
     let range = leases::range(c, &join(path, "range"), &dhcp.range, net::ipv4, unfit).filter(|_| subnet.is_some());
-    let size = range.map_or(0, |(first, last)| u32::from(last) - u32::from(first) + 1);
+    let size = range.map_or(0, |(first, last)| u128::from(u32::from(last) - u32::from(first)) + 1);
+    let per_port = join(path, "leases_per_port");
     let settings = PoolDhcp {
         lease_time: leases::lease_time(c, &join(path, "lease_time"), &dhcp.lease_time),
-        leases_per_port: leases::per_port(
-            c,
-            &join(path, "leases_per_port"),
-            &dhcp.leases_per_port,
-            dhcp.range.is_some(),
-            size.div_ceil(2),
-        ),
+        leases_per_port: leases::per_port(c, &per_port, &dhcp.leases_per_port, dhcp.range.is_some(), size),
         ntp: addresses(c, &join(path, "ntp"), &dhcp.ntp),
         routes: routes(c, &join(path, "routes"), &dhcp.routes, subnet),
         captive_portal: c.text_with(&join(path, "captive_portal"), &dhcp.captive_portal, portal),

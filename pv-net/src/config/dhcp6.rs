@@ -8,15 +8,11 @@ use std::net::Ipv6Addr;
 /// With everything else that a reply has, so many fit into a packet of the smallest MTU.
 const MOST_SERVERS: usize = 8;
 
-/// Addresses that those behind one port have unless it is set. A range of IPv6 has more than the disk and memory of the
-/// device.
-const MOST_OF_PORT: u32 = 1024;
-
 /// The settings. Without a range, only containers get addresses.
 pub(super) fn dhcp6(c: &mut Checker, path: &str, raw: &raw::Pool, subnet: Option<&Subnet6>) -> Option<PoolDhcp6> {
     let dhcp = c.section(path, &raw.dhcp6)?;
     let value = raw.dhcp6.as_ref().map(|f| &f.value);
-    leases::on_bridge(c, path, raw, "DHCPv6");
+    leases::on_bridge(c, path, raw, "DHCPv6 server");
     if raw.subnet6.is_none() {
         let help = Some("give the pool a \"subnet6\", or leave \"dhcp6\" out".to_owned());
         c.wrong(path, value, "the pool has no IPv6 addresses that could be leased", help);
@@ -35,10 +31,9 @@ pub(super) fn dhcp6(c: &mut Checker, path: &str, raw: &raw::Pool, subnet: Option
     let unfit = |first, last| subnet.and_then(|subnet| unfit(first, last, subnet));
     // Without a network that is right there is nothing that a range could be in.
     let range = leases::range(c, &join(path, "range"), &dhcp.range, net::ipv6, unfit).filter(|_| subnet.is_some());
-    let half = range.map_or(0, |(first, last)| (u128::from(last) - u128::from(first)) / 2 + 1);
-    let most = u32::try_from(half).unwrap_or(u32::MAX).min(MOST_OF_PORT);
+    let size = range.map_or(0, |(first, last)| (u128::from(last) - u128::from(first)).saturating_add(1));
     let at = join(path, "leases_per_port");
-    let leases_per_port = leases::per_port(c, &at, &dhcp.leases_per_port, dhcp.range.is_some(), most);
+    let leases_per_port = leases::per_port(c, &at, &dhcp.leases_per_port, dhcp.range.is_some(), size);
     Some(PoolDhcp6 { range, leases_per_port, lease_secs, ntp })
 }
 

@@ -1,4 +1,4 @@
-//! What the settings of DHCP and DHCPv6 have in common.
+//! What the settings of DHCP, DHCPv6 and router advertisements have in common.
 
 use super::checker::Checker;
 use super::field::Field;
@@ -11,13 +11,17 @@ const LEASE_TIME: u32 = 3600;
 /// Below, clients do little else than renew; a time of more than a year is meant to be none.
 const LEASE_TIMES: RangeInclusive<u32> = 10..=365 * 86_400;
 
-/// Notes that `path` is wrong if the pool is none whose clients are served: a pool on a parent link is in the network of
-/// that link, which has servers of its own.
+/// Addresses that those behind one port have unless it is set: a large range has more than the disk and memory of the
+/// device.
+const MOST_OF_PORT: u32 = 1024;
+
+/// Notes that `path` is wrong if the pool has no bridge: a pool on a parent link is in the network of that link, which has
+/// its own `server`, such as a router.
 pub(super) fn on_bridge(c: &mut Checker, path: &str, raw: &raw::Pool, server: &str) {
     let kind = raw.r#type.as_ref().and_then(|kind| kind.parsed.as_ref().ok());
     if let Some(raw::PoolType::Macvlan | raw::PoolType::Ipvlan) = kind {
-        let help = Some("the network of its parent has a server of its own".to_owned());
-        c.wrong(path, None, format!("only a pool of type bridge has a {server} server"), help);
+        let help = Some(format!("the network of its parent has its own {server}"));
+        c.wrong(path, None, format!("only a pool of type bridge has a {server}"), help);
     }
 }
 
@@ -57,9 +61,10 @@ pub(super) fn range<A: Copy + Ord>(
     Some((first, last))
 }
 
-/// How many addresses of the range those behind one port may have: `most` unless set, half of it or less, so that they
-/// never have all of it.
-pub(super) fn per_port(c: &mut Checker, path: &str, field: &Option<Field<u32>>, has_range: bool, most: u32) -> u32 {
+/// How many addresses those behind one port may have of a range of `size` addresses: unless set, half of it, so that they
+/// never have all of it, and no more than [`MOST_OF_PORT`].
+pub(super) fn per_port(c: &mut Checker, path: &str, field: &Option<Field<u32>>, has_range: bool, size: u128) -> u32 {
+    let most = u32::try_from(size.div_ceil(2)).unwrap_or(u32::MAX).min(MOST_OF_PORT);
     let Some(given) = c.plain(path, field).copied() else { return most };
     if given == 0 {
         c.wrong(path, Some(&Value::from(given)), "nobody would be given an address", None);

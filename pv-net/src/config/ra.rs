@@ -1,7 +1,7 @@
 //! Router advertisements of a pool.
 
 use super::checker::{Checker, join};
-use super::{net, raw};
+use super::{leases, net, raw};
 use crate::model::{PoolRa, RaMode, Subnet6};
 use ipnetwork::Ipv6Network;
 use serde_json::Value;
@@ -21,12 +21,7 @@ const SLAAC_PREFIX: u8 = 64;
 pub(super) fn check(c: &mut Checker, path: &str, raw: &raw::Pool, subnet: Option<&Subnet6>) -> Option<PoolRa> {
     let ra = c.section(path, &raw.ra)?;
     let value = raw.ra.as_ref().map(|f| &f.value);
-    if let Some(raw::PoolType::Macvlan | raw::PoolType::Ipvlan) =
-        raw.r#type.as_ref().and_then(|t| t.parsed.as_ref().ok())
-    {
-        let help = Some("the network of its parent has a router of its own".to_owned());
-        c.wrong(path, value, "only a pool of type bridge advertises", help);
-    }
+    leases::on_bridge(c, path, raw, "router");
     if raw.subnet6.is_none() {
         let help = Some("give the pool a \"subnet6\", or leave \"ra\" out".to_owned());
         c.wrong(path, value, "there is no subnet6 to advertise", help);

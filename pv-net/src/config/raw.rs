@@ -219,7 +219,8 @@ section! {
         range: Vec<Field<String>>,
         /// How long a lease lasts, such as `1h`, 10s to 365d; `1h` unless set.
         lease_time: String,
-        /// Addresses of the range that clients behind one port of the bridge may have at once; half of it unless set.
+        /// Addresses of the range that clients behind one port of the bridge may have at once; half of it unless set, but no
+        /// more than 1024.
         leases_per_port: u32,
         /// Addresses of time servers.
         ntp: Vec<Field<String>>,

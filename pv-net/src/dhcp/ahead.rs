@@ -1,5 +1,5 @@
-//! The addresses that the next new clients get. They are looked for by ARP before there is a client, so that it does not
-//! have to wait for that.
+//! The addresses that the next new clients get. They are probed by ARP before there is a client, so that no client waits
+//! for the probe.
 
 use super::probe::{Probe, Probes};
 use super::{Config, Now};
@@ -35,7 +35,7 @@ impl Ahead {
         self.next.contains(&address)
     }
 
-    /// Those that the range has no more are none.
+    /// Forgets those that are not in the range any more.
     pub fn follow(&mut self, config: &Config) {
         self.next.retain(|address| config.is_in_range(*address));
     }
@@ -72,14 +72,21 @@ impl Ahead {
         self.wanted.min((size / 4).max(1))
     }
 
+    /// A client has this one: it is for no other.
+    pub fn remove(&mut self, address: Ipv4Addr) {
+        if let Some(at) = self.next.iter().position(|next| *next == address) {
+            self.next.remove(at);
+        }
+    }
+
     /// One more.
     pub fn push(&mut self, address: Ipv4Addr) {
         self.next.push_back(address);
     }
 
-    /// Has those asked for that were not, or too long ago.
+    /// Has those probed that were not, or too long ago.
     pub fn ask(&self, probes: &mut Probes, now: Now) {
-        // The ones in front were asked for first: when the first is fresh, only the last ones are new.
+        // The ones in front were probed first. So if the first one's probe still counts, only the last ones need one.
         let is_unknown = |address: &Ipv4Addr| probes.of(*address, now) == Probe::Unknown;
         let from = if self.next.front().is_some_and(is_unknown) {
             0

@@ -8,12 +8,16 @@ use std::net::Ipv4Addr;
 /// TTL of what is sent. Nobody passes it on.
 const HOPS: u8 = 64;
 
-/// The message in an IPv4 packet to a server's port; `None` for anything else. The checksum of UDP is not looked at: between
-/// links of one machine it is left to a card that is none.
+/// The message in an IPv4 packet to a server's port, at the address `server` or at all hosts of the link; `None` for
+/// anything else: what is to another server beyond this link is not for this one. The checksum of UDP is not looked at:
+/// between links of one machine it is left to a card that is none.
 #[must_use]
-pub fn read(packet: &[u8]) -> Option<&[u8]> {
+pub fn read(packet: &[u8], server: Ipv4Addr) -> Option<&[u8]> {
     let packet = Ipv4Slice::from_slice(packet).ok()?;
-    let payload = packet.payload();
+    let (to, payload) = (packet.header().destination_addr(), packet.payload());
+    if to != server && !to.is_broadcast() {
+        return None;
+    }
     if payload.fragmented || payload.ip_number != IpNumber::UDP {
         return None;
     }
@@ -43,11 +47,12 @@ pub fn probe(from: Mac, address: Ipv4Addr) -> Vec<u8> {
     packet.to_bytes().to_vec()
 }
 
-/// Who has which address, in an ARP packet that answers.
+/// The address that an ARP packet answers for. Who answers is what its frame says, which the bridge has learned the port of;
+/// the MAC in the packet can be anybody's.
 #[must_use]
-pub fn answer(packet: &[u8]) -> Option<(Ipv4Addr, Mac)> {
+pub fn answer(packet: &[u8]) -> Option<Ipv4Addr> {
     let packet = ArpPacketSlice::from_slice(packet).ok()?.to_packet().try_eth_ipv4().ok()?;
-    (packet.operation == ArpOperation::REPLY).then(|| (packet.sender_ipv4.into(), Mac(packet.sender_mac)))
+    (packet.operation == ArpOperation::REPLY).then(|| packet.sender_ipv4.into())
 }
 
 #[cfg(test)]
@@ -56,16 +61,22 @@ mod tests {
 
     #[test]
     fn a_message_is_found_in_its_packet() {
-        let packet = write([10, 0, 3, 1].into(), [10, 0, 3, 100].into(), b"message").expect("short");
-        assert_eq!(read(&packet), None, "it is to a client");
+        let (client, server) = (Ipv4Addr::new(10, 0, 3, 100), Ipv4Addr::new(10, 0, 3, 1));
+        let packet = write(client, server, b"message").expect("short");
+        assert_eq!(read(&packet, server), None, "it is to a client's port");
         let mut back = packet;
         back[20..24].rotate_left(2);
-        assert_eq!(read(&back), Some(&b"message"[..]));
+        assert_eq!(read(&back, server), Some(&b"message"[..]));
         for len in 0..back.len() {
-            assert_eq!(read(&back[..len]), None, "{len} octets of it");
+            assert_eq!(read(&back[..len], server), None, "{len} octets of it");
+        }
+        for (to, is_read) in [([255; 4], true), ([192, 0, 2, 1], false), ([10, 0, 3, 255], false)] {
+            let mut other = back.clone();
+            other[16..20].copy_from_slice(&to);
+            assert_eq!(read(&other, server).is_some(), is_read, "to {to:?}");
         }
         back[6] = 0x20;
-        assert_eq!(read(&back), None, "a fragment");
+        assert_eq!(read(&back, server), None, "a fragment");
         assert_eq!(write([10, 0, 3, 1].into(), [10, 0, 3, 100].into(), &[0; 70_000]), None);
     }
 
@@ -76,7 +87,7 @@ mod tests {
         assert_eq!(probe.len(), 28);
         assert_eq!(answer(&probe), None, "it asks");
         let answers = [&[0, 1, 8, 0, 6, 4, 0, 2][..], &other.0, &[10, 0, 3, 100], &own.0, &[0; 4]].concat();
-        assert_eq!(answer(&answers), Some(([10, 0, 3, 100].into(), other)));
+        assert_eq!(answer(&answers), Some([10, 0, 3, 100].into()));
         assert_eq!(answer(&answers[..27]), None);
     }
 }

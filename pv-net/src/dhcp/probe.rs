@@ -1,8 +1,8 @@
-//! Which addresses are being looked for by ARP. An address that is new to its client is given to it when nobody has
-//! answered for it.
+//! Which addresses have been probed by ARP. An address that is new to its client is given to it when nobody has answered
+//! the probe.
 
 use super::Now;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,8 @@ const WAIT: Duration = Duration::from_millis(100);
 const WAIT_AGAIN: Duration = Duration::from_millis(10);
 /// For how long silence means that nobody uses the address. After that it is asked for again.
 const FRESH: Duration = Duration::from_secs(60);
-/// Addresses that are remembered.
+/// Addresses that are remembered. Beyond that, the one that was asked for the longest ago is forgotten: a client that gets
+/// it waits for a new probe.
 const MOST: usize = 1 << 14;
 
 /// What is known of an address.
@@ -31,6 +32,8 @@ pub(super) enum Probe {
 pub(super) struct Probes {
     /// When each address was asked for, and until when somebody may answer.
     asked: HashMap<Ipv4Addr, (Instant, Instant)>,
+    /// The same addresses in the order in which they were asked for; also some that were forgotten since.
+    order: VecDeque<(Instant, Ipv4Addr)>,
     /// Probes that are to be sent.
     due: Vec<Ipv4Addr>,
 }
@@ -45,20 +48,20 @@ impl Probes {
         }
     }
 
-    /// Has `address` asked for, unless it was lately. Returns what is known of it then: [`Probe::Unknown`] when too many
-    /// are asked for.
+    /// Has `address` asked for, unless it was lately. Returns what is known of it then.
     pub fn ask(&mut self, address: Ipv4Addr, now: Now) -> Probe {
         let known = self.of(address, now);
         if known != Probe::Unknown {
             return known;
         }
-        if self.asked.len() >= MOST {
-            self.asked.retain(|_, (at, _)| now.at.saturating_duration_since(*at) < FRESH);
-            if self.asked.len() >= MOST {
-                return Probe::Unknown;
+        while self.order.len() >= MOST {
+            let Some((at, oldest)) = self.order.pop_front() else { break };
+            if self.asked.get(&oldest).is_some_and(|(asked, _)| *asked == at) {
+                self.asked.remove(&oldest);
             }
         }
         self.asked.insert(address, (now.at, now.at + WAIT));
+        self.order.push_back((now.at, address));
         self.due.push(address);
         Probe::Waiting(now.at + WAIT)
     }
@@ -73,7 +76,8 @@ impl Probes {
         }
     }
 
-    /// A client has it, or somebody else was found to use it: the next one who is to have it needs a new probe.
+    /// Forgets an address that a client has got, or that somebody else uses: before the next client gets it, it is probed
+    /// again.
     pub fn forget(&mut self, address: Ipv4Addr) {
         self.asked.remove(&address);
     }
@@ -81,5 +85,27 @@ impl Probes {
     /// The probes to be sent.
     pub fn take_due(&mut self) -> Vec<Ipv4Addr> {
         std::mem::take(&mut self.due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_is_forgotten_when_there_are_too_many() {
+        let now = Now { unix: 0, at: Instant::now() };
+        let at = |millis: u32| Now { at: now.at + Duration::from_millis(millis.into()), ..now };
+        let address = |number: u32| Ipv4Addr::from(0x0a00_0000 + number);
+        let mut probes = Probes::default();
+        for number in 0..3 * MOST as u32 {
+            assert!(matches!(probes.ask(address(number), at(number)), Probe::Waiting(_)), "{number} is not asked for");
+            // What is forgotten and asked for again takes no more memory either.
+            probes.forget(address(number / 2));
+        }
+        assert!(probes.asked.len() <= MOST && probes.order.len() <= MOST);
+        let last = 3 * MOST as u32;
+        assert_eq!(probes.of(address(last - 1), at(last + 200)), Probe::Clear);
+        assert_eq!(probes.of(address(0), at(last)), Probe::Unknown);
     }
 }

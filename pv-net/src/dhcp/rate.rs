@@ -1,19 +1,21 @@
-//! How many messages a client may send.
+//! How many messages a client may send, and all clients behind one port of the bridge. Servers of both families use it.
 
 use crate::model::Mac;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Messages a second of one MAC, and those that may come at once. A client that boots sends four.
+/// Messages a second of one MAC behind one port, and those that may come at once. A client that boots sends four.
 const EACH: Rate = Rate { a_second: 10.0, at_once: 30.0 };
-/// Those of all MACs behind one port together that are not remembered: a part of what a server can do, so that one port
-/// leaves the others most of it.
+/// Messages of all MACs behind one port together: a part of what a server can do, so that one port leaves the others most
+/// of it.
 const PORT: Rate = Rate { a_second: 4000.0, at_once: 4000.0 };
+/// Look-ups of a MAC's port in the bridge's forwarding table: as many as new clients behind four busy ports need.
+const LOOK_UPS: Rate = Rate { a_second: 8000.0, at_once: 8000.0 };
 /// Ports that are remembered: as many as a bridge has.
 const PORTS: usize = 1024;
 /// MACs that are remembered.
 const MOST: usize = 4096;
-/// Who sent nothing for so long is as one that never did.
+/// A MAC that has sent nothing for so long is forgotten.
 const SILENT: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy)]
@@ -29,6 +31,10 @@ struct Bucket {
 }
 
 impl Bucket {
+    const fn full(rate: Rate, now: Instant) -> Self {
+        Self { tokens: rate.at_once, at: now }
+    }
+
     fn take(&mut self, rate: Rate, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.at).as_secs_f64();
         self.tokens = (self.tokens + since * rate.a_second).min(rate.at_once);
@@ -44,46 +50,48 @@ impl Bucket {
 /// What each may send now.
 #[derive(Debug, Default)]
 pub struct Rates {
-    each: HashMap<Mac, Bucket>,
+    each: HashMap<(Mac, Option<u32>), Bucket>,
     ports: HashMap<u32, Bucket>,
+    look_ups: Option<Bucket>,
     looked: Option<Instant>,
 }
 
-/// Whether a message is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Take {
-    /// It is.
-    Yes,
-    /// Its sender has sent too many.
-    No,
-    /// As many MACs as can be remembered have just sent: its port decides.
-    ByPort,
-}
-
 impl Rates {
-    /// Whether a message of `mac` is read. However many MACs somebody makes up, they take no more memory, and those that
-    /// are remembered go on.
-    pub fn take(&mut self, mac: Mac, now: Instant) -> Take {
-        if self.each.len() >= MOST && !self.each.contains_key(&mac) {
-            // No more than once in a while: it looks at all of them.
+    /// Whether a message of `mac` is read that came by `port` of the bridge; by `None` if it is a container's. A message
+    /// that exceeds the rate of its MAC is not charged to the port, so that one client does not stop its neighbours.
+    pub fn take(&mut self, mac: Mac, port: Option<u32>, now: Instant) -> bool {
+        self.take_of_mac(mac, port, now) && port.is_none_or(|port| self.take_of_port(port, now))
+    }
+
+    /// Whether the bridge may be asked now for the port of a MAC. Somebody who makes up MACs must not cause a look-up
+    /// with each message.
+    pub fn may_look_up(&mut self, now: Instant) -> bool {
+        self.look_ups.get_or_insert(Bucket::full(LOOK_UPS, now)).take(LOOK_UPS, now)
+    }
+
+    /// However many MACs somebody makes up, they take no more memory, and those that are remembered stay so. A MAC that
+    /// is not remembered has no rate of its own.
+    fn take_of_mac(&mut self, mac: Mac, port: Option<u32>, now: Instant) -> bool {
+        let key = (mac, port);
+        if self.each.len() >= MOST && !self.each.contains_key(&key) {
+            // This looks at all of them, so it must not be done with each message.
             if self.looked.is_none_or(|at| now.saturating_duration_since(at) >= SILENT) {
                 self.looked = Some(now);
                 self.each.retain(|_, bucket| now.saturating_duration_since(bucket.at) < SILENT);
             }
-            if self.each.len() >= MOST {
-                return Take::ByPort;
+            // Containers are few, and have no port that is charged.
+            if self.each.len() >= MOST && port.is_some() {
+                return true;
             }
         }
-        let bucket = self.each.entry(mac).or_insert(Bucket { tokens: EACH.at_once, at: now });
-        if bucket.take(EACH, now) { Take::Yes } else { Take::No }
+        self.each.entry(key).or_insert_with(|| Bucket::full(EACH, now)).take(EACH, now)
     }
 
-    /// Whether a message that came by `port` is read, when it is for the port to decide.
-    pub fn take_by_port(&mut self, port: u32, now: Instant) -> bool {
-        if self.ports.len() >= PORTS {
+    fn take_of_port(&mut self, port: u32, now: Instant) -> bool {
+        if self.ports.len() >= PORTS && !self.ports.contains_key(&port) {
             self.ports.clear();
         }
-        self.ports.entry(port).or_insert(Bucket { tokens: PORT.at_once, at: now }).take(PORT, now)
+        self.ports.entry(port).or_insert_with(|| Bucket::full(PORT, now)).take(PORT, now)
     }
 }
 
@@ -100,25 +108,33 @@ mod tests {
     fn one_that_floods_is_slowed_down_and_no_other() {
         let now = Instant::now();
         let mut rates = Rates::default();
-        assert_eq!((0..1000).filter(|_| rates.take(mac(1), now) == Take::Yes).count(), 30);
-        assert_eq!(rates.take(mac(2), now), Take::Yes);
-        assert_eq!(rates.take(mac(1), now + Duration::from_millis(50)), Take::No);
-        assert_eq!(rates.take(mac(1), now + Duration::from_millis(150)), Take::Yes);
+        assert_eq!((0..10_000).filter(|_| rates.take(mac(1), Some(7), now)).count(), 30);
+        assert!(rates.take(mac(2), Some(7), now), "its port was not charged for what was not read");
+        assert!(rates.take(mac(1), Some(8), now), "the same MAC behind another port");
+        assert!(!rates.take(mac(1), Some(7), now + Duration::from_millis(50)));
+        assert!(rates.take(mac(1), Some(7), now + Duration::from_millis(150)));
+    }
+
+    /// A port is charged from the first message on, not only when no more MACs can be remembered.
+    #[test]
+    fn made_up_macs_have_no_more_than_their_port() {
+        let now = Instant::now();
+        let mut rates = Rates::default();
+        assert_eq!((0..100_000).filter(|n| rates.take(mac(*n), Some(1), now)).count(), 4000);
+        assert_eq!(rates.each.len(), MOST, "they take no more memory");
+        assert!(rates.take(mac(200_000), Some(2), now), "another port has its own");
+        // A container is limited although nobody else is remembered, and its port is not charged.
+        assert_eq!((0..100).filter(|_| rates.take(mac(300_000), None, now)).count(), 30);
+        // When they are silent they are forgotten.
+        assert!(rates.take(mac(200_001), Some(2), now + 2 * SILENT));
+        assert!(rates.each.len() < MOST);
     }
 
     #[test]
-    fn made_up_macs_take_no_memory_and_stop_nobody_who_is_known_or_behind_another_port() {
+    fn look_ups_are_bounded() {
         let now = Instant::now();
         let mut rates = Rates::default();
-        let taken = (0..100_000).filter(|n| rates.take(mac(*n), now) == Take::Yes).count();
-        assert_eq!((taken, rates.each.len()), (MOST, MOST));
-        assert_eq!(rates.take(mac(1), now), Take::Yes);
-        assert_eq!(rates.take(mac(200_000), now), Take::ByPort);
-        assert_eq!((0..9000).filter(|_| rates.take_by_port(1, now)).count(), 4000);
-        assert!(rates.take_by_port(2, now));
-        // And when it is over they are forgotten.
-        let later = now + 2 * SILENT;
-        assert_eq!(rates.take(mac(200_000), later), Take::Yes);
-        assert!(rates.each.len() < MOST);
+        assert_eq!((0..100_000).filter(|_| rates.may_look_up(now)).count(), 8000);
+        assert!(rates.may_look_up(now + Duration::from_millis(1)));
     }
 }

@@ -11,7 +11,7 @@ use super::{Config, Now, Reply};
 use crate::ipam::{ClientId, ClientLease};
 use crate::lease::Step;
 use crate::model::Mac;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -78,7 +78,6 @@ struct Writing {
     time: u32,
     /// The request that is answered when it is.
     query: Option<Query>,
-    port: u32,
     lease: Option<Arc<ClientLease>>,
     /// Leases that end with it.
     ends: Vec<ClientId>,
@@ -126,6 +125,11 @@ impl Server {
         self.table.follow(&config);
         self.is_exhausted &= config.range == self.config.range;
         self.config = config;
+    }
+
+    /// Follows the addresses that containers have leases of or have reserved, attached or not.
+    pub fn reserve(&mut self, addresses: HashSet<Ipv4Addr>) {
+        self.table.reserve(addresses);
     }
 
     /// Whether the last client that asked got nothing, for all addresses are in use.
@@ -204,19 +208,18 @@ impl Server {
         let Some(said) = query.client.clone().filter(|said| *said == by_mac || !said.is_mac()) else { return by_mac };
         let is_others = match self.table.lease(&said) {
             Some(lease) => !lease.is_over(now.unix) && lease.mac.is_some_and(|mac| mac != query.mac),
-            None => self.table.offer(&said, now).is_some_and(|offer| offer.mac != query.mac),
+            None => self.table.offer(&said, now).is_some_and(|offer| offer.from.mac != query.mac),
         };
         let goes_on = asked(query).is_some_and(|address| self.table.address(&by_mac) == Some(address));
         if is_others || (goes_on && self.table.lease(&said).is_none()) { by_mac } else { said }
     }
 
     fn discover(&mut self, client: ClientId, query: Query, from: Origin, now: Now) -> Act {
-        let who = (from.mac, from.port);
         if let Some(address) = self.table.offer(&client, now).map(|offer| offer.address) {
-            self.table.hold(&client, address, who, now);
+            self.table.hold(&client, address, from, now);
             return Act::Send(self.offer(&query, address, &client, now));
         }
-        let pick = match self.table.pick(&self.config, &client, who, query.requested, now) {
+        let pick = match self.table.pick(&self.config, &client, from, query.requested, now) {
             Ok(pick) => pick,
             Err(Refusal::NoRange) => return Act::Silent(Silence::NoRange),
             Err(Refusal::PortLimit) => return Act::Silent(Silence::PortLimit),
@@ -226,7 +229,7 @@ impl Server {
             }
         };
         self.is_exhausted = false;
-        self.table.hold(&client, pick.address, who, now);
+        self.table.hold(&client, pick.address, from, now);
         if pick.is_new {
             // Most were asked for before. Whoever uses one of the others answers until the client requests it, or the
             // request waits for him.
@@ -273,12 +276,12 @@ impl Server {
         let client = self.table.offered(address).cloned();
         let offer = client.as_ref().and_then(|client| self.table.offer(client, now));
         // A client that still uses the address that it asks for has answered itself.
-        let is_own = offer.is_some_and(|offer| offer.mac == from.mac);
+        let is_own = offer.is_some_and(|offer| offer.from.mac == from.mac);
         let is_writing = client.as_ref().is_some_and(|client| self.writing.contains_key(client));
         if is_own || is_writing || !self.is_asked_for(address, now) {
             return None;
         }
-        if !self.table.claim(&self.config, address, (from.mac, from.port), now) {
+        if !self.table.claim(&self.config, address, from, now) {
             return None;
         }
         let mut act = Act::Silent(Silence::Done);

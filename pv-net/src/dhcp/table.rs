@@ -1,36 +1,20 @@
 //! Which address of the range is whose, and which one is next.
 
+mod held;
+
 use super::ahead::Ahead;
 use super::probe::{Probe, Probes};
-use super::{Config, Now};
+use super::shares::{MOST_CLIENTS, Shares};
+use super::{Config, Now, Origin};
 use crate::ipam::{ClientId, ClientLease};
 use crate::model::Mac;
-use std::collections::{HashMap, HashSet, VecDeque};
+use held::{Conflict, Offer};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-/// How long an offer is held for who has not answered it.
-const HOLD: Duration = Duration::from_secs(10);
-/// How long an address is given to nobody that somebody else was found to use.
-const CONFLICT: Duration = Duration::from_secs(600);
-/// How often it is counted who has what, and looked for leases that are over. Between, only what comes is counted.
-const COUNT: Duration = Duration::from_secs(1);
-/// Addresses that one MAC may say by ARP that it uses. Whoever says more answers for all, as a router that is a proxy
-/// does, or means no good.
-const CLAIMS_PER_MAC: u32 = 8;
 /// Leases that one MAC may have under several identifiers: those of a boot loader, an installer and two systems.
 const LEASES_PER_MAC: u32 = 4;
-
-/// An address that a client was offered, or will be.
-#[derive(Clone, Debug)]
-pub(super) struct Offer {
-    pub address: Ipv4Addr,
-    pub mac: Mac,
-    pub port: u32,
-    /// It is no offer any more from here on.
-    pub until: Instant,
-}
 
 /// An address for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,43 +35,22 @@ pub(super) enum Refusal {
     PortLimit,
 }
 
-#[derive(Debug)]
-struct Conflict {
-    until: Instant,
-    /// The port of who said so. It counts there, or one client could take the range by declining it.
-    port: u32,
-    /// The MAC that answered a probe.
-    claimed_by: Option<Mac>,
-}
-
-/// Who had how much when it was counted last.
-#[derive(Debug, Default)]
-struct Counts {
-    at: Option<Instant>,
-    ports: HashMap<u32, u32>,
-    macs: HashMap<Mac, u32>,
-    /// Addresses that a MAC says are its own.
-    claims: HashMap<Mac, u32>,
-    /// Nobody had none of the range when it was looked.
-    is_used_up: bool,
-    /// Addresses of leases that are over, the one that is over for the longest first.
-    over: VecDeque<Ipv4Addr>,
-}
-
 /// The addresses of a pool's range.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     leases: HashMap<ClientId, Arc<ClientLease>>,
     holders: HashMap<Ipv4Addr, ClientId>,
     names: HashMap<String, ClientId>,
-    /// Where clients with a lease were seen last; not known from before the daemon's start.
-    ports: HashMap<ClientId, u32>,
     offers: HashMap<ClientId, Offer>,
     offered: HashMap<Ipv4Addr, ClientId>,
     conflicts: HashMap<Ipv4Addr, Conflict>,
-    /// Those of containers.
+    /// Those of attached containers.
     managed: HashSet<Ipv4Addr>,
-    counts: Counts,
+    /// Those that other containers have leases of, or have reserved.
+    reserved: HashSet<Ipv4Addr>,
+    shares: Shares<Ipv4Addr>,
+    /// How many addresses each MAC answered a probe for when it was counted last, and since.
+    claims: HashMap<Mac, u32>,
     ahead: Ahead,
     probes: Probes,
     /// How far addresses were given that nobody had.
@@ -102,7 +65,7 @@ impl Table {
     /// One with these leases.
     pub fn new(leases: impl Iterator<Item = Arc<ClientLease>>) -> Self {
         let mut table = Self::default();
-        leases.for_each(|lease| table.granted(lease, None));
+        leases.for_each(|lease| table.granted(lease));
         table
     }
 
@@ -113,7 +76,12 @@ impl Table {
         self.offered.retain(|address, _| config.is_in_range(*address));
         self.conflicts.retain(|address, _| config.is_in_range(*address));
         self.ahead.follow(config);
-        self.counts = Counts::default();
+        self.shares = Shares::default();
+    }
+
+    /// Follows the leases and reservations of containers, attached or not: no client is given their addresses.
+    pub fn reserve(&mut self, addresses: HashSet<Ipv4Addr>) {
+        self.reserved = addresses;
     }
 
     /// The lease of a client, also one that is over.
@@ -133,7 +101,7 @@ impl Table {
 
     /// What a client was offered.
     pub fn offer(&self, client: &ClientId, now: Now) -> Option<&Offer> {
-        self.offers.get(client).filter(|offer| offer.until > now.at)
+        self.offers.get(client).filter(|offer| offer.is_live(now))
     }
 
     /// Whom an address was offered to.
@@ -151,7 +119,16 @@ impl Table {
     pub fn is_taken(&self, address: Ipv4Addr, client: &ClientId, now: Now) -> bool {
         let is_live = |holder: &ClientId| self.leases.get(holder).is_some_and(|lease| !lease.is_over(now.unix));
         let is_leased = self.holders.get(&address).is_some_and(|holder| holder != client && is_live(holder));
-        is_leased || self.managed.contains(&address) || self.is_offered(address, Some(client), now)
+        is_leased || self.is_of_container(address) || self.is_offered(address, Some(client), now)
+    }
+
+    fn is_of_container(&self, address: Ipv4Addr) -> bool {
+        self.managed.contains(&address) || self.reserved.contains(&address)
+    }
+
+    /// Whether one more client can be remembered.
+    fn has_room(&self) -> bool {
+        self.leases.len() + self.offers.len() < MOST_CLIENTS
     }
 
     /// Whether somebody but `client` was offered `address`.
@@ -168,7 +145,7 @@ impl Table {
     fn is_free(&self, config: &Config, address: Ipv4Addr, client: Option<&ClientId>, now: Now) -> bool {
         config.is_in_range(address)
             && !self.holders.contains_key(&address)
-            && !self.managed.contains(&address)
+            && !self.is_of_container(address)
             && !self.is_in_conflict(address, now)
             && !self.is_offered(address, client, now)
     }
@@ -200,7 +177,7 @@ impl Table {
         &mut self,
         config: &Config,
         client: &ClientId,
-        (mac, port): (Mac, u32),
+        from: Origin,
         wants: Option<Ipv4Addr>,
         now: Now,
     ) -> Result<Pick, Refusal> {
@@ -209,20 +186,21 @@ impl Table {
             && config.is_in_range(address)
             && !self.is_taken(address, client, now)
             && !self.is_in_conflict(address, now)
-            && self.may_have_more(config, client, (mac, port), now)
+            && self.may_have_more(config, client, from, now)
         {
             return Ok(Pick { address, is_new: false });
         }
         self.count(now);
-        let has = |counts: &HashMap<u32, u32>| counts.get(&port).copied().unwrap_or(0);
-        if self.counts.macs.get(&mac).is_some_and(|has| *has >= LEASES_PER_MAC) {
+        if self.shares.of_mac(from.mac) >= LEASES_PER_MAC {
             // One that it has under another identifier.
-            return self.oldest_of(config, mac, now).ok_or(Refusal::PortLimit);
+            return self.oldest_of(config, from.mac, now).ok_or(Refusal::PortLimit);
         }
-        if has(&self.counts.ports) >= config.settings.leases_per_port {
+        if self.shares.of_port(from.port) >= config.settings.leases_per_port {
             return Err(Refusal::PortLimit);
         }
-        if let Some(address) = wants.filter(|wanted| self.is_free(config, *wanted, Some(client), now)) {
+        let has_room = self.has_room() || self.leases.contains_key(client);
+        let wants = wants.filter(|wanted| has_room && self.is_free(config, *wanted, Some(client), now));
+        if let Some(address) = wants {
             return Ok(Pick { address, is_new: true });
         }
         let mut ahead = std::mem::take(&mut self.ahead);
@@ -236,38 +214,37 @@ impl Table {
 
     /// Whether a client may have a lease beside those of its MAC and its port. One that has a lease or an offer may keep
     /// it; one whose lease is over asks for one more.
-    pub fn may_have_more(&mut self, config: &Config, client: &ClientId, (mac, port): (Mac, u32), now: Now) -> bool {
+    pub fn may_have_more(&mut self, config: &Config, client: &ClientId, from: Origin, now: Now) -> bool {
         if self.offer(client, now).is_some() || self.lease(client).is_some_and(|lease| !lease.is_over(now.unix)) {
             return true;
         }
         self.count(now);
-        let of_mac = self.counts.macs.get(&mac).copied().unwrap_or(0);
-        let of_port = self.counts.ports.get(&port).copied().unwrap_or(0);
-        of_mac < LEASES_PER_MAC && of_port < config.settings.leases_per_port
+        self.shares.of_mac(from.mac) < LEASES_PER_MAC
+            && self.shares.of_port(from.port) < config.settings.leases_per_port
     }
 
-    /// Notes behind which port a client with a lease is.
+    /// Notes behind which port a client with a lease is. The disk has it with the next renewal.
     pub fn seen(&mut self, client: &ClientId, port: u32) {
-        if self.leases.contains_key(client) {
-            self.ports.insert(client.clone(), port);
+        if let Some(lease) = self.leases.get_mut(client).filter(|lease| lease.port != Some(port)) {
+            *lease = Arc::new(ClientLease { port: Some(port), ..ClientLease::clone(lease) });
         }
     }
 
     /// An address that nobody had.
     fn unused(&mut self, range: (Ipv4Addr, Ipv4Addr), config: &Config, now: Now) -> Option<Ipv4Addr> {
-        if self.counts.is_used_up {
+        if self.shares.is_used_up() || !self.has_room() {
             return None;
         }
         let (first, last) = (u32::from(range.0), u32::from(range.1));
         let size = last - first + 1;
         let start = if (first..=last).contains(&self.next) { self.next } else { first };
         // Each that is not free is in one of these, so that of a full range little is looked at.
-        let most =
-            self.holders.len() + self.offered.len() + self.conflicts.len() + self.managed.len() + self.ahead.len() + 1;
+        let containers = self.managed.len() + self.reserved.len();
+        let most = self.holders.len() + self.offered.len() + self.conflicts.len() + containers + self.ahead.len() + 1;
         let candidates = (start..=last).chain(first..start).take(most.min(size as usize));
         let is_free = |address: &Ipv4Addr| self.is_free(config, *address, None, now) && !self.ahead.has(*address);
         let Some(found) = candidates.map(Ipv4Addr::from).find(is_free) else {
-            self.counts.is_used_up = true;
+            self.shares.used_up();
             return None;
         };
         self.next = u32::from(found).saturating_add(1);
@@ -276,11 +253,11 @@ impl Table {
 
     /// The address of the lease that is over for the longest.
     fn over(&mut self, config: &Config, now: Now) -> Option<Ipv4Addr> {
-        while let Some(address) = self.counts.over.pop_front() {
+        while let Some(address) = self.shares.next_over() {
             let is_over = self.holders.get(&address).and_then(|holder| self.leases.get(holder));
             let is_over = is_over.is_some_and(|lease| lease.is_over(now.unix));
             let is_fit = config.is_in_range(address) && !self.is_in_conflict(address, now) && !self.ahead.has(address);
-            if is_over && is_fit && !self.managed.contains(&address) && !self.is_offered(address, None, now) {
+            if is_over && is_fit && !self.is_of_container(address) && !self.is_offered(address, None, now) {
                 return Some(address);
             }
         }
@@ -296,120 +273,33 @@ impl Table {
         Some(Pick { address: v4(oldest)?, is_new: false })
     }
 
-    /// Counts who has what, when that was long ago, and forgets what is over.
-    fn count(&mut self, now: Now) {
-        if self.counts.at.is_some_and(|at| now.at.saturating_duration_since(at) < COUNT) {
-            return;
-        }
-        self.offers.retain(|_, offer| offer.until > now.at);
-        let offers = &self.offers;
-        self.offered.retain(|address, client| offers.get(client).is_some_and(|offer| offer.address == *address));
-        self.conflicts.retain(|_, conflict| conflict.until > now.at);
-        let mut counts = Counts { at: Some(now.at), ..Counts::default() };
-        let mut over = Vec::new();
-        for (client, lease) in &self.leases {
-            if lease.is_over(now.unix) {
-                over.extend(v4(lease).map(|address| (lease.expires, address)));
-                continue;
-            }
-            if let Some(port) = self.ports.get(client) {
-                *counts.ports.entry(*port).or_default() += 1;
-            }
-            if let Some(mac) = lease.mac {
-                *counts.macs.entry(mac).or_default() += 1;
-            }
-        }
-        over.sort_unstable();
-        counts.over = over.into_iter().map(|(_, address)| address).collect();
-        for (client, offer) in &self.offers {
-            if self.leases.get(client).is_none_or(|lease| lease.is_over(now.unix)) {
-                *counts.ports.entry(offer.port).or_default() += 1;
-                *counts.macs.entry(offer.mac).or_default() += 1;
-            }
-        }
-        for conflict in self.conflicts.values() {
-            *counts.ports.entry(conflict.port).or_default() += 1;
-            if let Some(mac) = conflict.claimed_by {
-                *counts.claims.entry(mac).or_default() += 1;
-            }
-        }
-        self.counts = counts;
-    }
-
-    /// Holds an address for a client, instead of what it was offered before.
-    pub fn hold(&mut self, client: &ClientId, address: Ipv4Addr, (mac, port): (Mac, u32), now: Now) {
-        let is_more = self.offer(client, now).is_none() && self.lease(client).is_none_or(|l| l.is_over(now.unix));
-        if is_more {
-            *self.counts.ports.entry(port).or_default() += 1;
-            *self.counts.macs.entry(mac).or_default() += 1;
-        }
-        self.drop_offer(client);
-        self.offered.insert(address, client.clone());
-        self.offers.insert(client.clone(), Offer { address, mac, port, until: now.at + HOLD });
-    }
-
-    /// What a client was offered is free again.
-    pub fn drop_offer(&mut self, client: &ClientId) {
-        if let Some(offer) = self.offers.remove(client)
-            && self.offered.get(&offer.address) == Some(client)
-        {
-            self.offered.remove(&offer.address);
-        }
-    }
-
-    /// Somebody behind `port` with this MAC answers a probe for `address`. Returns whether he is believed: not of more
-    /// addresses than one MAC may have, and not when those behind his port have all that they may have. A client that is
-    /// given one of the others finds that out itself (RFC 2131 section 3.1), and declines it.
-    pub fn claim(&mut self, config: &Config, address: Ipv4Addr, (mac, port): (Mac, u32), now: Now) -> bool {
-        self.count(now);
-        let claims = self.counts.claims.entry(mac).or_default();
-        let has = self.counts.ports.get(&port).copied().unwrap_or(0);
-        if *claims >= CLAIMS_PER_MAC || has >= config.settings.leases_per_port {
-            return false;
-        }
-        *claims += 1;
-        *self.counts.ports.entry(port).or_default() += 1;
-        self.in_conflict(config, address, Conflict { until: now.at + CONFLICT, port, claimed_by: Some(mac) });
-        true
-    }
-
-    /// Somebody uses an address that he was not given, as a client behind `port` says.
-    pub fn conflict(&mut self, config: &Config, address: Ipv4Addr, port: u32, now: Now) {
-        self.in_conflict(config, address, Conflict { until: now.at + CONFLICT, port, claimed_by: None });
-    }
-
-    fn in_conflict(&mut self, config: &Config, address: Ipv4Addr, conflict: Conflict) {
-        self.probes.forget(address);
-        // Somebody who claims all of the range has no more than half of it: the rest is looked for again by ARP.
-        let size = config.range.map_or(0, |(first, last)| u32::from(last) - u32::from(first) + 1);
-        if self.conflicts.len() >= size.div_ceil(2) as usize {
-            let oldest = self.conflicts.iter().min_by_key(|(_, conflict)| conflict.until).map(|(address, _)| *address);
-            oldest.map(|address| self.conflicts.remove(&address));
-        }
-        self.conflicts.insert(address, conflict);
-    }
-
-    /// A client has a lease, as the disk has it; behind which port is known when it has asked for it.
-    pub fn granted(&mut self, lease: Arc<ClientLease>, port: Option<u32>) {
+    /// A client has a lease, as the disk has it.
+    pub fn granted(&mut self, lease: Arc<ClientLease>) {
         let client = lease.client.clone();
-        self.ended(&client);
+        if self.address(&client) == v4(&lease) {
+            self.forget(&client);
+        } else {
+            self.ended(&client);
+        }
         self.drop_offer(&client);
         let Some(address) = v4(&lease) else { return };
         self.probes.forget(address);
+        self.ahead.remove(address);
         self.holders.insert(address, client.clone());
         if let Some(name) = &lease.hostname {
             self.names.insert(name.clone(), client.clone());
-        }
-        if let Some(port) = port {
-            self.ports.insert(client.clone(), port);
         }
         self.leases.insert(client, lease);
     }
 
     /// A client has none any more, not even one that is over.
     pub fn ended(&mut self, client: &ClientId) {
+        self.forget(client);
+        self.shares.freed();
+    }
+
+    fn forget(&mut self, client: &ClientId) {
         let Some(lease) = self.leases.remove(client) else { return };
-        self.ports.remove(client);
         if let Some(address) = v4(&lease)
             && self.holders.get(&address) == Some(client)
         {

@@ -9,14 +9,9 @@ use crate::lease::Step;
 use dhcproto::v6::{DhcpOption, DhcpOptions, IAAddr, IANA, OptionCode, Status, StatusCode};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How many associations of one message are answered. Clients usually have one.
 const MOST_ASSOCIATIONS: usize = 4;
-/// How long an address that was offered is kept for its client.
-const OFFERED: Duration = Duration::from_secs(30);
-/// How long a declined address is given to nobody.
-const DECLINED: Duration = Duration::from_secs(3600);
 
 /// What a client wants of its addresses.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,10 +61,13 @@ impl<'a, 'b> Talk<'a, 'b> {
         let wanted: Vec<Ipv6Addr> = addresses(asked).collect();
         let found = match self.server.container {
             // A container has one address, whatever it asks for.
-            Some(own) => own.filter(|own| is_first && self.server.net.contains(*own)),
+            Some(own) => {
+                let own = own.filter(|own| is_first && self.server.net.contains(*own));
+                own.map(|own| (own, self.server.settings.lease_secs))
+            }
             None => self.of_client(&client, &wanted, want),
         };
-        let secs = self.server.settings.lease_secs;
+        let (found, secs) = found.map_or((None, 0), |(address, secs)| (Some(address), secs));
         let mut opts = DhcpOptions::new();
         // Addresses that the client must not use any more have lifetime 0 (RFC 8415 section 18.3.4). The option that is
         // inserted last comes first.
@@ -82,21 +80,18 @@ impl<'a, 'b> Talk<'a, 'b> {
             let none = if want == Want::Keep { Status::NoBinding } else { Status::NoAddrsAvail };
             opts.insert(status(none));
         }
-        let (t1, t2) = if found.is_some() { (secs / 2, secs / 5 * 4) } else { (0, 0) };
-        Ok(IANA { id: asked.id, t1, t2, opts })
+        Ok(IANA { id: asked.id, t1: secs / 2, t2: secs / 5 * 4, opts })
     }
 
-    /// An address of the range for a client. The steps for the lease book are noted.
-    fn of_client(&mut self, client: &ClientId, wanted: &[Ipv6Addr], want: Want) -> Option<Ipv6Addr> {
+    /// An address of the range for a client, and for how many seconds. The steps for the lease book are noted.
+    fn of_client(&mut self, client: &ClientId, wanted: &[Ipv6Addr], want: Want) -> Option<(Ipv6Addr, u32)> {
         let (range, now) = (self.server.settings.range?, self.now);
         let own = self.table.lease(client).cloned();
-        let held = self.table.held().of(client, now.at);
-        if own.as_ref().is_none_or(|lease| lease.is_over(now.unix)) {
-            let of_port = self.server.settings.leases_per_port;
-            let more = u32::try_from(self.lent().count()).unwrap_or(u32::MAX);
-            if !self.table.may_have_more(self.from, of_port, more, now) {
-                return None;
-            }
+        let held = self.table.offer(client, now).map(|(address, _)| address);
+        let (of_port, secs) = (self.server.settings.leases_per_port, self.server.settings.lease_secs);
+        let more = u32::try_from(self.lent().count()).unwrap_or(u32::MAX);
+        if !self.table.may_have_more(client, self.from, of_port, more, now) {
+            return None;
         }
         let may = |address: &Ipv6Addr| self.may(range, *address, client);
         let had = own.as_ref().and_then(|lease| v6(lease.address)).filter(may);
@@ -112,23 +107,29 @@ impl<'a, 'b> Talk<'a, 'b> {
             },
         };
         if want == Want::Offer {
-            self.table.held().hold(address, Some(client.clone()), now.at + OFFERED, now.at);
-            return Some(address);
+            self.table.hold(address, client, self.from, now);
+            return Some((address, secs));
         }
         let hostname = self.hostname(client, own.as_deref());
-        // A former lease of somebody else ends first.
-        let before = self.table.holder(address).filter(|holder| *holder != client);
-        self.steps.extend(before.and_then(|holder| self.table.lease(holder)).map(|lease| Step::End(lease.key())));
         let lease = ClientLease {
             pool: self.server.pool.clone(),
             client: client.clone(),
             address: address.into(),
             mac: Some(self.from.mac),
             hostname,
-            expires: now.unix + u64::from(self.server.settings.lease_secs),
+            port: Some(self.from.port),
+            expires: now.unix + u64::from(secs),
         };
+        if let Some(left) = own.and_then(|own| own.left_instead_of(&lease, now.unix)) {
+            self.table.seen(client, self.from.port);
+            return Some((address, left));
+        }
+        // A former lease of somebody else ends first. If this message has given him another one before, that has taken
+        // the place of his former one, and must not end.
+        let before = self.table.holder(address).filter(|holder| *holder != client && !self.has_been_lent(holder));
+        self.steps.extend(before.and_then(|holder| self.table.lease(holder)).map(|lease| Step::End(lease.key())));
         self.steps.push(Step::Lend(Arc::new(lease)));
-        Some(address)
+        Some((address, secs))
     }
 
     /// The name that a client has from now on: the one that it gives, unless another machine has that, or else the one that
@@ -149,7 +150,8 @@ impl<'a, 'b> Talk<'a, 'b> {
     fn identity(&self, iaid: u32) -> Result<ClientId, Ignored> {
         let said = ClientId::of_association(iaid, self.duid).ok_or(Ignored)?;
         let live = self.table.lease(&said).filter(|lease| !lease.is_over(self.now.unix));
-        let client = match live.and_then(|lease| lease.mac) {
+        let offered = self.table.offer(&said, self.now).and_then(|(_, from)| from);
+        let client = match live.map_or(offered.map(|from| from.mac), |lease| lease.mac) {
             Some(mac) if mac != self.from.mac => {
                 ClientId::of_association(iaid, &[self.duid, &self.from.mac.0].concat()).ok_or(Ignored)?
             }
@@ -168,17 +170,26 @@ impl<'a, 'b> Talk<'a, 'b> {
     /// An address that nobody has had yet, or else the one whose lease ended first.
     fn new_one(&mut self, range: (Ipv6Addr, Ipv6Addr), client: &ClientId, has_room: bool) -> Option<Ipv6Addr> {
         let (lent, now): (Vec<_>, _) = (self.lent().collect(), self.now);
-        if has_room {
+        if has_room && !self.table.is_used_up() {
             let most = self.table.most_taken() + lent.len();
             let is_free = |address| !lent.contains(&address) && self.table.is_unused(address, client, now);
             let found = choose(range, client.octets(), most, is_free);
             if found.is_some() {
+                self.table.note_exhausted(false);
                 return found;
             }
+            self.table.used_up();
         }
-        self.table.over(now, |table, address| {
+        let found = self.table.over(now, |table, address| {
             (range.0..=range.1).contains(&address) && !lent.contains(&address) && table.is_free(address, client, now)
-        })
+        });
+        self.table.note_exhausted(found.is_none());
+        found
+    }
+
+    /// Whether this message has given the client an address.
+    fn has_been_lent(&self, client: &ClientId) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Lend(lease) if lease.client == *client))
     }
 
     /// The addresses that this message's associations have been given so far.
@@ -212,7 +223,7 @@ impl<'a, 'b> Talk<'a, 'b> {
             match known.filter(|(_, address)| addresses(ia).any(|a| a == *address)) {
                 Some((key, address)) => {
                     if is_declined {
-                        self.table.held().hold(address, None, self.now.at + DECLINED, self.now.at);
+                        self.table.decline(address, self.from, self.now);
                     }
                     self.steps.push(Step::End(key));
                 }

@@ -1,39 +1,28 @@
 //! Who has which address of the range, and how much each may have.
 
-use super::held::Held;
+use super::held::{Held, Hold};
+use crate::dhcp::shares::{MOST_CLIENTS, Shares};
 use crate::dhcp::{Now, Origin};
-use crate::ipam::{ClientId, ClientLease, Lease, is_one_machine};
+use crate::ipam::{ClientId, ClientLease, is_one_machine};
 use crate::lease::Step;
 use crate::model::{Mac, PoolName};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How many clients of a pool are remembered, with current or former leases.
-const MOST_CLIENTS: usize = 1 << 16;
 /// How many addresses of a pool a client may have at a time, by its MAC: the associations of two messages.
 const MOST_OF_ONE: u32 = 8;
-/// How often it is counted who has how much. Between, only what is added is counted.
-const COUNT: Duration = Duration::from_secs(1);
-
-/// Who has how much.
-#[derive(Debug, Default)]
-struct Counts {
-    at: Option<Instant>,
-    ports: HashMap<u32, u32>,
-    macs: HashMap<Mac, u32>,
-    /// Addresses of leases that are over, the one that is over for the longest first.
-    over: VecDeque<Ipv6Addr>,
-}
+/// How long an address that was offered is kept for its client.
+const OFFERED: Duration = Duration::from_secs(30);
+/// How long a declined address is given to nobody.
+const DECLINED: Duration = Duration::from_secs(3600);
 
 /// The leases of a pool's clients, and what is being written.
 #[derive(Debug, Default)]
 pub struct Table {
     leases: HashMap<ClientId, Arc<ClientLease>>,
     holders: HashMap<Ipv6Addr, ClientId>,
-    /// Where clients with a lease were seen last; not known from before the daemon's start.
-    ports: HashMap<ClientId, u32>,
     /// Clients whose lease is being written, with the address that it is of.
     writing: HashMap<ClientId, Option<Ipv6Addr>>,
     /// Those addresses.
@@ -41,7 +30,8 @@ pub struct Table {
     /// Those of containers.
     containers: HashSet<Ipv6Addr>,
     held: Held,
-    counts: Counts,
+    shares: Shares<Ipv6Addr>,
+    is_exhausted: bool,
 }
 
 impl Table {
@@ -50,13 +40,24 @@ impl Table {
     pub fn new(pool: &PoolName, clients: &[Arc<ClientLease>]) -> Self {
         let mut table = Self::default();
         let own = clients.iter().filter(|lease| lease.pool == *pool && lease.address.is_ipv6());
-        own.for_each(|lease| table.granted(lease.clone(), None));
+        own.for_each(|lease| table.granted(lease.clone()));
         table
     }
 
-    /// Follows the leases of containers: their addresses are given to no client.
-    pub fn follow(&mut self, leases: &[Arc<Lease>]) {
-        self.containers = leases.iter().filter_map(|lease| lease.ipv6).collect();
+    /// Follows the leases and reservations of containers: no client is given their addresses.
+    pub fn reserve(&mut self, addresses: HashSet<Ipv6Addr>) {
+        self.containers = addresses;
+    }
+
+    /// Whether the last client that needed a new address got none, for all addresses of the range are in use.
+    #[must_use]
+    pub const fn is_exhausted(&self) -> bool {
+        self.is_exhausted
+    }
+
+    /// Notes whether a client that needed a new address got one.
+    pub const fn note_exhausted(&mut self, is_exhausted: bool) {
+        self.is_exhausted = is_exhausted;
     }
 
     /// The lease of a client, also one that is over.
@@ -82,9 +83,36 @@ impl Table {
         self.holders.get(&address)
     }
 
-    /// The addresses that are held back.
-    pub const fn held(&mut self) -> &mut Held {
-        &mut self.held
+    /// The address that a client was offered, and whom that counts for.
+    #[must_use]
+    pub fn offer(&self, client: &ClientId, now: Now) -> Option<(Ipv6Addr, Option<Origin>)> {
+        self.held.of(client, now.at)
+    }
+
+    /// Offers a client an address. It counts as if the client had it.
+    pub fn hold(&mut self, address: Ipv6Addr, client: &ClientId, from: Origin, now: Now) {
+        if !self.has_one(client, now) {
+            self.shares.add(from);
+        }
+        let hold = Hold { client: Some(client.clone()), from: Some(from), until: now.at + OFFERED };
+        self.held.hold(address, hold, now.at);
+    }
+
+    /// Somebody uses an address who was not given it, as a client says. That counts for all behind the client's port, or
+    /// one client could take the range by declining it.
+    pub fn decline(&mut self, address: Ipv6Addr, from: Origin, now: Now) {
+        self.shares.add_to_port(Some(from.port));
+        self.held.hold(address, Hold { client: None, from: Some(from), until: now.at + DECLINED }, now.at);
+    }
+
+    /// The lease book gives an address to no client for now.
+    pub fn refused(&mut self, address: Ipv6Addr, until: Instant, now: Now) {
+        self.held.hold(address, Hold { client: None, from: None, until }, now.at);
+    }
+
+    /// Whether a client has a lease that is not over, or an offer.
+    fn has_one(&self, client: &ClientId, now: Now) -> bool {
+        self.lease(client).is_some_and(|lease| !lease.is_over(now.unix)) || self.offer(client, now).is_some()
     }
 
     /// Whether a lease of the client is being written.
@@ -107,6 +135,17 @@ impl Table {
             && self.held.is_free_for(address, client, now.at)
     }
 
+    /// Whether no address was unused when it was looked last.
+    #[must_use]
+    pub const fn is_used_up(&self) -> bool {
+        self.shares.is_used_up()
+    }
+
+    /// No address is unused: until one is free or it is counted again, nobody looks for one.
+    pub const fn used_up(&mut self) {
+        self.shares.used_up();
+    }
+
     /// Whether nobody has had the address.
     #[must_use]
     pub fn is_unused(&self, address: Ipv6Addr, client: &ClientId, now: Now) -> bool {
@@ -125,19 +164,20 @@ impl Table {
         self.leases.len() + self.writing.len() + more < MOST_CLIENTS
     }
 
-    /// Whether a client without a current lease may have one, beside `more` that this message has been given: one MAC has
-    /// only so many, and so do all that are behind one port of the bridge. The bridge knows both of a frame; what else a
-    /// message says of its client can be made up.
-    pub fn may_have_more(&mut self, from: Origin, of_port: u32, more: u32, now: Now) -> bool {
+    /// Whether a client may have a lease, beside `more` that this message has been given: one MAC has only so many, and so
+    /// do all that are behind one port of the bridge. The bridge knows both of a frame; what else a message says of its
+    /// client can be made up. One that has a lease or an offer may keep it.
+    pub fn may_have_more(&mut self, client: &ClientId, from: Origin, of_port: u32, more: u32, now: Now) -> bool {
         self.count(now);
-        let of = |counts: Option<&u32>| counts.copied().unwrap_or(0) + more;
-        of(self.counts.macs.get(&from.mac)) < MOST_OF_ONE && of(self.counts.ports.get(&from.port)) < of_port
+        self.has_one(client, now)
+            || self.shares.of_mac(from.mac).saturating_add(more) < MOST_OF_ONE
+                && self.shares.of_port(from.port).saturating_add(more) < of_port
     }
 
     /// The address of the lease that is over for the longest, and that `may` be given.
     pub fn over(&mut self, now: Now, may: impl Fn(&Self, Ipv6Addr) -> bool) -> Option<Ipv6Addr> {
         self.count(now);
-        while let Some(address) = self.counts.over.pop_front() {
+        while let Some(address) = self.shares.next_over() {
             if may(self, address) {
                 return Some(address);
             }
@@ -147,26 +187,29 @@ impl Table {
 
     /// Counts who has what, when that was long ago.
     fn count(&mut self, now: Now) {
-        if self.counts.at.is_some_and(|at| now.at.saturating_duration_since(at) < COUNT) {
+        if !self.shares.is_due(now) {
             return;
         }
-        let mut counts = Counts { at: Some(now.at), ..Counts::default() };
-        let mut over = Vec::new();
-        for (client, lease) in &self.leases {
-            if lease.is_over(now.unix) {
-                over.extend(v6(lease.address).map(|address| (lease.expires, address)));
-                continue;
-            }
-            if let Some(port) = self.ports.get(client) {
-                *counts.ports.entry(*port).or_default() += 1;
-            }
-            if let Some(mac) = lease.mac {
-                *counts.macs.entry(mac).or_default() += 1;
+        self.held.forget_ended(now.at);
+        self.shares.count(self.leases.values().filter_map(|lease| Some((lease.as_ref(), v6(lease.address)?))), now);
+        for hold in self.held.all() {
+            match (&hold.client, hold.from) {
+                (Some(client), Some(from)) => {
+                    if self.leases.get(client).is_none_or(|lease| lease.is_over(now.unix)) {
+                        self.shares.add(from);
+                    }
+                }
+                (None, from) => self.shares.add_to_port(from.map(|from| from.port)),
+                (Some(_), None) => {}
             }
         }
-        over.sort_unstable();
-        counts.over = over.into_iter().map(|(_, address)| address).collect();
-        self.counts = counts;
+    }
+
+    /// Notes behind which port a client with a lease is. The disk has it with the next renewal.
+    pub fn seen(&mut self, client: &ClientId, port: u32) {
+        if let Some(lease) = self.leases.get_mut(client).filter(|lease| lease.port != Some(port)) {
+            *lease = Arc::new(ClientLease { port: Some(port), ..ClientLease::clone(lease) });
+        }
     }
 
     /// These steps of a message from `from` are being written: until that is done, others of the same clients wait, and
@@ -175,9 +218,8 @@ impl Table {
         for step in steps {
             match step {
                 Step::Lend(lease) => {
-                    if self.lease(&lease.client).is_none_or(|old| old.is_over(now.unix)) {
-                        *self.counts.ports.entry(from.port).or_default() += 1;
-                        *self.counts.macs.entry(from.mac).or_default() += 1;
+                    if !self.has_one(&lease.client, now) {
+                        self.shares.add(from);
                     }
                     let address = v6(lease.address);
                     self.written.extend(address);
@@ -204,31 +246,36 @@ impl Table {
     }
 
     /// They are written.
-    pub fn done(&mut self, steps: &[Step], port: u32) {
+    pub fn done(&mut self, steps: &[Step]) {
         self.undo(steps);
         for step in steps {
             match step {
-                Step::Lend(lease) => self.granted(lease.clone(), Some(port)),
+                Step::Lend(lease) => self.granted(lease.clone()),
                 Step::End(key) => self.ended(&key.client),
                 Step::Assign(_) | Step::Release(_) | Step::Learn(_) => {}
             }
         }
     }
 
-    fn granted(&mut self, lease: Arc<ClientLease>, port: Option<u32>) {
+    fn granted(&mut self, lease: Arc<ClientLease>) {
         let (client, Some(address)) = (lease.client.clone(), v6(lease.address)) else { return };
-        self.ended(&client);
+        if self.lease(&client).is_some_and(|before| before.address == lease.address) {
+            self.forget(&client);
+        } else {
+            self.ended(&client);
+        }
         self.held.release(&client);
         self.holders.insert(address, client.clone());
-        if let Some(port) = port {
-            self.ports.insert(client.clone(), port);
-        }
         self.leases.insert(client, lease);
     }
 
     fn ended(&mut self, client: &ClientId) {
+        self.forget(client);
+        self.shares.freed();
+    }
+
+    fn forget(&mut self, client: &ClientId) {
         let Some(lease) = self.leases.remove(client) else { return };
-        self.ports.remove(client);
         if let Some(address) = v6(lease.address)
             && self.holders.get(&address) == Some(client)
         {

@@ -38,6 +38,8 @@ struct Lab {
     ipam: Ipam,
     /// Made from the lease book with the first message.
     table: Option<Table>,
+    /// How often something was written to it.
+    writes: usize,
     unix: u64,
     now: Instant,
 }
@@ -56,6 +58,7 @@ impl Lab {
             from: at(9, 1),
             ipam: Ipam::default(),
             table: None,
+            writes: 0,
             unix: 1_800_000_000,
             now: Instant::now(),
         }
@@ -76,12 +79,12 @@ impl Lab {
             domain: "pv.local",
             container: self.container,
         };
-        let leases: Vec<_> = self.ipam.leases().cloned().collect();
         let clients: Vec<_> = self.ipam.clients().cloned().collect();
         let table = self.table.get_or_insert_with(|| Table::new(&self.pool, &clients));
-        table.follow(&leases);
+        table.reserve(self.ipam.leases().filter_map(|lease| lease.ipv6).collect());
         let now = Now { unix: self.unix, at: self.now };
         let done = answer(&server, request, self.from, table, now)?;
+        self.writes += usize::from(!done.steps.is_empty());
         table.begin(&done.steps, self.from, now);
         for step in &done.steps {
             match step {
@@ -90,7 +93,7 @@ impl Lab {
                 other => panic!("{other:?}"),
             }
         }
-        table.done(&done.steps, self.from.port);
+        table.done(&done.steps);
         // As it is on the wire.
         let bytes = done.reply.to_vec().expect("written");
         Ok((Message::decode(&mut Decoder::new(&bytes)).expect("read"), done.ended))
@@ -273,4 +276,18 @@ fn associations_of_one_message_do_not_share_an_address() {
     }
     let (reply, _) = lab.ask(&named(both(MessageType::Release, (2, a), (2, a)))).expect("answered");
     assert_eq!(said(&reply).0, MessageType::Reply);
+    // One association moves to a new address, and the other one gets the address that the first one had: the book has
+    // what was answered, in whichever order they stand.
+    for (first, second) in [((1, b), (2, a)), ((2, a), (1, b))] {
+        let mut lab = Lab::new("fd00::10", "fd00::11");
+        let (reply, _) = lab.ask(&ask(MessageType::Rebind, &CLIENT, 1, &[a])).expect("answered");
+        assert_eq!(said(&reply).1, [(a, 3600)]);
+        lab.pass(3601);
+        let (reply, _) = lab.ask(&both(MessageType::Rebind, second, first)).expect("answered");
+        let mut used: Vec<_> = said(&reply).1.into_iter().filter(|(_, life)| *life > 0).map(|(a, _)| a).collect();
+        used.sort_unstable();
+        let mut has: Vec<_> = lab.leased().into_iter().map(|(address, _)| address).collect();
+        has.sort_unstable();
+        assert_eq!((&used, &has), (&vec![a, b], &vec![a, b]), "{first:?} {second:?}");
+    }
 }

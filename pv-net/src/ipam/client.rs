@@ -138,6 +138,11 @@ pub struct ClientLease {
     /// The name that the client gave, as a label of a domain name in lower case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
+    /// Index of the port of the bridge that the client was behind when this was written, so that those behind one port
+    /// have no more than their share after a restart either. After a reboot a port may have another index; then it counts
+    /// for that port until the client renews.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u32>,
     /// When it ends, in seconds since 1970 (UTC).
     pub expires: u64,
 }
@@ -147,6 +152,16 @@ impl ClientLease {
     #[must_use]
     pub fn key(&self) -> ClientKey {
         ClientKey { pool: self.pool.clone(), client: self.client.clone(), v6: self.address.is_ipv6() }
+    }
+
+    /// For how many seconds this lease, which the disk has, still is what `new` would be; `None` if `new` must be written. A
+    /// client that asks again and again must not cause as many writes, and is promised no more than the disk has.
+    #[must_use]
+    pub fn left_instead_of(&self, new: &Self, now: u64) -> Option<u32> {
+        let is_same = (self.address, self.mac, &self.hostname) == (new.address, new.mac, &new.hostname);
+        let most = new.expires.saturating_sub(now) / 8;
+        let is_near = self.expires <= new.expires && self.expires + most >= new.expires;
+        (!self.is_over(now) && is_same && is_near).then(|| u32::try_from(self.expires - now).ok())?
     }
 
     /// Whether the lease has ended by `now`, in seconds since 1970 (UTC). One that ends later than any lease can was

@@ -292,7 +292,8 @@ fn lent(pool: &Pool, client: u8, address: [u8; 4], expires: u64) -> ClientLease 
     let mac = Mac([2, 0, 0, 0, 1, client]);
     let hostname = Some(format!("laptop-{client}"));
     let client = ClientId::of_mac(mac);
-    ClientLease { pool: pool.name.clone(), client, address: IpAddr::from(address), mac: Some(mac), hostname, expires }
+    let (pool, address) = (pool.name.clone(), IpAddr::from(address));
+    ClientLease { pool, client, address, mac: Some(mac), hostname, port: None, expires }
 }
 
 proptest! {

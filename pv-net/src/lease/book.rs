@@ -42,12 +42,13 @@ pub fn open(dir: &Path, moved: Option<Ipam>) -> Result<(LeaseHandle, Vec<String>
 pub(super) fn start(journal: Journal, ipam: Ipam) -> std::io::Result<LeaseHandle> {
     let (asks, queue) = mpsc::channel(QUEUE);
     let (leases, readers) = watch::channel(ipam.leases().cloned().collect());
+    let (declared, reserved) = watch::channel(Arc::default());
     let (clients, client_readers) = Lent::new(&ipam);
     let (told, condition) = watch::channel(None);
-    let book = Book { ipam, journal, reserved: Vec::new(), leases, clients, batch: Batch::default() };
+    let book = Book { ipam, journal, reserved: Vec::new(), declared, leases, clients, batch: Batch::default() };
     let thread = std::thread::Builder::new().name("pv-net-leases".to_owned()).stack_size(STACK);
     thread.spawn(move || keep(book, queue, &told))?;
-    Ok(LeaseHandle::new(asks, readers, client_readers, condition))
+    Ok(LeaseHandle::new(asks, readers, reserved, client_readers, condition))
 }
 
 /// Keeps the book until the last handle is dropped. After a panic it starts again from the file. If that fails, the
@@ -82,6 +83,8 @@ struct Book {
     journal: Journal,
     /// Addresses reserved for declared containers. They are stored nowhere else.
     reserved: Vec<(IpAddr, LeaseKey)>,
+    /// The same addresses, as readers see them.
+    declared: watch::Sender<Arc<[IpAddr]>>,
     /// What readers see: only leases that are on disk.
     leases: watch::Sender<Arc<[Arc<Lease>]>>,
     clients: Lent,
@@ -121,6 +124,7 @@ impl Book {
                 // first.
                 self.commit();
                 self.reserved.clone_from(&wanted);
+                self.declared.send_replace(wanted.iter().map(|(address, _)| *address).collect());
                 drop(answer.send(self.ipam.reserve(wanted)));
             }
             #[cfg(test)]

@@ -98,11 +98,32 @@ pub(super) enum Ask {
     Test(Box<dyn FnOnce() + Send>),
 }
 
+/// The addresses that are containers': those that they have leases of, and those that declared ones have reserved.
+#[derive(Clone, Debug)]
+pub struct OfContainers {
+    leases: Arc<[Arc<Lease>]>,
+    reserved: Arc<[IpAddr]>,
+}
+
+impl OfContainers {
+    /// Whether nothing has changed since `before`.
+    #[must_use]
+    pub fn is_as(&self, before: &Self) -> bool {
+        Arc::ptr_eq(&self.leases, &before.leases) && Arc::ptr_eq(&self.reserved, &before.reserved)
+    }
+
+    /// The addresses; some may be there twice.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.leases.iter().flat_map(|lease| lease.addresses()).chain(self.reserved.iter().copied())
+    }
+}
+
 /// A handle to the lease book; cheap to clone. The book ends when the last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct LeaseHandle {
     asks: mpsc::Sender<Ask>,
     leases: watch::Receiver<Arc<[Arc<Lease>]>>,
+    reserved: watch::Receiver<Arc<[IpAddr]>>,
     clients: Clients,
     condition: watch::Receiver<Option<String>>,
 }
@@ -111,10 +132,11 @@ impl LeaseHandle {
     pub(super) fn new(
         asks: mpsc::Sender<Ask>,
         leases: watch::Receiver<Arc<[Arc<Lease>]>>,
+        reserved: watch::Receiver<Arc<[IpAddr]>>,
         clients: Clients,
         condition: watch::Receiver<Option<String>>,
     ) -> Self {
-        Self { asks, leases, clients, condition }
+        Self { asks, leases, reserved, clients, condition }
     }
 
     /// The condition of the book; from its first failure on it stays for as long as the daemon runs.
@@ -161,6 +183,12 @@ impl LeaseHandle {
     #[must_use]
     pub fn all(&self) -> Arc<[Arc<Lease>]> {
         self.leases.borrow().clone()
+    }
+
+    /// The addresses that no client may be given because they are containers', attached or not. Waits for nobody.
+    #[must_use]
+    pub fn of_containers(&self) -> OfContainers {
+        OfContainers { leases: self.all(), reserved: self.reserved.borrow().clone() }
     }
 
     /// A reader of the clients' leases, which can wait for their next change.

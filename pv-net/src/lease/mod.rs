@@ -25,6 +25,6 @@ mod tests;
 
 pub use book::open;
 pub use clock::unix_time;
-pub use handle::{LeaseError, LeaseHandle, Step, Wanted, undo};
+pub use handle::{LeaseError, LeaseHandle, OfContainers, Step, Wanted, undo};
 pub use journal::remove;
 pub use lent::Clients;

@@ -113,7 +113,15 @@ async fn a_reserved_address_is_for_its_holder() {
 fn client(number: u8, address: &str) -> Arc<ClientLease> {
     let mac = Mac([2, 0, 0, 0, 1, number]);
     let (client, address) = (ClientId::of_mac(mac), address.parse().expect("address"));
-    Arc::new(ClientLease { pool: pool().name, client, address, mac: Some(mac), hostname: None, expires: 60 })
+    Arc::new(ClientLease {
+        pool: pool().name,
+        client,
+        address,
+        mac: Some(mac),
+        hostname: None,
+        port: None,
+        expires: 60,
+    })
 }
 
 /// A client that gives itself a name, by a lease that lasts a while or is over.

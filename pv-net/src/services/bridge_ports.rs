@@ -1,5 +1,7 @@
-//! Which port of a bridge a MAC is behind: what a client may have is counted by its port, since a port cannot be made up.
+//! Which port of a bridge a message came by, and whether it is read. What a client may send and have is counted by its port,
+//! since a port cannot be made up.
 
+use crate::dhcp::{Origin, Rates};
 use crate::kernel::netlink::Net;
 use crate::model::Mac;
 use std::collections::HashMap;
@@ -7,35 +9,49 @@ use std::time::{Duration, Instant};
 
 /// For how long the port of a MAC is taken from memory.
 const KNOWN: Duration = Duration::from_secs(1);
-/// Ports of MACs that are remembered.
-const MOST_KNOWN: usize = 4096;
+/// Ports of MACs that are remembered: more than are looked up while they are known.
+const MOST_KNOWN: usize = 1 << 14;
 
-/// Which port of the bridge a MAC was seen behind.
+/// The messages that are read of those that come by the ports of a bridge.
 pub(super) struct BridgePorts {
     net: Net,
     link: u32,
+    rates: Rates,
     known: HashMap<Mac, (u32, Instant)>,
 }
 
 impl BridgePorts {
     /// Those of the bridge with the index `link`.
     pub fn of(link: u32, net: Net) -> Self {
-        Self { net, link, known: HashMap::new() }
+        Self { net, link, rates: Rates::default(), known: HashMap::new() }
     }
 
-    /// The index of the port. Where it cannot be told it is 0, and all such clients share what one port may have.
-    pub async fn find(&mut self, mac: Mac) -> u32 {
+    /// Where a message of `mac` came from; `None` if its sender exceeds the rate, so that it is not read. The port of a
+    /// container is not looked up, since nothing is counted by it.
+    pub async fn admit(&mut self, mac: Mac, is_container: bool) -> Option<Origin> {
+        if is_container {
+            return self.rates.take(mac, None, Instant::now()).then_some(Origin { mac, port: 0 });
+        }
+        let from = self.find(mac).await?;
+        self.rates.take(mac, Some(from.port), Instant::now()).then_some(from)
+    }
+
+    /// The port that `mac` was seen behind last; `None` when too many are being looked up. Where it cannot be told it is
+    /// 0, and all such clients share what one port may have.
+    pub async fn find(&mut self, mac: Mac) -> Option<Origin> {
         let now = Instant::now();
-        if let Some((port, at)) = self.known.get(&mac)
-            && now.saturating_duration_since(*at) < KNOWN
-        {
-            return *port;
+        let is_known = |at: Instant| now.saturating_duration_since(at) < KNOWN;
+        if let Some((port, _)) = self.known.get(&mac).filter(|(_, at)| is_known(*at)) {
+            return Some(Origin { mac, port: *port });
+        }
+        if !self.rates.may_look_up(now) {
+            return None;
         }
         if self.known.len() >= MOST_KNOWN {
-            self.known.clear();
+            self.known.retain(|_, (_, at)| is_known(*at));
         }
         let port = self.net.bridge_port_of(self.link, mac).await.ok().flatten().unwrap_or(0);
         self.known.insert(mac, (port, now));
-        port
+        Some(Origin { mac, port })
     }
 }

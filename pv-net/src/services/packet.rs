@@ -14,6 +14,8 @@ const WAITING: usize = 1 << 20;
 pub(super) const LARGEST: usize = 2048;
 /// Packets that are read before others have their turn.
 const BATCH: usize = 64;
+/// More packets than wait in a socket: what comes while they are read waits for the next time.
+const ALL: usize = 4096;
 
 /// A packet that came.
 pub(super) struct Came {
@@ -128,13 +130,13 @@ pub(super) fn read_all(ready: &mut AsyncFdReadyGuard<'_, OwnedFd>) -> Vec<(Vec<u
     came
 }
 
-/// The same for a socket that may not be ready.
-pub(super) fn read_now(socket: &OwnedFd) -> Vec<Vec<u8>> {
+/// All that waits in a socket, which may not be ready.
+pub(super) fn read_now(socket: &OwnedFd) -> Vec<(Vec<u8>, Came)> {
     let mut buffer = [0; LARGEST];
     let mut came = Vec::new();
-    for _ in 0..BATCH {
+    for _ in 0..ALL {
         match receive(socket, &mut buffer) {
-            Ok(Some(packet)) => came.push(buffer[..packet.len.min(LARGEST)].to_vec()),
+            Ok(Some(packet)) => came.push((buffer[..packet.len.min(LARGEST)].to_vec(), packet)),
             Ok(None) => {}
             Err(_) => break,
         }

@@ -203,3 +203,36 @@ fn a_port_that_somebody_else_has_is_a_condition() -> Result<()> {
     in_range(&leased(&dhclient(&host, folder.path(), &["-1"])?)?)?;
     stopped(folder.path())
 }
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_full_range_is_a_condition_until_there_is_room() -> Result<()> {
+    let mut config = leasing("1h");
+    let one = ["fd00:5056:0:3::d000", "fd00:5056:0:3::d000"];
+    config["network"]["pools"]["internal"]["dhcp6"] = json!({"range": one, "leases_per_port": 1});
+    let lab = Lab::new(&config)?;
+    let (first, second) = (lab.host("h", "0")?, lab.host("o", "0")?);
+    let folder = tempfile::tempdir()?;
+    ensure!(leased(&dhclient(&first, folder.path(), &["-1"])?)? == one[0]);
+    let (script, _) = noting(folder.path())?;
+    second.settle()?;
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let mut command = second.command("dhclient");
+    command.args(["-6", "-d", "-lf", &file("leases2"), "-pf", &file("pid2"), "-sf", &script, "eth0"]);
+    let _waits = Process::start(command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()))?;
+    let is_full = |wanted: bool| {
+        let now = lab.device.json(&["status"])?["conditions"].to_string();
+        let text = "dhcpv6: pool internal: all addresses of its DHCPv6 range are in use";
+        ensure!(now.contains(text) == wanted, "{now}");
+        Ok(())
+    };
+    eventually(SOON, || is_full(true))?;
+    stopped(folder.path())?;
+    dhclient(&first, folder.path(), &["-r"])?;
+    eventually(SOON, || {
+        ensure!(count(&lab, "request", "answered")? == 2, "{}", lab.metrics()?);
+        is_full(false)
+    })?;
+    ensure!(count(&lab, "solicit", "no-address")? > 0, "{}", lab.metrics()?);
+    stopped(folder.path())
+}

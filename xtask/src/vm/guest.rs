@@ -20,10 +20,10 @@ pub fn build(cache: &Path, arch: Arch) -> Result<PathBuf> {
     Ok(run::target_dir()?.join(arch.target()).join("guest/guest"))
 }
 
-/// Writes the initramfs: the program under both of its names, the kernel's modules, and the directories of a system.
-/// Returns what the kernel supports with these modules.
-pub fn initramfs(program: &Path, kernel: &Kernel, to: &Path) -> Result<Has> {
-    let modules = modules::of(&kernel.modules, &kernel.config)?;
+/// Writes the initramfs: the program under both of its names, the kernel's modules, with those of a disk if it `has_disk`,
+/// and the directories of a system. Returns what the kernel supports with these modules.
+pub fn initramfs(program: &Path, kernel: &Kernel, to: &Path, has_disk: bool) -> Result<Has> {
+    let modules = modules::of(&kernel.modules, &kernel.config, has_disk)?;
     let write = || -> Result<()> {
         let mut archive = Archive::new(BufWriter::new(std::fs::File::create(to)?));
         for folder in ["dev", "proc", "sys", "tmp", "run", "modules"] {

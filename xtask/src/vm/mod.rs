@@ -7,6 +7,7 @@ mod cpio;
 mod guest;
 mod kernel;
 mod modules;
+mod power;
 mod qemu;
 mod report;
 mod wire;
@@ -22,7 +23,7 @@ pub use apt::{Apt, Suite, said};
 pub use arch::Arch;
 use budget::Budget;
 use kernel::Kernel;
-use qemu::{Boot, Ended};
+use qemu::{Boot, Ended, Then};
 use report::Report;
 use wire::Wire;
 
@@ -39,6 +40,10 @@ pub struct Args {
     /// One machine with 64 MiB left to programs: the daemon starts, forwards, and bears a full flow table
     #[arg(long, conflicts_with = "update_budget")]
     memory_floor: bool,
+    /// Cut the power of a machine N times while clients of DHCP are given leases: none that was acknowledged may be lost,
+    /// and no address given twice
+    #[arg(long, value_name = "N", conflicts_with_all = ["memory_floor", "update_budget"])]
+    power_cut: Option<u32>,
     /// Write what the verifier went through into tests/budget.json, instead of comparing
     #[arg(long)]
     update_budget: bool,
@@ -56,6 +61,8 @@ const MEMORY: u32 = 512;
 const FLOOR_KERNEL: &str = "6.1";
 /// Memory of that machine, MiB; the guest itself allocates the excess.
 const FLOOR_MEMORY: u32 = 256;
+/// The kernel for `--power-cut`, unless others are asked for.
+const POWER_CUT_KERNEL: &str = "6.12";
 /// How many times slower an emulated machine is at worst; see `harness::patience`.
 const SLOW: u32 = 10;
 
@@ -63,14 +70,15 @@ impl Args {
     /// The arguments of `cargo xtask ci`.
     pub fn for_ci() -> Self {
         let kernels = ["5.10", "6.1", "6.12", "7.3"].map(str::to_owned).to_vec();
-        Self { kernels, arch: Arch::X86, memory_floor: false, update_budget: false, jobs: 2 }
+        Self { kernels, arch: Arch::X86, memory_floor: false, power_cut: None, update_budget: false, jobs: 2 }
     }
 
     /// The series, each once, in the order of the arguments.
     fn series(&self) -> Vec<String> {
-        let usual = || match self.memory_floor {
-            true => vec![FLOOR_KERNEL.to_owned()],
-            false => self.arch.usual().iter().map(|s| (*s).to_owned()).collect(),
+        let usual = || match (self.memory_floor, self.power_cut) {
+            (true, _) => vec![FLOOR_KERNEL.to_owned()],
+            (false, Some(_)) => vec![POWER_CUT_KERNEL.to_owned()],
+            (false, None) => self.arch.usual().iter().map(|s| (*s).to_owned()).collect(),
         };
         let mut all = if self.kernels.is_empty() { usual() } else { self.kernels.clone() };
         let mut seen = std::collections::BTreeSet::new();
@@ -91,6 +99,9 @@ pub fn run(args: &Args) -> Result<()> {
     let kernels =
         args.series().iter().map(|series| kernel::get(&cache, series, args.arch)).collect::<Result<Vec<_>>>()?;
     let program = guest::build(&cache, args.arch)?;
+    if let Some(times) = args.power_cut {
+        return kernels.iter().try_for_each(|kernel| power::run(times, args.arch, &cache, kernel, &program));
+    }
     let mut budget = Budget::read()?;
     let reports = boot_all(args, &cache, &kernels, &program)?;
     let mut failed = 0;
@@ -149,7 +160,7 @@ fn boot(args: &Args, cache: &Path, kernel: &Kernel, program: &Path) -> Result<Re
     let start = Instant::now();
     let name = format!("{}-{}", args.arch.name(), kernel.series);
     let initramfs = Scratch(cache.join(format!("{name}-{}.cpio", std::process::id())));
-    let has = guest::initramfs(program, kernel, &initramfs.0)?;
+    let has = guest::initramfs(program, kernel, &initramfs.0, false)?;
     let (kinds, cards) = (has.kinds.join(","), has.cards.join(","));
     let wire = Wire::lay();
     if let Wire::Hub(why) = &wire {
@@ -162,6 +173,7 @@ fn boot(args: &Args, cache: &Path, kernel: &Kernel, program: &Path) -> Result<Re
         initramfs: &initramfs.0,
         memory,
         wire: &wire,
+        disk: None,
         words: &format!(
             "PV_NET_BIN=/pv-net PV_NET_SLOW={SLOW} PV_NET_GUEST={guest} PV_NET_KINDS={kinds} PV_NET_CARDS={cards} \
              PV_NET_WIRE={}{}",
@@ -176,17 +188,19 @@ fn boot(args: &Args, cache: &Path, kernel: &Kernel, program: &Path) -> Result<Re
         if report.hear(line) {
             println!("{:<5}| {line}", kernel.series);
         }
+        Then::Go
     })?;
     report.took = start.elapsed();
     Ok(report)
 }
 
-/// Removes files that killed runs have left; the name of an initramfs includes the process id.
+/// Removes files that killed runs have left; the names of an initramfs and of a disk include the process id.
 fn sweep(cache: &Path) -> Result<()> {
     for entry in std::fs::read_dir(cache)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let Some((_, process)) = name.strip_suffix(".cpio").and_then(|name| name.rsplit_once('-')) else { continue };
+        let own = name.strip_suffix(".cpio").or_else(|| name.strip_suffix(".disk"));
+        let Some((_, process)) = own.and_then(|name| name.rsplit_once('-')) else { continue };
         if !Path::new("/proc").join(process).exists() {
             std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
         }

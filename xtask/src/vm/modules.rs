@@ -19,6 +19,10 @@ const NEEDED: [(&str, &str); 8] = [
     ("CONFIG_VIRTIO_PCI", "virtio_pci"),
 ];
 
+/// What a machine with a disk needs beside that. Nothing says that ext4 needs checksums, which it asks for when it is mounted.
+const DISK: [(&str, &str); 3] =
+    [("CONFIG_VIRTIO_BLK", "virtio_blk"), ("CONFIG_CRYPTO_CRC32C", "crc32c_generic"), ("CONFIG_EXT4_FS", "ext4")];
+
 /// Kinds of links that not every kernel has: rtnetlink's name, config option, module.
 const KINDS: [(&str, &str, &str); 5] = [
     ("vlan", "CONFIG_VLAN_8021Q", "8021q"),
@@ -55,7 +59,7 @@ struct Dependencies {
 }
 
 /// The modules for a kernel with its modules in `dir` and its configuration in `config`.
-pub fn of(dir: &Path, config: &Path) -> Result<Modules> {
+pub fn of(dir: &Path, config: &Path, has_disk: bool) -> Result<Modules> {
     let read = |path: &Path| std::fs::read_to_string(path).with_context(|| path.display().to_string());
     let known = Dependencies::parse(&read(&dir.join("modules.dep"))?);
     let config = read(config)?;
@@ -70,7 +74,7 @@ pub fn of(dir: &Path, config: &Path) -> Result<Modules> {
         (Some("m"), None) => bail!("{}: no module {module}, and the configuration has {option}=m", dir.display()),
         (Some(_), _) => Ok(true),
     };
-    for (option, module) in NEEDED {
+    for (option, module) in NEEDED.into_iter().chain(DISK.into_iter().filter(|_| has_disk)) {
         ensure!(has(option, module)?, "{}: a kernel without {option}", dir.display());
     }
     let mut kinds = Vec::new();

@@ -27,6 +27,8 @@ pub struct Boot<'a> {
     pub memory: u32,
     /// What its network cards are connected by.
     pub wire: &'a Wire,
+    /// The file that is its disk, if it has one.
+    pub disk: Option<&'a Path>,
     /// More words for the kernel's command line; `KEY=VALUE` becomes the environment of its first process.
     pub words: &'a str,
     /// A file for everything that the console prints.
@@ -44,6 +46,17 @@ pub enum Ended {
     Silent,
     /// It took too long.
     Late,
+    /// Its power was cut.
+    Cut,
+}
+
+/// What is done after a line of the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// The machine goes on.
+    Go,
+    /// Its power is cut after this time.
+    Cut(Duration),
 }
 
 /// How long to wait for output before checking for signals.
@@ -61,14 +74,19 @@ impl Drop for Machine {
 }
 
 /// Boots the machine, passes each line of the console to `heard`, and waits for the verdict.
-pub fn run(boot: &Boot, heard: impl FnMut(&str)) -> Result<Ended> {
+pub fn run(boot: &Boot, heard: impl FnMut(&str) -> Then) -> Result<Ended> {
     let name = || boot.log.display().to_string();
     let log = std::fs::File::create(boot.log).with_context(name)?;
     let machine = Machine(spawn(command(boot))?);
     listen(machine, log, boot.limit, heard).with_context(name)
 }
 
-fn listen(mut machine: Machine, mut log: impl Write, limit: Duration, mut heard: impl FnMut(&str)) -> Result<Ended> {
+fn listen(
+    mut machine: Machine,
+    mut log: impl Write,
+    limit: Duration,
+    mut heard: impl FnMut(&str) -> Then,
+) -> Result<Ended> {
     let start = Instant::now();
     let console = machine.0.stdout.take().context("the machine's console")?;
     let (lines, inbox) = channel();
@@ -95,7 +113,10 @@ fn listen(mut machine: Machine, mut log: impl Write, limit: Duration, mut heard:
                 if let Some(failed) = verdict(&line) {
                     break Ok(Ended::Verdict(failed));
                 }
-                heard(&line);
+                if let Then::Cut(after) = heard(&line) {
+                    std::thread::sleep(after);
+                    break Ok(Ended::Cut);
+                }
             }
             Err(RecvTimeoutError::Timeout) if left > LISTEN => {}
             Err(RecvTimeoutError::Timeout) => break Ok(Ended::Late),
@@ -113,6 +134,11 @@ fn command(boot: &Boot) -> Command {
     let mut command: Command = boot.arch.machine();
     let console = boot.arch.console();
     boot.wire.connect(&mut command);
+    if let Some(disk) = boot.disk {
+        // What the guest has flushed is in the host's memory at least, which outlives the emulator.
+        command.args(["-drive", &format!("file={},format=raw,if=none,id=disk", disk.display())]);
+        command.args(["-device", "virtio-blk-pci,drive=disk"]);
+    }
     command.args(["-m", &boot.memory.to_string(), "-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"]);
     command.arg("-kernel").arg(boot.image).arg("-initrd").arg(boot.initramfs);
     // A panic ends the machine, because it may not reboot. The other options save time in emulation. On a busy machine
@@ -150,7 +176,10 @@ mod tests {
         command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped());
         let start = Instant::now();
         let machine = Machine(spawn(command).expect("sh"));
-        let ended = listen(machine, std::io::sink(), Duration::from_secs(limit_secs), |_| ()).expect("a machine");
+        let ended = listen(machine, std::io::sink(), Duration::from_secs(limit_secs), |line| {
+            if line == "cut" { Then::Cut(Duration::ZERO) } else { Then::Go }
+        })
+        .expect("a machine");
         (ended, start.elapsed())
     }
 
@@ -159,9 +188,11 @@ mod tests {
         assert_eq!(ended("echo ok one; echo VMRC=", 60).0, Ended::Silent);
         assert_eq!(ended("exit 0", 60).0, Ended::Silent);
         let soon = Duration::from_secs(20);
-        for (script, limit, what) in
-            [("echo ok one; exec sleep 60", 1, Ended::Late), ("echo VMRC=3; exec sleep 60", 60, Ended::Verdict(3))]
-        {
+        for (script, limit, what) in [
+            ("echo ok one; exec sleep 60", 1, Ended::Late),
+            ("echo VMRC=3; exec sleep 60", 60, Ended::Verdict(3)),
+            ("echo cut; exec sleep 60", 60, Ended::Cut),
+        ] {
             let (ended, took) = ended(script, limit);
             assert_eq!(ended, what);
             assert!(took < soon, "{script}: {took:?}");

@@ -69,6 +69,7 @@ impl Report {
             Ended::Verdict(n) if usize::try_from(n).is_ok_and(|n| n == self.failed.len()) => {}
             Ended::Verdict(n) => wrong.push(format!("the verdict is {n} failures")),
             Ended::Silent => wrong.push(format!("it ended without a verdict:\n{}", self.tail())),
+            Ended::Cut => wrong.push("its power was cut".to_owned()),
             Ended::Late => wrong.push(format!("no verdict in time:\n{}", self.tail())),
         }
         wrong

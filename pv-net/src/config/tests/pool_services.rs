@@ -217,6 +217,15 @@ fn what_clients_of_dhcp_are_told() {
     assert_eq!((own.lease_time, own.leases_per_port), (3600, 0));
     let all = pool("all").dhcp.clone().expect("on");
     assert_eq!((all.lease_time, all.leases_per_port), (600, 6));
+    for (set, most) in [(None, 1024), (Some(5000), 5000)] {
+        let mut dhcp = json!({"range": ["10.1.0.0", "10.2.255.255"]});
+        if let Some(set) = set {
+            dhcp["leases_per_port"] = json!(set);
+        }
+        let d = device(json!({"network": {"pools": {"large": {"subnet": "10.0.0.0/8", "dhcp": dhcp}}}}));
+        let large = d.pools.values().next().and_then(|pool| pool.dhcp.clone()).expect("on");
+        assert_eq!(large.leases_per_port, most, "a large range has more than the device has memory");
+    }
     assert_eq!(all.ntp, ["10.0.3.1", "192.0.2.123"].map(|a| a.parse::<std::net::Ipv4Addr>().expect("address")));
     assert_eq!(all.routes, [("10.9.0.0/16".parse().expect("net"), "10.0.3.5".parse().expect("address"))]);
     assert_eq!(all.captive_portal.as_deref(), Some("https://portal.example/api"));

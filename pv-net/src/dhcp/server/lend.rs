@@ -26,8 +26,7 @@ impl Server {
         if self.writing.len() >= MOST_PENDING {
             return Act::Silent(Silence::Busy);
         }
-        let who = (from.mac, from.port);
-        if !self.table.may_have_more(&self.config, &client, who, now) {
+        if !self.table.may_have_more(&self.config, &client, from, now) {
             return Act::Silent(Silence::PortLimit);
         }
         let time = self.time(&query);
@@ -37,51 +36,54 @@ impl Server {
             address: IpAddr::V4(address),
             mac: Some(query.mac),
             hostname: self.hostname(&query, &client, now),
+            port: Some(from.port),
             expires: now.unix + u64::from(time),
         });
-        if let Some(left) = self.is_written(&lease, time, now) {
+        let old = self.table.lease(&client);
+        if let Some(left) = old.and_then(|old| old.left_instead_of(&lease, now.unix)) {
             self.table.seen(&client, from.port);
             return Act::Send(self.ack(&query, &lease, left));
         }
         // It counts at once, and the address is offered to nobody else while the lease is written.
-        self.table.hold(&client, address, who, now);
+        self.table.hold_for_write(&client, address, from, now);
         let other = self.table.holder(address).filter(|holder| **holder != client);
         let ends: Vec<ClientId> = other.cloned().into_iter().collect();
         let ended = ends.iter().filter_map(|client| self.table.lease(client)).map(|lease| Step::End(lease.key()));
         let steps = ended.chain([Step::Lend(lease.clone())]).collect();
         let is_new = self.table.lease(&client).is_none_or(|old| old.is_over(now.unix) || old.address != lease.address);
-        let writing = Writing { time, query: Some(query), port: from.port, lease: Some(lease), ends, is_new };
+        let writing = Writing { time, query: Some(query), lease: Some(lease), ends, is_new };
         self.writing.insert(client.clone(), writing);
         Act::Write(client, steps)
-    }
-
-    /// For how many seconds the disk has nearly this lease already. A client that asks again and again must not have as
-    /// many writes.
-    fn is_written(&self, lease: &ClientLease, time: u32, now: Now) -> Option<u32> {
-        let old = self.table.lease(&lease.client).filter(|old| !old.is_over(now.unix))?;
-        let is_same = (old.address, old.mac, &old.hostname) == (lease.address, lease.mac, &lease.hostname);
-        let is_near = old.expires <= lease.expires && old.expires + u64::from(time / 8) >= lease.expires;
-        (is_same && is_near).then(|| u32::try_from(old.expires - now.unix).unwrap_or(time))
     }
 
     /// The lease book has answered what was to be written for a client.
     pub fn written(&mut self, client: &ClientId, outcome: Outcome, now: Now) -> Written {
         let nothing = Written { reply: None, is_new: None };
-        let Some(Writing { time, query, port, lease, ends, is_new }) = self.writing.remove(client) else {
+        let Some(Writing { time, query, lease, ends, is_new }) = self.writing.remove(client) else {
             return nothing;
         };
         match outcome {
-            Outcome::Failed => nothing,
+            Outcome::Failed => {
+                self.table.not_written(client, now);
+                nothing
+            }
             Outcome::Done => {
-                ends.iter().for_each(|client| self.table.ended(client));
+                let given = lease.as_ref().map(|lease| lease.address);
+                for client in &ends {
+                    // He may have got another address since this was sent to the lease book.
+                    let has_another = |lease: &Arc<ClientLease>| given.is_some_and(|given| lease.address != given);
+                    if !self.table.lease(client).is_some_and(has_another) {
+                        self.table.ended(client);
+                    }
+                }
                 let Some(lease) = lease else { return nothing };
-                self.table.granted(lease.clone(), Some(port));
+                self.table.granted(lease.clone());
                 let reply = query.map(|query| self.ack(&query, &lease, time));
                 Written { reply, is_new: Some(lease).filter(|_| is_new) }
             }
             Outcome::Taken => {
                 if let Some(IpAddr::V4(address)) = lease.map(|lease| lease.address) {
-                    self.table.conflict(&self.config, address, 0, now);
+                    self.table.conflict(&self.config, address, None, now);
                 }
                 self.table.drop_offer(client);
                 Written { reply: query.map(|query| Reply::refuse(&self.config, &query)), is_new: None }
@@ -106,10 +108,10 @@ impl Server {
         let (Some(address), true) = (query.requested, is_own && self.is_from_holder(&client, from)) else {
             return Act::Silent(Silence::Unknown);
         };
-        self.table.conflict(&self.config, address, from.port, now);
+        self.table.conflict(&self.config, address, Some(from.port), now);
         let steps = self.table.lease(&client).map(|lease| Step::End(lease.key())).into_iter().collect();
         let ends = vec![client.clone()];
-        let writing = Writing { time: 0, query: None, port: from.port, lease: None, ends, is_new: false };
+        let writing = Writing { time: 0, query: None, lease: None, ends, is_new: false };
         self.writing.insert(client.clone(), writing);
         Act::Write(client, steps)
     }
@@ -126,10 +128,10 @@ impl Server {
         if lease.is_over(now.unix) {
             return Act::Silent(Silence::Done);
         }
-        let lease = Arc::new(ClientLease { expires: now.unix, ..ClientLease::clone(lease) });
+        let lease = Arc::new(ClientLease { expires: now.unix, port: Some(from.port), ..ClientLease::clone(lease) });
         let steps = vec![Step::Lend(lease.clone())];
         let ends = Vec::new();
-        let writing = Writing { time: 0, query: None, port: from.port, lease: Some(lease), ends, is_new: false };
+        let writing = Writing { time: 0, query: None, lease: Some(lease), ends, is_new: false };
         self.writing.insert(client.clone(), writing);
         Act::Write(client, steps)
     }

@@ -123,3 +123,94 @@ fn what_the_book_refuses_is_not_promised() {
     assert_eq!(refused.kind, Sent::Nak);
     assert_eq!(lab.get(3, discover(1)), Ok(address(101)));
 }
+
+/// However long the disk takes, an address whose lease is being written is offered to nobody else.
+#[test]
+fn what_is_being_written_is_nobody_elses() {
+    let mut lab = Lab::new();
+    let own = lab.say(3, discover(1)).expect("an offer").yours;
+    let request = Query { requested: Some(own), server: Some(SERVER), ..query(Kind::Request, mac(1)) };
+    let Act::Write(client, _) = lab.server.receive(request.clone(), Origin { mac: mac(1), port: 3 }, lab.now) else {
+        panic!("no write")
+    };
+    lab.wait(Duration::from_secs(60));
+    let asks = Query { requested: Some(own), ..discover(2) };
+    assert_ne!(lab.say(4, asks.clone()).expect("an offer").yours, own);
+    // The disk does not take it: it is an offer again, and no longer than any other.
+    assert!(lab.server.written(&client, Outcome::Failed, lab.now).reply.is_none());
+    assert_eq!(lab.say(5, Query { requested: Some(own), ..discover(3) }).map(|said| said.yours == own), Ok(false));
+    lab.wait(Duration::from_secs(11));
+    assert_eq!(lab.say(4, asks).expect("an offer").yours, own);
+}
+
+/// Containers that are detached or have not started yet keep their addresses.
+#[test]
+fn what_containers_have_reserved_is_no_clients() {
+    let mut lab = Lab::new();
+    lab.server.reserve([address(100), address(102)].into());
+    assert_eq!(lab.get(3, Query { requested: Some(address(100)), ..discover(1) }), Ok(address(101)));
+    assert_eq!(lab.get(3, discover(2)), Ok(address(103)));
+    assert_eq!(lab.say(3, reboot(3, address(102))).map(|said| said.kind), Ok(Sent::Nak));
+    // A client that has one loses it to a container's reservation.
+    lab.server.reserve([address(101)].into());
+    assert_eq!(lab.say(3, renew(1, address(101))).map(|said| said.kind), Ok(Sent::Nak));
+    assert_eq!(lab.get(3, Query { requested: Some(address(100)), ..discover(4) }), Ok(address(100)));
+}
+
+/// An address that a client asked for itself is not kept for the next new one: that one gets what nobody had.
+#[test]
+fn an_address_that_is_given_is_none_of_the_next() {
+    let mut lab = Lab::new();
+    assert_eq!(lab.get(3, Query { requested: Some(address(101)), ..discover(1) }), Ok(address(101)));
+    let release = Query { ciaddr: address(101), ..query(Kind::Release, mac(1)) };
+    assert_eq!(lab.say(3, release).err(), Some(Silence::Done));
+    assert_eq!(lab.get(4, discover(2)), Ok(address(100)));
+    assert_eq!(lab.get(5, discover(3)), Ok(address(102)));
+}
+
+/// A new server knows which leases were given to those behind a port.
+#[test]
+fn a_restart_gives_nobody_a_second_share() {
+    let mut lab = Lab::new();
+    assert_eq!((0..8).filter(|number| lab.get(3, discover(*number)).is_ok()).count(), 6);
+    // One of them is behind another port now.
+    let moved = *lab.book.values().next().expect("a lease").mac.expect("a MAC").0.last().expect("an octet");
+    let IpAddr::V4(own) = lab.book[&ClientId::of_mac(mac(moved)).to_string()].address else { panic!("no IPv4") };
+    lab.wait(Duration::from_secs(u64::from(TIME) / 2));
+    assert_eq!(lab.say(4, renew(moved, own)).map(|said| said.kind), Ok(Sent::Ack));
+    let clients: Vec<_> = lab.book.values().cloned().collect();
+    lab.server = Server::new(config(), &clients, lab.now);
+    lab.wait(Duration::from_secs(2));
+    assert_eq!((10..20).filter(|number| lab.get(3, discover(*number)).is_ok()).count(), 1, "the place of the one");
+}
+
+/// A pool remembers so many clients. Then the one whose lease is over for the longest makes room.
+#[test]
+fn a_large_range_takes_no_more_memory() {
+    let first = Ipv4Addr::new(10, 64, 0, 0);
+    let large = || Config {
+        net: "10.0.0.0/8".parse().expect("net"),
+        range: Some((first, Ipv4Addr::new(10, 95, 255, 255))),
+        ..config()
+    };
+    let lease = |number: u32| {
+        let [a, b, c, d] = number.to_be_bytes();
+        Arc::new(ClientLease {
+            pool: large().pool,
+            client: ClientId::new(&[0, a, b, c, d]).expect("short"),
+            address: IpAddr::V4(Ipv4Addr::from(u32::from(first) + number)),
+            mac: None,
+            hostname: None,
+            port: None,
+            expires: 1000 + u64::from(number),
+        })
+    };
+    let mut lab = Lab::new();
+    let clients: Vec<_> = (0..1 << 16).map(lease).collect();
+    lab.book = clients.iter().map(|lease| (lease.client.to_string(), lease.clone())).collect();
+    lab.server = Server::new(large(), &clients, lab.now);
+    assert_eq!(lab.get(3, discover(1)), Ok(first));
+    let free = Ipv4Addr::new(10, 90, 0, 0);
+    assert_ne!(lab.get(3, Query { requested: Some(free), ..discover(2) }), Ok(free));
+    assert_eq!(lab.book.len(), 1 << 16);
+}

@@ -3,11 +3,11 @@
 use super::Shared;
 use super::sockets::Sockets;
 use crate::dhcp::message;
-use crate::dhcp::{Act, Config, Now, Origin, Outcome, Rates, Received, Reply, Server, Take, frame};
+use crate::dhcp::{Act, Config, Now, Outcome, Received, Reply, Server, frame};
 use crate::events::{Change, EventView};
 use crate::ipam::ClientId;
 use crate::kernel::netlink::Net;
-use crate::lease::{LeaseError, LeaseHandle, Step, unix_time};
+use crate::lease::{LeaseError, LeaseHandle, OfContainers, Step, unix_time};
 use crate::model::Mac;
 use crate::services::bridge_ports::BridgePorts;
 use crate::services::packet::{read_all, read_now};
@@ -16,6 +16,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use std::future::pending;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -31,8 +32,9 @@ pub(super) struct PoolServer {
     shared: Arc<Shared>,
     sockets: Sockets,
     server: Server,
-    rates: Rates,
     ports: BridgePorts,
+    /// The addresses of containers that the server knows.
+    of_containers: Option<OfContainers>,
     writes: FuturesUnordered<Write>,
     is_exhausted: Arc<AtomicBool>,
 }
@@ -56,12 +58,13 @@ impl PoolServer {
         let ports = BridgePorts::of(config.link, net);
         let clients = shared.leases.clients().all();
         let server = Server::new(config, &clients, now());
-        let (rates, writes) = (Rates::default(), FuturesUnordered::new());
-        Ok(Self { shared, sockets, server, rates, ports, writes, is_exhausted })
+        let (of_containers, writes) = (None, FuturesUnordered::new());
+        Ok(Self { shared, sockets, server, ports, of_containers, writes, is_exhausted })
     }
 
     /// Serves until there is no configuration any more, or a socket fails.
     pub async fn run(mut self, mut configs: watch::Receiver<Config>) {
+        self.reserve();
         self.probe();
         loop {
             let deadline = self.server.deadline();
@@ -85,8 +88,8 @@ impl PoolServer {
                 }
                 ready = self.sockets.answers.readable() => {
                     let Ok(came) = ready.map(|mut ready| read_all(&mut ready)) else { return };
-                    for (packet, _) in &came {
-                        self.answered(packet).await;
+                    for (packet, came) in &came {
+                        self.answered(packet, came.mac).await;
                     }
                     // A socket that is never empty must not keep the thread from others.
                     yield_now().await;
@@ -94,6 +97,7 @@ impl PoolServer {
                 ready = self.sockets.messages.readable() => {
                     let Ok(came) = ready.map(|mut ready| read_all(&mut ready)) else { return };
                     self.answers_so_far().await;
+                    self.reserve();
                     for (packet, came) in &came {
                         self.message(packet, came.mac).await;
                     }
@@ -118,7 +122,7 @@ impl PoolServer {
     }
 
     async fn message(&mut self, packet: &[u8], mac: Mac) {
-        let Some(bytes) = frame::read(packet) else { return };
+        let Some(bytes) = frame::read(packet, self.server.config().server) else { return };
         let metrics = &self.shared.metrics;
         let query = match message::read(bytes) {
             Ok(query) => query,
@@ -128,37 +132,37 @@ impl PoolServer {
             return metrics.received(Received::Forged);
         }
         let is_managed = self.server.config().managed.contains_key(&mac);
-        let port = match self.rates.take(mac, Instant::now()) {
-            Take::Yes if is_managed => 0,
-            Take::Yes => self.ports.find(mac).await,
-            Take::ByPort => {
-                let port = self.ports.find(mac).await;
-                if !self.rates.take_by_port(port, Instant::now()) {
-                    return metrics.received(Received::Limited);
-                }
-                port
-            }
-            Take::No => return metrics.received(Received::Limited),
-        };
+        let Some(from) = self.ports.admit(mac, is_managed).await else { return metrics.received(Received::Limited) };
         metrics.received(Received::Query(query.kind));
-        let act = self.server.receive(query, Origin { mac, port }, now());
+        let act = self.server.receive(query, from, now());
         self.act(act);
     }
 
     /// An answer to a probe that is here came in time, however late this task is.
     async fn answers_so_far(&mut self) {
-        for packet in read_now(self.sockets.answers.get_ref()) {
-            self.answered(&packet).await;
+        for (packet, came) in read_now(self.sockets.answers.get_ref()) {
+            self.answered(&packet, came.mac).await;
         }
     }
 
-    async fn answered(&mut self, packet: &[u8]) {
-        let Some((address, mac)) = frame::answer(packet) else { return };
+    /// Notes the addresses of containers, if they have changed.
+    fn reserve(&mut self) {
+        let now = self.shared.leases.of_containers();
+        if self.of_containers.as_ref().is_some_and(|before| now.is_as(before)) {
+            return;
+        }
+        let v4 = |address| if let IpAddr::V4(address) = address { Some(address) } else { None };
+        self.server.reserve(now.addresses().filter_map(v4).collect());
+        self.of_containers = Some(now);
+    }
+
+    async fn answered(&mut self, packet: &[u8], mac: Mac) {
+        let Some(address) = frame::answer(packet) else { return };
         if !self.server.is_asked_for(address, now()) {
             return;
         }
-        let port = self.ports.find(mac).await;
-        let Some(act) = self.server.answered(address, Origin { mac, port }, now()) else { return };
+        let Some(from) = self.ports.find(mac).await else { return };
+        let Some(act) = self.server.answered(address, from, now()) else { return };
         tracing::info!(pool = %self.server.config().pool, %address, %mac, "DHCP: an address of the range is in use");
         let text = format!("pool {}: {address} of its DHCP range is used by {mac}", self.server.config().pool);
         self.tell(Change::AddressConflict, text);

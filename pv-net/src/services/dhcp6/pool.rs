@@ -1,12 +1,12 @@
 //! The server of one pool: one task, that owns all that it knows.
 
 use super::sockets::Sockets;
-use crate::dhcp::{Now, Origin, Rates, Take};
+use crate::dhcp::{Now, Origin};
 use crate::dhcp6::metrics::Ended;
 use crate::dhcp6::{Answer, Ignored, Metrics, Server, Table, answer, frame, wire};
-use crate::ipam::{Lease, LendError};
+use crate::ipam::LendError;
 use crate::kernel::netlink::Net;
-use crate::lease::{LeaseError, LeaseHandle, Step, unix_time};
+use crate::lease::{LeaseError, LeaseHandle, OfContainers, Step, unix_time};
 use crate::model::{Mac, PoolName};
 use crate::services::bridge_ports::BridgePorts;
 use crate::services::packet::{Came, read_all};
@@ -19,12 +19,13 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::yield_now;
 
-/// How often an address is chosen for one message. The lease book refuses an address that is reserved for a declared
-/// container, which the service cannot see; then another one is chosen.
+/// How often an address is chosen for one message. The lease book refuses an address that a container has got since it was
+/// chosen; then another one is.
 const TRIES: usize = 4;
 /// How long an address that the book refused is not chosen again.
 const TAKEN: Duration = Duration::from_secs(600);
@@ -39,6 +40,9 @@ pub(super) struct PoolServer {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub leases: LeaseHandle,
     pub metrics: Arc<Metrics>,
+    /// Whether all addresses of the range are in use, and who is told when that changes.
+    pub is_exhausted: Arc<AtomicBool>,
+    pub changed: Arc<Notify>,
 }
 
 /// A message, and who sent it.
@@ -67,11 +71,12 @@ struct Running {
     with: PoolServer,
     sockets: Sockets,
     table: Table,
-    rates: Rates,
     ports: BridgePorts,
     writes: FuturesUnordered<Write>,
-    /// The leases of containers that the table follows.
-    of_containers: Option<Arc<[Arc<Lease>]>>,
+    /// The addresses of containers that the table knows.
+    of_containers: Option<OfContainers>,
+    /// The range of the last message.
+    range: Option<(Ipv6Addr, Ipv6Addr)>,
     /// Of the last snapshot: the addresses of the pool's containers, by their MAC.
     containers: HashMap<Mac, Option<Ipv6Addr>>,
     snapshot: Option<Arc<Snapshot>>,
@@ -86,10 +91,10 @@ impl PoolServer {
     pub async fn serve(self, sockets: Sockets) -> io::Result<()> {
         let table = Table::new(&self.pool, &self.leases.clients().all());
         let ports = BridgePorts::of(self.link, Net::here().map_err(io::Error::other)?);
-        let (rates, writes, containers) = (Rates::default(), FuturesUnordered::new(), HashMap::new());
-        let (of_containers, snapshot) = (None, None);
+        let (writes, containers) = (FuturesUnordered::new(), HashMap::new());
+        let (of_containers, range, snapshot) = (None, None, None);
         let with = self;
-        Running { with, sockets, table, rates, ports, writes, of_containers, containers, snapshot }.run().await
+        Running { with, sockets, table, ports, writes, of_containers, range, containers, snapshot }.run().await
     }
 }
 
@@ -112,6 +117,10 @@ impl Running {
                     yield_now().await;
                 }
             }
+            let is_exhausted = self.table.is_exhausted();
+            if self.with.is_exhausted.swap(is_exhausted, Ordering::Relaxed) != is_exhausted {
+                self.with.changed.notify_one();
+            }
         }
     }
 
@@ -119,20 +128,11 @@ impl Running {
         let Some((address, message)) = frame::read(packet) else { return };
         let (kind, mac) = (message.first().copied().unwrap_or_default(), came.mac);
         self.follow();
-        let port = match self.rates.take(mac, Instant::now()) {
-            Take::Yes if self.containers.contains_key(&mac) => 0,
-            Take::Yes => self.ports.find(mac).await,
-            Take::ByPort => {
-                let port = self.ports.find(mac).await;
-                if !self.rates.take_by_port(port, Instant::now()) {
-                    return self.with.metrics.count(kind, Ended::Limited);
-                }
-                port
-            }
-            Take::No => return self.with.metrics.count(kind, Ended::Limited),
+        let Some(from) = self.ports.admit(mac, self.containers.contains_key(&mac)).await else {
+            return self.with.metrics.count(kind, Ended::Limited);
         };
         match wire::read(message) {
-            Some(request) => self.answer(Asked { request, kind, address, from: Origin { mac, port }, tries: 0 }),
+            Some(request) => self.answer(Asked { request, kind, address, from, tries: 0 }),
             None => self.with.metrics.count(kind, Ended::Ignored),
         }
     }
@@ -182,10 +182,15 @@ impl Running {
             domain: &snapshot.device.domain,
             container: self.containers.get(&asked.from.mac).copied(),
         };
-        let leases = self.with.leases.all();
-        if self.of_containers.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &leases)) {
-            self.table.follow(&leases);
-            self.of_containers = Some(leases);
+        if self.range != settings.range {
+            self.range = settings.range;
+            self.table.note_exhausted(false);
+        }
+        let of_containers = self.with.leases.of_containers();
+        if self.of_containers.as_ref().is_none_or(|before| !of_containers.is_as(before)) {
+            let v6 = |address| if let IpAddr::V6(address) = address { Some(address) } else { None };
+            self.table.reserve(of_containers.addresses().filter_map(v6).collect());
+            self.of_containers = Some(of_containers);
         }
         answer(&server, &asked.request, asked.from, &mut self.table, now())
     }
@@ -195,14 +200,14 @@ impl Running {
         let Writing { mut asked, reply, ended, steps } = writing;
         match result {
             Ok(()) => {
-                self.table.done(&steps, asked.from.port);
+                self.table.done(&steps);
                 self.send(&asked, &reply, ended);
             }
             Err(LeaseError::Lend(LendError::Container { address, .. } | LendError::Client { address, .. })) => {
                 self.table.undo(&steps);
-                let at = Instant::now();
+                let now = now();
                 if let IpAddr::V6(address) = address {
-                    self.table.held().hold(address, None, at + TAKEN, at);
+                    self.table.refused(address, now.at + TAKEN, now);
                 }
                 asked.tries += 1;
                 if asked.tries < TRIES {

@@ -34,7 +34,8 @@ pub fn verdict(failed: usize) {
     say(&format!("VMRC={failed}"));
 }
 
-fn say(line: &str) {
+/// Prints a line at once.
+pub fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     // Without a console there is no verdict either, and that counts as a failure.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

@@ -205,7 +205,7 @@ fn request(device: &Device, method: &str, path: &str, body: &str) -> Result<Unix
 }
 
 /// Sends a request, and gives the whole answer.
-fn call(device: &Device, method: &str, path: &str, body: &str) -> Result<Value> {
+pub fn call(device: &Device, method: &str, path: &str, body: &str) -> Result<Value> {
     let what = || format!("{method} {path}");
     let mut stream = request(device, method, path, body)?;
     let mut answer = String::new();

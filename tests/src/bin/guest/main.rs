@@ -10,6 +10,7 @@ mod icmp;
 mod init;
 mod lab;
 mod memory;
+mod power_cut;
 mod programs;
 
 use std::process::ExitCode;
@@ -26,6 +27,13 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let failed = match init::prepare() {
+        Ok(()) if std::env::var("PV_NET_GUEST").is_ok_and(|guest| guest == "power-cut") => match power_cut::run() {
+            Ok(never) => match never {},
+            Err(why) => {
+                console::failed("power cut", &why);
+                1
+            }
+        },
         Ok(()) => checks::run(),
         Err(why) => {
             console::failed("init", &why);

@@ -33,14 +33,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// pv-net. Half of a range is for each port of the bridge; of DHCPv6's it is no more than 1024 addresses, unless the
-    /// configuration says so, as here.
+    /// pv-net. Each port of the bridge has no more than 1024 addresses, unless the configuration says so, as here.
     pub fn pv_net() -> Result<Self> {
         let mut pool = configs::pool(3);
         for (key, value) in [("subnet", NET), ("gateway", GATEWAY)] {
             pool[key] = json!(value);
         }
-        pool["dhcp"] = json!({"range": RANGE});
+        pool["dhcp"] = json!({"range": RANGE, "leases_per_port": 65_536});
         pool["dhcp6"] = json!({"range": RANGE6, "leases_per_port": 65_536});
         let device = Device::started(&json!({"network": {"pools": {"internal": pool}}}))?;
         let clients = clients(&device.ns, "pvbr3")?;
