@@ -26,6 +26,7 @@ mod pools;
 mod port_map;
 mod reconcile;
 mod rehearse;
+mod reload;
 mod repair;
 mod segments;
 mod teardown;
@@ -37,8 +38,10 @@ mod view;
 pub use paths::{Paths, RunLock};
 pub use teardown::teardown;
 
+use reload::check_device;
+
 use crate::config::load::{self, Declared};
-use crate::config::{ConfigError, check_container, check_uplinks};
+use crate::config::{ConfigError, check_container};
 use crate::failure::{Failure, Kind};
 use crate::ipam::LeaseKey;
 use crate::ipam::store::{self, State};
@@ -348,81 +351,6 @@ impl Daemon {
     fn note_declared(&mut self, errors: &[ConfigError]) {
         self.declared_conditions.extend(errors.iter().map(ToString::to_string));
     }
-
-    /// Reads the configuration again and applies it. A wrong file changes nothing; if the configuration cannot be
-    /// applied, everything is restored.
-    ///
-    /// # Errors
-    /// Every error of the file, or the conflict with attached containers; or why it cannot be applied, with what could
-    /// not be restored.
-    pub async fn reload(&mut self) -> Result<(), Failure> {
-        let _points = kill_point::begin("reload");
-        let device = load::device(&self.paths.config)?;
-        check_device(&self.paths, &self.net, &device).await?;
-        self.check_attached(&device)?;
-        self.check_policy(&device).await?;
-        let resized = self.resized_pools(&device);
-        let known = self.known_faults();
-        let old = std::mem::replace(&mut self.device, Arc::new(device));
-        if let Err(failure) = self.follow_config(&known).await {
-            self.device = old;
-            let not_restored = self.follow_config(&known).await.err();
-            self.put_away_object();
-            return Err(failure.not_restored(not_restored));
-        }
-        self.put_away_object();
-        self.resize_segments(&resized).await;
-        Ok(())
-    }
-
-    /// Brings everything to what the configuration says; the rules come last, by one write. `known` faults are no
-    /// errors, since they existed before.
-    async fn follow_config(&mut self, known: &KnownFaults) -> Result<(), Failure> {
-        self.read_declarations().await?;
-        self.open_plane()?;
-        self.reconcile().await?;
-        self.take_over()?;
-        let new = self.pool_conditions.iter().filter(|(pool, _)| !known.pools.contains(*pool));
-        let pools = new.map(|(pool, why)| Failure::new(Kind::Internal, format!("pool {pool}: {why}")));
-        let steps = self.failed_steps.iter().filter(|why| !known.steps.contains(*why));
-        let steps = steps.map(|why| Failure::new(Kind::Internal, why.clone()));
-        if let Some(failure) = pools.chain(steps).reduce(Failure::and) {
-            return Err(failure);
-        }
-        self.enforce_policy(true).await
-    }
-
-    /// Refuses changes to pools that attached containers depend on.
-    fn check_attached(&self, new: &Device) -> Result<(), Failure> {
-        let mut used: BTreeMap<&PoolName, BTreeSet<&str>> = BTreeMap::new();
-        for (name, record) in &self.state.containers {
-            for attachment in &record.attachments {
-                used.entry(&attachment.pool).or_default().insert(name.as_str());
-            }
-        }
-        for (pool, containers) in used {
-            let (old, new) = (self.device.pools.get(pool), new.pools.get(pool));
-            let what = match (old, new) {
-                (None, _) => continue,
-                (Some(_), None) => "cannot be removed",
-                (Some(old), Some(new)) if old.v4 != new.v4 || old.v6 != new.v6 => "cannot change its networks",
-                (Some(old), Some(new)) if old.kind != new.kind => "cannot change its kind or bridge",
-                _ => continue,
-            };
-            let names = containers.into_iter().collect::<Vec<_>>().join(", ");
-            let why = format!("network.pools.{pool}: {what} while containers are attached: {names}");
-            return Err(Failure::new(Kind::Conflict, why).help("detach them first: pv-net detach NAME"));
-        }
-        Ok(())
-    }
-}
-
-/// Faults that existed before a reload and are no reason to refuse it.
-struct KnownFaults {
-    /// Pools that are not available.
-    pools: BTreeSet<PoolName>,
-    /// Steps that fail.
-    steps: BTreeSet<String>,
 }
 
 /// The start needs more memory than running; glibc would keep most of it.
@@ -437,21 +365,4 @@ fn give_back_memory() {
 /// The lease of an interface.
 pub(crate) fn lease_key(container: &ContainerName, interface: &crate::model::Interface) -> LeaseKey {
     LeaseKey { pool: interface.pool.clone(), container: container.clone(), interface: interface.name.clone() }
-}
-
-/// Checks what the file alone does not show: conflicts with the networks of the uplinks.
-async fn check_device(paths: &Paths, net: &Net, device: &Device) -> Result<(), Failure> {
-    if device.pools.is_empty() || device.uplinks.is_empty() {
-        return Ok(());
-    }
-    let links = net.links().await?;
-    let addresses = net.addresses().await?;
-    let mut networks = Vec::new();
-    for (index, address) in addresses {
-        let link = links.iter().find(|l| l.index == index);
-        let Some(uplink) = link.and_then(|l| device.uplinks.iter().find(|u| u.as_str() == l.name)) else { continue };
-        networks.push((uplink.clone(), address));
-    }
-    let errors = check_uplinks(&paths.config.display().to_string(), device, &networks);
-    if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
 }

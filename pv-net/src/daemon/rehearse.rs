@@ -1,8 +1,9 @@
 //! Rehearsals: what a reload would do. It does the reload's own work with a copy of the daemon's knowledge, on the
 //! state that the kernel would have after each step.
 
+use super::Daemon;
 use super::leases::reservations;
-use super::{Daemon, KnownFaults, check_device};
+use super::reload::check_device;
 use crate::config::load;
 use crate::failure::Failure;
 use crate::kernel::{Kernel, Rehearsal};
@@ -95,14 +96,6 @@ impl Daemon {
         let ops = self.rehearsal.take().map(|rehearsal| rehearsal.ops).unwrap_or_default();
         put_back(self);
         done.map(|()| ops)
-    }
-
-    /// Faults that exist before a reload and are no reason to refuse it.
-    pub(super) fn known_faults(&self) -> KnownFaults {
-        KnownFaults {
-            pools: self.pool_conditions.keys().cloned().collect(),
-            steps: self.failed_steps.iter().cloned().collect(),
-        }
     }
 
     fn all_conditions(&self) -> Vec<String> {
