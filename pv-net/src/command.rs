@@ -32,7 +32,8 @@ pub struct AttachRequest {
     /// The id of a process in the container's network namespace.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pid: Option<u32>,
-    /// Detach the container, which releases its leases, when its interfaces are gone with its namespace.
+    /// Detach the container, which releases its leases, when none of its interfaces is there any more, as when its
+    /// namespace is gone.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub auto_detach: bool,
     /// The name or the pool is from an annotation, which an image may bring along. Only pools with `annotations` accept

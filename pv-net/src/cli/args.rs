@@ -88,7 +88,7 @@ pub(crate) enum Command {
         /// Its run.json; the declared one unless given
         #[arg(long, value_name = "FILE")]
         run: Option<PathBuf>,
-        /// Detach it when its namespace is gone
+        /// Detach it when none of its interfaces is there any more, as when its namespace is gone
         #[arg(long, conflicts_with = "interface")]
         auto_detach: bool,
         #[command(flatten)]

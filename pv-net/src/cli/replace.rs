@@ -1,58 +1,97 @@
 //! Changes a file that somebody else may own, such as a runtime's configuration.
 
+use crate::config::load;
 use crate::failure::{Failure, Kind};
-use std::fs::{self, File, OpenOptions};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
+use std::ffi::OsString;
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
-/// Writes a file that has the text `before` as a whole or not at all; its owner and permissions stay.
+/// A file that was read, to be replaced.
 ///
-/// Its directory may belong to a user who wants root to write elsewhere. Therefore no symbolic link is followed at the
-/// file's own name, and the new file is none that was there already.
-///
-/// # Errors
-/// When the file is a symbolic link, is gone, or cannot be written. It is unchanged then.
-pub(super) fn replace(file: &Path, before: &str, after: &str) -> Result<(), Failure> {
-    if before == after {
-        return Ok(());
-    }
-    let failed = |e: io::Error| Failure::new(Kind::Usage, format!("{}: {e}", file.display()));
-    let old = fs::symlink_metadata(file).map_err(failed)?;
-    if !old.is_file() {
-        return Err(Failure::new(Kind::Usage, format!("{}: is no regular file", file.display()))
-            .help("name the file itself, not a link that leads to it"));
-    }
-    let new = beside(file);
-    let written = write(&new, &old, after).and_then(|()| fs::rename(&new, file));
-    if let Err(e) = written {
-        // One that somebody else has put there is left alone.
-        if e.kind() != io::ErrorKind::AlreadyExists {
-            fs::remove_file(&new).ok();
+/// Its directory may belong to a user who wants root to write or to show something else. Therefore everything is done in
+/// the directory that was opened first, whatever its path leads to later; no symbolic link is followed at the file's own
+/// name; and the new file is none that was there already.
+pub(super) struct Replaced {
+    path: PathBuf,
+    dir: File,
+    name: OsString,
+    old: Metadata,
+    text: String,
+}
+
+fn failed(path: &Path, e: impl std::fmt::Display) -> Failure {
+    Failure::new(Kind::Usage, format!("{}: {e}", path.display()))
+}
+
+impl Replaced {
+    /// Opens the file and reads it.
+    ///
+    /// # Errors
+    /// When it is no regular file, or cannot be read.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = path.file_name().ok_or_else(|| failed(path, "is no regular file"))?.to_owned();
+        let dir = File::open(parent).map_err(|e| failed(path, e))?;
+        // A pipe would make the reader wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match openat(&dir, &name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(rustix::io::Errno::LOOP) => return Err(no_regular(path)),
+            Err(e) => return Err(failed(path, io::Error::from(e))),
+        };
+        let old = file.metadata().map_err(|e| failed(path, e))?;
+        if !old.is_file() {
+            return Err(no_regular(path));
         }
-        return Err(failed(e));
+        let text = load::content(file, path)?;
+        Ok(Self { path: path.to_owned(), dir, name, old, text })
     }
-    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+
+    /// What it says.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Writes it as a whole or not at all; its owner and permissions stay.
+    ///
+    /// # Errors
+    /// When it cannot be written. It is unchanged then.
+    pub fn with(&self, text: &str) -> Result<(), Failure> {
+        if text == self.text {
+            return Ok(());
+        }
+        let mut new = self.name.clone();
+        new.push(format!(".pv-net-{}", std::process::id()));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.dir, &new, flags, Mode::RUSR | Mode::WUSR);
+        let file = File::from(file.map_err(|e| failed(&self.path, io::Error::from(e)))?);
+        let written = self.fill(file, text).and_then(|()| Ok(renameat(&self.dir, &new, &self.dir, &self.name)?));
+        if let Err(e) = written {
+            unlinkat(&self.dir, &new, AtFlags::empty()).ok();
+            return Err(failed(&self.path, e));
+        }
+        self.dir.sync_all().map_err(|e| failed(&self.path, e))
+    }
+
+    fn fill(&self, mut file: File, text: &str) -> io::Result<()> {
+        file.write_all(text.as_bytes())?;
+        fchown(&file, Some(self.old.uid()), Some(self.old.gid()))?;
+        file.set_permissions(self.old.permissions())?;
+        file.sync_all()
+    }
 }
 
-fn beside(file: &Path) -> PathBuf {
-    let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".pv-net-{}", std::process::id()));
-    file.with_file_name(name)
-}
-
-fn write(new: &Path, old: &fs::Metadata, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
-    file.write_all(text.as_bytes())?;
-    fchown(&file, Some(old.uid()), Some(old.gid()))?;
-    file.set_permissions(old.permissions())?;
-    file.sync_all()
+fn no_regular(path: &Path) -> Failure {
+    failed(path, "is no regular file").help("name the file itself, not a link that leads to it")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
@@ -61,26 +100,41 @@ mod tests {
         let file = dir.path().join("config");
         fs::write(&file, "old").expect("written");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("set");
-        replace(&file, "old", "new").expect("replaced");
+        let read = Replaced::read(&file).expect("read");
+        assert_eq!(read.text(), "old");
+        read.with("new").expect("replaced");
         assert_eq!(fs::read_to_string(&file).expect("read"), "new");
         assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
     }
 
     #[test]
-    fn links_are_not_followed() {
+    fn nothing_but_the_file_itself_is_read_or_written() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (target, link) = (dir.path().join("target"), dir.path().join("config"));
+        let (target, link, pipe) = (dir.path().join("target"), dir.path().join("link"), dir.path().join("pipe"));
         fs::write(&target, "old").expect("written");
         symlink(&target, &link).expect("linked");
-        let failure = replace(&link, "old", "new").expect_err("a link");
-        assert!(failure.to_string().contains("no regular file"), "{failure}");
-        // Nor at the name of the new file.
-        let file = dir.path().join("other");
-        fs::write(&file, "old").expect("written");
-        symlink(&target, beside(&file)).expect("linked");
-        replace(&file, "old", "new").expect_err("somebody else's");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        for other in [&link, &pipe, &dir.path().to_owned()] {
+            let failure = Replaced::read(other).map(|_| ()).expect_err("no regular file");
+            assert!(failure.to_string().contains("no regular file"), "{failure}");
+        }
+        // Nor what its path leads to later, and nothing that lies at the name of the new file.
+        let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+        for each in [&here, &there] {
+            fs::create_dir(each).expect("made");
+            fs::write(each.join("config"), "old").expect("written");
+        }
+        let read = Replaced::read(&here.join("config")).expect("read");
+        fs::rename(&here, dir.path().join("moved")).expect("moved");
+        symlink(&there, &here).expect("linked");
+        read.with("new").expect("replaced");
+        assert_eq!(fs::read_to_string(there.join("config")).expect("read"), "old");
+        assert_eq!(fs::read_to_string(dir.path().join("moved/config")).expect("read"), "new");
+        let new = format!("config.pv-net-{}", std::process::id());
+        symlink(&target, there.join(new)).expect("linked");
+        Replaced::read(&there.join("config")).expect("read").with("new").expect_err("somebody else's");
         assert_eq!(fs::read_to_string(&target).expect("read"), "old");
-        assert_eq!(fs::read_to_string(&file).expect("read"), "old");
+        assert_eq!(fs::read_to_string(there.join("config")).expect("read"), "old");
     }
 }

@@ -4,7 +4,7 @@ use super::Ended;
 use super::args::{HookCommand, LxcCommand, OciCommand};
 use super::client::call;
 use super::output::{done, escaped, say};
-use super::replace::replace;
+use super::replace::Replaced;
 use crate::command::AttachRequest;
 use crate::config::{load, parse_run_named};
 use crate::daemon::Paths;
@@ -41,9 +41,9 @@ pub(super) fn lxc(paths: &Paths, command: LxcCommand, json: bool) -> Result<(), 
         say(lines.trim_end());
         return Ok(());
     };
-    let text = load::text(&file).map_err(Failure::from)?;
-    let placed = lxc::place(&text, &lines).map_err(|e| Failure::from_setting(&file, e))?;
-    replace(&file, &text, &placed)?;
+    let config = Replaced::read(&file)?;
+    let placed = lxc::place(config.text(), &lines).map_err(|e| Failure::from_setting(&file, e))?;
+    config.with(&placed)?;
     done(json, &format!("container {name}: its lines are in {}", file.display()));
     Ok(())
 }
@@ -52,8 +52,8 @@ pub(super) fn lxc(paths: &Paths, command: LxcCommand, json: bool) -> Result<(), 
 pub(super) fn oci(paths: &Paths, command: OciCommand, json: bool) -> Result<(), Ended> {
     let OciCommand::Patch { bundle, name, netns } = command;
     let file = oci::file(&bundle);
-    let text = load::text(&file).map_err(Failure::from)?;
-    let config: Value = serde_json::from_str(&text).map_err(|e| failed(file.display(), e))?;
+    let bundled = Replaced::read(&file)?;
+    let config: Value = serde_json::from_str(bundled.text()).map_err(|e| failed(file.display(), e))?;
     let kind = if netns.is_some() { ContainerKind::Netns } else { ContainerKind::Oci };
     let container = declared(paths, &name, kind)?;
     let called = this_program(paths)?;
@@ -68,7 +68,7 @@ pub(super) fn oci(paths: &Paths, command: OciCommand, json: bool) -> Result<(), 
         netns: netns.as_deref(),
     };
     let patched = patch.apply(&config).map_err(|e| Failure::from_setting(&file, e))?;
-    replace(&file, &text, &format!("{patched:#}\n"))?;
+    bundled.with(&format!("{patched:#}\n"))?;
     if !patch.has_resolv_conf {
         let why = "its servers are not known while no daemon runs, or its pools have none";
         tracing::warn!("{}: not mounted: {why}", resolv_conf.display());

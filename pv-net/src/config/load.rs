@@ -2,7 +2,9 @@
 
 use super::{ConfigError, parse_device, parse_run_named, parse_services};
 use crate::model::{Container, ContainerName, Device, Offer};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Most bytes of a file, so that a wrong path cannot use up the device's memory.
@@ -21,16 +23,37 @@ fn whole(path: &Path, why: String, help: Option<&str>) -> Vec<ConfigError> {
 /// The text of a configuration file.
 ///
 /// # Errors
-/// When it cannot be read, is not a regular file, is too large, or is not UTF-8.
+/// When it cannot be read, is a directory, is too large, or is not UTF-8.
 pub fn text(path: &Path) -> Result<String, Vec<ConfigError>> {
-    use io::Read;
     let failed = |e: io::Error| whole(path, e.to_string(), Some("name a file that is there and may be read"));
     let meta = std::fs::metadata(path).map_err(failed)?;
     if meta.is_dir() {
         return Err(whole(path, "is a directory".to_owned(), Some("name a file in it")));
     }
+    content(File::open(path).map_err(failed)?, path)
+}
+
+/// The same for a file that must be a regular one: nobody who may write to its directory makes the reader wait, as a
+/// pipe would.
+///
+/// # Errors
+/// When it cannot be read, is not a regular file, is too large, or is not UTF-8.
+pub fn regular(path: &Path) -> Result<String, Vec<ConfigError>> {
+    let failed = |e: io::Error| whole(path, e.to_string(), None);
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(whole(path, "is no regular file".to_owned(), Some("write a file there")));
+    }
+    content(file, path)
+}
+
+/// The text of an open file.
+///
+/// # Errors
+/// When it cannot be read, is too large, or is not UTF-8.
+pub fn content(file: File, path: &Path) -> Result<String, Vec<ConfigError>> {
+    let failed = |e: io::Error| whole(path, e.to_string(), None);
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(failed)?;
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_BYTES {
         let help = "this cannot be a configuration: is it the right file?";
@@ -92,7 +115,7 @@ pub fn containers(dir: &Path) -> Result<Vec<Declared>, Vec<ConfigError>> {
 fn declared(path: PathBuf) -> Declared {
     let name = path.parent().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let name = name.parse::<ContainerName>().map_err(|e| whole(&path, format!("directory {name:?}: {e}"), None));
-    let (text, container) = match text(&path) {
+    let (text, container) = match regular(&path) {
         Ok(text) => {
             let container = name.and_then(|n| parse_run_named(&path.display().to_string(), &text, Some(&n)));
             (text, container)
@@ -106,6 +129,6 @@ fn declared(path: PathBuf) -> Declared {
 fn offers(path: &Path) -> Result<Vec<Offer>, Vec<ConfigError>> {
     match path.symlink_metadata() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        _ => parse_services(&path.display().to_string(), &text(path)?),
+        _ => parse_services(&path.display().to_string(), &regular(path)?),
     }
 }

@@ -57,13 +57,17 @@ impl Daemon {
         if let Some(other) = self.other_in(name, netns).await.map_err(about)? {
             let why = format!("container {name}: its namespace is container {other}'s");
             return Err(Failure::new(Kind::Conflict, why)
-                .help("one that shares a namespace needs no attach: it has the other one's addresses, rights and ports")
+                .help(format!(
+                    "one that shares a namespace needs no attach, and has the other one's addresses, rights and ports; if the other one is no more: pv-net detach {other}"
+                ))
                 .into());
         }
         self.check_ports(&container, found)?;
         self.open_plane()?;
         self.take_over()?;
         let _quick = self.grace.expedite();
+        // Its last links go here, which nobody else notes; the record stays if this attach fails.
+        self.may_have_ended |= !left.is_empty();
         for (index, attachment) in left {
             self.disconnect(index, &attachment).await.map_err(about)?;
         }

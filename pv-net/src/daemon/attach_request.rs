@@ -63,14 +63,21 @@ impl Daemon {
         Ok(containers.into_iter().find(|container| *container != name).cloned())
     }
 
-    /// Annotations may be an image's, so they lead only into pools that allow it, and give a declared container no other
-    /// pool.
+    /// Annotations may be an image's. So they lead only into pools that allow it, give a declared container no other pool,
+    /// and give nobody the name of a container that somebody has attached, with its lease, even after it has ended.
     pub(super) fn check_annotated(&self, request: &AttachRequest, container: &Container) -> Result<(), Failure> {
         let name = &container.name;
-        if request.pool.is_some() && self.declared.contains_key(name) {
+        // Its file may be wrong at the moment.
+        let is_declared = self.declared.contains_key(name) || self.paths.containers.join(name.as_str()).exists();
+        if request.pool.is_some() && is_declared {
             let why = format!("container {name}: is declared, and an annotation names a pool for it");
             return Err(Failure::new(Kind::Conflict, why)
                 .help("leave the annotation pv-net.pool out: the pools of its run.json count"));
+        }
+        if request.pool.is_some() && self.state.containers.get(name).is_some_and(|record| !record.auto_detach) {
+            let why = format!("container {name}: it was attached without an annotation, and one claims its name");
+            return Err(Failure::new(Kind::Conflict, why)
+                .help(format!("give it another pv-net.name, or detach the other one: pv-net detach {name}")));
         }
         let allows = |pool: &PoolName| self.device.pools.get(pool).is_some_and(|pool| pool.annotations);
         match container.interfaces.iter().map(|interface| &interface.pool).find(|pool| !allows(pool)) {

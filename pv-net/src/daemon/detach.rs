@@ -38,7 +38,8 @@ impl Daemon {
         self.stays_detached(name, found)?;
         let inside = self.namespace_of(&record, found).await;
         let done = self.try_detach(name, &record, inside).await;
-        if done.is_err() {
+        // One that has begun is finished by the next daemon, and must not be attached again afterwards.
+        if done.is_err() && self.state.containers.get(name).is_none_or(|record| record.begun.is_none()) {
             self.may_be_attached(name);
         }
         Ok(done?)

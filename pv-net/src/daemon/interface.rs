@@ -30,6 +30,11 @@ impl Daemon {
         let about = |failure: Failure| failure.about(format!("container {name}"));
         let wanted = self.interface_of(add)?;
         let record = self.record_of(name)?;
+        if let Some(begun @ (Begun::Detach | Begun::Remove(_))) = &record.begun {
+            let rest = if let Begun::Remove(other) = begun { format!(" --interface {other}") } else { String::new() };
+            let failure = Failure::new(Kind::Conflict, format!("container {name}: a detach has not come to its end"));
+            return Err(failure.help(format!("finish it first: pv-net detach {name}{rest}")).into());
+        }
         let has = record.attachments.iter().find(|a| a.interface == *interface);
         if let Some(why) = has.and_then(|has| differs(&wanted, has)) {
             let failure = Failure::new(Kind::Conflict, format!("container {name}: interface {interface} {why}"));

@@ -216,7 +216,8 @@ impl NoServices {
         use std::os::unix::fs::PermissionsExt;
         let path = Path::new("/usr/sbin/policy-rc.d");
         // One that an interrupted setup has left is this one's own.
-        let is_others = path.exists() && std::fs::read_to_string(path).is_ok_and(|text| text != NO_SERVICES);
+        let is_own = std::fs::read_to_string(path).is_ok_and(|text| text == NO_SERVICES);
+        let is_others = path.symlink_metadata().is_ok() && !is_own;
         if !needed || is_others {
             return Ok(Self(None));
         }

@@ -152,16 +152,13 @@ fn rule_message(rule: &SourceRule) -> RuleMessage {
 }
 
 fn route_message(route: &LegRoute) -> RouteMessage {
-    let is_main = route.table == MAIN_TABLE;
-    // A default route of the main table looks like one that an administrator has added.
-    let protocol = if is_main { RouteProtocol::Static } else { PROTOCOL };
     match (route.to, route.via) {
         (IpNetwork::V4(to), via) => {
             let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
                 .destination_prefix(to.ip(), to.prefix())
                 .output_interface(route.link)
                 .table_id(route.table)
-                .protocol(protocol);
+                .protocol(PROTOCOL);
             builder = match via {
                 Some(IpAddr::V4(gateway)) => builder.gateway(gateway),
                 _ => builder.scope(RouteScope::Link),
@@ -173,7 +170,7 @@ fn route_message(route: &LegRoute) -> RouteMessage {
                 .destination_prefix(to.ip(), to.prefix())
                 .output_interface(route.link)
                 .table_id(route.table)
-                .protocol(protocol);
+                .protocol(PROTOCOL);
             if let Some(IpAddr::V6(gateway)) = via {
                 builder = builder.gateway(gateway);
             }
