@@ -17,7 +17,9 @@ impl Daemon {
         }
         let links = self.net.links().await?;
         let mut marks = links.iter().filter_map(|link| alias::to_attachment(&link.name, link.alias.as_deref()?));
-        Ok(!marks.any(|mark| record.attachments.iter().any(|a| (&a.container, &a.interface) == (&mark.container, &mark.interface))))
+        Ok(!marks.any(|mark| {
+            record.attachments.iter().any(|a| (&a.container, &a.interface) == (&mark.container, &mark.interface))
+        }))
     }
 
     /// Detaches the containers with `auto_detach` that have no interface any more. The runtime need not say that a

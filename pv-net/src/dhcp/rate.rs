@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 /// Messages a second of one MAC behind one port, and those that may come at once. A client that boots sends four.
 const EACH: Rate = Rate { a_second: 10.0, at_once: 30.0 };
-/// Messages of all MACs behind one port together: a part of what a server can do, so that one port leaves the others most
-/// of it.
+/// Messages of all MACs behind one port together: a part of what a server can do.
 const PORT: Rate = Rate { a_second: 4000.0, at_once: 4000.0 };
-/// Look-ups of a MAC's port in the bridge's forwarding table: as many as new clients behind four busy ports need.
+/// Look-ups of a MAC's port in the bridge's forwarding table: as many as new clients behind four busy ports need. They are
+/// before the port is known, so a port that makes up more MACs keeps new clients of others out meanwhile, but none that has
+/// a lease.
 const LOOK_UPS: Rate = Rate { a_second: 8000.0, at_once: 8000.0 };
 /// Ports that are remembered: as many as a bridge has.
 const PORTS: usize = 1024;

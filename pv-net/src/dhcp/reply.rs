@@ -39,7 +39,7 @@ pub(super) struct Given<'a> {
     pub address: Ipv4Addr,
     /// For how many seconds; for no time when it only asks for the rest.
     pub time: Option<u32>,
-    /// The name by which others find it.
+    /// The name that it has given itself.
     pub hostname: Option<&'a str>,
     /// Its way out leads here.
     pub has_default_route: bool,

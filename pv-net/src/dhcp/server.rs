@@ -217,7 +217,7 @@ impl Server {
     fn discover(&mut self, client: ClientId, query: Query, from: Origin, now: Now) -> Act {
         if let Some(address) = self.table.offer(&client, now).map(|offer| offer.address) {
             self.table.hold(&client, address, from, now);
-            return Act::Send(self.offer(&query, address, &client, now));
+            return Act::Send(self.offer(&query, address, &client));
         }
         let pick = match self.table.pick(&self.config, &client, from, query.requested, now) {
             Ok(pick) => pick,
@@ -236,11 +236,11 @@ impl Server {
             self.table.probes().ask_again(pick.address, now);
             self.table.look_ahead(&self.config, now);
         }
-        Act::Send(self.offer(&query, pick.address, &client, now))
+        Act::Send(self.offer(&query, pick.address, &client))
     }
 
-    fn offer(&self, query: &Query, address: Ipv4Addr, client: &ClientId, now: Now) -> Reply {
-        let hostname = self.hostname(query, client, now);
+    fn offer(&self, query: &Query, address: Ipv4Addr, client: &ClientId) -> Reply {
+        let hostname = self.hostname(query, client);
         let given =
             Given { address, time: Some(self.time(query)), hostname: hostname.as_deref(), has_default_route: true };
         Reply::give(Sent::Offer, &self.config, query, &given)
@@ -262,6 +262,12 @@ impl Server {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.ends.first().map(|(until, _)| *until)
+    }
+
+    /// Whether `mac` has a lease or an offer, as it was counted last.
+    #[must_use]
+    pub fn is_client(&self, mac: Mac) -> bool {
+        self.table.is_client(mac)
     }
 
     /// Whether an answer to a probe for `address` would matter.
@@ -347,11 +353,9 @@ impl Server {
         }
     }
 
-    /// The name that a client has from now on: the one that it gives, unless another client has that, or the last one.
-    fn hostname(&self, query: &Query, client: &ClientId, now: Now) -> Option<String> {
-        let name = query.hostname.as_ref().or_else(|| self.table.lease(client)?.hostname.as_ref())?;
-        let is_others = self.table.named(name, now).is_some_and(|other| other != client);
-        Some(name.clone()).filter(|_| !is_others)
+    /// The name that a client gives itself, or gave itself last. The lease book alone knows whether it is another's.
+    fn hostname(&self, query: &Query, client: &ClientId) -> Option<String> {
+        query.hostname.clone().or_else(|| self.table.lease(client)?.hostname.clone())
     }
 
     /// How long a lease lasts: no longer than the pool's, and shorter where a client wants that.

@@ -40,7 +40,6 @@ pub(super) enum Refusal {
 pub(super) struct Table {
     leases: HashMap<ClientId, Arc<ClientLease>>,
     holders: HashMap<Ipv4Addr, ClientId>,
-    names: HashMap<String, ClientId>,
     offers: HashMap<ClientId, Offer>,
     offered: HashMap<Ipv4Addr, ClientId>,
     conflicts: HashMap<Ipv4Addr, Conflict>,
@@ -109,10 +108,9 @@ impl Table {
         self.offered.get(&address)
     }
 
-    /// Who has a name, under a lease that is not over.
-    pub fn named(&self, name: &str, now: Now) -> Option<&ClientId> {
-        let client = self.names.get(name)?;
-        self.leases.get(client).filter(|lease| !lease.is_over(now.unix)).map(|_| client)
+    /// Whether `mac` has a lease or an offer, as it was counted last.
+    pub fn is_client(&self, mac: Mac) -> bool {
+        self.shares.of_mac(mac) > 0
     }
 
     /// Whether `address` is in use by anybody but `client`, as far as is known here.
@@ -286,9 +284,6 @@ impl Table {
         self.probes.forget(address);
         self.ahead.remove(address);
         self.holders.insert(address, client.clone());
-        if let Some(name) = &lease.hostname {
-            self.names.insert(name.clone(), client.clone());
-        }
         self.leases.insert(client, lease);
     }
 
@@ -298,17 +293,13 @@ impl Table {
         self.shares.freed();
     }
 
-    fn forget(&mut self, client: &ClientId) {
+    /// A client has none any more, and another one has its address.
+    pub fn forget(&mut self, client: &ClientId) {
         let Some(lease) = self.leases.remove(client) else { return };
         if let Some(address) = v4(&lease)
             && self.holders.get(&address) == Some(client)
         {
             self.holders.remove(&address);
-        }
-        if let Some(name) = &lease.hostname
-            && self.names.get(name) == Some(client)
-        {
-            self.names.remove(name);
         }
     }
 }

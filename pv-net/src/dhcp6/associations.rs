@@ -110,7 +110,7 @@ impl<'a, 'b> Talk<'a, 'b> {
             self.table.hold(address, client, self.from, now);
             return Some((address, secs));
         }
-        let hostname = self.hostname(client, own.as_deref());
+        let hostname = self.hostname(own.as_deref());
         let lease = ClientLease {
             pool: self.server.pool.clone(),
             client: client.clone(),
@@ -132,14 +132,9 @@ impl<'a, 'b> Talk<'a, 'b> {
         Some((address, secs))
     }
 
-    /// The name that a client has from now on: the one that it gives, unless another machine has that, or else the one that
-    /// it has.
-    fn hostname(&self, client: &ClientId, own: Option<&ClientLease>) -> Option<String> {
-        let before = own.and_then(|lease| lease.hostname.clone());
-        let name = self.named.clone().unwrap_or_else(|| before.clone())?;
-        let me = (client, Some(self.from.mac));
-        let is_others = before.as_ref() != Some(&name) && self.table.is_name_of_another(&name, me, self.now);
-        (!is_others).then_some(name)
+    /// The name that a client gives itself, or gave itself last. The lease book alone knows whether it is another's.
+    fn hostname(&self, own: Option<&ClientLease>) -> Option<String> {
+        self.named.clone().unwrap_or_else(|| own.and_then(|lease| lease.hostname.clone()))
     }
 
     /// The client that an association belongs to. Machines that were copied have the same DUID, and a DUID is no secret:

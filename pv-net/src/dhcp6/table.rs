@@ -3,7 +3,7 @@
 use super::held::{Held, Hold};
 use crate::dhcp::shares::{MOST_CLIENTS, Shares};
 use crate::dhcp::{Now, Origin};
-use crate::ipam::{ClientId, ClientLease, is_one_machine};
+use crate::ipam::{ClientId, ClientLease};
 use crate::lease::Step;
 use crate::model::{Mac, PoolName};
 use std::collections::{HashMap, HashSet};
@@ -66,15 +66,10 @@ impl Table {
         self.leases.get(client)
     }
 
-    /// Whether another machine than `me` has the name, by a lease that is not over.
+    /// Whether `mac` has a lease or an offer, as it was counted last.
     #[must_use]
-    pub fn is_name_of_another(&self, name: &str, me: (&ClientId, Option<Mac>), now: Now) -> bool {
-        let has_it = |lease: &Arc<ClientLease>| {
-            lease.hostname.as_deref() == Some(name)
-                && !lease.is_over(now.unix)
-                && !is_one_machine(me, (&lease.client, lease.mac))
-        };
-        self.leases.values().any(has_it)
+    pub fn is_client(&self, mac: Mac) -> bool {
+        self.shares.of_mac(mac) > 0
     }
 
     /// Whose lease an address is, or was last.
@@ -251,6 +246,8 @@ impl Table {
         for step in steps {
             match step {
                 Step::Lend(lease) => self.granted(lease.clone()),
+                // Its address is another's now.
+                Step::End(key) if steps.iter().any(|step| matches!(step, Step::Lend(_))) => self.forget(&key.client),
                 Step::End(key) => self.ended(&key.client),
                 Step::Assign(_) | Step::Release(_) | Step::Learn(_) => {}
             }

@@ -122,9 +122,8 @@ impl fmt::Display for ClientKey {
     }
 }
 
-/// An address that a client may use until a certain time.
+/// An address that a client may use until a certain time. What a later version adds is ignored, so that one can go back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ClientLease {
     /// The pool.
     pub pool: PoolName,
@@ -221,10 +220,10 @@ impl Ipam {
     /// in either family, for a name in the device's domain is not a pool's.
     #[must_use]
     pub fn is_name_of_another(&self, name: &str, me: &ClientLease, now: u64) -> bool {
-        let holders = self.named.get(name).into_iter().flatten().filter_map(|key| self.clients.get(key));
-        holders
-            .filter(|holder| !holder.is_over(now))
-            .any(|holder| !is_one_machine((&holder.client, holder.mac), (&me.client, me.mac)))
+        // The last to end first: those that are over are remembered, and may be very many.
+        let all = self.named.get(name).into_iter().flatten().rev();
+        let mut live = all.take_while(|(expires, _)| *expires > now).filter_map(|(_, key)| self.clients.get(key));
+        live.any(|holder| !is_one_machine((&holder.client, holder.mac), (&me.client, me.mac)))
     }
 
     /// Gives a client a lease, in place of the one of that family that it has in the pool. The caller must have checked
@@ -250,7 +249,7 @@ impl Ipam {
         self.end(&key);
         self.lent.insert(lease.address, key.clone());
         if let Some(name) = &lease.hostname {
-            self.named.entry(name.clone()).or_default().insert(key.clone());
+            self.named.entry(name.clone()).or_default().insert((lease.expires, key.clone()));
         }
         self.clients.insert(key, lease);
     }
@@ -262,7 +261,7 @@ impl Ipam {
         if let Some(name) = &lease.hostname
             && let Some(keys) = self.named.get_mut(name)
         {
-            keys.remove(key);
+            keys.remove(&(lease.expires, key.clone()));
             if keys.is_empty() {
                 self.named.remove(name);
             }

@@ -41,7 +41,7 @@ pub struct Ipam {
     /// Which client's lease has an address.
     lent: HashMap<IpAddr, ClientKey>,
     /// Which clients' leases have a name, also those that are over.
-    named: HashMap<String, BTreeSet<ClientKey>>,
+    named: HashMap<String, BTreeSet<(u64, ClientKey)>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -69,11 +69,18 @@ impl Clients {
         all
     }
 
-    /// Those that have names, in the order of their keys.
+    /// Whether there are none, not even leases that are over.
     #[must_use]
-    pub fn named(&self) -> Vec<Arc<ClientLease>> {
+    pub fn is_empty(&self) -> bool {
+        self.all.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Those that have names and are not over at `now` (seconds since 1970, UTC), in the order of their keys.
+    #[must_use]
+    pub fn named(&self, now: u64) -> Vec<Arc<ClientLease>> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        let mut named: Vec<_> = all.values().filter(|lease| lease.hostname.is_some()).cloned().collect();
+        let mut named: Vec<_> =
+            all.values().filter(|lease| lease.hostname.is_some() && !lease.is_over(now)).cloned().collect();
         drop(all);
         named.sort_by_cached_key(|lease| lease.key());
         named

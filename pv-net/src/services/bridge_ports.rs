@@ -12,6 +12,17 @@ const KNOWN: Duration = Duration::from_secs(1);
 /// Ports of MACs that are remembered: more than are looked up while they are known.
 const MOST_KNOWN: usize = 1 << 14;
 
+/// What is known of the sender of a message by its MAC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// It is a container's.
+    Container,
+    /// It has a lease or an offer.
+    Client,
+    /// Nothing.
+    Stranger,
+}
+
 /// The messages that are read of those that come by the ports of a bridge.
 pub(super) struct BridgePorts {
     net: Net,
@@ -28,23 +39,24 @@ impl BridgePorts {
 
     /// Where a message of `mac` came from; `None` if its sender exceeds the rate, so that it is not read. The port of a
     /// container is not looked up, since nothing is counted by it.
-    pub async fn admit(&mut self, mac: Mac, is_container: bool) -> Option<Origin> {
-        if is_container {
+    pub async fn admit(&mut self, mac: Mac, sender: Sender) -> Option<Origin> {
+        if sender == Sender::Container {
             return self.rates.take(mac, None, Instant::now()).then_some(Origin { mac, port: 0 });
         }
-        let from = self.find(mac).await?;
+        let from = self.find(mac, sender).await?;
         self.rates.take(mac, Some(from.port), Instant::now()).then_some(from)
     }
 
-    /// The port that `mac` was seen behind last; `None` when too many are being looked up. Where it cannot be told it is
-    /// 0, and all such clients share what one port may have.
-    pub async fn find(&mut self, mac: Mac) -> Option<Origin> {
+    /// The port that `mac` was seen behind last; `None` for a stranger when too many are being looked up. Those who have
+    /// something are as few as the ports may have, so that no made-up MACs keep them out. Where the port cannot be told it
+    /// is 0, and all such clients share what one port may have.
+    pub async fn find(&mut self, mac: Mac, sender: Sender) -> Option<Origin> {
         let now = Instant::now();
         let is_known = |at: Instant| now.saturating_duration_since(at) < KNOWN;
         if let Some((port, _)) = self.known.get(&mac).filter(|(_, at)| is_known(*at)) {
             return Some(Origin { mac, port: *port });
         }
-        if !self.rates.may_look_up(now) {
+        if sender == Sender::Stranger && !self.rates.may_look_up(now) {
             return None;
         }
         if self.known.len() >= MOST_KNOWN {

@@ -35,7 +35,7 @@ impl Server {
             client: client.clone(),
             address: IpAddr::V4(address),
             mac: Some(query.mac),
-            hostname: self.hostname(&query, &client, now),
+            hostname: self.hostname(&query, &client),
             port: Some(from.port),
             expires: now.unix + u64::from(time),
         });
@@ -73,7 +73,10 @@ impl Server {
                     // He may have got another address since this was sent to the lease book.
                     let has_another = |lease: &Arc<ClientLease>| given.is_some_and(|given| lease.address != given);
                     if !self.table.lease(client).is_some_and(has_another) {
-                        self.table.ended(client);
+                        match given {
+                            Some(_) => self.table.forget(client),
+                            None => self.table.ended(client),
+                        }
                     }
                 }
                 let Some(lease) = lease else { return nothing };

@@ -9,7 +9,7 @@ use crate::ipam::ClientId;
 use crate::kernel::netlink::Net;
 use crate::lease::{LeaseError, LeaseHandle, OfContainers, Step, unix_time};
 use crate::model::Mac;
-use crate::services::bridge_ports::BridgePorts;
+use crate::services::bridge_ports::{BridgePorts, Sender};
 use crate::services::packet::{read_all, read_now};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -131,11 +131,19 @@ impl PoolServer {
         if query.mac != mac {
             return metrics.received(Received::Forged);
         }
-        let is_managed = self.server.config().managed.contains_key(&mac);
-        let Some(from) = self.ports.admit(mac, is_managed).await else { return metrics.received(Received::Limited) };
+        let sender = self.sender(mac);
+        let Some(from) = self.ports.admit(mac, sender).await else { return metrics.received(Received::Limited) };
         metrics.received(Received::Query(query.kind));
         let act = self.server.receive(query, from, now());
         self.act(act);
+    }
+
+    fn sender(&self, mac: Mac) -> Sender {
+        match mac {
+            _ if self.server.config().managed.contains_key(&mac) => Sender::Container,
+            _ if self.server.is_client(mac) => Sender::Client,
+            _ => Sender::Stranger,
+        }
     }
 
     /// An answer to a probe that is here came in time, however late this task is.
@@ -161,7 +169,7 @@ impl PoolServer {
         if !self.server.is_asked_for(address, now()) {
             return;
         }
-        let Some(from) = self.ports.find(mac).await else { return };
+        let Some(from) = self.ports.find(mac, self.sender(mac)).await else { return };
         let Some(act) = self.server.answered(address, from, now()) else { return };
         tracing::info!(pool = %self.server.config().pool, %address, %mac, "DHCP: an address of the range is in use");
         let text = format!("pool {}: {address} of its DHCP range is used by {mac}", self.server.config().pool);

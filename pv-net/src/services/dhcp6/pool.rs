@@ -8,7 +8,7 @@ use crate::ipam::LendError;
 use crate::kernel::netlink::Net;
 use crate::lease::{LeaseError, LeaseHandle, OfContainers, Step, unix_time};
 use crate::model::{Mac, PoolName};
-use crate::services::bridge_ports::BridgePorts;
+use crate::services::bridge_ports::{BridgePorts, Sender};
 use crate::services::packet::{Came, read_all};
 use crate::snapshot::Snapshot;
 use dhcproto::v6::{Encodable, Message};
@@ -128,12 +128,20 @@ impl Running {
         let Some((address, message)) = frame::read(packet) else { return };
         let (kind, mac) = (message.first().copied().unwrap_or_default(), came.mac);
         self.follow();
-        let Some(from) = self.ports.admit(mac, self.containers.contains_key(&mac)).await else {
+        let Some(from) = self.ports.admit(mac, self.sender(mac)).await else {
             return self.with.metrics.count(kind, Ended::Limited);
         };
         match wire::read(message) {
             Some(request) => self.answer(Asked { request, kind, address, from, tries: 0 }),
             None => self.with.metrics.count(kind, Ended::Ignored),
+        }
+    }
+
+    fn sender(&self, mac: Mac) -> Sender {
+        match mac {
+            _ if self.containers.contains_key(&mac) => Sender::Container,
+            _ if self.table.is_client(mac) => Sender::Client,
+            _ => Sender::Stranger,
         }
     }
 

@@ -24,6 +24,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 const AGAIN: Duration = Duration::from_millis(250);
 /// How long after a lease of a DHCP client the names are made anew.
 const CROWD: Duration = Duration::from_millis(100);
+/// How often the leases of clients are compared with the clock, if there are any.
+const CLOCK: Duration = Duration::from_secs(60);
 /// An address comes a moment after its bridge: so often it is tried before anybody is told.
 const QUIET: u32 = 8;
 
@@ -49,12 +51,16 @@ pub async fn dns(
     let (mut clients, mut named, mut distrusted) = (leases.clients(), Vec::new(), dns.distrusted());
     // When the names of clients are looked at again, and until when no socket is opened because one has just failed.
     let (mut look, mut rests): (_, Option<Instant>) = (Some(Instant::now()), None);
+    let mut lost = Vec::new();
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         let mut is_other = before.as_ref().is_none_or(|before| is_other(before, &snapshot));
         if look.is_some_and(|at| at <= Instant::now()) {
-            let (now_named, until) = named_clients(&clients.named());
-            look = until.map(|until| Instant::now() + until);
+            let now = unix_time();
+            let (now_named, until) = named_clients(&clients.named(now), now);
+            // The device's clock may be set, which begins leases anew or ends them.
+            let until = until.unwrap_or(CLOCK).min(CLOCK);
+            look = (!clients.is_empty()).then(|| Instant::now() + until);
             is_other |= named != now_named;
             named = now_named;
         }
@@ -67,9 +73,11 @@ pub async fn dns(
         }
         dns.set_followed(snapshot.revision);
         rests = rests.filter(|until| *until > Instant::now());
-        let lost = if rests.is_none() { sockets.follow(&dns.zone()) } else { Vec::new() };
-        tries = if lost.is_empty() && files.wrong().next().is_none() { 0 } else { tries + 1 };
-        let loud = lost.into_iter().filter(|_| tries > QUIET);
+        if rests.is_none() {
+            lost = sockets.follow(&dns.zone());
+            tries = if lost.is_empty() && files.wrong().next().is_none() { 0 } else { tries + 1 };
+        }
+        let loud = lost.iter().filter(|_| tries > QUIET).cloned();
         let clashes = dns.zone().clashes().to_vec();
         let untrusted = distrusted.borrow_and_update().clone();
         // One that was still being asked when it was taken out of the configuration is nobody's concern.
@@ -103,12 +111,11 @@ pub async fn dns(
     }
 }
 
-/// The clients of DHCP that gave themselves names; and how long it is until the first of their leases is over.
-fn named_clients(clients: &[Arc<ClientLease>]) -> (Vec<NamedClient>, Option<Duration>) {
-    let now = unix_time();
-    let live = clients.iter().filter(|lease| !lease.is_over(now));
-    let named = live.filter_map(|lease| Some((lease, lease.hostname.clone()?)));
-    let until = named.clone().map(|(lease, _)| lease.expires - now).min().map(Duration::from_secs);
+/// The clients of DHCP with these leases that gave themselves names; and how long it is from `now` until the first of their
+/// leases is over.
+fn named_clients(clients: &[Arc<ClientLease>], now: u64) -> (Vec<NamedClient>, Option<Duration>) {
+    let named = clients.iter().filter_map(|lease| Some((lease, lease.hostname.clone()?)));
+    let until = named.clone().map(|(lease, _)| lease.expires.saturating_sub(now)).min().map(Duration::from_secs);
     let named = named.map(|(lease, hostname)| NamedClient {
         pool: lease.pool.clone(),
         hostname,
