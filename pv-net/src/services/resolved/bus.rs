@@ -22,6 +22,8 @@ pub(super) enum NotDone {
     NotRunning,
     /// The service has refused it, and says why.
     Refused(String),
+    /// There is no such link any more, or it is another program's.
+    NotOurs(String),
     /// The connection is lost.
     Lost(io::Error),
 }
@@ -86,7 +88,12 @@ impl Bus {
                     Incoming::Done(serial) if serial == number => return Ok(()),
                     Incoming::Refused { serial, name, text } if serial == number => {
                         let is_gone = ["ServiceUnknown", "NameHasNoOwner"].iter().any(|end| name.ends_with(end));
-                        return Err(if is_gone { NotDone::NotRunning } else { NotDone::Refused(text) });
+                        let is_not_ours = ["NoSuchLink", "LinkBusy"].iter().any(|end| name.ends_with(end));
+                        return Err(match (is_gone, is_not_ours) {
+                            (true, _) => NotDone::NotRunning,
+                            (_, true) => NotDone::NotOurs(text),
+                            _ => NotDone::Refused(text),
+                        });
                     }
                     signal @ Incoming::Signal { .. } => self.has_changed |= is_change(&signal),
                     _ => {}

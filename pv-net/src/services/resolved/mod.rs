@@ -84,7 +84,7 @@ pub async fn resolved(
         } else {
             match follow(&mut bus, &socket, &wanted, &mut told, &mut owed).await {
                 Ok(()) | Err(NotDone::NotRunning) => {}
-                Err(NotDone::Refused(why)) => wrong = Some(why),
+                Err(NotDone::Refused(why) | NotDone::NotOurs(why)) => wrong = Some(why),
                 Err(NotDone::Lost(e)) => {
                     tracing::debug!(bus = %socket.display(), error = %e, "not there");
                     (bus, told) = (None, BTreeMap::new());
@@ -129,14 +129,15 @@ async fn follow(
     };
     told.retain(|link, _| wanted.contains_key(link));
     let over: Vec<u32> = owed.links().filter(|link| !wanted.contains_key(link)).collect();
+    let mut refused = None;
     for link in over {
         match bus.call(&to_resolved("RevertLink", "i", Body::default().word(link))).await {
-            // The link is gone, and with it what was told.
-            Ok(()) | Err(NotDone::Refused(_)) => owed.remove(link).await,
+            // With a link that is gone, what was told is.
+            Ok(()) | Err(NotDone::NotOurs(_)) => owed.remove(link).await,
+            Err(NotDone::Refused(why)) => refused = Some(why),
             Err(e) => return Err(e),
         }
     }
-    let mut refused = None;
     for (link, want) in wanted {
         if told.get(link) == Some(want) {
             continue;
@@ -145,7 +146,7 @@ async fn follow(
         match tell(bus, *link, want).await {
             Ok(()) => drop(told.insert(*link, want.clone())),
             // Other links may be better: one that systemd-networkd manages is its own.
-            Err(NotDone::Refused(why)) => refused = Some(why),
+            Err(NotDone::Refused(why) | NotDone::NotOurs(why)) => refused = Some(why),
             Err(e) => return Err(e),
         }
     }
