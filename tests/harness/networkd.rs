@@ -4,6 +4,10 @@ use crate::{Namespace, Process};
 use anyhow::{Context, Result};
 use std::process::Stdio;
 
+/// The shortest lease that it surely renews: its timers are up to 10 s late, so that they come at the same time as others,
+/// and half of a lease must be longer than that.
+pub const LEASE: &str = "24s";
+
 /// What it needs of a machine: places of its own for its files, and `/sys` read-only, or it waits for udev for ever.
 const SCRIPT: &str = r#"
 mount -t tmpfs tmpfs /run

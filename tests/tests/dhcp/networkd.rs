@@ -19,7 +19,7 @@ fn address(stranger: &Stranger) -> Result<Ipv4Addr> {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn networkd_has_an_address_and_renews_it_whatever_becomes_of_the_daemon() -> Result<()> {
-    let mut device = Device::started(&config(json!({"lease_time": "10s"})))?;
+    let mut device = Device::started(&config(json!({"lease_time": networkd::LEASE})))?;
     let stranger = Stranger::new(&device, "nd")?;
     let networkd =
         networkd::start(&stranger.ns, &stranger.link, "DHCP=ipv4\n[DHCPv4]\nHostname=box-nd\nUseDomains=yes")?;
@@ -41,7 +41,7 @@ fn networkd_has_an_address_and_renews_it_whatever_becomes_of_the_daemon() -> Res
     device.stop(Signal::SIGKILL)?;
     device.start()?;
     // Two renewals are half a lease apart, so the second one is after the end of the lease that the killed daemon gave.
-    eventually(SOON, || {
+    eventually(2 * SOON, || {
         let renewed = metric(&device, "pv_net_dhcp_sent_total{type=\"ack\"}")?;
         ensure!(renewed >= 2, "{renewed} answers");
         Ok(())

@@ -42,20 +42,21 @@ pub fn wide_pool() -> Value {
     json!({"network": {"pools": {"internal": pool}}})
 }
 
-/// Attaches `n` containers that send nothing. All have their links in one namespace, which is faster to make.
-pub fn crowd(device: &Device, n: usize) -> Result<Namespace> {
-    let ns = Namespace::new("crowd")?;
+/// Attaches `n` containers that send nothing, the one of number `i` by an interface `e{i}`.
+pub fn crowd(device: &Device, n: usize) -> Result<Vec<Namespace>> {
+    let mut crowd = Vec::new();
     let socket = device.file("run").join("api.sock");
     for i in 0..n {
         interrupt::check()?;
-        let name = format!("crowd-{i}");
+        let (name, ns) = (format!("crowd-{i}"), Namespace::new("crowd")?);
         let interfaces = json!([{"name": format!("e{i}"), "pool": "internal", "default_route": false}]);
         let run = json!({"#spec": "service-manifest-run@1", "name": name, "type": "netns",
                          "network": {"interfaces": interfaces}});
         let body = json!({"run": run, "netns": ns.path()}).to_string();
         unix_http::ask(&socket, "PUT", &format!("/containers/{name}"), &body).with_context(|| name.clone())?;
+        crowd.push(ns);
     }
-    Ok(ns)
+    Ok(crowd)
 }
 
 fn pv_net(n: usize) -> Result<Wire> {

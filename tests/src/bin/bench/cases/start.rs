@@ -63,7 +63,7 @@ struct Starting {
     containers: usize,
     daemon: Option<Process>,
     device: Device,
-    _crowd: Namespace,
+    _crowd: Vec<Namespace>,
 }
 
 impl Starting {

@@ -103,6 +103,19 @@ pub fn plain(n: usize) -> Result<Served> {
     Ok(Served { threads, beyond: None, ..net.with(Vec::new(), server)? })
 }
 
+/// Moves the containers' interfaces into one namespace, where one socket asks for all of them.
+fn gathered(containers: &[Namespace]) -> Result<Namespace> {
+    let crowd = Namespace::new("crowd")?;
+    many_links(&crowd)?;
+    for ns in containers {
+        for client in names::clients(&ns.path())? {
+            ns.ip(&format!("link set {} netns {}", client.link, crowd.name()))?;
+            crowd.configure(&client.link, &[&format!("{}/16", client.address)])?;
+        }
+    }
+    Ok(crowd)
+}
+
 /// pv-net, whose clients are containers. Its limits for each container are those that it has by itself.
 pub fn pv_net(n: usize) -> Result<Served> {
     let mut config = wide_pool();
@@ -110,13 +123,13 @@ pub fn pv_net(n: usize) -> Result<Served> {
     let mut device = Device::new(&config)?;
     let beyond = device.outside("up0", &UPLINK, &HOST)?;
     on_its_cpu(|| device.start())?;
-    let crowd = crowd(&device, n)?;
-    many_links(&crowd)?;
+    let containers = crowd(&device, n)?;
+    let crowd = gathered(&containers)?;
     let clients = names::clients(&crowd.path())?;
     ensure!(clients.len() == n, "{} clients, not {n}", clients.len());
     let processes = vec![device.daemon()?.pid()];
     let responder = Some(Responder::start(&beyond.path(), BEYOND, PUBLIC)?);
-    let (keep, threads) = (Box::new((device, beyond)), Vec::new());
+    let (keep, threads) = (Box::new((containers, device, beyond)), Vec::new());
     Ok(Served { crowd, clients, processes, threads, beyond: responder, has_cache: true, by_tcp: false, _keep: keep })
 }
 
