@@ -14,6 +14,7 @@ pub mod capture;
 pub mod certificates;
 pub mod configs;
 pub mod dhcp;
+pub mod dhcp_client;
 pub mod ear;
 pub mod echo;
 pub mod forger;

@@ -177,13 +177,7 @@ impl Core for Fake {
 
     fn snapshot(&mut self, before: &Snapshot) -> Snapshot {
         let status = |name: &ContainerName| {
-            let record = ContainerRecord {
-                run: serde_json::Value::Null,
-                netns: None,
-                attachments: Vec::new(),
-                auto_detach: false,
-                begun: None,
-            };
+            let record = ContainerRecord::default();
             let (ports, inactive) = (Vec::new(), Vec::new());
             let phase = Phase::Attached(Attached {
                 identity: 1,

@@ -58,7 +58,8 @@ impl Daemon {
             let why = format!("container {name}: its namespace is container {other}'s");
             return Err(Failure::new(Kind::Conflict, why)
                 .help(format!(
-                    "one that shares a namespace needs no attach, and has the other one's addresses, rights and ports; if the other one is no more: pv-net detach {other}"
+                    "who shares a namespace needs no attach, and has {other}'s addresses, rights and ports; if {other} is no \
+                     more: pv-net detach {other}"
                 ))
                 .into());
         }
@@ -67,7 +68,7 @@ impl Daemon {
         self.take_over()?;
         let _quick = self.grace.expedite();
         // Its last links go here, which nobody else notes; the record stays if this attach fails.
-        self.may_have_ended |= !left.is_empty();
+        self.thinned.extend((!left.is_empty()).then(|| name.clone()));
         for (index, attachment) in left {
             self.disconnect(index, &attachment).await.map_err(about)?;
         }

@@ -62,7 +62,6 @@ impl Core for Daemon {
 
     async fn settle(&mut self) {
         self.settle().await;
-        self.detach_ended().await;
     }
 
     async fn audit(&mut self) {
@@ -73,7 +72,6 @@ impl Core for Daemon {
         self.refresh_policy().await;
         // Tries again what failed at the last change.
         self.settle().await;
-        self.detach_ended().await;
     }
 
     fn port_is_taken(&mut self, proto: u32, port: u16) {

@@ -90,21 +90,6 @@ fn write(file: &Path, detached: &BTreeMap<ContainerName, NetnsId>) -> io::Result
     std::fs::rename(&new, file)
 }
 
-/// Removes the file.
-///
-/// # Errors
-/// When it cannot be removed.
-pub(super) fn remove(paths: &Paths) -> Result<(), Failure> {
-    let file = paths.detached();
-    kill_point::pass();
-    match std::fs::remove_file(&file) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(Failure::new(Kind::Internal, format!("remove {}: {e}", file.display())))
-        }
-        _ => Ok(()),
-    }
-}
-
 impl Daemon {
     /// Updates the list of declared containers that are attached when their namespace exists.
     pub(super) fn await_declared(&mut self) {

@@ -7,7 +7,7 @@ use crate::ipam::store::{Begun, ContainerRecord};
 use crate::kernel::errand::{Errand, Found};
 use crate::kernel::kill_point;
 use crate::kernel::link::has_end_of;
-use crate::kernel::netlink::Netns;
+use crate::kernel::netlink::{NetError, Netns};
 use crate::model::{Attachment, ContainerName, NetnsRef};
 use std::sync::Arc;
 
@@ -103,8 +103,14 @@ impl Daemon {
     /// The namespace of a container with several interfaces, if it was opened and their links end there.
     pub(super) async fn namespace_of<'a>(&self, record: &ContainerRecord, found: &'a Found) -> Option<&'a Netns> {
         let netns = found.netns(record.netns.as_ref()?)?.ok()?;
+        self.is_in(record, netns).await.is_ok_and(|here| here).then_some(netns)
+    }
+
+    /// Whether one of a container's links ends in `netns`. Paths and process ids are reused, so nothing else proves that the
+    /// namespace is the container's.
+    pub(super) async fn is_in(&self, record: &ContainerRecord, netns: &Netns) -> Result<bool, NetError> {
         let links: Vec<u32> = record.attachments.iter().filter_map(|a| self.link_index(&a.host_if)).collect();
-        has_end_of(&self.net, &links, netns).await.is_ok_and(|here| here).then_some(netns)
+        has_end_of(&self.net, &links, netns).await
     }
 
     /// Brings the routes inside a container to what its interfaces that are `left` need. What remains of others has no

@@ -11,7 +11,7 @@ use crate::ipam::LeaseKey;
 use crate::ipam::store::{Begun, ContainerRecord};
 use crate::kernel::errand::{Errand, Found};
 use crate::kernel::kill_point;
-use crate::kernel::link::{has_end_of, host_if_name};
+use crate::kernel::link::host_if_name;
 use crate::kernel::netlink::Netns;
 use crate::lease::{Step, Wanted};
 use crate::model::{Attachment, ContainerName, IfName, Interface};
@@ -218,9 +218,7 @@ impl Daemon {
             Some(Err(e)) => return Err(Failure::from(e).about(format!("container {name}")).into()),
             Some(Ok(netns)) => netns,
         };
-        let links: Vec<u32> = record.attachments.iter().filter_map(|a| self.link_index(&a.host_if)).collect();
-        // Paths and process ids are reused: the container's other links prove that it is this one.
-        if !has_end_of(&self.net, &links, netns).await.map_err(Failure::from)? {
+        if !self.is_in(record, netns).await.map_err(Failure::from)? {
             let help = format!("attach it in its present one: pv-net attach {name} --netns PATH");
             return Err(conflict("none of its interfaces is in its namespace").help(help).into());
         }

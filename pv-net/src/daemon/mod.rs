@@ -97,7 +97,7 @@ pub struct Daemon {
     container_conditions: conditions::Conditions,
     /// By container, conditions about its published ports.
     unpublished: BTreeMap<ContainerName, Vec<String>>,
-    /// Containers that have lost a link.
+    /// Containers that have lost a link since [`follow_thinned`](Self::follow_thinned) looked, or could not be detached then.
     thinned: BTreeSet<ContainerName>,
     /// Containers' host-side links that exist, by index.
     links: BTreeMap<u32, (ContainerName, IfName)>,
@@ -129,8 +129,6 @@ pub struct Daemon {
     uplinks_changed: bool,
     /// Whether the kernel has reported a change of routing rules, or of routes that containers may use.
     routes_changed: bool,
-    /// Whether links of containers have gone since [`detach_ended`](Self::detach_ended) looked.
-    may_have_ended: bool,
     /// Containers' links whose traffic is stopped, by index, with the reason.
     held: BTreeMap<u32, (IfName, String)>,
     /// Containers' links that were closed because a step about them failed.
@@ -237,7 +235,6 @@ impl Daemon {
             misnamed: false,
             unmarked: BTreeSet::new(),
             unbridged: BTreeSet::new(),
-            may_have_ended: true,
             held: BTreeMap::new(),
             closed: BTreeSet::new(),
             repairs: Vec::new(),
@@ -261,7 +258,6 @@ impl Daemon {
         daemon.reconcile().await?;
         daemon.take_over()?;
         daemon.finish_interrupted().await;
-        daemon.detach_ended().await;
         daemon.put_away_object();
         daemon.adopted_containers =
             daemon.links.values().map(|(container, _)| container).collect::<BTreeSet<_>>().len();

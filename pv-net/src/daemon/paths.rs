@@ -81,12 +81,19 @@ impl Paths {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove_resolved(&self) -> Result<(), Failure> {
-        let file = self.resolved();
+        let path = self.resolved();
         kill_point::pass();
-        match std::fs::remove_file(&file) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &file, &e)),
-            _ => Ok(()),
-        }
+        or_gone(&path, std::fs::remove_file(&path))
+    }
+
+    /// Removes the list of declared containers that were detached by hand.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_detached(&self) -> Result<(), Failure> {
+        let path = self.detached();
+        kill_point::pass();
+        or_gone(&path, std::fs::remove_file(&path))
     }
 
     /// Removes the containers' `resolv.conf`s.
@@ -94,12 +101,9 @@ impl Paths {
     /// # Errors
     /// When one cannot be removed.
     pub fn remove_resolv_confs(&self) -> Result<(), Failure> {
-        let dir = self.resolv_confs();
+        let path = self.resolv_confs();
         kill_point::pass();
-        match std::fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &dir, &e)),
-            _ => Ok(()),
-        }
+        or_gone(&path, std::fs::remove_dir_all(&path))
     }
 
     /// Makes the directories that the daemon writes to.
@@ -111,6 +115,14 @@ impl Paths {
         own_dir::make(&self.run_dir, RUN_DIR_MODE)?;
         own_dir::make(&self.resolv_confs(), RUN_DIR_MODE)?;
         Ok(())
+    }
+}
+
+/// What came of removing `path`, which need not have been there.
+fn or_gone(path: &Path, removed: io::Result<()>) -> Result<(), Failure> {
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, &e)),
+        _ => Ok(()),
     }
 }
 

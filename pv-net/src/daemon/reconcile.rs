@@ -109,9 +109,7 @@ impl Daemon {
         }
         // The kernel's message about a link that is gone comes later, and finds it unknown.
         let gone = before.into_iter().filter(|(index, _)| !self.links.contains_key(index));
-        let thinned: Vec<ContainerName> = gone.map(|(_, (container, _))| container).collect();
-        self.may_have_ended |= !thinned.is_empty();
-        self.thinned.extend(thinned);
+        self.thinned.extend(gone.map(|(_, (container, _))| container));
     }
 
     /// The desired state of the attached containers. A container whose pool has changed or is not available is held.
@@ -218,10 +216,7 @@ impl Daemon {
                 run: serde_json::json!({
                     "name": attachment.container, "network": {"interfaces": []},
                 }),
-                netns: None,
-                attachments: Vec::new(),
-                auto_detach: false,
-                begun: None,
+                ..ContainerRecord::default()
             })
         });
         let record = Arc::make_mut(record);
@@ -257,7 +252,6 @@ impl Daemon {
             && let Some((container, host_if)) = self.links.remove(index)
         {
             tracing::info!(%container, %host_if, "link gone");
-            self.may_have_ended = true;
             self.thinned.insert(container.clone());
             for e in self.forget_link(*index, &container, &host_if).await {
                 tracing::warn!(%container, error = %e, "link not forgotten");
@@ -300,15 +294,20 @@ impl Daemon {
         self.uplinks_changed |= !inside;
     }
 
-    /// Reads addresses and routes again if something has changed since the last call, and puts containers' links back
-    /// on their bridges.
+    /// Reads addresses and routes again if something has changed since the last call, puts containers' links back on their
+    /// bridges, and acts on lost links.
     pub async fn settle(&mut self) {
+        self.follow_changes().await;
+        // The last step, since the others may find that links are gone before the kernel's messages say so.
+        self.follow_thinned().await;
+    }
+
+    async fn follow_changes(&mut self) {
         for index in std::mem::take(&mut self.unbridged) {
             if let Err(e) = self.put_back(index).await {
                 tracing::warn!(index, error = %e, "container's link not put back on its bridge");
             }
         }
-        self.arrange_thinned();
         if std::mem::take(&mut self.filters_changed) {
             self.repair().await;
         }

@@ -30,14 +30,14 @@ macro_rules! copied {
 copied! {
     copied:
     device, state, pools, pool_conditions, pool_overlaps, declared, offers, declared_conditions, start_conditions,
-    container_conditions, unpublished, thinned, links, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu, mtu_changed, filterable,
+    container_conditions, unpublished, thinned, links, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu,
+    mtu_changed, filterable,
     uplink_conditions, port_conditions, port_holders, filter_conditions, firewall_conditions, uplinks_changed,
     routes_changed, held, closed, awaited, beyond_repair, in_the_way, tried_again, failed_steps, unbridged, unmarked, misnamed, macs_held,
     former_gateways, misfits, errands, repairs, has_socket_hooks, bridge_gone, filters_changed;
     // A rehearsal does not touch what these lead to: files, the kernel, the lease book, the rules in force.
     left:
     paths, leases, net, broker, plane, shared_plane, adopted, adopted_containers, policy, grace, rehearsal, under_repair,
-    may_have_ended,
 }
 
 impl Daemon {

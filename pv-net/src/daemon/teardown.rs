@@ -2,7 +2,7 @@
 
 use super::Paths;
 use super::borrowed::Borrowed;
-use super::{clsact, declared, own_ports};
+use super::{clsact, own_ports};
 use crate::failure::{Failure, Message};
 use crate::ipam::store::{self, ContainerRecord, State};
 use crate::kernel::Host;
@@ -94,7 +94,7 @@ pub async fn teardown(paths: &Paths, broker: Option<&Broker>) -> Result<(), Fail
         // without a container would stay forever.
         failures.extend(lease::remove(&paths.state_dir).err().map(Failure::from));
         failures.extend(store::remove(&paths.state_dir).err().map(Failure::from));
-        failures.extend(declared::remove(paths).err());
+        failures.extend(paths.remove_detached().err());
         failures.extend(paths.remove_resolv_confs().err());
         failures.extend(paths.remove_resolved().err());
     }

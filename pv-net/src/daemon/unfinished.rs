@@ -4,7 +4,6 @@ use super::Daemon;
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::{Begun, ContainerRecord};
 use crate::kernel::errand::Errand;
-use crate::kernel::link::has_end_of;
 use crate::kernel::netlink::Netns;
 use crate::kernel::netns::NetnsError;
 use crate::model::{Attachment, ContainerName, NetnsRef};
@@ -25,7 +24,7 @@ impl Daemon {
             .map(|(name, _)| name.clone())
             .collect();
         self.thinned.extend(thinned);
-        self.arrange_thinned();
+        self.follow_thinned().await;
     }
 
     async fn finish_begun(&mut self) {
@@ -93,8 +92,7 @@ impl Daemon {
     /// The namespace that was opened, if it is this container's.
     async fn own_of<'a>(&self, record: &ContainerRecord, netns: &'a Result<Netns, Failure>) -> Option<&'a Netns> {
         let netns = netns.as_ref().ok()?;
-        let links: Vec<u32> = record.attachments.iter().filter_map(|a| self.link_index(&a.host_if)).collect();
-        has_end_of(&self.net, &links, netns).await.is_ok_and(|here| here).then_some(netns)
+        self.is_in(record, netns).await.is_ok_and(|here| here).then_some(netns)
     }
 
     fn note_detached(&mut self, name: &ContainerName, done: Result<(), Failure>, what: &str) {
@@ -118,8 +116,7 @@ impl Daemon {
         netns: Result<Netns, Failure>,
     ) -> Result<(), Failure> {
         let netns = netns?;
-        let there: Vec<u32> = record.attachments.iter().filter_map(|a| self.link_index(&a.host_if)).collect();
-        if !has_end_of(&self.net, &there, &netns).await? {
+        if !self.is_in(record, &netns).await? {
             return Err(Failure::new(Kind::Internal, "its namespace is gone"));
         }
         let _quick = self.grace.expedite();
@@ -145,14 +142,17 @@ impl Daemon {
         self.container_conditions.note(name, about, format!("{why}: attach it again"));
     }
 
-    /// Has the routes arranged anew of containers that have lost one of several links, most likely because they have
-    /// deleted it: another interface gets the default route.
-    pub(super) fn arrange_thinned(&mut self) {
+    /// Acts on lost links. A container with others has its routes arranged anew, since most likely it has deleted one:
+    /// another interface gets the default route. One with `auto_detach` that has no other is detached.
+    pub(super) async fn follow_thinned(&mut self) {
         for name in std::mem::take(&mut self.thinned) {
-            let Some(record) = self.state.containers.get(&name) else { continue };
-            let is_left = record.attachments.iter().any(|a| self.link_index(&a.host_if).is_some());
-            if let Some(reference) = record.netns.clone().filter(|_| is_left) {
-                self.errands.add(Errand::Open(reference));
+            let Some(record) = self.state.containers.get(&name).cloned() else { continue };
+            if record.attachments.iter().any(|a| self.link_index(&a.host_if).is_some()) {
+                if let Some(reference) = record.netns.clone() {
+                    self.errands.add(Errand::Open(reference));
+                }
+            } else if record.auto_detach && !self.detach_ended(&name, &record).await {
+                self.thinned.insert(name);
             }
         }
     }
@@ -161,8 +161,7 @@ impl Daemon {
     pub(super) async fn arrange_in(&self, reference: &NetnsRef, netns: Result<Netns, NetnsError>) {
         let Ok(netns) = netns else { return };
         for (name, record) in self.state.containers.iter().filter(|(_, r)| r.netns.as_ref() == Some(reference)) {
-            let links: Vec<u32> = record.attachments.iter().filter_map(|a| self.link_index(&a.host_if)).collect();
-            if has_end_of(&self.net, &links, &netns).await.is_ok_and(|here| here) {
+            if self.is_in(record, &netns).await.is_ok_and(|here| here) {
                 self.tidy_inside(name, &record.attachments, &netns).await;
             }
         }

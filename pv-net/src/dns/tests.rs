@@ -38,8 +38,7 @@ fn attachment(container: &str, interface: &str, pool: &str, n: u8) -> Attachment
 fn container(identity: u32, attachments: Vec<Attachment>, aliases: &[&str]) -> Arc<ContainerStatus> {
     let name = attachments[0].container.clone();
     let links = vec![Some(identity); attachments.len()];
-    let record =
-        Arc::new(ContainerRecord { run: json!({}), netns: None, attachments, auto_detach: false, begun: None });
+    let record = Arc::new(ContainerRecord { attachments, ..ContainerRecord::default() });
     let aliases = aliases.iter().map(|a| (*a).to_owned()).collect();
     let attached = Attached { identity, record, links, aliases, ports: Vec::new(), inactive: Vec::new() };
     Arc::new(ContainerStatus { name, phase: Phase::Attached(attached), conditions: Vec::new() })

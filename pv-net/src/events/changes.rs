@@ -72,7 +72,6 @@ mod tests {
     use super::*;
     use crate::ipam::store::ContainerRecord;
     use crate::snapshot::{Attached, Phase};
-    use serde_json::json;
 
     /// Container `web` with these interfaces; all of its links exist.
     fn web(interfaces: &[&str]) -> ContainerStatus {
@@ -88,8 +87,7 @@ mod tests {
         };
         let attachments: Vec<Attachment> = interfaces.iter().map(attachment).collect();
         let links = (0..).zip(&attachments).map(|(index, _)| Some(index)).collect();
-        let record =
-            Arc::new(ContainerRecord { run: json!({}), netns: None, attachments, auto_detach: false, begun: None });
+        let record = Arc::new(ContainerRecord { attachments, ..ContainerRecord::default() });
         let attached =
             Attached { identity: 1, record, links, aliases: Vec::new(), ports: Vec::new(), inactive: Vec::new() };
         ContainerStatus { name: "web".parse().expect("name"), phase: Phase::Attached(attached), conditions: Vec::new() }

@@ -78,7 +78,7 @@ pub struct ClsactHook {
 }
 
 /// An attached container.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerRecord {
     /// Its `run.json`, as it was given. Kept for showing.

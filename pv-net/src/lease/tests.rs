@@ -158,6 +158,11 @@ async fn a_name_is_its_machines_as_long_as_that_has_a_lease() {
     }
     assert_eq!(lend(&named("internal", 2, "fd00:3::2", true)).await, name);
     assert_eq!(lend(&v4).await, None, "it was away");
+    // Leases that are over are remembered, and hide none that is not.
+    for number in 10..20 {
+        assert_eq!(lend(&named("internal", number, &format!("fd00:3::{number}"), false)).await, name, "over at once");
+    }
+    assert_eq!(lend(&named("internal", 3, "fd00:3::99", true)).await, None, "the other still has it");
     // The file says the same.
     drop(book);
     let again = opened(dir.path()).clients().all();

@@ -213,3 +213,25 @@ fn a_default_route_of_the_container() -> Result<()> {
     ensure!(defaults()? == before, "{before}became {}", defaults()?);
     Ok(())
 }
+
+/// A default route that the container has for another interface, as its own network manager would set it, stays whatever
+/// comes and goes.
+#[test]
+fn a_default_route_of_the_container_by_an_interface_without_pv_nets() -> Result<()> {
+    let lab = lab()?;
+    let ns = &lab.web.ns;
+    ns.ip("route add default via 10.0.4.1 dev eth1 proto static metric 500")?;
+    ns.ip("-6 route add default via fd00:5056:0:4::1 dev eth1 proto static metric 2000")?;
+    let own = || {
+        let all = format!("{}{}", ns.ip("-4 route show default")?, ns.ip("-6 route show default")?);
+        anyhow::Ok(all.matches("proto static").count())
+    };
+    ensure!(own()? == 2, "{}", ns.ip("route show default")?);
+    lab.device.cli(&["attach", "web", "--interface", "eth2", "--pool", "internal"]).ok()?;
+    ensure!(own()? == 2, "an attach removed it");
+    lab.device.cli(&["detach", "web", "--interface", "eth2"]).ok()?;
+    ensure!(own()? == 2, "a detach removed it");
+    again(&lab)?;
+    ensure!(own()? == 2, "the same attach removed it");
+    Ok(())
+}

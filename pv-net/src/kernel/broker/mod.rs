@@ -64,8 +64,8 @@ impl Broker {
     /// When this program cannot be started a second time.
     pub fn start() -> io::Result<Self> {
         let (ours, theirs) = pair(SockFlag::empty())?;
-        // The program is executed anew and not forked, so that the more privileged process shares no memory with the
-        // daemon. `/proc/self/exe` is the same program even when its file was replaced since.
+        // No other program and no shell: this one is executed anew and not forked, so that the more privileged process
+        // shares no memory with the daemon. `/proc/self/exe` is the same program even when its file was replaced since.
         let mut command = Command::new("/proc/self/exe");
         command.arg0("pv-net").arg(SUBCOMMAND).stdin(Stdio::from(theirs)).stdout(Stdio::null()).spawn()?;
         Ok(Self::at(ours))

@@ -124,6 +124,15 @@ impl Lab {
         let bridge = ensure_bridge(&net).await;
         Self { spec: spec_on(&bridge), net, netns, bridge, _other: other }
     }
+
+    /// Its link, made and up at both ends.
+    async fn raised(&self) -> LinkInfo {
+        let link = self.spec.make(&self.net, &self.netns).await.expect("made");
+        self.net.set_up(self.spec.host_if.as_str(), link.index).await.expect("up");
+        self.spec.address_inside(&link, &self.netns).await.expect("addressed");
+        self.spec.raise_inside(&link, &self.netns).await.expect("raised");
+        link
+    }
 }
 
 #[test]
@@ -295,11 +304,8 @@ fn leg(link: u32) -> Leg {
 #[ignore = "needs root: run by cargo xtask test"]
 fn very_many_rules_are_not_read() {
     in_fresh_namespace(|| async {
-        let Lab { net, netns, spec, .. } = Lab::new().await;
-        let link = spec.make(&net, &netns).await.expect("made");
-        net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
-        spec.address_inside(&link, &netns).await.expect("addressed");
-        spec.raise_inside(&link, &netns).await.expect("raised");
+        let lab = Lab::new().await;
+        let (link, netns) = (lab.raised().await, &lab.netns);
         let there = netns.net().expect("netlink");
         for number in 0..1500u32 {
             let rule = there.handle.rule().add().v4().priority(number + 1).table_id(number + 1);
@@ -308,7 +314,7 @@ fn very_many_rules_are_not_read() {
         let inside = there.inside().await.expect("read");
         assert!(inside.keeps_out4 && inside.rules.is_empty(), "{inside:?}");
         let end = link.other_end.expect("a veth has another end");
-        let failed = arrange(&[leg(end)], &netns).await.expect("arranged");
+        let failed = arrange(&[leg(end)], netns).await.expect("arranged");
         assert!(failed.is_empty(), "{failed:?}");
         let default = there.default_route_links().await.expect("listed");
         assert_eq!(default, [[end].into(), [end].into()]);
@@ -320,11 +326,8 @@ fn very_many_rules_are_not_read() {
 #[ignore = "needs root: run by cargo xtask test"]
 fn an_interface_that_cannot_have_routes_keeps_no_other_from_them() {
     in_fresh_namespace(|| async {
-        let Lab { net, netns, spec, .. } = Lab::new().await;
-        let link = spec.make(&net, &netns).await.expect("made");
-        net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
-        spec.address_inside(&link, &netns).await.expect("addressed");
-        spec.raise_inside(&link, &netns).await.expect("raised");
+        let lab = Lab::new().await;
+        let (link, netns) = (lab.raised().await, &lab.netns);
         let there = netns.net().expect("netlink");
         there.handle.link().add(LinkVeth::new("down", "peer").build()).execute().await.expect("made");
         let down = there.link("down").await.expect("list").expect("there").index;
@@ -336,7 +339,7 @@ fn an_interface_that_cannot_have_routes_keeps_no_other_from_them() {
             ..leg(down)
         };
         let end = link.other_end.expect("a veth has another end");
-        let failed = arrange(&[unusable, leg(end)], &netns).await.expect("arranged");
+        let failed = arrange(&[unusable, leg(end)], netns).await.expect("arranged");
         assert_eq!(failed.keys().collect::<Vec<_>>(), [&down]);
         assert_eq!(there.default_route_links().await.expect("listed"), [[end].into(), [end].into()]);
     });

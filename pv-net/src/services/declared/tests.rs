@@ -27,13 +27,7 @@ fn awaited(run: &str, detached_in: Option<NetnsId>) -> Awaited {
 }
 
 fn attached(links: &[Option<u32>]) -> Phase {
-    let record = ContainerRecord {
-        run: serde_json::Value::Null,
-        netns: None,
-        attachments: Vec::new(),
-        auto_detach: false,
-        begun: None,
-    };
+    let record = ContainerRecord::default();
     let (ports, inactive) = (Vec::new(), Vec::new());
     Phase::Attached(Attached {
         identity: 1,

@@ -1,9 +1,8 @@
 //! The server's DUID (RFC 8415 section 11.5), of type UUID. It is made once and kept in the state directory, so that
 //! clients recognise the server after a restart.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use crate::ipam::store;
+use std::io;
 use std::path::Path;
 
 /// The type: a UUID follows (RFC 6355).
@@ -28,14 +27,9 @@ pub(super) fn load(path: &Path) -> io::Result<Vec<u8>> {
     uuid[6] = uuid[6] & 0x0f | 0x40;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     let duid = [&UUID[..], &uuid].concat();
-    let new = path.with_extension("new");
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&duid)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    if let Some(dir) = path.parent() {
-        File::open(dir)?.sync_all()?;
-    }
+    let name = path.file_name().and_then(|name| name.to_str()).zip(path.parent());
+    let (name, dir) = name.ok_or_else(|| io::Error::other("no file name"))?;
+    store::replace(dir, name, &duid).map_err(io::Error::other)?;
     Ok(duid)
 }
 

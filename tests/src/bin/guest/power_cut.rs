@@ -5,6 +5,7 @@
 use crate::console;
 use crate::lab::{call, netlink};
 use anyhow::{Context, Result, bail, ensure};
+use harness::dhcp_client::{Said, discover, mac_of};
 use harness::raw::RawSocket;
 use harness::{Device, Namespace, configs, dhcp, eventually, frame, patience};
 use nix::mount::{MsFlags, mount};
@@ -24,11 +25,6 @@ const RANGE: [&str; 2] = ["10.1.0.0", "10.8.0.0"];
 const WINDOW: u32 = 16;
 /// After this time all that are asking begin anew: a message may have been lost.
 const SILENCE: Duration = Duration::from_secs(5);
-const REQUEST: u8 = 3;
-/// Where a message begins in a frame: behind Ethernet, IPv4 and UDP.
-const MESSAGE: usize = 42;
-/// Where its options begin.
-const OPTIONS: usize = 240;
 
 /// Runs until the power is cut.
 ///
@@ -79,7 +75,7 @@ fn ask(ns: &Namespace, round: u32) -> Result<std::convert::Infallible> {
     let mut next = round << 20;
     let mut start = |socket: &RawSocket| {
         next += 1;
-        socket.send(&message(next, dhcp::DISCOVER, &[]))
+        socket.send(&discover(next))
     };
     let mut heard = Instant::now();
     (0..WINDOW).try_for_each(|_| start(&socket))?;
@@ -89,68 +85,19 @@ fn ask(ns: &Namespace, round: u32) -> Result<std::convert::Infallible> {
             (0..WINDOW).try_for_each(|_| start(&socket))?;
             heard = Instant::now();
         }
-        let Some(found) = socket.receive(Duration::from_millis(100), |bytes| said(bytes).is_some())? else { continue };
-        let Some(Said { client, kind, address, server }) = said(&found) else { continue };
+        let Some(found) = socket.receive(Duration::from_millis(100), |bytes| Said::of(bytes).is_some())? else {
+            continue;
+        };
+        let Some(said) = Said::of(&found) else { continue };
         heard = Instant::now();
-        match kind {
-            dhcp::OFFER => {
-                let chosen = [&[50, 4][..], &address.octets(), &[54, 4], &server].concat();
-                socket.send(&message(client, REQUEST, &chosen))?;
-            }
+        match said.kind {
+            dhcp::OFFER => socket.send(&said.request())?,
             dhcp::ACK => {
-                console::say(&format!(
-                    "acked {address} {}",
-                    mac_of(client).map(|octet| format!("{octet:02x}")).join(":")
-                ));
+                let mac = mac_of(said.client).map(|octet| format!("{octet:02x}")).join(":");
+                console::say(&format!("acked {} {mac}", said.address));
                 start(&socket)?;
             }
-            _ => bail!("client {client} is refused {address}"),
+            _ => bail!("a client is refused: {said:?}"),
         }
     }
-}
-
-/// What a server says to a client.
-struct Said {
-    client: u32,
-    kind: u8,
-    address: Ipv4Addr,
-    server: [u8; 4],
-}
-
-fn said(bytes: &[u8]) -> Option<Said> {
-    let is_answer = bytes.get(23) == Some(&17) && bytes.get(36..38) == Some(&dhcp::CLIENT.to_be_bytes());
-    let message = bytes.get(MESSAGE..).filter(|message| is_answer && message.len() > OPTIONS && message[0] == 2)?;
-    let client = u32::from_be_bytes(message[4..8].try_into().ok()?);
-    let address = Ipv4Addr::from(<[u8; 4]>::try_from(&message[16..20]).ok()?);
-    let (mut kind, mut server) = (None, [0; 4]);
-    let mut options = &message[OPTIONS..];
-    while let [code, len, rest @ ..] = options
-        && *code != 255
-    {
-        let (data, next) = rest.split_at_checked((*len).into())?;
-        match (code, data) {
-            (53, [octet]) => kind = Some(*octet),
-            (54, &[a, b, c, d]) => server = [a, b, c, d],
-            _ => {}
-        }
-        options = next;
-    }
-    Some(Said { client, kind: kind?, address, server })
-}
-
-const fn mac_of(client: u32) -> [u8; 6] {
-    let [a, b, c, d] = client.to_be_bytes();
-    [2, 0x99, a, b, c, d]
-}
-
-fn message(client: u32, kind: u8, more: &[u8]) -> Vec<u8> {
-    let mac = mac_of(client);
-    let mut fixed = [0; OPTIONS];
-    fixed[..4].copy_from_slice(&[1, 1, 6, 0]);
-    fixed[4..8].copy_from_slice(&client.to_be_bytes());
-    fixed[28..34].copy_from_slice(&mac);
-    fixed[236..].copy_from_slice(&[99, 130, 83, 99]);
-    let whole = [&fixed[..], &[53, 1, kind], more, &[255]].concat();
-    let (none, all) = (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into());
-    frame::ethernet(mac, [0xff; 6], frame::IPV4, &frame::udp((none, dhcp::CLIENT), (all, dhcp::SERVER), &whole))
 }

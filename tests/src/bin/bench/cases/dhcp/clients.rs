@@ -52,12 +52,6 @@ pub const fn port_of(client: u32) -> usize {
     client as usize % PORTS
 }
 
-/// The MAC of a client.
-pub const fn mac_of(client: u32) -> [u8; 6] {
-    let [a, b, c, d] = client.to_be_bytes();
-    [2, 0x99, a, b, c, d]
-}
-
 /// All clients of a namespace.
 pub struct Clients<E> {
     sockets: Vec<RawSocket>,

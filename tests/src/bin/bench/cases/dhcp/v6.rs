@@ -1,6 +1,7 @@
 //! SOLICIT, ADVERTISE, REQUEST, REPLY (RFC 8415).
 
-use super::clients::{Exchange as Messages, Heard, mac_of, port_of};
+use super::clients::{Exchange as Messages, Heard, port_of};
+use harness::dhcp_client::mac_of;
 use harness::{dhcp, frame};
 use std::net::Ipv6Addr;
 
