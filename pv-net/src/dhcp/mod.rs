@@ -24,7 +24,7 @@ mod tests;
 
 pub use config::{Config, Interface, is_outside, stale};
 pub use metrics::{Metrics, Received, Sent, Silence};
-pub use rate::Rates;
+pub use rate::{Rates, Sender};
 pub use reply::Reply;
 pub use server::{Act, Origin, Outcome, Server, Written};
 

@@ -19,6 +19,17 @@ const MOST: usize = 4096;
 /// A MAC that has sent nothing for so long is forgotten.
 const SILENT: Duration = Duration::from_secs(3);
 
+/// What is known of the sender of a message by its MAC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// It is a container's.
+    Container,
+    /// It has a lease or an offer.
+    Client,
+    /// Nothing.
+    Stranger,
+}
+
 #[derive(Clone, Copy)]
 struct Rate {
     a_second: f64,
@@ -65,8 +76,11 @@ impl Rates {
     }
 
     /// Whether the bridge may be asked now for the port of a MAC. Somebody who makes up MACs must not cause a look-up
-    /// with each message.
-    pub fn may_look_up(&mut self, now: Instant) -> bool {
+    /// with each message, nor keep those out who have something: they are as few as the ports may have.
+    pub fn may_look_up(&mut self, sender: Sender, now: Instant) -> bool {
+        if sender != Sender::Stranger {
+            return true;
+        }
         self.look_ups.get_or_insert(Bucket::full(LOOK_UPS, now)).take(LOOK_UPS, now)
     }
 
@@ -135,7 +149,8 @@ mod tests {
     fn look_ups_are_bounded() {
         let now = Instant::now();
         let mut rates = Rates::default();
-        assert_eq!((0..100_000).filter(|_| rates.may_look_up(now)).count(), 8000);
-        assert!(rates.may_look_up(now + Duration::from_millis(1)));
+        assert_eq!((0..100_000).filter(|_| rates.may_look_up(Sender::Stranger, now)).count(), 8000);
+        assert!(rates.may_look_up(Sender::Client, now), "who has a lease is not kept out");
+        assert!(rates.may_look_up(Sender::Stranger, now + Duration::from_millis(1)));
     }
 }

@@ -1,7 +1,7 @@
 //! Which port of a bridge a message came by, and whether it is read. What a client may send and have is counted by its port,
 //! since a port cannot be made up.
 
-use crate::dhcp::{Origin, Rates};
+use crate::dhcp::{Origin, Rates, Sender};
 use crate::kernel::netlink::Net;
 use crate::model::Mac;
 use std::collections::HashMap;
@@ -11,17 +11,6 @@ use std::time::{Duration, Instant};
 const KNOWN: Duration = Duration::from_secs(1);
 /// Ports of MACs that are remembered: more than are looked up while they are known.
 const MOST_KNOWN: usize = 1 << 14;
-
-/// What is known of the sender of a message by its MAC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sender {
-    /// It is a container's.
-    Container,
-    /// It has a lease or an offer.
-    Client,
-    /// Nothing.
-    Stranger,
-}
 
 /// The messages that are read of those that come by the ports of a bridge.
 pub(super) struct BridgePorts {
@@ -56,7 +45,7 @@ impl BridgePorts {
         if let Some((port, _)) = self.known.get(&mac).filter(|(_, at)| is_known(*at)) {
             return Some(Origin { mac, port: *port });
         }
-        if sender == Sender::Stranger && !self.rates.may_look_up(now) {
+        if !self.rates.may_look_up(sender, now) {
             return None;
         }
         if self.known.len() >= MOST_KNOWN {

@@ -3,13 +3,13 @@
 use super::Shared;
 use super::sockets::Sockets;
 use crate::dhcp::message;
-use crate::dhcp::{Act, Config, Now, Outcome, Received, Reply, Server, frame};
+use crate::dhcp::{Act, Config, Now, Outcome, Received, Reply, Sender, Server, frame};
 use crate::events::{Change, EventView};
 use crate::ipam::ClientId;
 use crate::kernel::netlink::Net;
 use crate::lease::{LeaseError, LeaseHandle, OfContainers, Step, unix_time};
 use crate::model::Mac;
-use crate::services::bridge_ports::{BridgePorts, Sender};
+use crate::services::bridge_ports::BridgePorts;
 use crate::services::packet::{read_all, read_now};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;

@@ -1,14 +1,14 @@
 //! The server of one pool: one task, that owns all that it knows.
 
 use super::sockets::Sockets;
-use crate::dhcp::{Now, Origin};
+use crate::dhcp::{Now, Origin, Sender};
 use crate::dhcp6::metrics::Ended;
 use crate::dhcp6::{Answer, Ignored, Metrics, Server, Table, answer, frame, wire};
 use crate::ipam::LendError;
 use crate::kernel::netlink::Net;
 use crate::lease::{LeaseError, LeaseHandle, OfContainers, Step, unix_time};
 use crate::model::{Mac, PoolName};
-use crate::services::bridge_ports::{BridgePorts, Sender};
+use crate::services::bridge_ports::BridgePorts;
 use crate::services::packet::{Came, read_all};
 use crate::snapshot::Snapshot;
 use dhcproto::v6::{Encodable, Message};
