@@ -93,10 +93,9 @@ impl Table {
         self.held.hold(address, hold, now.at);
     }
 
-    /// Somebody uses an address who was not given it, as a client says. That counts for all behind the client's port, or
-    /// one client could take the range by declining it.
+    /// Somebody uses an address who was not given it, as a client says. The lease that the client had counts for its port
+    /// until the next count, and the hold from then on; or one client could take the range by declining it.
     pub fn decline(&mut self, address: Ipv6Addr, from: Origin, now: Now) {
-        self.shares.add_to_port(Some(from.port));
         self.held.hold(address, Hold { client: None, from: Some(from), until: now.at + DECLINED }, now.at);
     }
 
