@@ -152,6 +152,31 @@ fn an_annotation_names_a_pool() -> Result<()> {
     lab.no_links()
 }
 
+/// A container that shares the namespace of another is that one to pv-net.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_container_that_shares_a_namespace_is_the_other_one() -> Result<()> {
+    let lab = Lab::new("oci")?;
+    and_remove(&lab, &["sidecar", "box"], || {
+        Podman::run(&lab, "box", &[IN_POOL[0], IN_POOL[1], "--annotation", "pv-net.name=box"])?;
+        let addresses = lab.attached("box")?;
+        let mut run = Podman::command(&lab)?;
+        run.args(["run", "--detach", "--name", "sidecar", "--network", "container:box", "--cap-add", "NET_RAW"]);
+        output(run.arg("--rootfs").arg(Podman::rootfs(&lab, "sidecar")?).args(["/bin/sleep", "100000"]))?;
+        for gateway in ["10.0.3.1", "fd00:5056:0:3::1"] {
+            said(&lab, &Podman, "sidecar", &["ping", "-c", "1", "-W", "5", gateway])?;
+        }
+        let routes = said(&lab, &Podman, "sidecar", &["cat", "/proc/net/if_inet6", "/proc/net/fib_trie"])?;
+        ensure!(routes.contains(&addresses[0]), "{addresses:?}: {routes}");
+        let all = lab.device.json(&["containers"])?;
+        let attached = all.as_array().into_iter().flatten().filter(|c| c["state"] == "attached").count();
+        ensure!(attached == 1, "{all}");
+        Ok(())
+    })?;
+    is_gone(&lab, "box")?;
+    lab.no_links()
+}
+
 /// An image may bring annotations along, so they lead only where the device's configuration says so.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
