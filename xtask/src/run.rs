@@ -41,8 +41,9 @@ pub fn run(command: &mut Command) -> Result<()> {
 
 /// The command as one would type it.
 pub fn show(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy);
+    let quoted = words.map(|word| if word.contains(' ') { format!("'{word}'").into() } else { word });
+    quoted.collect::<Vec<_>>().join(" ")
 }
 
 /// The first `name` in PATH, in cargo's bin folder or where root's programs are.

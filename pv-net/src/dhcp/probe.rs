@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 const WAIT: Duration = Duration::from_millis(100);
 /// The same when it was silent a while ago: whoever has come since then answers at once, as hosts of one link do.
 const WAIT_AGAIN: Duration = Duration::from_millis(10);
+/// Silence that is no older is as good as a new probe's: many new clients in a second need not wait for another one.
+const JUST_NOW: Duration = Duration::from_secs(1);
 /// For how long silence means that nobody uses the address. After that it is asked for again.
 const FRESH: Duration = Duration::from_secs(60);
 /// Addresses that are remembered. Beyond that, the one that was asked for the longest ago is forgotten: a client that gets
@@ -66,11 +68,14 @@ impl Probes {
         Probe::Waiting(now.at + WAIT)
     }
 
-    /// Has `address` asked for as it is offered. If it was asked for lately, that takes no more than a moment.
+    /// Has `address` asked for as it is offered. If it was asked for lately, that takes a moment, and none if it was just
+    /// now.
     pub fn ask_again(&mut self, address: Ipv4Addr, now: Now) {
         if self.of(address, now) != Probe::Clear {
             self.ask(address, now);
-        } else if let Some((_, until)) = self.asked.get_mut(&address) {
+        } else if let Some((_, until)) = self.asked.get_mut(&address)
+            && now.at.saturating_duration_since(*until) >= JUST_NOW
+        {
             *until = now.at + WAIT_AGAIN;
             self.due.push(address);
         }
@@ -91,6 +96,25 @@ impl Probes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn silence_counts_for_an_offer_while_it_is_new() {
+        let start = Now { unix: 0, at: Instant::now() };
+        let at = |millis: u64| Now { at: start.at + Duration::from_millis(millis), ..start };
+        let address = Ipv4Addr::new(10, 0, 3, 7);
+        let mut probes = Probes::default();
+        assert_eq!(probes.ask(address, start), Probe::Waiting(at(100).at));
+        assert_eq!(probes.take_due(), [address]);
+        probes.ask_again(address, at(1099));
+        assert_eq!((probes.of(address, at(1099)), probes.take_due()), (Probe::Clear, Vec::new()));
+        probes.ask_again(address, at(1100));
+        assert_eq!((probes.of(address, at(1100)), probes.take_due()), (Probe::Waiting(at(1110).at), vec![address]));
+        // Only the end of the last wait is known, so the second silence counts as long as the first one.
+        probes.ask_again(address, at(2109));
+        assert_eq!((probes.of(address, at(2109)), probes.take_due()), (Probe::Clear, Vec::new()));
+        probes.ask_again(address, at(60_000));
+        assert_eq!(probes.of(address, at(60_000)), Probe::Waiting(at(60_100).at));
+    }
 
     #[test]
     fn the_oldest_is_forgotten_when_there_are_too_many() {

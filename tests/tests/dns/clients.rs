@@ -30,6 +30,38 @@ int main(int argc, char **argv) {
 }
 "#;
 
+/// podman is written in Go, and asks for a registry's address as any program in Go does.
+#[test]
+fn gos_resolver_finds_names() -> Result<()> {
+    let lab = Lab::new(&two_pools())?;
+    let (file, store) = (lab.device.file("run").join("resolv/web.conf"), lab.device.file("store"));
+    let pull = |name: &str| -> Result<String> {
+        let line = format!(
+            "mount --bind {} /etc/resolv.conf && exec podman --root {store} --runroot {store} --storage-driver vfs \
+             --cgroup-manager cgroupfs pull --tls-verify=false docker://{name}:5000/image",
+            file.display(),
+            store = store.display(),
+        );
+        let mut command = lab.web.ns.command("unshare");
+        command.args(["-m", "sh", "-c", &line]).env("GODEBUG", "netdns=go+2");
+        let out = command.output()?;
+        ensure!(!out.status.success(), "there is no registry at {name}");
+        Ok(String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let own = own(&lab.db);
+    for name in ["db", "db.pv.local", "sql"] {
+        let said = pull(name)?;
+        let is_one = |address: &String| said.contains(&format!("{address}:5000: connect: connection refused"));
+        ensure!(said.contains("= dns") || said.contains("= files,dns"), "not Go's own resolver: {said}");
+        ensure!(own.iter().any(|a| is_one(a) || is_one(&format!("[{a}]"))), "{name}: {said}");
+    }
+    for name in ["nobody.pv.local", "other.pv.local"] {
+        let said = pull(name)?;
+        ensure!(said.contains("no such host"), "{name}: {said}");
+    }
+    Ok(())
+}
+
 #[test]
 fn musl_finds_names() -> Result<()> {
     let lab = Lab::new(&two_pools())?;

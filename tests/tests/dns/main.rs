@@ -4,7 +4,6 @@ mod clients;
 mod device;
 mod flood;
 mod monitor;
-#[cfg(feature = "systemd-resolved")]
 mod resolved;
 mod services;
 mod tls;

@@ -1,17 +1,17 @@
-//! systemd-resolved, where it is installed. Its package changes the machine's `/etc/resolv.conf`, so nothing installs it for
-//! the tests; `PV_NET_RESOLVED` names the program of a package that was only unpacked.
+//! systemd-resolved. Its package would change the machine's `/etc/resolv.conf`, so set-up only unpacks it.
 
 use super::upstream::outside;
 use super::*;
 use std::path::Path;
 
+/// Where set-up has unpacked its package.
+const UNPACKED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/unpacked/systemd-resolved");
 /// Its stub.
 const STUB: &str = "127.0.0.53";
 
 /// Runs `line` in a namespace beside systemd-resolved, which has a bus and file systems of its own there, and this
 /// `resolv.conf`. In the line, `begin` starts it once more, and `$resolvectl` is its program of this name.
 fn beside(ns: &Namespace, dir: &Path, resolv_conf: &Path, line: &str) -> Result<String> {
-    let program = std::env::var("PV_NET_RESOLVED").unwrap_or_else(|_| "/lib/systemd/systemd-resolved".to_owned());
     let dir_text = dir.display();
     let bus = format!(
         r#"<busconfig><type>system</type><listen>unix:path={dir_text}/bus</listen><auth>EXTERNAL</auth>
@@ -36,14 +36,13 @@ fn beside(ns: &Namespace, dir: &Path, resolv_conf: &Path, line: &str) -> Result<
         chown systemd-resolve: /run/systemd/resolve
         chmod 755 {dir_text}
         mount --bind {resolv_conf} /etc/resolv.conf
-        resolvectl=$(dirname {program})/../../usr/bin/resolvectl
-        [ -x "$resolvectl" ] || resolvectl=resolvectl
+        resolvectl={UNPACKED}/usr/bin/resolvectl
         dbus-daemon --config-file={dir_text}/bus.conf --nofork --nopidfile >&2 & bus=$!
         trap 'kill $resolved $bus' EXIT
         until [ -S {dir_text}/bus ]; do sleep 0.05; done
         chmod 666 {dir_text}/bus
         begin() {{
-            {program} >&2 & resolved=$!
+            {UNPACKED}/lib/systemd/systemd-resolved >&2 & resolved=$!
             until $resolvectl status >&2; do sleep 0.1; done
         }}
         begin

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::run::{self, find, is_root};
-use needs::{LLVM, Need, PROGRAMS, SERVICES, VM, VM_ARM};
+use needs::{LLVM, Need, PROGRAMS, SERVICES, UNPACKED, UNPACKED_AT, VM, VM_ARM};
 
 /// What `cargo xtask setup` takes.
 #[derive(clap::Args)]
@@ -25,6 +25,8 @@ pub struct Args {
 #[derive(Default)]
 struct Plan {
     apt: Vec<&'static str>,
+    /// Packages that are unpacked, but not installed.
+    unpacked: Vec<&'static str>,
     /// Arguments of `rustup`, one list for each call.
     rustup: Vec<Vec<&'static str>>,
     /// Arguments of `cargo install`, one list for each call.
@@ -113,6 +115,8 @@ fn missing(build_only: bool) -> Plan {
     }
     plan.add(PROGRAMS);
     plan.add(VM);
+    let is_unpacked = |need: &&Need| Path::new(UNPACKED_AT).join(need.package).join(need.program).exists();
+    plan.unpacked.extend(UNPACKED.iter().filter(|need| !is_unpacked(need)).map(|need| need.package));
     if find("cargo-deny").is_none() {
         plan.cargo.push(vec!["cargo-deny", "--locked"]);
     }
@@ -130,17 +134,32 @@ impl Plan {
     }
 
     fn is_empty(&self) -> bool {
-        self.apt.is_empty() && self.rustup.is_empty() && self.cargo.is_empty()
+        self.apt.is_empty() && self.unpacked.is_empty() && self.rustup.is_empty() && self.cargo.is_empty()
+    }
+
+    fn uses_apt(&self) -> bool {
+        !self.apt.is_empty() || !self.unpacked.is_empty()
     }
 
     fn commands(&self) -> Vec<Command> {
         let mut all = Vec::new();
-        if !self.apt.is_empty() {
+        if self.uses_apt() {
             let mut update = Command::new("apt-get");
             update.args(["update", "-qq"]);
+            all.push(update);
+        }
+        if !self.apt.is_empty() {
             let mut install = Command::new("apt-get");
             install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(&self.apt);
-            all.extend([update, install]);
+            all.push(install);
+        }
+        for package in &self.unpacked {
+            let mut unpack = Command::new("sh");
+            unpack.arg("-ec").arg(format!(
+                "rm -rf {UNPACKED_AT}/{package} && mkdir -p {UNPACKED_AT}/{package} && cd {UNPACKED_AT}/{package} && \
+                 apt-get download -qq {package} && dpkg-deb -x {package}_*.deb . && rm {package}_*.deb"
+            ));
+            all.push(unpack);
         }
         for words in &self.rustup {
             let mut command = Command::new("rustup");
@@ -166,14 +185,15 @@ impl Plan {
             false => format!("    {}", plain(command)),
         };
         let mut lines: Vec<String> = self.commands().iter().map(line).collect();
-        for need in [PROGRAMS, VM, VM_ARM].iter().copied().flatten().filter(|need| self.apt.contains(&need.package)) {
+        let of_apt = |need: &&Need| self.apt.contains(&need.package) || self.unpacked.contains(&need.package);
+        for need in [PROGRAMS, UNPACKED, VM, VM_ARM].iter().copied().flatten().filter(of_apt) {
             lines.push(format!("    # {}: {}", need.package, need.why));
         }
         lines.join("\n")
     }
 
     fn install(&self) -> Result<()> {
-        if !self.apt.is_empty() {
+        if self.uses_apt() {
             if find("apt-get").is_none() {
                 bail!("this machine has no apt-get: install the named packages its own way");
             }

@@ -55,6 +55,17 @@ pub const PROGRAMS: &[Need] = &[
     ),
 ];
 
+/// Programs of packages that would change the machine if they were installed. They are unpacked beside what is built, and a
+/// program is a path in its package.
+pub const UNPACKED: &[Need] = &[need(
+    "lib/systemd/systemd-resolved",
+    "systemd-resolved",
+    "a resolver of containers and of the device; its package replaces /etc/resolv.conf",
+)];
+
+/// Where each of them is unpacked, in a directory with the package's name.
+pub const UNPACKED_AT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/unpacked");
+
 /// Packages that bring services which nobody has asked for. Tests start the programs by themselves.
 pub const SERVICES: &[(&str, &[&str])] = &[
     ("unbound", &["unbound.service"]),

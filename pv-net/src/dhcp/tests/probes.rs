@@ -36,6 +36,7 @@ fn the_next_addresses_are_asked_for_before_there_is_a_client() {
     let mut lab = Lab::new();
     assert_eq!(lab.server.take_probes(), [address(100), address(101)], "a quarter of the range");
     assert!(lab.server.take_probes().is_empty());
+    lab.wait(Duration::from_secs(2));
     let first = lab.offered(3, discover(1));
     // It is asked for once more, for somebody may have taken it since.
     assert_eq!((first, lab.server.take_probes()), (address(100), vec![address(100), address(102)]));
