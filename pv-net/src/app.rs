@@ -12,6 +12,7 @@ use crate::events::{self, Bus};
 use crate::failure::{Failure, Kind};
 use crate::kernel::broker::Broker;
 use crate::kernel::{netlink, privilege};
+use crate::memory;
 use crate::ra;
 use crate::services;
 use crate::supervisor::Supervisor;
@@ -41,7 +42,7 @@ pub fn run(paths: &Paths) -> Result<(), Failure> {
     paths.make()?;
     let _lock = RunLock::take(paths)?;
     raise_limits();
-    keep_arenas_few();
+    memory::keep_little();
     // Starting the broker needs more privileges than the daemon keeps, and both calls must come before a second thread.
     let broker = Broker::start().map_err(|e| internal("start the broker", &e))?;
     privilege::confine(privilege::DAEMON, &privilege::DAEMON_CALLS)
@@ -115,6 +116,10 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), 
     supervisor.start("resolved", {
         let (snapshots, commands, file) = (snapshots.clone(), commands.clone(), paths.resolved());
         move |stop| until(stop, services::resolved(snapshots.clone(), commands.clone(), file.clone()))
+    });
+    supervisor.start("memory", {
+        let snapshots = snapshots.clone();
+        move |stop| until(stop, services::memory(snapshots.clone()))
     });
     supervisor.start("sweep", move |stop| until(stop, services::sweep(snapshots.clone())));
     tokio::spawn(signals.obey(commands, stop.clone()));
@@ -223,15 +228,5 @@ fn raise_limits() {
     }
     if let Err(e) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
         tracing::debug!(error = %e, "RLIMIT_MEMLOCK not raised");
-    }
-}
-
-/// glibc gives each thread its own heap, and each keeps the memory that it once had. Two are enough here: one for the
-/// controller and one for all other threads.
-fn keep_arenas_few() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: the call takes two numbers, and no other thread runs yet.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
     }
 }

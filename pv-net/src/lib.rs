@@ -23,6 +23,7 @@ pub mod failure;
 pub mod ipam;
 pub mod kernel;
 pub mod lease;
+pub mod memory;
 pub mod model;
 pub mod plan;
 pub mod policy;

@@ -52,6 +52,7 @@ use crate::kernel::kill_point;
 use crate::kernel::netlink::Net;
 use crate::kernel::{Rehearsal, Repair};
 use crate::lease::{self, LeaseHandle};
+use crate::memory;
 use crate::model::{Container, ContainerName, Device, IfName, Offer, PoolName};
 use crate::plan::PoolLink;
 use crate::snapshot::{Plane, share};
@@ -261,7 +262,7 @@ impl Daemon {
         daemon.put_away_object();
         daemon.adopted_containers =
             daemon.links.values().map(|(container, _)| container).collect::<BTreeSet<_>>().len();
-        give_back_memory();
+        memory::give_back();
         Ok(daemon)
     }
 
@@ -346,15 +347,6 @@ impl Daemon {
 
     fn note_declared(&mut self, errors: &[ConfigError]) {
         self.declared_conditions.extend(errors.iter().map(ToString::to_string));
-    }
-}
-
-/// The start needs more memory than running; glibc would keep most of it.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: the call takes a number, and may be made at any time from any thread.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

@@ -7,6 +7,7 @@ mod dhcp;
 mod dhcp6;
 mod dns;
 mod link_local;
+mod memory;
 mod packet;
 mod places;
 mod ra;
@@ -17,6 +18,14 @@ pub use declared::declared;
 pub use dhcp::dhcp;
 pub use dhcp6::{Dhcp6, dhcp6};
 pub use dns::dns;
+pub use memory::memory;
 pub use ra::ra;
 pub use resolved::resolved;
 pub use sweep::sweep;
+
+use crate::failure::{Failure, Kind};
+
+/// The failure of a service whose work on another thread has panicked.
+fn panicked(what: &str, e: &tokio::task::JoinError) -> Failure {
+    Failure::new(Kind::Internal, format!("{what}: {e}"))
+}

@@ -1,7 +1,7 @@
 //! Decides when the flow tables are swept. The time of a sweep grows with the number of flows, so it runs on a thread
 //! that may block.
 
-use crate::failure::{Failure, Kind};
+use crate::failure::Failure;
 use crate::kernel::bpf::{Sweeper, Swept, next_sweep};
 use crate::kernel::challenge_ack;
 use crate::model::FlowTimeouts;
@@ -30,7 +30,9 @@ pub async fn sweep(mut snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<(), 
     sleep(FIRST).await;
     loop {
         let timeouts = snapshots.borrow_and_update().device.flow_timeouts;
-        let (back, next) = spawn_blocking(move || once(sweeper, &timeouts)).await.map_err(|e| panicked(&e))?;
+        let (back, next) = spawn_blocking(move || once(sweeper, &timeouts))
+            .await
+            .map_err(|e| super::panicked("the flow tables' sweep", &e))?;
         sweeper = back;
         let changed = snapshots.wait_for(|s| s.device.flow_timeouts != timeouts);
         tokio::select! {
@@ -38,10 +40,6 @@ pub async fn sweep(mut snapshots: watch::Receiver<Arc<Snapshot>>) -> Result<(), 
             changed = changed => if changed.is_err() { return Ok(()) },
         }
     }
-}
-
-fn panicked(e: &tokio::task::JoinError) -> Failure {
-    Failure::new(Kind::Internal, format!("the flow tables' sweep: {e}"))
 }
 
 fn once(mut sweeper: Sweeper, timeouts: &FlowTimeouts) -> (Sweeper, Duration) {

@@ -72,7 +72,7 @@ fn not_watched(e: &io::Error) -> Failure {
 }
 
 fn panicked(e: &JoinError) -> Failure {
-    Failure::new(Kind::Internal, format!("a declared container's namespace: {e}"))
+    super::panicked("a declared container's namespace", e)
 }
 
 /// A directory with namespace files of declared containers.
