@@ -10,7 +10,7 @@ use crate::command::{AttachRequest, Halt, Prepared};
 use crate::config::check_container;
 use crate::failure::{Failure, Kind};
 use crate::ipam::Lease;
-use crate::ipam::store::{ContainerRecord, State};
+use crate::ipam::store::{ContainerRecord, RunText, State};
 use crate::kernel::bpf::Hook;
 use crate::kernel::errand::Found;
 use crate::kernel::link::{self, LinkKind, LinkSpec, host_if_name};
@@ -150,7 +150,7 @@ impl Daemon {
     async fn try_attach(
         &mut self,
         container: &Container,
-        run: serde_json::Value,
+        run: RunText,
         reference: NetnsRef,
         auto_detach: bool,
         netns: &Netns,

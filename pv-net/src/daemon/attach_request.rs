@@ -4,6 +4,7 @@ use super::Daemon;
 use crate::command::AttachRequest;
 use crate::config::parse_run_named;
 use crate::failure::{Failure, Kind};
+use crate::ipam::store::RunText;
 use crate::kernel::netlink::Netns;
 use crate::model::{Container, ContainerName, NetworkMode, PoolName};
 
@@ -28,7 +29,7 @@ impl Daemon {
         &self,
         name: &ContainerName,
         request: &AttachRequest,
-    ) -> Result<(serde_json::Value, Container), Failure> {
+    ) -> Result<(RunText, Container), Failure> {
         let run = match (&request.run, &request.pool) {
             (Some(_), Some(_)) => {
                 return Err(Failure::new(Kind::Usage, "a run.json and a pool were given: give one of them"));
@@ -41,8 +42,8 @@ impl Daemon {
             }
             (None, None) => match self.declared.get(name) {
                 Some(declared) => {
-                    let run = serde_json::from_str(&declared.text).unwrap_or_default();
-                    return Ok((run, declared.container.clone()));
+                    let run: serde_json::Value = serde_json::from_str(&declared.text).unwrap_or_default();
+                    return Ok((RunText::from(&run), declared.container.clone()));
                 }
                 None => {
                     let why = format!("container {name}: no run.json is declared for it");
@@ -50,7 +51,8 @@ impl Daemon {
                 }
             },
         };
-        let container = parse_run_named(&format!("container {name}"), &run.to_string(), Some(name))?;
+        let run = RunText::from(&run);
+        let container = parse_run_named(&format!("container {name}"), run.text(), Some(name))?;
         Ok((run, container))
     }
 

@@ -3,6 +3,7 @@
 use super::Daemon;
 use crate::command::Halt;
 use crate::failure::{Failure, Kind};
+use crate::ipam::store::RunText;
 use crate::kernel::errand::{Errand, Found};
 use crate::kernel::link::has_end_of;
 use crate::kernel::netlink::{Net, Netns};
@@ -30,7 +31,7 @@ impl Daemon {
     pub(super) async fn attach_state(
         &mut self,
         name: &ContainerName,
-        run: &serde_json::Value,
+        run: &RunText,
         reference: &NetnsRef,
         netns: &Netns,
         found: &Found,

@@ -156,6 +156,8 @@ pub struct Daemon {
     unmarked: BTreeSet<u32>,
     /// Containers' links that left their bridge since the last look.
     unbridged: BTreeSet<u32>,
+    /// What the attached containers publish.
+    mappings: port_map::Mappings,
     policy: policy::InForce,
     grace: GracePeriods,
     /// Bridges not made by pv-net whose MAC this daemon has set.
@@ -243,6 +245,7 @@ impl Daemon {
             in_the_way: BTreeSet::new(),
             tried_again: None,
             failed_steps: Vec::new(),
+            mappings: port_map::Mappings::default(),
             policy: policy::InForce::default(),
             macs_held: BTreeSet::new(),
             former_gateways: BTreeMap::new(),

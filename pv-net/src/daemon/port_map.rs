@@ -9,11 +9,37 @@ use crate::kernel::errand::{Errand, Found};
 use crate::kernel::{Kernel, listeners};
 use crate::model::{Container, ContainerName, PortMapping};
 use crate::plan::{Op, Published, Tables, prefixes, reservations};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The port mappings in a container's `run.json`.
-fn mappings(name: &ContainerName, record: &ContainerRecord) -> Vec<PortMapping> {
-    parse_run_named("run", &record.run.to_string(), Some(name)).map(|c| c.ports).unwrap_or_default()
+/// The port mappings of the containers' `run.json`, each parsed once.
+#[derive(Default)]
+pub(super) struct Mappings(RefCell<BTreeMap<ContainerName, Parsed>>);
+
+/// The port mappings of one container.
+struct Parsed {
+    of: Arc<ContainerRecord>,
+    mappings: Arc<[PortMapping]>,
+}
+
+impl Mappings {
+    /// Those of an attached container.
+    fn of(&self, name: &ContainerName, record: &Arc<ContainerRecord>) -> Arc<[PortMapping]> {
+        let mut all = self.0.borrow_mut();
+        if let Some(parsed) = all.get(name).filter(|parsed| Arc::ptr_eq(&parsed.of, record)) {
+            return parsed.mappings.clone();
+        }
+        let mappings = parse_run_named("run", record.run.text(), Some(name)).map(|c| c.ports).unwrap_or_default();
+        let mappings: Arc<[PortMapping]> = mappings.into();
+        all.insert(name.clone(), Parsed { of: record.clone(), mappings: mappings.clone() });
+        mappings
+    }
+
+    /// Forgets those of containers that are not attached.
+    fn keep(&self, attached: &BTreeMap<ContainerName, Arc<ContainerRecord>>) {
+        self.0.borrow_mut().retain(|name, _| attached.contains_key(name));
+    }
 }
 
 impl Daemon {
@@ -21,9 +47,11 @@ impl Daemon {
         let mut all = Vec::new();
         for (name, record) in &self.state.containers {
             let identity = self.state.identities.get(name).copied().unwrap_or_default();
-            let published = |mapping| (name.clone(), Published::new(mapping, identity, &record.attachments));
-            all.extend(mappings(name, record).into_iter().map(published));
+            let published =
+                |mapping: &PortMapping| (name.clone(), Published::new(mapping.clone(), identity, &record.attachments));
+            all.extend(self.mappings.of(name, record).iter().map(published));
         }
+        self.mappings.keep(&self.state.containers);
         all
     }
 
@@ -49,7 +77,7 @@ impl Daemon {
 
     /// Whether the container `name` publishes any port.
     pub(super) fn publishes(&self, name: &ContainerName) -> bool {
-        self.state.containers.get(name).is_some_and(|record| !mappings(name, record).is_empty())
+        self.state.containers.get(name).is_some_and(|record| !self.mappings.of(name, record).is_empty())
     }
 
     /// Brings the map `port_map` to what the attached containers publish. Flows of removed mappings end.

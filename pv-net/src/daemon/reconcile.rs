@@ -4,7 +4,7 @@ use super::Daemon;
 use super::execute::{Failed, carry_out};
 use super::leases::Learned;
 use crate::failure::Failure;
-use crate::ipam::store::{self, ContainerRecord};
+use crate::ipam::store::{self, ContainerRecord, RunText};
 use crate::kernel::bpf::{DataPlane, Hook};
 use crate::kernel::link::host_if_name;
 use crate::kernel::netlink::{LinkInfo, NetEvent, alias};
@@ -213,9 +213,9 @@ impl Daemon {
         let name = attachment.container.clone();
         let record = self.state.containers.entry(name).or_insert_with(|| {
             Arc::new(ContainerRecord {
-                run: serde_json::json!({
+                run: RunText::from(&serde_json::json!({
                     "name": attachment.container, "network": {"interfaces": []},
-                }),
+                })),
                 ..ContainerRecord::default()
             })
         });
@@ -224,8 +224,10 @@ impl Daemon {
         if let Some(wish) = attachment.default_route {
             interface["default_route"] = wish.into();
         }
-        if let Some(list) = record.run.pointer_mut("/network/interfaces").and_then(serde_json::Value::as_array_mut) {
+        let mut run = record.run.value();
+        if let Some(list) = run.pointer_mut("/network/interfaces").and_then(serde_json::Value::as_array_mut) {
             list.push(interface);
+            record.run = RunText::from(&run);
         }
         record.attachments.push(attachment);
     }

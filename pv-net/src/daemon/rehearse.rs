@@ -37,7 +37,7 @@ copied! {
     former_gateways, misfits, errands, repairs, has_socket_hooks, bridge_gone, filters_changed;
     // A rehearsal does not touch what these lead to: files, the kernel, the lease book, the rules in force.
     left:
-    paths, leases, net, broker, plane, shared_plane, adopted, adopted_containers, policy, grace, rehearsal, under_repair,
+    paths, leases, net, broker, plane, shared_plane, adopted, adopted_containers, policy, mappings, grace, rehearsal, under_repair,
 }
 
 impl Daemon {

@@ -69,7 +69,7 @@ impl Source<'_> {
     fn status(&self, links: &Links<'_>) -> ContainerStatus {
         let phase = match self.attached {
             Some((record, identity)) => {
-                let run = parse_run_named("run", &record.run.to_string(), Some(self.name));
+                let run = parse_run_named("run", record.run.text(), Some(self.name));
                 let (aliases, ports, inactive) =
                     run.map(|run| (run.aliases, run.ports, run.inactive)).unwrap_or_default();
                 let links = links_of(record, links).collect();

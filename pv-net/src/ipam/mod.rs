@@ -9,6 +9,7 @@ mod client;
 mod cursor;
 mod error;
 mod lease;
+mod run_text;
 mod space;
 pub mod store;
 

@@ -1,6 +1,7 @@
 //! The daemon's state on disk: one file that is replaced as a whole, so that a power cut leaves the old or the new one.
 
 use super::Ipam;
+pub use super::run_text::RunText;
 use crate::kernel::kill_point;
 use crate::kernel::netlink::alias::{BorrowedAddress, BorrowedForwarding};
 use crate::model::{Attachment, ContainerName, IfName, NetnsRef, PoolName};
@@ -81,8 +82,8 @@ pub struct ClsactHook {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContainerRecord {
-    /// Its `run.json`, as it was given. Kept for showing.
-    pub run: serde_json::Value,
+    /// Its `run.json`, as it was given.
+    pub run: RunText,
     /// Where its namespace is; `None` when the record was learned from its links.
     pub netns: Option<NetnsRef>,
     /// Its interfaces.
@@ -253,12 +254,13 @@ pub(crate) fn remove_file(dir: &Path, name: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-#[derive(Serialize, Deserialize)]
-struct Envelope<B> {
+#[derive(Deserialize)]
+struct Envelope<'a> {
     version: u32,
     /// SHA-256 of `body` in its compact form, in hexadecimal.
     checksum: String,
-    body: B,
+    #[serde(borrow)]
+    body: &'a serde_json::value::RawValue,
 }
 
 fn checksum(body: &str) -> String {
@@ -292,8 +294,7 @@ pub fn load(dir: &Path) -> Result<(State, Vec<String>), StoreError> {
 /// # Errors
 /// Why it is not valid: damaged, of another version, or inconsistent.
 pub fn decode(text: &[u8]) -> Result<State, String> {
-    let envelope: Envelope<&serde_json::value::RawValue> =
-        serde_json::from_slice(text).map_err(|e| format!("torn or not JSON: {e}"))?;
+    let envelope: Envelope<'_> = serde_json::from_slice(text).map_err(|e| format!("torn or not JSON: {e}"))?;
     if envelope.version != VERSION {
         return Err(format!("version {} is not {VERSION}", envelope.version));
     }
@@ -308,17 +309,13 @@ pub fn decode(text: &[u8]) -> Result<State, String> {
 /// # Errors
 /// When serde_json cannot encode it.
 pub fn encode(state: &State) -> serde_json::Result<Vec<u8>> {
-    envelope(serde_json::to_string(state)?)
+    Ok(envelope(&serde_json::to_string(state)?))
 }
 
-/// Puts a version and a checksum around `body`.
-///
-/// # Errors
-/// When `body` is no JSON.
-pub fn envelope(body: String) -> serde_json::Result<Vec<u8>> {
-    let checksum = checksum(&body);
-    let body = serde_json::value::RawValue::from_string(body)?;
-    serde_json::to_vec(&Envelope { version: VERSION, checksum, body })
+/// Puts a version and a checksum around `body`, which is JSON.
+fn envelope(body: &str) -> Vec<u8> {
+    let checksum = checksum(body);
+    format!(r#"{{"version":{VERSION},"checksum":"{checksum}","body":{body}}}"#).into_bytes()
 }
 
 /// Writes the state to `dir` durably: when this returns, a power cut cannot lose it.
@@ -349,7 +346,7 @@ mod tests {
             let name: ContainerName = name.parse().expect("name");
             state.identity(&name);
             let record = ContainerRecord {
-                run: serde_json::json!({"name": name.as_str()}),
+                run: RunText::from(&serde_json::json!({"name": name.as_str()})),
                 netns: Some(NetnsRef::Pid(7)),
                 attachments: Vec::new(),
                 auto_detach: name.as_str() == "db",
