@@ -112,7 +112,8 @@ fn check_file(
     let name = file.display().to_string();
     let keys = serde_json::from_str::<serde_json::Map<String, Value>>(&text).unwrap_or_default();
     let network = keys.get("network").and_then(Value::as_object);
-    let of_run = ["#spec", "name", "type", "services", "health_check", "auto_recovery"];
+    let of_run =
+        ["#spec", "name", "type", "start", "runtime", "stop_timeout", "services", "health_check", "auto_recovery"];
     let of_run_network = ["pool", "interfaces", "mode", "hostname", "aliases", "ports"];
     let is_run = of_run.iter().any(|k| keys.contains_key(*k))
         || network.is_some_and(|n| of_run_network.iter().any(|k| n.contains_key(*k)));
