@@ -4,7 +4,7 @@ use super::args::{Args, AttachArg, Command, InterfaceArgs, PolicyCommand};
 use super::client::{call, send};
 use super::output::{done, escaped, pretty, say};
 use super::table::{self, Column};
-use super::{Ended, doctor, policy, runtime};
+use super::{Ended, containers, doctor, policy, runtime};
 use crate::command::{AttachRequest, InterfaceRequest};
 use crate::config::{load, parse_device, parse_run, parse_run_named, parse_services};
 use crate::daemon::{Paths, RunLock, teardown};
@@ -25,7 +25,7 @@ use std::time::Duration;
 pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode, Ended> {
     match command {
         // These are handled in `cli::run`.
-        Command::Run | Command::Broker => {}
+        Command::Run { .. } | Command::Runner | Command::Broker => {}
         Command::Check { files } => check(&files, json)?,
         Command::Attach { name, what: AttachArg { interface: Some(of), .. }, pool, interface, .. } => {
             attach_interface(&paths, &name, &of, pool.unwrap_or_default(), interface, json).await?;
@@ -44,7 +44,8 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
         }
         Command::Status => status(&paths, json).await?,
         Command::Pools => list(&paths, "/pools", table::POOLS, json).await?,
-        Command::Containers { name } => containers(&paths, name, json).await?,
+        Command::Containers { command: Some(command), .. } => containers::act(&paths, command, json).await?,
+        Command::Containers { name, command: None } => containers::list(&paths, name, json).await?,
         Command::Leases => leases(&paths, json).await?,
         Command::Ports => list(&paths, "/ports", table::PORTS, json).await?,
         Command::Services => list(&paths, "/services", table::SERVICES, json).await?,
@@ -246,42 +247,6 @@ async fn leases(paths: &Paths, json: bool) -> Result<(), Ended> {
     }
     say(&table::render(table::LEASES, rows));
     Ok(())
-}
-
-/// All containers, or one.
-async fn containers(paths: &Paths, name: Option<String>, json: bool) -> Result<(), Ended> {
-    let path = name.map_or_else(|| "/containers".to_owned(), |name| format!("/containers/{}", escaped(&name)));
-    let value = call(paths, Method::GET, &path, None).await?;
-    if json {
-        say(&pretty(&value));
-        return Ok(());
-    }
-    let all = value.as_array().map_or_else(|| std::slice::from_ref(&value), Vec::as_slice);
-    let rows: Vec<Value> = all.iter().flat_map(interface_rows).collect();
-    say(&table::render(table::CONTAINERS, &rows));
-    for container in all {
-        for condition in container["conditions"].as_array().into_iter().flatten() {
-            let (name, text) = (&container["name"], condition.as_str().unwrap_or_default());
-            say(&format!("{}: {text}", name.as_str().unwrap_or_default()));
-        }
-    }
-    Ok(())
-}
-
-/// A row for each interface, with the container's name and state.
-fn interface_rows(container: &Value) -> Vec<Value> {
-    let head = json!({"container": container["name"], "state": container["state"]});
-    let interfaces = container["interfaces"].as_array().cloned().unwrap_or_default();
-    if interfaces.is_empty() {
-        return vec![head];
-    }
-    let merge = |mut interface: Value| {
-        if let (Some(to), Some(from)) = (interface.as_object_mut(), head.as_object()) {
-            to.extend(from.clone());
-        }
-        interface
-    };
-    interfaces.into_iter().map(merge).collect()
 }
 
 async fn status(paths: &Paths, json: bool) -> Result<(), Ended> {

@@ -31,7 +31,7 @@ pub use pool::{HostAccess, IpvlanMode, MacvlanMode, Pool, PoolDhcp, PoolDns, Poo
 pub use port::{PortMapping, Transport};
 pub use proto::proto_name;
 pub use ra::{PoolRa, RaMode, RouterPreference};
-pub use start::{LxcSpec, OciSpec, RuntimeSpec, Start, Startable};
+pub use start::{LxcSpec, OciSpec, RunState, RunStatus, RuntimeSpec, Start, Startable};
 pub use timeouts::FlowTimeouts;
 pub use uplink_filter::{RateLimit, UplinkFilter, XdpChoice, XdpMode};
 

@@ -69,3 +69,50 @@ impl RuntimeSpec {
         }
     }
 }
+
+/// Whether a container runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// It runs.
+    Running,
+    /// It is being started or stopped.
+    Changing,
+    /// It does not run: nobody has started it, it was stopped, or it has ended without an error.
+    Stopped,
+    /// It could not be started or stopped, or has ended with an error.
+    Failed,
+}
+
+/// What is known of a container that pv-net can start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct RunStatus {
+    /// Whether it runs.
+    pub state: RunState,
+    /// Its first process, while it runs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pid: Option<u32>,
+    /// Why it has failed, or how it has ended.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
+}
+
+impl RunStatus {
+    /// It runs as this process.
+    #[must_use]
+    pub const fn running(pid: u32) -> Self {
+        Self { state: RunState::Running, pid: Some(pid), why: None }
+    }
+
+    /// It does not run, and nothing is wrong with that.
+    #[must_use]
+    pub const fn stopped() -> Self {
+        Self { state: RunState::Stopped, pid: None, why: None }
+    }
+
+    /// It does not run as it should.
+    #[must_use]
+    pub const fn failed(why: String) -> Self {
+        Self { state: RunState::Failed, pid: None, why: Some(why) }
+    }
+}

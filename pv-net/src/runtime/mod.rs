@@ -7,6 +7,7 @@
 
 pub mod lxc;
 pub mod oci;
+pub mod order;
 pub mod start;
 #[cfg(test)]
 mod tests;

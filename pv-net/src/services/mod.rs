@@ -11,6 +11,7 @@ mod packet;
 mod places;
 mod ra;
 mod resolved;
+mod runner;
 mod sweep;
 
 pub use declared::declared;
@@ -19,4 +20,5 @@ pub use dhcp6::{Dhcp6, dhcp6};
 pub use dns::dns;
 pub use ra::ra;
 pub use resolved::resolved;
+pub use runner::{Follow, runner};
 pub use sweep::sweep;

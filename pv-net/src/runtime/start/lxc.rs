@@ -110,12 +110,14 @@ impl Runtime for Lxc<'_> {
 
     fn start(&self, within: Duration) -> Result<u32, RuntimeError> {
         startable(self.state()?)?;
-        let (pid_file, log) = (self.execute.scratch(&self.spec.id, "pid"), self.execute.scratch(&self.spec.id, "log"));
+        let (pid_file, log) = (self.execute.scratch("pid"), self.execute.scratch("log"));
         let line = self.start_line(&pid_file, &log);
         match self.execute.run(&line, within) {
             Ok(finished) if finished.code == Some(0) => {}
             Ok(finished) => {
-                let errors = read_log(&finished.errors);
+                // LXC does not say what a hook has said.
+                let hook = finished.answer.trim();
+                let errors = if hook.is_empty() { read_log(&finished.errors) } else { hook.to_owned() };
                 return Err(refused(&line, &super::Finished { errors, ..finished }));
             }
             Err(e) => {

@@ -57,7 +57,7 @@ impl CommandLine {
 pub struct Finished {
     /// Its exit status; none when a signal has ended it.
     pub code: Option<i32>,
-    /// What it has answered.
+    /// What it has answered; of a start, what a hook of pv-net has said of its failure.
     pub answer: String,
     /// What it has said of errors, or what is in its log.
     pub errors: String,
@@ -77,8 +77,8 @@ pub trait Execute {
     /// When the kernel does not say.
     fn ended(&self, pid: u32, within: Duration) -> io::Result<bool>;
 
-    /// A file for what a runtime writes while it starts this container.
-    fn scratch(&self, id: &str, what: &str) -> PathBuf;
+    /// A file for what a runtime writes while it starts the container.
+    fn scratch(&self, what: &str) -> PathBuf;
 
     /// Kills the process that has written its id to this file, and its process group. Without the file there is nobody.
     fn kill_written(&self, file: &Path);

@@ -125,7 +125,7 @@ impl Runtime for Oci<'_> {
         if state == State::Stopped {
             self.clear()?;
         }
-        let line = self.start_line(&self.execute.scratch(&self.spec.id, "log"));
+        let line = self.start_line(&self.execute.scratch("log"));
         let failed = match self.execute.run(&line, within) {
             Ok(finished) if finished.code == Some(0) => match self.state()? {
                 State::Running(pid) => return Ok(pid),

@@ -40,8 +40,8 @@ impl Execute for Script {
         Ok(self.has_ended.borrow_mut().pop_front().expect("an answer"))
     }
 
-    fn scratch(&self, id: &str, what: &str) -> PathBuf {
-        format!("/run/x/{id}.{what}").into()
+    fn scratch(&self, what: &str) -> PathBuf {
+        format!("/run/x/w.{what}").into()
     }
 
     fn kill_written(&self, file: &Path) {
