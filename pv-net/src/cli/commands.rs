@@ -3,6 +3,7 @@
 use super::args::{Args, AttachArg, Command, InterfaceArgs, PolicyCommand};
 use super::client::{call, send};
 use super::output::{done, escaped, pretty, say};
+use super::starts::Starts;
 use super::table::{self, Column};
 use super::{Ended, containers, doctor, policy, runtime};
 use crate::command::{AttachRequest, InterfaceRequest};
@@ -83,12 +84,14 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
 fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {
     let (mut errors, mut conditions) = (Vec::new(), Vec::new());
     let mut named: BTreeMap<String, ContainerName> = BTreeMap::new();
+    let mut starts = Starts::default();
     for file in files {
-        match check_file(file, &mut named) {
+        match check_file(file, &mut named, &mut starts) {
             Ok(notes) => conditions.extend(notes.iter().map(|note| format!("{}: {note}", file.display()))),
             Err(wrong) => errors.extend(wrong),
         }
     }
+    errors.extend(starts.circle());
     if !errors.is_empty() {
         return Err(Failure::from(errors).into());
     }
@@ -104,10 +107,11 @@ fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {
 
 /// Checks a file. Returns warnings about a valid one: settings that this version does not act on, and surprising ones.
 /// Whether it is a `run.json` is told by fields that a `device.json` cannot have. `named` has the containers of the files
-/// checked before.
+/// checked before, and `starts` what they wait for.
 fn check_file(
     file: &Path,
     named: &mut BTreeMap<String, ContainerName>,
+    starts: &mut Starts,
 ) -> Result<Vec<String>, Vec<crate::config::ConfigError>> {
     let text = load::text(file)?;
     let name = file.display().to_string();
@@ -120,10 +124,12 @@ fn check_file(
         || network.is_some_and(|n| of_run_network.iter().any(|k| n.contains_key(*k)));
     let unused = |path: String| format!("{path}: accepted, not acted on yet");
     if text.trim_start().starts_with('[') || keys.get("services").is_some_and(Value::is_array) {
-        return parse_services(&name, &text).map(|_| Vec::new());
+        starts.offers(file, parse_services(&name, &text)?);
+        return Ok(Vec::new());
     }
     if is_run {
         let container = parse_run(&name, &text)?;
+        starts.requires(file, &container);
         let lower = container.name.as_str().to_ascii_lowercase();
         let mut notes: Vec<String> = container.inactive.into_iter().map(unused).collect();
         if lower == "gateway" {

@@ -9,6 +9,7 @@ mod output;
 mod policy;
 mod privileges;
 mod runtime;
+mod starts;
 mod table;
 
 use crate::app;
