@@ -14,7 +14,8 @@ use crate::runtime::oci::{self, Attach, State};
 use crate::runtime::{InTheWay, lxc};
 use hyper::Method;
 use serde_json::json;
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Write};
 
 /// Most bytes of a state that a runtime writes, so that a wrong caller cannot use up the device's memory.
 const MOST_STATE: u64 = 1 << 20;
@@ -62,7 +63,10 @@ pub(super) async fn hook(paths: &Paths, command: HookCommand) -> Result<(), Ende
             Ended::Failed(failure) => failure.line(),
             Ended::NoDaemon(why) => why.clone(),
         };
-        if let Err(e) = std::fs::write(&file, text) {
+        // Only a file that is new: whatever is there already is not the runner's.
+        let written =
+            File::options().write(true).create_new(true).open(&file).and_then(|mut f| f.write_all(text.as_bytes()));
+        if let Err(e) = written {
             tracing::warn!(file = %file.display(), error = %e, "not written why the container does not start");
         }
     }

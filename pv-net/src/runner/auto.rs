@@ -49,8 +49,11 @@ pub(super) fn start(containers: &Containers) -> Result<(), Failure> {
         let why = format!("it waits for itself: {}", order::in_words(&circle));
         for name in circle.iter().collect::<BTreeSet<_>>() {
             providers.remove(name);
-            containers.note_failed(name, why.clone());
-            finish(name, false, &shared);
+            let runs = containers.runs(name);
+            if !runs {
+                containers.note_failed(name, why.clone());
+            }
+            finish(name, runs, &shared);
         }
         waiting.retain(|name, _| !circle.contains(name));
         waiting.values_mut().for_each(|before| before.retain(|name| !circle.contains(name)));
@@ -75,6 +78,9 @@ fn one(
     before: &BTreeSet<ContainerName>,
     shared: &(Mutex<Progress>, Condvar),
 ) {
+    if containers.runs(name) {
+        return finish(name, true, shared);
+    }
     let mut progress = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
     while progress.under_way >= AT_ONCE || !before.iter().all(|name| progress.ended.contains_key(name)) {
         progress = shared.1.wait(progress).unwrap_or_else(PoisonError::into_inner);

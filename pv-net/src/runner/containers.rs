@@ -80,10 +80,18 @@ impl Containers {
         self.known.1.notify_all();
     }
 
-    /// Notes why a container was not started.
+    /// Notes why a container was not started. One that runs, or is just being started, keeps its state.
     pub(super) fn note_failed(&self, name: &ContainerName, why: String) {
         tracing::warn!(container = %name, %why, "not started");
-        self.note(&mut self.known(), name, RunStatus::failed(why));
+        let mut known = self.known();
+        if known.all.get(name).is_none_or(|entry| entry.status.pid.is_none() && !entry.is_busy) {
+            self.note(&mut known, name, RunStatus::failed(why));
+        }
+    }
+
+    /// Whether the container is known to run.
+    pub(super) fn runs(&self, name: &ContainerName) -> bool {
+        self.status(name).pid.is_some()
     }
 
     /// The states, as soon as they are not those of `after`.
@@ -135,9 +143,8 @@ impl Containers {
     pub(super) fn look(&self, name: &ContainerName) -> Result<RunStatus, Failure> {
         let (_, startable) = self.startable(name)?;
         let busy = self.begin(name)?;
-        let programs = self.programs(name);
-        let runtime = runtime(&startable.runtime, &programs);
-        let state = runtime.state().map_err(|e| refused(name, &e))?;
+        let state =
+            self.with_runtime(name, &startable.runtime, |runtime| runtime.state()).map_err(|e| refused(name, &e))?;
         let before = self.status(name);
         let status = match state {
             State::Running(pid) => RunStatus::running(pid),
@@ -183,44 +190,33 @@ impl Containers {
         let (container, startable) = self.startable(name)?;
         self.is_alone(name, &startable.runtime)?;
         let busy = self.begin(name)?;
-        let programs = self.programs(name);
-        let runtime = runtime(&startable.runtime, &programs);
         self.keep_stopped(name, wish == Wish::Stop);
         let before = self.status(name);
         let changing = RunStatus { state: RunState::Changing, pid: before.pid, why: None };
         self.note(&mut self.known(), name, changing);
-        let done = match wish {
-            Wish::Start => self.run(&container, &startable.runtime, &*runtime),
-            Wish::Stop => {
-                runtime.stop(startable.stop_timeout).map(|()| RunStatus::stopped()).map_err(|e| refused(name, &e))
-            }
-            Wish::Restart => match runtime.stop(startable.stop_timeout) {
-                Ok(()) | Err(RuntimeError::NotRunning) => self.run(&container, &startable.runtime, &*runtime),
-                Err(e) => Err(refused(name, &e)),
-            },
-        };
-        match done {
-            Ok(status) => {
-                tracing::info!(container = %name, pid = status.pid, "{}", if status.pid.is_some() { "started" } else { "stopped" });
-                busy.end(status.clone(), &startable.runtime);
-                Ok(status)
-            }
-            Err(failure) => {
-                tracing::warn!(container = %name, error = %failure, "not done");
-                let why = failure.line();
-                let why = why.strip_prefix(&format!("container {name}: ")).unwrap_or(&why).to_owned();
-                // A request at the wrong time is no fault of the container.
-                let is_wrong = failure.kind == Kind::Conflict;
-                let status = match runtime.pid() {
-                    Ok(Some(pid)) => RunStatus { why: (!is_wrong).then_some(why), ..RunStatus::running(pid) },
-                    Ok(None) if is_wrong && before.pid.is_none() => before,
-                    Ok(None) if is_wrong => RunStatus::stopped(),
-                    Ok(None) | Err(_) => RunStatus::failed(why),
-                };
-                busy.end(status, &startable.runtime);
-                Err(failure)
-            }
+        let (done, status) = self.with_runtime(name, &startable.runtime, |runtime| {
+            let stop = || runtime.stop(startable.stop_timeout);
+            let done = match wish {
+                Wish::Start => self.run(&container, &startable.runtime, runtime),
+                Wish::Stop => stop().map(|()| RunStatus::stopped()).map_err(|e| refused(name, &e)),
+                Wish::Restart => match stop() {
+                    Ok(()) | Err(RuntimeError::NotRunning) => self.run(&container, &startable.runtime, runtime),
+                    Err(e) => Err(refused(name, &e)),
+                },
+            };
+            let status = match &done {
+                Ok(status) => status.clone(),
+                Err(failure) => after_failure(name, failure, before, runtime),
+            };
+            (done, status)
+        });
+        match &done {
+            Ok(RunStatus { pid: Some(pid), .. }) => tracing::info!(container = %name, pid, "started"),
+            Ok(_) => tracing::info!(container = %name, "stopped"),
+            Err(failure) => tracing::warn!(container = %name, error = %failure, "not done"),
         }
+        busy.end(status, &startable.runtime);
+        done
     }
 
     /// Starts a container in its pools, or not at all.
@@ -268,8 +264,10 @@ impl Containers {
         }
     }
 
-    fn programs(&self, name: &ContainerName) -> Programs {
-        Programs::new(&directory(&self.paths), name.as_str())
+    /// Does `work` with the container's runtime. Its files are removed before the operation ends and the next one begins.
+    fn with_runtime<T>(&self, name: &ContainerName, spec: &RuntimeSpec, work: impl FnOnce(&dyn Runtime) -> T) -> T {
+        let programs = Programs::new(&directory(&self.paths), name.as_str());
+        work(&*runtime(spec, &programs))
     }
 
     /// Where it is written down that a container was stopped by a request.
@@ -349,8 +347,7 @@ impl Containers {
         let Ok(busy) = self.begin(name) else { return };
         // It may have been started again before this operation's turn.
         if self.status(name) == RunStatus::stopped() {
-            let programs = self.programs(name);
-            if let Err(e) = runtime(spec, &programs).clear() {
+            if let Err(e) = self.with_runtime(name, spec, |runtime| runtime.clear()) {
                 tracing::warn!(container = %name, error = %e, "its runtime keeps something of it");
             }
             busy.end(status, spec);
@@ -392,6 +389,20 @@ impl Drop for Busy<'_> {
 /// The runner's own directory.
 pub(super) fn directory(paths: &Paths) -> PathBuf {
     paths.run_dir.join("runner")
+}
+
+/// The state of a container after an operation that has failed; `before` was the one before it.
+fn after_failure(name: &ContainerName, failure: &Failure, before: RunStatus, runtime: &dyn Runtime) -> RunStatus {
+    let why = failure.line();
+    let why = why.strip_prefix(&format!("container {name}: ")).unwrap_or(&why).to_owned();
+    // A request at the wrong time is no fault of the container.
+    let is_wrong = failure.kind == Kind::Conflict;
+    match runtime.pid() {
+        Ok(Some(pid)) => RunStatus { why: (!is_wrong).then_some(why), ..RunStatus::running(pid) },
+        Ok(None) if is_wrong && before.pid.is_none() => before,
+        Ok(None) if is_wrong => RunStatus::stopped(),
+        Ok(None) | Err(_) => RunStatus::failed(why),
+    }
 }
 
 /// How a process has ended, in words.

@@ -28,7 +28,21 @@ pub(super) struct Programs {
 
 impl Programs {
     pub(super) fn new(dir: &Path, name: &str) -> Self {
-        Self { dir: dir.to_owned(), name: name.to_owned() }
+        let programs = Self { dir: dir.to_owned(), name: name.to_owned() };
+        // A runner that was killed may have left some.
+        programs.remove_files();
+        programs
+    }
+
+    fn remove_files(&self) {
+        for what in ["pid", "log", "hook"] {
+            let path = self.scratch(what);
+            if let Err(e) = std::fs::remove_file(&path)
+                && e.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(file = %path.display(), error = %e, "not removed");
+            }
+        }
     }
 
     fn hook_errors(&self) -> PathBuf {
@@ -133,14 +147,7 @@ impl Execute for Programs {
 impl Drop for Programs {
     /// Removes the files of the call.
     fn drop(&mut self) {
-        for what in ["pid", "log", "hook"] {
-            let path = self.scratch(what);
-            if let Err(e) = std::fs::remove_file(&path)
-                && e.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(file = %path.display(), error = %e, "not removed");
-            }
-        }
+        self.remove_files();
     }
 }
 

@@ -3,11 +3,14 @@
 use crate::starter::{SERVES, STUBBORN, Starter};
 use crate::story::published;
 use anyhow::{Context, Result, ensure};
-use harness::{SOON, eventually};
+use harness::{Device, Process, SOON, configs, eventually, unix_http};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// Addresses of both families, and the MAC.
@@ -63,10 +66,14 @@ fn story(kind: &'static str) -> Result<()> {
     survives_kills(&mut starter, &own)?;
     // A container that ends by itself is gone at once, and its lease stays.
     let pid = starter.becomes("web", "running")?;
+    // Something that holds its namespace keeps its links from going with it.
+    let held = fs::File::open(format!("/proc/{}/ns/net", pid.context("no process")?))?;
     kill_first(pid)?;
     let begun = Instant::now();
     eventually(SOON, || gone_from_names_and_ports(&starter, &own[0]))?;
     eprintln!("{kind}: gone after {:?}", begun.elapsed());
+    starter.lab.no_links()?;
+    drop(held);
     starter.becomes("web", "failed")?;
     let view = starter.lab.view("web")?;
     ensure!(
@@ -133,6 +140,41 @@ fn pv_net_starts_and_stops_containers_of_runc() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn pv_net_starts_and_stops_containers_of_crun() -> Result<()> {
     story("crun")
+}
+
+/// A daemon can start the runner itself. It goes on without that daemon, and is kept by the next one.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_daemon_starts_a_runner_where_nobody_else_does() -> Result<()> {
+    let device = Device::new(&configs::masqueraded())?;
+    let socket = device.file("run/runner.sock");
+    let start = || {
+        let log = fs::File::options().create(true).append(true).open(device.file("log"))?;
+        let daemon = Process::start(device.command().args(["run", "--runner"]).stderr(log.try_clone()?).stdout(log))?;
+        eventually(SOON, || device.json(&["status"]).with_context(|| device.log()))?;
+        anyhow::Ok(daemon)
+    };
+    // The process that listens.
+    let runner = || {
+        let peer = eventually(SOON, || Ok(UnixStream::connect(&socket)?))?;
+        anyhow::Ok(getsockopt(&peer, PeerCredentials)?.pid())
+    };
+    let first = start()?;
+    let pid = runner()?;
+    let kept = (|| {
+        let mode = fs::metadata(&socket)?.permissions().mode() & 0o777;
+        ensure!(mode == 0o600, "others may connect: {mode:o}");
+        let refused = device.cli(&["containers", "start", "nobody"]);
+        ensure!(refused.code == Some(2) && refused.stderr.contains("not declared"), "{refused:?}");
+        drop(first);
+        ensure!(runner()? == pid, "the runner has ended with the daemon");
+        let second = start()?;
+        ensure!(runner()? == pid, "another runner");
+        drop(second);
+        Ok(())
+    })();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).context("end the runner")?;
+    kept
 }
 
 #[test]
@@ -202,6 +244,9 @@ fn what_cannot_be_started_is_said() -> Result<()> {
         refused(&starter, &["containers", "start", "web"], 2, "does not say how it is started")?;
         refused(&starter, &["containers", "start", "nobody"], 2, "not declared")?;
         refused(&starter, &["containers", "start", "../web"], 2, "")?;
+        let body = json!({"action": "stop", "pid": 1}).to_string();
+        let answer = unix_http::ask(&starter.lab.device.file("run/api.sock"), "PUT", "/containers/web", &body)?;
+        ensure!(answer.contains("stands alone"), "{answer}");
         // A pool that is gone: its hook fails, so it does not start.
         starter.lab.device.cli(&["reload"]).ok()?;
         starter.declare("db", SERVES, json!({}))?;
@@ -213,7 +258,7 @@ fn what_cannot_be_started_is_said() -> Result<()> {
         of_no_pool["runtime"] = starter.runtime("db")?;
         starter.write("db", &of_no_pool)?;
         starter.lab.device.cli(&["reload"]).ok()?;
-        refused(&starter, &["containers", "start", "db"], 1, "no such pool")?;
+        refused(&starter, &["containers", "start", "db"], 1, "declared")?;
         ensure!(!starter.is_running("db")?, "it has started without a network");
         starter.lab.no_links()?;
         ensure!(starter.kept()?.trim().is_empty(), "{kind}: the runtime keeps {}", starter.kept()?);
@@ -231,7 +276,7 @@ fn a_start_that_hangs_holds_up_no_other() -> Result<()> {
         starter.declare("web", SERVES, json!({}))?;
         if kind == "lxc" {
             let config = starter.lab.device.file("lxc/slow/config");
-            let text = fs::read_to_string(&config)? + "lxc.hook.pre-start = /bin/sleep 1000\n";
+            let text = fs::read_to_string(&config)? + "lxc.hook.pre-start = sh -c 'sleep 1000'\n";
             fs::write(&config, text)?;
         } else {
             let config = starter.lab.device.file("bundles/slow/config.json");

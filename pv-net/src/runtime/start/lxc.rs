@@ -85,9 +85,12 @@ pub(super) fn read_list(text: &str) -> Option<Vec<Found>> {
     text.lines().skip(1).map(row).collect()
 }
 
+/// How many messages of a log are told: the first has the cause, and the last advice.
+const TOLD: usize = 3;
+
 /// The messages of LXC's log, which has the program, the container, a time, and a place in LXC's source in each line.
 pub(super) fn read_log(text: &str) -> String {
-    let messages: Vec<&str> = text.lines().filter_map(|line| line.splitn(3, " - ").nth(2)).collect();
+    let messages: Vec<&str> = text.lines().filter_map(|line| line.splitn(3, " - ").nth(2)).take(TOLD).collect();
     messages.join("; ")
 }
 
