@@ -41,6 +41,7 @@ pub(super) fn start(containers: &Containers) -> Result<(), Failure> {
         }
         !is_kept
     });
+    tracing::info!(containers = wanted.len(), "automatic starts");
     let mut providers = order::providers(&wanted);
     let shared = (Mutex::new(Progress::default()), Condvar::new());
     // Those of a circle are never started. Others that need one of them are told so.

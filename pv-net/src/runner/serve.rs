@@ -98,16 +98,20 @@ fn lock(paths: &Paths) -> Result<Flock<File>, Failure> {
 fn listen(paths: &Paths) -> Result<UnixListener, Failure> {
     let path = paths.runner_socket();
     let failed = |e: io::Error| failed(&format!("listen on {}", path.display()), e);
-    // This runner holds the lock, so an existing socket is a dead one's.
-    match std::fs::remove_file(&path) {
+    // It gets its name when it listens: the daemon tries once when the name appears. This runner holds the lock, so what is
+    // there already is a dead one's.
+    let new = directory(paths).join("new.sock");
+    match std::fs::remove_file(&new) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
         _ => {}
     }
     // Nobody else can connect at any time. There is no second thread yet that could make files meanwhile.
-    let before = umask(Mode::S_IRWXG | Mode::S_IRWXO);
-    let listener = UnixListener::bind(&path);
+    let before = umask(Mode::S_IXUSR | Mode::S_IRWXG | Mode::S_IRWXO);
+    let listener = UnixListener::bind(&new);
     umask(before);
-    listener.map_err(failed)
+    let listener = listener.map_err(failed)?;
+    std::fs::rename(&new, &path).map_err(failed)?;
+    Ok(listener)
 }
 
 /// Whether the caller is of the runner's own user.

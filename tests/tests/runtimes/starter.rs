@@ -34,6 +34,11 @@ impl Starter {
         lab.device.cli(&["reload"]).ok()?;
         let mut starter = Self { lab, kind, runner: None, names: BTreeSet::new() };
         starter.start_runner()?;
+        // Whatever is declared later is for the next daemon.
+        eventually(SOON, || {
+            ensure!(starter.log().contains("automatic starts"), "the daemon has not asked for the automatic starts");
+            Ok(())
+        })?;
         Ok(starter)
     }
 
