@@ -14,12 +14,15 @@ use crate::kernel::broker::Broker;
 use crate::kernel::{netlink, privilege};
 use crate::memory;
 use crate::ra;
+use crate::runner::{self, client::Runner};
 use crate::services;
 use crate::supervisor::Supervisor;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,13 +37,16 @@ const STACK: usize = 1 << 20;
 /// How long the end of the daemon waits for blocking work; nobody waits for its result any more.
 const LAST_WAIT: Duration = Duration::from_millis(100);
 
-/// Runs until SIGTERM, SIGINT or `down`. After a stop the data plane goes on working.
+/// Runs until SIGTERM, SIGINT or `down`; `with_runner` starts a runner beside it, which goes on without it. After a stop the data plane goes on working.
 ///
 /// # Errors
 /// When the daemon cannot start. After `down`: everything that could not be removed.
-pub fn run(paths: &Paths) -> Result<(), Failure> {
+pub fn run(paths: &Paths, with_runner: bool) -> Result<(), Failure> {
     paths.make()?;
     let _lock = RunLock::take(paths)?;
+    if with_runner {
+        runner::start_beside(paths).map_err(|e| internal("start the runner", &e))?;
+    }
     raise_limits();
     memory::keep_little();
     // Starting the broker needs more privileges than the daemon keeps, and both calls must come before a second thread.
@@ -72,7 +78,9 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), 
     let dhcp = Arc::new(dhcp::Metrics::default());
     let counted = (dns.clone(), advertised.clone(), leased.clone(), dhcp.clone());
     let config = paths.config.clone();
-    let api = Api::new(snapshots.clone(), commands.clone(), bus.clone(), config, counted, leases.clone());
+    let runner = Runner::at(paths.runner_socket());
+    let api =
+        Api::new(snapshots.clone(), commands.clone(), bus.clone(), config, counted, leases.clone(), runner.clone());
     supervisor.start("api", move |stop| {
         let (listener, api) = (listener.try_clone(), api.clone());
         async move { api::serve(listener.map_err(|e| internal("the API's socket", &e))?, api, stop).await }
@@ -120,6 +128,19 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), 
     supervisor.start("memory", {
         let snapshots = snapshots.clone();
         move |stop| until(stop, services::memory(snapshots.clone()))
+    });
+    supervisor.start("runner", {
+        let (snapshots, commands, dir) = (snapshots.clone(), commands.clone(), paths.run_dir.clone());
+        let has_begun = Arc::new(AtomicBool::new(false));
+        let with = move || services::Follow {
+            snapshots: snapshots.clone(),
+            commands: commands.clone(),
+            runner: runner.clone(),
+            dir: dir.clone(),
+            has_begun: has_begun.clone(),
+            known: BTreeMap::new(),
+        };
+        move |stop| until(stop, services::runner(with()))
     });
     supervisor.start("sweep", move |stop| until(stop, services::sweep(snapshots.clone())));
     tokio::spawn(signals.obey(commands, stop.clone()));

@@ -16,8 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 /// How many commands may wait for the controller. Further senders wait until there is room.
 const QUEUE: usize = 64;
 
-/// The body of `PUT /containers/NAME`. Without `run` and `pool`, the declared `run.json` is used.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+/// The body of `PUT /containers/NAME`: an action alone, or what is attached. Without `run` and `pool`, the declared
+/// `run.json` is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachRequest {
     /// A `run.json`.
@@ -36,10 +37,25 @@ pub struct AttachRequest {
     /// namespace is gone.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub auto_detach: bool,
+    /// Instead of all else: start the container, stop it, or both, by the runtime that its `run.json` names.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub action: Option<Action>,
     /// The name or the pool is from an annotation, which an image may bring along. Only pools with `annotations` accept
     /// that, and a declared container keeps the pools of its `run.json`.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub annotated: bool,
+}
+
+/// What is done with a container by its runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Start it.
+    Start,
+    /// Stop it: it is asked to end, and killed after `stop_timeout`.
+    Stop,
+    /// Stop it if it runs, and start it.
+    Restart,
 }
 
 /// The body of `PUT /containers/NAME/interfaces/INTERFACE`.
@@ -142,6 +158,15 @@ pub enum Command {
         name: ContainerName,
         /// Its namespace, opened.
         prepared: Prepared,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Remove the links of a container whose first process has ended; its leases stay.
+    Ended {
+        /// Its name.
+        name: ContainerName,
+        /// That process.
+        pid: u32,
         /// The answer.
         answer: Answer,
     },
@@ -274,6 +299,15 @@ impl Commands {
     /// When the declaration is wrong or an operation fails. Nothing is changed then.
     pub async fn attach_declared(&self, name: ContainerName, prepared: Prepared) -> Outcome {
         self.ask(|answer| Command::AttachDeclared { name, prepared, answer }).await
+    }
+
+    /// Removes the links of a container whose first process `pid` has ended, unless it has been attached anew since. Its
+    /// leases stay.
+    ///
+    /// # Errors
+    /// When the kernel refuses an operation.
+    pub async fn ended(&self, name: ContainerName, pid: u32) -> Outcome {
+        self.ask(|answer| Command::Ended { name, pid, answer }).await
     }
 
     /// Detaches a container and releases its leases.

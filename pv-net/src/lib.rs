@@ -28,6 +28,7 @@ pub mod model;
 pub mod plan;
 pub mod policy;
 pub mod ra;
+pub mod runner;
 pub mod runtime;
 pub mod services;
 pub mod snapshot;

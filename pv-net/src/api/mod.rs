@@ -1,6 +1,7 @@
 //! The API: HTTP/1.1 and JSON over a Unix socket. Reads take the newest snapshot and the maps, and never wait for the
 //! controller. Changes are commands to the controller.
 
+mod action;
 mod error;
 mod events;
 mod extract;
@@ -21,6 +22,7 @@ use crate::dns::Dns;
 use crate::events::Bus;
 use crate::failure::{Failure, Kind};
 use crate::lease::LeaseHandle;
+use crate::runner::client::Runner;
 use crate::snapshot::Snapshot;
 use crate::{dhcp6, ra};
 use std::path::PathBuf;
@@ -43,6 +45,7 @@ pub struct Api {
     leased: Arc<dhcp6::Metrics>,
     leases: LeaseHandle,
     dhcp: Arc<dhcp::Metrics>,
+    runner: Runner,
     /// Cancelled when the API is to stop.
     stop: CancellationToken,
 }
@@ -57,10 +60,11 @@ impl Api {
         config: PathBuf,
         counted: (Arc<Dns>, Arc<ra::Metrics>, Arc<dhcp6::Metrics>, Arc<dhcp::Metrics>),
         leases: LeaseHandle,
+        runner: Runner,
     ) -> Self {
         let (dns, advertised, leased, dhcp) = counted;
         let (config, probe, stop) = (Arc::new(config), view::Probe::default(), CancellationToken::new());
-        Self { snapshots, commands, bus, config, probe, dns, advertised, leased, leases, dhcp, stop }
+        Self { snapshots, commands, bus, config, probe, dns, advertised, leased, leases, dhcp, runner, stop }
     }
 
     /// The newest snapshot.

@@ -4,7 +4,7 @@ use super::extract::{Asked, Named, NamedInterface, Question, Sent, wrong_query};
 use super::openapi::{Document, about, about_with_flags, content, document, ok};
 use super::view::{self, ContainerView, FlowView, HealthView, LeaseView, PoolView, PortView, RuleView, StatusView};
 use super::view::{ResolveQuery, ResolveView, ServiceView, VerdictQuery, VerdictView};
-use super::{Api, events, metrics};
+use super::{Api, action, events, metrics};
 use crate::command::{AddInterface, AttachRequest, InterfaceRequest};
 use crate::failure::{Failure, Kind};
 use crate::lease::unix_time;
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 fn routes() -> ApiRouter<Api> {
     let attach_or_detach = get_with(container, about("One container"))
-        .put_with(attach, about("Attach a container"))
+        .put_with(attach, about("Attach a container, or start or stop it"))
         .delete_with(detach, about("Detach a container and release its leases"));
     let interfaces = put_with(attach_interface, about("Add an interface to an attached container"))
         .delete_with(detach_interface, about("Remove an interface from a container and release its lease"));
@@ -103,11 +103,12 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Se
 
 async fn containers(State(api): State<Api>) -> Result<Json<Vec<ContainerView>>, Failure> {
     let snapshot = api.snapshot();
-    Ok(Json(aside(move || Ok(view::containers(&snapshot))).await?))
+    let statuses = api.runner.statuses();
+    Ok(Json(aside(move || Ok(view::containers(&snapshot, &statuses))).await?))
 }
 
 async fn container(State(api): State<Api>, Named(name): Named) -> Result<Json<ContainerView>, Failure> {
-    Ok(Json(view::container(&api.snapshot(), &name)?))
+    Ok(Json(view::container(&api.snapshot(), &api.runner.statuses(), &name)?))
 }
 
 async fn attach(
@@ -115,12 +116,15 @@ async fn attach(
     Named(name): Named,
     Sent(request): Sent<AttachRequest>,
 ) -> Result<Json<ContainerView>, Failure> {
+    if let Some(action) = request.action {
+        return Ok(Json(action::act(&api, &name, action, &request).await?));
+    }
     // If the client hangs up, the controller still finishes the operation.
     let after = api.commands.attach(name.clone(), request).await?;
     // The answer waits for the container's `resolv.conf` and DNS name: the client mounts the file next, and others ask
     // for the name.
     api.dns.follows(after.revision).await;
-    Ok(Json(view::container(&after, &name)?))
+    Ok(Json(view::container(&after, &api.runner.statuses(), &name)?))
 }
 
 async fn detach(State(api): State<Api>, Named(name): Named) -> Result<NoContent, Failure> {
@@ -136,7 +140,7 @@ async fn attach_interface(
     let add = AddInterface { container: name.clone(), interface, request };
     let after = api.commands.attach_interface(add).await?;
     api.dns.follows(after.revision).await;
-    Ok(Json(view::container(&after, &name)?))
+    Ok(Json(view::container(&after, &api.runner.statuses(), &name)?))
 }
 
 async fn detach_interface(
@@ -206,7 +210,7 @@ async fn resolve(State(api): State<Api>, Asked(query): Asked<ResolveQuery>) -> R
 }
 
 async fn status(State(api): State<Api>) -> Result<Json<StatusView>, Failure> {
-    Ok(Json(view::status(&api.snapshot())?))
+    Ok(Json(view::status(&api.snapshot(), &api.runner.statuses())?))
 }
 
 async fn health(State(api): State<Api>) -> Result<Json<HealthView>, Failure> {

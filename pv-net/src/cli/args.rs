@@ -5,7 +5,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// The usual directory of the API's socket.
-pub(crate) const RUN_DIR: &str = "/run/pv-net";
+pub(crate) use crate::runner::network::RUN_DIR;
 
 /// The network of a container device.
 #[derive(Debug, Parser)]
@@ -69,7 +69,14 @@ impl From<Places> for Paths {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon in the foreground; SIGHUP reloads, SIGTERM stops it and leaves the data plane working
-    Run,
+    Run {
+        /// Start the runner too, unless it runs already: where no service manager does that
+        #[arg(long)]
+        runner: bool,
+    },
+    /// Run the runner in the foreground: it starts and stops containers for the daemon, and its end ends none
+    #[command(name = crate::runner::SUBCOMMAND)]
+    Runner,
     /// Validate device.json and run.json files; changes nothing
     Check {
         /// Files to check
@@ -106,10 +113,13 @@ pub(crate) enum Command {
     Status,
     /// Pools
     Pools,
-    /// Containers and their interfaces
+    /// Containers and their interfaces; starting and stopping them
+    #[command(args_conflicts_with_subcommands = true)]
     Containers {
         /// Only this one
         name: Option<String>,
+        #[command(subcommand)]
+        command: Option<ContainersCommand>,
     },
     /// Leases of containers, and of clients of DHCP
     Leases,
@@ -180,6 +190,25 @@ pub(crate) enum Command {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContainersCommand {
+    /// Start a container by the runtime that its run.json names
+    Start {
+        /// Its name
+        name: String,
+    },
+    /// Ask a container to end, and kill it after the stop_timeout of its run.json
+    Stop {
+        /// Its name
+        name: String,
+    },
+    /// Stop a container if it runs, and start it: it keeps its addresses
+    Restart {
+        /// Its name
+        name: String,
     },
 }
 

@@ -3,8 +3,9 @@
 use super::args::{Args, AttachArg, Command, InterfaceArgs, PolicyCommand};
 use super::client::{call, send};
 use super::output::{done, escaped, pretty, say};
+use super::starts::Starts;
 use super::table::{self, Column};
-use super::{Ended, doctor, policy, runtime};
+use super::{Ended, containers, doctor, policy, runtime};
 use crate::command::{AttachRequest, InterfaceRequest};
 use crate::config::{load, parse_device, parse_run, parse_run_named, parse_services};
 use crate::daemon::{Paths, RunLock, teardown};
@@ -25,7 +26,7 @@ use std::time::Duration;
 pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode, Ended> {
     match command {
         // These are handled in `cli::run`.
-        Command::Run | Command::Broker => {}
+        Command::Run { .. } | Command::Runner | Command::Broker => {}
         Command::Check { files } => check(&files, json)?,
         Command::Attach { name, what: AttachArg { interface: Some(of), .. }, pool, interface, .. } => {
             attach_interface(&paths, &name, &of, pool.unwrap_or_default(), interface, json).await?;
@@ -44,7 +45,8 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
         }
         Command::Status => status(&paths, json).await?,
         Command::Pools => list(&paths, "/pools", table::POOLS, json).await?,
-        Command::Containers { name } => containers(&paths, name, json).await?,
+        Command::Containers { command: Some(command), .. } => containers::act(&paths, command, json).await?,
+        Command::Containers { name, command: None } => containers::list(&paths, name, json).await?,
         Command::Leases => leases(&paths, json).await?,
         Command::Ports => list(&paths, "/ports", table::PORTS, json).await?,
         Command::Services => list(&paths, "/services", table::SERVICES, json).await?,
@@ -82,12 +84,14 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
 fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {
     let (mut errors, mut conditions) = (Vec::new(), Vec::new());
     let mut named: BTreeMap<String, ContainerName> = BTreeMap::new();
+    let mut starts = Starts::default();
     for file in files {
-        match check_file(file, &mut named) {
+        match check_file(file, &mut named, &mut starts) {
             Ok(notes) => conditions.extend(notes.iter().map(|note| format!("{}: {note}", file.display()))),
             Err(wrong) => errors.extend(wrong),
         }
     }
+    errors.extend(starts.circle());
     if !errors.is_empty() {
         return Err(Failure::from(errors).into());
     }
@@ -103,25 +107,29 @@ fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {
 
 /// Checks a file. Returns warnings about a valid one: settings that this version does not act on, and surprising ones.
 /// Whether it is a `run.json` is told by fields that a `device.json` cannot have. `named` has the containers of the files
-/// checked before.
+/// checked before, and `starts` what they wait for.
 fn check_file(
     file: &Path,
     named: &mut BTreeMap<String, ContainerName>,
+    starts: &mut Starts,
 ) -> Result<Vec<String>, Vec<crate::config::ConfigError>> {
     let text = load::text(file)?;
     let name = file.display().to_string();
     let keys = serde_json::from_str::<serde_json::Map<String, Value>>(&text).unwrap_or_default();
     let network = keys.get("network").and_then(Value::as_object);
-    let of_run = ["#spec", "name", "type", "services", "health_check", "auto_recovery"];
+    let of_run =
+        ["#spec", "name", "type", "start", "runtime", "stop_timeout", "services", "health_check", "auto_recovery"];
     let of_run_network = ["pool", "interfaces", "mode", "hostname", "aliases", "ports"];
     let is_run = of_run.iter().any(|k| keys.contains_key(*k))
         || network.is_some_and(|n| of_run_network.iter().any(|k| n.contains_key(*k)));
     let unused = |path: String| format!("{path}: accepted, not acted on yet");
     if text.trim_start().starts_with('[') || keys.get("services").is_some_and(Value::is_array) {
-        return parse_services(&name, &text).map(|_| Vec::new());
+        starts.offers(file, parse_services(&name, &text)?);
+        return Ok(Vec::new());
     }
     if is_run {
         let container = parse_run(&name, &text)?;
+        starts.requires(file, &container);
         let lower = container.name.as_str().to_ascii_lowercase();
         let mut notes: Vec<String> = container.inactive.into_iter().map(unused).collect();
         if lower == "gateway" {
@@ -245,42 +253,6 @@ async fn leases(paths: &Paths, json: bool) -> Result<(), Ended> {
     }
     say(&table::render(table::LEASES, rows));
     Ok(())
-}
-
-/// All containers, or one.
-async fn containers(paths: &Paths, name: Option<String>, json: bool) -> Result<(), Ended> {
-    let path = name.map_or_else(|| "/containers".to_owned(), |name| format!("/containers/{}", escaped(&name)));
-    let value = call(paths, Method::GET, &path, None).await?;
-    if json {
-        say(&pretty(&value));
-        return Ok(());
-    }
-    let all = value.as_array().map_or_else(|| std::slice::from_ref(&value), Vec::as_slice);
-    let rows: Vec<Value> = all.iter().flat_map(interface_rows).collect();
-    say(&table::render(table::CONTAINERS, &rows));
-    for container in all {
-        for condition in container["conditions"].as_array().into_iter().flatten() {
-            let (name, text) = (&container["name"], condition.as_str().unwrap_or_default());
-            say(&format!("{}: {text}", name.as_str().unwrap_or_default()));
-        }
-    }
-    Ok(())
-}
-
-/// A row for each interface, with the container's name and state.
-fn interface_rows(container: &Value) -> Vec<Value> {
-    let head = json!({"container": container["name"], "state": container["state"]});
-    let interfaces = container["interfaces"].as_array().cloned().unwrap_or_default();
-    if interfaces.is_empty() {
-        return vec![head];
-    }
-    let merge = |mut interface: Value| {
-        if let (Some(to), Some(from)) = (interface.as_object_mut(), head.as_object()) {
-            to.extend(from.clone());
-        }
-        interface
-    };
-    interfaces.into_iter().map(merge).collect()
 }
 
 async fn status(paths: &Paths, json: bool) -> Result<(), Ended> {

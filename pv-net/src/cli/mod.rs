@@ -3,18 +3,20 @@
 mod args;
 mod client;
 mod commands;
+mod containers;
 mod doctor;
 mod output;
 mod policy;
 mod privileges;
-mod replace;
 mod runtime;
+mod starts;
 mod table;
 
 use crate::app;
 use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
 use crate::kernel::broker;
+use crate::runner;
 use args::{Args, Command};
 use clap::Parser;
 use std::io::IsTerminal;
@@ -66,8 +68,12 @@ pub fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<ExitCode, Ended> {
     let paths = Paths::from(args.places);
-    if matches!(args.command, Command::Run) {
-        app::run(&paths)?;
+    if let Command::Run { runner } = args.command {
+        app::run(&paths, runner)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if matches!(args.command, Command::Runner) {
+        runner::run(&paths)?;
         return Ok(ExitCode::SUCCESS);
     }
     if matches!(args.command, Command::Broker) {
@@ -98,10 +104,11 @@ fn report(ended: Ended) -> ExitCode {
     }
 }
 
-/// Starts logging to stderr. `RUST_LOG` selects what is logged; the default of `run` is more than that of other
-/// commands.
+/// Starts logging to stderr. `RUST_LOG` selects what is logged; the default of `run` and `runner` is more than that of
+/// other commands.
 fn start_tracing(command: &Command) {
-    let default = if matches!(command, Command::Run) { LevelFilter::INFO } else { LevelFilter::WARN };
+    let default =
+        if matches!(command, Command::Run { .. } | Command::Runner) { LevelFilter::INFO } else { LevelFilter::WARN };
     // `Targets` knows levels by module, and not the spans of `EnvFilter`, which costs half a megabyte of regular
     // expressions.
     let asked = std::env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());

@@ -20,6 +20,7 @@ pub const POOLS: &[Column] = &[
 pub const CONTAINERS: &[Column] = &[
     ("CONTAINER", "container"),
     ("STATE", "state"),
+    ("RUNS", "runs"),
     ("IF", "name"),
     ("POOL", "pool"),
     ("IPV4", "ipv4_address"),

@@ -19,6 +19,7 @@ mod ra;
 pub mod raw;
 mod run;
 mod services;
+mod start;
 mod timeouts;
 mod uplink_filter;
 mod uses;

@@ -2,9 +2,9 @@
 
 use super::checker::{Checker, join};
 use super::field::Field;
-use super::{ConfigError, device, net, raw};
+use super::{ConfigError, device, net, raw, start};
 use crate::model::{
-    Container, ContainerKind, ContainerName, IfName, Interface, Mac, NetworkMode, PoolName, PortMapping,
+    Container, ContainerKind, ContainerName, IfName, Interface, Mac, NetworkMode, PoolName, PortMapping, Start,
 };
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -42,13 +42,14 @@ fn check(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> O
     let kind = c.plain("type", &raw.r#type).copied().unwrap_or_default();
     let netns = netns(c, raw, kind);
     let mut inactive = Vec::new();
-    rest(c, raw, &mut inactive);
+    let requires = rest(c, raw, &mut inactive);
     let empty = None;
     let network = match &raw.network {
         Some(_) => c.section("network", &raw.network),
         None => empty,
     };
     let mode = network.and_then(|n| c.plain("network.mode", &n.mode).copied()).unwrap_or_default();
+    let startable = start::startable(c, raw, name.as_ref(), kind, mode, requires);
     let hostname = network.and_then(|n| c.text_with("network.hostname", &n.hostname, hostname));
     let aliases = aliases(c, network);
     let interfaces = interfaces(c, network, mode);
@@ -58,7 +59,7 @@ fn check(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> O
     // The place where `ip netns add` makes namespaces.
     let usual = || Path::new("/run/netns").join(name.as_str());
     let netns = (kind == ContainerKind::Netns).then(|| netns.unwrap_or_else(usual));
-    Some(Container { name, kind, netns, mode, hostname, aliases, interfaces, ports, inactive })
+    Some(Container { name, kind, netns, startable, mode, hostname, aliases, interfaces, ports, inactive })
 }
 
 /// The path of the namespace file.
@@ -77,7 +78,8 @@ fn netns(c: &mut Checker, raw: &raw::Run, kind: ContainerKind) -> Option<PathBuf
     Some(path)
 }
 
-fn absolute(text: &str) -> Result<PathBuf, String> {
+/// An absolute path of a file or directory.
+pub(super) fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text);
     if text.contains('\0') {
         return Err("has a NUL character".to_owned());
@@ -266,19 +268,25 @@ fn clash(a: &PortMapping, b: &PortMapping) -> bool {
     hosts && ports && a.transport == b.transport
 }
 
-/// Checks the parts of the file that this version does not act on yet.
-fn rest(c: &mut Checker, raw: &raw::Run, inactive: &mut Vec<String>) {
+/// Checks the parts of the file that this version does not act on yet. Returns the services that the container needs,
+/// which decide only when it is started.
+fn rest(c: &mut Checker, raw: &raw::Run, inactive: &mut Vec<String>) -> Vec<String> {
+    let mut requires = Vec::new();
     if let Some(services) = c.section("services", &raw.services) {
         for (i, field) in c.plain("services.required", &services.required).into_iter().flatten().enumerate() {
             let path = format!("services.required[{i}]");
             let field: Option<Field<raw::RequiredService>> = Some(field.clone());
             if let Some(service) = c.section(&path, &field) {
-                for (key, field) in [("name", &service.name), ("type", &service.r#type), ("target", &service.target)] {
+                requires.extend(start::requires(c, &join(&path, "name"), service));
+                for (key, field) in [("type", &service.r#type), ("target", &service.target)] {
                     c.plain(&join(&path, key), field);
                 }
             }
         }
-        inactive.push("services".to_owned());
+        let has_order = raw.start.as_ref().is_some_and(|start| start.parsed == Ok(Start::Auto));
+        if !has_order {
+            inactive.push("services".to_owned());
+        }
     }
     if let Some(check) = c.section("health_check", &raw.health_check) {
         c.plain("health_check.type", &check.r#type);
@@ -307,4 +315,5 @@ fn rest(c: &mut Checker, raw: &raw::Run, inactive: &mut Vec<String>) {
         }
         inactive.push("auto_recovery".to_owned());
     }
+    requires
 }

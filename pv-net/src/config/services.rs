@@ -71,7 +71,7 @@ fn port(c: &mut Checker, path: &str, service: &raw::Service) -> Option<u16> {
 }
 
 /// One label of a host name: others find the service by it in the device's domain, and with a `_` before it.
-fn label(text: &str) -> Result<String, String> {
+pub(super) fn label(text: &str) -> Result<String, String> {
     match text {
         _ if text.contains('.') => Err("is more than one label".to_owned()),
         _ if text.len() > 62 => Err("has more than 62 characters".to_owned()),

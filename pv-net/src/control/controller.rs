@@ -53,6 +53,7 @@ fn container_of(command: &Command) -> Option<&ContainerName> {
     match command {
         Command::Attach { name, .. }
         | Command::AttachDeclared { name, .. }
+        | Command::Ended { name, .. }
         | Command::Detach { name, .. }
         | Command::AttachInterface { add: AddInterface { container: name, .. }, .. }
         | Command::DetachInterface { name, .. } => Some(name),
@@ -158,6 +159,10 @@ impl<C: Core> Controller<C> {
             Command::AttachDeclared { name, prepared, answer } => {
                 let done = self.core.attach_declared(&name, &prepared, &found).await;
                 self.end(done, answer, found, |answer| Command::AttachDeclared { name, prepared, answer });
+            }
+            Command::Ended { name, pid, answer } => {
+                let result = self.core.container_ended(&name, pid).await;
+                self.answer(answer, result);
             }
             Command::Detach { name, answer } => {
                 let done = self.core.detach(&name, &found).await;

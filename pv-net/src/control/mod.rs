@@ -35,6 +35,9 @@ pub(crate) trait Core {
     /// Notes that the namespace of a declared container does not exist.
     fn namespace_is_gone(&mut self, name: &ContainerName);
 
+    /// Removes the links of a container whose first process `pid` has ended, unless it has been attached anew since.
+    async fn container_ended(&mut self, name: &ContainerName, pid: u32) -> Result<(), Failure>;
+
     /// Detaches a container and releases its leases.
     async fn detach(&mut self, name: &ContainerName, found: &Found) -> Result<(), Halt>;
 

@@ -105,6 +105,11 @@ impl Core for Fake {
         self.note(format!("namespace of {name} gone"));
     }
 
+    async fn container_ended(&mut self, name: &ContainerName, pid: u32) -> Result<(), Failure> {
+        self.note(format!("ended {name} {pid}"));
+        Ok(())
+    }
+
     async fn detach(&mut self, name: &ContainerName, found: &Found) -> Result<(), Halt> {
         self.needs(name, found)?;
         self.note(format!("detach {name}"));

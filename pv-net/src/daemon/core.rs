@@ -36,6 +36,10 @@ impl Core for Daemon {
         self.namespace_is_gone(name);
     }
 
+    async fn container_ended(&mut self, name: &ContainerName, pid: u32) -> Result<(), Failure> {
+        self.container_ended(name, pid).await
+    }
+
     async fn detach(&mut self, name: &ContainerName, found: &Found) -> Result<(), Halt> {
         self.detach(name, found).await
     }

@@ -45,6 +45,12 @@ impl Paths {
         self.run_dir.join("api.sock")
     }
 
+    /// The runner's socket.
+    #[must_use]
+    pub fn runner_socket(&self) -> PathBuf {
+        self.run_dir.join("runner.sock")
+    }
+
     /// A file that exists while this daemon has RCU grace periods shortened.
     #[must_use]
     pub fn grace_marker(&self) -> PathBuf {

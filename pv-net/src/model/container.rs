@@ -1,6 +1,6 @@
 //! Containers and their interfaces.
 
-use super::{ContainerName, IfName, Mac, PoolName, PortMapping};
+use super::{ContainerName, IfName, Mac, PoolName, PortMapping, Startable};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -14,6 +14,8 @@ pub struct Container {
     pub kind: ContainerKind,
     /// The path of its network namespace, which need not exist yet. Only for containers that somebody else starts.
     pub netns: Option<PathBuf>,
+    /// How pv-net starts and stops it, if it can.
+    pub startable: Option<Startable>,
     /// How it is connected.
     pub mode: NetworkMode,
     /// Host name; the container's name unless set.

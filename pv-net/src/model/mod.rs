@@ -16,6 +16,7 @@ mod pool;
 mod port;
 mod proto;
 mod ra;
+mod start;
 mod timeouts;
 mod uplink_filter;
 
@@ -30,6 +31,7 @@ pub use pool::{HostAccess, IpvlanMode, MacvlanMode, Pool, PoolDhcp, PoolDns, Poo
 pub use port::{PortMapping, Transport};
 pub use proto::proto_name;
 pub use ra::{PoolRa, RaMode, RouterPreference};
+pub use start::{LxcSpec, OciSpec, RunState, RunStatus, RuntimeSpec, Start, Startable};
 pub use timeouts::FlowTimeouts;
 pub use uplink_filter::{RateLimit, UplinkFilter, XdpChoice, XdpMode};
 

@@ -7,6 +7,8 @@
 
 pub mod lxc;
 pub mod oci;
+pub mod order;
+pub mod start;
 #[cfg(test)]
 mod tests;
 

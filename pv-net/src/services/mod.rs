@@ -12,6 +12,7 @@ mod packet;
 mod places;
 mod ra;
 mod resolved;
+mod runner;
 mod sweep;
 
 pub use declared::declared;
@@ -21,6 +22,7 @@ pub use dns::dns;
 pub use memory::memory;
 pub use ra::ra;
 pub use resolved::resolved;
+pub use runner::{Follow, runner};
 pub use sweep::sweep;
 
 use crate::failure::{Failure, Kind};

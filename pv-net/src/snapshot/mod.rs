@@ -258,6 +258,15 @@ impl Snapshot {
         })
     }
 
+    /// What containers publish that have a link. The port of another stays its own, and leads nowhere.
+    pub fn reachable(&self) -> impl Iterator<Item = (&ContainerName, Published)> {
+        let is_there = |name: &ContainerName| {
+            let attached = self.container(name).and_then(|container| container.attached());
+            attached.is_some_and(|attached| attached.links.iter().any(Option::is_some))
+        };
+        self.published().filter(move |(name, _)| is_there(name))
+    }
+
     /// The attached containers as rules see them.
     pub fn members(&self) -> impl Iterator<Item = Member> {
         self.attached().map(|(c, a)| member(&c.name, a.identity, &a.record.attachments))

@@ -8,14 +8,14 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-struct Lxc;
+pub struct Lxc;
 
 fn dir(lab: &Lab, name: &str) -> Result<PathBuf> {
     lab.dir(&format!("lxc/{name}"))
 }
 
 /// A container's configuration without a network.
-fn configured(lab: &Lab, name: &str) -> Result<PathBuf> {
+pub fn configured(lab: &Lab, name: &str) -> Result<PathBuf> {
     let dir = dir(lab, name)?;
     let root = lab.rootfs(&dir)?;
     let config = dir.join("config");
@@ -31,7 +31,7 @@ fn configured(lab: &Lab, name: &str) -> Result<PathBuf> {
 }
 
 impl Lxc {
-    fn command(lab: &Lab, program: &str, name: &str) -> Result<Command> {
+    pub fn command(lab: &Lab, program: &str, name: &str) -> Result<Command> {
         let mut command = lab.runtime(program);
         command.arg("-P").arg(lab.dir("lxc")?).args(["-n", name]);
         Ok(command)

@@ -6,4 +6,6 @@ mod lxc;
 mod netns;
 mod oci;
 mod podman;
+mod start;
+mod starter;
 mod story;

@@ -10,16 +10,16 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// A runtime with the command line of runc.
-struct Bundles(&'static str);
+pub struct Bundles(pub &'static str);
 
-fn config(dir: &str) -> Result<Value> {
+pub fn config(dir: &str) -> Result<Value> {
     let text = fs::read_to_string(PathBuf::from(dir).join("config.json"))?;
     Ok(serde_json::from_str(&text)?)
 }
 
 impl Bundles {
     /// A bundle of the runtime's own making, that sleeps.
-    fn bundle(&self, lab: &Lab, name: &str) -> Result<PathBuf> {
+    pub fn bundle(&self, lab: &Lab, name: &str) -> Result<PathBuf> {
         let dir = lab.dir(&format!("bundles/{name}"))?;
         if dir.join("config.json").exists() {
             return Ok(dir);
@@ -40,14 +40,14 @@ impl Bundles {
         Ok(dir)
     }
 
-    fn command(&self, lab: &Lab) -> Result<Command> {
+    pub fn command(&self, lab: &Lab) -> Result<Command> {
         let mut command = lab.runtime(self.0);
         command.arg("--root").arg(lab.dir("oci")?);
         Ok(command)
     }
 
     /// The name in the runtime, which is not the container's.
-    fn id(lab: &Lab, name: &str) -> String {
+    pub fn id(lab: &Lab, name: &str) -> String {
         let own = lab.device.file("").display().to_string();
         format!("{name}-{}", own.trim_matches('/').replace(['/', '.'], "-"))
     }

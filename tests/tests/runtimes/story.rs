@@ -35,7 +35,7 @@ fn the_readme_has_a_column_for_each_part_of_the_story() {
     assert_eq!(rows, names.map(|name| row(name, &["yes"; COLUMNS.len()]).trim_end().to_owned()));
 }
 
-const PAGE: &str = "the page";
+pub const PAGE: &str = "the page";
 
 /// Two containers in a pool and a third one in another: names, both families, a published port, rules between pools,
 /// restarts of container and daemon, and nothing left at the end.
@@ -89,7 +89,7 @@ fn tell<R: Runtime>(lab: &Lab, runtime: &R) -> Result<()> {
 }
 
 /// The port that the device leads to the container, from outside.
-fn published(lab: &Lab) -> Result<()> {
+pub fn published(lab: &Lab) -> Result<()> {
     for to in ["192.0.2.1:8080", "[2001:db8:1::1]:8080"] {
         let page = lab.outside.run(|| {
             let mut stream = TcpStream::connect(to)?;

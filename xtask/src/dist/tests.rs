@@ -53,7 +53,12 @@ fn installed(dir: &Path, program: &Path) -> anyhow::Result<()> {
     let path = package.display().to_string();
     dpkg(&device, &["--install", &path])?;
     let there = files(&device)?;
-    for file in ["usr/bin/pv-net", "usr/lib/systemd/system/pv-net.service", "etc/pv-net/device.json"] {
+    for file in [
+        "usr/bin/pv-net",
+        "usr/lib/systemd/system/pv-net.service",
+        "usr/lib/systemd/system/pv-net-runner.service",
+        "etc/pv-net/device.json",
+    ] {
         assert!(there.contains(&format!("./{file}")), "{file}: {there:?}");
     }
     assert!(!there.iter().any(|file| file.contains("/systemd/system/multi-user")), "started unasked: {there:?}");

@@ -11,6 +11,7 @@ use crate::run;
 /// Files of the repository, and where they go.
 const FILES: &[(&str, &str)] = &[
     ("packaging/pv-net.service", "usr/lib/systemd/system/pv-net.service"),
+    ("packaging/pv-net-runner.service", "usr/lib/systemd/system/pv-net-runner.service"),
     ("packaging/networkd/05-pv-net.network", "usr/lib/systemd/network/05-pv-net.network"),
     ("packaging/NetworkManager/pv-net.conf", "usr/lib/NetworkManager/conf.d/pv-net.conf"),
     ("packaging/oci/pv-net.json", "usr/share/containers/oci/hooks.d/pv-net.json"),

@@ -2,8 +2,10 @@
 
 use crate::failure::{Failure, Kind};
 use crate::model::{
-    Attachment, Candidate, ContainerName, DefaultRoutes, Device, Interface, PoolName, default_routes, reached_at,
+    Attachment, Candidate, ContainerName, DefaultRoutes, Device, Interface, PoolName, RunStatus, default_routes,
+    reached_at,
 };
+use crate::runner::client::Statuses;
 use crate::snapshot::{Attached, ContainerStatus, Phase, Plane, Snapshot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,9 @@ pub struct ContainerView {
     pub name: String,
     /// Whether its links exist.
     pub state: ContainerState,
+    /// Whether it runs, if pv-net can start it by its `run.json` and the runner is there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub runtime: Option<RunStatus>,
     /// Its interfaces.
     pub interfaces: Vec<InterfaceView>,
     /// IPv4 address of the interface with the default route for IPv4, else of the first that has one.
@@ -65,34 +70,38 @@ pub struct InterfaceView {
 
 /// All containers, attached or declared.
 #[must_use]
-pub fn containers(snapshot: &Snapshot) -> Vec<ContainerView> {
-    snapshot.containers.iter().map(|c| view(c, snapshot)).collect()
+pub fn containers(snapshot: &Snapshot, statuses: &Statuses) -> Vec<ContainerView> {
+    snapshot.containers.iter().map(|c| view(c, snapshot, statuses)).collect()
 }
 
 /// One container.
 ///
 /// # Errors
 /// When no container has the name.
-pub fn container(snapshot: &Snapshot, name: &ContainerName) -> Result<ContainerView, Failure> {
+pub fn container(snapshot: &Snapshot, statuses: &Statuses, name: &ContainerName) -> Result<ContainerView, Failure> {
     match snapshot.container(name) {
-        Some(container) => Ok(view(container, snapshot)),
+        Some(container) => Ok(view(container, snapshot, statuses)),
         None => Err(Failure::new(Kind::NotFound, format!("container {name}: no such container"))),
     }
 }
 
-fn view(container: &ContainerStatus, snapshot: &Snapshot) -> ContainerView {
+fn view(container: &ContainerStatus, snapshot: &Snapshot, statuses: &Statuses) -> ContainerView {
     let view = match &container.phase {
         Phase::Attached(attached) => attached_view(container, attached, snapshot),
         Phase::Declared { interfaces, .. } => ContainerView {
             name: container.name.to_string(),
             state: ContainerState::Declared,
+            runtime: None,
             ipv4_address: None,
             ipv6_address: None,
             interfaces: declared(interfaces, &snapshot.device),
             conditions: Vec::new(),
         },
     };
-    ContainerView { conditions: container.conditions.iter().cloned().chain(view.conditions).collect(), ..view }
+    let runtime = statuses.get(&container.name).cloned();
+    let why = runtime.as_ref().and_then(|status| status.why.clone());
+    let conditions = container.conditions.iter().cloned().chain(why).chain(view.conditions).collect();
+    ContainerView { runtime, conditions, ..view }
 }
 
 fn attached_view(container: &ContainerStatus, attached: &Attached, snapshot: &Snapshot) -> ContainerView {
@@ -106,6 +115,7 @@ fn attached_view(container: &ContainerStatus, attached: &Attached, snapshot: &Sn
     ContainerView {
         name: container.name.to_string(),
         state: if all { ContainerState::Attached } else { ContainerState::Detached },
+        runtime: None,
         ipv4_address,
         ipv6_address,
         interfaces: attached.attachments().enumerate().map(interface).collect(),

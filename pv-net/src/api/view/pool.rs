@@ -144,11 +144,11 @@ pub fn leases(snapshot: &Snapshot, clients: &[Arc<ClientLease>], now: u64) -> Ve
     snapshot.leases.iter().map(|lease| container(lease)).chain(clients.map(|lease| client(lease))).collect()
 }
 
-/// All published ports, one entry an address family.
+/// All published ports that lead somewhere, one entry an address family.
 #[must_use]
 pub fn ports(snapshot: &Snapshot) -> Vec<PortView> {
     let mut all = Vec::new();
-    for (name, published) in snapshot.published() {
+    for (name, published) in snapshot.reachable() {
         let mapping = &published.mapping;
         all.extend(published.pairs().map(|(host, target)| PortView {
             container: name.to_string(),

@@ -2,6 +2,7 @@
 
 use crate::kernel::bpf::BpfError;
 use crate::model::IfName;
+use crate::runner::client::Statuses;
 use crate::snapshot::Snapshot;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -86,8 +87,10 @@ pub fn counters(snapshot: &Snapshot) -> Result<DataPlaneView, BpfError> {
 ///
 /// # Errors
 /// When the counters or the pins cannot be read.
-pub fn status(snapshot: &Snapshot) -> Result<StatusView, BpfError> {
+pub fn status(snapshot: &Snapshot, statuses: &Statuses) -> Result<StatusView, BpfError> {
     let adopted = snapshot.adopted;
+    let known = statuses.iter().filter(|(name, _)| snapshot.container(name).is_some());
+    let failed = known.filter_map(|(name, status)| Some(format!("container {name}: {}", status.why.as_ref()?)));
     Ok(StatusView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -103,7 +106,7 @@ pub fn status(snapshot: &Snapshot) -> Result<StatusView, BpfError> {
         uplinks: uplinks(snapshot)?,
         pools: snapshot.device.pools.len(),
         containers: snapshot.attached().count(),
-        conditions: snapshot.conditions.to_vec(),
+        conditions: snapshot.conditions.iter().cloned().chain(failed).collect(),
     })
 }
 

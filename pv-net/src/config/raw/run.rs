@@ -1,7 +1,7 @@
 //! The form of `run.json`.
 
 use crate::config::field::{Field, Section};
-use crate::model::{ContainerKind, NetworkMode};
+use crate::model::{ContainerKind, NetworkMode, Start};
 use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -20,6 +20,13 @@ pub struct Run {
     pub r#type: Option<Field<ContainerKind>>,
     /// The file of the container's network namespace, for type `netns`; `/run/netns/NAME` unless set.
     pub netns: Option<Field<String>>,
+    /// Who starts the container: pv-net when its daemon has started (`auto`), or somebody else (`manual`); `manual` unless
+    /// set.
+    pub start: Option<Field<Start>>,
+    /// The runtime by which pv-net starts and stops the container, for types `lxc` and `oci`.
+    pub runtime: Option<Field<Runtime>>,
+    /// Seconds that the container may take to end when it is stopped, before it is killed: 1 to 3600; 10 unless set.
+    pub stop_timeout: Option<Field<u32>>,
     /// The container's network.
     pub network: Option<Field<RunNetwork>>,
     /// Services that the container needs.
@@ -42,6 +49,22 @@ impl Section for Run {
     fn schema() -> &'static Schema {
         static SCHEMA: LazyLock<Schema> = LazyLock::new(|| schemars::schema_for!(Run));
         &SCHEMA
+    }
+}
+
+section! {
+    /// What a runtime knows a container by.
+    Runtime {
+        /// The container's name in the runtime; the container's name unless set.
+        id: String,
+        /// For type `lxc`: LXC's directory of containers; `/var/lib/lxc` unless set.
+        lxcpath: String,
+        /// For type `oci`: the runtime, an absolute path or a name such as `crun`; `runc` unless set.
+        program: String,
+        /// For type `oci`: the directory of the bundle, an absolute path.
+        bundle: String,
+        /// For type `oci`: the runtime's directory of states; its own choice unless set.
+        root: String,
     }
 }
 
@@ -94,7 +117,7 @@ section! {
 section! {
     /// A service that a container needs.
     RequiredService {
-        /// The service.
+        /// The service; with `start` `auto`, a container that offers it is started first.
         name: String,
         /// What it is reached by.
         r#type: String,

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Its directory may belong to a user who wants root to write or to show something else. Therefore everything is done in
 /// the directory that was opened first, whatever its path leads to later; no symbolic link is followed at the file's own
 /// name; and the new file is none that was there already.
-pub(super) struct Replaced {
+pub struct Replaced {
     path: PathBuf,
     dir: File,
     name: OsString,

@@ -1,0 +1,118 @@
+//! How a container is started and stopped.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Who starts a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// A person, or another program.
+    #[default]
+    Manual,
+    /// pv-net, when its daemon has started.
+    Auto,
+}
+
+/// A container that pv-net can start and stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Startable {
+    /// When that is done unasked.
+    pub start: Start,
+    /// What its runtime knows it by.
+    pub runtime: RuntimeSpec,
+    /// How long it may take to end when it is stopped, before it is killed.
+    pub stop_timeout: Duration,
+    /// Services of other containers that must be there before it starts, in lower case.
+    pub requires: Vec<String>,
+}
+
+/// A container's runtime, and what that knows the container by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuntimeSpec {
+    /// LXC.
+    Lxc(LxcSpec),
+    /// A runtime with the command line of runc.
+    Oci(OciSpec),
+}
+
+/// A container of LXC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LxcSpec {
+    /// LXC's directory of containers; that of this one is below it.
+    pub path: PathBuf,
+    /// The container's name in LXC.
+    pub id: String,
+}
+
+/// A container of an OCI runtime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OciSpec {
+    /// The runtime: an absolute path, or a name that is looked for in the usual directories.
+    pub program: PathBuf,
+    /// The directory of its bundle.
+    pub bundle: PathBuf,
+    /// The container's id in the runtime.
+    pub id: String,
+    /// The runtime's directory of states; its own choice unless set.
+    pub root: Option<PathBuf>,
+}
+
+impl RuntimeSpec {
+    /// What the runtime knows the container by.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Lxc(lxc) => &lxc.id,
+            Self::Oci(oci) => &oci.id,
+        }
+    }
+}
+
+/// Whether a container runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RunState {
+    /// It runs.
+    Running,
+    /// It is being started or stopped.
+    Changing,
+    /// It does not run: nobody has started it, it was stopped, or it has ended without an error.
+    Stopped,
+    /// It could not be started or stopped, or has ended with an error.
+    Failed,
+}
+
+/// What is known of a container that pv-net can start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct RunStatus {
+    /// Whether it runs.
+    pub state: RunState,
+    /// Its first process, while it runs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pid: Option<u32>,
+    /// Why it has failed, or how it has ended.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
+}
+
+impl RunStatus {
+    /// It runs as this process.
+    #[must_use]
+    pub const fn running(pid: u32) -> Self {
+        Self { state: RunState::Running, pid: Some(pid), why: None }
+    }
+
+    /// It does not run, and nothing is wrong with that.
+    #[must_use]
+    pub const fn stopped() -> Self {
+        Self { state: RunState::Stopped, pid: None, why: None }
+    }
+
+    /// It does not run as it should.
+    #[must_use]
+    pub const fn failed(why: String) -> Self {
+        Self { state: RunState::Failed, pid: None, why: Some(why) }
+    }
+}

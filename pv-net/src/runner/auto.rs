@@ -1,0 +1,110 @@
+//! Automatic starts, in the order of their services.
+
+use super::containers::Containers;
+use crate::config::load;
+use crate::failure::{Failure, Kind};
+use crate::model::{ContainerName, Start};
+use crate::runtime::order::{self, Needs};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+/// How many containers start at the same time.
+const AT_ONCE: usize = 4;
+
+/// How far the starts have come.
+#[derive(Default)]
+struct Progress {
+    /// Whether each container that was tried runs.
+    ended: BTreeMap<ContainerName, bool>,
+    /// How many are being started.
+    under_way: usize,
+}
+
+/// Starts all containers with `"start": "auto"` that do not run, once each. What does not start is noted as failed, and so is
+/// what needs it.
+///
+/// # Errors
+/// When the directory of declared containers cannot be read.
+pub(super) fn start(containers: &Containers) -> Result<(), Failure> {
+    let declared = load::containers(&containers.paths().containers)?;
+    let mut wanted = BTreeMap::new();
+    for declared in declared {
+        let Ok(container) = declared.container else { continue };
+        let Some(startable) = container.startable.filter(|startable| startable.start == Start::Auto) else { continue };
+        let offers = declared.offers.unwrap_or_default().into_iter().map(|offer| offer.name).collect();
+        wanted.insert(container.name, Needs { requires: startable.requires, offers });
+    }
+    wanted.retain(|name, _| {
+        let is_kept = containers.is_kept_stopped(name);
+        if is_kept {
+            tracing::info!(container = %name, "not started: it was stopped by a request");
+        }
+        !is_kept
+    });
+    tracing::info!(containers = wanted.len(), "automatic starts");
+    let mut providers = order::providers(&wanted);
+    let shared = (Mutex::new(Progress::default()), Condvar::new());
+    // Those of a circle are never started. Others that need one of them are told so.
+    let mut waiting = providers.clone();
+    while let Some(circle) = order::circle(&waiting) {
+        let why = format!("it waits for itself: {}", order::in_words(&circle));
+        for name in circle.iter().collect::<BTreeSet<_>>() {
+            providers.remove(name);
+            let runs = containers.runs(name);
+            if !runs {
+                containers.note_failed(name, why.clone());
+            }
+            finish(name, runs, &shared);
+        }
+        waiting.retain(|name, _| !circle.contains(name));
+        waiting.values_mut().for_each(|before| before.retain(|name| !circle.contains(name)));
+    }
+    std::thread::scope(|scope| {
+        for (name, before) in &providers {
+            let shared = &shared;
+            let one = move || one(containers, name, before, shared);
+            if let Err(e) = std::thread::Builder::new().name("pv-net-start".to_owned()).spawn_scoped(scope, one) {
+                containers.note_failed(name, format!("no thread for its start: {e}"));
+                finish(name, false, shared);
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Starts a container when all of `before` have come to an end.
+fn one(
+    containers: &Containers,
+    name: &ContainerName,
+    before: &BTreeSet<ContainerName>,
+    shared: &(Mutex<Progress>, Condvar),
+) {
+    if containers.runs(name) {
+        return finish(name, true, shared);
+    }
+    let mut progress = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+    while progress.under_way >= AT_ONCE || !before.iter().all(|name| progress.ended.contains_key(name)) {
+        progress = shared.1.wait(progress).unwrap_or_else(PoisonError::into_inner);
+    }
+    if let Some(missing) = before.iter().find(|name| progress.ended.get(*name) != Some(&true)) {
+        drop(progress);
+        containers.note_failed(name, format!("it needs container {missing}, which was not started"));
+        return finish(name, false, shared);
+    }
+    progress.under_way += 1;
+    drop(progress);
+    let runs = match containers.start(name) {
+        Ok(_) => true,
+        // It runs already.
+        Err(failure) => {
+            failure.kind == Kind::Conflict && containers.look(name).is_ok_and(|status| status.pid.is_some())
+        }
+    };
+    shared.0.lock().unwrap_or_else(PoisonError::into_inner).under_way -= 1;
+    finish(name, runs, shared);
+}
+
+fn finish(name: &ContainerName, runs: bool, shared: &(Mutex<Progress>, Condvar)) {
+    shared.0.lock().unwrap_or_else(PoisonError::into_inner).ended.insert(name.clone(), runs);
+    shared.1.notify_all();
+}

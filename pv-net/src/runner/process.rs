@@ -1,0 +1,120 @@
+//! A process that is not this one's child: when it ends, and how it has ended (pidfd_open(2)).
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+/// How often, and how long each time, the end of a process is asked for: the kernel knows it when the parent has taken note.
+const ASKED: usize = 10;
+const PAUSE: u16 = 20;
+
+/// A process. Another one that gets its id later is not this one.
+pub(super) struct Process(OwnedFd);
+
+impl Process {
+    /// The process with this id; `None` if there is none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn open(pid: u32) -> io::Result<Option<Self>> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "this is no process id"))?;
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => Ok(Some(Self(fd))),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Waits until it has ended, for ever unless `within` is given. Returns whether it has.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn ended(&self, within: Option<Duration>) -> io::Result<bool> {
+        let until = within.map(|within| Instant::now() + within);
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            // Rounded up, so that the last wait does not become many without any time.
+            let millis = left.map(|left| left.as_micros().div_ceil(1000));
+            let timeout = match millis {
+                None => PollTimeout::NONE,
+                Some(millis) => u16::try_from(millis).unwrap_or(u16::MAX).into(),
+            };
+            match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) if millis.is_some_and(|millis| millis <= u128::from(u16::MAX)) => return Ok(false),
+                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+                Ok(_) => return Ok(true),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// How it has ended; `None` when the kernel does not say (before 6.15), or its parent takes no note of it.
+    pub(super) fn how(&self) -> Option<ExitStatus> {
+        for _ in 0..ASKED {
+            match exit_code(&self.0) {
+                Ok(Some(code)) => return Some(ExitStatus::from_raw(code)),
+                Ok(None) => {}
+                Err(e) => {
+                    tracing::debug!(error = %e, "the kernel does not say how a process has ended");
+                    return None;
+                }
+            }
+            // A wait without anything to wait for.
+            if poll(&mut [], PAUSE).is_err() {
+                return None;
+            }
+        }
+        None
+    }
+}
+
+/// `struct pidfd_info` of the kernel's `include/uapi/linux/pidfd.h`, in its first form.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const _: () = assert!(size_of::<PidfdInfo>() == 64);
+/// `PIDFD_INFO_EXIT`: the exit status is asked for, or told.
+const INFO_EXIT: u64 = 1 << 3;
+
+nix::ioctl_readwrite!(pidfd_get_info, 0xFF, 11, PidfdInfo);
+
+/// The status of wait(2), when the kernel knows it already.
+fn exit_code(fd: &OwnedFd) -> io::Result<Option<i32>> {
+    let mut info = PidfdInfo { mask: INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the kernel writes at most as many bytes as the number of the ioctl says, which is the size of `info`.
+    match unsafe { pidfd_get_info(fd.as_raw_fd(), &raw mut info) } {
+        Ok(_) => Ok((info.mask & INFO_EXIT != 0).then_some(info.exit_code)),
+        // It has ended, and nobody has taken note yet.
+        Err(nix::errno::Errno::ESRCH) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn the_end_of_a_process_is_seen() {
+        let mut child = Command::new("sh").args(["-c", "sleep 0.2; exit 3"]).spawn().expect("started");
+        let process = Process::open(child.id()).expect("opened").expect("there");
+        assert!(!process.ended(Some(Duration::ZERO)).expect("known"));
+        assert!(process.ended(Some(Duration::from_secs(10))).expect("known"));
+        child.wait().expect("waited");
+        // Kernels before 6.15 do not say.
+        assert!(process.how().is_none_or(|how| how.code() == Some(3)));
+        assert!(Process::open(child.id()).expect("asked").is_none());
+    }
+}

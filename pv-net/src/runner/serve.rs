@@ -1,0 +1,204 @@
+//! The runner's process and its socket.
+
+use super::containers::{Containers, directory};
+use super::protocol::{MOST_REQUEST, Reply, Request};
+use super::{SUBCOMMAND, auto};
+use crate::daemon::Paths;
+use crate::failure::{Failure, Kind};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::geteuid;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Most connections at the same time.
+const CONNECTIONS: usize = 64;
+/// How long a caller may take to take an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn failed(what: &str, e: impl std::fmt::Display) -> Failure {
+    Failure::new(Kind::Internal, format!("{what}: {e}"))
+}
+
+/// Runs the runner until it is killed. Containers go on without it.
+///
+/// # Errors
+/// When another runner has the run directory, or the socket cannot be made.
+pub fn run(paths: &Paths) -> Result<(), Failure> {
+    paths.make()?;
+    let containers = Containers::new(paths)?;
+    let _lock = lock(paths)?;
+    let listener = listen(paths)?;
+    containers.find()?;
+    tracing::info!(socket = %paths.runner_socket().display(), "ready");
+    static OPEN: AtomicUsize = AtomicUsize::new(0);
+    for stream in listener.incoming() {
+        let stream = stream.map_err(|e| failed("accept a connection", e))?;
+        if !is_own(&stream) || OPEN.load(Ordering::Relaxed) >= CONNECTIONS {
+            continue;
+        }
+        OPEN.fetch_add(1, Ordering::Relaxed);
+        let containers = containers.clone();
+        let talk = move || {
+            if let Err(e) = talk(stream, &containers) {
+                tracing::debug!(error = %e, "a caller has hung up");
+            }
+            OPEN.fetch_sub(1, Ordering::Relaxed);
+        };
+        if let Err(e) = std::thread::Builder::new().name("pv-net-request".to_owned()).spawn(talk) {
+            tracing::warn!(error = %e, "no thread for a request");
+            OPEN.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+/// Starts a runner as a process of its own, which goes on after this one. If there is one, that is kept.
+///
+/// # Errors
+/// When this program cannot be started a second time.
+pub fn start_beside(paths: &Paths) -> io::Result<()> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("pv-net").arg(SUBCOMMAND).process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
+    let flags = [
+        ("--config", &paths.config),
+        ("--containers", &paths.containers),
+        ("--state-dir", &paths.state_dir),
+        ("--run-dir", &paths.run_dir),
+    ];
+    for (flag, path) in flags {
+        command.arg(flag).arg(path);
+    }
+    command.spawn().map(drop)
+}
+
+/// The lock of the one runner.
+fn lock(paths: &Paths) -> Result<Flock<File>, Failure> {
+    let path = directory(paths).join("lock");
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(&path).map_err(|e| failed(&path.display().to_string(), e))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
+        nix::errno::Errno::EWOULDBLOCK => {
+            let why = format!("{}: another runner runs with this run directory", paths.run_dir.display());
+            Failure::new(Kind::Conflict, why).help("stop it, or give this one its own --run-dir")
+        }
+        e => failed(&path.display().to_string(), e),
+    })
+}
+
+fn listen(paths: &Paths) -> Result<UnixListener, Failure> {
+    let path = paths.runner_socket();
+    let failed = |e: io::Error| failed(&format!("listen on {}", path.display()), e);
+    // It gets its name when it listens: the daemon tries once when the name appears. This runner holds the lock, so what is
+    // there already is a dead one's.
+    let new = directory(paths).join("new.sock");
+    match std::fs::remove_file(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    // Nobody else can connect at any time. There is no second thread yet that could make files meanwhile.
+    let before = umask(Mode::S_IXUSR | Mode::S_IRWXG | Mode::S_IRWXO);
+    let listener = UnixListener::bind(&new);
+    umask(before);
+    let listener = listener.map_err(failed)?;
+    std::fs::rename(&new, &path).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Whether the caller is of the runner's own user.
+fn is_own(stream: &UnixStream) -> bool {
+    match getsockopt(stream, PeerCredentials) {
+        Ok(peer) if peer.uid() == geteuid().as_raw() => true,
+        Ok(peer) => {
+            tracing::warn!(user = peer.uid(), pid = peer.pid(), "another user's connection is refused");
+            false
+        }
+        Err(e) => {
+            tracing::warn!(error = %e, "a connection is refused: nobody knows whose it is");
+            false
+        }
+    }
+}
+
+/// Answers the requests of a connection, one after the other.
+fn talk(stream: UnixStream, containers: &Containers) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if reader.by_ref().take(MOST_REQUEST).read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let reply = match serde_json::from_str::<Request>(&line) {
+            Ok(Request::Watch) => return watch(&mut writer, containers),
+            Ok(request) => answer(request, containers),
+            Err(e) => Reply::Failed(Failure::new(Kind::Usage, format!("a request to the runner: {e}")).into()),
+        };
+        send(&mut writer, &reply)?;
+    }
+}
+
+fn send(writer: &mut UnixStream, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    writer.write_all(&line)
+}
+
+fn watch(writer: &mut UnixStream, containers: &Containers) -> io::Result<()> {
+    let mut seen = None;
+    loop {
+        let (revision, all) = containers.news(seen);
+        seen = Some(revision);
+        send(writer, &Reply::All(all))?;
+    }
+}
+
+fn answer(request: Request, containers: &Containers) -> Reply {
+    let done = match request {
+        Request::Start { name } => containers.start(&name),
+        Request::Stop { name } => containers.stop(&name),
+        Request::Restart { name } => containers.restart(&name),
+        Request::Look { name, pid } => {
+            return match containers.look(&name) {
+                Ok(status) => Reply::Looked { is_gone: is_gone(pid), status },
+                Err(failure) => Reply::Failed(failure.into()),
+            };
+        }
+        Request::Auto | Request::Watch => return begin_auto(containers),
+    };
+    match done {
+        Ok(status) => Reply::Done(status),
+        Err(failure) => Reply::Failed(failure.into()),
+    }
+}
+
+/// Begins the automatic starts on a thread of their own, after those that are under way.
+fn begin_auto(containers: &Containers) -> Reply {
+    static TURN: Mutex<()> = Mutex::new(());
+    let containers = containers.clone();
+    let starts = move || {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(failure) = auto::start(&containers) {
+            tracing::error!(error = %failure, "no container is started");
+        }
+    };
+    match std::thread::Builder::new().name("pv-net-auto".to_owned()).spawn(starts) {
+        Ok(_) => Reply::Begun,
+        Err(e) => Reply::Failed(failed("a thread for the starts", e).into()),
+    }
+}
+
+/// Whether there is no such process.
+fn is_gone(pid: u32) -> bool {
+    super::process::Process::open(pid).is_ok_and(|process| process.is_none())
+}

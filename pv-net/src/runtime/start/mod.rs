@@ -1,0 +1,289 @@
+//! Starting and stopping containers: the [`Runtime`] trait, and the runtimes that have it. Pure: which command lines a
+//! runtime is called by, and what its answers mean. [`Execute`] calls them.
+
+mod lxc;
+mod oci;
+#[cfg(test)]
+mod tests;
+
+use crate::model::{NetnsRef, RuntimeSpec};
+use lxc::Lxc;
+use oci::Oci;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a runtime may take to answer, or to do what takes no time: it reads a file or asks a process.
+const BRIEFLY: Duration = Duration::from_secs(10);
+/// How long the kernel may take to end what was killed.
+const AFTER_KILL: Duration = Duration::from_secs(5);
+
+/// A program and its arguments. No shell reads them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandLine {
+    /// An absolute path, or a name that is looked for in the usual directories.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// What becomes of its output.
+    pub output: Output,
+}
+
+/// What becomes of a program's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// It is the program's answer.
+    Answer,
+    /// The container gets it too, and keeps it open as long as it runs: nobody reads it.
+    Nobody,
+    /// As for `Nobody`; the runtime writes its own errors to this file.
+    Log(PathBuf),
+}
+
+impl CommandLine {
+    fn new(program: impl Into<PathBuf>, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        Self { program: program.into(), arguments, output: Output::Answer }
+    }
+
+    fn output(self, output: Output) -> Self {
+        Self { output, ..self }
+    }
+}
+
+/// How a program has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Finished {
+    /// Its exit status; none when a signal has ended it.
+    pub code: Option<i32>,
+    /// What it has answered; of a start, what a hook of pv-net has said of its failure.
+    pub answer: String,
+    /// What it has said of errors, or what is in its log.
+    pub errors: String,
+}
+
+/// Calls programs, and waits for processes.
+pub trait Execute {
+    /// Runs a program to its end. One that takes longer is killed, with all that it has started and not set free.
+    ///
+    /// # Errors
+    /// When it cannot be started, or takes too long.
+    fn run(&self, line: &CommandLine, within: Duration) -> Result<Finished, RuntimeError>;
+
+    /// Waits until a process has ended. Returns whether it has, within that time.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    fn ended(&self, pid: u32, within: Duration) -> io::Result<bool>;
+
+    /// A file for what a runtime writes while it starts the container.
+    fn scratch(&self, what: &str) -> PathBuf;
+
+    /// Kills the process that has written its id to this file, and its process group. Without the file there is nobody.
+    fn kill_written(&self, file: &Path);
+}
+
+/// Why a runtime has not done what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The program is not there.
+    #[error("{}: {source}", program.display())]
+    Program {
+        /// The runtime's program.
+        program: PathBuf,
+        /// Why it cannot be executed.
+        source: io::Error,
+    },
+    /// It has ended with an error.
+    #[error("{}: {said}", program.display())]
+    Refused {
+        /// The runtime's program.
+        program: PathBuf,
+        /// What it has said.
+        said: String,
+    },
+    /// It takes too long.
+    #[error("{}: not done within {} s", program.display(), within.as_secs())]
+    Slow {
+        /// The runtime's program.
+        program: PathBuf,
+        /// The time that it had.
+        within: Duration,
+    },
+    /// The container runs already.
+    #[error("it is running already, as process {0}")]
+    Running(u32),
+    /// The container does not run.
+    #[error("it is not running")]
+    NotRunning,
+    /// The container is being started or stopped by somebody else.
+    #[error("it is just being started or stopped")]
+    Changing,
+    /// The container has ended right after its start.
+    #[error("it has ended at once")]
+    AtOnce,
+    /// The container is there after all that should have ended it.
+    #[error("process {0} goes on after it was killed")]
+    Survives(u32),
+    /// The answer is not what this runtime answers.
+    #[error("{}: not understood: {answer:?}", program.display())]
+    Answer {
+        /// The runtime's program.
+        program: PathBuf,
+        /// What it has answered.
+        answer: String,
+    },
+    /// The kernel does not say whether a process has ended.
+    #[error("process {pid}: {source}")]
+    Process {
+        /// The process.
+        pid: u32,
+        /// The kernel's error.
+        source: io::Error,
+    },
+}
+
+/// What a runtime says of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It knows no such container.
+    Absent,
+    /// It does not run.
+    Stopped,
+    /// It is being started or stopped.
+    Changing,
+    /// It runs, or is paused; its first process.
+    Running(u32),
+}
+
+/// A container that a runtime knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What the runtime knows it by.
+    pub id: String,
+    /// Its state.
+    pub state: State,
+}
+
+/// One container in its runtime. Calls wait until they are done.
+pub trait Runtime {
+    /// All containers that this runtime knows, in the place where this one is.
+    ///
+    /// # Errors
+    /// When the runtime does not say.
+    fn list(&self) -> Result<Vec<Found>, RuntimeError>;
+
+    /// The container's state.
+    ///
+    /// # Errors
+    /// When the runtime does not say.
+    fn state(&self) -> Result<State, RuntimeError>;
+
+    /// Starts the container, which must not run, and returns its first process. When it takes longer than `within`, what
+    /// has been started is killed.
+    ///
+    /// # Errors
+    /// When it does not run afterwards.
+    fn start(&self, within: Duration) -> Result<u32, RuntimeError>;
+
+    /// Asks the container to end, and kills it after `patience`.
+    ///
+    /// # Errors
+    /// When it does not run, or goes on.
+    fn stop(&self, patience: Duration) -> Result<(), RuntimeError>;
+
+    /// Kills the container.
+    ///
+    /// # Errors
+    /// When it does not run, or goes on.
+    fn kill(&self) -> Result<(), RuntimeError>;
+
+    /// Runs a program inside the container, and returns its exit status; none when a signal has ended it.
+    ///
+    /// # Errors
+    /// When the container does not run, or the program takes longer than `within`.
+    fn exec(&self, command: &[String], within: Duration) -> Result<Option<i32>, RuntimeError>;
+
+    /// Waits until the container has ended. Returns whether it has, within that time.
+    ///
+    /// # Errors
+    /// When the runtime or the kernel does not say.
+    fn wait(&self, within: Duration) -> Result<bool, RuntimeError>;
+
+    /// Removes what the runtime keeps of a container that has ended, so that it can start again.
+    ///
+    /// # Errors
+    /// When the runtime refuses.
+    fn clear(&self) -> Result<(), RuntimeError>;
+
+    /// The container's first process, while it runs.
+    ///
+    /// # Errors
+    /// When the runtime does not say.
+    fn pid(&self) -> Result<Option<u32>, RuntimeError> {
+        match self.state()? {
+            State::Running(pid) => Ok(Some(pid)),
+            State::Absent | State::Stopped | State::Changing => Ok(None),
+        }
+    }
+
+    /// The container's network namespace, while it runs.
+    ///
+    /// # Errors
+    /// When the runtime does not say.
+    fn namespace(&self) -> Result<Option<NetnsRef>, RuntimeError> {
+        Ok(self.pid()?.map(NetnsRef::Pid))
+    }
+}
+
+/// The container that `spec` describes, in its runtime.
+#[must_use]
+pub fn runtime<'a>(spec: &'a RuntimeSpec, execute: &'a dyn Execute) -> Box<dyn Runtime + 'a> {
+    match spec {
+        RuntimeSpec::Lxc(spec) => Box::new(Lxc { spec, execute }),
+        RuntimeSpec::Oci(spec) => Box::new(Oci { spec, execute }),
+    }
+}
+
+/// Fails unless a container in this state can be started.
+fn startable(state: State) -> Result<(), RuntimeError> {
+    match state {
+        State::Absent | State::Stopped => Ok(()),
+        State::Changing => Err(RuntimeError::Changing),
+        State::Running(pid) => Err(RuntimeError::Running(pid)),
+    }
+}
+
+/// The first process of a container in this state.
+fn running(state: State) -> Result<u32, RuntimeError> {
+    match state {
+        State::Running(pid) => Ok(pid),
+        State::Changing => Err(RuntimeError::Changing),
+        State::Absent | State::Stopped => Err(RuntimeError::NotRunning),
+    }
+}
+
+/// Waits for the end of a container that was killed.
+fn after_kill(execute: &dyn Execute, pid: u32) -> Result<(), RuntimeError> {
+    match execute.ended(pid, AFTER_KILL) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(RuntimeError::Survives(pid)),
+        Err(source) => Err(RuntimeError::Process { pid, source }),
+    }
+}
+
+/// The program's answer, if it has ended well.
+fn answer(line: &CommandLine, finished: Finished) -> Result<String, RuntimeError> {
+    if finished.code == Some(0) { Ok(finished.answer) } else { Err(refused(line, &finished)) }
+}
+
+fn refused(line: &CommandLine, finished: &Finished) -> RuntimeError {
+    let said = finished.errors.trim();
+    let said = match (said.is_empty(), finished.code) {
+        (false, _) => said.to_owned(),
+        (true, Some(code)) => format!("exit status {code}"),
+        (true, None) => "ended by a signal".to_owned(),
+    };
+    RuntimeError::Refused { program: line.program.clone(), said }
+}

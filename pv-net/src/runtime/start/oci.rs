@@ -1,0 +1,186 @@
+//! Containers of OCI runtimes, by the command line of runc, which crun and others have too.
+
+use super::{
+    BRIEFLY, CommandLine, Execute, Found, Output, Runtime, RuntimeError, State, after_kill, answer, refused, running,
+    startable,
+};
+use crate::model::OciSpec;
+use serde::Deserialize;
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+/// A container of an OCI runtime.
+pub(super) struct Oci<'a> {
+    pub spec: &'a OciSpec,
+    pub execute: &'a dyn Execute,
+}
+
+/// The command lines.
+impl Oci<'_> {
+    fn line(&self, words: &[&str]) -> CommandLine {
+        let root = self.spec.root.iter().flat_map(|root| [OsString::from("--root"), root.into()]);
+        CommandLine::new(&self.spec.program, root.chain(words.iter().map(OsString::from)))
+    }
+
+    pub(super) fn start_line(&self, log: &Path) -> CommandLine {
+        let mut line = self.line(&["--log-format", "json", "--log"]);
+        line.arguments.extend([OsString::from(log), "run".into(), "--detach".into(), "--bundle".into()]);
+        line.arguments.extend([OsString::from(&self.spec.bundle), OsString::from(&self.spec.id)]);
+        line.output(Output::Log(log.to_owned()))
+    }
+
+    pub(super) fn signal_line(&self, signal: &str) -> CommandLine {
+        self.line(&["kill", &self.spec.id, signal])
+    }
+
+    pub(super) fn delete_line(&self) -> CommandLine {
+        self.line(&["delete", "--force", &self.spec.id])
+    }
+
+    pub(super) fn state_line(&self) -> CommandLine {
+        self.line(&["state", &self.spec.id])
+    }
+
+    pub(super) fn exec_line(&self, command: &[String]) -> CommandLine {
+        let mut line = self.line(&["exec", &self.spec.id]);
+        line.arguments.extend(command.iter().map(OsString::from));
+        line.output(Output::Nobody)
+    }
+
+    pub(super) fn list_line(&self) -> CommandLine {
+        self.line(&["list", "--format", "json"])
+    }
+}
+
+/// What `state` and `list` answer of a container (runtime specification, "State"). crun lists a pid for each, runc 0 for one
+/// that has ended.
+#[derive(Deserialize)]
+struct Told {
+    id: String,
+    status: String,
+    #[serde(default)]
+    pid: u32,
+}
+
+impl Told {
+    fn state(&self) -> State {
+        match (self.status.as_str(), self.pid) {
+            ("running" | "paused", pid) if pid > 0 => State::Running(pid),
+            // One that was created only waits for its start, and one that is being created has no process yet.
+            ("created" | "creating", _) => State::Changing,
+            _ => State::Stopped,
+        }
+    }
+}
+
+/// What `state` answers.
+pub(super) fn read_state(text: &str) -> Option<State> {
+    serde_json::from_str::<Told>(text).ok().map(|told| told.state())
+}
+
+/// What `list` answers; runc says `null` for none.
+pub(super) fn read_list(text: &str) -> Option<Vec<Found>> {
+    let all: Option<Vec<Told>> = serde_json::from_str(text).ok()?;
+    Some(all.unwrap_or_default().into_iter().map(|told| Found { state: told.state(), id: told.id }).collect())
+}
+
+/// The errors of a log in JSON.
+pub(super) fn read_log(text: &str) -> String {
+    #[derive(Deserialize)]
+    struct Line {
+        level: String,
+        msg: String,
+    }
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let errors: Vec<String> = lines.filter(|line| line.level == "error").map(|line| line.msg).collect();
+    errors.join("; ")
+}
+
+/// Whether a runtime says that it knows no such container: runc that it does not exist, crun that its file does not.
+fn is_unknown(errors: &str) -> bool {
+    errors.contains("does not exist") || errors.contains("No such file or directory")
+}
+
+impl Runtime for Oci<'_> {
+    fn list(&self) -> Result<Vec<Found>, RuntimeError> {
+        let line = self.list_line();
+        let text = answer(&line, self.execute.run(&line, BRIEFLY)?)?;
+        read_list(&text).ok_or(RuntimeError::Answer { program: line.program, answer: text })
+    }
+
+    fn state(&self) -> Result<State, RuntimeError> {
+        let line = self.state_line();
+        let finished = self.execute.run(&line, BRIEFLY)?;
+        if finished.code != Some(0) && is_unknown(&finished.errors) {
+            return Ok(State::Absent);
+        }
+        let text = answer(&line, finished)?;
+        read_state(&text).ok_or(RuntimeError::Answer { program: line.program, answer: text })
+    }
+
+    fn start(&self, within: Duration) -> Result<u32, RuntimeError> {
+        let state = self.state()?;
+        startable(state)?;
+        if state == State::Stopped {
+            self.clear()?;
+        }
+        let line = self.start_line(&self.execute.scratch("log"));
+        let failed = match self.execute.run(&line, within) {
+            Ok(finished) if finished.code == Some(0) => match self.state()? {
+                State::Running(pid) => return Ok(pid),
+                State::Absent | State::Stopped | State::Changing => RuntimeError::AtOnce,
+            },
+            Ok(finished) => {
+                let errors = read_log(&finished.errors);
+                refused(&line, &super::Finished { errors, ..finished })
+            }
+            Err(e) => e,
+        };
+        // What a failed start has left keeps the next one from beginning. The first error is the one to tell.
+        if let Err(e) = self.clear() {
+            tracing::debug!(container = %self.spec.id, error = %e, "not cleared after a failed start");
+        }
+        Err(failed)
+    }
+
+    fn stop(&self, patience: Duration) -> Result<(), RuntimeError> {
+        let pid = running(self.state()?)?;
+        let line = self.signal_line("TERM");
+        let finished = self.execute.run(&line, BRIEFLY)?;
+        let process = |source| RuntimeError::Process { pid, source };
+        let is_over = self.execute.ended(pid, Duration::ZERO).map_err(process)?;
+        if finished.code != Some(0) && !is_over {
+            return Err(refused(&line, &finished));
+        }
+        if self.execute.ended(pid, patience).map_err(process)? { self.clear() } else { self.kill() }
+    }
+
+    fn kill(&self) -> Result<(), RuntimeError> {
+        let pid = running(self.state()?)?;
+        let line = self.signal_line("KILL");
+        let finished = self.execute.run(&line, BRIEFLY)?;
+        let is_over = self.execute.ended(pid, Duration::ZERO).unwrap_or(false);
+        if finished.code != Some(0) && !is_over {
+            return Err(refused(&line, &finished));
+        }
+        after_kill(self.execute, pid)?;
+        self.clear()
+    }
+
+    fn exec(&self, command: &[String], within: Duration) -> Result<Option<i32>, RuntimeError> {
+        running(self.state()?)?;
+        Ok(self.execute.run(&self.exec_line(command), within)?.code)
+    }
+
+    fn wait(&self, within: Duration) -> Result<bool, RuntimeError> {
+        let Some(pid) = self.pid()? else { return Ok(true) };
+        self.execute.ended(pid, within).map_err(|source| RuntimeError::Process { pid, source })
+    }
+
+    fn clear(&self) -> Result<(), RuntimeError> {
+        let line = self.delete_line();
+        let finished = self.execute.run(&line, BRIEFLY)?;
+        if finished.code == Some(0) || is_unknown(&finished.errors) { Ok(()) } else { Err(refused(&line, &finished)) }
+    }
+}

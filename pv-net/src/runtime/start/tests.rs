@@ -1,0 +1,205 @@
+use super::lxc::{self, Lxc};
+use super::oci::{self, Oci};
+use super::{CommandLine, Execute, Finished, Found, Output, Runtime, RuntimeError, State};
+use crate::model::{LxcSpec, OciSpec};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Answers as it is told, and remembers what it was asked for.
+#[derive(Default)]
+struct Script {
+    answers: RefCell<VecDeque<Result<Finished, RuntimeError>>>,
+    has_ended: RefCell<VecDeque<bool>>,
+    asked: RefCell<Vec<String>>,
+}
+
+impl Script {
+    fn new(answers: Vec<Result<Finished, RuntimeError>>, has_ended: &[bool]) -> Self {
+        let has_ended = RefCell::new(has_ended.iter().copied().collect());
+        Self { answers: RefCell::new(answers.into()), has_ended, asked: RefCell::default() }
+    }
+
+    /// What it was asked for. All answers must have been given.
+    fn asked(&self) -> Vec<String> {
+        assert!(self.answers.borrow().is_empty() && self.has_ended.borrow().is_empty(), "answers are left");
+        self.asked.borrow().clone()
+    }
+}
+
+impl Execute for Script {
+    fn run(&self, line: &CommandLine, _within: Duration) -> Result<Finished, RuntimeError> {
+        self.asked.borrow_mut().push(text(line));
+        self.answers.borrow_mut().pop_front().expect("an answer")
+    }
+
+    fn ended(&self, pid: u32, within: Duration) -> io::Result<bool> {
+        self.asked.borrow_mut().push(format!("ended {pid} {}", within.as_secs()));
+        Ok(self.has_ended.borrow_mut().pop_front().expect("an answer"))
+    }
+
+    fn scratch(&self, what: &str) -> PathBuf {
+        format!("/run/x/w.{what}").into()
+    }
+
+    fn kill_written(&self, file: &Path) {
+        self.asked.borrow_mut().push(format!("kill {}", file.display()));
+    }
+}
+
+fn text(line: &CommandLine) -> String {
+    let words = std::iter::once(line.program.display().to_string());
+    words.chain(line.arguments.iter().map(|word| word.display().to_string())).collect::<Vec<_>>().join(" ")
+}
+
+fn well(answer: &str) -> Result<Finished, RuntimeError> {
+    Ok(Finished { code: Some(0), answer: answer.to_owned(), errors: String::new() })
+}
+
+fn badly(errors: &str) -> Result<Finished, RuntimeError> {
+    Ok(Finished { code: Some(1), answer: String::new(), errors: errors.to_owned() })
+}
+
+fn slow() -> Result<Finished, RuntimeError> {
+    Err(RuntimeError::Slow { program: "x".into(), within: Duration::from_secs(30) })
+}
+
+const STOPPED: &str = "State:          STOPPED\n";
+const RUNNING: &str = "State:          RUNNING\nPID:            77\n";
+const OCI_RUNNING: &str = r#"{"ociVersion": "1.0.2", "id": "w", "status": "running", "pid": 77, "bundle": "/b"}"#;
+const UNKNOWN: &str = "time=\"…\" level=error msg=\"container does not exist\"";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn lxc_spec() -> LxcSpec {
+    LxcSpec { path: "/var/lib/lxc".into(), id: "w".to_owned() }
+}
+
+fn oci_spec() -> OciSpec {
+    OciSpec { program: "crun".into(), bundle: "/b".into(), id: "w".to_owned(), root: Some("/r".into()) }
+}
+
+#[test]
+fn the_command_lines_of_lxc() {
+    let (spec, execute) = (lxc_spec(), Script::default());
+    let lxc = Lxc { spec: &spec, execute: &execute };
+    let start = lxc.start_line(Path::new("/run/x/w.pid"), Path::new("/run/x/w.log"));
+    assert_eq!(text(&start), "lxc-start -P /var/lib/lxc -n w -d -l ERROR -p /run/x/w.pid -o /run/x/w.log");
+    assert_eq!(start.output, Output::Log("/run/x/w.log".into()));
+    assert_eq!(text(&lxc.stop_line(PATIENCE)), "lxc-stop -P /var/lib/lxc -n w -t 10");
+    assert_eq!(text(&lxc.kill_line()), "lxc-stop -P /var/lib/lxc -n w -k");
+    let exec = lxc.exec_line(&["sh".to_owned(), "-c".to_owned(), "exit 3".to_owned()]);
+    assert_eq!(text(&exec), "lxc-attach -P /var/lib/lxc -n w --clear-env -- sh -c exit 3");
+    assert_eq!(exec.output, Output::Nobody);
+}
+
+#[test]
+fn the_command_lines_of_oci_runtimes() {
+    let (mut spec, execute) = (oci_spec(), Script::default());
+    let oci = Oci { spec: &spec, execute: &execute };
+    let start = oci.start_line(Path::new("/l"));
+    assert_eq!(text(&start), "crun --root /r --log-format json --log /l run --detach --bundle /b w");
+    assert_eq!(start.output, Output::Log("/l".into()));
+    assert_eq!(text(&oci.exec_line(&["true".to_owned()])), "crun --root /r exec w true");
+    spec.root = None;
+    let oci = Oci { spec: &spec, execute: &execute };
+    assert_eq!(text(&oci.signal_line("TERM")), "crun kill w TERM");
+    assert_eq!(text(&oci.delete_line()), "crun delete --force w");
+}
+
+#[test]
+fn what_lxc_answers_is_understood() {
+    for (said, want) in [
+        (STOPPED, Some(State::Stopped)),
+        (RUNNING, Some(State::Running(77))),
+        ("State: FROZEN\nPID: 5\n", Some(State::Running(5))),
+        ("State: STARTING\nPID: 5\n", Some(State::Changing)),
+        ("State: RUNNING\n", None),
+        ("State: RUNNING\nPID: -1\n", None),
+        ("", None),
+    ] {
+        assert_eq!(lxc::read_state(said), want, "{said}");
+    }
+    let found = |id: &str, state| Found { id: id.to_owned(), state };
+    let list = "NAME STATE   PID \nx    STOPPED -   \ny    RUNNING 12  \n";
+    assert_eq!(lxc::read_list(list), Some(vec![found("x", State::Stopped), found("y", State::Running(12))]));
+    assert_eq!(lxc::read_list(""), Some(Vec::new()));
+    assert_eq!(lxc::read_list("NAME\nx y\n"), None);
+    let log = "lxc-start w 20261128150328.123 ERROR    conf - ../src/lxc/conf.c:run_buffer:321 - Script exited with status 1\n";
+    assert_eq!(lxc::read_log(log), "Script exited with status 1");
+}
+
+#[test]
+fn what_oci_runtimes_answer_is_understood() {
+    let told = |status: &str, pid: u32| format!(r#"{{"id": "w", "status": "{status}", "pid": {pid}, "more": 1}}"#);
+    for (said, want) in [
+        (told("running", 7), Some(State::Running(7))),
+        (told("paused", 7), Some(State::Running(7))),
+        (told("created", 7), Some(State::Changing)),
+        (told("stopped", 0), Some(State::Stopped)),
+        (told("running", 0), Some(State::Stopped)),
+        ("{}".to_owned(), None),
+        (String::new(), None),
+    ] {
+        assert_eq!(oci::read_state(&said), want, "{said}");
+    }
+    assert_eq!(oci::read_list("null"), Some(Vec::new()));
+    assert_eq!(oci::read_list("[\n\n]"), Some(Vec::new()));
+    let listed = format!("[{}]", told("running", 7));
+    assert_eq!(oci::read_list(&listed), Some(vec![Found { id: "w".to_owned(), state: State::Running(7) }]));
+    let log = "{\"level\":\"warning\",\"msg\":\"old\",\"time\":\"…\"}\n{\"level\":\"error\",\"msg\":\"no rootfs\",\"time\":\"…\"}\n";
+    assert_eq!(oci::read_log(log), "no rootfs");
+}
+
+#[test]
+fn a_start_that_hangs_leaves_nothing() {
+    let (spec, execute) = (lxc_spec(), Script::new(vec![well(STOPPED), slow()], &[]));
+    let failed = Lxc { spec: &spec, execute: &execute }.start(PATIENCE).expect_err("slow");
+    assert!(matches!(failed, RuntimeError::Slow { .. }), "{failed}");
+    assert_eq!(execute.asked().last().map(String::as_str), Some("kill /run/x/w.pid"));
+    let (spec, execute) = (oci_spec(), Script::new(vec![badly(UNKNOWN), slow(), well("")], &[]));
+    let failed = Oci { spec: &spec, execute: &execute }.start(PATIENCE).expect_err("slow");
+    assert!(matches!(failed, RuntimeError::Slow { .. }), "{failed}");
+    assert_eq!(execute.asked().last().map(String::as_str), Some("crun --root /r delete --force w"));
+}
+
+#[test]
+fn a_container_that_runs_is_not_started_again() {
+    let (spec, execute) = (lxc_spec(), Script::new(vec![well(RUNNING)], &[]));
+    let failed = Lxc { spec: &spec, execute: &execute }.start(PATIENCE).expect_err("it runs");
+    assert!(matches!(failed, RuntimeError::Running(77)), "{failed}");
+    let (spec, execute) = (oci_spec(), Script::new(vec![well(OCI_RUNNING)], &[]));
+    let failed = Oci { spec: &spec, execute: &execute }.start(PATIENCE).expect_err("it runs");
+    assert!(matches!(failed, RuntimeError::Running(77)), "{failed}");
+}
+
+#[test]
+fn one_that_has_ended_at_once_is_said_to_have() {
+    let (spec, execute) = (lxc_spec(), Script::new(vec![well(STOPPED), well(""), well(STOPPED)], &[]));
+    let failed = Lxc { spec: &spec, execute: &execute }.start(PATIENCE).expect_err("it has ended");
+    assert!(matches!(failed, RuntimeError::AtOnce), "{failed}");
+}
+
+#[test]
+fn what_does_not_end_when_asked_is_killed() {
+    let answers = vec![well(OCI_RUNNING), well(""), well(OCI_RUNNING), well(""), well("")];
+    let (spec, execute) = (oci_spec(), Script::new(answers, &[false, false, false, true]));
+    Oci { spec: &spec, execute: &execute }.stop(PATIENCE).expect("stopped");
+    let asked = execute.asked();
+    let signals: Vec<&String> = asked.iter().filter(|line| line.contains(" kill ")).collect();
+    assert_eq!(signals, ["crun --root /r kill w TERM", "crun --root /r kill w KILL"]);
+    assert!(asked.contains(&"ended 77 10".to_owned()), "{asked:?}");
+    assert_eq!(asked.last().map(String::as_str), Some("crun --root /r delete --force w"));
+}
+
+#[test]
+fn one_that_ends_when_asked_is_not_killed() {
+    let answers = vec![well(OCI_RUNNING), well(""), well("")];
+    let (spec, execute) = (oci_spec(), Script::new(answers, &[false, true]));
+    Oci { spec: &spec, execute: &execute }.stop(PATIENCE).expect("stopped");
+    assert!(!execute.asked().iter().any(|line| line.contains("KILL")));
+    let (spec, execute) = (oci_spec(), Script::new(vec![badly(UNKNOWN)], &[]));
+    let failed = Oci { spec: &spec, execute: &execute }.stop(PATIENCE).expect_err("nobody runs");
+    assert!(matches!(failed, RuntimeError::NotRunning), "{failed}");
+}

@@ -1,0 +1,223 @@
+//! Follows the runner: which containers run, and at once which have ended. Asks it for the automatic starts.
+//!
+//! The daemon works without a runner. When one comes, its socket appears in the run directory, which is watched.
+
+use crate::command::Commands;
+use crate::failure::{Failure, Kind};
+use crate::kernel::path_watch::PathWatch;
+use crate::model::{ContainerName, NetnsRef, RunState, RunStatus};
+use crate::runner::client::{Runner, Watch};
+use crate::runner::protocol::{Reply, Request};
+use crate::snapshot::{Attached, ContainerStatus, Snapshot};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// How often the runner is looked for when its directory cannot be watched.
+const BLIND: Duration = Duration::from_secs(5);
+/// When a runtime is asked once more about a container of which it did not know yet.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often at most.
+const ASKED: u32 = 30;
+
+/// What the service needs.
+pub struct Follow {
+    /// The device's state.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Takes the ends of containers.
+    pub commands: Commands,
+    /// The runner.
+    pub runner: Runner,
+    /// The directory of its socket.
+    pub dir: PathBuf,
+    /// Whether this daemon has asked for the automatic starts.
+    pub has_begun: Arc<AtomicBool>,
+    /// What the last runner has told.
+    pub known: BTreeMap<ContainerName, RunStatus>,
+}
+
+/// Follows the runner whenever there is one.
+///
+/// # Errors
+/// When its answers are not understood.
+pub async fn runner(mut follow: Follow) -> Result<(), Failure> {
+    let watch = PathWatch::new().map_err(|e| not_watched(&e))?;
+    loop {
+        // Watched before the socket is tried, so that none is missed that is made in between.
+        let is_watched = watch.watch(&follow.dir);
+        if let Ok(states) = follow.runner.watch().await {
+            let ended = follow.follow(states).await;
+            follow.runner.note(BTreeMap::new());
+            ended?;
+            continue;
+        }
+        match is_watched {
+            Ok(_) => watch.changed().await.map_err(|e| not_watched(&e))?,
+            Err(e) => {
+                tracing::debug!(error = %e, "not watched for the runner's socket");
+                sleep(BLIND).await;
+            }
+        }
+    }
+}
+
+fn not_watched(e: &std::io::Error) -> Failure {
+    Failure::new(Kind::Internal, format!("watch for the runner: {e}"))
+}
+
+/// A container that is attached by a process that is not the one of which the runner knows.
+struct Doubt {
+    pid: u32,
+    asked: u32,
+    is_busy: bool,
+    is_settled: bool,
+}
+
+impl Doubt {
+    const fn new(pid: u32) -> Self {
+        Self { pid, asked: 0, is_busy: false, is_settled: false }
+    }
+}
+
+/// The answer to a look at a container, with the process that was asked about.
+type Looked = (ContainerName, u32, Result<Reply, Failure>);
+
+impl Follow {
+    /// Follows one runner until it ends.
+    async fn follow(&mut self, mut states: Watch) -> Result<(), Failure> {
+        let mut doubts: BTreeMap<ContainerName, Doubt> = BTreeMap::new();
+        let mut looks: JoinSet<Looked> = JoinSet::new();
+        loop {
+            tokio::select! {
+                next = states.next() => {
+                    let Some(all) = next? else { return Ok(()) };
+                    self.take(all).await;
+                }
+                changed = self.snapshots.changed() => {
+                    if changed.is_err() {
+                        // The controller has ended, and the service is about to be.
+                        return std::future::pending().await;
+                    }
+                }
+                Some(Ok(looked)) = looks.join_next() => self.note(looked, &mut doubts).await,
+            }
+            let snapshot = self.snapshots.borrow_and_update().clone();
+            let found = doubtful(&snapshot, &self.known);
+            doubts.retain(|name, _| found.contains_key(name));
+            for (name, pid) in found {
+                let doubt = doubts.entry(name.clone()).or_insert(Doubt::new(pid));
+                if doubt.pid != pid {
+                    *doubt = Doubt::new(pid);
+                }
+                if doubt.is_settled || doubt.is_busy {
+                    continue;
+                }
+                let pause = if doubt.asked == 0 { Duration::ZERO } else { AGAIN };
+                doubt.asked += 1;
+                doubt.is_busy = true;
+                let runner = self.runner.clone();
+                looks.spawn(async move {
+                    sleep(pause).await;
+                    let reply = runner.ask(&Request::Look { name: name.clone(), pid }).await;
+                    (name, pid, reply)
+                });
+            }
+        }
+    }
+
+    /// Takes over new states. The containers whose process is not there any more have ended.
+    async fn take(&mut self, all: BTreeMap<ContainerName, RunStatus>) {
+        self.runner.note(all.clone());
+        let before = std::mem::replace(&mut self.known, all);
+        for (name, pid) in gone(&before, &self.known) {
+            self.has_ended(name, pid).await;
+        }
+        // Once for each daemon: a container that ends later is not started again here.
+        if !self.has_begun.load(Ordering::Relaxed) {
+            match self.runner.ask(&Request::Auto).await {
+                Ok(_) => self.has_begun.store(true, Ordering::Relaxed),
+                Err(failure) => tracing::warn!(error = %failure, "the automatic starts are not begun"),
+            }
+        }
+    }
+
+    async fn note(&self, (name, pid, reply): Looked, doubts: &mut BTreeMap<ContainerName, Doubt>) {
+        let is_settled = match reply {
+            Ok(Reply::Looked { is_gone: true, .. }) => {
+                self.has_ended(name.clone(), pid).await;
+                true
+            }
+            Ok(Reply::Looked { status, .. }) => status.pid == Some(pid),
+            // It is none of the runner's.
+            Ok(_) | Err(_) => true,
+        };
+        if let Some(doubt) = doubts.get_mut(&name).filter(|doubt| doubt.pid == pid) {
+            doubt.is_busy = false;
+            doubt.is_settled = is_settled || doubt.asked >= ASKED;
+        }
+    }
+
+    async fn has_ended(&self, name: ContainerName, pid: u32) {
+        if let Err(failure) = self.commands.ended(name, pid).await {
+            tracing::warn!(error = %failure, "a container has ended, and something of it is left");
+        }
+    }
+}
+
+/// The containers that have lost their first process, with that.
+fn gone(
+    before: &BTreeMap<ContainerName, RunStatus>,
+    now: &BTreeMap<ContainerName, RunStatus>,
+) -> Vec<(ContainerName, u32)> {
+    let lost = |(name, status): (&ContainerName, &RunStatus)| {
+        let pid = status.pid?;
+        let stays = now.get(name).is_some_and(|now| now.pid == Some(pid));
+        (!stays).then(|| (name.clone(), pid))
+    };
+    before.iter().filter_map(lost).collect()
+}
+
+/// The containers that are attached by another process than the runner knows of, with that process. Somebody else may have
+/// started them, or nobody has seen their end.
+fn doubtful(snapshot: &Snapshot, known: &BTreeMap<ContainerName, RunStatus>) -> BTreeMap<ContainerName, u32> {
+    let doubt = |(container, attached): (&ContainerStatus, &Attached)| {
+        let Some(NetnsRef::Pid(pid)) = attached.record.netns else { return None };
+        let is_there = attached.links.iter().any(Option::is_some);
+        let is_known = known.get(&container.name).is_some_and(|s| s.pid == Some(pid) || s.state == RunState::Changing);
+        (is_there && !is_known).then(|| (container.name.clone(), pid))
+    };
+    snapshot.attached().filter_map(doubt).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_lost_its_process_has_ended() {
+        let name = |name: &str| name.parse::<ContainerName>().expect("a name");
+        let states = |all: &[(&str, RunStatus)]| all.iter().map(|(n, s)| (name(n), s.clone())).collect();
+        let stopping = RunStatus { state: RunState::Changing, pid: Some(3), why: None };
+        let before: BTreeMap<_, _> = states(&[
+            ("gone", RunStatus::running(1)),
+            ("again", RunStatus::running(2)),
+            ("stopping", RunStatus::running(3)),
+            ("stays", RunStatus::running(4)),
+            ("removed", RunStatus::running(5)),
+            ("never", RunStatus::stopped()),
+        ]);
+        let now = states(&[
+            ("gone", RunStatus::failed("it has ended by itself".to_owned())),
+            ("again", RunStatus::running(22)),
+            ("stopping", stopping),
+            ("stays", RunStatus::running(4)),
+            ("never", RunStatus::running(6)),
+        ]);
+        assert_eq!(gone(&before, &now), [(name("again"), 2), (name("gone"), 1), (name("removed"), 5)]);
+    }
+}
