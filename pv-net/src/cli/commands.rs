@@ -7,11 +7,12 @@ use super::table::{self, Column};
 use super::{Ended, doctor, policy, runtime};
 use crate::command::{AttachRequest, InterfaceRequest};
 use crate::config::{load, parse_device, parse_run, parse_run_named, parse_services};
-use crate::daemon::{Paths, RunLock, teardown};
+use crate::daemon::{NO_NETKIT, Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
 use crate::kernel::broker::Broker;
+use crate::kernel::link::knows_netkit;
 use crate::lease::unix_time;
-use crate::model::ContainerName;
+use crate::model::{ContainerName, PairKind, Pool};
 use clap::CommandFactory;
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -137,7 +138,12 @@ fn check_file(
         let domain = &device.domain;
         format!("network.domain: {domain:?}: names in .local are asked by mDNS (RFC 6762), not here, where a system has it: take one such as \"pv.internal\"")
     });
-    Ok(device.inactive.into_iter().map(unused).chain(of_mdns).collect())
+    let has_netkit = |pool: &Pool| pool.bridge().is_some() && pool.link == PairKind::Netkit;
+    let mut netkit: Vec<&Pool> = device.pools.values().filter(|pool| has_netkit(pool)).collect();
+    // The kernel does not tell everybody, and another machine's may be meant.
+    netkit.retain(|_| matches!(knows_netkit(), Ok(false)));
+    let netkit: Vec<String> = netkit.iter().map(|pool| format!("network.pools.{}.{NO_NETKIT}", pool.name)).collect();
+    Ok(device.inactive.into_iter().map(unused).chain(of_mdns).chain(netkit).collect())
 }
 
 async fn attach(

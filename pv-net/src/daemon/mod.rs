@@ -36,6 +36,7 @@ mod uplinks;
 mod view;
 
 pub use paths::{Paths, RunLock};
+pub(crate) use pools::NO_NETKIT;
 pub use teardown::teardown;
 
 use reload::check_device;
@@ -52,7 +53,7 @@ use crate::kernel::kill_point;
 use crate::kernel::netlink::Net;
 use crate::kernel::{Rehearsal, Repair};
 use crate::lease::{self, LeaseHandle};
-use crate::model::{Container, ContainerName, Device, IfName, Offer, PoolName};
+use crate::model::{Container, ContainerName, Device, IfName, Offer, PairKind, PoolName};
 use crate::plan::PoolLink;
 use crate::snapshot::{Plane, share};
 use ipnetwork::IpNetwork;
@@ -85,6 +86,8 @@ pub struct Daemon {
     pool_conditions: BTreeMap<PoolName, String>,
     /// By pool, conditions about networks of the device that it overlaps.
     pool_overlaps: BTreeMap<PoolName, Vec<String>>,
+    /// By pool, the condition that the kernel lacks its kind of links.
+    no_links: BTreeMap<PoolName, String>,
     declared: BTreeMap<ContainerName, Declaration>,
     /// The declared containers that are attached when their namespace exists.
     awaited: declared::Waiting,
@@ -101,6 +104,8 @@ pub struct Daemon {
     thinned: BTreeSet<ContainerName>,
     /// Containers' host-side links that exist, by index.
     links: BTreeMap<u32, (ContainerName, IfName)>,
+    /// The kinds of those that are pairs, by index.
+    pairs: BTreeMap<u32, PairKind>,
     /// Uplinks that exist, with their index.
     uplinks: BTreeMap<IfName, u32>,
     /// Pools' bridges that have their program, with their index.
@@ -206,6 +211,7 @@ impl Daemon {
             pools: BTreeMap::new(),
             pool_conditions: BTreeMap::new(),
             pool_overlaps: BTreeMap::new(),
+            no_links: BTreeMap::new(),
             declared: BTreeMap::new(),
             offers: Arc::default(),
             declared_conditions: Vec::new(),
@@ -214,6 +220,7 @@ impl Daemon {
             unpublished: BTreeMap::new(),
             thinned: BTreeSet::new(),
             links: BTreeMap::new(),
+            pairs: BTreeMap::new(),
             uplinks: BTreeMap::new(),
             hooked_bridges: BTreeMap::new(),
             uplinks_down: BTreeSet::new(),
