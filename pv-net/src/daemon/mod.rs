@@ -5,6 +5,7 @@
 mod attach;
 mod attach_request;
 mod attach_state;
+mod baked;
 mod borrowed;
 mod clsact;
 mod conditions;
@@ -61,11 +62,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A declared container: its file's text, and the parsed container.
+/// A declared container: its file's text, the parsed container, and the addresses that are kept for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Declaration {
     pub text: String,
     pub container: Container,
+    kept: Vec<leases::Reservation>,
 }
 
 /// Everything that the daemon knows.
@@ -335,13 +337,18 @@ impl Daemon {
             });
             match checked {
                 Ok(container) => {
-                    wanted.extend(leases::reservations(&path.display().to_string(), &container));
+                    let mut kept = leases::reservations(&path.display().to_string(), &container);
+                    match self.baked(&container) {
+                        Ok(baked) => kept.extend(baked),
+                        Err(errors) => self.note_declared(&errors),
+                    }
+                    wanted.extend(kept.iter().cloned());
                     match offered {
                         Ok(offered) if offered.is_empty() => {}
                         Ok(offered) => drop(offers.insert(container.name.clone(), offered)),
                         Err(errors) => self.note_declared(&errors),
                     }
-                    self.declared.insert(container.name.clone(), Declaration { text, container });
+                    self.declared.insert(container.name.clone(), Declaration { text, container, kept });
                 }
                 Err(errors) => self.note_declared(&errors),
             }

@@ -2,7 +2,6 @@
 //! state that the kernel would have after each step.
 
 use super::Daemon;
-use super::leases::reservations;
 use super::reload::check_device;
 use crate::config::load;
 use crate::failure::Failure;
@@ -124,7 +123,7 @@ impl Daemon {
 
     /// The addresses that are reserved for declared containers. A reload changes no leases.
     fn lease_texts(&self) -> Vec<String> {
-        let all = self.declared.values().flat_map(|declared| reservations("", &declared.container));
+        let all = self.declared.values().flat_map(|declared| &declared.kept);
         all.map(|kept| format!("{} kept for {}", kept.addr, kept.key)).collect()
     }
 

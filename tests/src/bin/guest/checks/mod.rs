@@ -104,7 +104,6 @@ const NETKIT: &[Check] = &[
     ("netkit: masquerade without a daemon", outside::masquerade_survives),
     ("netkit: killed daemon", life::killed),
     ("netkit: stopped daemon", life::stopped),
-    ("netkit: replaced daemon", life::replaced),
     ("netkit: daemon of another layout", life::other_layout),
     ("netkit: killed in an attach", netkit::killed_in_an_attach),
     ("netkit: random attacker", attacker::nobody_gets_round_it),
