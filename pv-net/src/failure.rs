@@ -159,6 +159,8 @@ impl From<NetError> for Failure {
             NetError::Foreign { .. } | NetError::InterfaceExists { .. } => {
                 Self::new(Kind::Conflict, e.to_string()).help("remove it, or choose another name")
             }
+            NetError::NoNetkit { .. } => Self::new(Kind::Conflict, e.to_string())
+                .help("set \"link\" of the pool to \"auto\" and reload, or use Linux 6.12 or later with CONFIG_NETKIT"),
             e => Self::new(Kind::Internal, e.to_string()),
         }
     }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The uplink of most labs.
 pub const UPLINK: &str = "up0";
@@ -18,9 +19,27 @@ pub const HOSTS: [(IpAddr, IpAddr); 2] = [
     ),
 ];
 
+/// Whether pools have netkit links: see [`use_netkit`].
+static NETKIT: AtomicBool = AtomicBool::new(false);
+
+/// From now on the pools of [`pool`] have netkit links, so that the same checks can be made with them. This is for a program
+/// that makes one check after the other; tests take the environment variable `PV_NET_LINK`, whose value is a pool's `link`.
+pub fn use_netkit() {
+    NETKIT.store(true, Ordering::Relaxed);
+}
+
 /// A bridge pool in both families: `10.0.N.0/24` and `fd00:5056:0:N::/64` on `pvbrN`.
 #[must_use]
 pub fn pool(n: u8) -> Value {
+    let mut pool = plain_pool(n);
+    let link = std::env::var("PV_NET_LINK").ok();
+    if let Some(link) = if NETKIT.load(Ordering::Relaxed) { Some("netkit".to_owned()) } else { link } {
+        pool["link"] = json!(link);
+    }
+    pool
+}
+
+fn plain_pool(n: u8) -> Value {
     json!({
         "type": "bridge",
         "bridge": format!("pvbr{n}"),

@@ -280,7 +280,9 @@ impl Device {
         let program = binary().unwrap_or_else(|_| "pv-net".into());
         let mut command = self.ns.command(&program.display().to_string());
         command.arg("--config").arg(self.config());
-        for (flag, dir) in [("--containers", "containers"), ("--state-dir", "state"), ("--run-dir", "run")] {
+        for (flag, dir) in
+            [("--containers", "containers"), ("--lxc-path", "lxc"), ("--state-dir", "state"), ("--run-dir", "run")]
+        {
             command.arg(flag).arg(self.file(dir));
         }
         command.arg("--resolv-conf").arg(self.file("resolv.conf"));

@@ -24,6 +24,13 @@ pub fn check(input: &[u8]) {
 }
 
 fn config(text: &str, lines: &str) {
+    let found = lxc::addresses(text);
+    let keys = text.matches("lxc.net.").count();
+    assert!(found.len() <= keys, "{found:?}");
+    assert!(lxc::addresses(&format!("{text}\nlxc.net =\n")).is_empty());
+    // One more interface adds its address, and takes none away.
+    let more = lxc::addresses(&format!("{text}\nlxc.net.4294967295.ipv4.address = 192.0.2.1/24\n"));
+    assert!(found.iter().all(|one| more.contains(one)) && more.len() == found.len() + 1, "{found:?} {more:?}");
     let Ok(once) = lxc::place(text, lines) else { return };
     assert_eq!(lxc::place(&once, lines).as_ref(), Ok(&once));
     let (before, after) = once.split_once(lines).expect("the lines are in it");
@@ -51,6 +58,9 @@ pub fn words() -> Vec<Vec<u8>> {
         "# pv-net: begin\n",
         "# pv-net: end\n",
         "lxc.net.0.type = empty\n",
+        "lxc.net.0.ipv4.address = 10.0.3.9/24\n",
+        "lxc.net.0.ipv6.address = fd00::9/64\n",
+        "lxc.net.0.name = lan\n",
         "lxc.include = /x\n",
         "lxc.namespace.keep = net",
         "\"ociVersion\": \"1.0\"",

@@ -35,6 +35,9 @@ pub struct Places {
         default_value = "/etc/pv-net/containers"
     )]
     pub containers: PathBuf,
+    /// LXC's containers: NAME/config, whose addresses nobody else is given (lxc.lxcpath)
+    #[arg(long, global = true, env = "PV_NET_LXC_PATH", value_name = "DIR", default_value = "/var/lib/lxc")]
+    pub lxc_path: PathBuf,
     /// State that survives a reboot
     #[arg(long, global = true, env = "PV_NET_STATE_DIR", value_name = "DIR", default_value = "/var/lib/pv-net")]
     pub state_dir: PathBuf,
@@ -57,6 +60,7 @@ impl From<Places> for Paths {
         Self {
             config: p.config,
             containers: p.containers,
+            lxc: p.lxc_path,
             state_dir: p.state_dir,
             run_dir: p.run_dir,
             bpffs: p.bpffs,

@@ -8,11 +8,12 @@ use super::table::{self, Column};
 use super::{Ended, containers, doctor, policy, runtime};
 use crate::command::{AttachRequest, InterfaceRequest};
 use crate::config::{load, parse_device, parse_run, parse_run_named, parse_services};
-use crate::daemon::{Paths, RunLock, teardown};
+use crate::daemon::{NO_NETKIT, Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
 use crate::kernel::broker::Broker;
+use crate::kernel::link::knows_netkit;
 use crate::lease::unix_time;
-use crate::model::ContainerName;
+use crate::model::{ContainerName, PairKind, Pool};
 use clap::CommandFactory;
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -145,7 +146,11 @@ fn check_file(
         let domain = &device.domain;
         format!("network.domain: {domain:?}: names in .local are asked by mDNS (RFC 6762), not here, where a system has it: take one such as \"pv.internal\"")
     });
-    Ok(device.inactive.into_iter().map(unused).chain(of_mdns).collect())
+    let is_netkit = |pool: &&Pool| pool.bridge().is_some() && pool.link == PairKind::Netkit;
+    // Only root is told what the kernel has. The file may be meant for another machine, so this is no error.
+    let netkit = device.pools.values().filter(|pool| is_netkit(pool) && matches!(knows_netkit(), Ok(false)));
+    let netkit: Vec<String> = netkit.map(|pool| format!("network.pools.{}.{NO_NETKIT}", pool.name)).collect();
+    Ok(device.inactive.into_iter().map(unused).chain(of_mdns).chain(netkit).collect())
 }
 
 async fn attach(

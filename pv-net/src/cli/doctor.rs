@@ -5,6 +5,7 @@ use super::privileges::{self, Held};
 use super::table;
 use crate::daemon::Paths;
 use crate::kernel::bpf::{Probe, probe};
+use crate::kernel::link::knows_netkit;
 use crate::kernel::managers::Manager;
 use crate::kernel::netfilter;
 use crate::kernel::netlink::{Net, alias};
@@ -32,6 +33,14 @@ pub(crate) async fn run(paths: &Paths, json: bool) -> ExitCode {
         required: false,
         lost: "socket hooks, that a later version uses for published ports",
         remedy: "mount -t cgroup2 none DIR, and name it with --cgroup",
+    });
+    probes.push(Probe {
+        name: "netkit links",
+        // Without root nobody can tell, and that is missing anyway.
+        ok: knows_netkit().unwrap_or(false),
+        required: false,
+        lost: "pools with \"link\": \"netkit\"; others have veth links, which do the same",
+        remedy: "nothing to do; kernel 6.12 or later with CONFIG_NETKIT has them",
     });
     probes.push(firewall(paths));
     probes.extend(managers(&own_links().await));

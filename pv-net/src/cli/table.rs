@@ -9,6 +9,7 @@ pub const POOLS: &[Column] = &[
     ("POOL", "name"),
     ("TYPE", "type"),
     ("BRIDGE", "bridge"),
+    ("LINK", "link"),
     ("SUBNET", "subnet"),
     ("SUBNET6", "subnet6"),
     ("ISOLATED", "isolated"),
@@ -28,6 +29,7 @@ pub const CONTAINERS: &[Column] = &[
     ("MAC", "mac_address"),
     ("DEFAULT VIA", "default_gateways"),
     ("HOST LINK", "host_if"),
+    ("KIND", "link"),
     ("FLOWS", "flows"),
     ("MOST", "max_flows"),
 ];

@@ -6,7 +6,7 @@ use super::dhcp6::dhcp6;
 use super::dns::{ca_file, dns, on_device};
 use super::field::Field;
 use super::{ConfigError, net, policy, ra, raw, timeouts, uplink_filter};
-use crate::model::{Device, IfName, IpvlanMode, MacvlanMode, Pool, PoolKind, PoolName, Subnet4, Subnet6};
+use crate::model::{Device, IfName, IpvlanMode, MacvlanMode, PairKind, Pool, PoolKind, PoolName, Subnet4, Subnet6};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use pv_net_common::flow::{DEFAULT_FLOWS, DEFAULT_SHARE};
 use serde_json::Value;
@@ -140,6 +140,7 @@ fn pool(
     let v4 = v4.map(|s| Subnet4 { dhcp_range, ..s });
     let dhcp6 = dhcp6(c, &join(path, "dhcp6"), raw, v6.as_ref());
     let kind = kind(c, path, name, raw);
+    let link = link(c, path, raw);
     let dns = dns(c, &join(path, "dns"), raw);
     let ra = ra::check(c, &join(path, "ra"), raw, v6.as_ref());
     let mtu = mtu(c, &join(path, "mtu"), raw);
@@ -162,6 +163,7 @@ fn pool(
         v4,
         v6,
         nat,
+        link,
         mtu,
         big_tcp,
         isolated,
@@ -269,8 +271,12 @@ fn kind(c: &mut Checker, path: &str, name: &PoolName, raw: &raw::Pool) -> Option
         }
         .map(|bridge| PoolKind::Bridge { bridge });
     }
-    if let Some(field) = &raw.bridge {
-        c.wrong(&join(path, "bridge"), Some(&field.value), "only a pool of type bridge has one", None);
+    for (key, value) in
+        [("bridge", raw.bridge.as_ref().map(|f| &f.value)), ("link", raw.link.as_ref().map(|f| &f.value))]
+    {
+        if let Some(value) = value {
+            c.wrong(&join(path, key), Some(value), "only a pool of type bridge has one", None);
+        }
     }
     if raw.parent.is_none() {
         let help = Some("name the link that its interfaces sit on with \"parent\"".to_owned());
@@ -290,6 +296,14 @@ fn kind(c: &mut Checker, path: &str, name: &PoolName, raw: &raw::Pool) -> Option
             None => IpvlanMode::L2,
         };
         Some(PoolKind::Ipvlan { parent: parent?, mode })
+    }
+}
+
+fn link(c: &mut Checker, path: &str, raw: &raw::Pool) -> PairKind {
+    match c.plain(&join(path, "link"), &raw.link).copied().unwrap_or_default() {
+        // Netkit was not measured to be better.
+        raw::LinkChoice::Auto | raw::LinkChoice::Veth => PairKind::Veth,
+        raw::LinkChoice::Netkit => PairKind::Netkit,
     }
 }
 

@@ -139,6 +139,8 @@ section! {
         r#type: PoolType,
         /// Name of the pool's bridge; `pv-` and the pool's name unless set.
         bridge: String,
+        /// What connects containers with the bridge: `veth`; `netkit` (Linux 6.12); `auto`, which is veth. `auto` unless set.
+        link: LinkChoice,
         /// IPv4 network, such as `10.0.3.0/24`.
         subnet: String,
         /// The device's IPv4 address in the subnet; the first unless set.
@@ -367,12 +369,25 @@ pub enum Backend {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PoolType {
-    /// A bridge with veth pairs.
+    /// A bridge with veth or netkit pairs.
     Bridge,
     /// Macvlan interfaces on a parent.
     Macvlan,
     /// Ipvlan interfaces on a parent.
     Ipvlan,
+}
+
+/// What connects containers with a pool's bridge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkChoice {
+    /// What pv-net takes for the best: veth.
+    #[default]
+    Auto,
+    /// Veth pairs.
+    Veth,
+    /// Netkit pairs.
+    Netkit,
 }
 
 /// The JSON Schemas, with the names of their files.

@@ -1,7 +1,7 @@
 //! A named case for each possible error of a file, and for valid files.
 
 use super::*;
-use crate::model::{Container, Device};
+use crate::model::{Container, Device, PairKind};
 use serde_json::{Value, json};
 
 mod arbitrary;
@@ -135,6 +135,16 @@ fn devices_that_are_wrong() {
             "macvlan without parent",
             pool(json!({"type": "macvlan", "subnet": "10.0.3.0/24"})),
             &[("network.pools.p", "no parent")],
+        ),
+        (
+            "macvlan with a kind of links",
+            pool(json!({"type": "macvlan", "parent": "eth0", "link": "netkit", "subnet": "10.0.3.0/24"})),
+            &[("network.pools.p.link", "only a pool of type bridge")],
+        ),
+        (
+            "an unknown kind of links",
+            pool(json!({"subnet": "10.0.3.0/24", "link": "tap"})),
+            &[("network.pools.p.link", "unknown variant")],
         ),
         (
             "macvlan in ipvlan's mode",
@@ -389,7 +399,11 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(p.v4.as_ref().map(|s| s.gateway), Some([10, 0, 3, 1].into()));
     assert_eq!(p.v6.as_ref().map(|s| s.gateway), "fd00:5056::1".parse().ok());
     assert_eq!((p.isolated, p.nat, p.mtu, p.big_tcp), (true, false, None, true));
-    assert_eq!(p.max_flows, 2048);
+    assert_eq!((p.max_flows, p.link), (2048, PairKind::Veth));
+    for (link, kind) in [("auto", PairKind::Veth), ("veth", PairKind::Veth), ("netkit", PairKind::Netkit)] {
+        let chosen = device(pool(json!({"subnet": "10.0.3.0/24", "link": link})));
+        assert_eq!(chosen.pools.values().next().map(|p| p.link), Some(kind), "{link}");
+    }
     let zero = device(pool(json!({"subnet": "10.0.3.0/24", "max_flows": 0})));
     assert_eq!(zero.pools.values().next().map(|p| p.max_flows), Some(2048));
     assert_eq!(p.bridge().map(|b| b.as_str()), Some("pv-p"));

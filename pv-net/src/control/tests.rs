@@ -188,6 +188,7 @@ impl Core for Fake {
                 identity: 1,
                 record: Arc::new(record),
                 links: Vec::new(),
+                pairs: Vec::new(),
                 aliases: Vec::new(),
                 ports,
                 inactive,

@@ -16,8 +16,8 @@ use crate::kernel::errand::Found;
 use crate::kernel::link::{self, LinkKind, LinkSpec, host_if_name};
 use crate::kernel::netlink::{LinkInfo, NetError, Netns, alias};
 use crate::kernel::{Host, Kernel, kill_point};
-use crate::model::{Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, Pool};
-use crate::plan::{Leg, Observed, Op, endpoint, endpoint_ops, misplaced};
+use crate::model::{Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, PairKind, Pool};
+use crate::plan::{Leg, Observed, Op, PoolLink, endpoint, endpoint_ops, misplaced};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -266,7 +266,7 @@ impl Daemon {
             return Err(Failure::new(Kind::Conflict, why).help(remedy));
         }
         let spec = LinkSpec {
-            kind: LinkKind::Veth { bridge: link.index },
+            kind: kind(&pool, &link),
             host_if: attachment.host_if.clone(),
             container_if: attachment.interface.clone(),
             mac: attachment.mac,
@@ -287,7 +287,7 @@ impl Daemon {
         }
         let identity = self.state.identity(&attachment.container);
         let endpoint = endpoint(attachment, &pool, &link, identity);
-        self.links.insert(made.index, (attachment.container.clone(), attachment.host_if.clone()));
+        self.note_link(&made, attachment);
         let connected = async {
             // Done first, because the kernel's worker makes an IPv6 address usable while the programs are being
             // attached.
@@ -341,6 +341,14 @@ fn fresh(link: &LinkInfo, host: &Host<'_>) -> Observed {
         links: [(link.name.clone(), link.clone())].into(),
         hooks: tracks_hooks.then(BTreeMap::new),
         ..Observed::default()
+    }
+}
+
+/// How a new interface is connected to the pool.
+const fn kind(pool: &Pool, link: &PoolLink) -> LinkKind {
+    match pool.link {
+        PairKind::Veth => LinkKind::Veth { bridge: link.index },
+        PairKind::Netkit => LinkKind::Netkit { bridge: link.index },
     }
 }
 

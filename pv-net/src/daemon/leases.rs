@@ -134,9 +134,10 @@ pub(super) enum Learned {
     Held(LeaseKey),
 }
 
-/// An address that a declared container asks for.
+/// An address that is kept for a declared container.
+#[derive(Clone, Debug)]
 pub(super) struct Reservation {
-    /// The declaring file.
+    /// The file that says so.
     pub file: String,
     /// The address.
     pub addr: IpAddr,

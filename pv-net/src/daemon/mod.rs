@@ -5,6 +5,7 @@
 mod attach;
 mod attach_request;
 mod attach_state;
+mod baked;
 mod borrowed;
 mod clsact;
 mod conditions;
@@ -36,6 +37,7 @@ mod uplinks;
 mod view;
 
 pub use paths::{Paths, RunLock};
+pub(crate) use pools::NO_NETKIT;
 pub use teardown::teardown;
 
 use reload::check_device;
@@ -53,7 +55,7 @@ use crate::kernel::netlink::Net;
 use crate::kernel::{Rehearsal, Repair};
 use crate::lease::{self, LeaseHandle};
 use crate::memory;
-use crate::model::{Container, ContainerName, Device, IfName, Offer, PoolName};
+use crate::model::{Container, ContainerName, Device, IfName, Offer, PairKind, PoolName};
 use crate::plan::PoolLink;
 use crate::snapshot::{Plane, share};
 use ipnetwork::IpNetwork;
@@ -61,11 +63,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A declared container: its file's text, and the parsed container.
+/// A declared container: its file's text, the parsed container, and the addresses that are kept for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Declaration {
     pub text: String,
     pub container: Container,
+    kept: Vec<leases::Reservation>,
 }
 
 /// Everything that the daemon knows.
@@ -86,6 +89,8 @@ pub struct Daemon {
     pool_conditions: BTreeMap<PoolName, String>,
     /// By pool, conditions about networks of the device that it overlaps.
     pool_overlaps: BTreeMap<PoolName, Vec<String>>,
+    /// By pool, the condition that the kernel lacks its kind of links.
+    no_links: BTreeMap<PoolName, String>,
     declared: BTreeMap<ContainerName, Declaration>,
     /// The declared containers that are attached when their namespace exists.
     awaited: declared::Waiting,
@@ -102,6 +107,8 @@ pub struct Daemon {
     thinned: BTreeSet<ContainerName>,
     /// Containers' host-side links that exist, by index.
     links: BTreeMap<u32, (ContainerName, IfName)>,
+    /// The kinds of those that are pairs, by index.
+    pairs: BTreeMap<u32, PairKind>,
     /// Uplinks that exist, with their index.
     uplinks: BTreeMap<IfName, u32>,
     /// Pools' bridges that have their program, with their index.
@@ -209,6 +216,7 @@ impl Daemon {
             pools: BTreeMap::new(),
             pool_conditions: BTreeMap::new(),
             pool_overlaps: BTreeMap::new(),
+            no_links: BTreeMap::new(),
             declared: BTreeMap::new(),
             offers: Arc::default(),
             declared_conditions: Vec::new(),
@@ -217,6 +225,7 @@ impl Daemon {
             unpublished: BTreeMap::new(),
             thinned: BTreeSet::new(),
             links: BTreeMap::new(),
+            pairs: BTreeMap::new(),
             uplinks: BTreeMap::new(),
             hooked_bridges: BTreeMap::new(),
             uplinks_down: BTreeSet::new(),
@@ -332,13 +341,18 @@ impl Daemon {
             });
             match checked {
                 Ok(container) => {
-                    wanted.extend(leases::reservations(&path.display().to_string(), &container));
+                    let mut kept = leases::reservations(&path.display().to_string(), &container);
+                    match self.baked(&container) {
+                        Ok(baked) => kept.extend(baked),
+                        Err(errors) => self.note_declared(&errors),
+                    }
+                    wanted.extend(kept.iter().cloned());
                     match offered {
                         Ok(offered) if offered.is_empty() => {}
                         Ok(offered) => drop(offers.insert(container.name.clone(), offered)),
                         Err(errors) => self.note_declared(&errors),
                     }
-                    self.declared.insert(container.name.clone(), Declaration { text, container });
+                    self.declared.insert(container.name.clone(), Declaration { text, container, kept });
                 }
                 Err(errors) => self.note_declared(&errors),
             }

@@ -22,6 +22,8 @@ pub struct Paths {
     pub config: PathBuf,
     /// Declared containers: the directory of `NAME/run.json`.
     pub containers: PathBuf,
+    /// LXC's containers: the directory of `NAME/config`.
+    pub lxc: PathBuf,
     /// State that survives a reboot.
     pub state_dir: PathBuf,
     /// Socket, lock, and other files that do not survive a reboot.

@@ -6,11 +6,16 @@ use super::execute::all_or_nothing;
 use crate::failure::{Failure, Kind};
 use crate::kernel::Kernel;
 use crate::kernel::forwarding::listeners;
+use crate::kernel::link::knows_netkit;
 use crate::kernel::netlink::alias::{self, BorrowedAddress, BorrowedForwarding};
-use crate::model::{IfName, Mac, Pool, PoolName};
+use crate::model::{IfName, Mac, PairKind, Pool, PoolName};
 use crate::plan::{Borrowing, Bridge, Foreign, Link, Observed, Op, PoolLink, bridge, disturbs_listeners};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeSet;
+
+/// What is wrong with a pool of netkit links on a kernel without them.
+pub(crate) const NO_NETKIT: &str = "link: this kernel has no netkit links that can be given a MAC: no container can be attached; set \
+     it to \"auto\", or use Linux 6.12 or later with CONFIG_NETKIT";
 
 /// The gateway addresses of a pool on its bridge.
 fn gateways(pool: &Pool) -> Vec<BorrowedAddress> {
@@ -95,6 +100,7 @@ impl Daemon {
             None => self.expected_mtu().await?,
         };
         self.uplink_mtu = Some(default_mtu);
+        self.look_for_netkit();
         let device = self.device.clone();
         for pool in device.pools.values() {
             if let Err(failure) = self.ensure_pool(pool, default_mtu, &mut observed).await {
@@ -105,6 +111,23 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    /// Notes the pools that are to have netkit links where the kernel has none. No container can be attached to them; those
+    /// that are attached keep their links.
+    fn look_for_netkit(&mut self) {
+        self.no_links.clear();
+        let pools = self.device.pools.values().filter(|pool| pool.bridge().is_some() && pool.link == PairKind::Netkit);
+        let names: Vec<PoolName> = pools.map(|pool| pool.name.clone()).collect();
+        if names.is_empty() {
+            return;
+        }
+        match knows_netkit() {
+            Ok(true) => {}
+            Ok(false) => self.no_links.extend(names.into_iter().map(|pool| (pool, NO_NETKIT.to_owned()))),
+            // An attach says what the kernel has against it.
+            Err(e) => tracing::warn!(error = %e, "whether the kernel has netkit"),
+        }
     }
 
     async fn ensure_pool(&mut self, pool: &Pool, default_mtu: u32, observed: &mut Observed) -> Result<(), Failure> {

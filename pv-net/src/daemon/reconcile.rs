@@ -100,16 +100,24 @@ impl Daemon {
     /// Notes which of the attached containers' links exist.
     fn note_links(&mut self, observed: &Observed) {
         let before = std::mem::take(&mut self.links);
-        for (name, record) in &self.state.containers {
-            for attachment in &record.attachments {
-                if let Some(link) = observed.host_side(attachment.host_if.as_str()) {
-                    self.links.insert(link.index, (name.clone(), attachment.host_if.clone()));
-                }
+        self.pairs.clear();
+        let records: Vec<_> = self.state.containers.values().cloned().collect();
+        for attachment in records.iter().flat_map(|record| &record.attachments) {
+            if let Some(link) = observed.host_side(attachment.host_if.as_str()) {
+                self.note_link(link, attachment);
             }
         }
         // The kernel's message about a link that is gone comes later, and finds it unknown.
         let gone = before.into_iter().filter(|(index, _)| !self.links.contains_key(index));
         self.thinned.extend(gone.map(|(_, (container, _))| container));
+    }
+
+    /// Notes that an attached container's link exists.
+    pub(super) fn note_link(&mut self, link: &LinkInfo, attachment: &Attachment) {
+        self.links.insert(link.index, (attachment.container.clone(), attachment.host_if.clone()));
+        if let Some(kind) = link.pair() {
+            self.pairs.insert(link.index, kind);
+        }
     }
 
     /// The desired state of the attached containers. A container whose pool has changed or is not available is held.
@@ -423,6 +431,7 @@ impl Daemon {
     ) -> Vec<Failure> {
         self.held.remove(&index);
         self.closed.remove(&index);
+        self.pairs.remove(&index);
         if self.plane.is_none() {
             return Vec::new();
         }

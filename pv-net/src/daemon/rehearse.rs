@@ -2,7 +2,6 @@
 //! state that the kernel would have after each step.
 
 use super::Daemon;
-use super::leases::reservations;
 use super::reload::check_device;
 use crate::config::load;
 use crate::failure::Failure;
@@ -29,8 +28,8 @@ macro_rules! copied {
 
 copied! {
     copied:
-    device, state, pools, pool_conditions, pool_overlaps, declared, offers, declared_conditions, start_conditions,
-    container_conditions, unpublished, thinned, links, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu,
+    device, state, pools, pool_conditions, pool_overlaps, no_links, declared, offers, declared_conditions, start_conditions,
+    container_conditions, unpublished, thinned, links, pairs, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu,
     mtu_changed, filterable,
     uplink_conditions, port_conditions, port_holders, filter_conditions, firewall_conditions, uplinks_changed,
     routes_changed, held, closed, awaited, beyond_repair, in_the_way, tried_again, failed_steps, unbridged, unmarked, misnamed, macs_held,
@@ -105,6 +104,7 @@ impl Daemon {
             self.container_conditions.all().chain(unpublished).map(|(name, why)| format!("container {name}: {why}"));
         let overlaps =
             self.pool_overlaps.iter().flat_map(|(pool, all)| all.iter().map(move |why| format!("pool {pool}: {why}")));
+        let no_links = self.no_links.iter().map(|(pool, why)| format!("pool {pool}: {why}"));
         let lists = [
             &self.declared_conditions,
             &self.uplink_conditions,
@@ -115,6 +115,7 @@ impl Daemon {
         pools
             .chain(containers)
             .chain(overlaps)
+            .chain(no_links)
             .chain(lists.into_iter().flatten().cloned())
             .chain(self.holder_conditions())
             .collect()
@@ -122,7 +123,7 @@ impl Daemon {
 
     /// The addresses that are reserved for declared containers. A reload changes no leases.
     fn lease_texts(&self) -> Vec<String> {
-        let all = self.declared.values().flat_map(|declared| reservations("", &declared.container));
+        let all = self.declared.values().flat_map(|declared| &declared.kept);
         all.map(|kept| format!("{} kept for {}", kept.addr, kept.key)).collect()
     }
 

@@ -3,7 +3,7 @@
 use super::{Daemon, Declaration};
 use crate::config::parse_run_named;
 use crate::ipam::store::ContainerRecord;
-use crate::model::{ContainerName, IfName, PoolName};
+use crate::model::{ContainerName, IfName, PairKind, PoolName};
 use crate::snapshot::{
     Adopted, Attached, ContainerStatus, Phase, PolicyStatus, PoolStatus, Snapshot, places, share, share_all,
 };
@@ -23,11 +23,11 @@ struct Source<'a> {
     lost: Vec<String>,
 }
 
-/// The index of each host-side link that exists, by name.
-type Links<'a> = HashMap<&'a IfName, u32>;
+/// The index of each host-side link that exists, and its kind if it is one of a pair, by name.
+type Links<'a> = HashMap<&'a IfName, (u32, Option<PairKind>)>;
 
 fn links_of(record: &ContainerRecord, links: &Links<'_>) -> impl Iterator<Item = Option<u32>> {
-    record.attachments.iter().map(|a| links.get(&a.host_if).copied())
+    record.attachments.iter().map(|a| links.get(&a.host_if).map(|(index, _)| *index))
 }
 
 /// Conditions about the interfaces of a container that somebody has deleted, most likely the container itself. Where all
@@ -72,8 +72,9 @@ impl Source<'_> {
                 let run = parse_run_named("run", record.run.text(), Some(self.name));
                 let (aliases, ports, inactive) =
                     run.map(|run| (run.aliases, run.ports, run.inactive)).unwrap_or_default();
+                let pairs = record.attachments.iter().map(|a| links.get(&a.host_if)?.1).collect();
                 let links = links_of(record, links).collect();
-                Phase::Attached(Attached { identity, record: record.clone(), links, aliases, ports, inactive })
+                Phase::Attached(Attached { identity, record: record.clone(), links, pairs, aliases, ports, inactive })
             }
             None => {
                 let both = self.declared.map(|d| (d.container.interfaces.clone(), d.container.aliases.clone()));
@@ -119,7 +120,8 @@ impl Daemon {
 
     fn container_statuses(&self, before: &Arc<[Arc<ContainerStatus>]>) -> Arc<[Arc<ContainerStatus>]> {
         let state = &self.state;
-        let links: Links<'_> = self.links.iter().map(|(index, (_, name))| (name, *index)).collect();
+        let links: Links<'_> =
+            self.links.iter().map(|(index, (_, name))| (name, (*index, self.pairs.get(index).copied()))).collect();
         let source = |name, attached, declared, lost| {
             let unpublished = self.unpublished.get(name).into_iter().flatten();
             let conditions = self.container_conditions.of(name).chain(unpublished).collect();
@@ -151,7 +153,8 @@ impl Daemon {
     }
 
     fn conditions_of_pool(&self, pool: &PoolName) -> impl Iterator<Item = &String> {
-        self.pool_conditions.get(pool).into_iter().chain(self.pool_overlaps.get(pool).into_iter().flatten())
+        let overlaps = self.pool_overlaps.get(pool).into_iter().flatten();
+        self.pool_conditions.get(pool).into_iter().chain(overlaps).chain(self.no_links.get(pool))
     }
 
     /// The policy in force. If the generation cannot be read, it is taken as unchanged.

@@ -40,7 +40,8 @@ fn container(identity: u32, attachments: Vec<Attachment>, aliases: &[&str]) -> A
     let links = vec![Some(identity); attachments.len()];
     let record = Arc::new(ContainerRecord { attachments, ..ContainerRecord::default() });
     let aliases = aliases.iter().map(|a| (*a).to_owned()).collect();
-    let attached = Attached { identity, record, links, aliases, ports: Vec::new(), inactive: Vec::new() };
+    let attached =
+        Attached { identity, record, links, pairs: Vec::new(), aliases, ports: Vec::new(), inactive: Vec::new() };
     Arc::new(ContainerStatus { name, phase: Phase::Attached(attached), conditions: Vec::new() })
 }
 

@@ -88,8 +88,15 @@ mod tests {
         let attachments: Vec<Attachment> = interfaces.iter().map(attachment).collect();
         let links = (0..).zip(&attachments).map(|(index, _)| Some(index)).collect();
         let record = Arc::new(ContainerRecord { attachments, ..ContainerRecord::default() });
-        let attached =
-            Attached { identity: 1, record, links, aliases: Vec::new(), ports: Vec::new(), inactive: Vec::new() };
+        let attached = Attached {
+            identity: 1,
+            record,
+            links,
+            pairs: Vec::new(),
+            aliases: Vec::new(),
+            ports: Vec::new(),
+            inactive: Vec::new(),
+        };
         ContainerStatus { name: "web".parse().expect("name"), phase: Phase::Attached(attached), conditions: Vec::new() }
     }
 

@@ -1,6 +1,6 @@
 //! A pool, for tests.
 
-use super::{HostAccess, Pool, PoolKind, Subnet4, Subnet6};
+use super::{HostAccess, PairKind, Pool, PoolKind, Subnet4, Subnet6};
 
 /// A pool on the bridge `br0`, isolated, with these networks and gateways.
 pub fn pool(name: &str, v4: Option<(&str, &str)>, v6: Option<(&str, &str)>) -> Pool {
@@ -14,6 +14,7 @@ pub fn pool(name: &str, v4: Option<(&str, &str)>, v6: Option<(&str, &str)>) -> P
         }),
         v6: v6.map(|(net, gw)| Subnet6 { net: net.parse().expect("net"), gateway: gw.parse().expect("ip") }),
         nat: false,
+        link: PairKind::Veth,
         mtu: None,
         big_tcp: true,
         dns: None,

@@ -27,7 +27,7 @@ pub use name::{ContainerName, IfName, InvalidName, Mac, PoolName, RuleName};
 pub use name_server::NameServer;
 pub use offer::Offer;
 pub use policy::{Action, PortMatch, Rule, Selector};
-pub use pool::{HostAccess, IpvlanMode, MacvlanMode, Pool, PoolDhcp, PoolDns, PoolKind, Subnet4, Subnet6};
+pub use pool::{HostAccess, IpvlanMode, MacvlanMode, PairKind, Pool, PoolDhcp, PoolDns, PoolKind, Subnet4, Subnet6};
 pub use port::{PortMapping, Transport};
 pub use proto::proto_name;
 pub use ra::{PoolRa, RaMode, RouterPreference};

@@ -51,6 +51,34 @@ pub enum PoolKind {
     },
 }
 
+/// The kind of the pairs that connect containers with a pool's bridge: one end is a port of the bridge, the other one is in
+/// the container's namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PairKind {
+    /// Veth, which every kernel has.
+    #[default]
+    Veth,
+    /// Netkit in mode L2: Linux 6.12, the first whose netkit links can be given a MAC.
+    Netkit,
+}
+
+impl PairKind {
+    /// Its name in rtnetlink.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::Netkit => "netkit",
+        }
+    }
+
+    /// The kind with this name in rtnetlink; `None` for links that are no pairs.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        [Self::Veth, Self::Netkit].into_iter().find(|kind| kind.name() == name)
+    }
+}
+
 /// Ipvlan's modes, as `ip link` names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -103,6 +131,8 @@ pub struct Pool {
     pub v6: Option<Subnet6>,
     /// Whether what leaves by an uplink is masqueraded.
     pub nat: bool,
+    /// What connects its containers with its bridge, from their next start on; without meaning for other pools.
+    pub link: PairKind,
     /// MTU of its interfaces in bytes; the uplink's unless set.
     pub mtu: Option<u32>,
     /// TCP segments of up to 256 KiB on its interfaces, where the kernel has them.
@@ -185,6 +215,20 @@ impl Pool {
         match &self.kind {
             PoolKind::Bridge { bridge } => Some(bridge),
             PoolKind::Macvlan { .. } | PoolKind::Ipvlan { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PairKind;
+
+    #[test]
+    fn only_pairs_have_two_ends() {
+        for (name, kind) in
+            [("veth", Some(PairKind::Veth)), ("netkit", Some(PairKind::Netkit)), ("macvlan", None), ("bridge", None)]
+        {
+            assert_eq!(PairKind::of(name), kind, "{name}");
         }
     }
 }

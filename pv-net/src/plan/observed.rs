@@ -1,7 +1,7 @@
 //! What the kernel holds, in the plan's terms, and what it holds after a step.
 
 use super::{Bridge, HookPoint, LinkSysctl, Op, Tables};
-use crate::model::alias;
+use crate::model::{PairKind, alias};
 use ipnetwork::IpNetwork;
 use pv_net_common::{EndpointInfo, InterfaceInfo, Ip};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,9 +25,9 @@ pub struct Link {
     pub carrier: bool,
     /// `ifalias`.
     pub alias: Option<String>,
-    /// For a veth: the index of its other end, in the namespace of that end (`IFLA_LINK`).
+    /// For a pair: the index of its other end, in the namespace of that end (`IFLA_LINK`).
     pub other_end: Option<u32>,
-    /// For a veth whose other end is in another namespace: the number of that namespace in this one
+    /// For a pair whose other end is in another namespace: the number of that namespace in this one
     /// (`IFLA_LINK_NETNSID`).
     pub other_ns: Option<i32>,
     /// Index of the bridge, bond or other link that it is a port of.
@@ -40,6 +40,12 @@ pub struct Link {
 }
 
 impl Link {
+    /// Its kind, for one end of a pair.
+    #[must_use]
+    pub fn pair(&self) -> Option<PairKind> {
+        PairKind::of(self.kind.as_deref()?)
+    }
+
     /// Whether it is the host side of a container's interface, by the alias that it was made with.
     #[must_use]
     pub fn is_containers(&self) -> bool {

@@ -1,8 +1,11 @@
 //! LXC: the lines of a container's configuration (lxc.container.conf(5)), and its hooks.
 
 use super::{Call, InTheWay};
-use crate::model::ContainerName;
+use crate::model::{ContainerName, IfName};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::str::FromStr;
 
 /// The line before those of pv-net.
 const BEGIN: &str = "# pv-net: begin (written by pv-net lxc config; changes here are lost)";
@@ -130,6 +133,52 @@ fn clash(line: &str) -> Option<InTheWay> {
         why: why.to_owned(),
         help: "remove this line, or the container's interfaces from its run.json (\"mode\": \"host\" or \"none\")",
     })
+}
+
+/// The addresses that a configuration gives to interfaces itself, by `lxc.net.N.ipv4.address` and `ipv6.address`, each with
+/// the interface's name: `lxc.net.N.name`, or `ethN`. Values that are no addresses are left out: LXC does not start such a
+/// container. Files that it includes are not read.
+#[must_use]
+pub fn addresses(config: &str) -> Vec<(IfName, IpAddr)> {
+    let mut nics: BTreeMap<u32, Nic> = BTreeMap::new();
+    for (key, value) in config.lines().filter_map(setting) {
+        if key == "lxc.net" && value.is_empty() {
+            // It takes back all networks before it.
+            nics.clear();
+        }
+        let Some((number, what)) = key.strip_prefix("lxc.net.").and_then(|rest| rest.split_once('.')) else { continue };
+        let Ok(number) = number.parse() else { continue };
+        let nic = nics.entry(number).or_default();
+        match what {
+            "name" => nic.name = value.parse().ok(),
+            "ipv4.address" => address(&mut nic.ipv4, value),
+            "ipv6.address" => address(&mut nic.ipv6, value),
+            _ => {}
+        }
+    }
+    let named = |(number, nic): (u32, Nic)| {
+        let name = nic.name.or_else(|| format!("eth{number}").parse().ok());
+        let all = nic.ipv4.into_iter().map(IpAddr::V4).chain(nic.ipv6.into_iter().map(IpAddr::V6));
+        name.into_iter().flat_map(move |name| all.clone().map(move |address| (name.clone(), address)))
+    };
+    nics.into_iter().flat_map(named).collect()
+}
+
+/// What a configuration says of an interface.
+#[derive(Default)]
+struct Nic {
+    name: Option<IfName>,
+    ipv4: Vec<Ipv4Addr>,
+    ipv6: Vec<Ipv6Addr>,
+}
+
+/// Adds an address with a prefix length, behind which there may be a broadcast address. Without a value it takes back
+/// those before it.
+fn address<T: FromStr>(all: &mut Vec<T>, value: &str) {
+    match value.split_whitespace().next() {
+        None => all.clear(),
+        Some(word) => all.extend(word.split('/').next().and_then(|address| address.parse::<T>().ok())),
+    }
 }
 
 /// What LXC tells its hooks: in their environment, and the type of the hook as the last of their arguments unless

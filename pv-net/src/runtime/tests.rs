@@ -49,6 +49,46 @@ fn lines_are_put_in_place_of_those_before_and_nothing_else_changes() {
 }
 
 #[test]
+fn addresses_in_a_configuration_of_lxc_are_found() {
+    let found = |config: &str| -> Vec<String> {
+        lxc::addresses(config).into_iter().map(|(name, address)| format!("{name} {address}")).collect()
+    };
+    for (what, config, wanted) in [
+        ("none", "lxc.rootfs.path = dir:/x\nlxc.net.0.type = veth\n", &[][..]),
+        (
+            "both families",
+            "lxc.net.0.ipv4.address = 10.0.3.9/24\nlxc.net.0.ipv6.address=fd00::9/64",
+            &["eth0 10.0.3.9", "eth0 fd00::9"],
+        ),
+        ("a broadcast address", "lxc.net.1.ipv4.address = 10.0.3.9/24 10.0.3.255", &["eth1 10.0.3.9"]),
+        ("quotes, blanks, no prefix length", "\t lxc.net.7.ipv4.address\t=  '10.0.3.9' ", &["eth7 10.0.3.9"]),
+        (
+            "several, and a name behind them",
+            "lxc.net.0.ipv4.address = 10.0.3.9/24\n\
+          lxc.net.0.ipv4.address = 10.0.3.8/24\nlxc.net.0.name = lan",
+            &["lan 10.0.3.9", "lan 10.0.3.8"],
+        ),
+        ("a name that is none", "lxc.net.0.name = a/b\nlxc.net.0.ipv4.address = 10.0.3.9/24", &["eth0 10.0.3.9"]),
+        ("a comment", "#lxc.net.0.ipv4.address = 10.0.3.9/24", &[]),
+        ("taken back", "lxc.net.0.ipv4.address = 10.0.3.9/24\nlxc.net.0.ipv4.address =\n", &[]),
+        (
+            "all taken back",
+            "lxc.net.0.ipv6.address = fd00::9\nlxc.net =\nlxc.net.0.ipv4.address = 10.0.3.7",
+            &["eth0 10.0.3.7"],
+        ),
+        ("no address", "lxc.net.0.ipv4.address = dhcp\nlxc.net.0.ipv6.address = 10.0.3.9", &[]),
+        (
+            "other keys",
+            "lxc.net.0.ipv4.gateway = 10.0.3.1\nlxc.net.x.ipv4.address = 10.0.3.9\nlxc.net.-1.ipv4.address = 10.0.3.9",
+            &[],
+        ),
+    ] {
+        assert_eq!(found(config), wanted, "{what}");
+    }
+    assert!(lxc::addresses(&lxc_lines()).is_empty());
+}
+
+#[test]
 fn a_network_beside_the_pools_is_refused() {
     for (line, what) in [
         ("lxc.net.0.type = veth", "lxc.net.0.type = veth"),

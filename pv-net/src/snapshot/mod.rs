@@ -15,7 +15,8 @@ use crate::ipam::store::ContainerRecord;
 use crate::kernel::bpf::{Hook, Reader, Sweeping};
 use crate::kernel::netns::NetnsId;
 use crate::model::{
-    Attachment, ContainerName, DefaultRoutes, Device, IfName, Interface, Offer, PoolName, PortMapping, main_interface,
+    Attachment, ContainerName, DefaultRoutes, Device, IfName, Interface, Offer, PairKind, PoolName, PortMapping,
+    main_interface,
 };
 use crate::plan::{PoolLink, Published};
 use crate::policy::{Member, RuleRef, member};
@@ -123,6 +124,8 @@ pub struct Attached {
     pub record: Arc<ContainerRecord>,
     /// The index of the host-side link of each attachment in the record, if the link exists.
     pub links: Vec<Option<u32>>,
+    /// The kind of each of these links, if it is one of a pair.
+    pub pairs: Vec<Option<PairKind>>,
     /// More names that it is found by, in the device's domain.
     pub aliases: Vec<String>,
     /// Ports of the device that lead to it.

@@ -58,6 +58,8 @@ pub struct InterfaceView {
     pub mac_address: Option<String>,
     /// Name of the host-side link.
     pub host_if: Option<String>,
+    /// Kind of its link, `veth` or `netkit`, when it is attached. A pool's `link` counts from the container's next start on.
+    pub link: Option<String>,
     /// Whether a default route goes through it.
     pub default_route: bool,
     /// The gateways of the default routes that go through it, at most one a family.
@@ -109,7 +111,9 @@ fn attached_view(container: &ContainerStatus, attached: &Attached, snapshot: &Sn
     let routes = attached.default_routes();
     let plane = snapshot.plane.as_deref();
     let interface = |(place, (a, link)): (usize, (&Attachment, Option<u32>))| {
-        interface(a, link, gateways(&routes, place, &a.pool, &snapshot.device), plane)
+        let kind = attached.pairs.get(place).copied().flatten();
+        let view = interface(a, link, gateways(&routes, place, &a.pool, &snapshot.device), plane);
+        InterfaceView { link: kind.map(|kind| kind.name().to_owned()), ..view }
     };
     let all = attached.links.iter().all(Option::is_some);
     ContainerView {
@@ -152,6 +156,7 @@ fn declared_interface(interface: &Interface, default_gateways: Vec<IpAddr>) -> I
         ipv6_address: interface.ipv6,
         mac_address: interface.mac.map(|m| m.to_string()),
         host_if: None,
+        link: None,
         default_route: !default_gateways.is_empty(),
         default_gateways,
         flows: None,
@@ -168,6 +173,7 @@ fn interface(a: &Attachment, link: Option<u32>, default_gateways: Vec<IpAddr>, p
         ipv6_address: a.ipv6,
         mac_address: Some(a.mac.to_string()),
         host_if: Some(a.host_if.to_string()),
+        link: None,
         default_route: !default_gateways.is_empty(),
         default_gateways,
         flows: used.map(|(flows, _)| flows),

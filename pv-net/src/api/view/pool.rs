@@ -17,6 +17,8 @@ pub struct PoolView {
     pub r#type: String,
     /// Its bridge.
     pub bridge: Option<String>,
+    /// Kind of the links to its bridge that containers get at their next start: `veth` or `netkit`.
+    pub link: Option<String>,
     /// IPv4 network.
     pub subnet: Option<String>,
     /// IPv4 gateway.
@@ -103,6 +105,7 @@ fn view(pool: &Pool, snapshot: &Snapshot) -> PoolView {
         }
         .to_owned(),
         bridge: pool.bridge().map(ToString::to_string),
+        link: pool.bridge().map(|_| pool.link.name().to_owned()),
         subnet: pool.v4.as_ref().map(|s| s.net.to_string()),
         gateway: pool.v4.as_ref().map(|s| s.gateway),
         subnet6: pool.v6.as_ref().map(|s| s.net.to_string()),

@@ -6,12 +6,14 @@
 mod arrange;
 mod bridge;
 mod configure;
+mod netkit;
 #[cfg(test)]
 mod tests;
 mod veth;
 
 pub use arrange::arrange;
 pub use bridge::set_link_sysctl;
+pub use netkit::is_known as knows_netkit;
 pub use veth::{end_in, has_end_of};
 
 use super::netlink::{LinkInfo, Net, NetError, Netns, alias, in_time};
@@ -48,6 +50,11 @@ pub enum LinkKind {
         /// Index of the bridge.
         bridge: u32,
     },
+    /// As veth, with a netkit pair.
+    Netkit {
+        /// Index of the bridge.
+        bridge: u32,
+    },
 }
 
 impl LinkSpec {
@@ -56,13 +63,14 @@ impl LinkSpec {
     /// host-side link.
     ///
     /// An interface with the same alias that is in this namespace is adopted. One with another alias of pv-net is a
-    /// leftover and is made anew. A new one is marked as unfinished ([`alias::unfinished`]) until [`finish`].
+    /// leftover and is made anew. A pair of the other kind is adopted too: what is in use keeps its kind. A new one is marked as unfinished ([`alias::unfinished`]) until [`finish`].
     ///
     /// # Errors
     /// When a name is taken in either namespace, or the kernel refuses. What was made is removed again.
     pub async fn make(&self, net: &Net, netns: &Netns) -> Result<LinkInfo, NetError> {
         match self.kind {
-            LinkKind::Veth { bridge } => veth::make(net, self, bridge, netns).await,
+            LinkKind::Veth { bridge } => veth::make(net, self, netns, |peer| veth::pair(self, bridge, peer)).await,
+            LinkKind::Netkit { bridge } => veth::make(net, self, netns, |peer| netkit::pair(self, bridge, peer)).await,
         }
     }
 

@@ -226,6 +226,33 @@ fn a_taken_name_in_the_container_leaves_nothing_behind() {
     });
 }
 
+/// What the kernel says that it has, it makes; what it lacks is refused, and nothing is left of it. Either way the question
+/// makes no link.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn netkit_is_made_where_the_kernel_has_it() {
+    in_fresh_namespace(|| async {
+        let Lab { net, netns, spec, bridge, .. } = Lab::new().await;
+        let before = net.links().await.expect("list");
+        let known = knows_netkit().expect("asked");
+        assert_eq!(net.links().await.expect("list"), before);
+        let spec = LinkSpec { kind: LinkKind::Netkit { bridge: bridge.index }, ..spec };
+        match spec.make(&net, &netns).await {
+            Ok(link) => {
+                assert!(known, "{link:?}");
+                assert_eq!((link.kind.as_deref(), link.controller), (Some("netkit"), Some(bridge.index)));
+                // It stays what it is when the pool's kind changes.
+                let veth = LinkSpec { kind: LinkKind::Veth { bridge: bridge.index }, ..spec };
+                assert_eq!(veth.make(&net, &netns).await.expect("adopted").index, link.index);
+            }
+            Err(e) => {
+                assert!(!known && matches!(e, NetError::NoNetkit { .. }), "{known}: {e}");
+                assert_eq!(net.links().await.expect("list"), before);
+            }
+        }
+    });
+}
+
 #[test]
 fn host_names_are_stable_short_and_distinct() {
     let eth0 = "eth0".parse().expect("name");

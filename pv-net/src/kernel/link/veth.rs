@@ -1,14 +1,21 @@
-//! A veth pair with one end as a port of the pool's bridge, and the other in the container's namespace.
+//! A pair with one end as a port of the pool's bridge, and the other in the container's namespace: veth, and what is the
+//! same for netkit.
 
-use super::LinkSpec;
+use super::{LinkKind, LinkSpec};
 use crate::kernel::netlink::{LinkInfo, Net, NetError, Netns, add_with_alias, alias, in_time};
 use crate::kernel::sysctl;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use std::os::fd::AsRawFd;
 
-/// Makes the pair with both ends down, or adopts it: see [`LinkSpec::make`].
-pub(super) async fn make(net: &Net, spec: &LinkSpec, bridge: u32, netns: &Netns) -> Result<LinkInfo, NetError> {
+/// Makes the pair with both ends down, or adopts it: see [`LinkSpec::make`]. `pair` makes the request for a new one out of
+/// that for the container's end.
+pub(super) async fn make(
+    net: &Net,
+    spec: &LinkSpec,
+    netns: &Netns,
+    pair: impl FnOnce(LinkMessage) -> LinkMessage,
+) -> Result<LinkInfo, NetError> {
     let name = spec.host_if.as_str();
     if let Some(old) = net.link(name).await? {
         if !alias::is_ours(old.alias.as_deref()) {
@@ -22,7 +29,7 @@ pub(super) async fn make(net: &Net, spec: &LinkSpec, bridge: u32, netns: &Netns)
         }
         net.delete_link(name, old.index).await?;
     }
-    create(spec, bridge, netns).await?;
+    create(spec, netns, pair).await?;
     let link = net.link(name).await?.ok_or_else(|| NetError::Vanished { name: name.to_owned() })?;
     let finish = async {
         net.hold_mac(name, link.index, spec.mac).await?;
@@ -40,22 +47,30 @@ pub(super) async fn make(net: &Net, spec: &LinkSpec, bridge: u32, netns: &Netns)
     }
 }
 
+/// The request for a veth pair with this other end.
+pub(super) fn pair(spec: &LinkSpec, bridge: u32, peer: LinkMessage) -> LinkMessage {
+    LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .name(spec.host_if.to_string())
+        .mtu(spec.mtu)
+        .controller(bridge)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .build()
+}
+
 /// Makes both ends where they belong in one request, so that no half of a pair is ever visible.
-async fn create(spec: &LinkSpec, bridge: u32, netns: &Netns) -> Result<(), NetError> {
+async fn create(spec: &LinkSpec, netns: &Netns, pair: impl FnOnce(LinkMessage) -> LinkMessage) -> Result<(), NetError> {
     let peer: LinkMessage = LinkUnspec::new_with_name(spec.container_if.as_str())
         .address(spec.mac.0.to_vec())
         .mtu(spec.mtu)
         .setns_by_fd(netns.file().as_raw_fd())
         .build();
-    let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
-        .name(spec.host_if.to_string())
-        .mtu(spec.mtu)
-        .controller(bridge)
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-        .build();
-    match add_with_alias("make link", spec.host_if.as_str(), message, &alias::unfinished(&spec.alias)).await {
+    let name = spec.host_if.as_str();
+    match add_with_alias("make link", name, pair(peer), &alias::unfinished(&spec.alias)).await {
         // The host-side name was free a moment ago, so the name inside the container is taken.
         Err(e) if e.is(libc::EEXIST) => Err(NetError::InterfaceExists { name: spec.container_if.to_string() }),
+        Err(e) if e.is(libc::EOPNOTSUPP) && matches!(spec.kind, LinkKind::Netkit { .. }) => {
+            Err(NetError::NoNetkit { name: name.to_owned() })
+        }
         other => other,
     }
 }
@@ -71,7 +86,7 @@ async fn has_own_end(net: &Net, link: &LinkInfo, netns: &Netns, spec: &LinkSpec)
 /// The index inside `netns` of the other end of `link`; `None` when its other end is not there. Only the device's
 /// kernel is asked, about the device's own link: what a container tells of its links it can arrange as it likes.
 async fn end_of(net: &Net, link: &LinkInfo, netns: &Netns) -> Result<Option<u32>, NetError> {
-    let (Some("veth"), Some(end), Some(ns)) = (link.kind.as_deref(), link.other_end, link.other_ns) else {
+    let (Some(_), Some(end), Some(ns)) = (link.pair(), link.other_end, link.other_ns) else {
         return Ok(None);
     };
     Ok((net.number_of(netns.file()).await? == Some(ns)).then_some(end))

@@ -53,6 +53,16 @@ pub(in crate::kernel) async fn add_with_alias(
     }
 }
 
+/// Asks for a new link, and returns the errno of the answer, 0 for success.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(in crate::kernel) fn errno_of_new(op: &'static str, message: LinkMessage) -> Result<i32, NetError> {
+    let new = (RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL);
+    let answers = exchange(vec![new]).map_err(|e| NetError::new(op, "netlink", e))?;
+    Ok(answers.first().copied().unwrap_or_default())
+}
+
 /// Sends `messages` in one call. Returns the errno of each, 0 for success.
 fn exchange(messages: Vec<(RouteNetlinkMessage, u16)>) -> io::Result<Vec<i32>> {
     let flags = SockFlag::SOCK_CLOEXEC;

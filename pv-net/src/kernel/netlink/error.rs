@@ -52,6 +52,12 @@ pub enum NetError {
         /// What is wrong with it.
         why: InvalidName,
     },
+    /// The pool is to have netkit links, and the kernel cannot make one with the MAC of its lease.
+    #[error("link {name}: this kernel has no netkit links that can be given a MAC")]
+    NoNetkit {
+        /// The link.
+        name: String,
+    },
     /// The container needs an IPv6 address, and the kernel has no IPv6.
     #[error("interface {name}: the kernel has no IPv6")]
     NoIpv6 {
@@ -63,6 +69,11 @@ pub enum NetError {
 impl NetError {
     pub(super) fn new(op: &'static str, object: impl Into<String>, source: io::Error) -> Self {
         Self::Kernel { op, object: object.into(), source }
+    }
+
+    /// The error for this errno.
+    pub(in crate::kernel) fn refused(op: &'static str, object: &str, errno: i32) -> Self {
+        Self::new(op, object, io::Error::from_raw_os_error(errno))
     }
 
     /// Converts rtnetlink's error, keeping the errno.

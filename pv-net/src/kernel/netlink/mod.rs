@@ -11,7 +11,7 @@ mod route;
 pub mod segments;
 mod watch;
 
-pub(in crate::kernel) use batch::add_with_alias;
+pub(in crate::kernel) use batch::{add_with_alias, errno_of_new};
 pub use error::NetError;
 pub use inside::{Netns, in_time};
 pub use route::default_route_of;

@@ -67,7 +67,7 @@ impl NetEvent {
             }
             RouteNetlinkMessage::DelLink(m) => {
                 let link = LinkInfo::from(m);
-                let ours = link.kind.as_deref() == Some("veth") && alias::is_ours(link.alias.as_deref());
+                let ours = link.pair().is_some() && alias::is_ours(link.alias.as_deref());
                 Self::LinkGone { index: link.index, name: link.name, ours }
             }
             RouteNetlinkMessage::NewLink(m) => {

@@ -34,6 +34,7 @@ fn attached(links: &[Option<u32>]) -> Phase {
         record: Arc::new(record),
         links: links.to_vec(),
         aliases: Vec::new(),
+        pairs: Vec::new(),
         ports,
         inactive,
     })

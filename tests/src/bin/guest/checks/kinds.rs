@@ -14,14 +14,18 @@ const LINK: &str = "kind0";
 /// Environment variable with the kinds of links that the kernel has, by its build configuration.
 const KINDS: &str = "PV_NET_KINDS";
 
+/// Whether the kernel has links of this kind, by its build configuration.
+pub fn has(kind: &str) -> Result<bool> {
+    Ok(std::env::var(KINDS).context(KINDS)?.split(',').any(|name| name == kind))
+}
+
 /// Makes a host behind [`LINK`]. Fails when the kernel and [`KINDS`] differ about whether it knows the kind.
 fn connect(lab: &Lab, kind: Kind) -> Result<Beyond> {
-    let kinds = std::env::var(KINDS).context(KINDS)?;
-    let expected = kinds.split(',').any(|name| name == kind.name());
+    let expected = has(kind.name())?;
     match Beyond::of(kind, &lab.device, LINK)? {
         Some(beyond) if expected => Ok(beyond),
         None if !expected => Err(Absent.into()),
-        Some(_) => bail!("the kernel has {}, and its configuration does not say so: {kinds}", kind.name()),
+        Some(_) => bail!("the kernel has {}, and its configuration does not say so", kind.name()),
         None => bail!("the kernel's configuration has {}, and the kernel refuses it", kind.name()),
     }
 }

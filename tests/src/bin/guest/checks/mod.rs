@@ -8,6 +8,7 @@ mod guard;
 mod isolation;
 mod kinds;
 mod life;
+mod netkit;
 mod outside;
 mod policy;
 mod uplinks;
@@ -60,6 +61,7 @@ const SUITE: &[Check] = &[
     ("uplink: ipvlan l3s is refused", kinds::ipvlan_l3s),
     ("uplink: netkit l2", kinds::netkit_l2),
     ("uplink: netkit l3", kinds::netkit_l3),
+    ("containers' links: netkit", netkit::chosen),
     ("uplink: in a VRF", kinds::vrf_port),
     ("uplink: in a VRF with a pool", kinds::vrf_pool),
     ("uplink: a VRF is refused", kinds::vrf),
@@ -79,6 +81,37 @@ const SUITE: &[Check] = &[
     ("down leaves nothing", life::down),
 ];
 
+/// The checks of containers, which are made once more with netkit links, in a second lab, on kernels that have these. Uplinks
+/// are the same for both kinds.
+const NETKIT: &[Check] = &[
+    ("netkit: links", netkit::links),
+    ("netkit: hook of this kernel", life::hook),
+    ("netkit: gateways answer", forwarding::gateways),
+    ("netkit: one pool", forwarding::same_pool),
+    ("netkit: open pools, routed", forwarding::between_pools),
+    ("netkit: routed bytes are as sent", forwarding::bytes),
+    ("netkit: hop limit", forwarding::hop_limit),
+    ("netkit: fragments", forwarding::fragments),
+    ("netkit: closed pools answer", isolation::answers),
+    ("netkit: forged frames", guard::forged),
+    ("netkit: honest frames", guard::honest),
+    ("netkit: the container's end", netkit::own_end),
+    ("netkit: masquerade", outside::masquerade),
+    ("netkit: closed port outside", outside::closed_port),
+    ("netkit: published port", outside::published),
+    ("netkit: published port, from the device", outside::published_here),
+    ("netkit: policy denies", policy::denies),
+    ("netkit: masquerade without a daemon", outside::masquerade_survives),
+    ("netkit: killed daemon", life::killed),
+    ("netkit: stopped daemon", life::stopped),
+    ("netkit: daemon of another layout", life::other_layout),
+    ("netkit: killed in an attach", netkit::killed_in_an_attach),
+    ("netkit: random attacker", attacker::nobody_gets_round_it),
+    ("netkit: detach and attach", life::detach),
+    ("netkit: links to the end", netkit::links),
+    ("netkit: down leaves nothing", life::down),
+];
+
 /// The checks on a machine with 64 MiB. The rules here need one more program, the policy probe.
 const FLOOR: &[Check] = &[
     ("forwards", forwarding::same_pool),
@@ -96,20 +129,35 @@ const FLOOR: &[Check] = &[
 
 /// Runs the list that `PV_NET_GUEST` names, and gives the number of failed checks.
 pub fn run() -> usize {
-    let start = Instant::now();
     let (checks, prepared) = match std::env::var("PV_NET_GUEST").as_deref() {
         Ok("memory-floor") => (FLOOR, floor::prepare()),
         _ => (SUITE, Ok(())),
     };
-    let lab = prepared.and_then(|()| guarded(Lab::start));
-    let mut lab = match lab {
-        Ok(lab) => lab,
+    let failed = match prepared {
+        Ok(()) => in_a_lab("start", checks),
         Err(why) => {
             console::failed("start", &why);
             return 1;
         }
     };
-    console::passed("start", start.elapsed());
+    if std::ptr::eq(checks, SUITE) && kinds::has("netkit").unwrap_or_default() {
+        harness::configs::use_netkit();
+        return failed + in_a_lab("netkit: start", NETKIT);
+    }
+    failed
+}
+
+/// Makes the checks in a lab of their own, and gives the number of those that failed.
+fn in_a_lab(name: &str, checks: &[Check]) -> usize {
+    let start = Instant::now();
+    let mut lab = match guarded(Lab::start) {
+        Ok(lab) => lab,
+        Err(why) => {
+            console::failed(name, &why);
+            return 1;
+        }
+    };
+    console::passed(name, start.elapsed());
     let failed = checks.iter().filter(|(name, check)| !one(name, *check, &mut lab)).count();
     if failed > 0 {
         for line in lab.device.log().lines().rev().take(20).collect::<Vec<_>>().into_iter().rev() {
