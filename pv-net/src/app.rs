@@ -12,13 +12,14 @@ use crate::events::{self, Bus};
 use crate::failure::{Failure, Kind};
 use crate::kernel::broker::Broker;
 use crate::kernel::{netlink, privilege};
+use crate::pantavisor::Revision;
 use crate::ra;
-use crate::services;
+use crate::services::{self, Rejection};
 use crate::supervisor::Supervisor;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -50,11 +51,23 @@ pub fn run(paths: &Paths) -> Result<(), Failure> {
     let control = Builder::new_current_thread().enable_all().build();
     let control = control.map_err(|e| internal("start the controller's runtime", &e))?;
     let ended = control.block_on(serve(paths, &services, broker));
+    if let (Err(failure), Some(revision)) = (&ended, &paths.revision) {
+        control.block_on(report(revision, failure));
+    }
     services.shutdown_timeout(LAST_WAIT);
     ended
 }
 
+/// Tells Pantavisor why the daemon ends, so that it can still be read after a rollback.
+async fn report(revision: &Revision, failure: &Failure) {
+    if let Err(e) = revision.control().report(&revision.name(), &failure.line()).await {
+        tracing::warn!(error = %e, "Pantavisor is not told why this ends");
+    }
+}
+
 async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), Failure> {
+    // Before anything of it is read, so that a later one is noticed.
+    let read = paths.revision.as_ref().map(Revision::name);
     // Watching begins before anything is observed, so that no event in between is missed.
     let kernel = netlink::watch()?;
     let daemon = Daemon::start(paths.clone(), broker.clone()).await?;
@@ -116,6 +129,12 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), 
         let (snapshots, commands, file) = (snapshots.clone(), commands.clone(), paths.resolved());
         move |stop| until(stop, services::resolved(snapshots.clone(), commands.clone(), file.clone()))
     });
+    let rejection = Rejection { why: Arc::new(OnceLock::new()), stop: stop.clone() };
+    if let Some((revision, read)) = paths.revision.clone().zip(read) {
+        let (snapshots, commands, rejection) = (snapshots.clone(), commands.clone(), rejection.clone());
+        let with = services::Pantavisor { revision, read, snapshots, commands, rejection };
+        supervisor.start("pantavisor", move |stop| until(stop, services::pantavisor(with.clone())));
+    }
     supervisor.start("sweep", move |stop| until(stop, services::sweep(snapshots.clone())));
     tokio::spawn(signals.obey(commands, stop.clone()));
     let is_alone = tokio::spawn(async move {
@@ -129,7 +148,10 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), 
     if is_alone.is_finished() {
         return Err(left_alone());
     }
-    ended
+    match rejection.why.get() {
+        Some(why) => Err(why.clone()),
+        None => ended,
+    }
 }
 
 /// A service that has nothing to finish: it is dropped when it is to stop.

@@ -1,6 +1,7 @@
 //! Commands and flags.
 
 use crate::daemon::Paths;
+use crate::pantavisor::Revision;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -26,6 +27,18 @@ pub struct Places {
     /// The device's configuration
     #[arg(long, global = true, env = "PV_NET_CONFIG", value_name = "FILE", default_value = "/etc/pv-net/device.json")]
     pub config: PathBuf,
+    /// A revision of Pantavisor to take the configuration from, in place of the two: DIR/device.json, DIR/NAME/run.json
+    #[arg(
+        long,
+        global = true,
+        env = "PV_NET_PANTAVISOR",
+        value_name = "DIR",
+        conflicts_with_all = ["config", "containers"]
+    )]
+    pub pantavisor: Option<PathBuf>,
+    /// Pantavisor's control socket, which is told that a revision's network is ready
+    #[arg(long, global = true, env = "PV_NET_PV_CTRL", value_name = "FILE", default_value = "/pantavisor/pv-ctrl")]
+    pub pv_ctrl: PathBuf,
     /// Declared containers: NAME/run.json
     #[arg(
         long,
@@ -54,9 +67,14 @@ pub struct Places {
 
 impl From<Places> for Paths {
     fn from(p: Places) -> Self {
+        let (config, containers) = match &p.pantavisor {
+            Some(dir) => (dir.join("device.json"), dir.clone()),
+            None => (p.config, p.containers),
+        };
         Self {
-            config: p.config,
-            containers: p.containers,
+            config,
+            containers,
+            revision: p.pantavisor.map(|dir| Revision { dir, control: p.pv_ctrl }),
             state_dir: p.state_dir,
             run_dir: p.run_dir,
             bpffs: p.bpffs,
@@ -70,10 +88,10 @@ impl From<Places> for Paths {
 pub(crate) enum Command {
     /// Run the daemon in the foreground; SIGHUP reloads, SIGTERM stops it and leaves the data plane working
     Run,
-    /// Validate device.json and run.json files; changes nothing
+    /// Validate device.json, run.json and services.json files, or with --pantavisor a revision; changes nothing
     Check {
         /// Files to check
-        #[arg(required = true, value_name = "FILE")]
+        #[arg(required_unless_present = "pantavisor", conflicts_with = "pantavisor", value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// Attach a container

@@ -6,7 +6,7 @@ use super::client::call;
 use super::output::{done, escaped, say};
 use super::replace::Replaced;
 use crate::command::AttachRequest;
-use crate::config::{load, parse_run_named};
+use crate::config::load;
 use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
 use crate::model::{Container, ContainerKind, ContainerName, NetworkMode};
@@ -125,8 +125,7 @@ fn declared(paths: &Paths, name: &str, kind: ContainerKind) -> Result<Container,
         return Err(failed(format!("container {name}"), why)
             .help("write its run.json there, or name the directory with --containers"));
     }
-    let text = load::text(&file)?;
-    let container = parse_run_named(&file.display().to_string(), &text, Some(&name))?;
+    let container = load::declared_run(&file, &name, paths.form())?;
     let wrong = |why: String, help: &str| Err(failed(file.display(), why).help(help));
     if container.kind != kind {
         let text = json!(kind).as_str().unwrap_or_default().to_owned();

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 mod arbitrary;
 mod files;
 mod pool_services;
+mod revision;
 
 /// A name, a file, and for each of its errors the path and a part of the text.
 pub(super) type Case = (&'static str, Value, &'static [(&'static str, &'static str)]);
