@@ -182,6 +182,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: OciCommand,
     },
+    /// Containers of Pantavisor, by its control socket
+    Pantavisor {
+        #[command(subcommand)]
+        command: PantavisorCommand,
+    },
     /// What runtimes call when a container starts
     Hook {
         #[command(subcommand)]
@@ -240,6 +245,27 @@ pub(crate) enum OciCommand {
         /// A namespace that exists before the container starts, in place of hooks
         #[arg(long, value_name = "PATH")]
         netns: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PantavisorCommand {
+    /// The containers of the running revision
+    List,
+    /// Start a container
+    Start {
+        /// Its name
+        name: String,
+    },
+    /// Stop a container
+    Stop {
+        /// Its name
+        name: String,
+    },
+    /// Stop a container and start it
+    Restart {
+        /// Its name
+        name: String,
     },
 }
 

@@ -25,7 +25,7 @@ use std::time::Duration;
 pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode, Ended> {
     match command {
         // These are handled in `cli::run`.
-        Command::Run | Command::Broker => {}
+        Command::Run | Command::Broker | Command::Pantavisor { .. } => {}
         Command::Check { files } => match &paths.revision {
             Some(_) => check_revision(&paths, json)?,
             None => check(&files, json)?,

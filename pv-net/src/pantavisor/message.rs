@@ -1,6 +1,6 @@
 //! The bodies of requests and answers of the control socket. Pure.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -16,10 +16,13 @@ pub enum Action {
 }
 
 /// A container, as Pantavisor lists it. The list has more, which nobody here needs.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
     /// Its name.
     pub name: String,
+    /// Its group; groups start one after the other.
+    #[serde(default)]
+    pub group: Option<String>,
     /// Its status, such as `STARTED`, `READY` or `STOPPED`.
     pub status: String,
     /// The status that Pantavisor brings it to.
@@ -31,24 +34,6 @@ pub struct Listed {
     /// Its first process. Not every version of Pantavisor tells it.
     #[serde(default)]
     pub pid: Option<u32>,
-}
-
-impl Listed {
-    /// Whether its first process runs.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        matches!(self.status.as_str(), "STARTED" | "READY" | "STOPPING")
-    }
-}
-
-/// How far the update to a revision is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Update {
-    /// Its state, such as `TESTING`, `DONE` or `ERROR`.
-    pub status: String,
-    /// The same in words.
-    #[serde(rename = "status-msg", default)]
-    pub message: String,
 }
 
 /// The body that asks for an action.
@@ -69,11 +54,6 @@ pub(super) fn ready() -> String {
 /// The list of containers.
 pub(super) fn list(bytes: &[u8]) -> Result<Vec<Listed>, String> {
     serde_json::from_slice(bytes).map_err(|e| format!("not a list of containers: {e}"))
-}
-
-/// The progress of an update.
-pub(super) fn progress(bytes: &[u8]) -> Result<Update, String> {
-    serde_json::from_slice(bytes).map_err(|e| format!("not the progress of an update: {e}"))
 }
 
 /// What an answer says about why the request was refused: `{"Error": "…"}`, or the text itself.

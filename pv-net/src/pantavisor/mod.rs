@@ -8,7 +8,7 @@ mod message;
 #[cfg(test)]
 mod tests;
 
-pub use message::{Action, Listed, Update};
+pub use message::{Action, Listed};
 
 use crate::model::ContainerName;
 use bytes::Bytes;
@@ -128,16 +128,6 @@ impl Control {
     /// When Pantavisor does not answer; or refuses, since the container's status goal is not `READY`.
     pub async fn ready(&self) -> Result<(), ControlError> {
         self.ask(Method::POST, "/signal", &message::ready(), SOON).await.map(drop)
-    }
-
-    /// How far the update to a revision is.
-    ///
-    /// # Errors
-    /// When Pantavisor does not answer, refuses, or answers something else.
-    pub async fn progress(&self, revision: &str) -> Result<Update, ControlError> {
-        let path = format!("/steps/{revision}/progress");
-        let bytes = self.ask(Method::GET, &path, "", SOON).await?;
-        message::progress(&bytes).map_err(|why| broken(&format!("GET {path}"), why))
     }
 
     /// Notes in the device's metadata why a revision's network is not ready; it outlives a rollback. This takes the role

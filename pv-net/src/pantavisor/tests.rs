@@ -1,6 +1,6 @@
 //! Answers as the documents and the code of Pantavisor show them.
 
-use super::message::{error, is_about, list, progress, value};
+use super::message::{error, is_about, list, value};
 use super::{Action, Revision, message};
 use proptest::prelude::*;
 use std::os::unix::fs::symlink;
@@ -18,17 +18,11 @@ const LIST: &[u8] = br#"[
 fn a_list_of_containers() {
     let all = list(LIST).expect("a list");
     assert_eq!(all.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["pv-example-app", "my-container"]);
-    assert!(all[0].is_running() && !all[1].is_running());
+    assert_eq!(all.iter().map(|c| c.status.as_str()).collect::<Vec<_>>(), ["STARTED", "STOPPED"]);
+    assert_eq!(all[0].group.as_deref(), Some("root"));
     assert_eq!((all[0].pid, all[1].pid), (None, Some(1234)));
     assert_eq!(all[0].restart_policy.as_deref(), Some("container"));
     assert!(list(b"{}").is_err() && list(b"").is_err() && list(b"[{\"name\":\"x\"}]").is_err());
-}
-
-#[test]
-fn progress_of_an_update() {
-    let read = progress(br#"{"status":"DONE","status-msg":"Factory revision","progress":100,"retries":0}"#);
-    let read = read.expect("progress");
-    assert_eq!((read.status.as_str(), read.message.as_str()), ("DONE", "Factory revision"));
 }
 
 #[test]
@@ -78,7 +72,6 @@ proptest! {
     fn no_answer_panics(bytes in any::<Vec<u8>>(), text in any::<String>(), longest in 0usize..100) {
         for bytes in [&bytes[..], text.as_bytes()] {
             let _ = list(bytes);
-            let _ = progress(bytes);
             let line = error(bytes);
             prop_assert!(!line.contains(char::is_control));
             let _ = is_about(bytes, "pv-net.error", &text);

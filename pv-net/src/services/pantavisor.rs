@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 const EAGER: Duration = Duration::from_secs(1);
 /// That time afterwards: an update that needs no restart of this container is noticed by it.
 const CALM: Duration = Duration::from_secs(5);
+/// Refusals after which Pantavisor is taken not to wait. It also refuses a container that it is just starting.
+const MOST_REFUSALS: u32 = 30;
 
 /// How the daemon ends because of a revision that it cannot carry out.
 #[derive(Clone, Debug)]
@@ -50,7 +52,7 @@ pub struct Pantavisor {
 pub async fn pantavisor(with: Pantavisor) -> Result<(), Failure> {
     let Pantavisor { revision, read, snapshots, commands, rejection } = with;
     let control = revision.control();
-    let mut herald = Herald { control, snapshots, revision: read, is_told: false, said: String::new() };
+    let mut herald = Herald { control, snapshots, revision: read, is_told: false, refusals: 0, said: String::new() };
     loop {
         let now = revision.name();
         if now != herald.revision {
@@ -76,6 +78,8 @@ struct Herald {
     revision: String,
     /// Pantavisor has been told that it is ready.
     is_told: bool,
+    /// How often it has refused that.
+    refusals: u32,
     /// What was logged last, so that nothing is logged every second.
     said: String,
 }
@@ -84,7 +88,7 @@ impl Herald {
     fn follow(&mut self, revision: String) {
         tracing::info!(%revision, "revision reloaded");
         self.revision = revision;
-        self.is_told = false;
+        (self.is_told, self.refusals) = (false, 0);
     }
 
     async fn tell(&mut self) {
@@ -106,14 +110,14 @@ impl Herald {
                 self.is_told = true;
                 note(self.control.forget(&self.revision).await);
             }
-            // The container has another status goal: Pantavisor does not wait for the signal.
-            Err(e @ ControlError::Refused { .. }) => {
-                tracing::warn!(revision = %self.revision, error = %e, "Pantavisor does not wait until the network is ready");
-                self.is_told = true;
-            }
             Err(e) => {
                 if self.is_new(&e.to_string()) {
                     tracing::warn!(error = %e, "Pantavisor not told that the network is ready: it is tried again");
+                }
+                self.refusals += u32::from(matches!(e, ControlError::Refused { .. }));
+                if self.refusals == MOST_REFUSALS {
+                    tracing::warn!("Pantavisor does not wait for the network: the container has another status goal");
+                    self.is_told = true;
                 }
             }
         }
