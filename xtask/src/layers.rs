@@ -59,6 +59,14 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
         "what runtimes are told, and what they tell, is text",
     ),
     (
+        &["pantavisor"],
+        &[
+            "config", "ipam", "lease", "policy", "plan", "kernel", "failure", "snapshot", "command", "events", "daemon",
+            "control", "services", "api", "cli", "app",
+        ],
+        "it is a client of a socket, and does not know who asks",
+    ),
+    (
         &["ra", "dhcp", "dhcp6"],
         &["kernel", "config", "command", "events", "daemon", "control", "services", "supervisor", "api", "cli", "app"],
         "what is said follows from a snapshot and from leases",

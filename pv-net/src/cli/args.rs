@@ -91,7 +91,7 @@ pub(crate) enum Command {
     /// Validate device.json, run.json and services.json files, or with --pantavisor a revision; changes nothing
     Check {
         /// Files to check
-        #[arg(required_unless_present = "pantavisor", conflicts_with = "pantavisor", value_name = "FILE")]
+        #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// Attach a container

@@ -26,9 +26,12 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
     match command {
         // These are handled in `cli::run`.
         Command::Run | Command::Broker | Command::Pantavisor { .. } => {}
-        Command::Check { files } => match &paths.revision {
-            Some(_) => check_revision(&paths, json)?,
-            None => check(&files, json)?,
+        // These flags may stand before the command too, so clap cannot tell.
+        Command::Check { files } => match (&paths.revision, files.is_empty()) {
+            (Some(_), true) => check_revision(&paths, json)?,
+            (None, false) => check(&files, json)?,
+            (None, true) => return Err(no_files("no file is named").into()),
+            (Some(_), false) => return Err(no_files("a revision and files are named").into()),
         },
         Command::Attach { name, what: AttachArg { interface: Some(of), .. }, pool, interface, .. } => {
             attach_interface(&paths, &name, &of, pool.unwrap_or_default(), interface, json).await?;
@@ -102,6 +105,11 @@ fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {
         say(&text);
     }
     Ok(())
+}
+
+fn no_files(why: &str) -> Failure {
+    let help = "name the files to check, or a revision of Pantavisor with --pantavisor";
+    Failure::new(Kind::Usage, format!("check: {why}")).help(help)
 }
 
 /// Checks the revision of Pantavisor that the paths lead to.

@@ -37,7 +37,7 @@ pub struct Listed {
 }
 
 /// The body that asks for an action.
-pub(super) fn action(action: Action) -> String {
+pub fn action(action: Action) -> String {
     let word = match action {
         Action::Start => "start",
         Action::Stop => "stop",
@@ -47,29 +47,29 @@ pub(super) fn action(action: Action) -> String {
 }
 
 /// The body of the signal that its sender is ready.
-pub(super) fn ready() -> String {
+pub fn ready() -> String {
     json!({"type": "ready", "payload": ""}).to_string()
 }
 
 /// The list of containers.
-pub(super) fn list(bytes: &[u8]) -> Result<Vec<Listed>, String> {
+pub fn list(bytes: &[u8]) -> Result<Vec<Listed>, String> {
     serde_json::from_slice(bytes).map_err(|e| format!("not a list of containers: {e}"))
 }
 
 /// What an answer says about why the request was refused: `{"Error": "…"}`, or the text itself.
-pub(super) fn error(bytes: &[u8]) -> String {
+pub fn error(bytes: &[u8]) -> String {
     let text = serde_json::from_slice::<Value>(bytes).ok().and_then(|v| v["Error"].as_str().map(str::to_owned));
     let text = text.unwrap_or_else(|| String::from_utf8_lossy(bytes).trim().to_owned());
     one_line(if text.is_empty() { "refused" } else { &text }, 200)
 }
 
 /// A value of the device's metadata: the revision, and what is wrong in it.
-pub(super) fn value(revision: &str, why: &str, longest: usize) -> String {
+pub fn value(revision: &str, why: &str, longest: usize) -> String {
     one_line(&format!("{revision}: {why}"), longest)
 }
 
 /// Whether the value of `key` in the device's metadata is about this revision.
-pub(super) fn is_about(bytes: &[u8], key: &str, revision: &str) -> bool {
+pub fn is_about(bytes: &[u8], key: &str, revision: &str) -> bool {
     let all = serde_json::from_slice::<BTreeMap<String, Value>>(bytes).unwrap_or_default();
     let value = all.get(key).and_then(Value::as_str).unwrap_or_default();
     value.strip_prefix(revision).is_some_and(|rest| rest.starts_with(": "))

@@ -4,7 +4,7 @@
 //! repository `pantavisor/pantavisor` on GitHub, and of the files `ctrl/ctrl_*_ep.c` there. What the documents and the
 //! code say differently is read either way.
 
-mod message;
+pub mod message;
 #[cfg(test)]
 mod tests;
 

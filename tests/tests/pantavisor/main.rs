@@ -221,6 +221,11 @@ fn a_revision_is_checked_before_it_is_installed() -> Result<()> {
     ensure!(bad.status.code() == Some(2) && said.contains("web/run.json: network.interfaces[0].pool"), "{bad:?}");
     let gone = check("2")?;
     ensure!(gone.status.code() == Some(2), "{gone:?}");
+    for (words, part) in [(&["check"][..], "no file is named"), (&["check", "x", "--pantavisor", "/x"], "are named")] {
+        let output = std::process::Command::new(harness::binary()?).args(words).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(2) && said.contains(part), "{words:?}: {said}");
+    }
     // Both ways to name a configuration at once.
     let both = lab.device.cli(&["--pantavisor", "/x", "check"]);
     ensure!(both.code == Some(2) && both.stderr.contains("cannot be used with"), "{both:?}");
