@@ -60,14 +60,15 @@ pub fn run(paths: &Paths) -> Result<(), Failure> {
 
 /// Tells Pantavisor why the daemon ends, so that it can still be read after a rollback.
 async fn report(revision: &Revision, failure: &Failure) {
-    if let Err(e) = revision.control().report(&revision.name(), &failure.line()).await {
+    let name = revision.name().unwrap_or_default();
+    if let Err(e) = revision.control().report(&name, &failure.line()).await {
         tracing::warn!(error = %e, "Pantavisor is not told why this ends");
     }
 }
 
 async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), Failure> {
     // Before anything of it is read, so that a later one is noticed.
-    let read = paths.revision.as_ref().map(Revision::name);
+    let read = paths.running_revision();
     // Watching begins before anything is observed, so that no event in between is missed.
     let kernel = netlink::watch()?;
     let daemon = Daemon::start(paths.clone(), broker.clone()).await?;
@@ -130,7 +131,7 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), 
         move |stop| until(stop, services::resolved(snapshots.clone(), commands.clone(), file.clone()))
     });
     let rejection = Rejection { why: Arc::new(OnceLock::new()), stop: stop.clone() };
-    if let Some((revision, read)) = paths.revision.clone().zip(read) {
+    if let Some(revision) = paths.revision.clone() {
         let (snapshots, commands, rejection) = (snapshots.clone(), commands.clone(), rejection.clone());
         let with = services::Pantavisor { revision, read, snapshots, commands, rejection };
         supervisor.start("pantavisor", move |stop| until(stop, services::pantavisor(with.clone())));

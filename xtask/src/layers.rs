@@ -61,8 +61,8 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
     (
         &["pantavisor"],
         &[
-            "config", "ipam", "lease", "policy", "plan", "kernel", "failure", "snapshot", "command", "events", "daemon",
-            "control", "services", "api", "cli", "app",
+            "config", "ipam", "lease", "policy", "plan", "kernel", "failure", "snapshot", "command", "events",
+            "daemon", "control", "services", "api", "cli", "app",
         ],
         "it is a client of a socket, and does not know who asks",
     ),

@@ -129,10 +129,7 @@ fn check_revision(paths: &Paths, json: bool) -> Result<(), Ended> {
 /// Checks a file. Returns warnings about a valid one: settings that this version does not act on, and surprising ones.
 /// Whether it is a `run.json` is told by fields that a `device.json` cannot have. `named` has the containers of the files
 /// checked before.
-fn check_file(
-    file: &Path,
-    named: &mut BTreeMap<String, ContainerName>,
-) -> Result<Vec<String>, Vec<ConfigError>> {
+fn check_file(file: &Path, named: &mut BTreeMap<String, ContainerName>) -> Result<Vec<String>, Vec<ConfigError>> {
     let text = load::text(file)?;
     let name = file.display().to_string();
     let keys = serde_json::from_str::<serde_json::Map<String, Value>>(&text).unwrap_or_default();

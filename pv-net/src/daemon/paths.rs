@@ -52,7 +52,7 @@ impl Paths {
     /// The name of the revision of Pantavisor that runs.
     #[must_use]
     pub fn running_revision(&self) -> Option<String> {
-        self.revision.as_ref().map(Revision::name)
+        self.revision.as_ref().and_then(Revision::name)
     }
 
     /// The API's socket.

@@ -52,7 +52,10 @@ impl Daemon {
     /// # Errors
     /// As [`reload`](Self::reload).
     pub(super) async fn follow_revision(&mut self) -> Result<(), Failure> {
-        if self.revision == self.paths.running_revision() { Ok(()) } else { self.reload().await }
+        match self.paths.running_revision() {
+            Some(running) if self.revision.as_ref() != Some(&running) => self.reload().await,
+            _ => Ok(()),
+        }
     }
 
     /// Brings everything to what the configuration says; the rules come last, by one write. `known` faults are no

@@ -43,13 +43,17 @@ pub struct Revision {
 
 impl Revision {
     /// The revision's name, such as `7` or `locals/lab`: the target of the symbolic link, or the path of a directory
-    /// that is none.
+    /// that is none. `None` while there is no link: Pantavisor removes it before it makes the next one.
     #[must_use]
-    pub fn name(&self) -> String {
-        let target = std::fs::read_link(&self.dir).unwrap_or_else(|_| self.dir.clone());
+    pub fn name(&self) -> Option<String> {
+        let target = match std::fs::read_link(&self.dir) {
+            Ok(target) => target,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+            Err(_) => self.dir.clone(),
+        };
         // Earlier versions of Pantavisor make a link with an absolute path.
         let text = target.display().to_string();
-        text.rsplit_once("/trails/").map_or(text.as_str(), |(_, name)| name).to_owned()
+        Some(text.rsplit_once("/trails/").map_or(text.as_str(), |(_, name)| name).to_owned())
     }
 
     /// The client of the control socket.
@@ -172,10 +176,10 @@ impl Control {
         request: &str,
     ) -> Result<(StatusCode, Bytes), ControlError> {
         let stream = UnixStream::connect(&self.socket).await;
-        let stream =
-            stream.map_err(|source| ControlError::Unreachable { socket: self.socket.clone(), source })?;
+        let stream = stream.map_err(|source| ControlError::Unreachable { socket: self.socket.clone(), source })?;
         let broken = |e: hyper::Error| broken(request, e.to_string());
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(connection);
         let message = Request::builder()
             .method(method)

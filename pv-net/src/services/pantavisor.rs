@@ -34,8 +34,8 @@ pub struct Rejection {
 pub struct Pantavisor {
     /// The link to the running revision, and the control socket.
     pub revision: Revision,
-    /// The name of the revision that the daemon has read at its start.
-    pub read: String,
+    /// The name of the revision that the daemon has read at its start, if that had one.
+    pub read: Option<String>,
     /// The device's state.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// For reloads.
@@ -52,18 +52,23 @@ pub struct Pantavisor {
 pub async fn pantavisor(with: Pantavisor) -> Result<(), Failure> {
     let Pantavisor { revision, read, snapshots, commands, rejection } = with;
     let control = revision.control();
-    let mut herald = Herald { control, snapshots, revision: read, is_told: false, refusals: 0, said: String::new() };
+    let revision_read = read.unwrap_or_default();
+    let mut herald =
+        Herald { control, snapshots, revision: revision_read, is_told: false, refusals: 0, said: String::new() };
     loop {
-        let now = revision.name();
-        if now != herald.revision {
-            // Nobody else would reload it, and a container that has signalled cannot take that back. Its end can be seen.
-            if let Err(failure) = commands.reload().await {
-                tracing::error!(revision = %now, error = %failure, "revision not carried out");
-                let _ = rejection.why.set(failure);
-                rejection.stop.cancel();
-                return Ok(());
+        if let Some(now) = revision.name().filter(|now| *now != herald.revision) {
+            match commands.reload().await {
+                Ok(_) => herald.follow(now),
+                // Between two revisions there is none.
+                Err(_) if revision.name().as_ref() != Some(&now) => {}
+                // A container that has signalled cannot take that back, but its end can be seen.
+                Err(failure) => {
+                    tracing::error!(revision = %now, error = %failure, "revision not carried out");
+                    let _ = rejection.why.set(failure);
+                    rejection.stop.cancel();
+                    return Ok(());
+                }
             }
-            herald.follow(now);
         }
         herald.tell().await;
         sleep(if herald.is_told { CALM } else { EAGER }).await;

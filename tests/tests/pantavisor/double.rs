@@ -4,7 +4,8 @@
 //! It follows these files of `pantavisor/pantavisor` on GitHub: `docs/reference/pantavisor-commands.md` and
 //! `ctrl/ctrl_*_ep.c` for the control socket, `docs/overview/containers.md` for goals, groups and roles,
 //! `docs/overview/updates.md` and `PLATFORM.md` (section 5) for the try-boot. It does not reboot the device: a container
-//! that a revision does not change goes on, so what pv-net leaves in the kernel is seen by it.
+//! that a revision does not change goes on, so what pv-net leaves in the kernel is seen by it. Nor does it have
+//! `auto_recovery`: the first unexpected end of a container counts as the last one.
 
 use crate::{lxc, server};
 use anyhow::{Context, Result, bail, ensure};
@@ -70,6 +71,8 @@ pub struct Shared {
     state: Mutex<State>,
     /// How long containers have to reach their goals.
     goals: Duration,
+    /// How long all of them have to run before an update is kept (`PV_UPDATER_COMMIT_DELAY`).
+    commit_delay: Mutex<Duration>,
     interlude: Mutex<Option<Interlude>>,
 }
 
@@ -93,6 +96,7 @@ impl Pantavisor {
             device: Namespace::borrowed(&device.path())?,
             state: Mutex::default(),
             goals,
+            commit_delay: Mutex::default(),
             interlude: Mutex::default(),
         });
         let server = server::Server::start(&host.join("pantavisor/pv-ctrl"), shared.clone())?;
@@ -127,6 +131,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn set_commit_delay(&self, delay: Duration) {
+        *self.commit_delay.lock().unwrap_or_else(PoisonError::into_inner) = delay;
+    }
+
     pub fn trail(&self, revision: &str) -> PathBuf {
         self.host.join("storage/trails").join(revision)
     }
@@ -142,7 +150,7 @@ impl Shared {
         let from = self.state().revision.clone();
         let note = |status, message: String| self.state().progress.insert(to.to_owned(), (status, message));
         note("TESTING", "Awaiting to see if update is stable".to_owned());
-        let Err(why) = self.bring_up(to) else {
+        let Err(why) = self.bring_up(to).and_then(|()| self.stay_up()) else {
             note("DONE", "Update finished, revision set as rollback point".to_owned());
             return;
         };
@@ -219,6 +227,17 @@ impl Shared {
             fs::remove_file(&current)?;
         }
         Ok(symlink(revision, current)?)
+    }
+
+    /// All containers go on for a while.
+    fn stay_up(&self) -> Result<()> {
+        let begun = Instant::now();
+        let delay = *self.commit_delay.lock().unwrap_or_else(PoisonError::into_inner);
+        while begun.elapsed() < delay {
+            self.reach_goals()?;
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     fn reach_goals(&self) -> Result<()> {

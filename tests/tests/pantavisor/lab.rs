@@ -180,7 +180,10 @@ impl Guard<'_> {
                 web.ping(address, 2)?;
             }
             for address in &self.other {
-                ensure!(web.sh(&format!("ping -n -q -c 1 -W 1 {address}")).is_err(), "{address} in another pool answers");
+                ensure!(
+                    web.sh(&format!("ping -n -q -c 1 -W 1 {address}")).is_err(),
+                    "{address} in another pool answers"
+                );
             }
             // Another one's address as source.
             web.ip("addr add 10.0.3.77/32 dev lo")?;

@@ -78,10 +78,7 @@ impl<'a> Container<'a> {
     /// The hooks before anything is mounted. They see the BPF file system of this Pantavisor, not that of the machine.
     pub fn before_start(&self) -> Result<()> {
         for hook in &self.before_start {
-            let line = format!(
-                "mount --bind {} /sys/fs/bpf; exec sh -c \"$0\"",
-                self.shared.bpffs.display()
-            );
+            let line = format!("mount --bind {} /sys/fs/bpf; exec sh -c \"$0\"", self.shared.bpffs.display());
             let called = format!("exec {hook} {} lxc pre-start", self.name);
             let mut command = self.shared.device.command("unshare");
             output(command.args(["--mount", "--propagation", "private", "sh", "-ec", &line, &called]))?;
@@ -143,7 +140,10 @@ impl<'a> Container<'a> {
             }
         }
         let environment = self.environment.join(" ");
-        lines.push(format!("exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin {environment} chroot {} \"$@\"", root.display()));
+        lines.push(format!(
+            "exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin {environment} chroot {} \"$@\"",
+            root.display()
+        ));
         Ok(lines.join("\n"))
     }
 

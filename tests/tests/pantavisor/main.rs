@@ -182,7 +182,20 @@ fn an_update_of_other_containers_is_followed_without_a_restart() -> Result<()> {
     let (status, message) = lab.pv.run("locals/2")?;
     ensure!(status == "ERROR" && message.contains("no such pool"), "{message}");
     lab.pools_hold()?;
-    Ok(())
+    // Where no container is started, the end of pv-net's is what Pantavisor sees.
+    lab.revision("locals/3", &device(), &with_late)?;
+    let services = json!([{"name": "page", "type": "http", "port": 70_000}]);
+    fs::write(lab.pv.shared.trail("locals/3").join("web/services.json"), services.to_string())?;
+    lab.pv.shared.set_commit_delay(SOON);
+    let (status, message) = lab.pv.run("locals/3")?;
+    ensure!(
+        status == "ERROR" && message.contains("pv-net: A container could not be started: exit status: 2"),
+        "{message}"
+    );
+    ensure!(!message.contains("rollback"), "{message}");
+    let why = lab.device_meta().get("pv-net.error").cloned().unwrap_or_default();
+    ensure!(why.starts_with("locals/3: ") && why.contains("services[0].port"), "{why}");
+    lab.pools_hold()
 }
 
 /// A container without the role `mgmt` may only signal.

@@ -58,7 +58,8 @@ fn whys(errors: &[ConfigError]) -> Vec<(&str, &str)> {
 fn what_is_pantavisors_is_left_alone() {
     let pools = revision::device("device.json", &device().to_string()).expect("valid").pools;
     assert_eq!(pools.len(), 2);
-    let (text, web) = read(&run("web", json!({"mode": "pool", "pool": "internal"})), "web").expect("valid").expect("in a pool");
+    let (text, web) =
+        read(&run("web", json!({"mode": "pool", "pool": "internal"})), "web").expect("valid").expect("in a pool");
     assert_eq!((web.name.as_str(), web.kind), ("web", crate::model::ContainerKind::Lxc));
     // What the daemon keeps of it is a file of its own form.
     assert_eq!(parse_run("run.json", &text).expect("valid"), web);
@@ -113,7 +114,10 @@ fn a_misspelt_network_is_not_left_alone() {
     fields.remove("network");
     fields.insert("netwrok".to_owned(), json!({"pool": "internal"}));
     let wrong = read(&misspelt, "web").expect_err("refused");
-    assert_eq!((whys(&wrong)[0], wrong[0].help.as_deref()), (("netwrok", "unknown field"), Some("did you mean \"network\"?")));
+    assert_eq!(
+        (whys(&wrong)[0], wrong[0].help.as_deref()),
+        (("netwrok", "unknown field"), Some("did you mean \"network\"?"))
+    );
     assert!(revision::device("f", &json!({"networks": {}}).to_string()).is_err());
 }
 
@@ -167,7 +171,8 @@ fn a_directory_of_a_revision() {
     assert_eq!(pools(dir.path()), Ok(2));
     let device = load::device(&dir.path().join("device.json"), Form::Revision).expect("valid");
     let all = load::containers(dir.path(), Form::Revision).expect("readable");
-    let names: Vec<_> = all.iter().map(|d| d.path.strip_prefix(dir.path()).expect("below").display().to_string()).collect();
+    let names: Vec<_> =
+        all.iter().map(|d| d.path.strip_prefix(dir.path()).expect("below").display().to_string()).collect();
     assert_eq!(names, ["lost/run.json", "web/run.json"]);
     assert_eq!(all[1].errors(&device), []);
     let wrong = all[0].errors(&device);
@@ -218,7 +223,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(4, 32, 5, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
-            prop::collection::btree_map(key.clone(), inner, 0..5).prop_map(|map| Value::Object(map.into_iter().collect())),
+            prop::collection::btree_map(key.clone(), inner, 0..5)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
 }
