@@ -178,7 +178,7 @@ impl Shared {
         // A group waits until the one before has reached its goals.
         for is_root in [true, false] {
             for (name, run) in wanted.iter().filter(|(_, run)| (run["group"] == "root") == is_root) {
-                if !self.state().containers.get(name).is_some_and(|entry| entry.process.is_some()) {
+                if self.state().containers.get(name).is_none_or(|entry| entry.process.is_none()) {
                     self.start(name, run).with_context(|| format!("{name}: A container could not be started"))?;
                 }
             }
