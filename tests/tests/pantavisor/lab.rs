@@ -9,8 +9,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// Containers and their pools.
 pub const ROOMS: [(&str, &str); 3] = [("web", "internal"), ("db", "internal"), ("other", "management")];
@@ -22,26 +23,29 @@ lxc.net.0.type = empty
 lxc.hook.start-host = /volumes/pv-net/root.squashfs/usr/bin/pv-net --run-dir=/volumes/pv-net/docker--run-pv-net hook lxc NAME
 ";
 
-/// The example container, built once for all tests.
-fn example() -> Result<&'static Path> {
-    static BUILT: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let build = || {
-        let dir = tempfile::Builder::new().prefix("pv-net-test-").tempdir()?;
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/pantavisor/build.sh");
-        // Without debug information, which takes minutes to compress.
-        let program = dir.path().join("program");
-        output(Command::new("strip").arg("-o").arg(&program).arg(binary()?))?;
-        output(Command::new(script).arg(&program).arg(dir.path()))?;
-        anyhow::Ok(dir)
-    };
-    // Tests that begin together wait for the first one.
-    Ok(BUILT.get_or_init(|| build().expect("the example container")).path())
+/// The example container. Tests that run at the same time share one, which is removed with the last of them.
+fn example() -> Result<Arc<TempDir>> {
+    static BUILT: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(dir) = built.upgrade() {
+        return Ok(dir);
+    }
+    let dir = tempfile::Builder::new().prefix("pv-net-test-").tempdir()?;
+    // Without debug information, which takes minutes to compress.
+    let program = dir.path().join("program");
+    output(Command::new("strip").arg("-o").arg(&program).arg(binary()?))?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/pantavisor/build.sh");
+    output(Command::new(script).arg(&program).arg(dir.path()))?;
+    let dir = Arc::new(dir);
+    *built = Arc::downgrade(&dir);
+    Ok(dir)
 }
 
 pub struct Lab {
     // Its containers end before the device does.
     pub pv: Pantavisor,
     pub device: Device,
+    example: Arc<TempDir>,
 }
 
 impl Lab {
@@ -58,7 +62,7 @@ impl Lab {
             symlink(device.file(dir), volumes.join(volume))?;
         }
         let pv = Pantavisor::new(&host, &bpffs, &device.file("log"), &device.ns, goals)?;
-        Ok(Self { pv, device })
+        Ok(Self { pv, device, example: example()? })
     }
 
     /// Installs a revision with the example container and these, each in its pool.
@@ -72,7 +76,7 @@ impl Lab {
         write(dir.join(".pvr/json"), json!({"#spec": "pantavisor-service-system@1"}).to_string())?;
         write(dir.join("bsp/run.json"), json!({"fit": "pantavisor.fit", "addons": []}).to_string())?;
         write(dir.join("_config/web/etc/app.json"), "[]".to_owned())?;
-        output(Command::new("cp").arg("-r").arg(example()?.join("pv-net")).arg(&dir))?;
+        output(Command::new("cp").arg("-r").arg(self.example.path().join("pv-net")).arg(&dir))?;
         for (name, pool) in containers {
             let run = json!({
                 "#spec": "service-manifest-run@1",
