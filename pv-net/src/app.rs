@@ -13,16 +13,17 @@ use crate::failure::{Failure, Kind};
 use crate::kernel::broker::Broker;
 use crate::kernel::{netlink, privilege};
 use crate::memory;
+use crate::pantavisor::Revision;
 use crate::ra;
 use crate::runner::{self, client::Runner};
-use crate::services;
+use crate::services::{self, Rejection};
 use crate::supervisor::Supervisor;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -57,11 +58,24 @@ pub fn run(paths: &Paths, with_runner: bool) -> Result<(), Failure> {
     let control = Builder::new_current_thread().enable_all().build();
     let control = control.map_err(|e| internal("start the controller's runtime", &e))?;
     let ended = control.block_on(serve(paths, &services, broker));
+    if let (Err(failure), Some(revision)) = (&ended, &paths.revision) {
+        control.block_on(report(revision, failure));
+    }
     services.shutdown_timeout(LAST_WAIT);
     ended
 }
 
+/// Tells Pantavisor why the daemon ends, so that it can still be read after a rollback.
+async fn report(revision: &Revision, failure: &Failure) {
+    let name = revision.name().unwrap_or_default();
+    if let Err(e) = revision.control().report(&name, &failure.line()).await {
+        tracing::warn!(error = %e, "Pantavisor is not told why this ends");
+    }
+}
+
 async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), Failure> {
+    // Before anything of it is read, so that a later one is noticed.
+    let read = paths.running_revision();
     // Watching begins before anything is observed, so that no event in between is missed.
     let kernel = netlink::watch()?;
     let daemon = Daemon::start(paths.clone(), broker.clone()).await?;
@@ -142,6 +156,12 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), 
         };
         move |stop| until(stop, services::runner(with()))
     });
+    let rejection = Rejection { why: Arc::new(OnceLock::new()), stop: stop.clone() };
+    if let Some(revision) = paths.revision.clone() {
+        let (snapshots, commands, rejection) = (snapshots.clone(), commands.clone(), rejection.clone());
+        let with = services::Pantavisor { revision, read, snapshots, commands, rejection };
+        supervisor.start("pantavisor", move |stop| until(stop, services::pantavisor(with.clone())));
+    }
     supervisor.start("sweep", move |stop| until(stop, services::sweep(snapshots.clone())));
     tokio::spawn(signals.obey(commands, stop.clone()));
     let is_alone = tokio::spawn(async move {
@@ -155,7 +175,10 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), 
     if is_alone.is_finished() {
         return Err(left_alone());
     }
-    ended
+    match rejection.why.get() {
+        Some(why) => Err(why.clone()),
+        None => ended,
+    }
 }
 
 /// A service that has nothing to finish: it is dropped when it is to stop.

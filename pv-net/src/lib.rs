@@ -4,7 +4,7 @@
 //! they decide what should exist and which steps lead there. [`kernel`] reads and changes the kernel. [`daemon`] brings
 //! these together, driven by the [`control`]ler alone. The [`lease`] book keeps who has which address. The daemon's
 //! state is published as a [`snapshot`], which [`services`] and the interfaces [`api`] and [`cli`] read. [`runtime`] is
-//! what container runtimes are configured with, and tell.
+//! what container runtimes are configured with, and tell; [`pantavisor`] is the client of Pantavisor's control socket.
 
 pub mod api;
 pub mod app;
@@ -25,6 +25,7 @@ pub mod kernel;
 pub mod lease;
 pub mod memory;
 pub mod model;
+pub mod pantavisor;
 pub mod plan;
 pub mod policy;
 pub mod ra;

@@ -77,6 +77,14 @@ const FORBIDDEN: &[(&[&str], &[&str], &str)] = &[
         "it starts containers, and knows nothing of who asks",
     ),
     (
+        &["pantavisor"],
+        &[
+            "config", "ipam", "lease", "policy", "plan", "kernel", "failure", "snapshot", "command", "events",
+            "daemon", "control", "services", "api", "cli", "app",
+        ],
+        "it is a client of a socket, and does not know who asks",
+    ),
+    (
         &["ra", "dhcp", "dhcp6"],
         &["kernel", "config", "command", "events", "daemon", "control", "services", "supervisor", "api", "cli", "app"],
         "what is said follows from a snapshot and from leases",

@@ -10,6 +10,7 @@ mod events;
 mod leases;
 mod netlink;
 mod packet;
+mod pantavisor;
 mod place;
 mod ra;
 mod runtime;
@@ -20,7 +21,7 @@ mod text;
 use crate::{Form, Target};
 
 /// All targets.
-pub const ALL: [Target; 16] = [
+pub const ALL: [Target; 17] = [
     Target { name: "packet", form: Form::Bytes, words: packet::words, check: packet::check },
     Target { name: "device", form: Form::Json, words: || schema::words(0), check: config::device },
     Target { name: "run", form: Form::Json, words: || schema::words(1), check: config::run },
@@ -35,6 +36,7 @@ pub const ALL: [Target; 16] = [
     Target { name: "ra", form: Form::Bytes, words: ra::words, check: ra::check },
     Target { name: "dhcp6", form: Form::Bytes, words: dhcp6::words, check: dhcp6::check },
     Target { name: "runtime", form: Form::Text, words: runtime::words, check: runtime::check },
+    Target { name: "pantavisor", form: Form::Json, words: pantavisor::words, check: pantavisor::check },
     Target { name: "dbus", form: Form::Bytes, words: dbus::words, check: dbus::check },
     Target { name: "text", form: Form::Text, words: text::words, check: text::check },
 ];

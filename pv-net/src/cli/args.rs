@@ -1,6 +1,7 @@
 //! Commands and flags.
 
 use crate::daemon::Paths;
+use crate::pantavisor::Revision;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -26,6 +27,18 @@ pub struct Places {
     /// The device's configuration
     #[arg(long, global = true, env = "PV_NET_CONFIG", value_name = "FILE", default_value = "/etc/pv-net/device.json")]
     pub config: PathBuf,
+    /// A revision of Pantavisor to take the configuration from, in place of the two: DIR/device.json, DIR/NAME/run.json
+    #[arg(
+        long,
+        global = true,
+        env = "PV_NET_PANTAVISOR",
+        value_name = "DIR",
+        conflicts_with_all = ["config", "containers"]
+    )]
+    pub pantavisor: Option<PathBuf>,
+    /// Pantavisor's control socket, which is told that a revision's network is ready
+    #[arg(long, global = true, env = "PV_NET_PV_CTRL", value_name = "FILE", default_value = "/pantavisor/pv-ctrl")]
+    pub pv_ctrl: PathBuf,
     /// Declared containers: NAME/run.json
     #[arg(
         long,
@@ -57,9 +70,14 @@ pub struct Places {
 
 impl From<Places> for Paths {
     fn from(p: Places) -> Self {
+        let (config, containers) = match &p.pantavisor {
+            Some(dir) => (dir.join("device.json"), dir.clone()),
+            None => (p.config, p.containers),
+        };
         Self {
-            config: p.config,
-            containers: p.containers,
+            config,
+            containers,
+            revision: p.pantavisor.map(|dir| Revision { dir, control: p.pv_ctrl }),
             lxc: p.lxc_path,
             state_dir: p.state_dir,
             run_dir: p.run_dir,
@@ -81,10 +99,10 @@ pub(crate) enum Command {
     /// Run the runner in the foreground: it starts and stops containers for the daemon, and its end ends none
     #[command(name = crate::runner::SUBCOMMAND)]
     Runner,
-    /// Validate device.json and run.json files; changes nothing
+    /// Validate device.json, run.json and services.json files, or with --pantavisor a revision; changes nothing
     Check {
         /// Files to check
-        #[arg(required = true, value_name = "FILE")]
+        #[arg(value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// Attach a container
@@ -178,6 +196,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: OciCommand,
     },
+    /// Containers of Pantavisor, by its control socket
+    Pantavisor {
+        #[command(subcommand)]
+        command: PantavisorCommand,
+    },
     /// What runtimes call when a container starts
     Hook {
         #[command(subcommand)]
@@ -255,6 +278,27 @@ pub(crate) enum OciCommand {
         /// A namespace that exists before the container starts, in place of hooks
         #[arg(long, value_name = "PATH")]
         netns: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PantavisorCommand {
+    /// The containers of the running revision
+    List,
+    /// Start a container
+    Start {
+        /// Its name
+        name: String,
+    },
+    /// Stop a container
+    Stop {
+        /// Its name
+        name: String,
+    },
+    /// Stop a container and start it
+    Restart {
+        /// Its name
+        name: String,
     },
 }
 

@@ -7,7 +7,7 @@ use super::starts::Starts;
 use super::table::{self, Column};
 use super::{Ended, containers, doctor, policy, runtime};
 use crate::command::{AttachRequest, InterfaceRequest};
-use crate::config::{load, parse_device, parse_run, parse_run_named, parse_services};
+use crate::config::{ConfigError, load, parse_device, parse_run, parse_run_named, parse_services};
 use crate::daemon::{NO_NETKIT, Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
 use crate::kernel::broker::Broker;
@@ -27,8 +27,14 @@ use std::time::Duration;
 pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode, Ended> {
     match command {
         // These are handled in `cli::run`.
-        Command::Run { .. } | Command::Runner | Command::Broker => {}
-        Command::Check { files } => check(&files, json)?,
+        Command::Run { .. } | Command::Runner | Command::Broker | Command::Pantavisor { .. } => {}
+        // These flags may stand before the command too, so clap cannot tell.
+        Command::Check { files } => match (&paths.revision, files.is_empty()) {
+            (Some(_), true) => check_revision(&paths, json)?,
+            (None, false) => check(&files, json)?,
+            (None, true) => return Err(no_files("no file is named").into()),
+            (Some(_), false) => return Err(no_files("a revision and files are named").into()),
+        },
         Command::Attach { name, what: AttachArg { interface: Some(of), .. }, pool, interface, .. } => {
             attach_interface(&paths, &name, &of, pool.unwrap_or_default(), interface, json).await?;
         }
@@ -106,6 +112,25 @@ fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {
     Ok(())
 }
 
+fn no_files(why: &str) -> Failure {
+    let help = "name the files to check, or a revision of Pantavisor with --pantavisor";
+    Failure::new(Kind::Usage, format!("check: {why}")).help(help)
+}
+
+/// Checks the revision of Pantavisor that the paths lead to.
+fn check_revision(paths: &Paths, json: bool) -> Result<(), Ended> {
+    let device = load::device(&paths.config, paths.form()).map_err(Failure::from)?;
+    let containers = load::containers(&paths.containers, paths.form()).map_err(Failure::from)?;
+    let errors = containers.iter().flat_map(|declared| declared.errors(&device));
+    let errors: Vec<ConfigError> = errors.collect();
+    if !errors.is_empty() {
+        return Err(Failure::from(errors).into());
+    }
+    let pooled = table::count(containers.len(), "container");
+    done(json, &format!("{} checked: all right, with {pooled} in pools", paths.containers.display()));
+    Ok(())
+}
+
 /// Checks a file. Returns warnings about a valid one: settings that this version does not act on, and surprising ones.
 /// Whether it is a `run.json` is told by fields that a `device.json` cannot have. `named` has the containers of the files
 /// checked before, and `starts` what they wait for.
@@ -113,7 +138,7 @@ fn check_file(
     file: &Path,
     named: &mut BTreeMap<String, ContainerName>,
     starts: &mut Starts,
-) -> Result<Vec<String>, Vec<crate::config::ConfigError>> {
+) -> Result<Vec<String>, Vec<ConfigError>> {
     let text = load::text(file)?;
     let name = file.display().to_string();
     let keys = serde_json::from_str::<serde_json::Map<String, Value>>(&text).unwrap_or_default();

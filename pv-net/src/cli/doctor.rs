@@ -56,7 +56,7 @@ pub(crate) async fn run(paths: &Paths, json: bool) -> ExitCode {
 
 /// Whether the host's firewall may drop traffic of pools; `pv-net status` names the chains.
 fn firewall(paths: &Paths) -> Probe {
-    let pools = crate::config::load::device(&paths.config).map(|device| device.pools).unwrap_or_default();
+    let pools = crate::config::load::device(&paths.config, paths.form()).map(|device| device.pools).unwrap_or_default();
     let bridges: BTreeSet<&str> = pools.values().filter_map(|p| p.bridge()).map(|b| b.as_str()).collect();
     // A firewall that cannot be read counts as none.
     let kept = netfilter::dropping().map(|(chains, rules)| {

@@ -6,6 +6,7 @@ mod commands;
 mod containers;
 mod doctor;
 mod output;
+mod pantavisor;
 mod policy;
 mod privileges;
 mod runtime;
@@ -67,6 +68,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<ExitCode, Ended> {
+    let pv_ctrl = args.places.pv_ctrl.clone();
     let paths = Paths::from(args.places);
     if let Command::Run { runner } = args.command {
         app::run(&paths, runner)?;
@@ -82,6 +84,10 @@ fn run(args: Args) -> Result<ExitCode, Ended> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::new(Kind::Internal, format!("start: {e}")))?;
+    if let Command::Pantavisor { command } = args.command {
+        runtime.block_on(pantavisor::run(&pv_ctrl, command, args.json))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     runtime.block_on(commands::run(args.command, paths, args.json))
 }
 

@@ -91,13 +91,29 @@ impl Checker {
         self.errors.push(error);
     }
 
+    /// Whether the text is JSON; an error is added if it is not.
+    fn is_json(&mut self, text: &str) -> bool {
+        // Of two equal keys JSON parsers silently use the second, so duplicates are refused.
+        let read = serde_json::from_str::<super::duplicates::NoDuplicates>(text);
+        if let Err(e) = &read {
+            let help = Some("the file is JSON (RFC 8259) with each key once in its object".to_owned());
+            self.wrong("", None, e.to_string(), help);
+        }
+        read.is_ok()
+    }
+
+    /// Reads the whole file without looking at what is in it.
+    pub(super) fn document(&mut self, text: &str) -> Option<Value> {
+        if !self.is_json(text) {
+            return None;
+        }
+        serde_json::from_str(text).map_err(|e| self.wrong("", None, e.to_string(), None)).ok()
+    }
+
     /// Reads the whole file as a `T`.
     pub(crate) fn file<T: serde::de::DeserializeOwned + Section>(&mut self, text: &str) -> Option<T> {
         self.schema = Some(T::schema);
-        // Of two equal keys JSON parsers silently use the second, so duplicates are refused.
-        if let Err(e) = serde_json::from_str::<super::duplicates::NoDuplicates>(text) {
-            let help = Some("the file is JSON (RFC 8259) with each key once in its object".to_owned());
-            self.wrong("", None, e.to_string(), help);
+        if !self.is_json(text) {
             return None;
         }
         match serde_json::from_str::<Field<T>>(text) {
@@ -187,7 +203,7 @@ pub(super) fn join(path: &str, key: &str) -> String {
 }
 
 /// The name that was probably meant by `key`, if one is similar.
-fn nearest<'a>(key: &str, names: &'a [String]) -> Option<&'a String> {
+pub(super) fn nearest<'a>(key: &str, names: &'a [String]) -> Option<&'a String> {
     let near = names.iter().map(|n| (strsim::levenshtein(key, n), n)).min()?;
     (near.0 <= 1 + key.len() / 4).then_some(near.1)
 }

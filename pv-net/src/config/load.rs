@@ -1,6 +1,6 @@
 //! Reads configuration files; the only part of [`config`](super) with I/O.
 
-use super::{ConfigError, parse_device, parse_run_named, parse_services};
+use super::{ConfigError, Form, check_container, parse_device, parse_run_named, parse_services, revision};
 use crate::model::{Container, ContainerName, Device, Offer};
 use std::fs::File;
 use std::io::{self, Read};
@@ -62,12 +62,26 @@ pub fn content(file: File, path: &Path) -> Result<String, Vec<ConfigError>> {
     String::from_utf8(bytes).map_err(|e| whole(path, format!("is not UTF-8: {e}"), Some("write the file in UTF-8")))
 }
 
-/// The `device.json` at `path`.
+/// The `device.json` at `path`. A revision need not have one, and then has no pools.
 ///
 /// # Errors
-/// Every error of the file.
-pub fn device(path: &Path) -> Result<Device, Vec<ConfigError>> {
-    parse_device(&path.display().to_string(), &text(path)?)
+/// Every error of the file; for a revision also when its directory is not there.
+pub fn device(path: &Path, form: Form) -> Result<Device, Vec<ConfigError>> {
+    let name = path.display().to_string();
+    match form {
+        Form::Own => parse_device(&name, &text(path)?),
+        Form::Revision => {
+            let dir = path.parent().unwrap_or(path);
+            if !dir.is_dir() {
+                let help = "mount the directory of Pantavisor's trails, or name a revision in it";
+                return Err(whole(dir, "is no directory, and so no revision".to_owned(), Some(help)));
+            }
+            if !path.exists() {
+                return revision::device(&name, "{}");
+            }
+            revision::device(&name, &regular(path)?)
+        }
+    }
 }
 
 /// The `run.json` at `path`, which must name its container.
@@ -78,11 +92,26 @@ pub fn run(path: &Path) -> Result<Container, Vec<ConfigError>> {
     parse_run_named(&path.display().to_string(), &text(path)?, None)
 }
 
+/// The container `name`, declared by the `run.json` at `path`.
+///
+/// # Errors
+/// Every error of the file; in a revision also when the container is in no pool.
+pub fn declared_run(path: &Path, name: &ContainerName, form: Form) -> Result<Container, Vec<ConfigError>> {
+    let file = path.display().to_string();
+    match form {
+        Form::Own => parse_run_named(&file, &regular(path)?, Some(name)),
+        Form::Revision => match revision::run(&file, &regular(path)?, name.as_str())? {
+            Some((_, container)) => Ok(container),
+            None => Err(whole(path, "the container is in no pool".to_owned(), None)),
+        },
+    }
+}
+
 /// A declared container. Its name is that of the directory of its file.
 pub struct Declared {
     /// The file.
     pub path: PathBuf,
-    /// The file's text; empty when it cannot be read.
+    /// The file's text, or of a revision what pv-net reads of it; empty when it cannot be read.
     pub text: String,
     /// The container, or every error of the file.
     pub container: Result<Container, Vec<ConfigError>>,
@@ -90,11 +119,25 @@ pub struct Declared {
     pub offers: Result<Vec<Offer>, Vec<ConfigError>>,
 }
 
-/// Every `DIR/NAME/run.json`, in the order of the names. If the directory does not exist, there are none.
+impl Declared {
+    /// Everything that is wrong with its files, and with what it asks of `device`.
+    #[must_use]
+    pub fn errors(&self, device: &Device) -> Vec<ConfigError> {
+        let mut errors = match &self.container {
+            Ok(container) => check_container(&self.path.display().to_string(), container, device),
+            Err(errors) => errors.clone(),
+        };
+        errors.extend(self.offers.as_ref().err().into_iter().flatten().cloned());
+        errors
+    }
+}
+
+/// Every `DIR/NAME/run.json`, in the order of the names; of a revision, those of containers with interfaces in pools. If
+/// the directory does not exist, there are none.
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub fn containers(dir: &Path) -> Result<Vec<Declared>, Vec<ConfigError>> {
+pub fn containers(dir: &Path, form: Form) -> Result<Vec<Declared>, Vec<ConfigError>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -109,11 +152,30 @@ pub fn containers(dir: &Path) -> Result<Vec<Declared>, Vec<ConfigError>> {
         }
     }
     paths.sort();
-    Ok(paths.into_iter().map(declared).collect())
+    Ok(match form {
+        Form::Own => paths.into_iter().map(declared).collect(),
+        Form::Revision => paths.into_iter().filter_map(of_revision).collect(),
+    })
+}
+
+/// The name of the directory of a container's file.
+fn dir_of(path: &Path) -> String {
+    path.parent().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn of_revision(path: PathBuf) -> Option<Declared> {
+    let read = regular(&path).and_then(|text| revision::run(&path.display().to_string(), &text, &dir_of(&path)));
+    let (text, container) = match read {
+        Ok(None) => return None,
+        Ok(Some((text, container))) => (text, Ok(container)),
+        Err(errors) => (String::new(), Err(errors)),
+    };
+    let offers = offers(&path.with_file_name("services.json"), revision::services);
+    Some(Declared { path, text, container, offers })
 }
 
 fn declared(path: PathBuf) -> Declared {
-    let name = path.parent().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = dir_of(&path);
     let name = name.parse::<ContainerName>().map_err(|e| whole(&path, format!("directory {name:?}: {e}"), None));
     let (text, container) = match regular(&path) {
         Ok(text) => {
@@ -122,13 +184,16 @@ fn declared(path: PathBuf) -> Declared {
         }
         Err(errors) => (String::new(), Err(errors)),
     };
-    let offers = offers(&path.with_file_name("services.json"));
+    let offers = offers(&path.with_file_name("services.json"), parse_services);
     Declared { path, text, container, offers }
 }
 
-fn offers(path: &Path) -> Result<Vec<Offer>, Vec<ConfigError>> {
+type Offers = Result<Vec<Offer>, Vec<ConfigError>>;
+
+/// What a file offers, read by `parse`.
+fn offers(path: &Path, parse: fn(&str, &str) -> Offers) -> Offers {
     match path.symlink_metadata() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        _ => parse_services(&path.display().to_string(), &regular(path)?),
+        _ => parse(&path.display().to_string(), &regular(path)?),
     }
 }

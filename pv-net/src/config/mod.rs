@@ -17,12 +17,23 @@ mod net;
 mod policy;
 mod ra;
 pub mod raw;
+pub mod revision;
 mod run;
 mod services;
 mod start;
 mod timeouts;
 mod uplink_filter;
 mod uses;
+
+/// Whose form the files have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// That of pv-net: what it does not know is an error.
+    #[default]
+    Own,
+    /// A [`revision`] of Pantavisor: what pv-net does not know is Pantavisor's.
+    Revision,
+}
 
 pub use checker::ConfigError;
 pub use device::parse_device;

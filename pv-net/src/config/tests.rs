@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 mod arbitrary;
 mod files;
 mod pool_services;
+mod revision;
 mod start;
 
 /// A name, a file, and for each of its errors the path and a part of the text.

@@ -36,6 +36,7 @@ impl Daemon {
         prepared: Result<&Prepared, &Failure>,
         found: &Found,
     ) -> Result<(), Halt> {
+        self.follow_revision().await?;
         let _points = kill_point::begin("attach");
         let (run, container) = self.container_of(name, request)?;
         let Prepared { reference, netns } = prepared.map_err(Failure::clone)?;

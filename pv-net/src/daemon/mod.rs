@@ -74,6 +74,8 @@ pub(crate) struct Declaration {
 /// Everything that the daemon knows.
 pub struct Daemon {
     paths: Paths,
+    /// The revision of Pantavisor whose configuration is in use.
+    revision: Option<String>,
     device: Arc<Device>,
     state: State,
     leases: LeaseHandle,
@@ -189,7 +191,9 @@ impl Daemon {
     /// When a file is wrong, the state cannot be read, or the kernel refuses something that every container needs.
     pub async fn start(paths: Paths, broker: Broker) -> Result<Self, Failure> {
         let _points = kill_point::begin("start");
-        let device = load::device(&paths.config)?;
+        // Before its files are read: if it is another one by then, they are read again.
+        let revision = paths.running_revision();
+        let device = load::device(&paths.config, paths.form())?;
         let net = Net::here()?;
         check_device(&paths, &net, &device).await?;
         let (mut state, mut start_conditions) = store::load(&paths.state_dir)?;
@@ -204,6 +208,7 @@ impl Daemon {
             grace: GracePeriods::new(paths.grace_marker()),
             awaited: declared::Waiting::load(&paths),
             paths,
+            revision,
             device: Arc::new(device),
             state,
             leases,
@@ -330,7 +335,7 @@ impl Daemon {
         self.declared.clear();
         self.declared_conditions.clear();
         let (mut wanted, mut offers) = (Vec::new(), BTreeMap::new());
-        let all = load::containers(&self.paths.containers).unwrap_or_else(|errors| {
+        let all = load::containers(&self.paths.containers, self.paths.form()).unwrap_or_else(|errors| {
             self.declared_conditions.extend(errors.iter().map(ToString::to_string));
             Vec::new()
         });

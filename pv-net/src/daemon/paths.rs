@@ -1,7 +1,9 @@
 //! Paths of the daemon's files, and the lock that keeps a second daemon away.
 
+use crate::config::Form;
 use crate::failure::{Failure, Kind};
 use crate::kernel::{kill_point, own_dir};
+use crate::pantavisor::Revision;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, Permissions};
 use std::io;
@@ -34,6 +36,8 @@ pub struct Paths {
     pub cgroup: PathBuf,
     /// The device's `resolv.conf`.
     pub resolv_conf: PathBuf,
+    /// The revision of Pantavisor that `config` and `containers` are in, if they are in one.
+    pub revision: Option<Revision>,
 }
 
 fn failed(op: &str, path: &Path, e: &io::Error) -> Failure {
@@ -41,6 +45,18 @@ fn failed(op: &str, path: &Path, e: &io::Error) -> Failure {
 }
 
 impl Paths {
+    /// The form of the configuration's files.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        if self.revision.is_some() { Form::Revision } else { Form::Own }
+    }
+
+    /// The name of the revision of Pantavisor that runs.
+    #[must_use]
+    pub fn running_revision(&self) -> Option<String> {
+        self.revision.as_ref().and_then(Revision::name)
+    }
+
     /// The API's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

@@ -36,7 +36,7 @@ copied! {
     former_gateways, misfits, errands, repairs, has_socket_hooks, bridge_gone, filters_changed;
     // A rehearsal does not touch what these lead to: files, the kernel, the lease book, the rules in force.
     left:
-    paths, leases, net, broker, plane, shared_plane, adopted, adopted_containers, policy, mappings, grace, rehearsal, under_repair,
+    paths, revision, leases, net, broker, plane, shared_plane, adopted, adopted_containers, policy, mappings, grace, rehearsal, under_repair,
 }
 
 impl Daemon {
@@ -45,7 +45,7 @@ impl Daemon {
     /// # Errors
     /// The errors that the reload would have, as far as they can be predicted.
     pub(super) async fn plan_reload(&mut self) -> Result<ReloadPlan, Failure> {
-        let device = load::device(&self.paths.config)?;
+        let device = load::device(&self.paths.config, self.paths.form())?;
         check_device(&self.paths, &self.net, &device).await?;
         self.check_attached(&device)?;
         self.check_policy(&device).await?;

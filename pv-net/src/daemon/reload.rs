@@ -1,7 +1,7 @@
 //! Reading the configuration again, and what a reload refuses.
 
 use super::{Daemon, Paths};
-use crate::config::{check_uplinks, load};
+use crate::config::{ConfigError, Form, check_uplinks, load};
 use crate::failure::{Failure, Kind};
 use crate::kernel::kill_point;
 use crate::kernel::netlink::Net;
@@ -26,7 +26,8 @@ impl Daemon {
     /// not be restored.
     pub async fn reload(&mut self) -> Result<(), Failure> {
         let _points = kill_point::begin("reload");
-        let device = load::device(&self.paths.config)?;
+        let revision = self.paths.running_revision();
+        let device = load::device(&self.paths.config, self.paths.form())?;
         check_device(&self.paths, &self.net, &device).await?;
         self.check_attached(&device)?;
         self.check_policy(&device).await?;
@@ -39,9 +40,22 @@ impl Daemon {
             self.put_away_object();
             return Err(failure.not_restored(not_restored));
         }
+        self.revision = revision;
         self.put_away_object();
         self.resize_segments(&resized).await;
         Ok(())
+    }
+
+    /// Reads the configuration again when another revision of Pantavisor runs: its containers may start before anybody has
+    /// asked for a reload.
+    ///
+    /// # Errors
+    /// As [`reload`](Self::reload).
+    pub(super) async fn follow_revision(&mut self) -> Result<(), Failure> {
+        match self.paths.running_revision() {
+            Some(running) if self.revision.as_ref() != Some(&running) => self.reload().await,
+            _ => Ok(()),
+        }
     }
 
     /// Brings everything to what the configuration says; the rules come last, by one write. `known` faults are no
@@ -94,8 +108,10 @@ impl Daemon {
     }
 }
 
-/// Checks what the file alone does not show: conflicts with the networks of the uplinks.
+/// Checks what the file alone does not show: conflicts with the networks of the uplinks, and in a revision of Pantavisor
+/// the files of its containers.
 pub(super) async fn check_device(paths: &Paths, net: &Net, device: &Device) -> Result<(), Failure> {
+    check_revision(paths, device)?;
     if device.pools.is_empty() || device.uplinks.is_empty() {
         return Ok(());
     }
@@ -108,5 +124,16 @@ pub(super) async fn check_device(paths: &Paths, net: &Net, device: &Device) -> R
         networks.push((uplink.clone(), address));
     }
     let errors = check_uplinks(&paths.config.display().to_string(), device, &networks);
+    if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
+}
+
+/// Checks the files of a revision's containers. In a directory of pv-net's own a wrong one is a condition, since it affects
+/// no other container; a revision is taken as a whole or not at all, so that Pantavisor goes back to the one before.
+fn check_revision(paths: &Paths, device: &Device) -> Result<(), Failure> {
+    if paths.form() != Form::Revision {
+        return Ok(());
+    }
+    let containers = load::containers(&paths.containers, Form::Revision)?;
+    let errors: Vec<ConfigError> = containers.iter().flat_map(|declared| declared.errors(device)).collect();
     if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
 }

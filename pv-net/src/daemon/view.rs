@@ -108,6 +108,7 @@ impl Daemon {
             uplinks: share(&before.uplinks, self.uplinks.clone()),
             has_way_out6: self.has_way_out6,
             conditions: Arc::new(self.conditions()),
+            unmet: share(&before.unmet, self.unmet()),
             adopted: Adopted {
                 maps: self.adopted.maps,
                 programs: self.adopted.programs,
@@ -165,6 +166,14 @@ impl Daemon {
             before
         });
         PolicyStatus { generation, in_force: self.policy_is_in_force(), rules: self.policy.refs.clone() }
+    }
+
+    /// The conditions because of which the configuration is not in force as a whole.
+    fn unmet(&self) -> Vec<String> {
+        let pool = |pool| self.conditions_of_pool(pool).map(move |why| format!("pool {pool}: {why}"));
+        let pools = self.device.pools.keys().flat_map(pool);
+        let others = self.declared_conditions.iter().chain(&self.policy.condition).chain(&self.failed_steps);
+        others.cloned().chain(pools).collect()
     }
 
     fn conditions(&self) -> Vec<String> {

@@ -26,7 +26,7 @@ struct Progress {
 /// # Errors
 /// When the directory of declared containers cannot be read.
 pub(super) fn start(containers: &Containers) -> Result<(), Failure> {
-    let declared = load::containers(&containers.paths().containers)?;
+    let declared = load::containers(&containers.paths().containers, containers.paths().form())?;
     let mut wanted = BTreeMap::new();
     for declared in declared {
         let Ok(container) = declared.container else { continue };

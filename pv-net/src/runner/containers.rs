@@ -126,7 +126,7 @@ impl Containers {
     /// # Errors
     /// When the directory of declared containers cannot be read.
     pub(super) fn find(&self) -> Result<(), Failure> {
-        let declared = load::containers(&self.paths.containers)?;
+        let declared = load::containers(&self.paths.containers, self.paths.form())?;
         let containers = declared.into_iter().filter_map(|declared| declared.container.ok());
         for container in containers.filter(|container| container.startable.is_some()) {
             if let Err(failure) = self.look(&container.name) {
@@ -251,7 +251,7 @@ impl Containers {
 
     /// Fails if another declared container is the same one in the runtime.
     fn is_alone(&self, name: &ContainerName, runtime: &RuntimeSpec) -> Result<(), Failure> {
-        let declared = load::containers(&self.paths.containers)?;
+        let declared = load::containers(&self.paths.containers, self.paths.form())?;
         let others = declared.into_iter().filter_map(|declared| declared.container.ok());
         let mut others = others.filter(|other| other.name != *name);
         let same = others.find(|other| other.startable.as_ref().is_some_and(|other| other.runtime == *runtime));

@@ -1,7 +1,7 @@
 //! Puts a container's network into its runtime's configuration: LXC's lines, or the hooks of an OCI bundle.
 
 use super::Replaced;
-use crate::config::{load, parse_run_named};
+use crate::config::load;
 use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
 use crate::model::{Container, ContainerKind, ContainerName, NetworkMode, RuntimeSpec};
@@ -114,8 +114,7 @@ pub fn declared(paths: &Paths, name: &ContainerName) -> Result<Container, Failur
         return Err(failed(format!("container {name}"), why)
             .help("write its run.json there, or name the directory with --containers"));
     }
-    let text = load::regular(&file)?;
-    Ok(parse_run_named(&file.display().to_string(), &text, Some(name))?)
+    Ok(load::declared_run(&file, name, paths.form())?)
 }
 
 /// A container that is declared for a runtime of this kind, with interfaces in pools.

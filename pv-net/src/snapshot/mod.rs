@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub has_way_out6: bool,
     /// Conditions, except those of containers.
     pub conditions: Arc<Vec<String>>,
+    /// Those of them because of which the configuration is not in force as a whole.
+    pub unmet: Arc<Vec<String>>,
     /// What the daemon took over at its start.
     pub adopted: Adopted,
     /// Read-only access to the maps; `None` while the data plane is not loaded.

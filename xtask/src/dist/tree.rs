@@ -25,8 +25,11 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 /// Directories with all that is in them.
-const DIRS: &[(&str, &str)] =
-    &[("examples/containers", "usr/share/doc/pv-net/examples/containers"), ("schemas", "usr/share/pv-net/schemas")];
+const DIRS: &[(&str, &str)] = &[
+    ("examples/containers", "usr/share/doc/pv-net/examples/containers"),
+    ("schemas", "usr/share/pv-net/schemas"),
+    ("packaging/pantavisor", "usr/share/pv-net/pantavisor"),
+];
 
 /// Directories of made texts.
 const TEXTS: &[(&str, &str)] = &[

@@ -47,6 +47,7 @@ pub const PROGRAMS: &[Need] = &[
     need("runc", "runc", "containers by OCI bundles"),
     need("crun", "crun", "the same by another runtime"),
     need("podman", "podman", "containers by podman and its hooks"),
+    need("mksquashfs", "squashfs-tools", "the example container of Pantavisor"),
     need("conmon", "conmon", "what podman starts containers with"),
     need(
         "/lib/systemd/systemd-networkd",

@@ -10,8 +10,8 @@ fn repository() -> &'static Path {
 #[test]
 fn the_examples_are_valid() {
     let dir = repository().join("examples");
-    let device = load::device(&dir.join("device.json")).expect("valid");
-    let containers = load::containers(&dir.join("containers")).expect("readable");
+    let device = load::device(&dir.join("device.json"), Form::Own).expect("valid");
+    let containers = load::containers(&dir.join("containers"), Form::Own).expect("readable");
     assert_eq!(containers.len(), 3);
     for declared in containers {
         let container = declared.container.expect("valid");
