@@ -2,6 +2,7 @@
 
 use super::execute::Programs;
 use super::network::{self, Hooks};
+use super::outcome::{after_failure, in_words, refused, shares_network};
 use super::process::Process;
 use crate::config::load;
 use crate::daemon::Paths;
@@ -10,10 +11,7 @@ use crate::kernel::own_dir;
 use crate::model::{Container, ContainerName, RunState, RunStatus, RuntimeSpec, Startable};
 use crate::runtime::start::{Runtime, RuntimeError, State, runtime};
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,7 +46,7 @@ struct Entry {
 /// A revision, and the states that containers had then.
 pub(super) type News = (u64, BTreeMap<ContainerName, RunStatus>);
 
-/// Whether a container was started by an operation, or ran already.
+/// What an operation is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     Start,
@@ -301,22 +299,16 @@ impl Containers {
         let process = Process::open(pid);
         let (containers, name) = (self.clone(), name.clone());
         let wait = move || {
-            let how = match &process {
-                Ok(Some(process)) => match process.ended(None) {
-                    Ok(_) => None,
-                    Err(e) => {
-                        tracing::error!(container = %name, error = %e, "its end will not be noticed");
-                        return;
-                    }
-                },
-                Ok(None) => None,
-                Err(e) => {
-                    tracing::error!(container = %name, error = %e, "its end will not be noticed");
-                    return;
+            let watched = process.and_then(|process| {
+                if let Some(process) = &process {
+                    process.ended(None)?;
                 }
-            };
-            let process = process.ok().flatten();
-            containers.has_ended(&name, pid, &spec, || how.or_else(|| process.as_ref()?.how()));
+                Ok(process)
+            });
+            match watched {
+                Ok(process) => containers.has_ended(&name, pid, &spec, process.as_ref()),
+                Err(e) => tracing::error!(container = %name, error = %e, "its end will not be noticed"),
+            }
         };
         if let Err(e) = std::thread::Builder::new().name("pv-net-watch".to_owned()).spawn(wait) {
             tracing::error!(error = %e, "a container's end will not be noticed");
@@ -324,7 +316,7 @@ impl Containers {
     }
 
     /// Notes that a container's first process has ended. Nobody has asked for that unless an operation is under way.
-    fn has_ended(&self, name: &ContainerName, pid: u32, spec: &RuntimeSpec, how: impl FnOnce() -> Option<ExitStatus>) {
+    fn has_ended(&self, name: &ContainerName, pid: u32, spec: &RuntimeSpec, process: Option<&Process>) {
         let is_mine = |known: &Known| known.all.get(name).is_some_and(|entry| entry.status.pid == Some(pid));
         {
             let mut known = self.known();
@@ -339,9 +331,9 @@ impl Containers {
                 return;
             }
         }
-        let status = match how() {
+        let status = match process.and_then(Process::how) {
             Some(how) if how.success() => RunStatus::stopped(),
-            how => RunStatus::failed(ended(how)),
+            how => RunStatus::failed(in_words(how)),
         };
         tracing::warn!(container = %name, pid, why = status.why, "ended");
         let Ok(busy) = self.begin(name) else { return };
@@ -389,57 +381,4 @@ impl Drop for Busy<'_> {
 /// The runner's own directory.
 pub(super) fn directory(paths: &Paths) -> PathBuf {
     paths.run_dir.join("runner")
-}
-
-/// The state of a container after an operation that has failed; `before` was the one before it.
-fn after_failure(name: &ContainerName, failure: &Failure, before: RunStatus, runtime: &dyn Runtime) -> RunStatus {
-    let why = failure.line();
-    let why = why.strip_prefix(&format!("container {name}: ")).unwrap_or(&why).to_owned();
-    // A request at the wrong time is no fault of the container.
-    let is_wrong = failure.kind == Kind::Conflict;
-    match runtime.pid() {
-        Ok(Some(pid)) => RunStatus { why: (!is_wrong).then_some(why), ..RunStatus::running(pid) },
-        Ok(None) if is_wrong && before.pid.is_none() => before,
-        Ok(None) if is_wrong => RunStatus::stopped(),
-        Ok(None) | Err(_) => RunStatus::failed(why),
-    }
-}
-
-/// How a process has ended, in words.
-fn ended(how: Option<ExitStatus>) -> String {
-    match how.map(|how| (how.code(), how.signal())) {
-        Some((Some(code), _)) => format!("it has ended by itself with exit status {code}"),
-        Some((None, Some(signal))) => format!("it was ended by signal {signal}"),
-        Some((None, None)) | None => "it has ended by itself".to_owned(),
-    }
-}
-
-fn refused(name: &ContainerName, e: &RuntimeError) -> Failure {
-    let kind = match e {
-        RuntimeError::Running(_) | RuntimeError::NotRunning | RuntimeError::Changing => Kind::Conflict,
-        RuntimeError::Program { .. } => Kind::Usage,
-        _ => Kind::Internal,
-    };
-    let failure = Failure::new(kind, format!("container {name}: {e}"));
-    match e {
-        RuntimeError::Running(_) => failure.help(format!("pv-net containers restart {name}")),
-        RuntimeError::NotRunning => failure.help(format!("pv-net containers start {name}")),
-        RuntimeError::Program { .. } => {
-            failure.help("install the runtime, or name its program in the container's run.json")
-        }
-        RuntimeError::Slow { .. } => failure.help("what was started is killed: look at the runtime's configuration"),
-        RuntimeError::AtOnce => failure.help("look at its program: it runs as soon as there is one that does not end"),
-        RuntimeError::Refused { .. }
-        | RuntimeError::Changing
-        | RuntimeError::Survives(_)
-        | RuntimeError::Answer { .. }
-        | RuntimeError::Process { .. } => failure,
-    }
-}
-
-/// Whether a process is in this one's network namespace.
-fn shares_network(pid: u32) -> bool {
-    let id = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    let own = id(Path::new("/proc/self/ns/net"));
-    own.is_some() && own == id(&PathBuf::from(format!("/proc/{pid}/ns/net")))
 }

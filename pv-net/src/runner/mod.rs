@@ -9,6 +9,7 @@ pub mod client;
 mod containers;
 mod execute;
 pub mod network;
+mod outcome;
 mod process;
 pub mod protocol;
 mod replace;

@@ -66,6 +66,10 @@ pub fn run(paths: &Paths) -> Result<(), Failure> {
 /// # Errors
 /// When this program cannot be started a second time.
 pub fn start_beside(paths: &Paths) -> io::Result<()> {
+    if UnixStream::connect(paths.runner_socket()).is_ok() {
+        tracing::info!("the runner that runs is kept");
+        return Ok(());
+    }
     let mut command = Command::new("/proc/self/exe");
     command.arg0("pv-net").arg(SUBCOMMAND).process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
     let flags = [

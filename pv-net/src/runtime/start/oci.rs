@@ -34,8 +34,19 @@ impl Oci<'_> {
         self.line(&["kill", &self.spec.id, signal])
     }
 
+    /// A runtime refuses this while the container runs.
     pub(super) fn delete_line(&self) -> CommandLine {
+        self.line(&["delete", &self.spec.id])
+    }
+
+    /// Kills it, if it runs.
+    pub(super) fn force_line(&self) -> CommandLine {
         self.line(&["delete", "--force", &self.spec.id])
+    }
+
+    fn delete(&self, line: &CommandLine) -> Result<(), RuntimeError> {
+        let finished = self.execute.run(line, BRIEFLY)?;
+        if finished.code == Some(0) || is_unknown(&finished.errors) { Ok(()) } else { Err(refused(line, &finished)) }
     }
 
     pub(super) fn state_line(&self) -> CommandLine {
@@ -138,7 +149,7 @@ impl Runtime for Oci<'_> {
             Err(e) => e,
         };
         // What a failed start has left keeps the next one from beginning. The first error is the one to tell.
-        if let Err(e) = self.clear() {
+        if let Err(e) = self.delete(&self.force_line()) {
             tracing::debug!(container = %self.spec.id, error = %e, "not cleared after a failed start");
         }
         Err(failed)
@@ -179,8 +190,6 @@ impl Runtime for Oci<'_> {
     }
 
     fn clear(&self) -> Result<(), RuntimeError> {
-        let line = self.delete_line();
-        let finished = self.execute.run(&line, BRIEFLY)?;
-        if finished.code == Some(0) || is_unknown(&finished.errors) { Ok(()) } else { Err(refused(&line, &finished)) }
+        self.delete(&self.delete_line())
     }
 }

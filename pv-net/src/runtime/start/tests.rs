@@ -105,7 +105,8 @@ fn the_command_lines_of_oci_runtimes() {
     spec.root = None;
     let oci = Oci { spec: &spec, execute: &execute };
     assert_eq!(text(&oci.signal_line("TERM")), "crun kill w TERM");
-    assert_eq!(text(&oci.delete_line()), "crun delete --force w");
+    assert_eq!(text(&oci.delete_line()), "crun delete w");
+    assert_eq!(text(&oci.force_line()), "crun delete --force w");
 }
 
 #[test]
@@ -190,7 +191,7 @@ fn what_does_not_end_when_asked_is_killed() {
     let signals: Vec<&String> = asked.iter().filter(|line| line.contains(" kill ")).collect();
     assert_eq!(signals, ["crun --root /r kill w TERM", "crun --root /r kill w KILL"]);
     assert!(asked.contains(&"ended 77 10".to_owned()), "{asked:?}");
-    assert_eq!(asked.last().map(String::as_str), Some("crun --root /r delete --force w"));
+    assert_eq!(asked.last().map(String::as_str), Some("crun --root /r delete w"));
 }
 
 #[test]

@@ -1,0 +1,68 @@
+//! What comes of operations on containers, for people and for the states.
+
+use crate::failure::{Failure, Kind};
+use crate::model::{ContainerName, RunStatus};
+use crate::runtime::start::{Runtime, RuntimeError};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+/// The state of a container after an operation that has failed; `before` was the one before it.
+pub(super) fn after_failure(
+    name: &ContainerName,
+    failure: &Failure,
+    before: RunStatus,
+    runtime: &dyn Runtime,
+) -> RunStatus {
+    let why = failure.line();
+    let why = why.strip_prefix(&format!("container {name}: ")).unwrap_or(&why).to_owned();
+    // A request at the wrong time is no fault of the container.
+    let is_wrong = failure.kind == Kind::Conflict;
+    match runtime.pid() {
+        Ok(Some(pid)) => RunStatus { why: (!is_wrong).then_some(why), ..RunStatus::running(pid) },
+        Ok(None) if is_wrong && before.pid.is_none() => before,
+        Ok(None) if is_wrong => RunStatus::stopped(),
+        Ok(None) | Err(_) => RunStatus::failed(why),
+    }
+}
+
+/// How a process has ended, in words.
+pub(super) fn in_words(how: Option<ExitStatus>) -> String {
+    match how.map(|how| (how.code(), how.signal())) {
+        Some((Some(code), _)) => format!("it has ended by itself with exit status {code}"),
+        Some((None, Some(signal))) => format!("it was ended by signal {signal}"),
+        Some((None, None)) | None => "it has ended by itself".to_owned(),
+    }
+}
+
+/// The failure of an operation on a container.
+pub(super) fn refused(name: &ContainerName, e: &RuntimeError) -> Failure {
+    let kind = match e {
+        RuntimeError::Running(_) | RuntimeError::NotRunning | RuntimeError::Changing => Kind::Conflict,
+        RuntimeError::Program { .. } => Kind::Usage,
+        _ => Kind::Internal,
+    };
+    let failure = Failure::new(kind, format!("container {name}: {e}"));
+    match e {
+        RuntimeError::Running(_) => failure.help(format!("pv-net containers restart {name}")),
+        RuntimeError::NotRunning => failure.help(format!("pv-net containers start {name}")),
+        RuntimeError::Program { .. } => {
+            failure.help("install the runtime, or name its program in the container's run.json")
+        }
+        RuntimeError::Slow { .. } => failure.help("what was started is killed: look at the runtime's configuration"),
+        RuntimeError::AtOnce => failure.help("look at its program: it runs as soon as there is one that does not end"),
+        RuntimeError::Refused { .. }
+        | RuntimeError::Changing
+        | RuntimeError::Survives(_)
+        | RuntimeError::Answer { .. }
+        | RuntimeError::Process { .. } => failure,
+    }
+}
+
+/// Whether a process is in this one's network namespace.
+pub(super) fn shares_network(pid: u32) -> bool {
+    let id = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let own = id(Path::new("/proc/self/ns/net"));
+    own.is_some() && own == id(&PathBuf::from(format!("/proc/{pid}/ns/net")))
+}
