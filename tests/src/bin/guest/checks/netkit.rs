@@ -144,9 +144,11 @@ fn changed(ns: &Namespace, link: &str, change: InfoNetkit) -> Result<i32> {
     lab::netlink(ns, async |mut handle| {
         let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewLink(change.clone()));
         message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
-        match handle.request(message)?.next().await.context("no answer")?.payload {
-            NetlinkPayload::Error(answer) => Ok(answer.raw_code().abs()),
-            other => bail!("{other:?}"),
+        // The acknowledgement of a change that was made is not passed on.
+        match handle.request(message)?.next().await.map(|answer| answer.payload) {
+            None => Ok(0),
+            Some(NetlinkPayload::Error(answer)) => Ok(answer.raw_code().abs()),
+            Some(other) => bail!("{other:?}"),
         }
     })
 }
