@@ -27,6 +27,15 @@ pub struct Places {
     /// The device's configuration
     #[arg(long, global = true, env = "PV_NET_CONFIG", value_name = "FILE", default_value = "/etc/pv-net/device.json")]
     pub config: PathBuf,
+    /// Declared containers: NAME/run.json
+    #[arg(
+        long,
+        global = true,
+        env = "PV_NET_CONTAINERS",
+        value_name = "DIR",
+        default_value = "/etc/pv-net/containers"
+    )]
+    pub containers: PathBuf,
     /// A revision of Pantavisor to take the configuration from, in place of the two: DIR/device.json, DIR/NAME/run.json
     #[arg(
         long,
@@ -39,15 +48,6 @@ pub struct Places {
     /// Pantavisor's control socket, which is told that a revision's network is ready
     #[arg(long, global = true, env = "PV_NET_PV_CTRL", value_name = "FILE", default_value = "/pantavisor/pv-ctrl")]
     pub pv_ctrl: PathBuf,
-    /// Declared containers: NAME/run.json
-    #[arg(
-        long,
-        global = true,
-        env = "PV_NET_CONTAINERS",
-        value_name = "DIR",
-        default_value = "/etc/pv-net/containers"
-    )]
-    pub containers: PathBuf,
     /// LXC's containers: NAME/config, whose addresses nobody else is given (lxc.lxcpath)
     #[arg(long, global = true, env = "PV_NET_LXC_PATH", value_name = "DIR", default_value = "/var/lib/lxc")]
     pub lxc_path: PathBuf,

@@ -52,13 +52,14 @@ pub struct Pantavisor {
 pub async fn pantavisor(with: Pantavisor) -> Result<(), Failure> {
     let Pantavisor { revision, read, snapshots, commands, rejection } = with;
     let control = revision.control();
-    let revision_read = read.unwrap_or_default();
-    let mut herald =
-        Herald { control, snapshots, revision: revision_read, is_told: false, refusals: 0, said: String::new() };
+    let read = read.unwrap_or_default();
+    let mut herald = Herald { control, snapshots, revision: read, is_told: false, refusals: 0, said: String::new() };
     loop {
         if let Some(now) = revision.name().filter(|now| *now != herald.revision) {
             match commands.reload().await {
                 Ok(_) => herald.follow(now),
+                // The daemon is stopped anyway.
+                Err(_) if rejection.stop.is_cancelled() => return Ok(()),
                 // Between two revisions there is none.
                 Err(_) if revision.name().as_ref() != Some(&now) => {}
                 // A container that has signalled cannot take that back, but its end can be seen.
