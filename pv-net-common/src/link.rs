@@ -11,6 +11,14 @@ pub struct LinkId {
     number: u32,
 }
 
+/// Where a program meets a packet of an interface in a container's namespace: at the interface's egress. The program
+/// that is attached there writes this number into the packet's `cb[1]`.
+pub const CHILD_OUT: u32 = 0;
+/// At the interface's ingress.
+pub const CHILD_IN: u32 = 1;
+/// At the egress of the interface's parent.
+pub const CHILD_PARENT: u32 = 2;
+
 /// Set in the numbers that the daemon gives. The kernel's indexes are positive `int`s and never have it.
 const ASSIGNED: u32 = 1 << 31;
 
