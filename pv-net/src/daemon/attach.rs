@@ -15,7 +15,7 @@ use crate::kernel::bpf::Hook;
 use crate::kernel::errand::Found;
 use crate::kernel::link::{self, LinkKind, LinkSpec, host_if_name};
 use crate::kernel::netlink::{LinkInfo, NetError, Netns, alias};
-use crate::kernel::{Host, Kernel, kill_point};
+use crate::kernel::{Host, Kernel, KernelError, kill_point};
 use crate::model::{Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, Pool};
 use crate::plan::{Leg, Observed, Op, endpoint, endpoint_ops, misplaced};
 use ipnetwork::IpNetwork;
@@ -265,8 +265,12 @@ impl Daemon {
             let remedy = format!("detach it first: pv-net detach {}", attachment.container);
             return Err(Failure::new(Kind::Conflict, why).help(remedy));
         }
+        let kind = match pool.macvlan() {
+            Some((_, mode)) => LinkKind::Macvlan { parent: link.index, mode },
+            None => LinkKind::Veth { bridge: link.index },
+        };
         let spec = LinkSpec {
-            kind: LinkKind::Veth { bridge: link.index },
+            kind,
             host_if: attachment.host_if.clone(),
             container_if: attachment.interface.clone(),
             mac: attachment.mac,
@@ -276,7 +280,9 @@ impl Daemon {
             alias: alias::of_attachment(attachment),
         };
         let known = self.link_index(&attachment.host_if);
-        let made = spec.make(&self.net, netns).await?;
+        let Self { net, plane, .. } = self;
+        let plane = plane.as_mut().ok_or_else(|| Failure::from(KernelError::NotLoaded))?;
+        let made = spec.make(net, netns, plane).await?;
         let is_new = known != Some(made.index);
         if let Some(old) = known.filter(|_| is_new) {
             // An old link that could not be adopted was removed; its pins and map entries are useless to the new one.
@@ -308,7 +314,9 @@ impl Daemon {
         self.closed.remove(&made.index);
         self.end_misfit(attachment, &made, link.mtu).await;
         self.resize_bridge(&pool).await;
-        self.net.wait_until_it_carries(&[made.index, link.index]).await;
+        if !link.on_parent {
+            self.net.wait_until_it_carries(&[made.index, link.index]).await;
+        }
         Ok(Connected { link: made, attachment: attachment.clone(), is_new })
     }
 

@@ -63,7 +63,7 @@ pub fn explain(
     probe: &Probe,
     config: &Path,
 ) -> Result<VerdictView, Failure> {
-    let networks = snapshot.device.pools.values().flat_map(Pool::networks).collect();
+    let networks = snapshot.device.pools.values().flat_map(Pool::own_networks).collect();
     let topology = Topology { containers: snapshot.members().collect(), networks, host };
     let explainer = Explainer { snapshot, ports: ports(snapshot), topology };
     explainer.verdict(query, probe, config)
@@ -160,7 +160,11 @@ impl Explainer<'_> {
         if let Some(link) = &party.link {
             return self.snapshot.device.pools.get(link);
         }
-        let holds = |p: &&Pool| p.networks().any(|n| n.contains(party.addr));
+        // Other hosts in the network of a macvlan pool are outside.
+        let holds = |p: &&Pool| match party.container {
+            Some(_) => p.networks().any(|n| n.contains(party.addr)),
+            None => p.own_networks().any(|n| n.contains(party.addr)),
+        };
         self.snapshot.device.pools.values().find(holds).filter(|_| !party.host)
     }
 

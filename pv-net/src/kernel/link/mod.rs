@@ -6,16 +6,20 @@
 mod arrange;
 mod bridge;
 mod configure;
+mod macvlan;
 #[cfg(test)]
 mod tests;
 mod veth;
 
 pub use arrange::arrange;
 pub use bridge::set_link_sysctl;
+pub use macvlan::parent_misfit;
 pub use veth::{end_in, has_end_of};
 
+use super::KernelError;
+use super::bpf::{DataPlane, children};
 use super::netlink::{LinkInfo, Net, NetError, Netns, alias, in_time};
-use crate::model::{ContainerName, IfName, Mac};
+use crate::model::{ContainerName, IfName, Mac, MacvlanMode};
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha256};
 
@@ -48,6 +52,13 @@ pub enum LinkKind {
         /// Index of the bridge.
         bridge: u32,
     },
+    /// A macvlan on a link of the device. Its programs are attached before it is moved into the container's namespace.
+    Macvlan {
+        /// Index of that link.
+        parent: u32,
+        /// How interfaces on it reach each other.
+        mode: MacvlanMode,
+    },
 }
 
 impl LinkSpec {
@@ -60,9 +71,10 @@ impl LinkSpec {
     ///
     /// # Errors
     /// When a name is taken in either namespace, or the kernel refuses. What was made is removed again.
-    pub async fn make(&self, net: &Net, netns: &Netns) -> Result<LinkInfo, NetError> {
+    pub async fn make(&self, net: &Net, netns: &Netns, plane: &mut DataPlane) -> Result<LinkInfo, KernelError> {
         match self.kind {
-            LinkKind::Veth { bridge } => veth::make(net, self, bridge, netns).await,
+            LinkKind::Veth { bridge } => Ok(veth::make(net, self, bridge, netns).await?),
+            LinkKind::Macvlan { parent, mode } => macvlan::make(net, self, (parent, mode), netns, plane).await,
         }
     }
 
@@ -103,12 +115,15 @@ pub fn host_if_name(container: &ContainerName, interface: &IfName) -> IfName {
 /// somebody.
 ///
 /// # Errors
-/// When the kernel refuses to set the alias.
-pub async fn finish(net: &Net, link: &LinkInfo) -> Result<(), NetError> {
+/// When the kernel refuses to set the alias, or to rename a pin.
+pub async fn finish(net: &Net, link: &LinkInfo) -> Result<(), KernelError> {
+    if children::is_number(link.index) {
+        return Ok(children::finish(link.index)?);
+    }
     match link.alias.as_deref().filter(|a| alias::is_unfinished(a)) {
         Some(begun) => {
             let whole = alias::finished(begun).to_owned();
-            net.set_link(&link.name, link.index, |l| l.alias(whole)).await
+            Ok(net.set_link(&link.name, link.index, |l| l.alias(whole)).await?)
         }
         None => Ok(()),
     }
