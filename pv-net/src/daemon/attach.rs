@@ -12,12 +12,13 @@ use crate::failure::{Failure, Kind};
 use crate::ipam::Lease;
 use crate::ipam::store::{ContainerRecord, State};
 use crate::kernel::bpf::Hook;
+use crate::kernel::bpf::children::is_number;
 use crate::kernel::errand::Found;
 use crate::kernel::link::{self, LinkKind, LinkSpec, host_if_name};
 use crate::kernel::netlink::{LinkInfo, NetError, Netns, alias};
 use crate::kernel::{Host, Kernel, KernelError, kill_point};
 use crate::model::{Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, Pool};
-use crate::plan::{Leg, Observed, Op, endpoint, endpoint_ops, misplaced};
+use crate::plan::{Leg, Observed, Op, ProgramState, endpoint, endpoint_ops, misplaced};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -345,9 +346,11 @@ pub(super) struct Connected {
 /// What the kernel holds of a link that was just made.
 fn fresh(link: &LinkInfo, host: &Host<'_>) -> Observed {
     let tracks_hooks = host.plane.as_ref().is_some_and(|plane| plane.hook() == Hook::Tcx);
+    // A macvlan interface gets its programs while it is made.
+    let hooks = if is_number(link.index) { [(link.index, ProgramState::Own)].into() } else { BTreeMap::new() };
     Observed {
         links: [(link.name.clone(), link.clone())].into(),
-        hooks: tracks_hooks.then(BTreeMap::new),
+        hooks: tracks_hooks.then_some(hooks),
         ..Observed::default()
     }
 }
