@@ -1,6 +1,8 @@
 //! Macvlan pools: containers with interfaces on a link of the device.
 
+mod attacks;
 mod lab;
+mod traffic;
 
 use anyhow::{Context, Result, ensure};
 use harness::{SOON, echo, eventually};
