@@ -5,7 +5,7 @@ mod lab;
 mod traffic;
 
 use anyhow::{Context, Result, ensure};
-use harness::{SOON, echo, eventually};
+use harness::{Device, Namespace, SOON, Snapshot, echo, eventually};
 use lab::{LAN4, Lab, lan};
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -58,4 +58,131 @@ fn a_restart_finds_the_containers_again() -> Result<()> {
         Ok(())
     })
     .context("pins")
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn down_leaves_nothing() -> Result<()> {
+    let mut device = Device::new(&lab::config("bridge", json!([])))?;
+    let host = Namespace::new("lan")?;
+    device.ns.connect(("wan0", &[lab::OWN4]), &host, ("eth0", &["10.77.0.1/24", "fd00:77::1/64"]))?;
+    let before = Snapshot::of(&device)?;
+    device.start()?;
+    let web = device.attach("web", "lan")?;
+    web.ns.ping(LAN4, 1)?;
+    device.down()?;
+    ensure!(web.ns.ip("link show eth0").is_err(), "the link is still there");
+    let after = Snapshot::of(&device)?;
+    let diff = before.diff(&after);
+    ensure!(diff.is_empty(), "{diff}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn parents_that_cannot_work_are_refused() -> Result<()> {
+    let mut pools = serde_json::Map::new();
+    for (i, (name, parent, mode)) in [
+        ("none", "none0", "bridge"),
+        ("port", "port0", "bridge"),
+        ("loop", "lo", "bridge"),
+        ("bridged", "pvbr3", "bridge"),
+        ("whole", "wan0", "passthru"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        pools.insert(name.to_owned(), json!({"type": "macvlan", "parent": parent, "mode": mode, "subnet": format!("10.78.{i}.0/24")}));
+    }
+    pools.insert("internal".to_owned(), harness::configs::pool(3));
+    let mut device = Device::new(&json!({"network": {"pools": pools}}))?;
+    let host = Namespace::new("lan")?;
+    device.ns.connect(("wan0", &[]), &host, ("eth0", &[]))?;
+    device.ns.connect(("port0", &[]), &host, ("eth1", &[]))?;
+    device.ns.ip("link add other0 type bridge")?;
+    device.ns.ip("link set port0 master other0")?;
+    device.start()?;
+    for (pool, why) in [
+        ("none", "no such link"),
+        ("port", "is a port of another link"),
+        ("loop", "is not an Ethernet link"),
+        ("bridged", "is the bridge of a pool"),
+        ("whole", "passthru is not supported"),
+    ] {
+        let ns = Namespace::new("web")?;
+        let reply = device.cli(&["attach", "web", "--netns", &ns.path().display().to_string(), "--pool", pool]);
+        ensure!(reply.code == Some(1) && reply.stderr.contains(why), "{pool}: {reply:?}");
+        ensure!(ns.ip("link show eth0").is_err(), "{pool}: a link was made");
+        let status = device.json(&["status"])?;
+        ensure!(status["conditions"].to_string().contains(why), "{pool}: {status}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_parent_that_comes_back_is_used_again() -> Result<()> {
+    let lab = Lab::new("bridge", json!([]))?;
+    let web = lab.attach("web", &[])?;
+    lab.device.ns.ip("link del wan0")?;
+    eventually(SOON, || {
+        let view = lab.device.json(&["containers"])?;
+        ensure!(view[0]["interfaces"].to_string() != "[]" && view[0]["state"] != "attached", "{view}");
+        let status = lab.device.json(&["status"])?;
+        ensure!(status["conditions"].to_string().contains("no such link"), "{status}");
+        Ok(())
+    })?;
+    ensure!(web.ns.ip("link show eth0").is_err(), "the link is still there");
+    lab.device.ns.connect(("wan0", &[lab::OWN4]), &lab.lan, ("eth0", &["10.77.0.1/24", "fd00:77::1/64"]))?;
+    let path = web.ns.path().display().to_string();
+    let run = json!({"name": "web", "network": {"pool": "lan"}}).to_string();
+    std::fs::write(lab.device.file("again.json"), run)?;
+    let run = lab.device.file("again.json").display().to_string();
+    eventually(SOON, || lab.device.cli(&["attach", "web", "--netns", &path, "--run", &run]).ok())?;
+    web.ns.ping(LAN4, 1)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_kill_leaves_no_open_interface() -> Result<()> {
+    let mut lab = Lab::new("bridge", json!([]))?;
+    lab.device.stop(Signal::SIGTERM)?;
+    let ns = Namespace::new("web")?;
+    std::fs::write(lab.device.file("web.json"), json!({"name": "web", "network": {"pool": "lan"}}).to_string())?;
+    let (path, run) = (ns.path().display().to_string(), lab.device.file("web.json").display().to_string());
+    for operation in ["attach", "detach"] {
+        for point in 1.. {
+            ensure!(point < 200, "{operation} has no end");
+            ensure!(lab.device.start_to_die(&format!("{operation}:{point}"))?, "it died at its start");
+            if operation == "detach" {
+                lab.device.cli(&["attach", "web", "--netns", &path, "--run", &run]).ok()?;
+            }
+            let words = ["attach", "web", "--netns", &path, "--run", &run];
+            let reply = lab.device.cli(if operation == "attach" { &words } else { &["detach", "web"] });
+            let died = reply.code != Some(0);
+            if died {
+                ensure!(lab.device.has_died()?, "{operation}:{point}: {reply:?}");
+                lab.device.start().with_context(|| format!("{operation}:{point}"))?;
+                let about = || format!("{operation}:{point}");
+                let view = lab.device.json(&["containers"])?;
+                let attached = view[0]["state"] == "attached";
+                let link = ns.ip("link show eth0");
+                ensure!(attached == link.is_ok(), "{}: {view} {link:?}", about());
+                if attached {
+                    eventually(SOON, || ns.ping(LAN4, 1)).with_context(about)?;
+                }
+                ensure!(!lab.device.ns.ip("-d link")?.contains("macvlan mode"), "{}: left in the device", about());
+                let pins = lab.device.pinned()?;
+                ensure!(pins.contains("child_out/") == attached, "{}: {pins}", about());
+            }
+            if lab.device.json(&["containers"])?.to_string().contains("\"web\"") {
+                lab.device.cli(&["detach", "web"]).ok().with_context(|| format!("{operation}:{point}"))?;
+            }
+            lab.device.stop(Signal::SIGTERM)?;
+            if !died {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
