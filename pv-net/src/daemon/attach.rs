@@ -16,7 +16,7 @@ use crate::kernel::bpf::children::is_number;
 use crate::kernel::errand::Found;
 use crate::kernel::link::{self, LinkKind, LinkSpec, host_if_name};
 use crate::kernel::netlink::{LinkInfo, NetError, Netns, alias};
-use crate::kernel::{Host, Kernel, KernelError, kill_point};
+use crate::kernel::{Host, Kernel, kill_point};
 use crate::model::{Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, Pool};
 use crate::plan::{Leg, Observed, Op, ProgramState, endpoint, endpoint_ops, misplaced};
 use ipnetwork::IpNetwork;
@@ -280,10 +280,11 @@ impl Daemon {
             addresses: addresses(attachment, &pool),
             alias: alias::of_attachment(attachment),
         };
+        if link.on_parent {
+            self.check_not_devices(attachment).await?;
+        }
         let known = self.link_index(&attachment.host_if);
-        let Self { net, plane, .. } = self;
-        let plane = plane.as_mut().ok_or_else(|| Failure::from(KernelError::NotLoaded))?;
-        let made = spec.make(net, netns, plane).await?;
+        let made = spec.make(&self.net, netns, self.plane.as_mut()).await?;
         let is_new = known != Some(made.index);
         if let Some(old) = known.filter(|_| is_new) {
             // An old link that could not be adopted was removed; its pins and map entries are useless to the new one.

@@ -4,9 +4,10 @@ use super::Daemon;
 use crate::failure::{Failure, Kind};
 use crate::kernel::bpf::{Hook, children};
 use crate::kernel::link::parent_misfit;
-use crate::model::{IfName, Mac, MacvlanMode, Pool, PoolName, alias};
+use crate::model::{Attachment, IfName, Mac, MacvlanMode, Pool, PoolName, alias};
 use crate::plan::{Link, Observed, PoolLink};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// The MACs of the device's own links that send by the link with index `parent`: its own, and those of VLANs and
 /// macvlans on it that are in the device's namespace.
@@ -81,6 +82,22 @@ impl Daemon {
         let id = self.state.pool_id(&pool.name);
         self.pools.insert(pool.name.clone(), PoolLink { index, mac, mtu, id, borrowed: true, on_parent: true });
         Ok(())
+    }
+
+    /// Checks that a macvlan interface has no address of the device itself, which is in the same network.
+    ///
+    /// # Errors
+    /// When it has one, or the device's addresses cannot be listed.
+    pub(super) async fn check_not_devices(&self, attachment: &Attachment) -> Result<(), Failure> {
+        let own = attachment.ipv4.map(IpAddr::from).into_iter().chain(attachment.ipv6.map(IpAddr::from));
+        let own: BTreeSet<IpAddr> = own.collect();
+        let addresses = self.net.addresses().await?;
+        let Some((_, taken)) = addresses.into_iter().find(|(_, address)| own.contains(&address.ip())) else {
+            return Ok(());
+        };
+        let why = format!("container {}: {} is an address of the device", attachment.container, taken.ip());
+        Err(Failure::new(Kind::Conflict, why)
+            .help("give its interface an ipv4_address or ipv6_address that nobody on the parent's network has"))
     }
 
     /// Brings the programs on the parents of macvlan interfaces to the pools that there are. Where that fails, the pools

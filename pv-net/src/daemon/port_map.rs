@@ -7,7 +7,7 @@ use crate::failure::{Failure, Kind};
 use crate::ipam::store::ContainerRecord;
 use crate::kernel::errand::{Errand, Found};
 use crate::kernel::{Kernel, listeners};
-use crate::model::{Attachment, Container, ContainerName, Interface, PortMapping};
+use crate::model::{Container, ContainerName, Interface, PortMapping};
 use crate::plan::{Op, Published, Tables, prefixes, reservations};
 use std::sync::Arc;
 
@@ -21,17 +21,8 @@ impl Daemon {
         let mut all = Vec::new();
         for (name, record) in &self.state.containers {
             let identity = self.state.identities.get(name).copied().unwrap_or_default();
-            let is_direct = |p: &Published| {
-                let leads_to = |a: &&Attachment| {
-                    a.ipv4.is_some() && a.ipv4 == p.ipv4 || a.ipv6.is_some() && a.ipv6 == p.ipv6
-                };
-                let pool = record.attachments.iter().find(leads_to).and_then(|a| self.device.pools.get(&a.pool));
-                pool.is_some_and(|pool| pool.macvlan().is_some())
-            };
-            let published = |mapping| {
-                let published = Published::new(mapping, identity, &record.attachments);
-                (name.clone(), Published { direct: is_direct(&published), ..published })
-            };
+            let pools = &self.device.pools;
+            let published = |mapping| (name.clone(), Published::new(mapping, identity, &record.attachments, pools));
             all.extend(mappings(name, record).into_iter().map(published));
         }
         all

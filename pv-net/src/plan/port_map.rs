@@ -1,9 +1,10 @@
 //! Published ports as entries of the `port_map` map.
 
 use super::PortMapPrefix;
-use crate::model::{Attachment, PortMapping, Transport, reached_at};
+use crate::model::{Attachment, Pool, PoolName, PortMapping, Transport, reached_at};
 use pv_net_common::endpoint::{PORT_MAP_PREFIX, PORT_MAP_SOMEWHERE};
 use pv_net_common::{Ip, PortMapKey, PortMapTarget};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -23,11 +24,18 @@ pub struct Published {
 }
 
 impl Published {
-    /// A mapping of the container with this identity and these interfaces.
+    /// A mapping of the container with this identity and these interfaces, on a device with these pools.
     #[must_use]
-    pub fn new(mapping: PortMapping, identity: u32, attachments: &[Attachment]) -> Self {
+    pub fn new(
+        mapping: PortMapping,
+        identity: u32,
+        attachments: &[Attachment],
+        pools: &BTreeMap<PoolName, Pool>,
+    ) -> Self {
         let (ipv4, ipv6) = reached_at(attachments, mapping.interface.as_ref());
-        Self { mapping, identity, ipv4, ipv6, direct: false }
+        let leads_to = |a: &&Attachment| a.ipv4.is_some() && a.ipv4 == ipv4 || a.ipv6.is_some() && a.ipv6 == ipv6;
+        let pool = attachments.iter().find(leads_to).and_then(|a| pools.get(&a.pool));
+        Self { mapping, identity, ipv4, ipv6, direct: pool.is_some_and(|pool| pool.macvlan().is_some()) }
     }
 
     /// The addresses that the mapping is for, the device's unless it is direct, each with the container's address of the same family. The

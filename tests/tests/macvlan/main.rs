@@ -186,3 +186,53 @@ fn a_kill_leaves_no_open_interface() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn another_build_takes_the_programs_over() -> Result<()> {
+    let mut lab = Lab::new("bridge", json!([]))?;
+    let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &["80/tcp"])?);
+    lab.device.stop(Signal::SIGTERM)?;
+    harness::other_layout::grow(&lab.device, pv_net_common::names::MAP_FLOWS, 8)?;
+    lab.device.start()?;
+    let view = lab.device.json(&["containers"])?;
+    ensure!(view[0]["state"] == "attached" && view[1]["state"] == "attached", "{view}");
+    for (own, peer) in db.addresses().into_iter().zip(lan()) {
+        web.ns.ping(peer, 1)?;
+        web.ns.ping(own, 1)?;
+        echo::serve(&db.ns, own, 80)?;
+        echo::tcp(&lab.lan, SocketAddr::new(own, 80), b"in")?;
+    }
+    let status = lab.device.json(&["status"])?;
+    ensure!(!status["conditions"].to_string().contains("child"), "{status}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_parent_stays_an_uplink() -> Result<()> {
+    let mut config = lab::config("bridge", json!([]));
+    config["network"]["uplinks"] = json!(["wan0"]);
+    config["network"]["pools"]["internal"] = harness::configs::pool(3);
+    config["network"]["pools"]["internal"]["nat"] = json!(true);
+    let mut device = Device::new(&config)?;
+    let host = Namespace::new("lan")?;
+    let device_addresses = [lab::OWN4, "fd00:77::250/64"];
+    device.ns.connect(("wan0", &device_addresses), &host, ("eth0", &["10.77.0.1/24", "fd00:77::1/64"]))?;
+    device.start()?;
+    let (inner, web) = (device.attach("inner", "internal")?, device.attach("web", "lan")?);
+    for (peer, own) in lan().into_iter().zip(web.addresses()) {
+        inner.ns.ping(peer, 1)?;
+        web.ns.ping(peer, 1)?;
+        device.ns.ping(peer, 1)?;
+        host.ping(if peer.is_ipv4() { "10.77.0.250" } else { "fd00:77::250" }, 1)?;
+        ensure!(inner.ns.sh(&format!("ping -c 1 -W 1 {own}")).is_err(), "{own} is reached from another pool");
+    }
+    // An interface whose namespace is gone is forgotten.
+    drop(web);
+    eventually(SOON, || {
+        let pins = device.json(&["containers"])?.to_string();
+        ensure!(!pins.contains("\"attached\",\"name\":\"web\"") && !device.pinned()?.contains("child_out/"), "{pins}");
+        Ok(())
+    })
+}

@@ -239,7 +239,9 @@ impl Explainer<'_> {
         // For a container that sends, a published port belongs to the device; for all others it belongs to the
         // container.
         let target = if by_service && self.pool_of(from).is_some() { Place::Host } else { place(to) };
-        let published = by_service || (by_name && leads.is_some());
+        // A macvlan interface is reached at the container's own address.
+        let direct = leads.is_some_and(|leads| leads.ip() == to.addr);
+        let published = by_service || direct || (by_name && leads.is_some());
         let (action, decided) = default_verdict(place(from), target, proto, port, published);
         let mut reason = format!("no rule applies: {decided}");
         if let (Reason::NotPublished, Some(leads)) = (&decided, leads) {

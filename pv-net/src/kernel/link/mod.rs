@@ -69,12 +69,17 @@ impl LinkSpec {
     /// An interface with the same alias that is in this namespace is adopted. One with another alias of pv-net is a
     /// leftover and is made anew. A new one is marked as unfinished ([`alias::unfinished`]) until [`finish`].
     ///
+    /// `plane` is needed for kinds whose programs are attached before they are in the container's namespace.
+    ///
     /// # Errors
     /// When a name is taken in either namespace, or the kernel refuses. What was made is removed again.
-    pub async fn make(&self, net: &Net, netns: &Netns, plane: &mut DataPlane) -> Result<LinkInfo, KernelError> {
+    pub async fn make(&self, net: &Net, netns: &Netns, plane: Option<&mut DataPlane>) -> Result<LinkInfo, KernelError> {
         match self.kind {
             LinkKind::Veth { bridge } => Ok(veth::make(net, self, bridge, netns).await?),
-            LinkKind::Macvlan { parent, mode } => macvlan::make(net, self, (parent, mode), netns, plane).await,
+            LinkKind::Macvlan { parent, mode } => {
+                let plane = plane.ok_or(KernelError::NotLoaded)?;
+                macvlan::make(net, self, (parent, mode), netns, plane).await
+            }
         }
     }
 

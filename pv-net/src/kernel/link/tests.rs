@@ -127,7 +127,7 @@ impl Lab {
 
     /// Its link, made and up at both ends.
     async fn raised(&self) -> LinkInfo {
-        let link = self.spec.make(&self.net, &self.netns).await.expect("made");
+        let link = self.spec.make(&self.net, &self.netns, None).await.expect("made");
         self.net.set_up(self.spec.host_if.as_str(), link.index).await.expect("up");
         self.spec.address_inside(&link, &self.netns).await.expect("addressed");
         self.spec.raise_inside(&link, &self.netns).await.expect("raised");
@@ -192,7 +192,7 @@ fn a_link_that_is_no_bridge_is_left_alone() {
 fn a_container_gets_its_interface_and_keeps_it() {
     in_fresh_namespace(|| async {
         let Lab { net, netns, spec, bridge, .. } = Lab::new().await;
-        let link = spec.make(&net, &netns).await.expect("made");
+        let link = spec.make(&net, &netns, None).await.expect("made");
         assert_eq!((link.controller, link.up, link.mtu), (Some(bridge.index), false, 1400));
         net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
         // Twice, as when another daemon has made the pair and did not finish it.
@@ -200,7 +200,7 @@ fn a_container_gets_its_interface_and_keeps_it() {
             spec.address_inside(&link, &netns).await.expect("addressed");
             spec.raise_inside(&link, &netns).await.expect("raised");
         }
-        let again = spec.make(&net, &netns).await.expect("adopted");
+        let again = spec.make(&net, &netns, None).await.expect("adopted");
         assert_eq!(again.index, link.index);
         let there = netns.net().expect("netlink");
         let inside = (there.link("eth0").await.expect("list"), there.addresses().await.expect("list"));
@@ -217,11 +217,11 @@ fn a_container_gets_its_interface_and_keeps_it() {
 fn a_taken_name_in_the_container_leaves_nothing_behind() {
     in_fresh_namespace(|| async {
         let Lab { net, netns, spec, .. } = Lab::new().await;
-        spec.make(&net, &netns).await.expect("made");
+        spec.make(&net, &netns, None).await.expect("made");
         let before = net.links().await.expect("list");
         let second = LinkSpec { host_if: "pvsecond".parse().expect("name"), ..spec };
-        let error = second.make(&net, &netns).await.expect_err("taken");
-        assert!(matches!(error, NetError::InterfaceExists { .. }), "{error}");
+        let error = second.make(&net, &netns, None).await.expect_err("taken");
+        assert!(matches!(error, KernelError::Net(NetError::InterfaceExists { .. })), "{error}");
         assert_eq!(before.len(), net.links().await.expect("list").len());
     });
 }
@@ -249,7 +249,7 @@ fn host_names_are_stable_short_and_distinct() {
 fn only_the_end_of_our_own_link_is_found() {
     in_fresh_namespace(|| async {
         let Lab { net, netns, spec, .. } = Lab::new().await;
-        let link = spec.make(&net, &netns).await.expect("made");
+        let link = spec.make(&net, &netns, None).await.expect("made");
         let stranger = Other::new();
         let strange = Broker::on_threads().open(&stranger.reference).await.expect("open");
         // Both ends are the container's own: one has the index of the device's link.
@@ -272,11 +272,11 @@ fn only_the_end_of_our_own_link_is_found() {
 fn an_interface_that_the_container_has_renamed_is_adopted() {
     in_fresh_namespace(|| async {
         let Lab { net, netns, spec, .. } = Lab::new().await;
-        let link = spec.make(&net, &netns).await.expect("made");
+        let link = spec.make(&net, &netns, None).await.expect("made");
         let there = netns.net().expect("netlink");
         let eth0 = there.link("eth0").await.expect("list").expect("there");
         there.rename("eth0", eth0.index, &"lan".parse().expect("name")).await.expect("renamed");
-        let again = spec.make(&net, &netns).await.expect("adopted");
+        let again = spec.make(&net, &netns, None).await.expect("adopted");
         assert_eq!(again.index, link.index);
         net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
         spec.address_inside(&again, &netns).await.expect("addressed");
