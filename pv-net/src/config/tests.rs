@@ -445,7 +445,9 @@ fn containers_are_checked_against_the_device() {
         let path = format!("network.interfaces[0].{path}");
         expect(name, Err::<(), _>(check_container("run.json", &c, &d)), &[(&path, part)]);
     }
-    for (ports, part) in [("8080:80/tcp", "the container's own address"), ("127.0.0.1:80:80", "no address of the device")] {
+    for (ports, part) in
+        [("8080:80/tcp", "the container's own address"), ("127.0.0.1:80:80", "no address of the device")]
+    {
         let c = container(json!({"name": "web", "network": {"pool": "lan", "ports": [ports]}}));
         expect(ports, Err::<(), _>(check_container("run.json", &c, &d)), &[("network.ports[0]", part)]);
     }

@@ -139,7 +139,10 @@ impl Daemon {
         }
         let id = self.state.pool_id(&pool.name);
         let mac = link.mac.map_or(bridge.mac, Mac);
-        self.pools.insert(pool.name.clone(), PoolLink { index: link.index, mac, mtu: bridge.mtu, id, borrowed, on_parent: false });
+        self.pools.insert(
+            pool.name.clone(),
+            PoolLink { index: link.index, mac, mtu: bridge.mtu, id, borrowed, on_parent: false },
+        );
         Ok(())
     }
 

@@ -245,7 +245,8 @@ impl Daemon {
             NetEvent::Changed | NetEvent::Route { .. } => false,
         };
         if let NetEvent::Route { outputs } = event {
-            let is_inside = |link| self.links.contains_key(link) || self.pools.values().any(|p| p.index == *link && !p.on_parent);
+            let is_inside =
+                |link| self.links.contains_key(link) || self.pools.values().any(|p| p.index == *link && !p.on_parent);
             self.routes_changed |= outputs.is_empty() || !outputs.iter().all(is_inside);
         }
         if let NetEvent::LinkGone { index, .. } = event

@@ -62,9 +62,16 @@ fn nothing_forged_leaves() -> Result<()> {
         }
         heard_none(&lab, &web, &ears)
     })?;
-    for reason in
-        ["spoofed-mac", "spoofed-ipv4", "spoofed-ipv6", "spoofed-arp", "spoofed-nd", "rogue-ra", "rogue-dhcp", "ethertype"]
-    {
+    for reason in [
+        "spoofed-mac",
+        "spoofed-ipv4",
+        "spoofed-ipv6",
+        "spoofed-arp",
+        "spoofed-nd",
+        "rogue-ra",
+        "rogue-dhcp",
+        "ethertype",
+    ] {
         ensure!(grown.contains_key(reason), "{reason}: {grown:?}");
     }
     Ok(())
@@ -73,7 +80,8 @@ fn nothing_forged_leaves() -> Result<()> {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_further_macvlan_leads_nowhere() -> Result<()> {
-    let deny = json!([{"name": "no-lan", "from": {"container": "web"}, "to": {"cidr": "10.77.0.0/28"}, "action": "deny"}]);
+    let deny =
+        json!([{"name": "no-lan", "from": {"container": "web"}, "to": {"cidr": "10.77.0.0/28"}, "action": "deny"}]);
     let lab = Lab::new("bridge", deny)?;
     let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &["80/tcp"])?);
     web.ns.ip("link add link eth0 name rogue type macvlan mode bridge")?;
@@ -95,7 +103,11 @@ fn a_further_macvlan_leads_nowhere() -> Result<()> {
         for (theirs, from) in db.addresses().into_iter().zip(web.addresses()) {
             add(src, db.mac()?, &frame::udp((from, 4000), (theirs, 4000), MARK));
         }
-        add(src, db.mac()?, &frame::udp((IpAddr::from(Ipv4Addr::new(10, 77, 0, 99)), 4000), (db.v4.into(), 4000), MARK));
+        add(
+            src,
+            db.mac()?,
+            &frame::udp((IpAddr::from(Ipv4Addr::new(10, 77, 0, 99)), 4000), (db.v4.into(), 4000), MARK),
+        );
         add(src, db.mac()?, &frame::udp((LAN4.into(), 4000), (db.v4.into(), 4000), MARK));
     }
     let grown = lab.device.counted(|| {
@@ -124,7 +136,10 @@ fn the_programs_stay_whatever_the_container_does() -> Result<()> {
     let frames = forged(mac, to, &db)?;
     let address = format!("addr add {}/24 dev eth0", web.v4);
     for (what, line) in [
-        ("another name", "ip link set eth0 down; ip link set eth0 name lan9; ip link set lan9 name eth0; ip link set eth0 up"),
+        (
+            "another name",
+            "ip link set eth0 down; ip link set eth0 name lan9; ip link set lan9 name eth0; ip link set eth0 up",
+        ),
         ("clsact", "tc qdisc add dev eth0 clsact; tc qdisc del dev eth0 clsact"),
         ("another queue", "tc qdisc replace dev eth0 root pfifo; tc qdisc del dev eth0 root"),
         ("another mode", "ip link set eth0 type macvlan mode vepa; ip link set eth0 type macvlan mode bridge"),

@@ -92,7 +92,10 @@ fn parents_that_cannot_work_are_refused() -> Result<()> {
     .into_iter()
     .enumerate()
     {
-        pools.insert(name.to_owned(), json!({"type": "macvlan", "parent": parent, "mode": mode, "subnet": format!("10.78.{i}.0/24")}));
+        pools.insert(
+            name.to_owned(),
+            json!({"type": "macvlan", "parent": parent, "mode": mode, "subnet": format!("10.78.{i}.0/24")}),
+        );
     }
     pools.insert("internal".to_owned(), harness::configs::pool(3));
     let mut device = Device::new(&json!({"network": {"pools": pools}}))?;

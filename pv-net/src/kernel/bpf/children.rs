@@ -224,7 +224,8 @@ impl DataPlane {
 
     /// The state of the programs on macvlan interfaces, by number.
     pub(super) fn child_guards(&self) -> BTreeMap<u32, ProgramState> {
-        let pins: Vec<(u32, [PathBuf; 2])> = known().iter().map(|(number, child)| (*number, child.pins.clone())).collect();
+        let pins: Vec<(u32, [PathBuf; 2])> =
+            known().iter().map(|(number, child)| (*number, child.pins.clone())).collect();
         // A link that is there has programs of pv-net: the take-over gives all of them its own.
         let state = |path: &PathBuf| match sys::pinned(path).map(|link| sys::link_info(&link)) {
             Ok(Ok(Some(info))) if info.ifindex != 0 => ProgramState::Own,
@@ -238,7 +239,8 @@ impl DataPlane {
     /// # Errors
     /// When the kernel refuses a program. Interfaces keep the programs that they have then, which guard too.
     pub(super) fn swap_children(&mut self) -> Result<(), BpfError> {
-        let all: Vec<(u32, [PathBuf; 2])> = known().iter().map(|(number, child)| (*number, child.pins.clone())).collect();
+        let all: Vec<(u32, [PathBuf; 2])> =
+            known().iter().map(|(number, child)| (*number, child.pins.clone())).collect();
         let parents = pin::parents_dir(self.pin_dir());
         let hooked = pin::list(&parents)?;
         if all.is_empty() && hooked.is_empty() {
@@ -328,9 +330,8 @@ impl DataPlane {
 
     /// Whether the pin leads to the parent with this index.
     fn is_hooked(&self, path: &Path, index: u32) -> bool {
-        sys::pinned(path).is_ok_and(|link| {
-            sys::link_info(&link).ok().flatten().is_some_and(|info| info.ifindex == index)
-        })
+        sys::pinned(path)
+            .is_ok_and(|link| sys::link_info(&link).ok().flatten().is_some_and(|info| info.ifindex == index))
     }
 }
 

@@ -194,7 +194,8 @@ pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, at: Tcx) -> io::Resu
         revision: u64,
     }
     let program = number(program)?;
-    bpf(LINK_CREATE, &mut Attr { program, ifindex, kind: at as u32, flags: 0, relative: 0, pad: 0, revision: 0 }).map(made)
+    bpf(LINK_CREATE, &mut Attr { program, ifindex, kind: at as u32, flags: 0, relative: 0, pad: 0, revision: 0 })
+        .map(made)
 }
 
 /// Loads a TC program that writes two numbers into the packet's `cb` and tail-calls the program at `index` of the map
