@@ -120,6 +120,18 @@ impl Daemon {
         }
     }
 
+    /// Whether the link that a macvlan pool's interfaces sit on is gone, or another one has its name.
+    pub(super) async fn has_lost_a_parent(&self) -> bool {
+        for parent in self.pools.values().filter(|pool| pool.on_parent).map(|pool| pool.index) {
+            match self.net.link_at(parent).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return true,
+                Err(e) => tracing::warn!(parent, error = %e, "parent not looked at: the next audit does"),
+            }
+        }
+        false
+    }
+
     /// Notes macvlan interfaces that are gone, which the kernel does not report.
     pub(super) async fn forget_gone_children(&mut self) {
         let there: BTreeSet<u32> = children::all().into_iter().map(|child| child.number).collect();

@@ -310,6 +310,9 @@ impl Daemon {
     async fn follow_changes(&mut self) {
         if std::mem::take(&mut self.children_changed) {
             self.forget_gone_children().await;
+            if self.has_lost_a_parent().await {
+                self.put_right(Vec::new()).await;
+            }
         }
         for index in std::mem::take(&mut self.unbridged) {
             if let Err(e) = self.put_back(index).await {
