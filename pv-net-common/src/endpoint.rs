@@ -106,6 +106,21 @@ pub struct UplinkInfo {
 
 const _: () = assert!(size_of::<UplinkInfo>() == 48);
 
+/// Key of the `senders` map: a MAC from which frames may leave by the parent of macvlan interfaces. The value is the
+/// [`LinkId`] of the container's interface that has it, or [`LinkId::OUTSIDE`] for a link of the device itself.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SenderKey {
+    /// Index of the parent.
+    pub parent: u32,
+    /// The MAC.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub pad: u16,
+}
+
+const _: () = assert!(size_of::<SenderKey>() == 12);
+
 /// Set in the flags of a link that is the bridge of a pool, no uplink.
 pub const UPLINK_POOL: u16 = 1;
 /// Set in the flags of an uplink for which `sources` has entries.

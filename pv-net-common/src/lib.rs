@@ -28,7 +28,8 @@ pub use addr::Ip;
 pub use default_verdict::{Place, default_verdict};
 pub use drop_reason::DropReason;
 pub use endpoint::{
-    EndpointInfo, EndpointKey, InterfaceInfo, PortMapKey, PortMapTarget, SockKey, SockOrigin, SourceKey, UplinkInfo,
+    EndpointInfo, EndpointKey, InterfaceInfo, PortMapKey, PortMapTarget, SenderKey, SockKey, SockOrigin, SourceKey,
+    UplinkInfo,
 };
 pub use event::{BindEvent, DropEvent};
 pub use flow::{ClaimSlot, FlowCount, FlowEntry, FlowKey, FlowLimit, FragmentInfo, FragmentKey, HalfOpenFlow};
@@ -82,6 +83,13 @@ pub enum Stage {
     UplinkEntry = 16,
     /// The program of a bridge's ingress, `pv_from_bridge`, started again likewise.
     BridgeEntry = 17,
+    /// What a container sends by a macvlan interface. The program of that interface leads here, with the interface's
+    /// [`LinkId`] in the packet's `cb[0]`.
+    ChildOut = 18,
+    /// What reaches a container by a macvlan interface, likewise.
+    ChildIn = 19,
+    /// Packets of either way that the guard let pass: decides about their flow.
+    ChildFlow = 20,
 }
 
 /// The one entry of the `config` map: what the programs must know about the device as a whole. `abi` must stay the
@@ -149,6 +157,8 @@ mod pod {
     unsafe impl aya::Pod for crate::UplinkInfo {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::SourceKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::SenderKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::Ip {}
     // SAFETY: as above.

@@ -11,6 +11,14 @@ pub struct LinkId {
     number: u32,
 }
 
+/// Where a program meets a packet of an interface in a container's namespace: at the interface's egress. The program
+/// that is attached there writes this number into the packet's `cb[1]`.
+pub const CHILD_OUT: u32 = 0;
+/// At the interface's ingress.
+pub const CHILD_IN: u32 = 1;
+/// At the egress of the interface's parent.
+pub const CHILD_PARENT: u32 = 2;
+
 /// Set in the numbers that the daemon gives. The kernel's indexes are positive `int`s and never have it.
 const ASSIGNED: u32 = 1 << 31;
 
@@ -46,6 +54,13 @@ impl LinkId {
         self.number == 0
     }
 
+    /// Whether the daemon has given the number: the interface is in its container's namespace.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_assigned(self) -> bool {
+        self.number & ASSIGNED != 0
+    }
+
     /// The number as it stands in maps.
     #[inline(always)]
     #[must_use]
@@ -68,7 +83,7 @@ mod tests {
     fn an_assigned_number_is_no_index() {
         for number in [0, 1, 7, (1 << 31) - 1] {
             let assigned = LinkId::assigned(number);
-            assert_eq!((assigned.index(), assigned.is_outside()), (None, false));
+            assert_eq!((assigned.index(), assigned.is_outside(), assigned.is_assigned()), (None, false, true));
             assert_ne!(assigned, LinkId::of_index(number));
         }
         assert_eq!(LinkId::of_index(7).index(), Some(7));

@@ -51,6 +51,11 @@ pub const PROG_STAGES: [&str; 16] = [
 /// Programs of hooks that stages tail-call to have a changed frame read from its beginning. In the `stages` map they
 /// follow [`PROG_STAGES`], in this order.
 pub const PROG_ENTRIES_AGAIN: [&str; 2] = [PROG_FROM_UPLINK, PROG_FROM_BRIDGE];
+/// Programs for macvlan interfaces, loaded when the first one is attached. In the `stages` map they follow
+/// [`PROG_ENTRIES_AGAIN`], in this order.
+pub const PROG_CHILD_STAGES: [&str; 3] = ["pv_stage_child_out", "pv_stage_child_in", "pv_stage_child_flow"];
+/// Program on egress of the parent of macvlan interfaces: what leaves by the wire.
+pub const PROG_PARENT: &str = "pv_parent_out";
 /// Program that writes the kernel's tick counter into [`MAP_CONFIG`], run by `BPF_PROG_TEST_RUN`.
 pub const PROG_CLOCK: &str = "pv_clock";
 /// Program that answers a [`crate::PolicyQuery`] from the policy maps, run by `BPF_PROG_TEST_RUN`.
@@ -74,6 +79,11 @@ pub const MAP_FLOW_COUNTS: &str = "flow_counts";
 pub const MAP_FLOW_LIMITS: &str = "flow_limits";
 /// [`crate::EndpointKey`] to [`crate::EndpointInfo`]: where each container address is.
 pub const MAP_ENDPOINTS: &str = "endpoints";
+/// [`crate::EndpointKey`] to [`crate::EndpointInfo`]: addresses of containers' macvlan interfaces. They are apart from
+/// [`MAP_ENDPOINTS`], because nothing is delivered to them by the programs on other links.
+pub const MAP_CHILDREN: &str = "children";
+/// [`crate::SenderKey`] to [`crate::LinkId`]: whose frames leave by the parent of macvlan interfaces.
+pub const MAP_SENDERS: &str = "senders";
 /// Interface index to [`crate::InterfaceInfo`]: what a container may send.
 pub const MAP_INTERFACES: &str = "interfaces";
 /// Per-CPU packet counters by [`crate::DropReason`].
@@ -115,7 +125,7 @@ pub const MAP_FILTER_BUCKETS: &str = "filter_buckets";
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map that is pinned with the others.
-pub const MAPS: [&str; 24] = [
+pub const MAPS: [&str; 26] = [
     MAP_CONFIG,
     MAP_FLOWS,
     MAP_HALF_OPEN,
@@ -124,6 +134,8 @@ pub const MAPS: [&str; 24] = [
     MAP_FLOW_LIMITS,
     MAP_ENDPOINTS,
     MAP_INTERFACES,
+    MAP_CHILDREN,
+    MAP_SENDERS,
     MAP_DROPS,
     MAP_STATS,
     MAP_EVENTS,

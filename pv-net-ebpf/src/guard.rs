@@ -55,7 +55,8 @@ pub fn same_mac(a: [u8; 6], b: [u8; 6]) -> bool {
 /// The fields of an ARP frame that the guard needs.
 pub struct Arp {
     operation: u8,
-    mac: [u8; 6],
+    /// The sender's MAC.
+    pub mac: [u8; 6],
     /// The sender's protocol address.
     pub sender: Ip,
     /// The target's protocol address: what a request asks for.

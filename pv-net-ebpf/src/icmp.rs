@@ -20,13 +20,13 @@ use pv_net_common::{
 };
 
 /// The packet that an error quotes. Addresses and ports are as they stand in the quote.
-struct Quoted {
+pub struct Quoted {
     /// Source address.
-    src: Ip,
-    dst: Ip,
-    sport_be: u16,
-    dport_be: u16,
-    proto: u8,
+    pub src: Ip,
+    pub dst: Ip,
+    pub sport_be: u16,
+    pub dport_be: u16,
+    pub proto: u8,
     /// The IPv4 header's checksum, 0 for IPv6.
     check: u16,
     /// Offset of the quoted IP header from the frame's start, bytes.
@@ -37,7 +37,7 @@ struct Quoted {
 
 impl Quoted {
     #[inline(always)]
-    fn read(packet: &Packet) -> Result<Self, DropReason> {
+    pub fn read(packet: &Packet) -> Result<Self, DropReason> {
         let at = packet.l4 + 8;
         let mut quoted = if packet.v4 {
             let ip: [u32; 5] = load(packet.skb, at)?;

@@ -6,6 +6,9 @@ mod answer;
 mod bare;
 mod bridge;
 mod budget;
+mod child;
+mod child_flow;
+mod child_policy;
 mod claim;
 mod deliver;
 mod denied;
@@ -228,6 +231,30 @@ pub fn pv_stage_untag(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn pv_stage_bare(ctx: TcContext) -> i32 {
     bare::stage(ctx.skb.skb)
+}
+
+/// Egress of a macvlan interface, inside the container's namespace: everything that the container sends by it.
+#[classifier]
+pub fn pv_stage_child_out(ctx: TcContext) -> i32 {
+    child::out(ctx.skb.skb)
+}
+
+/// Ingress of a macvlan interface, inside the container's namespace.
+#[classifier]
+pub fn pv_stage_child_in(ctx: TcContext) -> i32 {
+    child::inward(ctx.skb.skb)
+}
+
+/// Packets by a macvlan interface, of either way, that its guard let pass.
+#[classifier]
+pub fn pv_stage_child_flow(ctx: TcContext) -> i32 {
+    later_stage(ctx.skb.skb, child::flow)
+}
+
+/// Egress of the parent of macvlan interfaces: what leaves by the wire.
+#[classifier]
+pub fn pv_parent_out(ctx: TcContext) -> i32 {
+    child::by_parent(ctx.skb.skb)
 }
 
 /// Ingress of an uplink, before the stack. Handles frames in several buffers too (kernel 5.18).

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use pv_net_common::{
     ClaimSlot, EndpointInfo, EndpointKey, FilterRate, FilterSource, FlowCount, FlowEntry, FlowKey, FlowLimit,
     FragmentInfo, FragmentKey, GlobalConfig, HalfOpenFlow, InterfaceInfo, Ip, LinkId, NatOwner, PortMapKey,
-    PortMapTarget, SockKey, SockOrigin, SourceKey, UplinkInfo,
+    PortMapTarget, SenderKey, SockKey, SockOrigin, SourceKey, UplinkInfo,
     drop_reason::DROP_SLOTS,
     endpoint::{LOCAL_ADDRESS, MAX_LOCALS, MAX_NETWORKS, MAX_PORT_MAPPINGS, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS},
     flow::{CLAIM_TURN_SLOTS, DEFAULT_FLOWS, DEFAULT_HALF_OPEN, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
@@ -62,6 +62,15 @@ pub static FLOW_LIMITS: HashMap<LinkId, FlowLimit, { MAX_LINKS as usize }, { BPF
 pub static ENDPOINTS: HashMap<EndpointKey, EndpointInfo, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
+/// Address of a container's macvlan interface to where it is. Written by the daemon.
+#[btf_map(name = "children")]
+pub static CHILDREN: HashMap<EndpointKey, EndpointInfo, { MAX_ENDPOINTS as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// Parent of macvlan interfaces and source MAC to the interface that sends with it. Written by the daemon.
+#[btf_map(name = "senders")]
+pub static SENDERS: HashMap<SenderKey, LinkId, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+
 /// Host-side link to what its container may send. Written by the daemon.
 #[btf_map(name = "interfaces")]
 pub static INTERFACES: HashMap<LinkId, InterfaceInfo, { MAX_LINKS as usize }, { BPF_F_NO_PREALLOC as usize }> =
@@ -69,7 +78,9 @@ pub static INTERFACES: HashMap<LinkId, InterfaceInfo, { MAX_LINKS as usize }, { 
 
 /// The stages' programs, by [`pv_net_common::Stage`]. Written by the daemon.
 #[btf_map(name = "stages")]
-pub static STAGES: ProgramArray<{ names::PROG_STAGES.len() + names::PROG_ENTRIES_AGAIN.len() }> = ProgramArray::new();
+pub static STAGES: ProgramArray<
+    { names::PROG_STAGES.len() + names::PROG_ENTRIES_AGAIN.len() + names::PROG_CHILD_STAGES.len() },
+> = ProgramArray::new();
 
 /// Packets whose first fragment passed. An LRU, with a fixed number of places for each link.
 #[btf_map(name = "fragments")]
@@ -183,6 +194,17 @@ pub fn endpoint_in(addr: Ip, pool_id: u32) -> Option<&'static EndpointInfo> {
 fn holder(addr: Ip) -> Option<&'static EndpointInfo> {
     // SAFETY: an entry is replaced whole by the daemon, and stays readable for the program's run.
     ENDPOINTS.get_ptr(&EndpointKey { addr }).map(|p| unsafe { &*p })
+}
+
+/// The macvlan interface that has `addr`, seen from pool `pool_id`: a link-local address is looked up in that pool.
+#[inline(always)]
+pub fn child_at(addr: Ip, pool_id: u32) -> Option<&'static EndpointInfo> {
+    if addr.is_link_local() && addr.words_be[1] != 0 {
+        return None;
+    }
+    let addr = if addr.is_link_local() { addr.of_pool(pool_id) } else { addr };
+    // SAFETY: an entry is replaced whole by the daemon, and stays readable for the program's run.
+    CHILDREN.get_ptr(&EndpointKey { addr }).map(|p| unsafe { &*p })
 }
 
 /// The uplink or bridge with this index.

@@ -228,7 +228,7 @@ pub extern "C" fn pv_said(generation: u32) -> u32 {
 }
 
 #[inline(always)]
-fn said(generation: u32) -> u32 {
+pub fn said(generation: u32) -> u32 {
     let Some(Scratch { input, sides, .. }) = scratch() else { return POLICY_DENY };
     sides[0].addr = input.src;
     sides[1].addr = input.dst;

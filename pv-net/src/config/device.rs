@@ -151,7 +151,10 @@ fn pool(
     let host_access = c.plain(&join(path, "host_access"), &raw.host_access).copied().unwrap_or_default();
     let max_flows = c.plain(&join(path, "max_flows"), &raw.max_flows).copied().unwrap_or_default();
     let is_bridge = matches!(kind, Some(PoolKind::Bridge { .. }) | None);
-    for (used, key) in [(dns.is_some() && raw.dns.is_some() && !is_bridge, "dns"), (!is_bridge, "type")] {
+    let is_ipvlan = matches!(kind, Some(PoolKind::Ipvlan { .. }));
+    let is_macvlan = matches!(kind, Some(PoolKind::Macvlan { .. }));
+    let no_dns = dns.is_some() && raw.dns.is_some() && !is_bridge;
+    for (used, key) in [(no_dns, "dns"), (is_macvlan && nat, "nat"), (is_ipvlan, "type")] {
         if used {
             inactive.push(join(path, key));
         }

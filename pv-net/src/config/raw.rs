@@ -174,7 +174,7 @@ section! {
         ra: Ra,
         /// DHCPv6 for hosts on its bridge, and for containers that ask by it; none unless set.
         dhcp6: Dhcp6,
-        /// The parent link of macvlan and ipvlan interfaces.
+        /// The link that macvlan and ipvlan interfaces sit on.
         parent: String,
         /// Macvlan: bridge, private, vepa, passthru; ipvlan: l2, l3, l3s.
         mode: String,

@@ -434,10 +434,11 @@ fn interfaces_claim_the_default_route_or_leave_it() {
 #[test]
 fn what_is_accepted_but_not_acted_on_is_said() {
     let d = device(json!({"network": {"pools": {
-        "m": {"type": "macvlan", "parent": "eth0", "subnet": "10.0.4.0/24", "dns": {}},
+        "m": {"type": "macvlan", "parent": "eth0", "subnet": "10.0.4.0/24", "dns": {}, "nat": true},
+        "i": {"type": "ipvlan", "parent": "eth1", "subnet": "10.0.5.0/24"},
         "p": {"subnet": "10.0.3.0/24", "nat": true, "dhcp": {}},
     }, "policies": []}}));
-    assert_eq!(d.inactive, ["network.pools.m.dns", "network.pools.m.type"]);
+    assert_eq!(d.inactive, ["network.pools.i.type", "network.pools.m.dns", "network.pools.m.nat"]);
     let c = container(json!({"name": "web", "network": {"pool": "p", "ports": ["80"]}, "health_check": {}}));
     assert_eq!(c.inactive, ["health_check"]);
 }
@@ -446,20 +447,31 @@ fn what_is_accepted_but_not_acted_on_is_said() {
 fn containers_are_checked_against_the_device() {
     let d = device(json!({"network": {"pools": {
         "p": {"subnet": "10.0.3.0/24"},
-        "direct": {"type": "macvlan", "parent": "eth0", "subnet": "10.9.0.0/24"},
+        "direct": {"type": "ipvlan", "parent": "eth0", "subnet": "10.9.0.0/24"},
+        "lan": {"type": "macvlan", "parent": "eth0", "subnet": "10.0.8.0/24"},
     }}}));
     for (name, interface, path, part) in [
-        ("unknown pool", json!({"pool": "q"}), "pool", "the pools are direct, p"),
+        ("unknown pool", json!({"pool": "q"}), "pool", "the pools are direct, lan, p"),
         ("outside", json!({"pool": "p", "ipv4_address": "10.0.4.7"}), "ipv4_address", "outside 10.0.3.0/24"),
         ("gateway", json!({"pool": "p", "ipv4_address": "10.0.3.1"}), "ipv4_address", "gateway"),
         ("no such family", json!({"pool": "p", "ipv6_address": "fd00::7"}), "ipv6_address", "no IPv6"),
-        ("macvlan", json!({"pool": "direct"}), "pool", "bridge pools only"),
+        ("ipvlan", json!({"pool": "direct"}), "pool", "bridge and macvlan pools only"),
     ] {
         let c = container(json!({"name": "web", "network": {"interfaces": [interface]}}));
         let path = format!("network.interfaces[0].{path}");
         expect(name, Err::<(), _>(check_container("run.json", &c, &d)), &[(&path, part)]);
     }
+    for (ports, part) in
+        [("8080:80/tcp", "the container's own address"), ("127.0.0.1:80:80", "no address of the device")]
+    {
+        let c = container(json!({"name": "web", "network": {"pool": "lan", "ports": [ports]}}));
+        expect(ports, Err::<(), _>(check_container("run.json", &c, &d)), &[("network.ports[0]", part)]);
+    }
+    let c = container(json!({"name": "web", "network": {"pool": "lan", "ports": ["80", "90-99/udp"]}}));
+    assert_eq!(check_container("run.json", &c, &d), []);
     let uplink = ("eth0".parse().expect("name"), "10.0.0.5/16".parse().expect("net"));
+    // A macvlan pool is meant to be in the network of its parent, which may be an uplink.
     let errors = check_uplinks("device.json", &d, &[uplink]);
+    assert_eq!(errors.len(), 1);
     assert!(errors[0].to_string().contains("10.0.0.0/16 of uplink eth0"), "{}", errors[0]);
 }

@@ -4,7 +4,7 @@ use super::ConfigError;
 use super::checker::{Checker, join};
 use super::device::overlap;
 use crate::ipam::{Ipam, IpamError, LeaseKey, Request};
-use crate::model::{Container, Device, IfName, PoolKind};
+use crate::model::{Container, Device, IfName, Interface, PoolKind};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
@@ -24,9 +24,9 @@ pub fn check_container(file: &str, container: &Container, device: &Device) -> Ve
             c.wrong(&join(&path, "pool"), Some(&Value::from(interface.pool.as_str())), "no such pool", Some(help));
             continue;
         };
-        if !matches!(pool.kind, PoolKind::Bridge { .. }) {
-            let why = "is not of type bridge: this version attaches containers to bridge pools only";
-            let help = Some("choose a pool of type bridge".to_owned());
+        if matches!(pool.kind, PoolKind::Ipvlan { .. }) {
+            let why = "is of type ipvlan: this version attaches containers to bridge and macvlan pools only";
+            let help = Some("choose a pool of type bridge or macvlan".to_owned());
             c.wrong(&join(&path, "pool"), Some(&Value::from(interface.pool.as_str())), why, help);
         }
         let key = LeaseKey {
@@ -49,7 +49,35 @@ pub fn check_container(file: &str, container: &Container, device: &Device) -> Ve
             c.wrong(&join(&path, key), Some(&Value::from(text)), why, help);
         }
     }
+    direct_ports(&mut c, container, device);
     c.errors
+}
+
+/// Checks published ports that lead to a macvlan interface: the outside reaches its own address, so nothing can be
+/// translated.
+fn direct_ports(c: &mut Checker, container: &Container, device: &Device) {
+    for (i, mapping) in container.ports.iter().enumerate() {
+        let leads_to = |interface: &&Interface| match &mapping.interface {
+            Some(name) => interface.name == *name,
+            None => interface.default_route == Some(true) || container.interfaces.len() == 1,
+        };
+        let interface = container.interfaces.iter().find(leads_to).or(container.interfaces.first());
+        let Some(pool) = interface.and_then(|interface| device.pools.get(&interface.pool)) else { continue };
+        if pool.macvlan().is_none() {
+            continue;
+        }
+        let path = format!("network.ports[{i}]");
+        let value = Value::from(mapping.to_string());
+        if *mapping.host_ports.start() != mapping.container_port {
+            let why = format!("pool {} is a macvlan: the outside reaches the container's own address", pool.name);
+            let help = Some("publish the port that the container listens on, with no other in front".to_owned());
+            c.wrong(&path, Some(&value), why, help);
+        }
+        if mapping.host.is_some() {
+            let why = format!("pool {} is a macvlan: its ports are published on no address of the device", pool.name);
+            c.wrong(&path, Some(&value), why, Some("leave the address out".to_owned()));
+        }
+    }
 }
 
 /// Checks that no pool overlaps the network of an uplink.
@@ -57,7 +85,7 @@ pub fn check_container(file: &str, container: &Container, device: &Device) -> Ve
 pub fn check_uplinks(file: &str, device: &Device, uplinks: &[(IfName, IpNetwork)]) -> Vec<ConfigError> {
     let mut c = Checker::new(file);
     for pool in device.pools.values() {
-        for net in pool.networks() {
+        for net in pool.own_networks() {
             if let Some((uplink, other)) = uplinks.iter().find(|(_, other)| overlap(net, *other)) {
                 let key = if net.is_ipv6() { "subnet6" } else { "subnet" };
                 let path = join(&join("network.pools", pool.name.as_str()), key);

@@ -12,12 +12,13 @@ use crate::failure::{Failure, Kind};
 use crate::ipam::Lease;
 use crate::ipam::store::{ContainerRecord, RunText, State};
 use crate::kernel::bpf::Hook;
+use crate::kernel::bpf::children::is_number;
 use crate::kernel::errand::Found;
 use crate::kernel::link::{self, LinkKind, LinkSpec, host_if_name};
 use crate::kernel::netlink::{LinkInfo, NetError, Netns, alias};
 use crate::kernel::{Host, Kernel, kill_point};
 use crate::model::{Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, PairKind, Pool};
-use crate::plan::{Leg, Observed, Op, PoolLink, endpoint, endpoint_ops, misplaced};
+use crate::plan::{Leg, Observed, Op, PoolLink, ProgramState, endpoint, endpoint_ops, misplaced};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -276,8 +277,11 @@ impl Daemon {
             addresses: addresses(attachment, &pool),
             alias: alias::of_attachment(attachment),
         };
+        if link.on_parent {
+            self.check_not_devices(attachment).await?;
+        }
         let known = self.link_index(&attachment.host_if);
-        let made = spec.make(&self.net, netns).await?;
+        let made = spec.make(&self.net, netns, self.plane.as_mut()).await?;
         let is_new = known != Some(made.index);
         if let Some(old) = known.filter(|_| is_new) {
             // An old link that could not be adopted was removed; its pins and map entries are useless to the new one.
@@ -309,7 +313,9 @@ impl Daemon {
         self.closed.remove(&made.index);
         self.end_misfit(attachment, &made, link.mtu).await;
         self.resize_bridge(&pool).await;
-        self.net.wait_until_it_carries(&[made.index, link.index]).await;
+        if !link.on_parent {
+            self.net.wait_until_it_carries(&[made.index, link.index]).await;
+        }
         Ok(Connected { link: made, attachment: attachment.clone(), is_new })
     }
 
@@ -338,15 +344,20 @@ pub(super) struct Connected {
 /// What the kernel holds of a link that was just made.
 fn fresh(link: &LinkInfo, host: &Host<'_>) -> Observed {
     let tracks_hooks = host.plane.as_ref().is_some_and(|plane| plane.hook() == Hook::Tcx);
+    // A macvlan interface gets its programs while it is made.
+    let hooks = if is_number(link.index) { [(link.index, ProgramState::Own)].into() } else { BTreeMap::new() };
     Observed {
         links: [(link.name.clone(), link.clone())].into(),
-        hooks: tracks_hooks.then(BTreeMap::new),
+        hooks: tracks_hooks.then_some(hooks),
         ..Observed::default()
     }
 }
 
 /// How a new interface is connected to the pool.
-const fn kind(pool: &Pool, link: &PoolLink) -> LinkKind {
+fn kind(pool: &Pool, link: &PoolLink) -> LinkKind {
+    if let Some((_, mode)) = pool.macvlan() {
+        return LinkKind::Macvlan { parent: link.index, mode };
+    }
     match pool.link {
         PairKind::Veth => LinkKind::Veth { bridge: link.index },
         PairKind::Netkit => LinkKind::Netkit { bridge: link.index },

@@ -18,6 +18,7 @@ mod execute;
 mod firewall;
 mod interface;
 mod leases;
+mod macvlan;
 mod mtu;
 mod names;
 mod own_ports;
@@ -157,6 +158,8 @@ pub struct Daemon {
     has_socket_hooks: bool,
     /// Whether the kernel has reported that a pool's bridge is gone.
     bridge_gone: bool,
+    /// Whether the kernel has reported a change of a macvlan pool's parent: an interface on it may be gone.
+    children_changed: bool,
     /// Whether the kernel has reported that a filter of pv-net was replaced or removed.
     filters_changed: bool,
     /// Whether a link of pv-net has another name than its own.
@@ -248,6 +251,7 @@ impl Daemon {
             routes_changed: true,
             has_socket_hooks: false,
             bridge_gone: false,
+            children_changed: false,
             filters_changed: false,
             misnamed: false,
             unmarked: BTreeSet::new(),
@@ -272,6 +276,7 @@ impl Daemon {
         daemon.learn_leases().await?;
         daemon.read_declarations().await?;
         daemon.open_plane()?;
+        daemon.discover_children().await?;
         daemon.start_policy().await?;
         daemon.reconcile().await?;
         daemon.take_over()?;

@@ -30,7 +30,7 @@ impl Daemon {
     /// The device's present state, as the rules see it.
     pub(super) async fn topology(&mut self, device: &Device) -> Result<Topology, Failure> {
         let host = self.host_addresses().await?;
-        let networks = device.pools.values().flat_map(crate::model::Pool::networks).collect();
+        let networks = device.pools.values().flat_map(crate::model::Pool::own_networks).collect();
         let names: Vec<_> = self.state.containers.keys().cloned().collect();
         let containers = names.into_iter().map(|name| {
             let identity = self.state.identity(&name);
@@ -42,7 +42,7 @@ impl Daemon {
 
     /// The device's own addresses.
     async fn host_addresses(&self) -> Result<Vec<IpAddr>, Failure> {
-        let bridges: Vec<_> = self.pools.values().map(|p| (p.index, p.mac)).collect();
+        let bridges: Vec<_> = self.pools.values().filter(|p| !p.on_parent).map(|p| (p.index, p.mac)).collect();
         let all = self.net.addresses().await?.into_iter().map(|(link, address)| (link, address.ip()));
         Ok(host_addresses(all, &bridges))
     }

@@ -110,6 +110,7 @@ impl Daemon {
                 observed.macs_held = self.macs_held.clone();
             }
         }
+        self.guard_parents(&observed);
         Ok(())
     }
 
@@ -131,8 +132,7 @@ impl Daemon {
     }
 
     async fn ensure_pool(&mut self, pool: &Pool, default_mtu: u32, observed: &mut Observed) -> Result<(), Failure> {
-        // Pools of other kinds have no bridge; containers cannot be attached to them yet.
-        let Some(bridge) = bridge(pool, default_mtu) else { return Ok(()) };
+        let Some(bridge) = bridge(pool, default_mtu) else { return self.ensure_parent(pool, observed) };
         if let Err(foreign) = bridge.link(observed) {
             self.in_the_way.insert(foreign.name.clone());
             return Err(foreign.into());
@@ -162,7 +162,10 @@ impl Daemon {
         }
         let id = self.state.pool_id(&pool.name);
         let mac = link.mac.map_or(bridge.mac, Mac);
-        self.pools.insert(pool.name.clone(), PoolLink { index: link.index, mac, mtu: bridge.mtu, id, borrowed });
+        self.pools.insert(
+            pool.name.clone(),
+            PoolLink { index: link.index, mac, mtu: bridge.mtu, id, borrowed, on_parent: false },
+        );
         Ok(())
     }
 

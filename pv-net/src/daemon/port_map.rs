@@ -7,7 +7,7 @@ use crate::failure::{Failure, Kind};
 use crate::ipam::store::ContainerRecord;
 use crate::kernel::errand::{Errand, Found};
 use crate::kernel::{Kernel, listeners};
-use crate::model::{Container, ContainerName, PortMapping};
+use crate::model::{Container, ContainerName, Interface, PortMapping};
 use crate::plan::{Op, Published, Tables, prefixes, reservations};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -47,16 +47,19 @@ impl Daemon {
         let mut all = Vec::new();
         for (name, record) in &self.state.containers {
             let identity = self.state.identities.get(name).copied().unwrap_or_default();
-            let published =
-                |mapping: &PortMapping| (name.clone(), Published::new(mapping.clone(), identity, &record.attachments));
+            let pools = &self.device.pools;
+            let published = |mapping: &PortMapping| {
+                (name.clone(), Published::new(mapping.clone(), identity, &record.attachments, pools))
+            };
             all.extend(self.mappings.of(name, record).iter().map(published));
         }
         self.mappings.keep(&self.state.containers);
         all
     }
 
+    /// The ports of the device that are published.
     pub(super) fn all_published(&self) -> Vec<Published> {
-        self.published().into_iter().map(|(_, p)| p).collect()
+        self.published().into_iter().map(|(_, p)| p).filter(|p| !p.direct).collect()
     }
 
     /// Notes the ports that lead nowhere, because the interface that they name was removed.
@@ -94,7 +97,8 @@ impl Daemon {
         let entries: Vec<_> = published.iter().flat_map(|p| prefixes(p).into_iter().chain(reservations(p))).collect();
         // Ports are reserved before they are published, so that no socket gets one in between.
         let observed = self.host().observe_device().await?;
-        self.keep_ports_apart(&published, &observed).await?;
+        let of_device: Vec<Published> = published.into_iter().filter(|p| !p.direct).collect();
+        self.keep_ports_apart(&of_device, &observed).await?;
         let known = observed.tables;
         let wanted = Tables { ports: entries.into_iter().collect(), ..Tables::default() };
         let (gone, mut ops): (Vec<Op>, Vec<Op>) = known.port_steps(&wanted).into_iter().partition(Op::removes);
@@ -117,7 +121,13 @@ impl Daemon {
         if container.ports.is_empty() {
             return Ok(());
         }
-        let others = self.published();
+        let is_direct =
+            |interface: &Interface| self.device.pools.get(&interface.pool).is_some_and(|pool| pool.macvlan().is_some());
+        // Ports of macvlan interfaces are at the container's own address.
+        if container.interfaces.iter().all(is_direct) {
+            return Ok(());
+        }
+        let others: Vec<_> = self.published().into_iter().filter(|(_, p)| !p.direct).collect();
         let listeners = listeners::all();
         for (i, mapping) in container.ports.iter().enumerate() {
             let conflict = |why: String| {

@@ -255,7 +255,8 @@ impl Daemon {
             NetEvent::Changed | NetEvent::Route { .. } => false,
         };
         if let NetEvent::Route { outputs } = event {
-            let is_inside = |link| self.links.contains_key(link) || self.pools.values().any(|p| p.index == *link);
+            let is_inside =
+                |link| self.links.contains_key(link) || self.pools.values().any(|p| p.index == *link && !p.on_parent);
             self.routes_changed |= outputs.is_empty() || !outputs.iter().all(is_inside);
         }
         if let NetEvent::LinkGone { index, .. } = event
@@ -266,6 +267,10 @@ impl Daemon {
             for e in self.forget_link(*index, &container, &host_if).await {
                 tracing::warn!(%container, error = %e, "link not forgotten");
             }
+        }
+        // The kernel reports nothing of interfaces in other namespaces, but that their parent has changed when one goes.
+        if let NetEvent::Link { index, .. } | NetEvent::LinkGone { index, .. } = event {
+            self.children_changed |= self.pools.values().any(|pool| pool.on_parent && pool.index == *index);
         }
         if let NetEvent::Link { index, name: Some(name), .. } = event {
             self.misnamed |= self.is_renamed(*index, name);
@@ -313,6 +318,12 @@ impl Daemon {
     }
 
     async fn follow_changes(&mut self) {
+        if std::mem::take(&mut self.children_changed) {
+            self.forget_gone_children().await;
+            if self.has_lost_a_parent().await {
+                self.put_right(Vec::new()).await;
+            }
+        }
         for index in std::mem::take(&mut self.unbridged) {
             if let Err(e) = self.put_back(index).await {
                 tracing::warn!(index, error = %e, "container's link not put back on its bridge");

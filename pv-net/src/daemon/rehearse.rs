@@ -33,7 +33,8 @@ copied! {
     mtu_changed, filterable,
     uplink_conditions, port_conditions, port_holders, filter_conditions, firewall_conditions, uplinks_changed,
     routes_changed, held, closed, awaited, beyond_repair, in_the_way, tried_again, failed_steps, unbridged, unmarked, misnamed, macs_held,
-    former_gateways, misfits, errands, repairs, has_socket_hooks, bridge_gone, filters_changed;
+    former_gateways, misfits, errands, repairs, has_socket_hooks, bridge_gone, filters_changed,
+    children_changed;
     // A rehearsal does not touch what these lead to: files, the kernel, the lease book, the rules in force.
     left:
     paths, revision, leases, net, broker, plane, shared_plane, adopted, adopted_containers, policy, mappings, grace, rehearsal, under_repair,

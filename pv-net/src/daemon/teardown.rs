@@ -60,6 +60,7 @@ pub async fn teardown(paths: &Paths, broker: Option<&Broker>) -> Result<(), Fail
     drop(GracePeriods::new(paths.grace_marker()));
     let net = Net::here()?;
     let stored = store::load(&paths.state_dir);
+    failures.extend(bpf::children::discover(&paths.bpffs, |_| None).err().map(Failure::from));
     if let (Ok((state, _)), Some(broker)) = (&stored, broker) {
         tidy(state, &net, broker).await;
     }

@@ -83,7 +83,8 @@ impl Daemon {
         // translated back.
         self.hook_uplinks(&links, &uplinks, &observed).await?;
         uplinks.retain(|name| self.uplinks.contains_key(name));
-        let bridges: Vec<(&PoolName, u32)> = self.pools.iter().map(|(pool, link)| (pool, link.index)).collect();
+        let of_bridges = self.pools.iter().filter(|(_, link)| !link.on_parent);
+        let bridges: Vec<(&PoolName, u32)> = of_bridges.map(|(pool, link)| (pool, link.index)).collect();
         for link in links.iter().filter(|l| uplinks.iter().any(|name| name.as_str() == l.name)) {
             let why = apart(link, &links, &bridges);
             self.uplink_conditions.extend(why.map(|why| format!("uplink {}: {why}", link.name)));
@@ -122,6 +123,7 @@ impl Daemon {
         self.apply_all(&ops).await?;
         self.routes_changed = false;
         self.uplinks_down = down;
+        self.guard_parents(&observed);
         self.refresh_filter(&observed).await
     }
 

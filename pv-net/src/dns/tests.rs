@@ -61,6 +61,7 @@ fn snapshot(rules: &[Rule]) -> Snapshot {
             id: 1,
             mtu: 1500,
             borrowed: false,
+            on_parent: false,
         }),
         conditions: Vec::new(),
     };

@@ -1,5 +1,6 @@
 //! Carries out the steps of a plan in the kernel of this machine.
 
+use super::bpf::children::is_number;
 use super::bpf::{DataPlane, Ended};
 use super::link::set_link_sysctl;
 use super::netlink::Net;
@@ -51,6 +52,21 @@ impl Host<'_> {
         self.plane.as_deref_mut().ok_or(KernelError::NotLoaded)
     }
 
+    /// Carries out a step about a macvlan interface that means something else there; `None` for all other steps. What is
+    /// set down or up on a host-side link is closed or open there by the interface's entry in the map `interfaces`: the
+    /// link itself is the container's.
+    fn apply_to_child(&mut self, op: &Op) -> Option<Result<(), KernelError>> {
+        match op {
+            Op::SetDown { index, .. } if is_number(*index) => {
+                Some(self.plane().and_then(|plane| Ok(plane.remove_interface(LinkId::of_index(*index))?)))
+            }
+            Op::SetUp { index, .. } | Op::Enslave { index, .. } | Op::SetAlias { index, .. } if is_number(*index) => {
+                Some(Ok(()))
+            }
+            _ => None,
+        }
+    }
+
     /// Ends flows, and tells containers that their TCP connections have ended.
     fn end_flows(&mut self, hit: impl Fn(&FlowKey, &FlowEntry) -> bool) -> Result<(), KernelError> {
         let ended: Vec<Ended> = self.plane()?.end_flows_where(hit)?;
@@ -94,6 +110,9 @@ impl Kernel for Host<'_> {
             return Ok(());
         }
         let net = self.net;
+        if let Some(done) = self.apply_to_child(op) {
+            return done;
+        }
         match op {
             Op::SetInterface { index, info, .. } => self.plane()?.set_interface(LinkId::of_index(*index), info)?,
             Op::RemoveInterface { index } => self.plane()?.remove_interface(LinkId::of_index(*index))?,

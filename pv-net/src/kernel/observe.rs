@@ -2,6 +2,7 @@
 
 use super::apply::Host;
 use super::bpf::Hook;
+use super::bpf::children::is_number;
 use super::netlink::clsact::OwnFilters;
 use super::{KernelError, sysctl};
 use crate::model::IfName;
@@ -39,6 +40,9 @@ pub(super) async fn device(host: &mut Host<'_>) -> Result<Observed, KernelError>
 pub(super) async fn containers(host: &mut Host<'_>, observed: &mut Observed) -> Result<(), KernelError> {
     let Some(plane) = host.plane.as_deref_mut() else { return Ok(()) };
     observed.interfaces = plane.interfaces().into_iter().map(|(link, info)| (link.number(), info)).collect();
+    for link in observed.links.values_mut().filter(|link| is_number(link.index)) {
+        link.up = observed.interfaces.contains_key(&link.index);
+    }
     observed.endpoints = plane.endpoints().into_iter().collect();
     observed.hooks = match plane.hook() {
         Hook::Tcx => Some(plane.guards()?),

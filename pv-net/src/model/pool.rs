@@ -203,6 +203,21 @@ impl Pool {
         v4.chain(self.v6.iter().map(|s| s.net.into()))
     }
 
+    /// Its networks if nobody but the pool is in them, IPv4 first. A macvlan or ipvlan pool shares the network of its
+    /// parent, whose other hosts are outside.
+    pub fn own_networks(&self) -> impl Iterator<Item = ipnetwork::IpNetwork> {
+        self.networks().filter(|_| matches!(self.kind, PoolKind::Bridge { .. }))
+    }
+
+    /// The link that its interfaces sit on, and how they reach each other, for a macvlan pool.
+    #[must_use]
+    pub fn macvlan(&self) -> Option<(&IfName, MacvlanMode)> {
+        match &self.kind {
+            PoolKind::Macvlan { parent, mode } => Some((parent, *mode)),
+            PoolKind::Bridge { .. } | PoolKind::Ipvlan { .. } => None,
+        }
+    }
+
     /// Its gateway addresses with the prefix length of their networks, IPv4 first.
     pub fn gateways(&self) -> impl Iterator<Item = ipnetwork::IpNetwork> {
         let v4 = self.v4.iter().filter_map(|s| Ipv4Network::new(s.gateway, s.net.prefix()).ok().map(Into::into));

@@ -18,6 +18,8 @@ pub struct PoolLink {
     pub id: u32,
     /// The bridge was not made by pv-net, so others than containers may be on it.
     pub borrowed: bool,
+    /// There is no bridge: index and MAC are those of the link that the pool's macvlan interfaces sit on.
+    pub on_parent: bool,
 }
 
 /// The desired state of one interface of a container.

@@ -27,7 +27,8 @@ pub fn attachment(n: u8) -> Attachment {
 
 /// The desired state of container `n`'s interface.
 pub fn wanted(n: u8, isolated: bool) -> Endpoint {
-    let link = PoolLink { index: 2, mac: Mac([2, 0, 10, 0, 3, 1]), mtu: 1500, id: 1, borrowed: false };
+    let link =
+        PoolLink { index: 2, mac: Mac([2, 0, 10, 0, 3, 1]), mtu: 1500, id: 1, borrowed: false, on_parent: false };
     endpoint(&attachment(n), &pool(isolated), &link, u32::from(n))
 }
 

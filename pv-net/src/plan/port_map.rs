@@ -1,9 +1,10 @@
 //! Published ports as entries of the `port_map` map.
 
 use super::PortMapPrefix;
-use crate::model::{Attachment, PortMapping, Transport, reached_at};
+use crate::model::{Attachment, Pool, PoolName, PortMapping, Transport, reached_at};
 use pv_net_common::endpoint::{PORT_MAP_PREFIX, PORT_MAP_SOMEWHERE};
 use pv_net_common::{Ip, PortMapKey, PortMapTarget};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
@@ -18,21 +19,35 @@ pub struct Published {
     pub ipv4: Option<Ipv4Addr>,
     /// The container's IPv6 address that it leads to.
     pub ipv6: Option<Ipv6Addr>,
+    /// The outside reaches the container's own addresses, and none of the device: it has a macvlan interface.
+    pub direct: bool,
 }
 
 impl Published {
-    /// A mapping of the container with this identity and these interfaces.
+    /// A mapping of the container with this identity and these interfaces, on a device with these pools.
     #[must_use]
-    pub fn new(mapping: PortMapping, identity: u32, attachments: &[Attachment]) -> Self {
+    pub fn new(
+        mapping: PortMapping,
+        identity: u32,
+        attachments: &[Attachment],
+        pools: &BTreeMap<PoolName, Pool>,
+    ) -> Self {
         let (ipv4, ipv6) = reached_at(attachments, mapping.interface.as_ref());
-        Self { mapping, identity, ipv4, ipv6 }
+        let leads_to = |a: &&Attachment| a.ipv4.is_some() && a.ipv4 == ipv4 || a.ipv6.is_some() && a.ipv6 == ipv6;
+        let pool = attachments.iter().find(leads_to).and_then(|a| pools.get(&a.pool));
+        Self { mapping, identity, ipv4, ipv6, direct: pool.is_some_and(|pool| pool.macvlan().is_some()) }
     }
 
-    /// The device's addresses that the mapping is for, each with the container's address of the same family. The
+    /// The addresses that the mapping is for, the device's unless it is direct, each with the container's address of the same family. The
     /// unspecified address of a family stands for all of the device's addresses.
     pub fn pairs(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
         let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
-        let hosts = self.mapping.host.map_or(any.to_vec(), |host| vec![host]);
+        let own = self.ipv4.map(IpAddr::from).into_iter().chain(self.ipv6.map(IpAddr::from));
+        let hosts = match self.mapping.host {
+            _ if self.direct => own.collect(),
+            Some(host) => vec![host],
+            None => any.to_vec(),
+        };
         let target = |host: &IpAddr| match host {
             IpAddr::V4(_) => self.ipv4.map(IpAddr::from),
             IpAddr::V6(_) => self.ipv6.map(IpAddr::from),
@@ -87,6 +102,9 @@ pub fn prefixes(published: &Published) -> Vec<(PortMapPrefix, PortMapTarget)> {
 pub fn reservations(published: &Published) -> Vec<(PortMapPrefix, PortMapTarget)> {
     let mapping = &published.mapping;
     let mut entries = Vec::new();
+    if published.direct {
+        return entries;
+    }
     for (host, _) in published.pairs().filter(|(host, _)| !host.is_unspecified()) {
         let all = if host.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
         let proto_be = (proto(mapping.transport) | PORT_MAP_SOMEWHERE).to_be();
@@ -121,6 +139,7 @@ mod tests {
             identity: 7,
             ipv4: Some([10, 0, 3, 2].into()),
             ipv6: Some("fd00::2".parse().expect("address")),
+            direct: false,
         }
     }
 

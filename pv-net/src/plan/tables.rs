@@ -243,7 +243,7 @@ mod tests {
 
     fn published(text: &str) -> Published {
         let (ipv4, ipv6) = (Some([10, 0, 3, 2].into()), Some("fd00::2".parse().expect("address")));
-        Published { mapping: text.parse().expect("mapping"), identity: 7, ipv4, ipv6 }
+        Published { mapping: text.parse().expect("mapping"), identity: 7, ipv4, ipv6, direct: false }
     }
 
     fn ports(mappings: &[&str]) -> Tables {

@@ -16,7 +16,7 @@ pub fn filter_sources<'a>(
     pools: impl IntoIterator<Item = &'a Pool>,
 ) -> BTreeMap<(u32, FilterSource), u32> {
     let denied = filter.deny.iter().map(|n| (prefix(*n), DropReason::DenyListed as u32));
-    let networks = pools.into_iter().flat_map(Pool::networks);
+    let networks = pools.into_iter().flat_map(Pool::own_networks);
     denied.chain(networks.map(|n| (prefix(n), DropReason::SpoofedPool as u32))).collect()
 }
 

@@ -248,7 +248,7 @@ pub fn uplink_infos<'a>(
             },
         );
     }
-    for pool in pools {
+    for pool in pools.filter(|pool| !pool.on_parent) {
         let flags = if pool.borrowed { UPLINK_POOL | UPLINK_BORROWED } else { UPLINK_POOL };
         let (mtu, mac, pool_id) = (pool.mtu, pool.mac.0, pool.id);
         infos.insert(pool.index, UplinkInfo { mtu, mac, flags, pool_id, ..UplinkInfo::default() });

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 fn snapshot(pool: &Value, has_way_out6: bool) -> Snapshot {
     let device = parse_device("device.json", &json!({"network": {"pools": {"p": pool}}}).to_string()).expect("valid");
-    let link = PoolLink { index: 7, mac: Mac([2, 0, 0, 0, 0, 7]), mtu: 1420, id: 1, borrowed: false };
+    let link = PoolLink { index: 7, mac: Mac([2, 0, 0, 0, 0, 7]), mtu: 1420, id: 1, borrowed: false, on_parent: false };
     let status = PoolStatus { link: Some(link), conditions: Vec::new() };
     Snapshot {
         pools: Arc::new(device.pools.keys().map(|name| (name.clone(), status.clone())).collect()),

@@ -257,7 +257,8 @@ impl Snapshot {
     pub fn published(&self) -> impl Iterator<Item = (&ContainerName, Published)> {
         self.attached().flat_map(|(container, attached)| {
             let published = |mapping: &PortMapping| {
-                Published::new(mapping.clone(), attached.identity, &attached.record.attachments)
+                let (mapping, attachments) = (mapping.clone(), &attached.record.attachments);
+                Published::new(mapping, attached.identity, attachments, &self.device.pools)
             };
             attached.ports.iter().map(move |mapping| (&container.name, published(mapping)))
         })

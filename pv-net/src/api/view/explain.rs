@@ -63,7 +63,7 @@ pub fn explain(
     probe: &Probe,
     config: &Path,
 ) -> Result<VerdictView, Failure> {
-    let networks = snapshot.device.pools.values().flat_map(Pool::networks).collect();
+    let networks = snapshot.device.pools.values().flat_map(Pool::own_networks).collect();
     let topology = Topology { containers: snapshot.members().collect(), networks, host };
     let explainer = Explainer { snapshot, ports: ports(snapshot), topology };
     explainer.verdict(query, probe, config)
@@ -160,7 +160,11 @@ impl Explainer<'_> {
         if let Some(link) = &party.link {
             return self.snapshot.device.pools.get(link);
         }
-        let holds = |p: &&Pool| p.networks().any(|n| n.contains(party.addr));
+        // Other hosts in the network of a macvlan pool are outside.
+        let holds = |p: &&Pool| match party.container {
+            Some(_) => p.networks().any(|n| n.contains(party.addr)),
+            None => p.own_networks().any(|n| n.contains(party.addr)),
+        };
         self.snapshot.device.pools.values().find(holds).filter(|_| !party.host)
     }
 
@@ -235,7 +239,9 @@ impl Explainer<'_> {
         // For a container that sends, a published port belongs to the device; for all others it belongs to the
         // container.
         let target = if by_service && self.pool_of(from).is_some() { Place::Host } else { place(to) };
-        let published = by_service || (by_name && leads.is_some());
+        // A macvlan interface is reached at the container's own address.
+        let direct = leads.is_some_and(|leads| leads.ip() == to.addr);
+        let published = by_service || direct || (by_name && leads.is_some());
         let (action, decided) = default_verdict(place(from), target, proto, port, published);
         let mut reason = format!("no rule applies: {decided}");
         if let (Reason::NotPublished, Some(leads)) = (&decided, leads) {

@@ -47,7 +47,7 @@ pub fn flows(snapshot: &Snapshot) -> Result<Vec<FlowView>, BpfError> {
 }
 
 fn view(record: &FlowRecord, snapshot: &Snapshot) -> FlowView {
-    let place = record.key.link.index().and_then(|index| snapshot.interfaces.get(&index));
+    let place = snapshot.interfaces.get(&record.key.link.number());
     let host_if = place.and_then(|p| p.attachment()).map(|a| a.host_if.to_string());
     FlowView {
         src: record.key.src.into(),

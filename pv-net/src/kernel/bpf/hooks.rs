@@ -1,6 +1,7 @@
 //! Attaches programs to links: of containers, uplinks and bridges. A link is identified by its index, so renaming a
 //! link does not change whether it counts as having its programs.
 
+use super::children::is_number;
 use super::links;
 use super::options::Hook;
 use super::place::Place;
@@ -71,6 +72,7 @@ impl DataPlane {
             *state = state.and(inwards.remove(index).unwrap_or(ProgramState::Lost));
         }
         all.extend(inwards.into_keys().map(|index| (index, ProgramState::Lost)));
+        all.extend(self.child_guards());
         Ok(all)
     }
 
@@ -127,6 +129,11 @@ impl DataPlane {
     /// # Errors
     /// When the kernel refuses, the link has another name by now, or a pin cannot be made.
     pub fn attach(&mut self, host_if: &IfName, index: u32) -> Result<(), BpfError> {
+        if is_number(index) {
+            let why = "its programs can be attached only when it is made: detach the container, and attach it again";
+            let (program, link) = ("pv_child", host_if.to_string());
+            return Err(BpfError::Attach { program, link, why: why.to_owned() });
+        }
         self.attach_at(Place::ToContainer, host_if, index)?;
         self.attach_at(Place::FromContainer, host_if, index)
     }
@@ -136,6 +143,9 @@ impl DataPlane {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn detach(&mut self, index: u32) -> Result<(), BpfError> {
+        if is_number(index) {
+            return self.forget_child(index);
+        }
         for place in [Place::FromContainer, Place::ToContainer] {
             pin::remove(&pin::of_link(&self.pins(place), index))?;
         }

@@ -56,6 +56,8 @@ impl DataPlane {
             devices: Devices::default(),
             endpoints: Table::open(&maps, names::MAP_ENDPOINTS, Access::Write)?,
             interfaces: Table::open(&maps, names::MAP_INTERFACES, Access::Write)?,
+            children: Table::open(&maps, names::MAP_CHILDREN, Access::Write)?,
+            senders: Table::open(&maps, names::MAP_SENDERS, Access::Write)?,
             locals: Table::open(&maps, names::MAP_LOCALS, Access::Write)?,
             uplinks: Table::open(&maps, names::MAP_UPLINKS, Access::Write)?,
             networks: Trie::open(&maps, names::MAP_NETWORKS)?,

@@ -5,6 +5,7 @@
 //! module decides nothing; it carries out steps and reads state back.
 
 mod batch;
+pub mod children;
 mod clock;
 mod clsact;
 mod ended;

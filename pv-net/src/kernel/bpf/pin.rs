@@ -1,5 +1,5 @@
 //! The layout of the pins: `<bpffs>/maps/NAME`, `<bpffs>/programs/DIGEST/PROGRAM`, `<bpffs>/links/PROGRAM/INDEX`,
-//! `<bpffs>/links/xdp_MODE/INDEX` and `<bpffs>/links/sockets/PROGRAM`.
+//! `<bpffs>/links/xdp_MODE/INDEX`, `<bpffs>/links/sockets/PROGRAM` and `<bpffs>/links/child_{out,in}/CHILD`.
 //!
 //! The XDP mode of a link is part of its pin's path, since the kernel does not report it.
 //!
@@ -11,6 +11,7 @@ use super::place::Place;
 use crate::kernel::{kill_point, own_dir};
 use crate::model::XdpMode;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use pv_net_common::names;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,21 @@ pub(super) fn sockets_dir(root: &Path) -> PathBuf {
     links_dir(root).join("sockets")
 }
 
+/// Directory of the links of the programs at the egress of macvlan interfaces.
+pub(super) fn child_out_dir(root: &Path) -> PathBuf {
+    links_dir(root).join("child_out")
+}
+
+/// Directory of the links of the programs at their ingress.
+pub(super) fn child_in_dir(root: &Path) -> PathBuf {
+    links_dir(root).join("child_in")
+}
+
+/// Directory of the links of the program on their parents.
+pub(super) fn parents_dir(root: &Path) -> PathBuf {
+    links_dir(root).join(names::PROG_PARENT)
+}
+
 /// Directory of the links of a place's program.
 pub(super) fn place_dir(root: &Path, place: Place) -> PathBuf {
     links_dir(root).join(place.program())
@@ -67,13 +83,14 @@ pub(super) fn filter_dir(root: &Path, mode: XdpMode) -> PathBuf {
 /// Every directory with pins of links to devices.
 pub(super) fn link_dirs(root: &Path) -> impl Iterator<Item = PathBuf> {
     let places = Place::ALL.into_iter().map(|place| place_dir(root, place));
-    places.chain(XdpMode::ALL.into_iter().map(|mode| filter_dir(root, mode)))
+    places.chain([parents_dir(root)]).chain(XdpMode::ALL.into_iter().map(|mode| filter_dir(root, mode)))
 }
 
 /// Every directory under `root` that exists while a daemon runs, the deepest first.
 fn dirs(root: &Path) -> Vec<PathBuf> {
+    let children = [child_out_dir(root), child_in_dir(root)];
     let roofs = [sockets_dir(root), links_dir(root), programs_dir(root), maps_dir(root), root.to_owned()];
-    link_dirs(root).chain(roofs).collect()
+    link_dirs(root).chain(children).chain(roofs).collect()
 }
 
 fn is_bpffs(path: &Path) -> Result<bool, BpfError> {
@@ -191,7 +208,7 @@ pub fn remove_all(root: &Path) -> Result<(), BpfError> {
             first = result;
         }
     };
-    for dir in link_dirs(root).chain([sockets_dir(root)]) {
+    for dir in link_dirs(root).chain([child_out_dir(root), child_in_dir(root), sockets_dir(root)]) {
         note(remove_dir(&dir));
     }
     match program_dirs(root) {

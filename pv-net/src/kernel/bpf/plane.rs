@@ -13,7 +13,7 @@ use super::table::{PortMap, Single, Table, Trie};
 use super::takeover::Takeover;
 use pv_net_common::{
     EndpointInfo, EndpointKey, FilterSource, FlowEntry, FlowKey, GlobalConfig, HalfOpenFlow, InterfaceInfo, Ip, LinkId,
-    SourceKey, UplinkInfo, names,
+    SenderKey, SourceKey, UplinkInfo, names,
 };
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,8 @@ pub struct DataPlane {
     pub(super) devices: Devices,
     pub(super) endpoints: Table<EndpointKey, EndpointInfo>,
     pub(super) interfaces: Table<LinkId, InterfaceInfo>,
+    pub(super) children: Table<EndpointKey, EndpointInfo>,
+    pub(super) senders: Table<SenderKey, LinkId>,
     pub(super) locals: Table<EndpointKey, u32>,
     pub(super) uplinks: Table<u32, UplinkInfo>,
     pub(super) networks: Trie<FilterSource, u32>,
@@ -78,15 +80,19 @@ impl DataPlane {
     pub fn set_interface(&mut self, link: LinkId, info: &InterfaceInfo) -> Result<(), BpfError> {
         // The counting begins first, before the link may send.
         self.flow_quotas.begin(link, info.max_flows)?;
+        if link.is_assigned() {
+            self.senders.set(&sender(info), &link)?;
+        }
         self.interfaces.set(&link, info)
     }
 
-    /// Writes where address `addr` is to the map `endpoints`.
+    /// Writes where address `addr` is to the map `endpoints`, or `children` for a macvlan interface.
     ///
     /// # Errors
     /// When the kernel refuses to write the map, for example because it is full.
     pub fn set_endpoint(&mut self, addr: Ip, info: &EndpointInfo) -> Result<(), BpfError> {
-        self.endpoints.set(&EndpointKey { addr }, info)
+        let map = if info.link.is_assigned() { &mut self.children } else { &mut self.endpoints };
+        map.set(&EndpointKey { addr }, info)
     }
 
     /// Removes an address from the map `endpoints`; a missing one is fine.
@@ -94,6 +100,7 @@ impl DataPlane {
     /// # Errors
     /// When the kernel refuses to remove the entry.
     pub fn remove_endpoint(&mut self, addr: Ip) -> Result<(), BpfError> {
+        self.children.remove(&EndpointKey { addr })?;
         self.endpoints.remove(&EndpointKey { addr }).map(drop)
     }
 
@@ -102,6 +109,11 @@ impl DataPlane {
     /// # Errors
     /// When the kernel refuses to remove an entry.
     pub fn remove_interface(&mut self, link: LinkId) -> Result<(), BpfError> {
+        if link.is_assigned()
+            && let Some(info) = self.interfaces.get(&link)?
+        {
+            self.senders.remove(&sender(&info))?;
+        }
         self.interfaces.remove(&link)?;
         self.flow_quotas.end(link)
     }
@@ -112,10 +124,11 @@ impl DataPlane {
         self.interfaces.entries()
     }
 
-    /// All entries of the map `endpoints`.
+    /// All entries of the maps `endpoints` and `children`.
     #[must_use]
     pub fn endpoints(&self) -> Vec<(Ip, EndpointInfo)> {
-        self.endpoints.entries().into_iter().map(|(k, v)| (k.addr, v)).collect()
+        let all = self.endpoints.entries().into_iter().chain(self.children.entries());
+        all.map(|(k, v)| (k.addr, v)).collect()
     }
 
     /// The policy generation in force.
@@ -195,4 +208,9 @@ impl DataPlane {
     pub fn put_away_object(&mut self) {
         self.programs.put_away_object();
     }
+}
+
+/// The key under which the parent of a macvlan interface knows its frames.
+const fn sender(info: &InterfaceInfo) -> SenderKey {
+    SenderKey { parent: info.bridge, mac: info.mac, pad: 0 }
 }

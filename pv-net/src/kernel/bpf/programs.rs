@@ -22,7 +22,7 @@ use aya::programs::{
 };
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::programs::XdpAttachType;
-use pv_net_common::names;
+use pv_net_common::{Stage, names};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
@@ -195,6 +195,28 @@ impl Programs {
             }
         };
         Xdp::from_pin(self.dir.join(name), XdpAttachType::Interface).map_err(refused(name))
+    }
+
+    /// Loads and pins the programs for macvlan interfaces and their parents where they are missing, and enters the stages.
+    ///
+    /// # Errors
+    /// When the kernel refuses a program or a pin.
+    pub(super) fn prepare_children(&mut self) -> Result<(), BpfError> {
+        let all = || names::PROG_CHILD_STAGES.into_iter().chain([names::PROG_PARENT]);
+        if !all().all(|name| found(&self.dir, name, SchedClassifier::PROGRAM_TYPE).is_some()) {
+            // They pass packets on by a map that is not pinned, so they must come from one load.
+            all().try_for_each(|name| pin::remove(&self.dir.join(name)))?;
+            for name in all() {
+                self.pinned(name, SchedClassifier::PROGRAM_TYPE)?;
+            }
+        }
+        let name = names::MAP_STAGES;
+        let mut stages = ProgramArray::try_from(pinned(&self.dir, name)?).map_err(map_error("open", name))?;
+        for (index, stage) in (Stage::ChildOut as u32..).zip(names::PROG_CHILD_STAGES) {
+            let program = classifier(&self.dir, stage)?;
+            stages.set(index, program.fd().map_err(refused(stage))?, 0).map_err(map_error("write", name))?;
+        }
+        Ok(())
     }
 
     /// Frees the parsed object, which is needed only for loading. A later load parses it again.

@@ -276,6 +276,7 @@ mod tests {
 
     /// Columns: name, `layout_since`, bytes of a key, bytes of a value.
     const SIZES: &str = "\
+children 6 16 32
 config 6 4 40
 drops 6 4 8
 endpoints 6 16 32
@@ -296,6 +297,7 @@ policy_cidrs 6 24 8
 policy_ids 6 24 8
 policy_pairs 6 20 8
 port_map 7 24 24
+senders 6 12 4
 sock_origins 6 32 20
 sources 6 24 16
 stats 6 4 8

@@ -102,6 +102,7 @@ impl DataPlane {
             return Err(e);
         }
         self.replace_filters(&filters, &mut swap)?;
+        self.swap_children()?;
         let Some(mut takeover) = self.takeover.take() else { return Ok((0, vec![])) };
         takeover.is_swapped();
         if takeover.set.beside || self.programs.has_others()? {

@@ -8,8 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const PROG_LOAD: libc::c_int = 5;
+const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
 
 /// The system call `bpf`; `attr` is the command's part of `union bpf_attr`.
@@ -154,4 +157,103 @@ pub(super) fn wait_for_programs() {
         #[expect(clippy::disallowed_methods, reason = "what it stands for blocks as long")]
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+}
+
+/// Pins `object` at `path`.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    bpf(OBJ_PIN, &mut Attr { path: path.as_ptr() as u64, fd: number(object)?, flags: 0 }).map(drop)
+}
+
+/// A place on a link, as tcx names it (`enum bpf_attach_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tcx {
+    /// `BPF_TCX_INGRESS`.
+    Ingress = 46,
+    /// `BPF_TCX_EGRESS`.
+    Egress = 47,
+}
+
+/// Attaches `program` to the link with this index in the calling thread's namespace, behind the programs that are there.
+pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, at: Tcx) -> io::Result<OwnedFd> {
+    /// The part of `union bpf_attr` for a tcx link.
+    #[repr(C)]
+    struct Attr {
+        program: u32,
+        ifindex: u32,
+        kind: u32,
+        flags: u32,
+        relative: u32,
+        pad: u32,
+        revision: u64,
+    }
+    let program = number(program)?;
+    bpf(LINK_CREATE, &mut Attr { program, ifindex, kind: at as u32, flags: 0, relative: 0, pad: 0, revision: 0 })
+        .map(made)
+}
+
+/// Loads a TC program that writes two numbers into the packet's `cb` and tail-calls the program at `index` of the map
+/// `programs`; it drops the packet when there is none.
+pub(super) fn load_forwarder(programs: BorrowedFd<'_>, cb: [u32; 2], index: u32) -> io::Result<OwnedFd> {
+    /// `BPF_PROG_TYPE_SCHED_CLS`.
+    const SCHED_CLS: u32 = 3;
+    /// Offset of `cb` in `struct __sk_buff`.
+    const CB: i16 = 48;
+    /// `bpf_tail_call`.
+    const TAIL_CALL: u32 = 12;
+    /// `TC_ACT_SHOT`.
+    const SHOT: u32 = 2;
+    #[repr(C)]
+    struct Attr {
+        kind: u32,
+        count: u32,
+        code: u64,
+        licence: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel: u32,
+        flags: u32,
+        name: [u8; 16],
+    }
+    // `struct bpf_insn`: operation, registers (source in the upper half), offset, number.
+    let instruction = |operation: u8, registers: u8, offset: i16, value: u32| {
+        let [low, high] = offset.to_le_bytes();
+        let [a, b, c, d] = value.to_le_bytes();
+        u64::from_le_bytes([operation, registers, low, high, a, b, c, d])
+    };
+    const MOVE: u8 = 0xb4;
+    const STORE: u8 = 0x63;
+    let code = [
+        instruction(MOVE, 2, 0, cb[0]),
+        instruction(STORE, 0x21, CB, 0),
+        instruction(MOVE, 2, 0, cb[1]),
+        instruction(STORE, 0x21, CB + 4, 0),
+        // The map's address, in two parts; source register 1 says that the number is a descriptor.
+        instruction(0x18, 0x12, 0, number(programs)?),
+        0,
+        instruction(MOVE, 3, 0, index),
+        instruction(0x85, 0, 0, TAIL_CALL),
+        instruction(MOVE, 0, 0, SHOT),
+        instruction(0x95, 0, 0, 0),
+    ];
+    let mut attr = Attr {
+        kind: SCHED_CLS,
+        count: code.len() as u32,
+        code: code.as_ptr() as u64,
+        licence: c"Dual MIT/GPL".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel: 0,
+        flags: 0,
+        name: *b"pv_child\0\0\0\0\0\0\0\0",
+    };
+    bpf(PROG_LOAD, &mut attr).map(made)
 }

@@ -6,6 +6,7 @@
 mod arrange;
 mod bridge;
 mod configure;
+mod macvlan;
 mod netkit;
 #[cfg(test)]
 mod tests;
@@ -13,11 +14,14 @@ mod veth;
 
 pub use arrange::arrange;
 pub use bridge::set_link_sysctl;
+pub use macvlan::parent_misfit;
 pub use netkit::is_known as knows_netkit;
 pub use veth::{end_in, has_end_of};
 
+use super::KernelError;
+use super::bpf::{DataPlane, children};
 use super::netlink::{LinkInfo, Net, NetError, Netns, alias, in_time};
-use crate::model::{ContainerName, IfName, Mac};
+use crate::model::{ContainerName, IfName, Mac, MacvlanMode};
 use ipnetwork::IpNetwork;
 use sha2::{Digest, Sha256};
 
@@ -55,6 +59,13 @@ pub enum LinkKind {
         /// Index of the bridge.
         bridge: u32,
     },
+    /// A macvlan on a link of the device. Its programs are attached before it is moved into the container's namespace.
+    Macvlan {
+        /// Index of that link.
+        parent: u32,
+        /// How interfaces on it reach each other.
+        mode: MacvlanMode,
+    },
 }
 
 impl LinkSpec {
@@ -63,14 +74,23 @@ impl LinkSpec {
     /// host-side link.
     ///
     /// An interface with the same alias that is in this namespace is adopted. One with another alias of pv-net is a
-    /// leftover and is made anew. A pair of the other kind is adopted too: what is in use keeps its kind. A new one is marked as unfinished ([`alias::unfinished`]) until [`finish`].
+    /// leftover and is made anew. A pair of the other kind is adopted too: what is in use keeps its kind. A new one is
+    /// marked as unfinished ([`alias::unfinished`]) until [`finish`].
+    ///
+    /// `plane` is needed for kinds whose programs are attached before they are in the container's namespace.
     ///
     /// # Errors
     /// When a name is taken in either namespace, or the kernel refuses. What was made is removed again.
-    pub async fn make(&self, net: &Net, netns: &Netns) -> Result<LinkInfo, NetError> {
+    pub async fn make(&self, net: &Net, netns: &Netns, plane: Option<&mut DataPlane>) -> Result<LinkInfo, KernelError> {
         match self.kind {
-            LinkKind::Veth { bridge } => veth::make(net, self, netns, |peer| veth::pair(self, bridge, peer)).await,
-            LinkKind::Netkit { bridge } => veth::make(net, self, netns, |peer| netkit::pair(self, bridge, peer)).await,
+            LinkKind::Veth { bridge } => Ok(veth::make(net, self, netns, |peer| veth::pair(self, bridge, peer)).await?),
+            LinkKind::Netkit { bridge } => {
+                Ok(veth::make(net, self, netns, |peer| netkit::pair(self, bridge, peer)).await?)
+            }
+            LinkKind::Macvlan { parent, mode } => {
+                let plane = plane.ok_or(KernelError::NotLoaded)?;
+                macvlan::make(net, self, (parent, mode), netns, plane).await
+            }
         }
     }
 
@@ -111,12 +131,15 @@ pub fn host_if_name(container: &ContainerName, interface: &IfName) -> IfName {
 /// somebody.
 ///
 /// # Errors
-/// When the kernel refuses to set the alias.
-pub async fn finish(net: &Net, link: &LinkInfo) -> Result<(), NetError> {
+/// When the kernel refuses to set the alias, or to rename a pin.
+pub async fn finish(net: &Net, link: &LinkInfo) -> Result<(), KernelError> {
+    if children::is_number(link.index) {
+        return Ok(children::finish(link.index)?);
+    }
     match link.alias.as_deref().filter(|a| alias::is_unfinished(a)) {
         Some(begun) => {
             let whole = alias::finished(begun).to_owned();
-            net.set_link(&link.name, link.index, |l| l.alias(whole)).await
+            Ok(net.set_link(&link.name, link.index, |l| l.alias(whole)).await?)
         }
         None => Ok(()),
     }

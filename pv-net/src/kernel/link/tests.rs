@@ -127,7 +127,7 @@ impl Lab {
 
     /// Its link, made and up at both ends.
     async fn raised(&self) -> LinkInfo {
-        let link = self.spec.make(&self.net, &self.netns).await.expect("made");
+        let link = self.spec.make(&self.net, &self.netns, None).await.expect("made");
         self.net.set_up(self.spec.host_if.as_str(), link.index).await.expect("up");
         self.spec.address_inside(&link, &self.netns).await.expect("addressed");
         self.spec.raise_inside(&link, &self.netns).await.expect("raised");
@@ -192,7 +192,7 @@ fn a_link_that_is_no_bridge_is_left_alone() {
 fn a_container_gets_its_interface_and_keeps_it() {
     in_fresh_namespace(|| async {
         let Lab { net, netns, spec, bridge, .. } = Lab::new().await;
-        let link = spec.make(&net, &netns).await.expect("made");
+        let link = spec.make(&net, &netns, None).await.expect("made");
         assert_eq!((link.controller, link.up, link.mtu), (Some(bridge.index), false, 1400));
         net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
         // Twice, as when another daemon has made the pair and did not finish it.
@@ -200,7 +200,7 @@ fn a_container_gets_its_interface_and_keeps_it() {
             spec.address_inside(&link, &netns).await.expect("addressed");
             spec.raise_inside(&link, &netns).await.expect("raised");
         }
-        let again = spec.make(&net, &netns).await.expect("adopted");
+        let again = spec.make(&net, &netns, None).await.expect("adopted");
         assert_eq!(again.index, link.index);
         let there = netns.net().expect("netlink");
         let inside = (there.link("eth0").await.expect("list"), there.addresses().await.expect("list"));
@@ -217,11 +217,11 @@ fn a_container_gets_its_interface_and_keeps_it() {
 fn a_taken_name_in_the_container_leaves_nothing_behind() {
     in_fresh_namespace(|| async {
         let Lab { net, netns, spec, .. } = Lab::new().await;
-        spec.make(&net, &netns).await.expect("made");
+        spec.make(&net, &netns, None).await.expect("made");
         let before = net.links().await.expect("list");
         let second = LinkSpec { host_if: "pvsecond".parse().expect("name"), ..spec };
-        let error = second.make(&net, &netns).await.expect_err("taken");
-        assert!(matches!(error, NetError::InterfaceExists { .. }), "{error}");
+        let error = second.make(&net, &netns, None).await.expect_err("taken");
+        assert!(matches!(error, KernelError::Net(NetError::InterfaceExists { .. })), "{error}");
         assert_eq!(before.len(), net.links().await.expect("list").len());
     });
 }
@@ -237,16 +237,16 @@ fn netkit_is_made_where_the_kernel_has_it() {
         let known = knows_netkit().expect("asked");
         assert_eq!(net.links().await.expect("list"), before);
         let spec = LinkSpec { kind: LinkKind::Netkit { bridge: bridge.index }, ..spec };
-        match spec.make(&net, &netns).await {
+        match spec.make(&net, &netns, None).await {
             Ok(link) => {
                 assert!(known, "{link:?}");
                 assert_eq!((link.kind.as_deref(), link.controller), (Some("netkit"), Some(bridge.index)));
                 // It stays what it is when the pool's kind changes.
                 let veth = LinkSpec { kind: LinkKind::Veth { bridge: bridge.index }, ..spec };
-                assert_eq!(veth.make(&net, &netns).await.expect("adopted").index, link.index);
+                assert_eq!(veth.make(&net, &netns, None).await.expect("adopted").index, link.index);
             }
             Err(e) => {
-                assert!(!known && matches!(e, NetError::NoNetkit { .. }), "{known}: {e}");
+                assert!(!known && matches!(e, KernelError::Net(NetError::NoNetkit { .. })), "{known}: {e}");
                 assert_eq!(net.links().await.expect("list"), before);
             }
         }
@@ -276,7 +276,7 @@ fn host_names_are_stable_short_and_distinct() {
 fn only_the_end_of_our_own_link_is_found() {
     in_fresh_namespace(|| async {
         let Lab { net, netns, spec, .. } = Lab::new().await;
-        let link = spec.make(&net, &netns).await.expect("made");
+        let link = spec.make(&net, &netns, None).await.expect("made");
         let stranger = Other::new();
         let strange = Broker::on_threads().open(&stranger.reference).await.expect("open");
         // Both ends are the container's own: one has the index of the device's link.
@@ -299,11 +299,11 @@ fn only_the_end_of_our_own_link_is_found() {
 fn an_interface_that_the_container_has_renamed_is_adopted() {
     in_fresh_namespace(|| async {
         let Lab { net, netns, spec, .. } = Lab::new().await;
-        let link = spec.make(&net, &netns).await.expect("made");
+        let link = spec.make(&net, &netns, None).await.expect("made");
         let there = netns.net().expect("netlink");
         let eth0 = there.link("eth0").await.expect("list").expect("there");
         there.rename("eth0", eth0.index, &"lan".parse().expect("name")).await.expect("renamed");
-        let again = spec.make(&net, &netns).await.expect("adopted");
+        let again = spec.make(&net, &netns, None).await.expect("adopted");
         assert_eq!(again.index, link.index);
         net.set_up(spec.host_if.as_str(), link.index).await.expect("up");
         spec.address_inside(&again, &netns).await.expect("addressed");

@@ -67,7 +67,7 @@ pub enum NetError {
 }
 
 impl NetError {
-    pub(super) fn new(op: &'static str, object: impl Into<String>, source: io::Error) -> Self {
+    pub(in crate::kernel) fn new(op: &'static str, object: impl Into<String>, source: io::Error) -> Self {
         Self::Kernel { op, object: object.into(), source }
     }
 

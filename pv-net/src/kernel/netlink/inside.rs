@@ -52,7 +52,7 @@ impl Netns {
         let socket = unsafe { TokioSocket::from_raw_fd(socket.into_raw_fd()) };
         let (connection, handle, _) = rtnetlink::from_socket(socket);
         let connection = tokio::spawn(connection).abort_handle();
-        Ok(made.insert((Net { handle }, connection)).0.clone())
+        Ok(made.insert((Net { handle, device: false }, connection)).0.clone())
     }
 
     /// Writes `net.ipv6.conf.LINK.KEY` in the namespace. Returns whether the namespace has this setting.

@@ -2,6 +2,7 @@
 
 mod batch;
 pub mod clsact;
+mod elsewhere;
 mod error;
 mod inside;
 mod legs;
@@ -20,6 +21,7 @@ pub use watch::{NetEvent, watch};
 pub use crate::model::alias;
 pub use crate::plan::{Address as AddressInfo, Link as LinkInfo};
 
+use crate::kernel::bpf::children::{self, is_number};
 use crate::kernel::kill_point;
 use crate::model::{IfName, Mac};
 use futures_util::TryStreamExt;
@@ -36,6 +38,8 @@ use std::net::IpAddr;
 #[derive(Clone, Debug)]
 pub struct Net {
     pub(in crate::kernel) handle: Handle,
+    /// It is in the device's namespace, where macvlan interfaces of containers are found by their numbers.
+    device: bool,
 }
 
 impl Net {
@@ -47,17 +51,19 @@ impl Net {
         let (connection, handle, _) =
             rtnetlink::new_connection().map_err(|e| NetError::new("open", "netlink socket", e))?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, device: true })
     }
 
-    /// All links.
+    /// All links, and the macvlan interfaces of containers.
     ///
     /// # Errors
     /// When the kernel refuses to list the links.
     pub async fn links(&self) -> Result<Vec<LinkInfo>, NetError> {
         let messages: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(NetError::nl("list", "links"))?;
-        Ok(messages.iter().map(LinkInfo::from).collect())
+        let mut links: Vec<LinkInfo> = messages.iter().map(LinkInfo::from).collect();
+        links.extend(self.children().await);
+        Ok(links)
     }
 
     /// The link with this name, if there is one.
@@ -68,7 +74,7 @@ impl Net {
         match self.handle.link().get().match_name(name.to_owned()).execute().try_next().await {
             Ok(message) => Ok(message.as_ref().map(LinkInfo::from)),
             Err(e) => match NetError::nl("find link", name)(e) {
-                e if e.is(libc::ENODEV) => Ok(None),
+                e if e.is(libc::ENODEV) => Ok(self.child_named(name).await),
                 e => Err(e),
             },
         }
@@ -79,6 +85,9 @@ impl Net {
     /// # Errors
     /// When the kernel refuses to look it up.
     pub async fn link_at(&self, index: u32) -> Result<Option<LinkInfo>, NetError> {
+        if is_number(index) {
+            return Ok(self.child_at(index).await);
+        }
         match self.handle.link().get().match_index(index).execute().try_next().await {
             Ok(message) => Ok(message.as_ref().map(LinkInfo::from)),
             Err(e) => match NetError::nl("find link", &index.to_string())(e) {
@@ -113,6 +122,12 @@ impl Net {
         index: u32,
         change: impl FnOnce(rtnetlink::LinkMessageBuilder<LinkUnspec>) -> rtnetlink::LinkMessageBuilder<LinkUnspec>,
     ) -> Result<(), NetError> {
+        if is_number(index) {
+            return match children::at(index) {
+                Some(child) => self.set_child(&child, change).await,
+                None => Ok(()),
+            };
+        }
         kill_point::pass();
         let message = change(LinkUnspec::new_with_index(index)).build();
         self.handle.link().set(message).execute().await.map_err(NetError::nl("change link", name))
@@ -187,6 +202,12 @@ impl Net {
     /// # Errors
     /// When the kernel refuses for another reason than `ENODEV`.
     pub async fn delete_link(&self, name: &str, index: u32) -> Result<(), NetError> {
+        if is_number(index) {
+            return match children::at(index) {
+                Some(child) => self.delete_child(&child).await,
+                None => Ok(()),
+            };
+        }
         kill_point::pass();
         match self.handle.link().del(index).execute().await.map_err(NetError::nl("delete link", name)) {
             Err(e) if e.is(libc::ENODEV) => Ok(()),

@@ -164,7 +164,7 @@ fn an_uplink_masquerades_with_its_own_addresses() {
     });
     let sources = |n: usize| BTreeMap::from([(4, UplinkSources::new(&candidates[..n], false))]);
     let uplinks = BTreeSet::from(["eth0".parse().expect("name")]);
-    let pool = PoolLink { index: 9, mac: Mac([1; 6]), mtu: 1500, id: 1, borrowed: false };
+    let pool = PoolLink { index: 9, mac: Mac([1; 6]), mtu: 1500, id: 1, borrowed: false, on_parent: false };
     let links = [first, other];
     let infos = |n: usize| uplink_infos(&links, &sources(n), &uplinks, std::iter::once(&pool));
     let two = infos(2);

@@ -1,0 +1,300 @@
+//! Macvlan interfaces. Their programs run in the container's namespace, on the interface itself, so ingress and egress
+//! are the other way round than on a host-side link: at egress is what the container sends.
+//!
+//! An index says nothing there, since it is unique only within its namespace. The program that is attached to an
+//! interface writes the interface's [`LinkId`] into the packet's `cb[0]` and the place into `cb[1]`, and tail-calls the
+//! stage here.
+//!
+//! Nobody vouches for what comes in: it may be from the wire, or from a further macvlan that a container has made beside
+//! its own. So a sender is a container only if the program on that container's interface has noted the flow; everybody
+//! else is the outside, whatever addresses the packet has.
+
+use crate::{
+    child_flow::{self, Way},
+    guard::{self, same_mac},
+    icmp::Quoted,
+    maps::{SENDERS, child_at, interface, is_of_device, network},
+    packet::{IPPROTO_ICMPV6, IPPROTO_IGMP, Kind, Packet},
+    tail_call::tail_call,
+    verdict::{self, ACT_OK, ACT_SHOT},
+};
+use aya_ebpf::bindings::__sk_buff;
+use pv_net_common::{
+    DropReason, FlowKey, InterfaceInfo, Ip, LinkId, SenderKey, Stage,
+    link::{CHILD_IN, CHILD_OUT, CHILD_PARENT},
+};
+
+/// `TCX_NEXT`: the next program on the link decides.
+const NEXT: i32 = -1;
+
+/// Where a packet is met; the number is in its `cb[1]`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum At {
+    /// Egress of the container's interface.
+    Out = CHILD_OUT,
+    /// Ingress of the container's interface.
+    In = CHILD_IN,
+    /// Egress of the parent.
+    Parent = CHILD_PARENT,
+}
+
+impl At {
+    #[inline(always)]
+    fn of(skb: *mut __sk_buff) -> Self {
+        // SAFETY: a context field.
+        match unsafe { (*skb).cb[1] } {
+            CHILD_OUT => Self::Out,
+            CHILD_PARENT => Self::Parent,
+            _ => Self::In,
+        }
+    }
+
+    /// The verdict that lets the packet pass. On the container's interface it is final at egress: a filter that the
+    /// container has put behind could change what was checked.
+    #[inline(always)]
+    const fn pass(self) -> i32 {
+        match self {
+            Self::Out => ACT_OK,
+            Self::In | Self::Parent => NEXT,
+        }
+    }
+}
+
+/// The frame, with the interface's [`LinkId`] in its key and as its link.
+#[inline(always)]
+fn frame(skb: *mut __sk_buff) -> Option<(Packet, Kind)> {
+    let mut packet = Packet::of(skb)?;
+    // SAFETY: a context field, which the program before has written.
+    packet.link = unsafe { (*skb).cb[0] };
+    packet.key.link = LinkId::of_index(packet.link);
+    let kind = packet.parse();
+    Some((packet, kind))
+}
+
+/// Why a frame is dropped that is neither ARP nor readable IP.
+#[inline(always)]
+fn unread(kind: Kind) -> DropReason {
+    match kind {
+        Kind::PriorityTag | Kind::Vlan => DropReason::VlanTag,
+        Kind::Other => DropReason::Ethertype,
+        _ => DropReason::Malformed,
+    }
+}
+
+/// What a container sends: on its interface, and again on the parent.
+#[inline(always)]
+pub fn out(skb: *mut __sk_buff) -> i32 {
+    let Some((mut packet, kind)) = frame(skb) else { return ACT_SHOT };
+    let Some(me) = interface(packet.id()) else {
+        return verdict::drop(&packet, DropReason::UnknownInterface);
+    };
+    let judged = match kind {
+        Kind::Ip => ip_out(&mut packet, me),
+        Kind::Arp => guard::mac(&packet, me).and_then(|()| guard::arp(&packet, me)),
+        other => Err(unread(other)),
+    };
+    match judged {
+        Ok(()) => At::of(skb).pass(),
+        Err(reason) => verdict::drop(&packet, reason),
+    }
+}
+
+/// The source guard for an IP packet, and what no rule can allow.
+#[inline(always)]
+fn guarded(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
+    guard::mac(packet, me)?;
+    if packet.v4 {
+        guard::ipv4(packet, me)?
+    } else {
+        guard::ipv6(packet, me)?
+    }
+    let dst = packet.key.dst;
+    if packet.is_lost() {
+        Err(DropReason::FragmentLost)
+    } else if dst.is_loopback() || dst.is_nobody() {
+        Err(DropReason::Martian)
+    } else {
+        Ok(())
+    }
+}
+
+#[inline(always)]
+fn ip_out(packet: &mut Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
+    packet.forget().ok_or(DropReason::Malformed)?;
+    packet.settle_leaving();
+    guarded(packet, me)?;
+    if is_link_matter(packet) {
+        return Ok(());
+    }
+    decide(packet)
+}
+
+/// Whether the packet belongs to being on a link, and is not subject to rules: neighbour discovery and reports of group
+/// memberships that the guard let pass.
+#[inline(always)]
+fn is_link_matter(packet: &Packet) -> bool {
+    guard::is_discovery(packet) || guard::is_report(packet)
+}
+
+/// Goes on to the stage that decides about the packet's flow. Returns only when that stage is missing.
+#[inline(always)]
+fn decide(packet: &Packet) -> Result<(), DropReason> {
+    tail_call(packet.skb, Stage::ChildFlow);
+    Err(DropReason::UnknownInterface)
+}
+
+/// The stage for packets that the guard let pass.
+#[inline(always)]
+pub fn flow(packet: &mut Packet) -> i32 {
+    packet.link = packet.key.link.number();
+    let at = At::of(packet.skb);
+    let judged = if at == At::In {
+        packet.settle_fragment();
+        by_flow(packet, at)
+    } else {
+        packet.settle_leaving();
+        by_flow(packet, at)
+    };
+    if let Err(reason) = judged {
+        return verdict::drop(packet, reason);
+    }
+    match at {
+        At::In => packet.admit_fragments(),
+        At::Out => packet.admit_leaving(),
+        At::Parent => {}
+    }
+    at.pass()
+}
+
+#[inline(always)]
+fn by_flow(packet: &Packet, at: At) -> Result<(), DropReason> {
+    let way = if at == At::In { Way::Inwards } else { Way::Outwards };
+    if packet.is_icmp_error() {
+        return about_known(packet, way.other());
+    }
+    if at == At::Parent { child_flow::is_let_pass(packet) } else { child_flow::decide(packet, way) }
+}
+
+/// Checks that an ICMP error is about a flow that is known. `quoted`: which way the quoted packet went.
+#[inline(always)]
+fn about_known(packet: &Packet, quoted: Way) -> Result<(), DropReason> {
+    let quote = Quoted::read(packet).map_err(|_| DropReason::ForgedIcmp)?;
+    let key = FlowKey {
+        src: quote.src,
+        dst: quote.dst,
+        sport_be: quote.sport_be,
+        dport_be: quote.dport_be,
+        link: packet.key.link,
+        proto: u32::from(quote.proto),
+    };
+    // An error goes to the sender of the quoted packet. A container reports only on packets that were sent to itself.
+    let fits = quote.src == packet.key.dst && (quoted == Way::Outwards || quote.dst == packet.key.src);
+    if fits && child_flow::is_known(&key, quoted) { Ok(()) } else { Err(DropReason::ForgedIcmp) }
+}
+
+/// What reaches a container.
+#[inline(always)]
+pub fn inward(skb: *mut __sk_buff) -> i32 {
+    let Some((mut packet, kind)) = frame(skb) else { return ACT_SHOT };
+    let Some(me) = interface(packet.id()) else {
+        return verdict::drop(&packet, DropReason::UnknownInterface);
+    };
+    let judged = match kind {
+        Kind::Ip => ip_in(&mut packet, me),
+        Kind::Arp => arp_in(&packet, me),
+        other => Err(unread(other)),
+    };
+    match judged {
+        Ok(()) => At::In.pass(),
+        Err(reason) => verdict::drop(&packet, reason),
+    }
+}
+
+/// Checks that nobody else speaks for an address of a container.
+#[inline(always)]
+fn arp_in(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
+    let arp = guard::read_arp(packet)?;
+    match child_at(arp.sender, me.pool_id) {
+        Some(owner) if !same_mac(owner.mac, arp.mac) => Err(DropReason::SpoofedArp),
+        _ => Ok(()),
+    }
+}
+
+#[inline(always)]
+fn ip_in(packet: &mut Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
+    packet.forget().ok_or(DropReason::Malformed)?;
+    packet.settle_fragment();
+    let (src, dst) = (packet.key.src, packet.key.dst);
+    if packet.is_lost() {
+        return Err(DropReason::FragmentLost);
+    }
+    let mine = dst == me.link_local || !dst.is_unspecified() && (dst == me.addr4 || dst == me.addr6);
+    if !mine && !guard::is_group(dst, me) {
+        return Err(DropReason::NotAddressed);
+    }
+    if guard::is_for_dhcp_client(packet, packet.key.dport_be) {
+        return Err(DropReason::RogueDhcp);
+    }
+    if guard::is_routers(packet) {
+        return Err(DropReason::RogueRa);
+    }
+    if guard::is_unasked(packet) {
+        return Err(DropReason::ForgedIcmp);
+    }
+    if guard::is_discovery(packet) {
+        return discovery_in(packet, me);
+    }
+    if src.is_loopback() || src.is_nobody() || guard::is_group(src, me) {
+        return Err(DropReason::Martian);
+    }
+    // A router's question for groups, or another host's report.
+    if !mine && is_of_groups(packet) {
+        return Ok(());
+    }
+    // The device does not reach its parent's macvlan interfaces, and no pool's network is behind one.
+    if is_of_device(src) || network(src).is_some() {
+        return Err(DropReason::ForgedSource);
+    }
+    decide(packet)
+}
+
+/// Whether the packet is about group memberships: IGMP (RFC 3376) or MLD (RFC 3810).
+#[inline(always)]
+fn is_of_groups(packet: &Packet) -> bool {
+    let mld = matches!(packet.l4_info, 130..=132 | 143);
+    packet.v4 && packet.proto == IPPROTO_IGMP || !packet.v4 && packet.proto == IPPROTO_ICMPV6 && mld && !packet.later
+}
+
+/// Checks that nobody else speaks for an address of a container (RFC 4861, RFC 4862).
+#[inline(always)]
+fn discovery_in(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
+    let foreign = |addr: Ip| child_at(addr, me.pool_id).is_some_and(|owner| !same_mac(owner.mac, packet.eth.src));
+    if foreign(packet.key.src) || guard::spoken_for(packet).is_some_and(foreign) {
+        return Err(DropReason::SpoofedNd);
+    }
+    Ok(())
+}
+
+/// What leaves by the parent. Only the device itself and the known interfaces send there, and an interface only what
+/// the program on it has let pass: a container with `CAP_NET_ADMIN` can make further macvlans on its own one, which the
+/// kernel puts on the same parent, where no program is attached.
+#[inline(always)]
+pub fn by_parent(skb: *mut __sk_buff) -> i32 {
+    let Some(packet) = Packet::of(skb) else { return ACT_SHOT };
+    let key = SenderKey { parent: packet.link, mac: packet.eth.src, pad: 0 };
+    let Some(sender) = SENDERS.get_ptr(&key) else {
+        return verdict::drop(&packet, DropReason::SpoofedMac);
+    };
+    // SAFETY: a map value of one word.
+    let sender = unsafe { *sender };
+    if sender.is_outside() {
+        return NEXT;
+    }
+    // SAFETY: context fields that programs on links may write; the stage reads them.
+    unsafe {
+        (*skb).cb[0] = sender.number();
+        (*skb).cb[1] = CHILD_PARENT;
+    }
+    tail_call(skb, Stage::ChildOut)
+}

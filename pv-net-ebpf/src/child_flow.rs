@@ -1,0 +1,186 @@
+//! Flows of macvlan interfaces: who may open one, and the notes by which replies are recognised.
+//!
+//! A flow has one entry in the half-open table, whatever its age, under the key of its replies with the link of the
+//! container's interface. It never moves to the flow table, since nothing is rewritten or redirected here. A flow between
+//! two containers has one for each interface.
+
+use crate::{
+    child_policy::may_open,
+    deliver::stamp,
+    flow::{self, REFUSED},
+    guard,
+    maps::{HALF_OPEN, child_at, epoch, interface},
+    packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_TCP, IPPROTO_UDP, Packet, TCP_FIN, TCP_RST},
+    scratch::{Scratch, scratch},
+    share,
+};
+use pv_net_common::{
+    DropReason, FlowEntry, FlowKey, HalfOpenFlow, LinkId,
+    flow::{FLOW_CLOSING, FLOW_OPENING, FLOW_REPLY},
+};
+
+/// Which way a packet goes, seen from the container.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Way {
+    /// From the container.
+    Outwards = 0,
+    /// To the container.
+    Inwards = 1,
+}
+
+impl Way {
+    /// The opposite way.
+    #[inline(always)]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Outwards => Self::Inwards,
+            Self::Inwards => Self::Outwards,
+        }
+    }
+}
+
+/// Whether the packet's flow can be told: by ports, or by addresses and protocol. ICMP other than echo has none.
+#[inline(always)]
+fn has_flow(packet: &Packet) -> bool {
+    let others = !matches!(packet.proto, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_ICMP | IPPROTO_ICMPV6 | IPPROTO_IGMP);
+    packet.tracked || others
+}
+
+#[inline(always)]
+fn entry(key: &FlowKey) -> Option<&'static mut HalfOpenFlow> {
+    // SAFETY: a map value stays readable for the program's run; counters may race, and only they.
+    HALF_OPEN.get_ptr_mut(key).map(|open| unsafe { &mut *open })
+}
+
+/// The entry of a packet's flow, and whether the packet is one of the replies. A packet that opens a TCP connection
+/// replies to nothing.
+#[inline(always)]
+fn known(packet: &Packet) -> Option<(&'static mut HalfOpenFlow, bool)> {
+    let key = packet.key;
+    if !packet.opens_tcp()
+        && let Some(open) = entry(&key)
+    {
+        return Some((open, true));
+    }
+    entry(&key.reversed(key.link)).map(|open| (open, false))
+}
+
+/// Whether the flow of packets with `key`, which has the interface's link, is known and allowed.
+#[inline(always)]
+pub fn is_known(key: &FlowKey, way: Way) -> bool {
+    let now = epoch();
+    let either = entry(key).map(|open| (open, true)).or_else(|| entry(&key.reversed(key.link)).map(|o| (o, false)));
+    either.is_some_and(|(open, replies)| {
+        let sent = if replies { &open.reply } else { &open.forward };
+        // An error is about something that was sent. What comes in is counted when it is let in.
+        open.reply.epoch == now && (way == Way::Inwards || sent.packets != 0)
+    })
+}
+
+/// Decides about a packet that the container sends, or that is sent to it, and keeps account of its flow.
+#[inline(always)]
+pub fn decide(packet: &Packet, way: Way) -> Result<(), DropReason> {
+    let now = epoch();
+    let link = packet.key.link;
+    let followed = has_flow(packet);
+    if followed && let Some((open, replies)) = known(packet) {
+        if open.reply.epoch != now {
+            if let Err(reason) = may(&open.origin, link, if replies { way.other() } else { way }) {
+                open.reply.epoch = REFUSED;
+                return Err(reason);
+            }
+            open.reply.epoch = now;
+        }
+        stamp(packet, if replies { &mut open.reply } else { &mut open.forward });
+        flow::goes_on(packet, open, replies);
+        // The receiver's entry may have been evicted, or its interface may be new.
+        if !replies && way == Way::Outwards {
+            note_for_peer(packet, now);
+        }
+        return Ok(());
+    }
+    let Some(Scratch { flow, .. }) = scratch() else { return Err(DropReason::Malformed) };
+    flow.origin = packet.key;
+    if way == Way::Inwards {
+        flow.origin.link = LinkId::OUTSIDE;
+    }
+    may_open(link, way)?;
+    if followed && is_unicast(packet) {
+        open_flow(packet, link, now);
+        if way == Way::Outwards {
+            note_for_peer(packet, now);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the packet has a single receiver: packets to groups open no flow.
+#[inline(always)]
+fn is_unicast(packet: &Packet) -> bool {
+    interface(packet.key.link).is_some_and(|me| !guard::is_group(packet.key.dst, me))
+}
+
+/// When the packet is for a container with a macvlan interface: has the flow known there too, unless it is. This is how
+/// the receiving side knows that the sender is a container.
+#[inline(always)]
+fn note_for_peer(packet: &Packet, now: u32) {
+    let Some(me) = interface(packet.key.link) else { return };
+    let Some(peer) = child_at(packet.key.dst, me.pool_id) else { return };
+    let Some(Scratch { flow, reply_key, .. }) = scratch() else { return };
+    *reply_key = packet.key.reversed(peer.link);
+    if HALF_OPEN.get_ptr(&*reply_key).is_some() {
+        return;
+    }
+    flow.origin = packet.key;
+    open_flow(packet, peer.link, now);
+}
+
+/// Enters the flow whose opener's key is in the scratch memory, for the interface `link`.
+#[inline(always)]
+fn open_flow(packet: &Packet, link: LinkId, now: u32) {
+    let Some(Scratch { flow, reply_key, .. }) = scratch() else { return };
+    let origin = flow.origin;
+    *reply_key = origin.reversed(link);
+    *flow = HalfOpenFlow::default();
+    flow.origin = origin;
+    flow.phase = if packet.tcp_has(TCP_FIN | TCP_RST) { FLOW_CLOSING } else { FLOW_OPENING };
+    fill(&mut flow.forward, &origin, link, now);
+    fill(&mut flow.reply, reply_key, origin.link, now);
+    flow.reply.flags = FLOW_REPLY;
+    stamp(packet, &mut flow.forward);
+    share::take(&flow.origin, reply_key);
+    // The map is an LRU: a full one evicts its oldest entry.
+    let _ = HALF_OPEN.insert(&*reply_key, &*flow, 0);
+}
+
+#[inline(always)]
+fn fill(entry: &mut FlowEntry, key: &FlowKey, reply_link: LinkId, now: u32) {
+    entry.src = key.src;
+    entry.dst = key.dst;
+    entry.sport_be = key.sport_be;
+    entry.dport_be = key.dport_be;
+    entry.reply_link = reply_link;
+    entry.epoch = now;
+}
+
+/// Whether the flow that `origin` opens is allowed, for the interface `link`.
+#[inline(always)]
+fn may(origin: &FlowKey, link: LinkId, way: Way) -> Result<(), DropReason> {
+    let Some(Scratch { flow, .. }) = scratch() else { return Err(DropReason::Malformed) };
+    flow.origin = *origin;
+    may_open(link, way)
+}
+
+/// Whether the program on the interface has let the packet's flow pass, or the packet goes to a group or is of a
+/// protocol whose flows are not noted, and the policy allows it.
+#[inline(always)]
+pub fn is_let_pass(packet: &Packet) -> Result<(), DropReason> {
+    if !has_flow(packet) || !is_unicast(packet) {
+        return may(&packet.key, packet.key.link, Way::Outwards);
+    }
+    match known(packet) {
+        Some((open, _)) if open.reply.epoch != REFUSED => Ok(()),
+        _ => Err(DropReason::NoFlow),
+    }
+}

@@ -1,0 +1,149 @@
+//! Macvlan pools: the link that their interfaces sit on, and interfaces that go away unseen.
+
+use super::Daemon;
+use crate::failure::{Failure, Kind};
+use crate::kernel::bpf::{Hook, children};
+use crate::kernel::link::parent_misfit;
+use crate::model::{Attachment, IfName, Mac, MacvlanMode, Pool, PoolName, alias};
+use crate::plan::{Link, Observed, PoolLink};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// The MACs of the device's own links that send by the link with index `parent`: its own, and those of VLANs and
+/// macvlans on it that are in the device's namespace.
+fn own_macs(parent: u32, observed: &Observed) -> BTreeSet<[u8; 6]> {
+    let stacked = |link: &Link| {
+        let kind = matches!(link.kind.as_deref(), Some("vlan" | "macvlan" | "macvtap"));
+        kind && link.other_end == Some(parent) && link.other_ns.is_none() && !children::is_number(link.index)
+    };
+    let own = observed.links.values().filter(|link| link.index == parent || stacked(link));
+    own.filter_map(|link| link.mac).collect()
+}
+
+impl Daemon {
+    /// Finds the macvlan interfaces of attached containers again, by their pins. One that an earlier daemon has made and
+    /// not moved into its container's namespace is removed.
+    ///
+    /// # Errors
+    /// When links or pins cannot be listed, or something cannot be removed.
+    pub(super) async fn discover_children(&mut self) -> Result<(), Failure> {
+        if self.plane.is_none() {
+            return Ok(());
+        }
+        for link in self.net.links().await? {
+            let unmoved = link.kind.as_deref() == Some("macvlan") && !children::is_number(link.index);
+            if unmoved && alias::is_ours(link.alias.as_deref()) {
+                self.net.delete_link(&link.name, link.index).await?;
+            }
+        }
+        let attachments = self.state.containers.values().flat_map(|record| &record.attachments);
+        let aliases: BTreeMap<IfName, String> =
+            attachments.map(|a| (a.host_if.clone(), alias::of_attachment(a))).collect();
+        Ok(children::discover(&self.paths.bpffs, |host_if| aliases.get(host_if).cloned())?)
+    }
+
+    /// Checks the link that a macvlan pool's interfaces sit on.
+    ///
+    /// # Errors
+    /// Why the pool is not available.
+    pub(super) fn ensure_parent(&mut self, pool: &Pool, observed: &Observed) -> Result<(), Failure> {
+        let Some((parent, mode)) = pool.macvlan() else { return Ok(()) };
+        let refused = |why: String| Failure::new(Kind::Conflict, why);
+        if self.hook() != Hook::Tcx {
+            let why = "macvlan pools need kernel 6.6: on older ones a container could remove its guard".to_owned();
+            return Err(refused(why).help("use a pool of type bridge"));
+        }
+        if mode == MacvlanMode::Passthru {
+            let why = "mode passthru is not supported by this version".to_owned();
+            return Err(refused(why).help("choose bridge, private or vepa"));
+        }
+        let Some(link) = observed.links.get(parent.as_str()) else {
+            return Err(refused(format!("parent {parent}: no such link: the pool is used when it comes")));
+        };
+        let carries = |kind: &str| {
+            let mut others = observed.links.values().filter(|l| l.kind.as_deref() == Some(kind));
+            others.any(|l| l.other_end == Some(link.index) && l.other_ns.is_none())
+        };
+        let is_pools = self.device.pools.values().any(|other| other.bridge() == Some(parent));
+        let misfit = match parent_misfit(link) {
+            Some(why) => Some(why),
+            None if is_pools => Some("is the bridge of a pool"),
+            None if carries("ipvlan") => Some("carries ipvlan links, and a link carries one kind only"),
+            None => None,
+        };
+        if let Some(why) = misfit {
+            return Err(refused(format!("parent {parent}: {why}")).help("name another link as the parent"));
+        }
+        let (index, mac, link_mtu) = (link.index, Mac(link.mac.unwrap_or_default()), link.mtu);
+        let mtu = pool.mtu.unwrap_or(link_mtu);
+        if mtu > link_mtu {
+            return Err(refused(format!("parent {parent}: its MTU is {link_mtu}, and the pool's is {mtu}")));
+        }
+        let id = self.state.pool_id(&pool.name);
+        self.pools.insert(pool.name.clone(), PoolLink { index, mac, mtu, id, borrowed: true, on_parent: true });
+        Ok(())
+    }
+
+    /// Checks that a macvlan interface has no address of the device itself, which is in the same network.
+    ///
+    /// # Errors
+    /// When it has one, or the device's addresses cannot be listed.
+    pub(super) async fn check_not_devices(&self, attachment: &Attachment) -> Result<(), Failure> {
+        let own = attachment.ipv4.map(IpAddr::from).into_iter().chain(attachment.ipv6.map(IpAddr::from));
+        let own: BTreeSet<IpAddr> = own.collect();
+        let addresses = self.net.addresses().await?;
+        let Some((_, taken)) = addresses.into_iter().find(|(_, address)| own.contains(&address.ip())) else {
+            return Ok(());
+        };
+        let why = format!("container {}: {} is an address of the device", attachment.container, taken.ip());
+        Err(Failure::new(Kind::Conflict, why)
+            .help("give its interface an ipv4_address or ipv6_address that nobody on the parent's network has"))
+    }
+
+    /// Brings the programs on the parents of macvlan interfaces to the pools that there are. Where that fails, the pools
+    /// are not available: their containers could evade their guard by the parent.
+    pub(super) fn guard_parents(&mut self, observed: &Observed) {
+        if self.is_rehearsing() || self.hook() != Hook::Tcx {
+            return;
+        }
+        let parents: BTreeMap<u32, BTreeSet<[u8; 6]>> = (self.pools.values().filter(|pool| pool.on_parent))
+            .filter(|pool| observed.link(pool.index).is_some())
+            .map(|pool| (pool.index, own_macs(pool.index, observed)))
+            .collect();
+        let Some(plane) = &mut self.plane else { return };
+        let Err(e) = plane.guard_parents(&parents) else { return };
+        let lost: Vec<PoolName> =
+            self.pools.iter().filter(|(_, pool)| pool.on_parent).map(|(name, _)| name.clone()).collect();
+        for name in lost {
+            self.pools.remove(&name);
+            self.pool_conditions.insert(name, format!("its parent cannot be guarded: {e}"));
+        }
+    }
+
+    /// Whether the link that a macvlan pool's interfaces sit on is gone, or another one has its name.
+    pub(super) async fn has_lost_a_parent(&self) -> bool {
+        for parent in self.pools.values().filter(|pool| pool.on_parent).map(|pool| pool.index) {
+            match self.net.link_at(parent).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return true,
+                Err(e) => tracing::warn!(parent, error = %e, "parent not looked at: the next audit does"),
+            }
+        }
+        false
+    }
+
+    /// Notes macvlan interfaces that are gone, which the kernel does not report.
+    pub(super) async fn forget_gone_children(&mut self) {
+        let there: BTreeSet<u32> = children::all().into_iter().map(|child| child.number).collect();
+        let is_gone = |index: &u32| children::is_number(*index) && !there.contains(index);
+        let gone: Vec<u32> = self.links.keys().copied().filter(is_gone).collect();
+        for index in gone {
+            let Some((container, host_if)) = self.links.remove(&index) else { continue };
+            tracing::info!(%container, %host_if, "link gone");
+            self.thinned.insert(container.clone());
+            for e in self.forget_link(index, &container, &host_if).await {
+                tracing::warn!(%container, error = %e, "link not forgotten");
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What a container must not be able to do by its macvlan interface, as root in its own namespace.
+
+use crate::lab::{LAN4, LAN6, Lab, lan};
+use anyhow::{Context, Result, ensure};
+use harness::forger::{self, FORGED_MAC, MARK, is_forged};
+use harness::raw::RawSocket;
+use harness::{Container, Ear, SOON, eventually, frame};
+use serde_json::json;
+use std::net::{IpAddr, Ipv4Addr};
+
+const ALL: [u8; 6] = [0xff; 6];
+
+/// Frames that a container on this LAN must not send.
+fn forged(mac: [u8; 6], to: [u8; 6], stranger: &Container) -> Result<Vec<Vec<u8>>> {
+    let mut all = forger::frames(mac, to)?;
+    let udp = |src: IpAddr, dst: IpAddr| frame::udp((src, 9), (dst, 9), MARK);
+    for src in [mac, FORGED_MAC, stranger.mac()?] {
+        for (theirs, dst) in stranger.addresses().into_iter().zip(lan()) {
+            let packet = udp(theirs, dst);
+            all.push(frame::ethernet(src, to, frame::kind(&packet), &packet));
+        }
+        all.push(frame::ethernet(src, ALL, frame::ARP, &frame::arp(1, (FORGED_MAC, stranger.v4), ([0; 6], LAN4))));
+        all.push(frame::ethernet(src, ALL, 0x88cc, MARK));
+    }
+    Ok(all)
+}
+
+fn send(from: &Container, link: &str, frames: &[Vec<u8>]) -> Result<()> {
+    let socket = RawSocket::open(&from.ns, link)?;
+    for frame in frames {
+        match socket.send(frame) {
+            // What a program drops at egress, the sender is told.
+            Err(e) if e.downcast_ref::<nix::errno::Errno>() == Some(&nix::errno::Errno::ENOBUFS) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Fails when one of `ears` has heard a forged frame. What is sent before arrives before this true packet.
+fn heard_none(lab: &Lab, from: &Container, ears: &[&Ear]) -> Result<()> {
+    from.ns.ping(LAN4, 1)?;
+    from.ns.ping(LAN6, 1)?;
+    lab.device.json(&["status"])?;
+    for ear in ears {
+        let heard = ear.heard()?;
+        ensure!(!heard.iter().any(|frame| is_forged(frame)), "{}: {heard:02x?}", ear.name());
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn nothing_forged_leaves() -> Result<()> {
+    let lab = Lab::new("bridge", json!([]))?;
+    let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &[])?);
+    let ears = [Ear::link(&lab.lan, "eth0")?, Ear::link(&db.ns, "eth0")?, Ear::stack(&lab.device.ns)?];
+    let ears: Vec<&Ear> = ears.iter().collect();
+    let grown = lab.device.counted(|| {
+        for to in [lab.lan.mac("eth0")?, db.mac()?] {
+            send(&web, "eth0", &forged(web.mac()?, to, &db)?)?;
+        }
+        heard_none(&lab, &web, &ears)
+    })?;
+    for reason in [
+        "spoofed-mac",
+        "spoofed-ipv4",
+        "spoofed-ipv6",
+        "spoofed-arp",
+        "spoofed-nd",
+        "rogue-ra",
+        "rogue-dhcp",
+        "ethertype",
+    ] {
+        ensure!(grown.contains_key(reason), "{reason}: {grown:?}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_further_macvlan_leads_nowhere() -> Result<()> {
+    let deny =
+        json!([{"name": "no-lan", "from": {"container": "web"}, "to": {"cidr": "10.77.0.0/28"}, "action": "deny"}]);
+    let lab = Lab::new("bridge", deny)?;
+    let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &["80/tcp"])?);
+    web.ns.ip("link add link eth0 name rogue type macvlan mode bridge")?;
+    web.ns.ip("link set rogue up")?;
+    let rogue = web.ns.mac("rogue")?;
+    let (mut ears, to) = (vec![Ear::stack(&lab.lan)?, Ear::stack(&db.ns)?], lab.lan.mac("eth0")?);
+    let mut frames = Vec::new();
+    let mut add = |src: [u8; 6], dst: [u8; 6], packet: &[u8]| {
+        frames.push(frame::ethernet(src, dst, frame::kind(packet), packet));
+    };
+    // To the LAN: with its own MAC, and in the name of either container, by flows that their programs have not let pass.
+    for (src, from) in [(rogue, &web), (web.mac()?, &web), (db.mac()?, &db)] {
+        for (own, dst) in from.addresses().into_iter().zip(lan()) {
+            add(src, to, &frame::udp((own, 4000), (dst, 4000), MARK));
+        }
+    }
+    // To the other container: in its pool's name, and from outside to a port that is not published.
+    for src in [rogue, web.mac()?] {
+        for (theirs, from) in db.addresses().into_iter().zip(web.addresses()) {
+            add(src, db.mac()?, &frame::udp((from, 4000), (theirs, 4000), MARK));
+        }
+        add(
+            src,
+            db.mac()?,
+            &frame::udp((IpAddr::from(Ipv4Addr::new(10, 77, 0, 99)), 4000), (db.v4.into(), 4000), MARK),
+        );
+        add(src, db.mac()?, &frame::udp((LAN4.into(), 4000), (db.v4.into(), 4000), MARK));
+    }
+    let grown = lab.device.counted(|| {
+        send(&web, "rogue", &frames)?;
+        db.ns.ping(LAN4, 1)?;
+        db.ns.ping(LAN6, 1)?;
+        for ear in &mut ears {
+            let heard = ear.heard()?;
+            ensure!(!heard.iter().any(|packet| is_forged(packet)), "{}: {heard:02x?}", ear.name());
+        }
+        Ok(())
+    })?;
+    for reason in ["spoofed-mac", "no-flow", "forged-source", "unpublished"] {
+        ensure!(grown.contains_key(reason), "{reason}: {grown:?}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_programs_stay_whatever_the_container_does() -> Result<()> {
+    let lab = Lab::new("bridge", json!([]))?;
+    let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &[])?);
+    let ear = Ear::link(&lab.lan, "eth0")?;
+    let (mac, to) = (web.mac()?, lab.lan.mac("eth0")?);
+    let frames = forged(mac, to, &db)?;
+    let address = format!("addr add {}/24 dev eth0", web.v4);
+    for (what, line) in [
+        (
+            "another name",
+            "ip link set eth0 down; ip link set eth0 name lan9; ip link set lan9 name eth0; ip link set eth0 up",
+        ),
+        ("clsact", "tc qdisc add dev eth0 clsact; tc qdisc del dev eth0 clsact"),
+        ("another queue", "tc qdisc replace dev eth0 root pfifo; tc qdisc del dev eth0 root"),
+        ("another mode", "ip link set eth0 type macvlan mode vepa; ip link set eth0 type macvlan mode bridge"),
+        ("promiscuous", "ip link set eth0 promisc on; ip link set eth0 promisc off"),
+        ("another MAC", "ip link set eth0 address 02:00:de:ad:00:11"),
+    ] {
+        // Some of this the kernel refuses, which is as good.
+        let _ = web.ns.sh(line);
+        send(&web, "eth0", &frames)?;
+        let heard = ear.heard()?;
+        ensure!(!heard.iter().any(|frame| is_forged(frame)), "{what}: {heard:02x?}");
+    }
+    let restore = mac.map(|byte| format!("{byte:02x}")).join(":");
+    web.ns.ip(&format!("link set eth0 address {restore}"))?;
+    let _ = web.ns.ip(&address);
+    let _ = web.ns.ip("route add default via 10.77.0.1");
+    eventually(SOON, || web.ns.ping(LAN4, 1)).context("the true one passes")
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_was_checked_is_not_changed_behind() -> Result<()> {
+    let lab = Lab::new("bridge", json!([]))?;
+    let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &[])?);
+    // A filter on the container's own queue runs after the program on its interface.
+    let filter = format!(
+        "tc qdisc add dev eth0 root handle 1: prio && tc filter add dev eth0 parent 1: protocol ip u32 match u32 0 0 \
+         action pedit munge ip src set {} pipe csum ip",
+        db.v4
+    );
+    let Ok(_) = web.ns.sh(&filter) else {
+        harness::skip("what_was_checked_is_not_changed_behind", "this kernel has no pedit");
+        return Ok(());
+    };
+    let ear = Ear::stack(&lab.lan)?;
+    let _ = web.ns.sh(&format!("ping -c 2 -W 1 {LAN4}"));
+    let heard = ear.heard()?;
+    let from_db = heard.iter().any(|packet| packet.windows(4).any(|four| four == db.v4.octets()));
+    ensure!(!from_db, "{heard:02x?}");
+    Ok(())
+}
