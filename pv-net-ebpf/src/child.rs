@@ -10,7 +10,8 @@
 //! else is the outside, whatever addresses the packet has.
 
 use crate::{
-    child_flow::{self, Way},
+    child_flow,
+    child_policy::Way,
     guard::{self, same_mac},
     icmp::Quoted,
     maps::{SENDERS, child_at, interface, is_of_device, network},

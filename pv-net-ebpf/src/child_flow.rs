@@ -5,7 +5,7 @@
 //! two containers has one for each interface.
 
 use crate::{
-    child_policy::may_open,
+    child_policy::{Way, may_open},
     deliver::stamp,
     flow::{self, REFUSED},
     guard,
@@ -18,27 +18,6 @@ use pv_net_common::{
     DropReason, FlowEntry, FlowKey, HalfOpenFlow, LinkId,
     flow::{FLOW_CLOSING, FLOW_OPENING, FLOW_REPLY},
 };
-
-/// Which way a packet goes, seen from the container.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Way {
-    /// From the container.
-    Outwards = 0,
-    /// To the container.
-    Inwards = 1,
-}
-
-impl Way {
-    /// The opposite way.
-    #[inline(always)]
-    pub const fn other(self) -> Self {
-        match self {
-            Self::Outwards => Self::Inwards,
-            Self::Inwards => Self::Outwards,
-        }
-    }
-}
 
 /// Whether the packet's flow can be told: by ports, or by addresses and protocol. ICMP other than echo has none.
 #[inline(always)]

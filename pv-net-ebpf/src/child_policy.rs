@@ -1,7 +1,6 @@
 //! Whether a flow of a macvlan interface may be opened: the rules are asked first, then the pools' defaults.
 
 use crate::{
-    child_flow::Way,
     maps::{CONFIG, child_at, endpoint, interface, is_local, network},
     policy_input::{PolicyInput, said},
     port_map,
@@ -11,6 +10,27 @@ use pv_net_common::{
     DropReason, EndpointInfo, InterfaceInfo, LinkId, Place, default_verdict,
     policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NOTHING},
 };
+
+/// Which way a packet goes, seen from the container.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Way {
+    /// From the container.
+    Outwards = 0,
+    /// To the container.
+    Inwards = 1,
+}
+
+impl Way {
+    /// The opposite way.
+    #[inline(always)]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Outwards => Self::Inwards,
+            Self::Inwards => Self::Outwards,
+        }
+    }
+}
 
 /// Results of [`pv_child_may`]. Any other number means that a rule denies the flow.
 const MAY: u32 = 0;
