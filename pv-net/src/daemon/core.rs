@@ -6,6 +6,7 @@ use crate::control::Core;
 use crate::failure::Failure;
 use crate::kernel::errand::{Brought, Errand, Found};
 use crate::kernel::netlink::NetEvent;
+use crate::memory;
 use crate::model::{ContainerName, IfName};
 use crate::plan::ReloadPlan;
 use crate::snapshot::Snapshot;
@@ -76,6 +77,8 @@ impl Core for Daemon {
         self.refresh_policy().await;
         // Tries again what failed at the last change.
         self.settle().await;
+        // All that the kernel has was read, which takes more memory than what follows.
+        memory::give_back();
     }
 
     fn port_is_taken(&mut self, proto: u32, port: u16) {
