@@ -10,12 +10,15 @@
 //! else is the outside, whatever addresses the packet has.
 
 use crate::{
-    child_flow,
+    child_discovery, child_flow,
     child_policy::Way,
     guard::{self, same_mac},
     icmp::Quoted,
     maps::{SENDERS, child_at, interface, is_of_device, network},
-    packet::{IPPROTO_ICMPV6, IPPROTO_IGMP, Kind, Packet},
+    packet::{
+        ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMPV6, IPPROTO_IGMP, Kind,
+        Packet, read,
+    },
     tail_call::tail_call,
     verdict::{self, ACT_OK, ACT_SHOT},
 };
@@ -257,6 +260,10 @@ fn ip_in(packet: &mut Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     if is_of_device(src) || network(src).is_some() {
         return Err(DropReason::ForgedSource);
     }
+    // Containers of a pool are on one link, so no router is between them.
+    if child_at(src, me.pool_id).is_some_and(|o| o.pool_id == me.pool_id && !same_mac(o.mac, packet.eth.src)) {
+        return Err(DropReason::ForgedSource);
+    }
     decide(packet)
 }
 
@@ -274,7 +281,49 @@ fn discovery_in(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     if foreign(packet.key.src) || guard::spoken_for(packet).is_some_and(foreign) {
         return Err(DropReason::SpoofedNd);
     }
+    let is_childs = |addr: Ip| child_at(addr, me.pool_id).is_some();
+    if is_childs(packet.key.src) || guard::spoken_for(packet).is_some_and(is_childs) {
+        return child_discovery::names_its_sender(packet);
+    }
     Ok(())
+}
+
+/// Checks a frame with a MAC of the device: it may be from a further macvlan of a container. The device speaks for no
+/// container, and names no other link-layer address than its own.
+#[inline(always)]
+fn in_devices_name(packet: &mut Packet) -> Result<(), DropReason> {
+    match packet.parse() {
+        Kind::Ip => {
+            packet.forget().ok_or(DropReason::Malformed)?;
+            let speaks_for_child = |addr: Ip| child_at(addr, 0).is_some();
+            if speaks_for_child(packet.key.src) {
+                return Err(if packet.v4 { DropReason::SpoofedIpv4 } else { DropReason::SpoofedIpv6 });
+            }
+            if guard::spoken_for(packet).is_some_and(speaks_for_child) {
+                return Err(DropReason::SpoofedNd);
+            }
+            child_discovery::names_its_sender(packet)
+        }
+        Kind::Arp => {
+            let arp = guard::read_arp(packet)?;
+            let own = same_mac(arp.mac, packet.eth.src) && child_at(arp.sender, 0).is_none();
+            if own { Ok(()) } else { Err(DropReason::SpoofedArp) }
+        }
+        Kind::PriorityTag if hides_ip(packet) => Err(DropReason::VlanTag),
+        Kind::Unreadable => Err(DropReason::Malformed),
+        Kind::PriorityTag | Kind::Vlan | Kind::Other => Ok(()),
+    }
+}
+
+/// Whether IP, ARP or another tag is behind a priority tag, where it is not read.
+#[inline(always)]
+fn hides_ip(packet: &Packet) -> bool {
+    let is_tag = |proto: u16| matches!(proto, ETH_P_8021Q | ETH_P_8021AD);
+    let mut behind = u16::from_be(packet.eth.proto_be);
+    if is_tag(behind) {
+        behind = read(packet.skb, ETH_LEN + 2).map_or(ETH_P_IP, u16::from_be);
+    }
+    is_tag(behind) || matches!(behind, ETH_P_IP | ETH_P_IPV6 | ETH_P_ARP)
 }
 
 /// What leaves by the parent. Only the device itself and the known interfaces send there, and an interface only what
@@ -282,7 +331,7 @@ fn discovery_in(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
 /// kernel puts on the same parent, where no program is attached.
 #[inline(always)]
 pub fn by_parent(skb: *mut __sk_buff) -> i32 {
-    let Some(packet) = Packet::of(skb) else { return ACT_SHOT };
+    let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
     let key = SenderKey { parent: packet.link, mac: packet.eth.src, pad: 0 };
     let Some(sender) = SENDERS.get_ptr(&key) else {
         return verdict::drop(&packet, DropReason::SpoofedMac);
@@ -290,7 +339,10 @@ pub fn by_parent(skb: *mut __sk_buff) -> i32 {
     // SAFETY: a map value of one word.
     let sender = unsafe { *sender };
     if sender.is_outside() {
-        return NEXT;
+        return match in_devices_name(&mut packet) {
+            Ok(()) => NEXT,
+            Err(reason) => verdict::drop(&packet, reason),
+        };
     }
     // SAFETY: context fields that programs on links may write; the stage reads them.
     unsafe {

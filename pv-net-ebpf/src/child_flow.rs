@@ -10,7 +10,7 @@ use crate::{
     flow::{self, REFUSED},
     guard,
     maps::{HALF_OPEN, child_at, epoch, interface},
-    packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_TCP, IPPROTO_UDP, Packet, TCP_FIN, TCP_RST},
+    packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_TCP, IPPROTO_UDP, Packet, TCP_FIN, TCP_RST, TCP_SYN},
     scratch::{Scratch, scratch},
     share,
 };
@@ -64,13 +64,7 @@ pub fn decide(packet: &Packet, way: Way) -> Result<(), DropReason> {
     let link = packet.key.link;
     let followed = has_flow(packet);
     if followed && let Some((open, replies)) = known(packet) {
-        if open.reply.epoch != now {
-            if let Err(reason) = may(&open.origin, link, if replies { way.other() } else { way }) {
-                open.reply.epoch = REFUSED;
-                return Err(reason);
-            }
-            open.reply.epoch = now;
-        }
+        still_may(open, link, if replies { way.other() } else { way })?;
         stamp(packet, if replies { &mut open.reply } else { &mut open.forward });
         flow::goes_on(packet, open, replies);
         // The receiver's entry may have been evicted, or its interface may be new.
@@ -83,6 +77,10 @@ pub fn decide(packet: &Packet, way: Way) -> Result<(), DropReason> {
     flow.origin = packet.key;
     if way == Way::Inwards {
         flow.origin.link = LinkId::OUTSIDE;
+    }
+    // Who answers a connection that nobody has opened to it would open one in its own name.
+    if way == Way::Outwards && packet.tcp_has(TCP_SYN) && !packet.opens_tcp() {
+        return Err(DropReason::NoFlow);
     }
     may_open(link, way)?;
     if followed && is_unicast(packet) {
@@ -151,6 +149,18 @@ fn may(origin: &FlowKey, link: LinkId, way: Way) -> Result<(), DropReason> {
     may_open(link, way)
 }
 
+/// Decides about a known flow again when the policy has changed since. `way`: which way its opener's packets go.
+#[inline(always)]
+fn still_may(open: &mut HalfOpenFlow, link: LinkId, way: Way) -> Result<(), DropReason> {
+    let now = epoch();
+    if open.reply.epoch == now {
+        return Ok(());
+    }
+    let judged = may(&open.origin, link, way);
+    open.reply.epoch = if judged.is_ok() { now } else { REFUSED };
+    judged
+}
+
 /// Whether the program on the interface has let the packet's flow pass, or the packet goes to a group or is of a
 /// protocol whose flows are not noted, and the policy allows it.
 #[inline(always)]
@@ -158,8 +168,6 @@ pub fn is_let_pass(packet: &Packet) -> Result<(), DropReason> {
     if !has_flow(packet) || !is_unicast(packet) {
         return may(&packet.key, packet.key.link, Way::Outwards);
     }
-    match known(packet) {
-        Some((open, _)) if open.reply.epoch != REFUSED => Ok(()),
-        _ => Err(DropReason::NoFlow),
-    }
+    let Some((open, replies)) = known(packet) else { return Err(DropReason::NoFlow) };
+    still_may(open, packet.key.link, if replies { Way::Inwards } else { Way::Outwards })
 }

@@ -7,6 +7,7 @@ mod bare;
 mod bridge;
 mod budget;
 mod child;
+mod child_discovery;
 mod child_flow;
 mod child_policy;
 mod claim;

@@ -149,12 +149,15 @@ fn pool(
     let isolated = c.plain(&join(path, "isolated"), &raw.isolated).copied().unwrap_or(true);
     let annotations = c.plain(&join(path, "annotations"), &raw.annotations).copied().unwrap_or(false);
     let host_access = c.plain(&join(path, "host_access"), &raw.host_access).copied().unwrap_or_default();
-    let max_flows = c.plain(&join(path, "max_flows"), &raw.max_flows).copied().unwrap_or_default();
+    let max_flows = c.plain(&join(path, "max_flows"), &raw.max_flows).copied();
     let is_bridge = matches!(kind, Some(PoolKind::Bridge { .. }) | None);
     let is_ipvlan = matches!(kind, Some(PoolKind::Ipvlan { .. }));
     let is_macvlan = matches!(kind, Some(PoolKind::Macvlan { .. }));
     let no_dns = dns.is_some() && raw.dns.is_some() && !is_bridge;
-    for (used, key) in [(no_dns, "dns"), (is_macvlan && nat, "nat"), (is_ipvlan, "type")] {
+    let no_limit = is_macvlan && max_flows.is_some();
+    let max_flows = max_flows.unwrap_or_default();
+    let unused = [(no_dns, "dns"), (no_limit, "max_flows"), (is_macvlan && nat, "nat"), (is_ipvlan, "type")];
+    for (used, key) in unused {
         if used {
             inactive.push(join(path, key));
         }

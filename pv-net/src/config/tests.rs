@@ -434,11 +434,14 @@ fn interfaces_claim_the_default_route_or_leave_it() {
 #[test]
 fn what_is_accepted_but_not_acted_on_is_said() {
     let d = device(json!({"network": {"pools": {
-        "m": {"type": "macvlan", "parent": "eth0", "subnet": "10.0.4.0/24", "dns": {}, "nat": true},
+        "m": {"type": "macvlan", "parent": "eth0", "subnet": "10.0.4.0/24", "dns": {}, "nat": true, "max_flows": 9},
         "i": {"type": "ipvlan", "parent": "eth1", "subnet": "10.0.5.0/24"},
         "p": {"subnet": "10.0.3.0/24", "nat": true, "dhcp": {}},
     }, "policies": []}}));
-    assert_eq!(d.inactive, ["network.pools.i.type", "network.pools.m.dns", "network.pools.m.nat"]);
+    assert_eq!(
+        d.inactive,
+        ["network.pools.i.type", "network.pools.m.dns", "network.pools.m.max_flows", "network.pools.m.nat"]
+    );
     let c = container(json!({"name": "web", "network": {"pool": "p", "ports": ["80"]}, "health_check": {}}));
     assert_eq!(c.inactive, ["health_check"]);
 }

@@ -319,14 +319,27 @@ impl Daemon {
         Ok(Connected { link: made, attachment: attachment.clone(), is_new })
     }
 
-    /// Removes one interface. The link goes first, so that no packet passes without the guard.
+    /// Removes one interface. The link goes first, so that no packet passes without the guard. A macvlan that its container
+    /// has moved away cannot be deleted: it stays behind its programs, which let nothing pass without its map entries.
     ///
     /// # Errors
     /// When the link cannot be deleted; then everything is as before. Or what could not be removed from maps and pins
     /// afterwards.
     pub(super) async fn disconnect(&mut self, index: u32, attachment: &Attachment) -> Result<(), Failure> {
         let link = attachment.host_if.to_string();
-        self.host().apply(&Op::DeleteLink { link, index }).await?;
+        if let Err(e) = self.host().apply(&Op::DeleteLink { link, index }).await {
+            if !is_number(index) {
+                return Err(e.into());
+            }
+            self.host().apply(&Op::RemoveInterface { index }).await?;
+            tracing::warn!(container = %attachment.container, error = %e, "interface closed");
+            self.links.remove(&index);
+            // Its programs stay, so what says so is no failure.
+            for e in self.forget_link(index, &attachment.container, &attachment.host_if).await {
+                tracing::warn!(container = %attachment.container, error = %e, "interface closed");
+            }
+            return Ok(());
+        }
         self.links.remove(&index);
         let left = self.forget_link(index, &attachment.container, &attachment.host_if).await;
         left.into_iter().reduce(Failure::and).map_or(Ok(()), Err)

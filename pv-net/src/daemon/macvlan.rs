@@ -20,6 +20,20 @@ fn own_macs(parent: u32, observed: &Observed) -> BTreeSet<[u8; 6]> {
     own.filter_map(|link| link.mac).collect()
 }
 
+/// Why the macvlan interface of `attachment` does not fit its pool, whose link is `pool`: it sits on another parent, or
+/// where it is cannot be told. `None` when it fits, and for other kinds of links.
+pub(super) fn on_another_parent(attachment: &Attachment, pool: &PoolLink, observed: &Observed) -> Option<String> {
+    let link = observed.host_side(attachment.host_if.as_str()).filter(|link| children::is_number(link.index))?;
+    if link.controller == Some(pool.index) && pool.on_parent {
+        return None;
+    }
+    let why = match link.controller {
+        Some(_) => "it is not on the parent of its pool",
+        None => "it has another MAC than its lease, or its container has moved it to another namespace",
+    };
+    Some(format!("{why}: detach the container, and attach it again"))
+}
+
 impl Daemon {
     /// Finds the macvlan interfaces of attached containers again, by their pins. One that an earlier daemon has made and
     /// not moved into its container's namespace is removed.
@@ -37,9 +51,9 @@ impl Daemon {
             }
         }
         let attachments = self.state.containers.values().flat_map(|record| &record.attachments);
-        let aliases: BTreeMap<IfName, String> =
-            attachments.map(|a| (a.host_if.clone(), alias::of_attachment(a))).collect();
-        Ok(children::discover(&self.paths.bpffs, |host_if| aliases.get(host_if).cloned())?)
+        let known: BTreeMap<IfName, (String, [u8; 6])> =
+            attachments.map(|a| (a.host_if.clone(), (alias::of_attachment(a), a.mac.0))).collect();
+        Ok(children::discover(&self.paths.bpffs, |host_if| known.get(host_if).cloned())?)
     }
 
     /// Checks the link that a macvlan pool's interfaces sit on.
@@ -100,18 +114,24 @@ impl Daemon {
             .help("give its interface an ipv4_address or ipv6_address that nobody on the parent's network has"))
     }
 
-    /// Brings the programs on the parents of macvlan interfaces to the pools that there are. Where that fails, the pools
-    /// are not available: their containers could evade their guard by the parent.
+    /// Brings the programs on the parents of macvlan interfaces to the pools that there are. A parent keeps its program as
+    /// long as any such interface exists, also when its pool is gone or not available: the container could send by a
+    /// further macvlan beside its own. Where that fails, the pools are not available.
     pub(super) fn guard_parents(&mut self, observed: &Observed) {
         if self.is_rehearsing() || self.hook() != Hook::Tcx {
             return;
         }
-        let parents: BTreeMap<u32, BTreeSet<[u8; 6]>> = (self.pools.values().filter(|pool| pool.on_parent))
-            .filter(|pool| observed.link(pool.index).is_some())
-            .map(|pool| (pool.index, own_macs(pool.index, observed)))
-            .collect();
         let Some(plane) = &mut self.plane else { return };
-        let Err(e) = plane.guard_parents(&parents) else { return };
+        let mut wanted: BTreeSet<u32> =
+            self.pools.values().filter(|pool| pool.on_parent).map(|pool| pool.index).collect();
+        let guarded = if children::all().is_empty() { Ok(Vec::new()) } else { plane.guarded_parents() };
+        let done = guarded.and_then(|guarded| {
+            wanted.extend(guarded);
+            wanted.retain(|parent| observed.link(*parent).is_some());
+            let parents = wanted.into_iter().map(|parent| (parent, own_macs(parent, observed))).collect();
+            plane.guard_parents(&parents)
+        });
+        let Err(e) = done else { return };
         let lost: Vec<PoolName> =
             self.pools.iter().filter(|(_, pool)| pool.on_parent).map(|(name, _)| name.clone()).collect();
         for name in lost {
@@ -122,10 +142,13 @@ impl Daemon {
 
     /// Whether the link that a macvlan pool's interfaces sit on is gone, or another one has its name.
     pub(super) async fn has_lost_a_parent(&self) -> bool {
-        for parent in self.pools.values().filter(|pool| pool.on_parent).map(|pool| pool.index) {
+        for (name, parent) in
+            self.pools.iter().filter(|(_, pool)| pool.on_parent).map(|(name, pool)| (name, pool.index))
+        {
+            let wanted = self.device.pools.get(name).and_then(Pool::macvlan).map(|(parent, _)| parent.as_str());
             match self.net.link_at(parent).await {
-                Ok(Some(_)) => {}
-                Ok(None) => return true,
+                Ok(Some(link)) if wanted == Some(link.name.as_str()) => {}
+                Ok(_) => return true,
                 Err(e) => tracing::warn!(parent, error = %e, "parent not looked at: the next audit does"),
             }
         }

@@ -3,6 +3,7 @@
 use super::Daemon;
 use super::execute::{Failed, carry_out};
 use super::leases::Learned;
+use super::macvlan::on_another_parent;
 use crate::failure::Failure;
 use crate::ipam::store::{self, ContainerRecord, RunText};
 use crate::kernel::bpf::{DataPlane, Hook};
@@ -146,7 +147,9 @@ impl Daemon {
             let pool = self.device.pools.get(&attachment.pool).zip(self.pools.get(&attachment.pool));
             let why = match pool {
                 None => Some(self.why_not_available(&attachment.pool)),
-                Some((pool, _)) => misplaced(&attachment, pool),
+                Some((pool, link)) => {
+                    misplaced(&attachment, pool).or_else(|| on_another_parent(&attachment, link, observed))
+                }
             };
             if let Some(why) = why {
                 let Attachment { container, interface, host_if, .. } = attachment;

@@ -13,9 +13,10 @@ use crate::kernel::kill_point;
 use crate::kernel::link::{arrange, end_in};
 use crate::kernel::netlink::{Net, NetError, alias};
 use crate::lease;
-use crate::model::ContainerName;
+use crate::model::{ContainerName, IfName};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Removes pv-net's rules from the namespaces of containers with several interfaces. Without their links the rules have no
@@ -60,7 +61,14 @@ pub async fn teardown(paths: &Paths, broker: Option<&Broker>) -> Result<(), Fail
     drop(GracePeriods::new(paths.grace_marker()));
     let net = Net::here()?;
     let stored = store::load(&paths.state_dir);
-    failures.extend(bpf::children::discover(&paths.bpffs, |_| None).err().map(Failure::from));
+    let known: BTreeMap<IfName, (String, [u8; 6])> = stored
+        .iter()
+        .flat_map(|(state, _)| state.containers.values())
+        .flat_map(|record| &record.attachments)
+        .map(|a| (a.host_if.clone(), (alias::of_attachment(a), a.mac.0)))
+        .collect();
+    let found = bpf::children::discover(&paths.bpffs, |host_if| known.get(host_if).cloned());
+    failures.extend(found.err().map(Failure::from));
     if let (Ok((state, _)), Some(broker)) = (&stored, broker) {
         tidy(state, &net, broker).await;
     }
@@ -75,7 +83,11 @@ pub async fn teardown(paths: &Paths, broker: Option<&Broker>) -> Result<(), Fail
         if link.kind.as_deref() != Some("bridge") {
             // A link that stays keeps its programs, and the state that records it.
             all_gone = false;
-            failures.extend(net.set_down(&link.name, link.index).await.err().map(Failure::from));
+            if bpf::children::is_number(link.index) {
+                failures.extend(bpf::children::close(&paths.bpffs, link.index).err().map(Failure::from));
+            } else {
+                failures.extend(net.set_down(&link.name, link.index).await.err().map(Failure::from));
+            }
         }
     }
     match stored {

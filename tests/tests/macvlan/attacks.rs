@@ -25,7 +25,7 @@ fn forged(mac: [u8; 6], to: [u8; 6], stranger: &Container) -> Result<Vec<Vec<u8>
     Ok(all)
 }
 
-fn send(from: &Container, link: &str, frames: &[Vec<u8>]) -> Result<()> {
+pub fn send(from: &Container, link: &str, frames: &[Vec<u8>]) -> Result<()> {
     let socket = RawSocket::open(&from.ns, link)?;
     for frame in frames {
         match socket.send(frame) {
@@ -79,7 +79,7 @@ fn nothing_forged_leaves() -> Result<()> {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
-fn a_further_macvlan_leads_nowhere() -> Result<()> {
+fn a_further_macvlan_speaks_for_no_container() -> Result<()> {
     let deny =
         json!([{"name": "no-lan", "from": {"container": "web"}, "to": {"cidr": "10.77.0.0/28"}, "action": "deny"}]);
     let lab = Lab::new("bridge", deny)?;
@@ -148,9 +148,15 @@ fn the_programs_stay_whatever_the_container_does() -> Result<()> {
     ] {
         // Some of this the kernel refuses, which is as good.
         let _ = web.ns.sh(line);
-        send(&web, "eth0", &frames)?;
+        let grown = lab.device.counted(|| {
+            send(&web, "eth0", &frames)?;
+            // What is sent before arrives before this true packet.
+            db.ns.ping(LAN4, 1)
+        })?;
         let heard = ear.heard()?;
+        ensure!(!heard.is_empty(), "{what}: not even the true packet");
         ensure!(!heard.iter().any(|frame| is_forged(frame)), "{what}: {heard:02x?}");
+        ensure!(grown.contains_key("spoofed-mac"), "{what}: {grown:?}");
     }
     let restore = mac.map(|byte| format!("{byte:02x}")).join(":");
     web.ns.ip(&format!("link set eth0 address {restore}"))?;
@@ -175,8 +181,13 @@ fn what_was_checked_is_not_changed_behind() -> Result<()> {
         return Ok(());
     };
     let ear = Ear::stack(&lab.lan)?;
-    let _ = web.ns.sh(&format!("ping -c 2 -W 1 {LAN4}"));
+    let grown = lab.device.counted(|| {
+        ensure!(web.ns.sh(&format!("ping -c 2 -W 1 {LAN4}")).is_err(), "nothing was changed");
+        db.ns.ping(LAN4, 1)
+    })?;
+    ensure!(!grown.is_empty(), "{grown:?}");
     let heard = ear.heard()?;
+    ensure!(!heard.is_empty(), "not even the true packet");
     let from_db = heard.iter().any(|packet| packet.windows(4).any(|four| four == db.v4.octets()));
     ensure!(!from_db, "{heard:02x?}");
     Ok(())

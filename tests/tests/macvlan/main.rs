@@ -2,6 +2,7 @@
 
 mod attacks;
 mod lab;
+mod rogue;
 mod traffic;
 
 use anyhow::{Context, Result, ensure};

@@ -10,14 +10,15 @@
 //! The pins are called `HOST_IF@NSID`: NSID is the number of the container's namespace in the device's. While the
 //! attach is not finished, the one of the egress has `;` behind.
 
-use super::plane::DataPlane;
+use super::plane::{DataPlane, sender};
 use super::sys::{self, Tcx};
+use super::table::{Access, Table};
 use super::{BpfError, pin};
 use crate::kernel::kill_point;
 use crate::model::IfName;
 use crate::plan::ProgramState;
 use pv_net_common::link::{CHILD_IN, CHILD_OUT};
-use pv_net_common::{LinkId, SenderKey, Stage, names};
+use pv_net_common::{InterfaceInfo, LinkId, SenderKey, Stage, names};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -43,6 +44,8 @@ pub struct Child {
     pub index: u32,
     /// The alias that its attachment has, as on other kinds of links.
     pub alias: String,
+    /// The MAC of its lease, if its attachment is known.
+    pub mac: Option<[u8; 6]>,
     /// Its attach is finished.
     pub finished: bool,
 }
@@ -51,6 +54,7 @@ struct Known {
     host_if: IfName,
     ns: i32,
     alias: String,
+    mac: Option<[u8; 6]>,
     /// The link of the program at its egress.
     link: OwnedFd,
     /// That link's pin, and that of the ingress.
@@ -101,6 +105,7 @@ pub fn all() -> Vec<Child> {
             ns: child.ns,
             index,
             alias: child.alias.clone(),
+            mac: child.mac,
             finished: child.finished(),
         })
     };
@@ -141,20 +146,20 @@ fn read(pin: &str) -> Option<(IfName, i32)> {
     Some((host_if.parse().ok()?, ns.parse().ok()?))
 }
 
-/// Reads which interfaces exist from the pins below `root`, and removes the pins of those that are gone. `alias` tells the
-/// alias of an attachment's host-side link.
+/// Reads which interfaces exist from the pins below `root`, and removes the pins of those that are gone. `of` tells the
+/// alias and the MAC of the attachment that has a host-side link.
 ///
 /// # Errors
 /// When pins cannot be listed or removed.
-pub fn discover(root: &Path, alias: impl Fn(&IfName) -> Option<String>) -> Result<(), BpfError> {
+pub fn discover(root: &Path, of: impl Fn(&IfName) -> Option<(String, [u8; 6])>) -> Result<(), BpfError> {
     let (out, inward) = (pin::child_out_dir(root), pin::child_in_dir(root));
     let mut found = BTreeMap::new();
     for name in pin::list(&out)? {
         let Some((host_if, ns)) = read(&name) else { continue };
         let pins = [out.join(&name), inward.join(format!("{host_if}@{ns}"))];
         let link = sys::pinned(&pins[0]).map_err(pin::pin_error("open", &pins[0]))?;
-        let alias = alias(&host_if).unwrap_or_else(|| STRAY.to_owned());
-        let child = Known { host_if, ns, alias, link, pins };
+        let (alias, mac) = of(&host_if).map_or_else(|| (STRAY.to_owned(), None), |(alias, mac)| (alias, Some(mac)));
+        let child = Known { host_if, ns, alias, mac, link, pins };
         if child.index() == 0 {
             child.pins.iter().try_for_each(|path| pin::remove(path))?;
         } else {
@@ -172,6 +177,22 @@ pub fn discover(root: &Path, alias: impl Fn(&IfName) -> Option<String>) -> Resul
     Ok(())
 }
 
+/// Closes an interface that cannot be deleted, by the maps that are pinned below `root`: its programs stay, and drop
+/// everything.
+///
+/// # Errors
+/// When a map cannot be opened or written.
+pub fn close(root: &Path, number: u32) -> Result<(), BpfError> {
+    let maps = pin::maps_dir(root);
+    let mut interfaces: Table<LinkId, InterfaceInfo> = Table::open(&maps, names::MAP_INTERFACES, Access::Write)?;
+    let mut senders: Table<SenderKey, LinkId> = Table::open(&maps, names::MAP_SENDERS, Access::Write)?;
+    let link = LinkId::of_index(number);
+    if let Some(info) = interfaces.get(&link)? {
+        senders.remove(&sender(&info))?;
+    }
+    interfaces.remove(&link).map(drop)
+}
+
 impl DataPlane {
     fn stages(&self) -> Result<OwnedFd, BpfError> {
         let path = self.programs.dir().join(names::MAP_STAGES);
@@ -186,12 +207,19 @@ impl DataPlane {
     }
 
     /// Puts the programs on the link with index `index`, which is in the device's namespace and down, and pins them.
-    /// Afterwards the link may be moved into the namespace with the number `ns`. Until the map `interfaces` has an entry
+    /// Afterwards the link may be moved into the namespace with the number `ns`. `alias` and MAC are those of its
+    /// attachment. Until the map `interfaces` has an entry
     /// for the returned number, the programs drop everything.
     ///
     /// # Errors
     /// When another interface has the number, or the kernel refuses a program or a pin. Nothing is pinned then.
-    pub fn guard_child(&mut self, host_if: &IfName, index: u32, ns: i32, alias: &str) -> Result<u32, BpfError> {
+    pub fn guard_child(
+        &mut self,
+        host_if: &IfName,
+        index: u32,
+        ns: i32,
+        (alias, mac): (&str, [u8; 6]),
+    ) -> Result<u32, BpfError> {
         let number = number_of(host_if);
         let attach = |why: String| BpfError::Attach { program: "pv_child", link: host_if.to_string(), why };
         if known().get(&number).is_some_and(|child| child.index() != 0) {
@@ -218,7 +246,8 @@ impl DataPlane {
             links.push(link);
         }
         let link = links.swap_remove(0);
-        known().insert(number, Known { host_if: host_if.clone(), ns, alias: alias.to_owned(), link, pins });
+        let (host_if, alias) = (host_if.clone(), alias.to_owned());
+        known().insert(number, Known { host_if, ns, alias, mac: Some(mac), link, pins });
         Ok(number)
     }
 
@@ -326,6 +355,17 @@ impl DataPlane {
             }
         }
         Ok(())
+    }
+
+    /// The links that have the program of a parent.
+    ///
+    /// # Errors
+    /// When the pins cannot be listed.
+    pub fn guarded_parents(&self) -> Result<Vec<u32>, BpfError> {
+        let dir = pin::parents_dir(self.pin_dir());
+        let mut all = pin::links(&dir)?;
+        all.retain(|index| self.is_hooked(&pin::of_link(&dir, *index), *index));
+        Ok(all)
     }
 
     /// Whether the pin leads to the parent with this index.

@@ -81,6 +81,11 @@ impl DataPlane {
         // The counting begins first, before the link may send.
         self.flow_quotas.begin(link, info.max_flows)?;
         if link.is_assigned() {
+            if let Some(former) = self.interfaces.get(&link)?.map(|former| sender(&former))
+                && former != sender(info)
+            {
+                self.senders.remove(&former)?;
+            }
             self.senders.set(&sender(info), &link)?;
         }
         self.interfaces.set(&link, info)
@@ -211,6 +216,6 @@ impl DataPlane {
 }
 
 /// The key under which the parent of a macvlan interface knows its frames.
-const fn sender(info: &InterfaceInfo) -> SenderKey {
+pub(super) const fn sender(info: &InterfaceInfo) -> SenderKey {
     SenderKey { parent: info.bridge, mac: info.mac, pad: 0 }
 }

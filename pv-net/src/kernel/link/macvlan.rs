@@ -66,7 +66,7 @@ async fn guard_and_move(
     netns: &Netns,
     plane: &mut DataPlane,
 ) -> Result<u32, KernelError> {
-    let number = plane.guard_child(&spec.host_if, link.index, ns, &spec.alias)?;
+    let number = plane.guard_child(&spec.host_if, link.index, ns, (&spec.alias, spec.mac.0))?;
     match net.move_link(&link.name, link.index, netns.file(), &spec.container_if).await {
         Ok(()) => Ok(number),
         Err(e) if e.is(libc::EEXIST) => Err(NetError::InterfaceExists { name: spec.container_if.to_string() }.into()),

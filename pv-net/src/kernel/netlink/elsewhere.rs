@@ -15,6 +15,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+/// Why nothing is done to an interface.
+const NOT_THERE: &str =
+    "its container has moved it to another namespace, or has given it another MAC: it keeps its programs";
+
 impl Net {
     /// The number that the namespace `of` has in this one; it is given one if it has none.
     ///
@@ -74,13 +78,27 @@ impl Net {
         Some(self.child_info(child).await)
     }
 
+    /// The link that a request about `child` would be about, if it is that interface. When the container has moved the
+    /// interface to another namespace, the namespace's number may have passed on to a third one, where another link has
+    /// the index.
+    async fn proven(&self, child: &Child) -> Option<LinkInfo> {
+        let mut request = self.handle.link().get().match_index(child.index);
+        request.message_mut().attributes.push(LinkAttribute::IfNetnsId(child.ns));
+        let found = LinkInfo::from(request.execute().try_next().await.ok().flatten().as_ref()?);
+        let same_mac = match child.mac {
+            Some(mac) => found.mac == Some(mac),
+            // Nothing is known of it but where it is: nobody else may be there.
+            None => {
+                !children::all().iter().any(|o| o.number != child.number && (o.ns, o.index) == (child.ns, child.index))
+            }
+        };
+        (found.kind.as_deref() == Some("macvlan") && same_mac).then_some(found)
+    }
+
     /// What is known of an interface. One that its container has moved to another namespace exists too, and has its
     /// programs, but nothing else is known of it.
     async fn child_info(&self, child: Child) -> LinkInfo {
-        let mut request = self.handle.link().get().match_index(child.index);
-        request.message_mut().attributes.push(LinkAttribute::IfNetnsId(child.ns));
-        let found = request.execute().try_next().await.ok().flatten();
-        let found = found.as_ref().map(LinkInfo::from).filter(|found| found.kind.as_deref() == Some("macvlan"));
+        let found = self.proven(&child).await;
         let alias = if child.finished { child.alias.clone() } else { alias::unfinished(&child.alias) };
         LinkInfo {
             index: child.number,
@@ -101,36 +119,43 @@ impl Net {
     }
 
     /// Changes a setting of an interface.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the interface is not where it was put.
     pub(super) async fn set_child(
         &self,
         child: &Child,
         change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
     ) -> Result<(), NetError> {
+        let name = child.host_if.as_str();
+        if self.proven(child).await.is_none() {
+            return Err(NetError::new("change link", name, io::Error::other(NOT_THERE)));
+        }
         kill_point::pass();
         let mut message: LinkMessage = change(LinkUnspec::new_with_index(child.index)).build();
         message.attributes.push(LinkAttribute::IfNetnsId(child.ns));
-        let name = child.host_if.as_str();
         self.handle.link().set(message).execute().await.map_err(NetError::nl("change link", name))
     }
 
     /// Deletes an interface.
     ///
     /// # Errors
-    /// When the kernel refuses, or the container has moved it to another namespace.
+    /// When the kernel refuses, or the interface is not where it was put.
     pub(super) async fn delete_child(&self, child: &Child) -> Result<(), NetError> {
         kill_point::pass();
-        let mut request = self.handle.link().del(child.index);
-        request.message_mut().attributes.push(LinkAttribute::IfNetnsId(child.ns));
         let name = child.host_if.as_str();
-        match request.execute().await.map_err(NetError::nl("delete link", name)) {
-            // The namespace, or the interface, is gone.
-            Err(e) if e.is(libc::ENODEV) || e.is(libc::EINVAL) => {}
-            other => other?,
+        if self.proven(child).await.is_some() {
+            let mut request = self.handle.link().del(child.index);
+            request.message_mut().attributes.push(LinkAttribute::IfNetnsId(child.ns));
+            match request.execute().await.map_err(NetError::nl("delete link", name)) {
+                // The namespace, or the interface, is gone.
+                Err(e) if e.is(libc::ENODEV) || e.is(libc::EINVAL) => {}
+                other => other?,
+            }
         }
         if children::at(child.number).is_none() {
             return Ok(());
         }
-        let why = "the container has moved it to another namespace: it keeps its programs, which let nothing pass";
-        Err(NetError::new("delete link", name, io::Error::other(why)))
+        Err(NetError::new("delete link", name, io::Error::other(NOT_THERE)))
     }
 }

@@ -1,0 +1,170 @@
+//! A container that makes itself a further macvlan, or moves its own away.
+
+use crate::attacks::send;
+use crate::lab::{LAN4, LAN6, Lab, config, lan};
+use anyhow::{Context, Result, ensure};
+use harness::forger::{FORGED_MAC, MARK, is_forged};
+use harness::{Container, Ear, Namespace, frame};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Makes the further macvlan `rogue` and returns its MAC.
+fn rogue(of: &Container) -> Result<[u8; 6]> {
+    of.ns.ip("link add link eth0 name rogue type macvlan mode bridge")?;
+    of.ns.ip("link set rogue up")?;
+    of.ns.mac("rogue")
+}
+
+fn udp(src: IpAddr, dst: IpAddr) -> Vec<u8> {
+    frame::udp((src, 4000), (dst, 4000), MARK)
+}
+
+/// A frame that carries an IP packet.
+fn of(src: [u8; 6], dst: [u8; 6], packet: &[u8]) -> Vec<u8> {
+    frame::ethernet(src, dst, frame::kind(packet), packet)
+}
+
+/// Fails unless nothing forged has been heard, up to a true packet of `neighbour`.
+fn heard_none(ear: &Ear, neighbour: &Container) -> Result<()> {
+    neighbour.ns.ping(LAN4, 1)?;
+    let heard = ear.heard()?;
+    ensure!(!heard.is_empty(), "{}: not even the true packet", ear.name());
+    ensure!(!heard.iter().any(|frame| is_forged(frame)), "{}: {heard:02x?}", ear.name());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_devices_mac_speaks_for_no_container() -> Result<()> {
+    let lab = Lab::new("bridge", json!([]))?;
+    let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &[])?);
+    rogue(&web)?;
+    let (device, to) = (lab.device.ns.mac("wan0")?, lab.lan.mac("eth0")?);
+    let ear = Ear::link(&lab.lan, "eth0")?;
+    let mut frames: Vec<Vec<u8>> = Vec::new();
+    for own in [&web, &db] {
+        frames.extend(own.addresses().into_iter().zip(lan()).map(|(own, dst)| of(device, to, &udp(own, dst))));
+    }
+    let tagged = harness::wrap::tagged(&frames[0], &[(0x8100, 0)]);
+    frames.push(tagged);
+    let stranger = Ipv4Addr::new(10, 77, 0, 99);
+    for sender in [(FORGED_MAC, stranger), (device, db.v4)] {
+        frames.push(frame::ethernet(device, to, frame::ARP, &frame::arp(2, sender, (FORGED_MAC, LAN4))));
+    }
+    let nobody = "fd00:77::99".parse()?;
+    for (target, mac) in [(nobody, FORGED_MAC), (db.v6, FORGED_MAC)] {
+        frames.push(of(device, to, &frame::neighbour(136, nobody, LAN6, target, mac)));
+    }
+    let grown = lab.device.counted(|| {
+        send(&web, "rogue", &frames)?;
+        heard_none(&ear, &db)
+    })?;
+    for reason in ["spoofed-ipv4", "spoofed-ipv6", "spoofed-arp", "spoofed-nd", "vlan-tag"] {
+        ensure!(grown.contains_key(reason), "{reason}: {grown:?}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_rule_that_comes_holds_beside_the_guard() -> Result<()> {
+    let lab = Lab::new("bridge", json!([]))?;
+    let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &[])?);
+    rogue(&web)?;
+    let (mac, to) = (web.mac()?, lab.lan.mac("eth0")?);
+    let frames: Vec<Vec<u8>> =
+        web.addresses().into_iter().zip(lan()).map(|(own, dst)| of(mac, to, &udp(own, dst))).collect();
+    let ear = Ear::link(&lab.lan, "eth0")?;
+    // Flows that the program on its interface has let pass.
+    send(&web, "eth0", &frames)?;
+    send(&web, "rogue", &frames)?;
+    db.ns.ping(LAN4, 1)?;
+    let heard = ear.heard()?.iter().filter(|frame| is_forged(frame)).count();
+    ensure!(heard == 4, "{heard} have passed");
+    let deny = json!([{"name": "no", "from": {"container": "web"}, "to": "world", "action": "deny"}]);
+    lab.device.configure(&config("bridge", deny))?;
+    lab.device.cli(&["reload"]).ok()?;
+    let grown = lab.device.counted(|| {
+        send(&web, "rogue", &frames)?;
+        heard_none(&ear, &db)
+    })?;
+    ensure!(grown.get("policy-denied").is_some_and(|n| *n >= 2), "{grown:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_parent_keeps_its_guard_without_its_pool() -> Result<()> {
+    let mut lab = Lab::new("bridge", json!([]))?;
+    let web = lab.attach("web", &[])?;
+    let own = rogue(&web)?;
+    let (to, ear) = (lab.lan.mac("eth0")?, Ear::link(&lab.lan, "eth0")?);
+    let frames: Vec<Vec<u8>> = [own, web.mac()?]
+        .into_iter()
+        .flat_map(|mac| web.addresses().into_iter().zip(lan()).map(move |(src, dst)| of(mac, to, &udp(src, dst))))
+        .collect();
+    let mut large = config("bridge", json!([]));
+    large["network"]["pools"]["lan"]["mtu"] = json!(9000);
+    lab.device.stop(Signal::SIGTERM)?;
+    lab.device.configure(&large)?;
+    lab.device.start()?;
+    let status = lab.device.json(&["status"])?;
+    ensure!(status["conditions"].to_string().contains("its MTU is"), "{status}");
+    let grown = lab.device.counted(|| {
+        send(&web, "rogue", &frames)?;
+        send(&web, "eth0", &frames)?;
+        lab.device.ns.ping(LAN4, 1)?;
+        let heard = ear.heard()?;
+        ensure!(!heard.is_empty() && !heard.iter().any(|frame| is_forged(frame)), "{heard:02x?}");
+        Ok(())
+    })?;
+    ensure!(grown.get("spoofed-mac").is_some_and(|n| *n >= 4), "{grown:?}");
+    lab.device.stop(Signal::SIGTERM)?;
+    lab.device.configure(&config("bridge", json!([])))?;
+    lab.device.start()?;
+    web.ns.ping(LAN4, 1)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_interface_on_another_parent_is_stopped() -> Result<()> {
+    let mut lab = Lab::new("bridge", json!([]))?;
+    let web = lab.attach("web", &[])?;
+    lab.device.ns.connect(("wan1", &[]), &lab.lan, ("eth1", &[]))?;
+    lab.device.stop(Signal::SIGTERM)?;
+    let mut moved = config("bridge", json!([]));
+    moved["network"]["pools"]["lan"]["parent"] = json!("wan1");
+    lab.device.configure(&moved)?;
+    lab.device.start()?;
+    ensure!(web.ns.sh(&format!("ping -c 1 -W 1 {LAN4}")).is_err(), "it still sends");
+    let view = lab.device.json(&["containers"])?;
+    ensure!(view.to_string().contains("not on the parent of its pool"), "{view}");
+    lab.device.cli(&["detach", "web"]).ok()?;
+    ensure!(web.ns.ip("link show eth0").is_err(), "the link is still there");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_interface_that_was_moved_away_is_closed() -> Result<()> {
+    let lab = Lab::new("bridge", json!([]))?;
+    let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &[])?);
+    let (mac, to, away) = (web.mac()?, lab.lan.mac("eth0")?, Namespace::new("away")?);
+    let frames: Vec<Vec<u8>> =
+        web.addresses().into_iter().zip(lan()).map(|(own, dst)| of(mac, to, &udp(own, dst))).collect();
+    web.ns.ip(&format!("link set eth0 netns {}", away.name()))?;
+    away.ip("link set eth0 up")?;
+    let ear = Ear::link(&lab.lan, "eth0")?;
+    lab.device.cli(&["detach", "web"]).ok().context("detach")?;
+    away.ip("link show eth0").context("it is the container's")?;
+    let socket = harness::raw::RawSocket::open(&away, "eth0")?;
+    for frame in &frames {
+        // The sender is told what a program drops.
+        let _ = socket.send(frame);
+    }
+    heard_none(&ear, &db)?;
+    let view = lab.device.json(&["containers"])?;
+    ensure!(!view.to_string().contains("\"web\""), "{view}");
+    Ok(())
+}
