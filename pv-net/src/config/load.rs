@@ -1,7 +1,8 @@
 //! Reads configuration files; the only part of [`config`](super) with I/O.
 
 use super::{ConfigError, Form, check_container, parse_device, parse_run_named, parse_services, revision};
-use crate::model::{Container, ContainerName, Device, Offer};
+use crate::model::{Container, ContainerName, Device, Offer, PoolName};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -141,6 +142,35 @@ impl Declared {
         errors.extend(self.offers.as_ref().err().into_iter().flatten().cloned());
         errors
     }
+}
+
+/// Everything that is wrong with the containers of a revision: with each of them, and addresses that two of them ask for.
+#[must_use]
+pub fn revision_errors(all: &[Declared], device: &Device) -> Vec<ConfigError> {
+    let mut errors: Vec<ConfigError> = all.iter().flat_map(|declared| declared.errors(device)).collect();
+    let mut owners: BTreeMap<(PoolName, String), &ContainerName> = BTreeMap::new();
+    for (path, container) in all.iter().filter_map(|d| Some((&d.path, d.container.as_ref().ok()?))) {
+        for (i, interface) in container.interfaces.iter().enumerate() {
+            let asked = [
+                ("ipv4_address", interface.ipv4.map(|a| a.to_string())),
+                ("ipv6_address", interface.ipv6.map(|a| a.to_string())),
+                ("mac_address", interface.mac.map(|a| a.to_string())),
+            ];
+            for (key, value) in asked.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+                let owner = owners.entry((interface.pool.clone(), value.clone())).or_insert(&container.name);
+                if **owner != container.name {
+                    errors.push(ConfigError {
+                        file: path.display().to_string(),
+                        path: format!("network.interfaces[{i}].{key}"),
+                        value: Some(format!("{value:?}")),
+                        why: format!("container {owner} has it already"),
+                        help: Some("choose another, or leave it out to be given one".to_owned()),
+                    });
+                }
+            }
+        }
+    }
+    errors
 }
 
 /// Every `DIR/NAME/run.json`, in the order of the names; of a revision, those of containers with interfaces in pools. If

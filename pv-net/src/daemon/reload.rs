@@ -1,7 +1,7 @@
 //! Reading the configuration again, and what a reload refuses.
 
 use super::{Daemon, Paths};
-use crate::config::{ConfigError, Form, check_uplinks, load};
+use crate::config::{Form, check_uplinks, load};
 use crate::failure::{Failure, Kind};
 use crate::kernel::kill_point;
 use crate::kernel::netlink::Net;
@@ -143,6 +143,6 @@ fn check_revision(paths: &Paths, device: &Device) -> Result<(), Failure> {
         return Ok(());
     }
     let containers = load::containers(&paths.containers, Form::Revision)?;
-    let errors: Vec<ConfigError> = containers.iter().flat_map(|declared| declared.errors(device)).collect();
+    let errors = load::revision_errors(&containers, device);
     if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
 }

@@ -227,6 +227,25 @@ fn a_directory_of_a_revision() {
     assert_eq!(whys(&wrong), [("network.interfaces[0].pool", "no such pool")]);
 }
 
+#[test]
+fn two_containers_do_not_ask_for_one_address() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, interface: Value| {
+        let network = json!({"pool": "internal", "interfaces": [interface]});
+        fs::create_dir(dir.path().join(name)).expect("made");
+        fs::write(dir.path().join(name).join("run.json"), run(name, network).to_string()).expect("written");
+    };
+    write("a", json!({"ipv4_address": "10.0.5.7", "mac_address": "02:00:00:00:00:01"}));
+    write("b", json!({"ipv4_address": "10.0.5.7/24"}));
+    write("c", json!({"ipv4_address": "10.0.5.8", "mac_address": "02:00:00:00:00:01"}));
+    write("d", json!({"pool": "lab", "mac_address": "02:00:00:00:00:01"}));
+    let device = revision::device("device.json", &device().to_string()).expect("valid");
+    let all = load::containers(dir.path(), Form::Revision).expect("readable");
+    let wrong = load::revision_errors(&all, &device);
+    let why = "container a has it already";
+    assert_eq!(whys(&wrong), [("network.interfaces[0].ipv4_address", why), ("network.interfaces[0].mac_address", why)]);
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic(text in any::<String>()) {
