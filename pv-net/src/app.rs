@@ -57,25 +57,25 @@ pub fn run(paths: &Paths, with_runner: bool) -> Result<(), Failure> {
     let services = services_runtime().map_err(|e| internal("start the services' threads", &e))?;
     let control = Builder::new_current_thread().enable_all().build();
     let control = control.map_err(|e| internal("start the controller's runtime", &e))?;
-    let ended = control.block_on(serve(paths, &services, broker));
+    // Before anything of it is read: a later one is not to blame.
+    let mut about = paths.running_revision();
+    let ended = control.block_on(serve(paths, &services, broker, &mut about));
     if let (Err(failure), Some(revision)) = (&ended, &paths.revision) {
-        control.block_on(report(revision, failure));
+        control.block_on(report(revision, &about.unwrap_or_default(), failure));
     }
     services.shutdown_timeout(LAST_WAIT);
     ended
 }
 
-/// Tells Pantavisor why the daemon ends, so that it can still be read after a rollback.
-async fn report(revision: &Revision, failure: &Failure) {
-    let name = revision.name().unwrap_or_default();
-    if let Err(e) = revision.control().report(&name, &failure.line()).await {
+/// Tells Pantavisor why the daemon ends in the revision `about`, so that it can still be read after a rollback.
+async fn report(revision: &Revision, about: &str, failure: &Failure) {
+    if let Err(e) = revision.control().report(about, &failure.line()).await {
         tracing::warn!(error = %e, "Pantavisor is not told why this ends");
     }
 }
 
-async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), Failure> {
-    // Before anything of it is read, so that a later one is noticed.
-    let read = paths.running_revision();
+/// Runs the daemon. A failure is one of the revision of Pantavisor that is put into `about`.
+async fn serve(paths: &Paths, services: &Runtime, broker: Broker, about: &mut Option<String>) -> Result<(), Failure> {
     // Watching begins before anything is observed, so that no event in between is missed.
     let kernel = netlink::watch()?;
     let daemon = Daemon::start(paths.clone(), broker.clone()).await?;
@@ -159,10 +159,13 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), 
     let rejection = Rejection { why: Arc::new(OnceLock::new()), stop: stop.clone() };
     if let Some(revision) = paths.revision.clone() {
         let (snapshots, commands, rejection) = (snapshots.clone(), commands.clone(), rejection.clone());
-        let with = services::Pantavisor { revision, read, snapshots, commands, rejection };
+        let with = services::Pantavisor { revision, snapshots, commands, rejection };
         supervisor.start("pantavisor", move |stop| until(stop, services::pantavisor(with.clone())));
     }
-    supervisor.start("sweep", move |stop| until(stop, services::sweep(snapshots.clone())));
+    supervisor.start("sweep", {
+        let snapshots = snapshots.clone();
+        move |stop| until(stop, services::sweep(snapshots.clone()))
+    });
     tokio::spawn(signals.obey(commands, stop.clone()));
     let is_alone = tokio::spawn(async move {
         broker.ended().await;
@@ -172,13 +175,12 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker) -> Result<(), 
     let ended = controller.run().await;
     supervisor.stop().await;
     remove_socket(paths);
-    if is_alone.is_finished() {
-        return Err(left_alone());
+    if let Some((revision, why)) = rejection.why.get() {
+        *about = Some(revision.clone());
+        return Err(why.clone());
     }
-    match rejection.why.get() {
-        Some(why) => Err(why.clone()),
-        None => ended,
-    }
+    *about = snapshots.borrow().of_revision.as_deref().map(str::to_owned);
+    if is_alone.is_finished() { Err(left_alone()) } else { ended }
 }
 
 /// A service that has nothing to finish: it is dropped when it is to stop.

@@ -13,7 +13,7 @@ use crate::failure::{Failure, Kind};
 use crate::kernel::broker::Broker;
 use crate::kernel::link::knows_netkit;
 use crate::lease::unix_time;
-use crate::model::{ContainerName, PairKind, Pool};
+use crate::model::{ContainerName, Device, PairKind, Pool};
 use clap::CommandFactory;
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -102,14 +102,18 @@ fn check(files: &[PathBuf], json: bool) -> Result<(), Ended> {
     if !errors.is_empty() {
         return Err(Failure::from(errors).into());
     }
-    let text = format!("{} checked: all right", table::count(files.len(), "file"));
+    checked(json, &format!("{} checked: all right", table::count(files.len(), "file")), &conditions);
+    Ok(())
+}
+
+/// Says that all is right, and what is surprising nevertheless.
+fn checked(json: bool, text: &str, conditions: &[String]) {
     if json {
         say(&json!({"done": text, "conditions": conditions}).to_string());
     } else {
         conditions.iter().for_each(|line| say(line));
-        say(&text);
+        say(text);
     }
-    Ok(())
 }
 
 fn no_files(why: &str) -> Failure {
@@ -121,14 +125,31 @@ fn no_files(why: &str) -> Failure {
 fn check_revision(paths: &Paths, json: bool) -> Result<(), Ended> {
     let device = load::device(&paths.config, paths.form()).map_err(Failure::from)?;
     let containers = load::containers(&paths.containers, paths.form()).map_err(Failure::from)?;
-    let errors = containers.iter().flat_map(|declared| declared.errors(&device));
-    let errors: Vec<ConfigError> = errors.collect();
+    let errors = load::revision_errors(&containers, &device);
     if !errors.is_empty() {
         return Err(Failure::from(errors).into());
     }
     let pooled = table::count(containers.len(), "container");
-    done(json, &format!("{} checked: all right, with {pooled} in pools", paths.containers.display()));
+    let of_device = device.inactive.iter().map(|path| unused(path)).chain(no_netkit(&device));
+    let mut conditions: Vec<String> = of_device.map(|note| format!("{}: {note}", paths.config.display())).collect();
+    for (path, container) in containers.iter().filter_map(|d| Some((&d.path, d.container.as_ref().ok()?))) {
+        conditions.extend(container.inactive.iter().map(|field| format!("{}: {}", path.display(), unused(field))));
+    }
+    let text = format!("{} checked: all right, with {pooled} in pools", paths.containers.display());
+    checked(json, &text, &conditions);
     Ok(())
+}
+
+fn unused(path: &str) -> String {
+    format!("{path}: accepted, not acted on yet")
+}
+
+/// A note for each pool of netkit links, when the kernel here has none. Only root is told what the kernel has. The file may
+/// be meant for another machine, so this is no error.
+fn no_netkit(device: &Device) -> Vec<String> {
+    let is_netkit = |pool: &&Pool| pool.bridge().is_some() && pool.link == PairKind::Netkit;
+    let pools = device.pools.values().filter(|pool| is_netkit(pool) && matches!(knows_netkit(), Ok(false)));
+    pools.map(|pool| format!("network.pools.{}.{NO_NETKIT}", pool.name)).collect()
 }
 
 /// Checks a file. Returns warnings about a valid one: settings that this version does not act on, and surprising ones.
@@ -148,7 +169,6 @@ fn check_file(
     let of_run_network = ["pool", "interfaces", "mode", "hostname", "aliases", "ports"];
     let is_run = of_run.iter().any(|k| keys.contains_key(*k))
         || network.is_some_and(|n| of_run_network.iter().any(|k| n.contains_key(*k)));
-    let unused = |path: String| format!("{path}: accepted, not acted on yet");
     if text.trim_start().starts_with('[') || keys.get("services").is_some_and(Value::is_array) {
         starts.offers(file, parse_services(&name, &text)?);
         return Ok(Vec::new());
@@ -157,7 +177,7 @@ fn check_file(
         let container = parse_run(&name, &text)?;
         starts.requires(file, &container);
         let lower = container.name.as_str().to_ascii_lowercase();
-        let mut notes: Vec<String> = container.inactive.into_iter().map(unused).collect();
+        let mut notes: Vec<String> = container.inactive.iter().map(|path| unused(path)).collect();
         if lower == "gateway" {
             notes.push("name: in DNS that name is the gateway's: others cannot find the container by it".to_owned());
         } else if let Some(first) = named.insert(lower, container.name.clone()).filter(|n| *n != container.name) {
@@ -171,11 +191,7 @@ fn check_file(
         let domain = &device.domain;
         format!("network.domain: {domain:?}: names in .local are asked by mDNS (RFC 6762), not here, where a system has it: take one such as \"pv.internal\"")
     });
-    let is_netkit = |pool: &&Pool| pool.bridge().is_some() && pool.link == PairKind::Netkit;
-    // Only root is told what the kernel has. The file may be meant for another machine, so this is no error.
-    let netkit = device.pools.values().filter(|pool| is_netkit(pool) && matches!(knows_netkit(), Ok(false)));
-    let netkit: Vec<String> = netkit.map(|pool| format!("network.pools.{}.{NO_NETKIT}", pool.name)).collect();
-    Ok(device.inactive.into_iter().map(unused).chain(of_mdns).chain(netkit).collect())
+    Ok(device.inactive.iter().map(|path| unused(path)).chain(of_mdns).chain(no_netkit(&device)).collect())
 }
 
 async fn attach(

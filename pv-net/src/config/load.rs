@@ -1,7 +1,8 @@
 //! Reads configuration files; the only part of [`config`](super) with I/O.
 
 use super::{ConfigError, Form, check_container, parse_device, parse_run_named, parse_services, revision};
-use crate::model::{Container, ContainerName, Device, Offer};
+use crate::model::{Container, ContainerName, Device, Offer, PoolName};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -62,6 +63,18 @@ pub fn content(file: File, path: &Path) -> Result<String, Vec<ConfigError>> {
     String::from_utf8(bytes).map_err(|e| whole(path, format!("is not UTF-8: {e}"), Some("write the file in UTF-8")))
 }
 
+/// Whether there is something at `path`, be it unreadable.
+///
+/// # Errors
+/// When that cannot be told: what is there must not count as missing.
+fn is_there(path: &Path) -> Result<bool, Vec<ConfigError>> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(e) => Err(whole(path, e.to_string(), None)),
+    }
+}
+
 /// The `device.json` at `path`. A revision need not have one, and then has no pools.
 ///
 /// # Errors
@@ -71,15 +84,14 @@ pub fn device(path: &Path, form: Form) -> Result<Device, Vec<ConfigError>> {
     match form {
         Form::Own => parse_device(&name, &text(path)?),
         Form::Revision => {
+            let text = if is_there(path)? { regular(path)? } else { "{}".to_owned() };
+            // Afterwards: a file is also missing while Pantavisor puts one revision in the place of another.
             let dir = path.parent().unwrap_or(path);
             if !dir.is_dir() {
                 let help = "mount the directory of Pantavisor's trails, or name a revision in it";
                 return Err(whole(dir, "is no directory, and so no revision".to_owned(), Some(help)));
             }
-            if !path.exists() {
-                return revision::device(&name, "{}");
-            }
-            revision::device(&name, &regular(path)?)
+            revision::device(&name, &text)
         }
     }
 }
@@ -132,22 +144,51 @@ impl Declared {
     }
 }
 
+/// Everything that is wrong with the containers of a revision: with each of them, and addresses that two of them ask for.
+#[must_use]
+pub fn revision_errors(all: &[Declared], device: &Device) -> Vec<ConfigError> {
+    let mut errors: Vec<ConfigError> = all.iter().flat_map(|declared| declared.errors(device)).collect();
+    let mut owners: BTreeMap<(PoolName, String), &ContainerName> = BTreeMap::new();
+    for (path, container) in all.iter().filter_map(|d| Some((&d.path, d.container.as_ref().ok()?))) {
+        for (i, interface) in container.interfaces.iter().enumerate() {
+            let asked = [
+                ("ipv4_address", interface.ipv4.map(|a| a.to_string())),
+                ("ipv6_address", interface.ipv6.map(|a| a.to_string())),
+                ("mac_address", interface.mac.map(|a| a.to_string())),
+            ];
+            for (key, value) in asked.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+                let owner = owners.entry((interface.pool.clone(), value.clone())).or_insert(&container.name);
+                if **owner != container.name {
+                    errors.push(ConfigError {
+                        file: path.display().to_string(),
+                        path: format!("network.interfaces[{i}].{key}"),
+                        value: Some(format!("{value:?}")),
+                        why: format!("container {owner} has it already"),
+                        help: Some("choose another, or leave it out to be given one".to_owned()),
+                    });
+                }
+            }
+        }
+    }
+    errors
+}
+
 /// Every `DIR/NAME/run.json`, in the order of the names; of a revision, those of containers with interfaces in pools. If
-/// the directory does not exist, there are none.
+/// the directory does not exist, there are none; but a revision has one.
 ///
 /// # Errors
-/// When the directory cannot be read.
+/// When the directory cannot be read, or one in it.
 pub fn containers(dir: &Path, form: Form) -> Result<Vec<Declared>, Vec<ConfigError>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && form == Form::Own => return Ok(Vec::new()),
         Err(e) => return Err(whole(dir, e.to_string(), None)),
     };
     let mut paths: Vec<PathBuf> = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|e| whole(dir, e.to_string(), None))?;
         let path = entry.path().join("run.json");
-        if path.exists() {
+        if is_there(&path)? {
             paths.push(path);
         }
     }
@@ -192,8 +233,5 @@ type Offers = Result<Vec<Offer>, Vec<ConfigError>>;
 
 /// What a file offers, read by `parse`.
 fn offers(path: &Path, parse: fn(&str, &str) -> Offers) -> Offers {
-    match path.symlink_metadata() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        _ => parse(&path.display().to_string(), &regular(path)?),
-    }
+    if is_there(path)? { parse(&path.display().to_string(), &regular(path)?) } else { Ok(Vec::new()) }
 }

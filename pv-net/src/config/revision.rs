@@ -6,7 +6,7 @@
 
 use super::checker::{Checker, nearest};
 use super::field::Section;
-use super::{ConfigError, parse_device, parse_run_named, parse_services, raw};
+use super::{ConfigError, parse_device, parse_run, parse_run_named, parse_services, raw};
 use crate::model::{Container, ContainerName, Device, Offer};
 use serde_json::{Map, Value};
 
@@ -35,7 +35,9 @@ pub fn run(file: &str, text: &str, dir: &str) -> Result<Option<(String, Containe
     let mut kept = known(file, text, &names)?;
     let Some(network) = kept.get_mut(NETWORK) else { return Ok(None) };
     if matches!(network["mode"].as_str(), Some("host" | "none")) {
-        return Ok(None);
+        // All but its network is Pantavisor's. Who asks for a pool beside such a mode may not mean the mode.
+        let only = serde_json::json!({"name": "any", NETWORK: network});
+        return parse_run(file, &only.to_string()).map(|_| None);
     }
     for interface in network.get_mut("interfaces").and_then(Value::as_array_mut).into_iter().flatten() {
         without_prefix_length(interface);
@@ -72,8 +74,8 @@ pub fn services(file: &str, text: &str) -> Result<Vec<Offer>, Vec<ConfigError>> 
 /// The fields of the file that are in `names`.
 ///
 /// # Errors
-/// When it is no JSON object. And for a field that is probably a misspelt `network`: without its network a container would
-/// be started in that of the device.
+/// When it is no JSON object. And for a field that is probably a `network` with another name, or what belongs into one: a
+/// container without its network would be started in that of the device.
 fn known(file: &str, text: &str, names: &[String]) -> Result<Map<String, Value>, Vec<ConfigError>> {
     let mut c = Checker::new(file);
     let mut fields = match c.document(text) {
@@ -86,8 +88,12 @@ fn known(file: &str, text: &str, names: &[String]) -> Result<Map<String, Value>,
     };
     let only = [NETWORK.to_owned()];
     for (key, value) in fields.iter().filter(|(key, _)| !names.contains(key)) {
-        if nearest(key, &only).is_some() {
+        let is_one =
+            value.as_object().is_some_and(|fields| fields.iter().any(|(key, value)| is_of_network(key, value)));
+        if is_one || nearest(&key.to_lowercase(), &only).is_some() {
             c.wrong(key, Some(value), "unknown field", Some(format!("did you mean {NETWORK:?}?")));
+        } else if is_of_network(key, value) {
+            c.wrong(key, Some(value), "unknown field", Some(format!("put it into {NETWORK:?}")));
         }
     }
     if !c.errors.is_empty() {
@@ -95,6 +101,17 @@ fn known(file: &str, text: &str, names: &[String]) -> Result<Map<String, Value>,
     }
     fields.retain(|key, _| names.contains(key));
     Ok(fields)
+}
+
+/// Whether a field looks like one of a `network`. Objects of Pantavisor may have keys that are names of the user's own,
+/// such as those of volumes, so the value has to have the form too.
+fn is_of_network(key: &str, value: &Value) -> bool {
+    match key.to_lowercase().as_str() {
+        "pool" => value.is_string(),
+        "pools" => value.as_object().is_some_and(|pools| !pools.is_empty() && pools.values().all(Value::is_object)),
+        "interfaces" => value.is_array(),
+        _ => false,
+    }
 }
 
 /// In Pantavisor an interface's address may have the prefix length of its pool, which says nothing new.

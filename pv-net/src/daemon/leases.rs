@@ -1,12 +1,13 @@
 //! The daemon's requests to the lease book.
 
 use super::{Daemon, lease_key};
+use crate::config::Form;
 use crate::failure::{Failure, Kind};
 use crate::ipam::{Lease, LeaseKey};
 use crate::lease::{LeaseError, LeaseHandle, Step, Wanted, undo};
 use crate::model::{Attachment, Container, ContainerName, PoolName};
 use futures_util::future::join_all;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -112,16 +113,49 @@ impl Daemon {
     }
 
     /// Reserves static addresses of declared containers before others get leases.
-    pub(super) async fn reserve_declared(&mut self, wanted: Vec<Reservation>) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// When the lease book does not answer.
+    pub(super) async fn reserve_declared(&mut self) -> Result<(), Failure> {
+        let wanted: Vec<Reservation> = self.declared.values().flat_map(|declared| declared.kept.clone()).collect();
         let list: Vec<(IpAddr, LeaseKey)> = wanted.iter().map(|r| (r.addr, r.key.clone())).collect();
         let holders = if self.is_rehearsing() { self.holders(&list) } else { self.leases.reserve(list).await? };
-        for (Reservation { file, addr, .. }, holder) in wanted.iter().zip(holders) {
-            if let Some(holder) = holder {
-                self.declared_conditions.push(format!("{file}: {addr} is taken by {holder}"));
-            }
-        }
+        let taken = wanted.into_iter().zip(holders).filter_map(|(Reservation { file, addr, .. }, holder)| {
+            let holder = holder?;
+            Some(Taken { why: format!("{file}: {addr} is taken by {holder}"), holder: holder.container })
+        });
+        self.taken = taken.collect();
         Ok(())
     }
+
+    /// Looks again at declared addresses that somebody else has. A container of a former revision of Pantavisor, which is
+    /// declared no more and has no link, is detached if it has one: nobody else would, and the next revision could never be
+    /// in force as a whole.
+    pub(super) async fn free_taken(&mut self) {
+        if self.taken.is_empty() || self.is_rehearsing() {
+            return;
+        }
+        if self.paths.form() == Form::Revision {
+            let holders: BTreeSet<ContainerName> = self.taken.iter().map(|taken| taken.holder.clone()).collect();
+            for name in holders.iter().filter(|name| !self.declared.contains_key(*name)).cloned().collect::<Vec<_>>() {
+                if let Some(record) = self.state.containers.get(&name).cloned() {
+                    self.detach_ended(&name, &record).await;
+                }
+            }
+        }
+        if let Err(e) = self.reserve_declared().await {
+            tracing::warn!(error = %e, "declared addresses are not reserved: tried again at the next change");
+        }
+    }
+}
+
+/// A declared address that somebody else has.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    /// Who has it.
+    pub holder: ContainerName,
+    /// The condition.
+    pub why: String,
 }
 
 /// The result of learning a lease that is in use.

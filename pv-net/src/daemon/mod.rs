@@ -76,7 +76,9 @@ pub(crate) struct Declaration {
 pub struct Daemon {
     paths: Paths,
     /// The revision of Pantavisor whose configuration is in use.
-    revision: Option<String>,
+    revision: Option<Arc<str>>,
+    /// A revision that could not be put in force for an attach, and why.
+    not_followed: Option<Arc<(String, String)>>,
     device: Arc<Device>,
     state: State,
     leases: LeaseHandle,
@@ -101,6 +103,8 @@ pub struct Daemon {
     offers: Arc<BTreeMap<ContainerName, Vec<Offer>>>,
     /// Conditions about the files of declared containers.
     declared_conditions: Vec<String>,
+    /// Declared addresses that somebody else has.
+    taken: Vec<leases::Taken>,
     /// Conditions from the start.
     start_conditions: Vec<String>,
     container_conditions: conditions::Conditions,
@@ -195,7 +199,7 @@ impl Daemon {
     pub async fn start(paths: Paths, broker: Broker) -> Result<Self, Failure> {
         let _points = kill_point::begin("start");
         // Before its files are read: if it is another one by then, they are read again.
-        let revision = paths.running_revision();
+        let revision = paths.running_revision().map(Arc::from);
         let device = load::device(&paths.config, paths.form())?;
         let net = Net::here()?;
         check_device(&paths, &net, &device).await?;
@@ -212,6 +216,7 @@ impl Daemon {
             awaited: declared::Waiting::load(&paths),
             paths,
             revision,
+            not_followed: None,
             device: Arc::new(device),
             state,
             leases,
@@ -228,6 +233,7 @@ impl Daemon {
             declared: BTreeMap::new(),
             offers: Arc::default(),
             declared_conditions: Vec::new(),
+            taken: Vec::new(),
             start_conditions,
             container_conditions: conditions::Conditions::default(),
             unpublished: BTreeMap::new(),
@@ -280,6 +286,7 @@ impl Daemon {
         daemon.start_policy().await?;
         daemon.reconcile().await?;
         daemon.take_over()?;
+        daemon.free_taken().await;
         daemon.finish_interrupted().await;
         daemon.put_away_object();
         daemon.adopted_containers =
@@ -339,7 +346,7 @@ impl Daemon {
     async fn read_declarations(&mut self) -> Result<(), Failure> {
         self.declared.clear();
         self.declared_conditions.clear();
-        let (mut wanted, mut offers) = (Vec::new(), BTreeMap::new());
+        let mut offers = BTreeMap::new();
         let all = load::containers(&self.paths.containers, self.paths.form()).unwrap_or_else(|errors| {
             self.declared_conditions.extend(errors.iter().map(ToString::to_string));
             Vec::new()
@@ -356,7 +363,6 @@ impl Daemon {
                         Ok(baked) => kept.extend(baked),
                         Err(errors) => self.note_declared(&errors),
                     }
-                    wanted.extend(kept.iter().cloned());
                     match offered {
                         Ok(offered) if offered.is_empty() => {}
                         Ok(offered) => drop(offers.insert(container.name.clone(), offered)),
@@ -369,7 +375,7 @@ impl Daemon {
         }
         self.offers = share(&self.offers, offers);
         self.await_declared();
-        self.reserve_declared(wanted).await
+        self.reserve_declared().await
     }
 
     fn note_declared(&mut self, errors: &[ConfigError]) {

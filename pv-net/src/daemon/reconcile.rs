@@ -318,6 +318,7 @@ impl Daemon {
         self.follow_changes().await;
         // The last step, since the others may find that links are gone before the kernel's messages say so.
         self.follow_thinned().await;
+        self.free_taken().await;
     }
 
     async fn follow_changes(&mut self) {

@@ -28,7 +28,7 @@ macro_rules! copied {
 
 copied! {
     copied:
-    device, state, pools, pool_conditions, pool_overlaps, no_links, declared, offers, declared_conditions, start_conditions,
+    device, state, pools, pool_conditions, pool_overlaps, no_links, declared, offers, declared_conditions, taken, start_conditions,
     container_conditions, unpublished, thinned, links, pairs, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu,
     mtu_changed, filterable,
     uplink_conditions, port_conditions, port_holders, filter_conditions, firewall_conditions, uplinks_changed,
@@ -37,7 +37,7 @@ copied! {
     children_changed;
     // A rehearsal does not touch what these lead to: files, the kernel, the lease book, the rules in force.
     left:
-    paths, revision, leases, net, broker, plane, shared_plane, adopted, adopted_containers, policy, mappings, grace, rehearsal, under_repair,
+    paths, revision, not_followed, leases, net, broker, plane, shared_plane, adopted, adopted_containers, policy, mappings, grace, rehearsal, under_repair,
 }
 
 impl Daemon {
@@ -117,6 +117,7 @@ impl Daemon {
             .chain(containers)
             .chain(overlaps)
             .chain(no_links)
+            .chain(self.taken.iter().map(|taken| taken.why.clone()))
             .chain(lists.into_iter().flatten().cloned())
             .chain(self.holder_conditions())
             .collect()

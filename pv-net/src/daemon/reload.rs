@@ -1,7 +1,7 @@
 //! Reading the configuration again, and what a reload refuses.
 
 use super::{Daemon, Paths};
-use crate::config::{ConfigError, Form, check_uplinks, load};
+use crate::config::{Form, check_uplinks, load};
 use crate::failure::{Failure, Kind};
 use crate::kernel::kill_point;
 use crate::kernel::netlink::Net;
@@ -26,7 +26,7 @@ impl Daemon {
     /// not be restored.
     pub async fn reload(&mut self) -> Result<(), Failure> {
         let _points = kill_point::begin("reload");
-        let revision = self.paths.running_revision();
+        let revision = self.paths.running_revision().map(Arc::from);
         let device = load::device(&self.paths.config, self.paths.form())?;
         check_device(&self.paths, &self.net, &device).await?;
         self.check_attached(&device)?;
@@ -41,6 +41,9 @@ impl Daemon {
             return Err(failure.not_restored(not_restored));
         }
         self.revision = revision;
+        // What is said of another one is why it was not kept.
+        let revision = self.revision.as_deref();
+        self.not_followed.take_if(|not_followed| revision == Some(&not_followed.0));
         self.put_away_object();
         self.resize_segments(&resized).await;
         Ok(())
@@ -52,10 +55,15 @@ impl Daemon {
     /// # Errors
     /// As [`reload`](Self::reload).
     pub(super) async fn follow_revision(&mut self) -> Result<(), Failure> {
-        match self.paths.running_revision() {
-            Some(running) if self.revision.as_ref() != Some(&running) => self.reload().await,
-            _ => Ok(()),
+        let Some(running) = self.paths.running_revision().filter(|running| self.revision.as_deref() != Some(running))
+        else {
+            return Ok(());
+        };
+        let done = self.reload().await;
+        if let Err(failure) = &done {
+            self.not_followed = Some(Arc::new((running, failure.line())));
         }
+        done
     }
 
     /// Brings everything to what the configuration says; the rules come last, by one write. `known` faults are no
@@ -65,6 +73,7 @@ impl Daemon {
         self.open_plane()?;
         self.reconcile().await?;
         self.take_over()?;
+        self.free_taken().await;
         let new = self.pool_conditions.iter().filter(|(pool, _)| !known.pools.contains(*pool));
         let pools = new.map(|(pool, why)| Failure::new(Kind::Internal, format!("pool {pool}: {why}")));
         let steps = self.failed_steps.iter().filter(|why| !known.steps.contains(*why));
@@ -134,6 +143,6 @@ fn check_revision(paths: &Paths, device: &Device) -> Result<(), Failure> {
         return Ok(());
     }
     let containers = load::containers(&paths.containers, Form::Revision)?;
-    let errors: Vec<ConfigError> = containers.iter().flat_map(|declared| declared.errors(device)).collect();
+    let errors = load::revision_errors(&containers, device);
     if errors.is_empty() { Ok(()) } else { Err(errors.into()) }
 }

@@ -109,6 +109,8 @@ impl Daemon {
             has_way_out6: self.has_way_out6,
             conditions: Arc::new(self.conditions()),
             unmet: share(&before.unmet, self.unmet()),
+            of_revision: self.revision.clone(),
+            not_followed: self.not_followed.clone(),
             adopted: Adopted {
                 maps: self.adopted.maps,
                 programs: self.adopted.programs,
@@ -168,12 +170,17 @@ impl Daemon {
         PolicyStatus { generation, in_force: self.policy_is_in_force(), rules: self.policy.refs.clone() }
     }
 
-    /// The conditions because of which the configuration is not in force as a whole.
+    /// The conditions because of which the configuration is not in force as a whole. Links that the kernel lacks are one
+    /// only for a pool that a container is to be in. Overlaps are none: with the networks of named uplinks they are errors
+    /// of the configuration, and other networks come and go with the place that the device is in.
     fn unmet(&self) -> Vec<String> {
-        let pool = |pool| self.conditions_of_pool(pool).map(move |why| format!("pool {pool}: {why}"));
-        let pools = self.device.pools.keys().flat_map(pool);
+        let interfaces = || self.declared.values().flat_map(|declared| &declared.container.interfaces);
+        let is_used = |pool: &PoolName| interfaces().any(|interface| interface.pool == *pool);
+        let no_links = self.no_links.iter().filter(|(pool, _)| is_used(pool));
+        let pools = self.pool_conditions.iter().chain(no_links).map(|(pool, why)| format!("pool {pool}: {why}"));
         let others = self.declared_conditions.iter().chain(&self.policy.condition).chain(&self.failed_steps);
-        others.cloned().chain(pools).collect()
+        let taken = self.taken.iter().map(|taken| taken.why.clone());
+        others.cloned().chain(taken).chain(pools).collect()
     }
 
     fn conditions(&self) -> Vec<String> {
@@ -183,6 +190,7 @@ impl Daemon {
         conditions.extend(self.held.values().map(|(_, why)| why.clone()).chain(self.failed_steps.iter().cloned()));
         conditions.extend(self.port_conditions.iter().cloned().chain(self.holder_conditions()));
         conditions.extend(self.declared_conditions.iter().chain(&self.policy.condition).cloned());
+        conditions.extend(self.taken.iter().map(|taken| taken.why.clone()));
         conditions.extend(self.filter_conditions.iter().chain(&self.firewall_conditions).cloned());
         for pool in self.device.pools.keys() {
             conditions.extend(self.conditions_of_pool(pool).map(|why| format!("pool {pool}: {why}")));

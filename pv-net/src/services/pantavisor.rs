@@ -7,6 +7,9 @@ use crate::command::Commands;
 use crate::failure::Failure;
 use crate::pantavisor::{Control, ControlError, Revision};
 use crate::snapshot::Snapshot;
+use hyper::StatusCode;
+use std::collections::BTreeMap;
+use std::future::pending;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -17,14 +20,15 @@ use tokio_util::sync::CancellationToken;
 const EAGER: Duration = Duration::from_secs(1);
 /// That time afterwards: an update that needs no restart of this container is noticed by it.
 const CALM: Duration = Duration::from_secs(5);
-/// Refusals after which Pantavisor is taken not to wait. It also refuses a container that it is just starting.
+/// Refusals after which Pantavisor is taken not to wait, and asked only now and then. It also refuses a container that it is
+/// just starting.
 const MOST_REFUSALS: u32 = 30;
 
 /// How the daemon ends because of a revision that it cannot carry out.
 #[derive(Clone, Debug)]
 pub struct Rejection {
-    /// Why, as soon as there is such a revision.
-    pub why: Arc<OnceLock<Failure>>,
+    /// Its name and why, as soon as there is one.
+    pub why: Arc<OnceLock<(String, Failure)>>,
     /// Ends the daemon.
     pub stop: CancellationToken,
 }
@@ -34,8 +38,6 @@ pub struct Rejection {
 pub struct Pantavisor {
     /// The link to the running revision, and the control socket.
     pub revision: Revision,
-    /// The name of the revision that the daemon has read at its start, if that had one.
-    pub read: Option<String>,
     /// The device's state.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// For reloads.
@@ -48,31 +50,42 @@ pub struct Pantavisor {
 /// runs.
 ///
 /// # Errors
-/// None: it runs until it is dropped, or has ended the daemon.
+/// None: it runs until it is dropped.
 pub async fn pantavisor(with: Pantavisor) -> Result<(), Failure> {
-    let Pantavisor { revision, read, snapshots, commands, rejection } = with;
-    let control = revision.control();
-    let read = read.unwrap_or_default();
-    let mut herald = Herald { control, snapshots, revision: read, is_told: false, refusals: 0, said: String::new() };
+    let Pantavisor { revision, snapshots, commands, rejection } = with;
+    let mut herald = Herald {
+        control: revision.control(),
+        snapshots,
+        revision: String::new(),
+        is_told: false,
+        refusals: 0,
+        said: String::new(),
+        noted: BTreeMap::new(),
+        not_noted: String::new(),
+    };
     loop {
+        // An attach may have reloaded, in a revision that was over before it was seen here.
+        herald.follow();
         if let Some(now) = revision.name().filter(|now| *now != herald.revision) {
             match commands.reload().await {
-                Ok(_) => herald.follow(now),
+                Ok(_) => herald.follow(),
                 // The daemon is stopped anyway.
-                Err(_) if rejection.stop.is_cancelled() => return Ok(()),
+                Err(_) if rejection.stop.is_cancelled() => return pending().await,
                 // Between two revisions there is none.
                 Err(_) if revision.name().as_ref() != Some(&now) => {}
                 // A container that has signalled cannot take that back, but its end can be seen.
                 Err(failure) => {
                     tracing::error!(revision = %now, error = %failure, "revision not carried out");
-                    let _ = rejection.why.set(failure);
+                    // Nobody else sets it.
+                    let _ = rejection.why.set((now, failure));
                     rejection.stop.cancel();
-                    return Ok(());
+                    // This service is dropped with the others.
+                    return pending().await;
                 }
             }
         }
         herald.tell().await;
-        sleep(if herald.is_told { CALM } else { EAGER }).await;
+        sleep(if herald.is_waited_for() { EAGER } else { CALM }).await;
     }
 }
 
@@ -88,58 +101,96 @@ struct Herald {
     refusals: u32,
     /// What was logged last, so that nothing is logged every second.
     said: String,
+    /// What was noted last in the device's metadata about each revision.
+    noted: BTreeMap<String, String>,
+    /// Why something could not be noted, as it was logged last.
+    not_noted: String,
 }
 
 impl Herald {
-    fn follow(&mut self, revision: String) {
-        tracing::info!(%revision, "revision reloaded");
-        self.revision = revision;
-        (self.is_told, self.refusals) = (false, 0);
+    /// Looks which revision is in use.
+    fn follow(&mut self) {
+        let in_use = self.snapshots.borrow().of_revision.clone().unwrap_or_default();
+        if *in_use != *self.revision {
+            tracing::info!(revision = %in_use, "revision in use");
+            self.revision = in_use.to_string();
+            (self.is_told, self.refusals) = (false, 0);
+        }
+    }
+
+    /// Whether Pantavisor probably waits for the signal.
+    fn is_waited_for(&self) -> bool {
+        !self.is_told && self.refusals < MOST_REFUSALS
     }
 
     async fn tell(&mut self) {
+        let not_followed = self.snapshots.borrow().not_followed.clone();
+        if let Some(not_followed) = not_followed {
+            let (revision, why) = &*not_followed;
+            self.note(revision, why).await;
+        }
         if self.is_told {
             return;
         }
         let unmet = self.snapshots.borrow().unmet.clone();
         if !unmet.is_empty() {
-            let why = unmet.join("; ");
-            if self.is_new(&why) {
-                tracing::error!(revision = %self.revision, error = %why, "not ready");
-                note(self.control.report(&self.revision, &why).await);
+            let (revision, why) = (self.revision.clone(), unmet.join("; "));
+            if is_new(&mut self.said, &why) {
+                tracing::error!(%revision, error = %why, "not ready");
             }
+            self.note(&revision, &why).await;
             return;
         }
         match self.control.ready().await {
             Ok(()) => {
                 tracing::info!(revision = %self.revision, "Pantavisor is told that the network is ready");
                 self.is_told = true;
-                note(self.control.forget(&self.revision).await);
+                self.forget().await;
             }
             Err(e) => {
-                if self.is_new(&e.to_string()) {
+                if is_new(&mut self.said, &e.to_string()) {
                     tracing::warn!(error = %e, "Pantavisor not told that the network is ready: it is tried again");
                 }
-                self.refusals += u32::from(matches!(e, ControlError::Refused { .. }));
+                self.refusals = self.refusals.saturating_add(u32::from(matches!(e, ControlError::Refused { .. })));
                 if self.refusals == MOST_REFUSALS {
-                    tracing::warn!("Pantavisor does not wait for the network: the container has another status goal");
-                    self.is_told = true;
+                    let every = CALM.as_secs();
+                    tracing::warn!(
+                        "Pantavisor does not wait for the network: the container has another status goal; told again every {every} s"
+                    );
                 }
             }
         }
     }
 
-    /// Whether this was not the last thing that was said.
-    fn is_new(&mut self, text: &str) -> bool {
-        let is_new = self.said != text;
-        text.clone_into(&mut self.said);
-        is_new
+    /// Notes in the device's metadata what is wrong in a revision, until it is noted. That takes the role `mgmt`; the log has
+    /// the reason too.
+    async fn note(&mut self, revision: &str, why: &str) {
+        if self.noted.get(revision).is_some_and(|noted| noted == why) {
+            return;
+        }
+        match self.control.report(revision, why).await {
+            Ok(()) => drop(self.noted.insert(revision.to_owned(), why.to_owned())),
+            Err(e) if is_new(&mut self.not_noted, &e.to_string()) => {
+                tracing::warn!(error = %e, "the device's metadata do not say why a network is not ready");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Removes from the device's metadata what is said about the revision in use. Without the role `mgmt` nothing was noted,
+    /// so that a refusal means nothing.
+    async fn forget(&mut self) {
+        self.noted.remove(&self.revision);
+        match self.control.forget(&self.revision).await {
+            Ok(()) | Err(ControlError::Refused { status: StatusCode::FORBIDDEN, .. }) => {}
+            Err(e) => tracing::warn!(error = %e, "the device's metadata may still say why the network was not ready"),
+        }
     }
 }
 
-/// Notes a failure to write the device's metadata, which takes the role `mgmt`: the log has the reason too.
-fn note(done: Result<(), ControlError>) {
-    if let Err(e) = done {
-        tracing::warn!(error = %e, "the device's metadata do not say why a network is not ready");
-    }
+/// Whether the text is another one than the last, which it becomes.
+fn is_new(last: &mut String, text: &str) -> bool {
+    let is_new = last != text;
+    text.clone_into(last);
+    is_new
 }

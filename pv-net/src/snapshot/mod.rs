@@ -53,6 +53,10 @@ pub struct Snapshot {
     pub conditions: Arc<Vec<String>>,
     /// Those of them because of which the configuration is not in force as a whole.
     pub unmet: Arc<Vec<String>>,
+    /// The revision of Pantavisor whose configuration is in use.
+    pub of_revision: Option<Arc<str>>,
+    /// A revision of Pantavisor that an attach could not put in force, and why.
+    pub not_followed: Option<Arc<(String, String)>>,
     /// What the daemon took over at its start.
     pub adopted: Adopted,
     /// Read-only access to the maps; `None` while the data plane is not loaded.
@@ -289,6 +293,8 @@ impl Snapshot {
             && Arc::ptr_eq(&self.policy, &before.policy)
             && Arc::ptr_eq(&self.uplinks, &before.uplinks)
             && Arc::ptr_eq(&self.conditions, &before.conditions)
+            && Arc::ptr_eq(&self.unmet, &before.unmet)
+            && (&self.of_revision, &self.not_followed) == (&before.of_revision, &before.not_followed)
             && self.has_way_out6 == before.has_way_out6
             && self.adopted == before.adopted
             && self.plane.as_ref().map(Arc::as_ptr) == before.plane.as_ref().map(Arc::as_ptr);

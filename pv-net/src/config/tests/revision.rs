@@ -122,6 +122,45 @@ fn a_misspelt_network_is_not_left_alone() {
 }
 
 #[test]
+fn a_network_in_another_place_is_not_left_alone() {
+    for (key, value) in [
+        ("NETWORK", json!({"pool": "internal"})),
+        ("net", json!({"pool": "internal"})),
+        ("ipam", json!({"Interfaces": [{"pool": "internal"}]})),
+        ("pool", json!("internal")),
+        ("interfaces", json!([])),
+    ] {
+        let mut file = run("web", json!(null));
+        file.as_object_mut().expect("an object").remove("network");
+        file[key] = value;
+        assert_eq!(whys(&read(&file, "web").expect_err("refused")), [(key, "unknown field")]);
+    }
+    for (key, value) in [("Network", json!({})), ("pools", json!({"a": {}})), ("ipam", json!({"pools": {"a": {}}}))] {
+        let wrong = revision::device("f", &json!({key: value}).to_string()).expect_err("refused");
+        assert_eq!(whys(&wrong), [(key, "unknown field")]);
+    }
+    // Names of volumes are the user's.
+    let mut file = run("web", json!({"mode": "host"}));
+    file["storage"] = json!({"pool": {"persistence": "boot"}, "interfaces": {"persistence": "boot"}});
+    assert_eq!(read(&file, "web"), Ok(None));
+    assert!(revision::device("f", &json!({"volumes": {"pools": {"persistence": "boot"}}}).to_string()).is_ok());
+}
+
+#[test]
+fn a_mode_without_a_pool_is_checked_too() {
+    for mode in ["host", "none"] {
+        for (network, path) in [
+            (json!({"mode": mode, "pool": "internal"}), "network.pool"),
+            (json!({"mode": mode, "interfaces": [{"pool": "internal"}]}), "network.interfaces"),
+            (json!({"mode": mode, "ports": ["80:80"]}), "network.ports"),
+            (json!({"mode": mode, "pol": "internal"}), "network.pol"),
+        ] {
+            assert_eq!(read(&run("web", network), "web").expect_err("refused")[0].path, path);
+        }
+    }
+}
+
+#[test]
 fn an_address_may_have_a_prefix_length() {
     for (text, is_read) in [("10.0.5.7", true), ("10.0.5.7/24", true), ("10.0.5.7/33", false), ("10.0.5.7/", false)] {
         let run = run("web", json!({"pool": "internal", "interfaces": [{"ipv4_address": text}]}));
@@ -159,6 +198,11 @@ fn a_directory_of_a_revision() {
     assert_eq!(pools(dir.path()), Ok(0), "a revision need not have device.json");
     let gone = pools(&dir.path().join("gone")).expect_err("refused");
     assert!(gone[0].why.contains("is no directory"), "{gone:?}");
+    assert!(load::containers(&dir.path().join("gone"), Form::Revision).is_err());
+    // What cannot be read is not missing.
+    std::os::unix::fs::symlink("nowhere", dir.path().join("device.json")).expect("a link");
+    assert!(pools(dir.path()).is_err());
+    fs::remove_file(dir.path().join("device.json")).expect("removed");
     write("device.json", &device());
     write("bsp/run.json", &json!({"fit": "pantavisor.fit"}));
     write("_sigs/web.json", &json!({"#spec": "pvs@2"}));
@@ -174,9 +218,32 @@ fn a_directory_of_a_revision() {
     let names: Vec<_> =
         all.iter().map(|d| d.path.strip_prefix(dir.path()).expect("below").display().to_string()).collect();
     assert_eq!(names, ["lost/run.json", "web/run.json"]);
+    fs::create_dir(dir.path().join("bad")).expect("made");
+    std::os::unix::fs::symlink("nowhere", dir.path().join("bad/run.json")).expect("a link");
+    let with_bad = load::containers(dir.path(), Form::Revision).expect("readable");
+    assert!(with_bad[0].container.is_err());
     assert_eq!(all[1].errors(&device), []);
     let wrong = all[0].errors(&device);
     assert_eq!(whys(&wrong), [("network.interfaces[0].pool", "no such pool")]);
+}
+
+#[test]
+fn two_containers_do_not_ask_for_one_address() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, interface: Value| {
+        let network = json!({"pool": "internal", "interfaces": [interface]});
+        fs::create_dir(dir.path().join(name)).expect("made");
+        fs::write(dir.path().join(name).join("run.json"), run(name, network).to_string()).expect("written");
+    };
+    write("a", json!({"ipv4_address": "10.0.5.7", "mac_address": "02:00:00:00:00:01"}));
+    write("b", json!({"ipv4_address": "10.0.5.7/24"}));
+    write("c", json!({"ipv4_address": "10.0.5.8", "mac_address": "02:00:00:00:00:01"}));
+    write("d", json!({"pool": "lab", "mac_address": "02:00:00:00:00:01"}));
+    let device = revision::device("device.json", &device().to_string()).expect("valid");
+    let all = load::containers(dir.path(), Form::Revision).expect("readable");
+    let wrong = load::revision_errors(&all, &device);
+    let why = "container a has it already";
+    assert_eq!(whys(&wrong), [("network.interfaces[0].ipv4_address", why), ("network.interfaces[0].mac_address", why)]);
 }
 
 proptest! {
