@@ -2,7 +2,7 @@
 
 use super::execute::Programs;
 use super::network::{self, Hooks};
-use super::outcome::{after_failure, refused, shares_network};
+use super::outcome::{after_failure, are_same, refused, shares_network};
 use super::process::is_gone;
 use crate::config::load;
 use crate::daemon::Paths;
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const START: Duration = Duration::from_secs(30);
 /// How long an operation waits for the one before on the same container.
 const TURN: Duration = Duration::from_secs(15);
+/// How many runtimes are asked at the same time when the runner starts.
+const LOOKS: usize = 16;
 /// Only root may read what runtimes write there.
 const DIR_MODE: u32 = 0o700;
 
@@ -147,10 +149,23 @@ impl Containers {
     pub(super) fn find(&self) -> Result<(), Failure> {
         let declared = load::containers(&self.paths.containers, self.paths.form())?;
         let containers = declared.into_iter().filter_map(|declared| declared.container.ok());
-        for container in containers.filter(|container| container.startable.is_some()) {
-            if let Err(failure) = self.look(&container.name) {
-                self.note(&mut self.known(), &container.name, RunStatus::failed(failure.line()));
+        let all: Vec<ContainerName> =
+            containers.filter(|container| container.startable.is_some()).map(|container| container.name).collect();
+        let find = |name: &ContainerName| {
+            if let Err(failure) = self.look(name) {
+                self.note(&mut self.known(), name, RunStatus::failed(failure.line()));
             }
+        };
+        // One that does not answer holds up few others.
+        for some in all.chunks(LOOKS) {
+            std::thread::scope(|scope| {
+                for name in some {
+                    let named = std::thread::Builder::new().name("pv-net-find".to_owned());
+                    if named.spawn_scoped(scope, || find(name)).is_err() {
+                        find(name);
+                    }
+                }
+            });
         }
         Ok(())
     }
@@ -293,7 +308,7 @@ impl Containers {
         let declared = load::containers(&self.paths.containers, self.paths.form())?;
         let others = declared.into_iter().filter_map(|declared| declared.container.ok());
         let mut others = others.filter(|other| other.name != *name);
-        let same = others.find(|other| other.startable.as_ref().is_some_and(|other| other.runtime == *runtime));
+        let same = others.find(|other| other.startable.as_ref().is_some_and(|other| are_same(&other.runtime, runtime)));
         match same {
             None => Ok(()),
             Some(other) => {
