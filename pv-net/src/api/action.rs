@@ -27,7 +27,7 @@ pub(super) async fn act(
     let before = first_process(&api.snapshot(), name);
     let order = match action {
         Action::Start => Request::Start { name: name.clone() },
-        Action::Stop => Request::Stop { name: name.clone() },
+        Action::Stop => Request::Stop { name: name.clone(), is_own: false },
         Action::Restart => Request::Restart { name: name.clone() },
     };
     let status = ask(api, &order).await?;
@@ -41,8 +41,9 @@ pub(super) async fn act(
             after
         }
         None => match before {
-            Some(pid) => api.commands.ended(name.clone(), pid).await?,
-            None => api.snapshot(),
+            // What was stopped may be another process: its run.json may have been changed since.
+            Some(pid) if has_ended(api, name, pid).await => api.commands.ended(name.clone(), pid).await?,
+            Some(_) | None => api.snapshot(),
         },
     };
     api.dns.follows(after.revision).await;
@@ -59,6 +60,12 @@ async fn ask(api: &Api, request: &Request) -> Result<RunStatus, Failure> {
     }
 }
 
+/// Whether the runner says that a container's process has ended.
+async fn has_ended(api: &Api, name: &ContainerName, pid: u32) -> bool {
+    let look = Request::Look { name: name.clone(), pid };
+    matches!(api.runner.ask(&look).await, Ok(Reply::Looked { is_gone: true, .. }))
+}
+
 /// The process by which the container was attached.
 fn first_process(snapshot: &Arc<Snapshot>, name: &ContainerName) -> Option<u32> {
     match snapshot.container(name)?.attached()?.record.netns {
@@ -70,7 +77,7 @@ fn first_process(snapshot: &Arc<Snapshot>, name: &ContainerName) -> Option<u32> 
 async fn stop_unattached(api: &Api, name: &ContainerName) -> Failure {
     let why = format!("container {name}: it has started without being attached");
     let failure = Failure::new(Kind::Internal, why).help("look at the hooks in its runtime's configuration");
-    match ask(api, &Request::Stop { name: name.clone() }).await {
+    match ask(api, &Request::Stop { name: name.clone(), is_own: true }).await {
         Ok(_) => failure,
         Err(other) => failure.and(other),
     }

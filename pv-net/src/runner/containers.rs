@@ -2,8 +2,8 @@
 
 use super::execute::Programs;
 use super::network::{self, Hooks};
-use super::outcome::{after_failure, in_words, refused, shares_network};
-use super::process::Process;
+use super::outcome::{after_failure, are_same, refused, shares_network};
+use super::process::is_gone;
 use crate::config::load;
 use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const START: Duration = Duration::from_secs(30);
 /// How long an operation waits for the one before on the same container.
 const TURN: Duration = Duration::from_secs(15);
+/// How many runtimes are asked at the same time when the runner starts.
+const LOOKS: usize = 16;
 /// Only root may read what runtimes write there.
 const DIR_MODE: u32 = 0o700;
 
@@ -31,16 +33,24 @@ pub(super) struct Containers {
 }
 
 #[derive(Default)]
-struct Known {
-    all: BTreeMap<ContainerName, Entry>,
+pub(super) struct Known {
+    pub(super) all: BTreeMap<ContainerName, Entry>,
     /// One more with each change.
     revision: u64,
 }
 
-struct Entry {
-    status: RunStatus,
+pub(super) struct Entry {
+    pub(super) status: RunStatus,
     /// An operation on it is under way.
-    is_busy: bool,
+    pub(super) is_busy: bool,
+    /// That operation is to end it.
+    pub(super) is_ending: bool,
+}
+
+impl Entry {
+    const fn new() -> Self {
+        Self { status: RunStatus::stopped(), is_busy: false, is_ending: false }
+    }
 }
 
 /// A revision, and the states that containers had then.
@@ -66,14 +76,13 @@ impl Containers {
     }
 
     /// What is shared. A panic of another thread leaves nothing half done in it: each change is one assignment.
-    fn known(&self) -> MutexGuard<'_, Known> {
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         self.known.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, known: &mut Known, name: &ContainerName, status: RunStatus) {
+    pub(super) fn note(&self, known: &mut Known, name: &ContainerName, status: RunStatus) {
         let entry = known.all.entry(name.clone());
-        let entry = entry.or_insert_with(|| Entry { status: RunStatus::stopped(), is_busy: false });
-        entry.status = status;
+        entry.or_insert_with(Entry::new).status = status;
         known.revision += 1;
         self.known.1.notify_all();
     }
@@ -92,14 +101,19 @@ impl Containers {
         self.status(name).pid.is_some()
     }
 
-    /// The states, as soon as they are not those of `after`.
-    pub(super) fn news(&self, after: Option<u64>) -> News {
+    /// The states, as soon as they are not those of `after`; nothing if they still are after `within`.
+    pub(super) fn news(&self, after: Option<u64>, within: Duration) -> Option<News> {
+        let until = Instant::now() + within;
         let mut known = self.known();
         while after == Some(known.revision) {
-            known = self.known.1.wait(known).unwrap_or_else(PoisonError::into_inner);
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            known = self.known.1.wait_timeout(known, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         let all = known.all.iter().map(|(name, entry)| (name.clone(), entry.status.clone()));
-        (known.revision, all.collect())
+        Some((known.revision, all.collect()))
     }
 
     /// Waits until no other operation on the container is under way, and begins one.
@@ -115,8 +129,17 @@ impl Containers {
             known = self.known.1.wait_timeout(known, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         let entry = known.all.entry(name.clone());
-        entry.or_insert_with(|| Entry { status: RunStatus::stopped(), is_busy: false }).is_busy = true;
-        Ok(Busy { containers: self, name: name.clone() })
+        entry.or_insert_with(Entry::new).is_busy = true;
+        Ok(Busy { containers: self, name: name.clone(), is_over: false })
+    }
+
+    /// Waits for as long as it takes until no other operation on the container is under way, and begins one.
+    pub(super) fn begin_after_all(&self, name: &ContainerName) -> Busy<'_> {
+        loop {
+            if let Ok(busy) = self.begin(name) {
+                return busy;
+            }
+        }
     }
 
     /// Asks the runtimes which containers run, and watches these.
@@ -126,10 +149,23 @@ impl Containers {
     pub(super) fn find(&self) -> Result<(), Failure> {
         let declared = load::containers(&self.paths.containers, self.paths.form())?;
         let containers = declared.into_iter().filter_map(|declared| declared.container.ok());
-        for container in containers.filter(|container| container.startable.is_some()) {
-            if let Err(failure) = self.look(&container.name) {
-                self.note(&mut self.known(), &container.name, RunStatus::failed(failure.line()));
+        let all: Vec<ContainerName> =
+            containers.filter(|container| container.startable.is_some()).map(|container| container.name).collect();
+        let find = |name: &ContainerName| {
+            if let Err(failure) = self.look(name) {
+                self.note(&mut self.known(), name, RunStatus::failed(failure.line()));
             }
+        };
+        // One that does not answer holds up few others.
+        for some in all.chunks(LOOKS) {
+            std::thread::scope(|scope| {
+                for name in some {
+                    let named = std::thread::Builder::new().name("pv-net-find".to_owned());
+                    if named.spawn_scoped(scope, || find(name)).is_err() {
+                        find(name);
+                    }
+                }
+            });
         }
         Ok(())
     }
@@ -145,18 +181,39 @@ impl Containers {
             self.with_runtime(name, &startable.runtime, |runtime| runtime.state()).map_err(|e| refused(name, &e))?;
         let before = self.status(name);
         let status = match state {
+            // Somebody else may have started it so. A runner that was killed right after a start has not looked.
+            State::Running(pid) if shares_network(pid) => {
+                RunStatus { why: Some("it runs in the device's network".to_owned()), ..RunStatus::running(pid) }
+            }
             State::Running(pid) => RunStatus::running(pid),
-            State::Changing => RunStatus { state: RunState::Changing, pid: None, why: None },
+            State::Changing => {
+                let why = "somebody else is starting or stopping it".to_owned();
+                RunStatus { state: RunState::Changing, pid: None, why: Some(why) }
+            }
             // How it has ended is known better from before.
             State::Absent | State::Stopped if before.pid.is_none() && before.state != RunState::Changing => before,
             State::Absent | State::Stopped => RunStatus::stopped(),
         };
-        busy.end(status.clone(), &startable.runtime);
-        Ok(status)
+        Ok(busy.end(status, &startable.runtime))
+    }
+
+    /// Answers whether the process `pid` of a container is gone, and if it is not, asks the runtime about the container.
+    /// The runtime need not answer for a process that is gone.
+    ///
+    /// # Errors
+    /// A usage error if the container is not one that pv-net can start; another if its runtime does not say, which may be
+    /// different later.
+    pub(super) fn look_for(&self, name: &ContainerName, pid: u32) -> Result<(RunStatus, bool), Failure> {
+        self.startable(name)?;
+        if is_gone(pid) {
+            return Ok((self.status(name), true));
+        }
+        let status = self.look(name).map_err(|failure| Failure { kind: Kind::Internal, ..failure })?;
+        Ok((status, is_gone(pid)))
     }
 
     /// What is known of a container.
-    fn status(&self, name: &ContainerName) -> RunStatus {
+    pub(super) fn status(&self, name: &ContainerName) -> RunStatus {
         self.known().all.get(name).map_or_else(RunStatus::stopped, |entry| entry.status.clone())
     }
 
@@ -168,12 +225,16 @@ impl Containers {
         self.operate(name, Wish::Start)
     }
 
-    /// Stops a container.
+    /// Stops a container. One that a person has asked to stop is not started automatically until the next boot.
     ///
     /// # Errors
     /// When it does not run, or goes on.
-    pub(super) fn stop(&self, name: &ContainerName) -> Result<RunStatus, Failure> {
-        self.operate(name, Wish::Stop)
+    pub(super) fn stop(&self, name: &ContainerName, is_asked: bool) -> Result<RunStatus, Failure> {
+        let status = self.operate(name, Wish::Stop)?;
+        if is_asked {
+            self.keep_stopped(name, true);
+        }
+        Ok(status)
     }
 
     /// Stops a container if it runs, and starts it.
@@ -188,19 +249,32 @@ impl Containers {
         let (container, startable) = self.startable(name)?;
         self.is_alone(name, &startable.runtime)?;
         let busy = self.begin(name)?;
-        self.keep_stopped(name, wish == Wish::Stop);
+        if wish != Wish::Stop {
+            self.keep_stopped(name, false);
+        }
         let before = self.status(name);
         let changing = RunStatus { state: RunState::Changing, pid: before.pid, why: None };
-        self.note(&mut self.known(), name, changing);
+        {
+            let mut known = self.known();
+            if let Some(entry) = known.all.get_mut(name) {
+                entry.is_ending = wish != Wish::Start;
+            }
+            self.note(&mut known, name, changing);
+        }
         let (done, status) = self.with_runtime(name, &startable.runtime, |runtime| {
             let stop = || runtime.stop(startable.stop_timeout);
+            let prepare = || {
+                let prepared = self.hooks.prepare(&container, &startable.runtime);
+                prepared.map_err(|failure| failure.about(format!("container {name}")))
+            };
             let done = match wish {
-                Wish::Start => self.run(&container, &startable.runtime, runtime),
+                Wish::Start => prepare().and_then(|()| launch(name, runtime)),
                 Wish::Stop => stop().map(|()| RunStatus::stopped()).map_err(|e| refused(name, &e)),
-                Wish::Restart => match stop() {
-                    Ok(()) | Err(RuntimeError::NotRunning) => self.run(&container, &startable.runtime, runtime),
+                // One that could not be started again goes on.
+                Wish::Restart => prepare().and_then(|()| match stop() {
+                    Ok(()) | Err(RuntimeError::NotRunning) => launch(name, runtime),
                     Err(e) => Err(refused(name, &e)),
-                },
+                }),
             };
             let status = match &done {
                 Ok(status) => status.clone(),
@@ -213,26 +287,8 @@ impl Containers {
             Ok(_) => tracing::info!(container = %name, "stopped"),
             Err(failure) => tracing::warn!(container = %name, error = %failure, "not done"),
         }
-        busy.end(status, &startable.runtime);
-        done
-    }
-
-    /// Starts a container in its pools, or not at all.
-    fn run(&self, container: &Container, spec: &RuntimeSpec, runtime: &dyn Runtime) -> Result<RunStatus, Failure> {
-        let name = &container.name;
-        self.hooks.prepare(container, spec).map_err(|failure| failure.about(format!("container {name}")))?;
-        let pid = runtime.start(START).map_err(|e| refused(name, &e))?;
-        if shares_network(pid) {
-            let killed = runtime.kill();
-            let failure =
-                Failure::new(Kind::Internal, format!("container {name}: it has started in the device's network"));
-            let failure = failure.help("remove what gives it that from its runtime's configuration");
-            return Err(match killed {
-                Ok(()) => failure,
-                Err(e) => failure.and(refused(name, &e)),
-            });
-        }
-        Ok(RunStatus::running(pid))
+        let status = busy.end(status, &startable.runtime);
+        done.map(|_| status)
     }
 
     /// A declared container, and how it is started.
@@ -252,7 +308,7 @@ impl Containers {
         let declared = load::containers(&self.paths.containers, self.paths.form())?;
         let others = declared.into_iter().filter_map(|declared| declared.container.ok());
         let mut others = others.filter(|other| other.name != *name);
-        let same = others.find(|other| other.startable.as_ref().is_some_and(|other| other.runtime == *runtime));
+        let same = others.find(|other| other.startable.as_ref().is_some_and(|other| are_same(&other.runtime, runtime)));
         match same {
             None => Ok(()),
             Some(other) => {
@@ -263,122 +319,92 @@ impl Containers {
     }
 
     /// Does `work` with the container's runtime. Its files are removed before the operation ends and the next one begins.
-    fn with_runtime<T>(&self, name: &ContainerName, spec: &RuntimeSpec, work: impl FnOnce(&dyn Runtime) -> T) -> T {
+    pub(super) fn with_runtime<T>(
+        &self,
+        name: &ContainerName,
+        spec: &RuntimeSpec,
+        work: impl FnOnce(&dyn Runtime) -> T,
+    ) -> T {
         let programs = Programs::new(&directory(&self.paths), name.as_str());
         work(&*runtime(spec, &programs))
-    }
-
-    /// Where it is written down that a container was stopped by a request.
-    fn stopped_mark(&self, name: &ContainerName) -> PathBuf {
-        directory(&self.paths).join(format!("{name}.stopped"))
-    }
-
-    /// Whether a container was stopped by a request since the last boot, and not started since.
-    pub(super) fn is_kept_stopped(&self, name: &ContainerName) -> bool {
-        self.stopped_mark(name).exists()
-    }
-
-    fn keep_stopped(&self, name: &ContainerName, is_kept: bool) {
-        let mark = self.stopped_mark(name);
-        let done = match is_kept {
-            true => std::fs::write(&mark, ""),
-            false if mark.exists() => std::fs::remove_file(&mark),
-            false => Ok(()),
-        };
-        if let Err(e) = done {
-            tracing::warn!(file = %mark.display(), error = %e, "not written down whether the container was stopped");
-        }
     }
 
     pub(super) fn paths(&self) -> &Paths {
         &self.paths
     }
+}
 
-    /// Waits on a thread of its own for the end of a container's first process.
-    fn watch(&self, name: &ContainerName, pid: u32, spec: RuntimeSpec) {
-        let process = Process::open(pid);
-        let (containers, name) = (self.clone(), name.clone());
-        let wait = move || {
-            let watched = process.and_then(|process| {
-                if let Some(process) = &process {
-                    process.ended(None)?;
-                }
-                Ok(process)
-            });
-            match watched {
-                Ok(process) => containers.has_ended(&name, pid, &spec, process.as_ref()),
-                Err(e) => tracing::error!(container = %name, error = %e, "its end will not be noticed"),
-            }
-        };
-        if let Err(e) = std::thread::Builder::new().name("pv-net-watch".to_owned()).spawn(wait) {
-            tracing::error!(error = %e, "a container's end will not be noticed");
-        }
+/// Starts a container in its pools, or not at all.
+fn launch(name: &ContainerName, runtime: &dyn Runtime) -> Result<RunStatus, Failure> {
+    let pid = runtime.start(START).map_err(|e| refused(name, &e))?;
+    if !shares_network(pid) {
+        return Ok(RunStatus::running(pid));
     }
-
-    /// Notes that a container's first process has ended. Nobody has asked for that unless an operation is under way.
-    fn has_ended(&self, name: &ContainerName, pid: u32, spec: &RuntimeSpec, process: Option<&Process>) {
-        let is_mine = |known: &Known| known.all.get(name).is_some_and(|entry| entry.status.pid == Some(pid));
-        {
-            let mut known = self.known();
-            if !is_mine(&known) {
-                return;
-            }
-            let is_asked = known.all.get(name).is_some_and(|entry| entry.is_busy);
-            // At once, since the daemon waits for it; how it has ended is told as soon as the kernel says.
-            let state = if is_asked { RunState::Changing } else { RunState::Stopped };
-            self.note(&mut known, name, RunStatus { state, pid: None, why: None });
-            if is_asked {
-                return;
-            }
-        }
-        let status = match process.and_then(Process::how) {
-            Some(how) if how.success() => RunStatus::stopped(),
-            how => RunStatus::failed(in_words(how)),
-        };
-        tracing::warn!(container = %name, pid, why = status.why, "ended");
-        let Ok(busy) = self.begin(name) else { return };
-        // It may have been started again before this operation's turn.
-        if self.status(name) == RunStatus::stopped() {
-            if let Err(e) = self.with_runtime(name, spec, |runtime| runtime.clear()) {
-                tracing::warn!(container = %name, error = %e, "its runtime keeps something of it");
-            }
-            busy.end(status, spec);
-        }
-    }
+    let killed = runtime.kill();
+    let failure = Failure::new(Kind::Internal, format!("container {name}: it has started in the device's network"));
+    let failure = failure.help("remove what gives it that from its runtime's configuration");
+    Err(match killed {
+        Ok(()) => failure,
+        Err(e) => failure.and(refused(name, &e)),
+    })
 }
 
 /// An operation on a container, which ends with this value.
-struct Busy<'a> {
+pub(super) struct Busy<'a> {
     containers: &'a Containers,
     name: ContainerName,
+    /// It has ended, and another one may have begun.
+    is_over: bool,
 }
 
 impl Busy<'_> {
-    /// Ends the operation with the container in this state. One that runs is watched from now on.
-    fn end(self, status: RunStatus, spec: &RuntimeSpec) {
+    /// Ends the operation with the container in this state, and returns the state that is noted. One that runs is watched
+    /// from now on.
+    ///
+    /// A process that was known to run is given up only when the kernel says that it has ended. The runtime may not
+    /// answer, or answer about another container, for instance after a change of `run.json`.
+    pub(super) fn end(mut self, mut status: RunStatus, spec: &RuntimeSpec) -> RunStatus {
         let watched = {
             let mut known = self.containers.known();
             let before = known.all.get(&self.name).and_then(|entry| entry.status.pid);
+            if let (None, Some(pid)) = (status.pid, before)
+                && !is_gone(pid)
+            {
+                let why = status.why.unwrap_or_else(|| "its runtime does not know that it runs".to_owned());
+                status = RunStatus { why: Some(why), ..RunStatus::running(pid) };
+            }
             let pid = status.pid.filter(|pid| before != Some(*pid));
-            self.containers.note(&mut known, &self.name, status);
+            self.containers.note(&mut known, &self.name, status.clone());
+            // Together with the state: the process may end at once, and its end belongs to no operation.
+            if let Some(entry) = known.all.get_mut(&self.name) {
+                (entry.is_busy, entry.is_ending) = (false, false);
+            }
+            self.is_over = true;
             pid
         };
         if let Some(pid) = watched {
             self.containers.watch(&self.name, pid, spec.clone());
         }
+        status
     }
 }
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
         if let Some(entry) = self.containers.known().all.get_mut(&self.name) {
-            entry.is_busy = false;
+            (entry.is_busy, entry.is_ending) = (false, false);
         }
         self.containers.known.1.notify_all();
     }
 }
 
-/// The runner's own directory.
+/// The runner's own directory, beside the daemon's and not in it: the daemon, which has fewer rights, can write to its own
+/// and could put a symbolic link there.
 pub(super) fn directory(paths: &Paths) -> PathBuf {
-    paths.run_dir.join("runner")
+    let mut name = paths.run_dir.file_name().unwrap_or_default().to_owned();
+    name.push("-runner");
+    paths.run_dir.with_file_name(name)
 }

@@ -1,7 +1,7 @@
 //! What comes of operations on containers, for people and for the states.
 
 use crate::failure::{Failure, Kind};
-use crate::model::{ContainerName, RunStatus};
+use crate::model::{ContainerName, OciSpec, RunStatus, RuntimeSpec};
 use crate::runtime::start::{Runtime, RuntimeError};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
@@ -60,9 +60,53 @@ pub(super) fn refused(name: &ContainerName, e: &RuntimeError) -> Failure {
     }
 }
 
+/// Whether two containers are one in their runtime, however their paths are spelled, or would write to the same
+/// configuration.
+pub(super) fn are_same(one: &RuntimeSpec, other: &RuntimeSpec) -> bool {
+    let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    match (one, other) {
+        (RuntimeSpec::Lxc(one), RuntimeSpec::Lxc(other)) => {
+            one.id == other.id && place(&one.path) == place(&other.path)
+        }
+        (RuntimeSpec::Oci(one), RuntimeSpec::Oci(other)) => {
+            let root = |spec: &OciSpec| spec.root.as_deref().map(place);
+            let are_one = one.id == other.id && one.program.file_name() == other.program.file_name();
+            place(&one.bundle) == place(&other.bundle) || (are_one && root(one) == root(other))
+        }
+        (RuntimeSpec::Lxc(_), RuntimeSpec::Oci(_)) | (RuntimeSpec::Oci(_), RuntimeSpec::Lxc(_)) => false,
+    }
+}
+
 /// Whether a process is in this one's network namespace.
 pub(super) fn shares_network(pid: u32) -> bool {
     let id = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
     let own = id(Path::new("/proc/self/ns/net"));
     own.is_some() && own == id(&PathBuf::from(format!("/proc/{pid}/ns/net")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::LxcSpec;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn containers_are_the_same_however_their_paths_are_spelled() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        std::fs::create_dir(&real).expect("made");
+        symlink(&real, &link).expect("linked");
+        let lxc = |path: &Path, id: &str| RuntimeSpec::Lxc(LxcSpec { path: path.to_owned(), id: id.to_owned() });
+        assert!(are_same(&lxc(&real, "web"), &lxc(&link, "web")));
+        assert!(!are_same(&lxc(&real, "web"), &lxc(&real, "db")));
+        let oci = |program: &str, bundle: &Path, id: &str| {
+            let (program, bundle, id) = (program.into(), bundle.to_owned(), id.to_owned());
+            RuntimeSpec::Oci(OciSpec { program, bundle, id, root: None })
+        };
+        let other = dir.path().join("other");
+        assert!(are_same(&oci("runc", &real, "web"), &oci("crun", &link, "db")), "one bundle");
+        assert!(are_same(&oci("runc", &real, "web"), &oci("/usr/bin/runc", &other, "web")), "one id");
+        assert!(!are_same(&oci("runc", &real, "web"), &oci("crun", &other, "web")));
+        assert!(!are_same(&oci("runc", &real, "web"), &lxc(&real, "web")));
+    }
 }

@@ -73,6 +73,16 @@ impl Process {
     }
 }
 
+/// Whether the kernel says that there is no such process, or that it has ended.
+pub(super) fn is_gone(pid: u32) -> bool {
+    match Process::open(pid) {
+        Ok(None) => true,
+        // Its parent has not taken note of its end yet.
+        Ok(Some(process)) => process.ended(Some(Duration::ZERO)).unwrap_or(false),
+        Err(_) => false,
+    }
+}
+
 /// `struct pidfd_info` of the kernel's `include/uapi/linux/pidfd.h`, in its first form.
 #[repr(C)]
 #[derive(Default)]
@@ -111,7 +121,9 @@ mod tests {
         let mut child = Command::new("sh").args(["-c", "sleep 0.2; exit 3"]).spawn().expect("started");
         let process = Process::open(child.id()).expect("opened").expect("there");
         assert!(!process.ended(Some(Duration::ZERO)).expect("known"));
+        assert!(!is_gone(child.id()));
         assert!(process.ended(Some(Duration::from_secs(10))).expect("known"));
+        assert!(is_gone(child.id()), "it has ended, and its parent has not waited for it");
         child.wait().expect("waited");
         // Kernels before 6.15 do not say.
         assert!(process.how().is_none_or(|how| how.code() == Some(3)));

@@ -21,6 +21,9 @@ pub enum Request {
     Stop {
         /// Its name.
         name: ContainerName,
+        /// The daemon wants it, and no person: the next automatic start may start it.
+        #[serde(default)]
+        is_own: bool,
     },
     /// Stop a container if it runs, and start it.
     Restart {

@@ -9,6 +9,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
+/// How many names that are taken are passed over.
+const TRIED: u32 = 16;
+
 /// A file that was read, to be replaced.
 ///
 /// Its directory may belong to a user who wants root to write or to show something else. Therefore everything is done in
@@ -63,17 +66,29 @@ impl Replaced {
         if text == self.text {
             return Ok(());
         }
-        let mut new = self.name.clone();
-        new.push(format!(".pv-net-{}", std::process::id()));
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.dir, &new, flags, Mode::RUSR | Mode::WUSR);
-        let file = File::from(file.map_err(|e| failed(&self.path, io::Error::from(e)))?);
+        let (new, file) = self.beside().map_err(|e| failed(&self.path, e))?;
         let written = self.fill(file, text).and_then(|()| Ok(renameat(&self.dir, &new, &self.dir, &self.name)?));
         if let Err(e) = written {
             unlinkat(&self.dir, &new, AtFlags::empty()).ok();
             return Err(failed(&self.path, e));
         }
         self.dir.sync_all().map_err(|e| failed(&self.path, e))
+    }
+
+    /// A new file in the same directory, and its name. A name that is taken is left alone: the file may be that of a process
+    /// that was killed, and had the same id.
+    fn beside(&self) -> io::Result<(OsString, File)> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut tried = 0;
+        loop {
+            let mut new = self.name.clone();
+            new.push(format!(".pv-net-{}-{tried}", std::process::id()));
+            match openat(&self.dir, &new, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(file) => return Ok((new, File::from(file))),
+                Err(rustix::io::Errno::EXIST) if tried < TRIED => tried += 1,
+                Err(e) => return Err(e.into()),
+            }
+        }
     }
 
     fn fill(&self, mut file: File, text: &str) -> io::Result<()> {
@@ -131,10 +146,11 @@ mod tests {
         read.with("new").expect("replaced");
         assert_eq!(fs::read_to_string(there.join("config")).expect("read"), "old");
         assert_eq!(fs::read_to_string(dir.path().join("moved/config")).expect("read"), "new");
-        let new = format!("config.pv-net-{}", std::process::id());
-        symlink(&target, there.join(new)).expect("linked");
-        Replaced::read(&there.join("config")).expect("read").with("new").expect_err("somebody else's");
+        let new = there.join(format!("config.pv-net-{}-0", std::process::id()));
+        symlink(&target, &new).expect("linked");
+        Replaced::read(&there.join("config")).expect("read").with("new").expect("by another name");
         assert_eq!(fs::read_to_string(&target).expect("read"), "old");
-        assert_eq!(fs::read_to_string(there.join("config")).expect("read"), "old");
+        assert_eq!(fs::read_to_string(there.join("config")).expect("read"), "new");
+        assert!(fs::symlink_metadata(&new).expect("there").is_symlink());
     }
 }

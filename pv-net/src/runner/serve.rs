@@ -6,11 +6,13 @@ use super::{SUBCOMMAND, auto};
 use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
 use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -21,8 +23,10 @@ use std::time::Duration;
 
 /// Most connections at the same time.
 const CONNECTIONS: usize = 64;
-/// How long a caller may take to take an answer.
+/// How long a caller may take to send a request, or to take an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is checked, while nothing changes, whether who watches the states is still there.
+const CHECKED: Duration = Duration::from_secs(5);
 
 fn failed(what: &str, e: impl std::fmt::Display) -> Failure {
     Failure::new(Kind::Internal, format!("{what}: {e}"))
@@ -104,7 +108,7 @@ fn listen(paths: &Paths) -> Result<UnixListener, Failure> {
     let failed = |e: io::Error| failed(&format!("listen on {}", path.display()), e);
     // It gets its name when it listens: the daemon tries once when the name appears. This runner holds the lock, so what is
     // there already is a dead one's.
-    let new = directory(paths).join("new.sock");
+    let new = paths.run_dir.join("runner.new.sock");
     match std::fs::remove_file(&new) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
         _ => {}
@@ -136,6 +140,7 @@ fn is_own(stream: &UnixStream) -> bool {
 /// Answers the requests of a connection, one after the other.
 fn talk(stream: UnixStream, containers: &Containers) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -161,20 +166,33 @@ fn send(writer: &mut UnixStream, reply: &Reply) -> io::Result<()> {
 fn watch(writer: &mut UnixStream, containers: &Containers) -> io::Result<()> {
     let mut seen = None;
     loop {
-        let (revision, all) = containers.news(seen);
-        seen = Some(revision);
-        send(writer, &Reply::All(all))?;
+        match containers.news(seen, CHECKED) {
+            Some((revision, all)) => {
+                seen = Some(revision);
+                send(writer, &Reply::All(all))?;
+            }
+            // Each one that is gone would otherwise keep a connection until the next change.
+            None if has_hung_up(writer)? => return Ok(()),
+            None => {}
+        }
     }
+}
+
+/// Whether the other side has closed the connection: poll(2) always reports POLLHUP.
+fn has_hung_up(stream: &UnixStream) -> io::Result<bool> {
+    let mut polled = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    poll(&mut polled, PollTimeout::ZERO)?;
+    Ok(polled[0].revents().is_some_and(|events| !events.is_empty()))
 }
 
 fn answer(request: Request, containers: &Containers) -> Reply {
     let done = match request {
         Request::Start { name } => containers.start(&name),
-        Request::Stop { name } => containers.stop(&name),
+        Request::Stop { name, is_own } => containers.stop(&name, !is_own),
         Request::Restart { name } => containers.restart(&name),
         Request::Look { name, pid } => {
-            return match containers.look(&name) {
-                Ok(status) => Reply::Looked { is_gone: is_gone(pid), status },
+            return match containers.look_for(&name, pid) {
+                Ok((status, is_gone)) => Reply::Looked { status, is_gone },
                 Err(failure) => Reply::Failed(failure.into()),
             };
         }
@@ -200,9 +218,4 @@ fn begin_auto(containers: &Containers) -> Reply {
         Ok(_) => Reply::Begun,
         Err(e) => Reply::Failed(failed("a thread for the starts", e).into()),
     }
-}
-
-/// Whether there is no such process.
-fn is_gone(pid: u32) -> bool {
-    super::process::Process::open(pid).is_ok_and(|process| process.is_none())
 }

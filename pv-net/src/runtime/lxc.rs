@@ -26,6 +26,8 @@ pub fn lines(call: &Call, name: &ContainerName, hostname: &str, resolv_conf: Opt
         // Without a value it takes back the networks that an included file has.
         "lxc.net =".to_owned(),
         "lxc.net.0.type = empty".to_owned(),
+        // Nor does the container share the namespace that an included file names.
+        "lxc.namespace.share.net =".to_owned(),
         format!("lxc.uts.name = {hostname}"),
         format!("lxc.hook.start-host = {} hook lxc {name}", called.join(" ")),
     ];
@@ -58,7 +60,7 @@ pub fn place(config: &str, lines: &str) -> Result<String, InTheWay> {
         (before, None) if before.is_empty() || before.ends_with('\n') => (before.to_owned(), ""),
         (before, None) => (format!("{before}\n"), ""),
     };
-    if let Some(clash) = before.lines().chain(after.lines()).find_map(clash).or_else(|| after.lines().find_map(include))
+    if let Some(clash) = before.lines().chain(after.lines()).find_map(clash).or_else(|| after.lines().find_map(behind))
     {
         return Err(clash);
     }
@@ -101,12 +103,20 @@ fn setting(line: &str) -> Option<(&str, &str)> {
     (!key.starts_with('#')).then_some((key, bare.unwrap_or(value)))
 }
 
-/// A line behind pv-net's that reads another file, which may have networks of its own.
-fn include(line: &str) -> Option<InTheWay> {
-    let (key, value) = setting(line).filter(|(key, _)| *key == "lxc.include")?;
+/// A line that must not be behind pv-net's: it reads another file, which may have networks of its own, or takes back
+/// pv-net's hook, without which the container would start unattached.
+fn behind(line: &str) -> Option<InTheWay> {
+    let (key, value) = setting(line)?;
+    let why = match key {
+        "lxc.include" => "it is behind the lines of pv-net, which its networks would be added to",
+        "lxc.hook" | "lxc.hook.start-host" if value.is_empty() => {
+            "it is behind the lines of pv-net, and removes its hook"
+        }
+        _ => return None,
+    };
     Some(InTheWay {
         what: format!("{key} = {value}"),
-        why: "it is behind the lines of pv-net, which its networks would be added to".to_owned(),
+        why: why.to_owned(),
         help: "move this line before those of pv-net",
     })
 }

@@ -24,6 +24,7 @@ fn lxc_is_told_to_make_an_empty_namespace_and_to_call_pv_net_in_it() {
 # pv-net: begin (written by pv-net lxc config; changes here are lost)
 lxc.net =
 lxc.net.0.type = empty
+lxc.namespace.share.net =
 lxc.uts.name = www
 lxc.hook.start-host = /usr/bin/pv-net hook lxc web
 lxc.mount.entry = /run/pv-net/resolv/web.conf etc/resolv.conf none bind,ro,create=file,optional 0 0
@@ -107,7 +108,12 @@ fn a_network_beside_the_pools_is_refused() {
     }
     // A file that is read before: its networks are taken back.
     lxc::place("lxc.include = /x\n", &lxc_lines()).expect("before");
-    assert!(lxc::place(&format!("{}lxc.include = /x\n", lxc_lines()), &lxc_lines()).is_err());
+    // And hooks that are taken back before are none of pv-net's.
+    for line in ["lxc.include = /x", "lxc.hook =", "lxc.hook.start-host = \"\""] {
+        lxc::place(&format!("{line}\n"), &lxc_lines()).expect(line);
+        lxc::place(&format!("{}{line}\n", lxc_lines()), &lxc_lines()).expect_err(line);
+    }
+    lxc::place(&format!("{}lxc.hook.start-host = /x\n", lxc_lines()), &lxc_lines()).expect("one more");
     for line in
         ["lxc.namespace.keep = user ipc", "lxc.namespace.clone = net mnt", "lxc.network", "#lxc.net.0.type = veth"]
     {

@@ -13,17 +13,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 /// How often the runner is looked for when its directory cannot be watched.
 const BLIND: Duration = Duration::from_secs(5);
-/// When a runtime is asked once more about a container of which it did not know yet.
+/// When a runtime is asked once more about a container of which it did not know yet. Each time it takes as much longer.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How often at most.
-const ASKED: u32 = 30;
+/// How much longer at most: every half minute.
+const MOST_PAUSE: u32 = 30;
+/// How many containers are asked about at the same time. The runner has a thread for each.
+const LOOKS: usize = 8;
 
 /// What the service needs.
 pub struct Follow {
@@ -51,9 +53,12 @@ pub async fn runner(mut follow: Follow) -> Result<(), Failure> {
         // Watched before the socket is tried, so that none is missed that is made in between.
         let is_watched = watch.watch(&follow.dir);
         if let Ok(states) = follow.runner.watch().await {
-            let ended = follow.follow(states).await;
+            let followed = follow.follow(states).await;
             follow.runner.note(BTreeMap::new());
-            ended?;
+            if !followed? {
+                // It takes connections and does not answer: it has too many.
+                sleep(AGAIN).await;
+            }
             continue;
         }
         match is_watched {
@@ -74,13 +79,20 @@ fn not_watched(e: &std::io::Error) -> Failure {
 struct Doubt {
     pid: u32,
     asked: u32,
+    /// When the runner is asked next.
+    next: Instant,
     is_busy: bool,
     is_settled: bool,
 }
 
 impl Doubt {
-    const fn new(pid: u32) -> Self {
-        Self { pid, asked: 0, is_busy: false, is_settled: false }
+    fn new(pid: u32, pause: Duration) -> Self {
+        Self { pid, asked: 0, next: Instant::now() + pause, is_busy: false, is_settled: false }
+    }
+
+    /// Whether it is to be asked about, now or later.
+    const fn waits(&self) -> bool {
+        !self.is_busy && !self.is_settled
     }
 }
 
@@ -88,15 +100,23 @@ impl Doubt {
 type Looked = (ContainerName, u32, Result<Reply, Failure>);
 
 impl Follow {
-    /// Follows one runner until it ends.
-    async fn follow(&mut self, mut states: Watch) -> Result<(), Failure> {
+    /// Follows one runner until it ends. Returns whether it has told any states.
+    async fn follow(&mut self, mut states: Watch) -> Result<bool, Failure> {
+        let mut has_told = false;
         let mut doubts: BTreeMap<ContainerName, Doubt> = BTreeMap::new();
         let mut looks: JoinSet<Looked> = JoinSet::new();
         loop {
             tokio::select! {
                 next = states.next() => {
-                    let Some(all) = next? else { return Ok(()) };
-                    self.take(all).await;
+                    let Some(all) = next? else { return Ok(has_told) };
+                    has_told = true;
+                    // Those that have lost their process are asked about at once: only the kernel's word counts.
+                    let before = self.known.clone();
+                    let lost = self.take(all).await;
+                    self.stop_unattached(&before);
+                    for (name, pid) in lost {
+                        doubts.insert(name, Doubt::new(pid, Duration::ZERO));
+                    }
                 }
                 changed = self.snapshots.changed() => {
                     if changed.is_err() {
@@ -105,24 +125,27 @@ impl Follow {
                     }
                 }
                 Some(Ok(looked)) = looks.join_next() => self.note(looked, &mut doubts).await,
+                () = sleep(AGAIN), if doubts.values().any(Doubt::waits) => {}
             }
             let snapshot = self.snapshots.borrow_and_update().clone();
             let found = doubtful(&snapshot, &self.known);
             doubts.retain(|name, _| found.contains_key(name));
             for (name, pid) in found {
-                let doubt = doubts.entry(name.clone()).or_insert(Doubt::new(pid));
+                // An operation that is under way mostly settles it.
+                let is_changing = self.known.get(&name).is_some_and(|status| status.state == RunState::Changing);
+                let new = || Doubt::new(pid, if is_changing { AGAIN } else { Duration::ZERO });
+                let doubt = doubts.entry(name.clone()).or_insert_with(new);
                 if doubt.pid != pid {
-                    *doubt = Doubt::new(pid);
+                    *doubt = new();
                 }
-                if doubt.is_settled || doubt.is_busy {
+                if !doubt.waits() || doubt.next > Instant::now() || looks.len() >= LOOKS {
                     continue;
                 }
-                let pause = if doubt.asked == 0 { Duration::ZERO } else { AGAIN };
-                doubt.asked += 1;
+                doubt.asked = doubt.asked.saturating_add(1);
+                doubt.next = Instant::now() + AGAIN * doubt.asked.min(MOST_PAUSE);
                 doubt.is_busy = true;
                 let runner = self.runner.clone();
                 looks.spawn(async move {
-                    sleep(pause).await;
                     let reply = runner.ask(&Request::Look { name: name.clone(), pid }).await;
                     (name, pid, reply)
                 });
@@ -130,19 +153,37 @@ impl Follow {
         }
     }
 
-    /// Takes over new states. The containers whose process is not there any more have ended.
-    async fn take(&mut self, all: BTreeMap<ContainerName, RunStatus>) {
+    /// Takes over new states. Returns the containers whose process the runner does not name any more, with that.
+    async fn take(&mut self, all: BTreeMap<ContainerName, RunStatus>) -> Vec<(ContainerName, u32)> {
         self.runner.note(all.clone());
         let before = std::mem::replace(&mut self.known, all);
-        for (name, pid) in gone(&before, &self.known) {
-            self.has_ended(name, pid).await;
-        }
         // Once for each daemon: a container that ends later is not started again here.
         if !self.has_begun.load(Ordering::Relaxed) {
             match self.runner.ask(&Request::Auto).await {
                 Ok(_) => self.has_begun.store(true, Ordering::Relaxed),
                 Err(failure) => tracing::warn!(error = %failure, "the automatic starts are not begun"),
             }
+        }
+        gone(&before, &self.known)
+    }
+
+    /// Has those stopped that the runner has just started without their being attached: the API does it only as long as its
+    /// caller waits, and not for automatic starts.
+    fn stop_unattached(&self, before: &BTreeMap<ContainerName, RunStatus>) {
+        let snapshot = self.snapshots.borrow().clone();
+        for (name, pid) in started(before, &self.known) {
+            // Its hook has attached it before its first program ran.
+            let attached = snapshot.container(&name).and_then(|container| container.attached());
+            if attached.is_some_and(|attached| attached.record.netns == Some(NetnsRef::Pid(pid))) {
+                continue;
+            }
+            tracing::error!(container = %name, pid, "it has started without being attached, and is stopped");
+            let runner = self.runner.clone();
+            tokio::spawn(async move {
+                if let Err(failure) = runner.ask(&Request::Stop { name, is_own: true }).await {
+                    tracing::warn!(error = %failure, "not stopped");
+                }
+            });
         }
     }
 
@@ -154,11 +195,12 @@ impl Follow {
             }
             Ok(Reply::Looked { status, .. }) => status.pid == Some(pid),
             // It is none of the runner's.
-            Ok(_) | Err(_) => true,
+            Err(failure) => failure.kind == Kind::Usage,
+            Ok(_) => false,
         };
         if let Some(doubt) = doubts.get_mut(&name).filter(|doubt| doubt.pid == pid) {
             doubt.is_busy = false;
-            doubt.is_settled = is_settled || doubt.asked >= ASKED;
+            doubt.is_settled = is_settled;
         }
     }
 
@@ -182,13 +224,27 @@ fn gone(
     before.iter().filter_map(lost).collect()
 }
 
+/// The containers that the runner has just started, with their process: its own operations have no `why` while they are
+/// under way. Others may run for long, and whoever has started them may attach them later.
+fn started(
+    before: &BTreeMap<ContainerName, RunStatus>,
+    now: &BTreeMap<ContainerName, RunStatus>,
+) -> Vec<(ContainerName, u32)> {
+    let is_new = |(name, status): (&ContainerName, &RunStatus)| {
+        let pid = status.pid.filter(|_| status.state == RunState::Running)?;
+        let changing = before.get(name).filter(|before| before.state == RunState::Changing && before.why.is_none())?;
+        (changing.pid != Some(pid)).then(|| (name.clone(), pid))
+    };
+    now.iter().filter_map(is_new).collect()
+}
+
 /// The containers that are attached by another process than the runner knows of, with that process. Somebody else may have
 /// started them, or nobody has seen their end.
 fn doubtful(snapshot: &Snapshot, known: &BTreeMap<ContainerName, RunStatus>) -> BTreeMap<ContainerName, u32> {
     let doubt = |(container, attached): (&ContainerStatus, &Attached)| {
         let Some(NetnsRef::Pid(pid)) = attached.record.netns else { return None };
         let is_there = attached.links.iter().any(Option::is_some);
-        let is_known = known.get(&container.name).is_some_and(|s| s.pid == Some(pid) || s.state == RunState::Changing);
+        let is_known = known.get(&container.name).is_some_and(|status| status.pid == Some(pid));
         (is_there && !is_known).then(|| (container.name.clone(), pid))
     };
     snapshot.attached().filter_map(doubt).collect()
@@ -219,5 +275,11 @@ mod tests {
             ("never", RunStatus::running(6)),
         ]);
         assert_eq!(gone(&before, &now), [(name("again"), 2), (name("gone"), 1), (name("removed"), 5)]);
+        // One that was there already is not a start, and neither is an operation that has changed nothing.
+        let changing = |pid| RunStatus { state: RunState::Changing, pid, why: None };
+        let before = states(&[("new", changing(None)), ("restarted", changing(Some(2))), ("kept", changing(Some(3)))]);
+        let mut now = states(&[("new", RunStatus::running(1)), ("restarted", RunStatus::running(22))]);
+        now.extend(states(&[("kept", RunStatus::running(3)), ("found", RunStatus::running(4))]));
+        assert_eq!(started(&before, &now), [(name("new"), 1), (name("restarted"), 22)]);
     }
 }

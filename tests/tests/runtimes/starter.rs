@@ -153,8 +153,13 @@ impl Starter {
             "lxc" => command.arg("-s"),
             _ => command.args(["state", &Bundles::id(&self.lab, name)]),
         };
-        let said = output(&mut command).unwrap_or_default();
-        Ok(said.contains("RUNNING") || said.contains("running"))
+        match output(&mut command) {
+            Ok(said) => Ok(said.contains("RUNNING") || said.contains("running")),
+            Err(e) if ["does not exist", "No such file"].iter().any(|part| format!("{e:#}").contains(part)) => {
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// What a runtime keeps of containers that do not run, beside LXC's configurations.
