@@ -312,8 +312,9 @@ pub fn encode(state: &State) -> serde_json::Result<Vec<u8>> {
     Ok(envelope(&serde_json::to_string(state)?))
 }
 
-/// Puts a version and a checksum around `body`, which is JSON.
-fn envelope(body: &str) -> Vec<u8> {
+/// Puts a version and a checksum around `body`, which should be JSON.
+#[must_use]
+pub fn envelope(body: &str) -> Vec<u8> {
     let checksum = checksum(body);
     format!(r#"{{"version":{VERSION},"checksum":"{checksum}","body":{body}}}"#).into_bytes()
 }
