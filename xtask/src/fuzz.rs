@@ -29,9 +29,9 @@ pub struct Args {
 }
 
 impl Args {
-    /// All targets, each for 40 s.
+    /// All targets, each for 30 s.
     pub fn for_ci() -> Self {
-        Self { target: None, seconds: 40, seed: None }
+        Self { target: None, seconds: 30, seed: None }
     }
 }
 
