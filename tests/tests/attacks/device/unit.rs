@@ -15,7 +15,7 @@ use std::process::Command;
 
 /// Starts the daemon under the unit's restrictions. The start fails when one of them is not in effect.
 fn start(device: &Device, unit: &Unit) -> Result<Process> {
-    let confined = Confined::new(unit, device.file(""))?;
+    let confined = Confined::new(unit, device.file(""), [device.config(), device.file("containers")])?;
     let log = File::options().create(true).append(true).open(device.file("log"))?;
     let mut command = device.command();
     command.arg("run").stderr(log.try_clone()?).stdout(log);

@@ -13,8 +13,9 @@ use std::process::Command;
 pub struct Unit(BTreeMap<String, String>);
 
 /// Settings that this module applies.
-const APPLIED: [&str; 7] = [
+const APPLIED: [&str; 8] = [
     "CapabilityBoundingSet",
+    "ReadOnlyPaths",
     "NoNewPrivileges",
     "ProtectSystem",
     "MemoryDenyWriteExecute",
@@ -80,6 +81,7 @@ impl Unit {
 /// Everything that is needed to confine a process between fork and exec.
 pub struct Confined {
     writable: CString,
+    read_only: Vec<CString>,
     capabilities: Vec<libc::c_ulong>,
     filters: Vec<Vec<libc::sock_filter>>,
 }
@@ -105,13 +107,15 @@ const FAMILIES: [(&str, libc::c_int); 5] = [
 ];
 
 impl Confined {
-    /// Prepares the restrictions of `unit`; `writable` stands for the directories that the unit may write.
-    pub fn new(unit: &Unit, writable: PathBuf) -> Result<Self> {
+    /// Prepares the restrictions of `unit`; `writable` stands for the directories that the unit may write, and `configured`
+    /// for what it may only read below `/etc/pv-net`.
+    pub fn new(unit: &Unit, writable: PathBuf, configured: [PathBuf; 2]) -> Result<Self> {
         for (key, value) in [
             ("NoNewPrivileges", "yes"),
             ("ProtectSystem", "strict"),
             ("MemoryDenyWriteExecute", "yes"),
             ("RestrictNamespaces", "net"),
+            ("ReadOnlyPaths", "/etc/pv-net"),
         ] {
             ensure!(unit.words(key) == [value], "{key} is not {value}");
         }
@@ -119,7 +123,8 @@ impl Confined {
         let families = numbers(&unit.words("RestrictAddressFamilies"), &FAMILIES)?;
         let calls = system_calls(&unit.words("SystemCallFilter"))?;
         Ok(Self {
-            writable: CString::new(writable.into_os_string().into_vec())?,
+            writable: c_string(writable)?,
+            read_only: configured.into_iter().map(c_string).collect::<Result<_>>()?,
             capabilities,
             filters: vec![only_calls(&calls), only_families(&families), only_net_namespaces()],
         })
@@ -154,7 +159,7 @@ impl Confined {
     }
 
     /// `ProtectSystem=strict`: a private mount namespace that is read-only except for /dev, /proc, /sys and the
-    /// directories.
+    /// directories; and `ReadOnlyPaths`.
     fn read_only(&self) -> io::Result<()> {
         // SAFETY: the strings outlive the calls; the other arguments are numbers.
         unsafe {
@@ -167,9 +172,17 @@ impl Confined {
             for writable in [c"/dev".as_ptr(), c"/proc".as_ptr(), c"/sys".as_ptr(), own] {
                 set_read_only(writable, false)?;
             }
+            for path in self.read_only.iter().map(|path| path.as_ptr()) {
+                done(libc::mount(path, path, none, libc::MS_BIND, std::ptr::null()))?;
+                set_read_only(path, true)?;
+            }
         }
         Ok(())
     }
+}
+
+fn c_string(path: PathBuf) -> Result<CString> {
+    Ok(CString::new(path.into_os_string().into_vec())?)
 }
 
 /// # Safety
