@@ -29,9 +29,9 @@ pub struct Args {
 }
 
 impl Args {
-    /// All targets, each for 30 s.
+    /// All targets, each for 25 s.
     pub fn for_ci() -> Self {
-        Self { target: None, seconds: 30, seed: None }
+        Self { target: None, seconds: 25, seed: None }
     }
 }
 

@@ -70,9 +70,9 @@ const POWER_CUT_KERNEL: &str = "6.12";
 const SLOW: u32 = 10;
 
 impl Args {
-    /// The arguments of `cargo xtask ci`.
+    /// The arguments of `cargo xtask ci`, which has an hour for everything: the oldest kernel and the newest.
     pub fn for_ci() -> Self {
-        let kernels = ["5.10", "6.1", "6.12", "7.3"].map(str::to_owned).to_vec();
+        let kernels = ["5.10", "7.3"].map(str::to_owned).to_vec();
         Self {
             kernels,
             arch: Arch::X86,
