@@ -3,6 +3,7 @@
 use crate::testrun::{bpf, owned};
 use anyhow::{Context, Result, ensure};
 use std::ffi::CString;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -26,6 +27,48 @@ pub enum Kind {
 /// # Errors
 /// When the kernel does not load it.
 pub fn pass_all(kind: Kind, name: &str) -> Result<OwnedFd> {
+    let verdict = match kind {
+        Kind::Classifier => 0,
+        Kind::Xdp => 2,
+    };
+    // `r0 = verdict; exit`
+    load(kind, name, &[0xb7 | verdict << 32, 0x95])
+}
+
+/// Loads a classifier that gives IPv4 packets of `from` the source `to`, and the right checksum.
+///
+/// # Errors
+/// When the kernel does not load it.
+pub fn rewrite_source(from: Ipv4Addr, to: Ipv4Addr) -> Result<OwnedFd> {
+    const SUM: u64 = 14 + 10;
+    const SOURCE: u64 = 14 + 12;
+    let [from, to] = [from, to].map(|address| u64::from(u32::from_ne_bytes(address.octets())));
+    // Code, registers (the source in the upper half), offset, and a constant in the upper 32 bits.
+    let with = |code: u64, registers: u64, constant: u64| code | registers << 8 | constant << 32;
+    let minus_four = u64::from(u32::MAX - 3);
+    let instructions = [
+        with(0xbf, 0x16, 0),                 // r6 = r1
+        with(0x62, 0x0a, to) | 0xfffc << 16, // *(u32 *)(r10 - 4) = to
+        with(0xbf, 0x61, 0),                 // r1 = r6
+        with(0xb7, 0x02, SUM),               // r2 = SUM
+        with(0xb4, 0x03, from),              // w3 = from
+        with(0xb4, 0x04, to),                // w4 = to
+        with(0xb7, 0x05, 4),                 // r5 = 4
+        with(0x85, 0, 10),                   // bpf_l3_csum_replace
+        with(0xbf, 0x61, 0),                 // r1 = r6
+        with(0xb7, 0x02, SOURCE),            // r2 = SOURCE
+        with(0xbf, 0xa3, 0),                 // r3 = r10
+        with(0x07, 0x03, minus_four),        // r3 -= 4
+        with(0xb7, 0x04, 4),                 // r4 = 4
+        with(0xb7, 0x05, 0),                 // r5 = 0
+        with(0x85, 0, 9),                    // bpf_skb_store_bytes
+        with(0xb7, 0, 0),                    // r0 = 0
+        0x95,                                // exit
+    ];
+    load(Kind::Classifier, "rewrite_source", &instructions)
+}
+
+fn load(kind: Kind, name: &str, instructions: &[u64]) -> Result<OwnedFd> {
     #[repr(C)]
     #[derive(Default)]
     struct Attr {
@@ -42,17 +85,15 @@ pub fn pass_all(kind: Kind, name: &str) -> Result<OwnedFd> {
         ifindex: u32,
         attach_type: u32,
     }
-    let (number, verdict, attach_type) = match kind {
-        Kind::Classifier => (3, 0, 0),
+    let (number, attach_type) = match kind {
+        Kind::Classifier => (3, 0),
         // `BPF_XDP`
-        Kind::Xdp => (6, 2, 37),
+        Kind::Xdp => (6, 37),
     };
-    // `r0 = verdict; exit`
-    let instructions: [u64; 2] = [0xb7 | verdict << 32, 0x95];
     let license = c"GPL";
     let mut attr = Attr {
         kind: number,
-        count: 2,
+        count: u32::try_from(instructions.len())?,
         instructions: instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
         attach_type,
