@@ -59,6 +59,13 @@ fn gos_resolver_finds_names() -> Result<()> {
         let said = pull(name)?;
         ensure!(said.contains("no such host"), "{name}: {said}");
     }
+    // It connects to one address; that it was told both is in the counters, since nobody else asks here.
+    let counters = metrics(&lab.device)?;
+    for kind in ["A", "AAAA"] {
+        let counter = format!("pv_net_dns_queries_total{{type=\"{kind}\",result=\"own\"}} ");
+        let count = counters.lines().find_map(|line| line.strip_prefix(&counter)).unwrap_or("0");
+        ensure!(count.parse::<u32>()? >= 3, "{kind}: {count}");
+    }
     Ok(())
 }
 
