@@ -159,3 +159,28 @@ fn overlap(a: &PortMapping, b: &PortMapping) -> bool {
         && a.host_ports.start() <= b.host_ports.end()
         && b.host_ports.start() <= a.host_ports.end()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipam::store::RunText;
+
+    #[test]
+    fn a_container_that_starts_again_may_publish_other_ports() {
+        let name: ContainerName = "web".parse().expect("name");
+        let record = |ports: &[&str]| {
+            let run = serde_json::json!({"name": "web", "network": {"pool": "internal", "ports": ports}});
+            Arc::new(ContainerRecord { run: RunText::from(&run), ..ContainerRecord::default() })
+        };
+        let published = |mappings: &Mappings, record: &Arc<ContainerRecord>| -> Vec<String> {
+            mappings.of(&name, record).iter().map(ToString::to_string).collect()
+        };
+        let mappings = Mappings::default();
+        let (first, second) = (record(&["8080:80/tcp"]), record(&["8081:80/tcp", "53:53/udp"]));
+        assert_eq!(published(&mappings, &first), ["8080:80/tcp"]);
+        assert_eq!(published(&mappings, &second), ["8081:80/tcp", "53:53/udp"]);
+        assert_eq!(published(&mappings, &first), ["8080:80/tcp"]);
+        mappings.keep(&BTreeMap::new());
+        assert!(mappings.0.borrow().is_empty(), "what is not attached is forgotten");
+    }
+}
