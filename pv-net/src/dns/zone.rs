@@ -173,11 +173,6 @@ impl Zone {
             ca_file: snapshot.device.dns_ca_file.clone(),
             ..Self::default()
         };
-        let declared = snapshot.containers.iter().map(|container| container.name.as_str());
-        let offered = snapshot.offers.values().flatten().map(|offer| offer.name.as_str());
-        let aliases = snapshot.containers.iter().flat_map(|container| container.aliases()).map(String::as_str);
-        let reserved = declared.chain(aliases).chain(offered);
-        zone.reserved = reserved.filter_map(|label| name::from_text(&format!("{label}.{text}"))).collect();
         let link = |name| snapshot.pools.get(name).and_then(|p| p.link.as_ref()).map(|l| l.index);
         zone.pools = snapshot.device.pools.values().map(|pool| PoolZone::new(pool, link(&pool.name))).collect();
         let numbers: HashMap<&PoolName, u16> = snapshot.device.pools.keys().zip(0..).collect();
@@ -187,12 +182,16 @@ impl Zone {
             let offered = snapshot.offers.get(&container.name).into_iter().flatten();
             offers.extend(offered.map(|offer| (&container.name, offer, all.clone())));
         }
+        let waiting = snapshot.containers.iter().filter(|container| container.attached().is_none());
+        let declared = waiting.flat_map(|c| c.aliases().iter().map(String::as_str).chain([c.name.as_str()]));
+        let offered = snapshot.offers.values().flatten().map(|offer| offer.name.as_str());
+        let reserved = declared.chain(offered).filter_map(|label| name::from_text(&format!("{label}.{text}")));
+        let own = wanted.iter().filter(|(kind, ..)| matches!(kind, Kind::Container | Kind::Alias));
+        zone.reserved = reserved.chain(own.map(|(_, name, _)| name.clone())).collect();
         // The first source in this order has the name; containers may share an alias.
         wanted.sort_by_key(|(kind, ..)| *kind);
-        for (kind, text, addresses) in wanted {
-            if let Some(name) = name::from_text(&text) {
-                zone.add(kind, name, &addresses);
-            }
+        for (kind, name, addresses) in wanted {
+            zone.add(kind, name, &addresses);
         }
         zone.publish(snapshot, offers);
         zone.follow_rules(snapshot);
@@ -205,10 +204,15 @@ impl Zone {
         container: &str,
         attached: &'a Attached,
         numbers: &HashMap<&PoolName, u16>,
-        wanted: &mut Vec<(Kind, String, Vec<u32>)>,
+        wanted: &mut Vec<(Kind, LowerName, Vec<u32>)>,
     ) -> Vec<u32> {
         let host = self.hosts.len() as u32;
         let text = format!("{container}.{domain}");
+        let mut want = |kind, text: &str, addresses: &[u32]| {
+            let name = name::from_text(text);
+            wanted.extend(name.clone().map(|name| (kind, name, addresses.to_vec())));
+            name
+        };
         let (mut all, mut own) = (Vec::new(), Vec::new());
         let mut in_pools: HashMap<&'a PoolName, Vec<u32>> = HashMap::new();
         for (attachment, _) in attached.attachments().filter(|(_, link)| link.is_some()) {
@@ -223,16 +227,17 @@ impl Zone {
                 here.push(at);
             }
             self.clients.insert((pool, IpAddr::from(Ip::link_local(attachment.mac.0))), host);
-            wanted.push((Kind::Interface, format!("{}.{text}", attachment.interface), here.clone()));
+            want(Kind::Interface, &format!("{}.{text}", attachment.interface), &here);
             in_pools.entry(&attachment.pool).or_default().extend(&here);
             all.extend(here);
         }
-        let in_pools = in_pools.into_iter();
-        wanted.extend(in_pools.map(|(pool, here)| (Kind::InPool, format!("{container}.{pool}.{domain}"), here)));
-        let aliases = attached.aliases.iter();
-        wanted.extend(aliases.map(|alias| (Kind::Alias, format!("{alias}.{domain}"), all.clone())));
-        let name = name::from_text(&text);
-        wanted.push((Kind::Container, text, all.clone()));
+        for (pool, here) in in_pools {
+            want(Kind::InPool, &format!("{container}.{pool}.{domain}"), &here);
+        }
+        for alias in &attached.aliases {
+            want(Kind::Alias, &format!("{alias}.{domain}"), &all);
+        }
+        let name = want(Kind::Container, &text, &all);
         self.hosts.push(Host { name, identity: attached.identity, own });
         all
     }
