@@ -1,11 +1,13 @@
 //! Containers of LXC, runc, crun and podman: each runtime starts them in their pools by what pv-net writes for it, and
 //! one story holds for all of them.
 
+mod auto;
 mod lab;
 mod lxc;
 mod netns;
 mod oci;
 mod podman;
+mod refused;
 mod start;
 mod starter;
 mod story;

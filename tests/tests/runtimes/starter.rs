@@ -143,6 +143,15 @@ impl Starter {
         })
     }
 
+    /// A container's addresses of both families, and its MAC.
+    pub fn identity(&self, name: &str) -> Result<[String; 3]> {
+        let view = self.lab.view(name)?;
+        ensure!(view["state"] == "attached" && view["conditions"] == json!([]), "{view}\n{}", self.log());
+        let eth0 = &view["interfaces"][0];
+        let field = |key: &str| eth0[key].as_str().map(str::to_owned).with_context(|| format!("no {key}: {view}"));
+        Ok([field("ipv4_address")?, field("ipv6_address")?, field("mac_address")?])
+    }
+
     /// Whether a runtime has a container that runs.
     pub fn is_running(&self, name: &str) -> Result<bool> {
         let mut command = match self.kind {

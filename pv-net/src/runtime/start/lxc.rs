@@ -1,8 +1,8 @@
 //! Containers of LXC, by its own programs.
 
 use super::{
-    AFTER_KILL, BRIEFLY, CommandLine, Execute, Found, Output, Runtime, RuntimeError, State, after_kill, answer,
-    refused, running, startable,
+    AFTER_KILL, BRIEFLY, CommandLine, Execute, Found, Output, Runtime, RuntimeError, State, has_ended, kill_by,
+    refused, running, startable, understood,
 };
 use crate::model::LxcSpec;
 use std::ffi::OsString;
@@ -97,8 +97,8 @@ pub(super) fn read_log(text: &str) -> String {
 impl Runtime for Lxc<'_> {
     fn list(&self) -> Result<Vec<Found>, RuntimeError> {
         let line = self.list_line();
-        let text = answer(&line, self.execute.run(&line, BRIEFLY)?)?;
-        read_list(&text).ok_or(RuntimeError::Answer { program: line.program, answer: text })
+        let finished = self.execute.run(&line, BRIEFLY)?;
+        understood(line, finished, read_list)
     }
 
     fn state(&self) -> Result<State, RuntimeError> {
@@ -107,8 +107,7 @@ impl Runtime for Lxc<'_> {
         if finished.code != Some(0) && finished.errors.contains("doesn't exist") {
             return Ok(State::Absent);
         }
-        let text = answer(&line, finished)?;
-        read_state(&text).ok_or(RuntimeError::Answer { program: line.program, answer: text })
+        understood(line, finished, read_state)
     }
 
     fn start(&self, within: Duration) -> Result<u32, RuntimeError> {
@@ -138,19 +137,12 @@ impl Runtime for Lxc<'_> {
 
     fn stop(&self, patience: Duration) -> Result<(), RuntimeError> {
         let pid = running(self.state()?)?;
-        let line = self.stop_line(patience);
-        let finished = self.execute.run(&line, patience + AFTER_KILL)?;
-        // It may have ended by itself meanwhile, which LXC refuses to stop.
-        let is_over = self.execute.ended(pid, Duration::ZERO).unwrap_or(false);
-        if finished.code == Some(0) || is_over { after_kill(self.execute, pid) } else { Err(refused(&line, &finished)) }
+        kill_by(self.execute, &self.stop_line(patience), pid, patience + AFTER_KILL)
     }
 
     fn kill(&self) -> Result<(), RuntimeError> {
         let pid = running(self.state()?)?;
-        let line = self.kill_line();
-        let finished = self.execute.run(&line, BRIEFLY)?;
-        let is_over = self.execute.ended(pid, Duration::ZERO).unwrap_or(false);
-        if finished.code == Some(0) || is_over { after_kill(self.execute, pid) } else { Err(refused(&line, &finished)) }
+        kill_by(self.execute, &self.kill_line(), pid, BRIEFLY)
     }
 
     fn exec(&self, command: &[String], within: Duration) -> Result<Option<i32>, RuntimeError> {
@@ -159,8 +151,7 @@ impl Runtime for Lxc<'_> {
     }
 
     fn wait(&self, within: Duration) -> Result<bool, RuntimeError> {
-        let Some(pid) = self.pid()? else { return Ok(true) };
-        self.execute.ended(pid, within).map_err(|source| RuntimeError::Process { pid, source })
+        self.pid()?.map_or(Ok(true), |pid| has_ended(self.execute, pid, within))
     }
 
     /// LXC keeps nothing of a container that has ended.

@@ -264,18 +264,31 @@ fn running(state: State) -> Result<u32, RuntimeError> {
     }
 }
 
-/// Waits for the end of a container that was killed.
-fn after_kill(execute: &dyn Execute, pid: u32) -> Result<(), RuntimeError> {
-    match execute.ended(pid, AFTER_KILL) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(RuntimeError::Survives(pid)),
-        Err(source) => Err(RuntimeError::Process { pid, source }),
-    }
+/// Waits until a process has ended. Returns whether it has, within that time.
+fn has_ended(execute: &dyn Execute, pid: u32, within: Duration) -> Result<bool, RuntimeError> {
+    execute.ended(pid, within).map_err(|source| RuntimeError::Process { pid, source })
 }
 
-/// The program's answer, if it has ended well.
-fn answer(line: &CommandLine, finished: Finished) -> Result<String, RuntimeError> {
-    if finished.code == Some(0) { Ok(finished.answer) } else { Err(refused(line, &finished)) }
+/// Calls the runtime to kill a container, and waits for the end of its first process. A runtime refuses to kill one that
+/// has ended by itself meanwhile.
+fn kill_by(execute: &dyn Execute, line: &CommandLine, pid: u32, within: Duration) -> Result<(), RuntimeError> {
+    let finished = execute.run(line, within)?;
+    if finished.code != Some(0) && !has_ended(execute, pid, Duration::ZERO)? {
+        return Err(refused(line, &finished));
+    }
+    if has_ended(execute, pid, AFTER_KILL)? { Ok(()) } else { Err(RuntimeError::Survives(pid)) }
+}
+
+/// What the program has answered, if it has ended well.
+fn understood<T>(
+    line: CommandLine,
+    finished: Finished,
+    read: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, RuntimeError> {
+    if finished.code != Some(0) {
+        return Err(refused(&line, &finished));
+    }
+    read(&finished.answer).ok_or(RuntimeError::Answer { program: line.program, answer: finished.answer })
 }
 
 fn refused(line: &CommandLine, finished: &Finished) -> RuntimeError {

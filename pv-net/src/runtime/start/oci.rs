@@ -1,8 +1,8 @@
 //! Containers of OCI runtimes, by the command line of runc, which crun and others have too.
 
 use super::{
-    BRIEFLY, CommandLine, Execute, Found, Output, Runtime, RuntimeError, State, after_kill, answer, refused, running,
-    startable,
+    BRIEFLY, CommandLine, Execute, Found, Output, Runtime, RuntimeError, State, has_ended, kill_by, refused, running,
+    startable, understood,
 };
 use crate::model::OciSpec;
 use serde::Deserialize;
@@ -116,8 +116,8 @@ fn is_unknown(errors: &str) -> bool {
 impl Runtime for Oci<'_> {
     fn list(&self) -> Result<Vec<Found>, RuntimeError> {
         let line = self.list_line();
-        let text = answer(&line, self.execute.run(&line, BRIEFLY)?)?;
-        read_list(&text).ok_or(RuntimeError::Answer { program: line.program, answer: text })
+        let finished = self.execute.run(&line, BRIEFLY)?;
+        understood(line, finished, read_list)
     }
 
     fn state(&self) -> Result<State, RuntimeError> {
@@ -126,8 +126,7 @@ impl Runtime for Oci<'_> {
         if finished.code != Some(0) && is_unknown(&finished.errors) {
             return Ok(State::Absent);
         }
-        let text = answer(&line, finished)?;
-        read_state(&text).ok_or(RuntimeError::Answer { program: line.program, answer: text })
+        understood(line, finished, read_state)
     }
 
     fn start(&self, within: Duration) -> Result<u32, RuntimeError> {
@@ -159,23 +158,15 @@ impl Runtime for Oci<'_> {
         let pid = running(self.state()?)?;
         let line = self.signal_line("TERM");
         let finished = self.execute.run(&line, BRIEFLY)?;
-        let process = |source| RuntimeError::Process { pid, source };
-        let is_over = self.execute.ended(pid, Duration::ZERO).map_err(process)?;
-        if finished.code != Some(0) && !is_over {
+        if finished.code != Some(0) && !has_ended(self.execute, pid, Duration::ZERO)? {
             return Err(refused(&line, &finished));
         }
-        if self.execute.ended(pid, patience).map_err(process)? { self.clear() } else { self.kill() }
+        if has_ended(self.execute, pid, patience)? { self.clear() } else { self.kill() }
     }
 
     fn kill(&self) -> Result<(), RuntimeError> {
         let pid = running(self.state()?)?;
-        let line = self.signal_line("KILL");
-        let finished = self.execute.run(&line, BRIEFLY)?;
-        let is_over = self.execute.ended(pid, Duration::ZERO).unwrap_or(false);
-        if finished.code != Some(0) && !is_over {
-            return Err(refused(&line, &finished));
-        }
-        after_kill(self.execute, pid)?;
+        kill_by(self.execute, &self.signal_line("KILL"), pid, BRIEFLY)?;
         self.clear()
     }
 
@@ -185,8 +176,7 @@ impl Runtime for Oci<'_> {
     }
 
     fn wait(&self, within: Duration) -> Result<bool, RuntimeError> {
-        let Some(pid) = self.pid()? else { return Ok(true) };
-        self.execute.ended(pid, within).map_err(|source| RuntimeError::Process { pid, source })
+        self.pid()?.map_or(Ok(true), |pid| has_ended(self.execute, pid, within))
     }
 
     fn clear(&self) -> Result<(), RuntimeError> {

@@ -185,7 +185,7 @@ fn one_that_has_ended_at_once_is_said_to_have() {
 #[test]
 fn what_does_not_end_when_asked_is_killed() {
     let answers = vec![well(OCI_RUNNING), well(""), well(OCI_RUNNING), well(""), well("")];
-    let (spec, execute) = (oci_spec(), Script::new(answers, &[false, false, false, true]));
+    let (spec, execute) = (oci_spec(), Script::new(answers, &[false, true]));
     Oci { spec: &spec, execute: &execute }.stop(PATIENCE).expect("stopped");
     let asked = execute.asked();
     let signals: Vec<&String> = asked.iter().filter(|line| line.contains(" kill ")).collect();
@@ -197,10 +197,26 @@ fn what_does_not_end_when_asked_is_killed() {
 #[test]
 fn one_that_ends_when_asked_is_not_killed() {
     let answers = vec![well(OCI_RUNNING), well(""), well("")];
-    let (spec, execute) = (oci_spec(), Script::new(answers, &[false, true]));
+    let (spec, execute) = (oci_spec(), Script::new(answers, &[true]));
     Oci { spec: &spec, execute: &execute }.stop(PATIENCE).expect("stopped");
     assert!(!execute.asked().iter().any(|line| line.contains("KILL")));
     let (spec, execute) = (oci_spec(), Script::new(vec![badly(UNKNOWN)], &[]));
     let failed = Oci { spec: &spec, execute: &execute }.stop(PATIENCE).expect_err("nobody runs");
     assert!(matches!(failed, RuntimeError::NotRunning), "{failed}");
+}
+
+#[test]
+fn one_that_has_ended_meanwhile_is_stopped() {
+    let (spec, execute) = (oci_spec(), Script::new(vec![well(OCI_RUNNING), badly("gone"), well("")], &[true, true]));
+    Oci { spec: &spec, execute: &execute }.stop(PATIENCE).expect("stopped");
+    let (spec, execute) = (oci_spec(), Script::new(vec![well(OCI_RUNNING), badly("gone"), well("")], &[true, true]));
+    Oci { spec: &spec, execute: &execute }.kill().expect("killed");
+    let (spec, execute) = (lxc_spec(), Script::new(vec![well(RUNNING), badly("gone")], &[true, true]));
+    Lxc { spec: &spec, execute: &execute }.stop(PATIENCE).expect("stopped");
+    let (spec, execute) = (lxc_spec(), Script::new(vec![well(RUNNING), badly("no")], &[false]));
+    let failed = Lxc { spec: &spec, execute: &execute }.kill().expect_err("it goes on");
+    assert!(matches!(failed, RuntimeError::Refused { .. }), "{failed}");
+    let (spec, execute) = (lxc_spec(), Script::new(vec![well(RUNNING), well("")], &[false]));
+    let failed = Lxc { spec: &spec, execute: &execute }.kill().expect_err("it goes on");
+    assert!(matches!(failed, RuntimeError::Survives(77)), "{failed}");
 }
