@@ -7,6 +7,7 @@ mod attach_request;
 mod attach_state;
 mod baked;
 mod borrowed;
+mod changes;
 mod clsact;
 mod conditions;
 mod core;
