@@ -5,7 +5,11 @@ use anyhow::{Context, Result, ensure};
 use harness::{Device, Namespace, Snapshot, configs, echo};
 use pv_net::kernel::link::knows_netkit;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::SystemTime;
 
 const NONE: &str = "this kernel has no netkit links";
 
@@ -42,13 +46,16 @@ fn a_pool_has_netkit_links_or_says_why_not() -> Result<()> {
     // The other pool is not concerned.
     let _other = device.attach("other", "management")?;
     ensure_kind(&device, "other", "veth")?;
-    let before = (Snapshot::of(&device)?, device.json(&["leases"])?);
+    let before = (Snapshot::of(&device)?, device.json(&["leases"])?, written(&device)?);
     let refused = device.cli(&words);
     ensure!(refused.code == Some(1), "{refused:?}");
     ensure!(refused.stderr.starts_with("error: container web: ") && refused.stderr.contains(NONE), "{refused:?}");
     ensure!(refused.stderr.contains("help: set \"link\" of the pool to \"auto\""), "{refused:?}");
     let (left, leases) = (before.0.diff(&Snapshot::of(&device)?), device.json(&["leases"])?);
     ensure!(left.is_empty() && leases == before.1, "left of a refused attach: {left}, {leases}");
+    let more = device.cli(&["attach", "other", "--interface", "eth1", "--pool", "internal"]);
+    ensure!(more.code == Some(1) && more.stderr.contains(NONE), "{more:?}");
+    ensure!(written(&device)? == before.2, "files were written for a refused attach");
     // What the help says helps.
     device.configure(&config("auto"))?;
     device.cli(&["reload"]).ok()?;
@@ -56,6 +63,14 @@ fn a_pool_has_netkit_links_or_says_why_not() -> Result<()> {
     ensure!(!said.contains("netkit"), "{said}");
     device.cli(&words).ok()?;
     ensure_kind(&device, "web", "veth")
+}
+
+/// When each of the state's files was written.
+fn written(device: &Device) -> Result<BTreeMap<PathBuf, SystemTime>> {
+    let files = fs::read_dir(device.file("state"))?;
+    files
+        .map(|file| file.and_then(|file| Ok((file.path(), file.metadata()?.modified()?))).map_err(Into::into))
+        .collect()
 }
 
 fn ensure_kind(device: &Device, container: &str, wanted: &str) -> Result<()> {

@@ -2,7 +2,8 @@
 //! pv-net's own form that means the same, and nothing that is not read changes that.
 
 use super::own;
-use pv_net::config::{parse_device, parse_run_named, revision};
+use pv_net::config::revision::{self, Run};
+use pv_net::config::{parse_device, parse_run_named};
 use pv_net::pantavisor::message;
 use serde_json::{Map, Value, json};
 
@@ -13,8 +14,9 @@ pub fn check(input: &[u8]) {
     let device = revision::device("file", text);
     let run = revision::run("file", text, "web");
     let services = revision::services("file", text);
-    if let Ok(Some((kept, container))) = &run {
-        assert_eq!(parse_run_named("file", kept, Some(&container.name)).as_ref(), Ok(container), "{kept}");
+    let _ = revision::lxc_config(text);
+    if let Ok(Some(Run { text, container, .. })) = &run {
+        assert_eq!(parse_run_named("file", text, Some(&container.name)).as_ref(), Ok(container), "{text}");
         assert!(container.name.as_str() == "web" && !container.interfaces.is_empty(), "{container:?}");
     }
     // A device that the strict form takes is read in the same way.
@@ -28,8 +30,8 @@ pub fn check(input: &[u8]) {
         assert_eq!(revision::device("file", &more), Ok(device), "{more}");
     }
     if let Ok(run) = run {
-        let container = |run: Option<(String, _)>| run.map(|(_, container)| container);
-        assert_eq!(revision::run("file", &more, "web").map(container), Ok(container(run)), "{more}");
+        let meant = |run: Option<Run>| run.map(|run| (run.container, run.prefix_lengths));
+        assert_eq!(revision::run("file", &more, "web").map(meant), Ok(meant(run)), "{more}");
     }
     if let Ok(services) = services {
         assert_eq!(revision::services("file", &more), Ok(services), "{more}");

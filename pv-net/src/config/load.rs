@@ -1,6 +1,7 @@
 //! Reads configuration files; the only part of [`config`](super) with I/O.
 
-use super::{ConfigError, Form, check_container, parse_device, parse_run_named, parse_services, revision};
+use super::{ConfigError, Form, check_container, check_prefix_lengths};
+use super::{parse_device, parse_run_named, parse_services, revision};
 use crate::model::{Container, ContainerName, Device, Offer, PoolName};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -113,7 +114,7 @@ pub fn declared_run(path: &Path, name: &ContainerName, form: Form) -> Result<Con
     match form {
         Form::Own => parse_run_named(&file, &regular(path)?, Some(name)),
         Form::Revision => match revision::run(&file, &regular(path)?, name.as_str())? {
-            Some((_, container)) => Ok(container),
+            Some(run) => Ok(run.container),
             None => Err(whole(path, "the container is in no pool".to_owned(), None)),
         },
     }
@@ -127,18 +128,29 @@ pub struct Declared {
     pub text: String,
     /// The container, or every error of the file.
     pub container: Result<Container, Vec<ConfigError>>,
+    /// The prefix lengths behind its addresses, see [`revision::Run`].
+    prefix_lengths: BTreeMap<usize, u8>,
     /// What its `services.json` says, when it has one.
     pub offers: Result<Vec<Offer>, Vec<ConfigError>>,
 }
 
 impl Declared {
+    /// The container, if `device` has what it asks for.
+    ///
+    /// # Errors
+    /// Every error of its `run.json`, and in what it asks for.
+    pub fn checked(&self, device: &Device) -> Result<&Container, Vec<ConfigError>> {
+        let container = self.container.as_ref().map_err(Clone::clone)?;
+        let file = self.path.display().to_string();
+        let mut errors = check_container(&file, container, device);
+        errors.extend(check_prefix_lengths(&file, &self.prefix_lengths, container, device));
+        if errors.is_empty() { Ok(container) } else { Err(errors) }
+    }
+
     /// Everything that is wrong with its files, and with what it asks of `device`.
     #[must_use]
     pub fn errors(&self, device: &Device) -> Vec<ConfigError> {
-        let mut errors = match &self.container {
-            Ok(container) => check_container(&self.path.display().to_string(), container, device),
-            Err(errors) => errors.clone(),
-        };
+        let mut errors = self.checked(device).err().unwrap_or_default();
         errors.extend(self.offers.as_ref().err().into_iter().flatten().cloned());
         errors
     }
@@ -179,6 +191,29 @@ pub fn revision_errors(all: &[Declared], device: &Device) -> Vec<ConfigError> {
 /// # Errors
 /// When the directory cannot be read, or one in it.
 pub fn containers(dir: &Path, form: Form) -> Result<Vec<Declared>, Vec<ConfigError>> {
+    let paths = run_files(dir, form)?.into_iter();
+    Ok(match form {
+        Form::Own => paths.map(declared).collect(),
+        Form::Revision => paths.filter_map(of_revision).collect(),
+    })
+}
+
+/// The LXC configuration of each container of a revision, in pools or not. Those whose directories have names that no
+/// container in a pool can have are left out.
+///
+/// # Errors
+/// When the directory cannot be read, or one in it.
+pub fn lxc_configs(dir: &Path) -> Result<Vec<(ContainerName, PathBuf)>, Vec<ConfigError>> {
+    let config = |path: PathBuf| {
+        // A `run.json` that cannot be read is an error of `containers`.
+        let file = revision::lxc_config(&regular(&path).ok()?)?;
+        Some((dir_of(&path).parse().ok()?, path.with_file_name(file)))
+    };
+    Ok(run_files(dir, Form::Revision)?.into_iter().filter_map(config).collect())
+}
+
+/// Every `DIR/NAME/run.json`, in the order of the names.
+fn run_files(dir: &Path, form: Form) -> Result<Vec<PathBuf>, Vec<ConfigError>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound && form == Form::Own => return Ok(Vec::new()),
@@ -193,10 +228,7 @@ pub fn containers(dir: &Path, form: Form) -> Result<Vec<Declared>, Vec<ConfigErr
         }
     }
     paths.sort();
-    Ok(match form {
-        Form::Own => paths.into_iter().map(declared).collect(),
-        Form::Revision => paths.into_iter().filter_map(of_revision).collect(),
-    })
+    Ok(paths)
 }
 
 /// The name of the directory of a container's file.
@@ -206,13 +238,13 @@ fn dir_of(path: &Path) -> String {
 
 fn of_revision(path: PathBuf) -> Option<Declared> {
     let read = regular(&path).and_then(|text| revision::run(&path.display().to_string(), &text, &dir_of(&path)));
-    let (text, container) = match read {
+    let (text, container, prefix_lengths) = match read {
         Ok(None) => return None,
-        Ok(Some((text, container))) => (text, Ok(container)),
-        Err(errors) => (String::new(), Err(errors)),
+        Ok(Some(run)) => (run.text, Ok(run.container), run.prefix_lengths),
+        Err(errors) => (String::new(), Err(errors), BTreeMap::new()),
     };
     let offers = offers(&path.with_file_name("services.json"), revision::services);
-    Some(Declared { path, text, container, offers })
+    Some(Declared { path, text, container, prefix_lengths, offers })
 }
 
 fn declared(path: PathBuf) -> Declared {
@@ -226,7 +258,7 @@ fn declared(path: PathBuf) -> Declared {
         Err(errors) => (String::new(), Err(errors)),
     };
     let offers = offers(&path.with_file_name("services.json"), parse_services);
-    Declared { path, text, container, offers }
+    Declared { path, text, container, prefix_lengths: BTreeMap::new(), offers }
 }
 
 type Offers = Result<Vec<Offer>, Vec<ConfigError>>;

@@ -39,7 +39,7 @@ pub use checker::ConfigError;
 pub use device::parse_device;
 pub use run::{parse_run, parse_run_named};
 pub use services::parse_services;
-pub use uses::{check_container, check_uplinks};
+pub use uses::{check_container, check_prefix_lengths, check_uplinks};
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use super::field::Section;
 use super::{ConfigError, parse_device, parse_run, parse_run_named, parse_services, raw};
 use crate::model::{Container, ContainerName, Device, Offer};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// The field without which a container has no interfaces in pools, and a device no pools.
 const NETWORK: &str = "network";
@@ -25,12 +26,24 @@ pub fn device(file: &str, text: &str) -> Result<Device, Vec<ConfigError>> {
     parse_device(file, &Value::Object(kept).to_string())
 }
 
-/// The container of a `run.json` in the directory `dir` of a revision, with the text of what pv-net reads of it. `None` for
-/// one without interfaces in pools, which is none of pv-net's business.
+/// What a `run.json` of a revision says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The text of what pv-net reads of it, a `run.json` of its own form.
+    pub text: String,
+    /// The container.
+    pub container: Container,
+    /// The prefix lengths that stand behind the IPv4 addresses of its interfaces, by the interfaces' places. They must be
+    /// those of the pools ([`check_prefix_lengths`](super::check_prefix_lengths)).
+    pub prefix_lengths: BTreeMap<usize, u8>,
+}
+
+/// The container of a `run.json` in the directory `dir` of a revision. `None` for one without interfaces in pools, which is
+/// none of pv-net's business.
 ///
 /// # Errors
 /// Every error in what pv-net reads.
-pub fn run(file: &str, text: &str, dir: &str) -> Result<Option<(String, Container)>, Vec<ConfigError>> {
+pub fn run(file: &str, text: &str, dir: &str) -> Result<Option<Run>, Vec<ConfigError>> {
     let names: Vec<String> = raw::Run::names().into_iter().filter(|n| !OF_PANTAVISOR.contains(&n.as_str())).collect();
     let mut kept = known(file, text, &names)?;
     let Some(network) = kept.get_mut(NETWORK) else { return Ok(None) };
@@ -39,9 +52,8 @@ pub fn run(file: &str, text: &str, dir: &str) -> Result<Option<(String, Containe
         let only = serde_json::json!({"name": "any", NETWORK: network});
         return parse_run(file, &only.to_string()).map(|_| None);
     }
-    for interface in network.get_mut("interfaces").and_then(Value::as_array_mut).into_iter().flatten() {
-        without_prefix_length(interface);
-    }
+    let interfaces = network.get_mut("interfaces").and_then(Value::as_array_mut).into_iter().flatten();
+    let prefix_lengths = interfaces.enumerate().filter_map(|(i, it)| Some((i, take_prefix_length(it)?))).collect();
     let mut c = Checker::new(file);
     let Ok(name) = dir.parse::<ContainerName>().map_err(|e| c.wrong("", None, format!("directory {dir:?}: {e}"), None))
     else {
@@ -49,7 +61,16 @@ pub fn run(file: &str, text: &str, dir: &str) -> Result<Option<(String, Containe
     };
     let text = Value::Object(kept).to_string();
     let container = parse_run_named(file, &text, Some(&name))?;
-    Ok(Some((text, container)))
+    Ok(Some(Run { text, container, prefix_lengths }))
+}
+
+/// The file beside a `run.json` that is the container's LXC configuration. `None` where it names none, also since it is
+/// wrong.
+#[must_use]
+pub fn lxc_config(text: &str) -> Option<String> {
+    let run: Value = serde_json::from_str(text).ok()?;
+    // Pantavisor puts the directory in front of it, whatever it begins with.
+    run["config"].as_str().map(|config| config.trim_start_matches('/').to_owned())
 }
 
 /// What the `services.json` of a revision offers in the network: services with a `port`. Those on sockets and buses are
@@ -114,12 +135,12 @@ fn is_of_network(key: &str, value: &Value) -> bool {
     }
 }
 
-/// In Pantavisor an interface's address may have the prefix length of its pool, which says nothing new.
-fn without_prefix_length(interface: &mut Value) {
-    let Some(Value::String(text)) = interface.get_mut("ipv4_address") else { return };
-    if let Some((address, length)) = text.split_once('/')
-        && length.parse::<u8>().is_ok_and(|bits| bits <= 32)
-    {
-        *text = address.to_owned();
-    }
+/// In Pantavisor an interface's address may have the prefix length of its pool, which is taken away from it. What is no
+/// prefix length stays, and makes the address a wrong one.
+fn take_prefix_length(interface: &mut Value) -> Option<u8> {
+    let Value::String(text) = interface.get_mut("ipv4_address")? else { return None };
+    let (address, length) = text.split_once('/')?;
+    let bits = length.parse().ok().filter(|bits| *bits <= 32)?;
+    *text = address.to_owned();
+    Some(bits)
 }

@@ -7,6 +7,7 @@ use crate::ipam::{Ipam, IpamError, LeaseKey, Request};
 use crate::model::{Container, Device, IfName, Interface, PoolKind};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// Checks a container against the device: its pools exist, and its requested addresses are in them.
 #[must_use]
@@ -50,6 +51,30 @@ pub fn check_container(file: &str, container: &Container, device: &Device) -> Ve
         }
     }
     direct_ports(&mut c, container, device);
+    c.errors
+}
+
+/// Checks prefix lengths that stand behind the IPv4 addresses of a container's interfaces, by the interfaces' places: each must
+/// be that of the pool, since pv-net gives the address no other.
+#[must_use]
+pub fn check_prefix_lengths(
+    file: &str,
+    lengths: &BTreeMap<usize, u8>,
+    container: &Container,
+    device: &Device,
+) -> Vec<ConfigError> {
+    let mut c = Checker::new(file);
+    for (i, bits) in lengths {
+        let Some(interface) = container.interfaces.get(*i) else { continue };
+        let subnet = device.pools.get(&interface.pool).and_then(|pool| pool.v4.as_ref());
+        let (Some(address), Some(subnet)) = (interface.ipv4, subnet) else { continue };
+        if *bits != subnet.net.prefix() {
+            let path = format!("network.interfaces[{i}].ipv4_address");
+            let why = format!("the subnet of pool {} is {}", interface.pool, subnet.net);
+            let help = format!("write {address}/{}, or {address} alone", subnet.net.prefix());
+            c.wrong(&path, Some(&Value::from(format!("{address}/{bits}"))), why, Some(help));
+        }
+    }
     c.errors
 }
 

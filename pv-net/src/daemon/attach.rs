@@ -65,6 +65,7 @@ impl Daemon {
                 ))
                 .into());
         }
+        self.check_links(name, &container.interfaces).map_err(about)?;
         self.check_ports(&container, found)?;
         self.open_plane()?;
         self.take_over()?;

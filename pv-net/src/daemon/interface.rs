@@ -53,6 +53,7 @@ impl Daemon {
             let failure = Failure::new(Kind::Conflict, why);
             return Err(failure.help("attach it without --default-route").into());
         }
+        self.check_links(name, std::slice::from_ref(&wanted)).map_err(about)?;
         let (before, leases) = (self.state.clone(), self.leases.of(name));
         let Err(failure) = self.try_attach_interface(name, &wanted, netns).await else {
             self.conditions_are_over(name, Some(&host_if_name(name, interface)));

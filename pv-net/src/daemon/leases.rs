@@ -117,7 +117,7 @@ impl Daemon {
     /// # Errors
     /// When the lease book does not answer.
     pub(super) async fn reserve_declared(&mut self) -> Result<(), Failure> {
-        let wanted: Vec<Reservation> = self.declared.values().flat_map(|declared| declared.kept.clone()).collect();
+        let wanted = self.reservations.clone();
         let list: Vec<(IpAddr, LeaseKey)> = wanted.iter().map(|r| (r.addr, r.key.clone())).collect();
         let holders = if self.is_rehearsing() { self.holders(&list) } else { self.leases.reserve(list).await? };
         let taken = wanted.into_iter().zip(holders).filter_map(|(Reservation { file, addr, .. }, holder)| {

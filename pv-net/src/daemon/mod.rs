@@ -7,6 +7,7 @@ mod attach_request;
 mod attach_state;
 mod baked;
 mod borrowed;
+mod changes;
 mod clsact;
 mod conditions;
 mod core;
@@ -43,8 +44,8 @@ pub use teardown::teardown;
 
 use reload::check_device;
 
-use crate::config::load::{self, Declared};
-use crate::config::{ConfigError, check_container};
+use crate::config::ConfigError;
+use crate::config::load;
 use crate::failure::{Failure, Kind};
 use crate::ipam::LeaseKey;
 use crate::ipam::store::{self, State};
@@ -64,12 +65,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A declared container: its file's text, the parsed container, and the addresses that are kept for it.
+/// A declared container: its file's text, and the parsed container.
 #[derive(Clone, Debug)]
 pub(crate) struct Declaration {
     pub text: String,
     pub container: Container,
-    kept: Vec<leases::Reservation>,
 }
 
 /// Everything that the daemon knows.
@@ -103,6 +103,8 @@ pub struct Daemon {
     offers: Arc<BTreeMap<ContainerName, Vec<Offer>>>,
     /// Conditions about the files of declared containers.
     declared_conditions: Vec<String>,
+    /// Addresses that are kept for containers which do not have them as a lease yet.
+    reservations: Vec<leases::Reservation>,
     /// Declared addresses that somebody else has.
     taken: Vec<leases::Taken>,
     /// Conditions from the start.
@@ -233,6 +235,7 @@ impl Daemon {
             declared: BTreeMap::new(),
             offers: Arc::default(),
             declared_conditions: Vec::new(),
+            reservations: Vec::new(),
             taken: Vec::new(),
             start_conditions,
             container_conditions: conditions::Conditions::default(),
@@ -351,28 +354,27 @@ impl Daemon {
             self.declared_conditions.extend(errors.iter().map(ToString::to_string));
             Vec::new()
         });
-        for Declared { path, text, container, offers: offered } in all {
-            let checked = container.and_then(|container| {
-                let errors = check_container(&path.display().to_string(), &container, &self.device);
-                if errors.is_empty() { Ok(container) } else { Err(errors) }
-            });
-            match checked {
-                Ok(container) => {
-                    let mut kept = leases::reservations(&path.display().to_string(), &container);
-                    match self.baked(&container) {
-                        Ok(baked) => kept.extend(baked),
-                        Err(errors) => self.note_declared(&errors),
-                    }
-                    match offered {
-                        Ok(offered) if offered.is_empty() => {}
-                        Ok(offered) => drop(offers.insert(container.name.clone(), offered)),
-                        Err(errors) => self.note_declared(&errors),
-                    }
-                    self.declared.insert(container.name.clone(), Declaration { text, container, kept });
+        let mut reservations = Vec::new();
+        for declared in all {
+            let container = match declared.checked(&self.device) {
+                Ok(container) => container.clone(),
+                Err(errors) => {
+                    self.note_declared(&errors);
+                    continue;
                 }
+            };
+            reservations.extend(leases::reservations(&declared.path.display().to_string(), &container));
+            match declared.offers {
+                Ok(offered) if offered.is_empty() => {}
+                Ok(offered) => drop(offers.insert(container.name.clone(), offered)),
                 Err(errors) => self.note_declared(&errors),
             }
+            self.declared.insert(container.name.clone(), Declaration { text: declared.text, container });
         }
+        let (baked, errors) = self.baked();
+        reservations.extend(baked);
+        self.note_declared(&errors);
+        self.reservations = reservations;
         self.offers = share(&self.offers, offers);
         self.await_declared();
         self.reserve_declared().await

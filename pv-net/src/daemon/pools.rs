@@ -6,9 +6,10 @@ use super::execute::all_or_nothing;
 use crate::failure::{Failure, Kind};
 use crate::kernel::Kernel;
 use crate::kernel::forwarding::listeners;
-use crate::kernel::link::knows_netkit;
+use crate::kernel::link::{host_if_name, knows_netkit};
+use crate::kernel::netlink::NetError;
 use crate::kernel::netlink::alias::{self, BorrowedAddress, BorrowedForwarding};
-use crate::model::{IfName, Mac, PairKind, Pool, PoolName};
+use crate::model::{ContainerName, IfName, Interface, Mac, PairKind, Pool, PoolName};
 use crate::plan::{Borrowing, Bridge, Foreign, Link, Observed, Op, PoolLink, bridge, disturbs_listeners};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeSet;
@@ -128,6 +129,19 @@ impl Daemon {
             Ok(false) => self.no_links.extend(names.into_iter().map(|pool| (pool, NO_NETKIT.to_owned()))),
             // An attach says what the kernel has against it.
             Err(e) => tracing::warn!(error = %e, "whether the kernel has netkit"),
+        }
+    }
+
+    /// Refuses new links of a kind that the kernel is known not to have, before leases and state are written for them.
+    ///
+    /// # Errors
+    /// For the first such interface of `container`.
+    pub(super) fn check_links(&self, container: &ContainerName, interfaces: &[Interface]) -> Result<(), Failure> {
+        match interfaces.iter().find(|interface| self.no_links.contains_key(&interface.pool)) {
+            Some(interface) => {
+                Err(NetError::NoNetkit { name: host_if_name(container, &interface.name).to_string() }.into())
+            }
+            None => Ok(()),
         }
     }
 

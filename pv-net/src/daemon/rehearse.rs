@@ -28,7 +28,8 @@ macro_rules! copied {
 
 copied! {
     copied:
-    device, state, pools, pool_conditions, pool_overlaps, no_links, declared, offers, declared_conditions, taken, start_conditions,
+    device, state, pools, pool_conditions, pool_overlaps, no_links, declared, offers, declared_conditions, reservations, taken,
+    start_conditions,
     container_conditions, unpublished, thinned, links, pairs, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu,
     mtu_changed, filterable,
     uplink_conditions, port_conditions, port_holders, filter_conditions, firewall_conditions, uplinks_changed,
@@ -125,8 +126,7 @@ impl Daemon {
 
     /// The addresses that are reserved for declared containers. A reload changes no leases.
     fn lease_texts(&self) -> Vec<String> {
-        let all = self.declared.values().flat_map(|declared| &declared.kept);
-        all.map(|kept| format!("{} kept for {}", kept.addr, kept.key)).collect()
+        self.reservations.iter().map(|kept| format!("{} kept for {}", kept.addr, kept.key)).collect()
     }
 
     /// Adds the flows that would end now.

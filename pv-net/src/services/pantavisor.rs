@@ -24,7 +24,7 @@ const CALM: Duration = Duration::from_secs(5);
 /// just starting.
 const MOST_REFUSALS: u32 = 30;
 
-/// How the daemon ends because of a revision that it cannot carry out.
+/// The end of the daemon because of a revision that it cannot carry out.
 #[derive(Clone, Debug)]
 pub struct Rejection {
     /// Its name and why, as soon as there is one.
@@ -64,7 +64,7 @@ pub async fn pantavisor(with: Pantavisor) -> Result<(), Failure> {
         not_noted: String::new(),
     };
     loop {
-        // An attach may have reloaded, in a revision that was over before it was seen here.
+        // An attach may have put a revision in force that ended before this service saw it.
         herald.follow();
         if let Some(now) = revision.name().filter(|now| *now != herald.revision) {
             match commands.reload().await {

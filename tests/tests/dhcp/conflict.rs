@@ -1,4 +1,4 @@
-//! An address of the range that somebody took without asking.
+//! Addresses of the range that somebody has without asking.
 
 use crate::{RANGE, Stranger, config};
 use anyhow::{Result, ensure};
@@ -43,5 +43,29 @@ fn an_address_that_somebody_uses_is_given_to_nobody() -> Result<()> {
     let wants = |xid| crate::raw::Message::new(crate::raw::DISCOVER, other, xid).requested(RANGE[0]);
     let offer = peer.ask(other, wants)?;
     ensure!(offer.yours != RANGE[0] && offer.yours > Ipv4Addr::new(10, 0, 3, 100), "{offer:?}");
+    Ok(())
+}
+
+/// A declared container's LXC configuration gives it an address of the range. It does not even run.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_address_in_a_configuration_of_lxc_is_given_to_no_client() -> Result<()> {
+    let mut device = Device::new(&config(json!({})))?;
+    let run = json!({"name": "old", "type": "lxc", "network": {"mode": "none"}}).to_string();
+    let baked = format!("lxc.net.0.ipv4.address = {}/24\n", RANGE[0]);
+    for (dir, file, text) in [("containers", "run.json", run), ("lxc", "config", baked)] {
+        let dir = device.file(dir).join("old");
+        std::fs::create_dir_all(&dir)?;
+        std::fs::write(dir.join(file), text)?;
+    }
+    device.start()?;
+    let client = Stranger::new(&device, "one")?;
+    let mut peer = crate::raw::Peer::of(&client)?;
+    let address = peer.get(crate::raw::mac(11))?;
+    ensure!(address > RANGE[0], "{address} is the container's");
+    let other = crate::raw::mac(12);
+    let wants = |xid| crate::raw::Message::new(crate::raw::DISCOVER, other, xid).requested(RANGE[0]);
+    let offer = peer.ask(other, wants)?;
+    ensure!(offer.yours > RANGE[0], "{offer:?}");
     Ok(())
 }

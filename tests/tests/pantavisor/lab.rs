@@ -16,6 +16,9 @@ use tempfile::TempDir;
 /// Containers and their pools.
 pub const ROOMS: [(&str, &str); 3] = [("web", "internal"), ("db", "internal"), ("other", "management")];
 
+/// The `run.json` of the example container, whose form all have.
+const EXAMPLE: &str = include_str!("../../../packaging/pantavisor/run.json");
+
 /// What `pv-net`'s README puts into the `args.json` of a container in a pool.
 const OF_A_POOL: &str = "lxc.init.cmd = /bin/sleep 100000
 lxc.namespace.keep = user ipc
@@ -78,23 +81,19 @@ impl Lab {
         write(dir.join("_config/web/etc/app.json"), "[]".to_owned())?;
         output(Command::new("cp").arg("-r").arg(self.example.path().join("pv-net")).arg(&dir))?;
         for (name, pool) in containers {
-            let run = json!({
-                "#spec": "service-manifest-run@1",
+            let mut run: Value = serde_json::from_str(EXAMPLE)?;
+            let other = json!({
                 "name": name,
-                "config": "lxc.container.conf",
-                "drivers": {"manual": [], "required": [], "optional": []},
                 "group": "app",
                 "restart_policy": "container",
+                "status_goal": "STARTED",
+                "auto_recovery": {"policy": "on-failure", "max_retries": 5},
                 "storage": {"lxc-overlay": {"persistence": "boot"}},
-                "exports": [],
-                "logs": [],
-                "type": "lxc",
-                "root-volume": "root.squashfs",
-                "volumes": [],
+                "roles": [],
                 "network": {"mode": "pool", "pool": pool, "hostname": name},
                 "services": {"required": [{"name": "system-bus", "type": "dbus", "target": "/run/bus"}]},
-                "auto_recovery": {"policy": "on-failure", "max_retries": 5},
             });
+            run.as_object_mut().context("an object")?.extend(other.as_object().context("an object")?.clone());
             write(dir.join(name).join("run.json"), run.to_string())?;
             write(dir.join(name).join("lxc.container.conf"), OF_A_POOL.replace("NAME", name))?;
             let services = json!([

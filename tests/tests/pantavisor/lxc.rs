@@ -69,6 +69,8 @@ impl<'a> Container<'a> {
             "lxc.hook.start-host" => self.started.push(owned),
             "lxc.namespace.keep" => self.has_net = !value.split(' ').any(|kept| kept == "net"),
             "lxc.net.0.type" => ensure!(value == "empty", "{}: {key} = {value}", self.name),
+            // Only LXC itself would give it.
+            "lxc.net.0.ipv4.address" | "lxc.net.0.ipv6.address" => {}
             _ if IGNORED.contains(&key) => {}
             _ => bail!("{}: {key} = {value}", self.name),
         }

@@ -231,6 +231,40 @@ fn an_address_goes_to_another_container() -> Result<()> {
     lab.pools_hold()
 }
 
+/// An address that only LXC gives to a container, which is in no pool, is nobody else's.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_address_in_a_configuration_of_lxc_is_nobody_elses() -> Result<()> {
+    let lab = Lab::new(Duration::from_secs(15))?;
+    let revision = |name: &str, device: &Value, address: &str| {
+        lab.revision(name, device, &[&ROOMS[..], &[("aside", "internal")]].concat())?;
+        let dir = lab.pv.shared.trail(name).join("aside");
+        let mut run: Value = serde_json::from_str(&fs::read_to_string(dir.join("run.json"))?)?;
+        run.as_object_mut().context("an object")?.remove("network");
+        run["config"] = json!("own.conf");
+        fs::write(dir.join("run.json"), run.to_string())?;
+        let net = format!("lxc.net.0.type = empty\nlxc.net.0.ipv4.address = {address}/24\n");
+        anyhow::Ok(fs::write(dir.join("own.conf"), format!("lxc.init.cmd = /bin/sleep 100000\n{net}"))?)
+    };
+    // Without it, one of the others would have the first address of the pool.
+    revision("0", &device(), "10.0.3.2")?;
+    lab.runs("0")?;
+    for name in ["web", "db"] {
+        let [address, _] = lab.addresses(name)?;
+        ensure!(address != "10.0.3.2", "{name} has it");
+    }
+    lab.pools_hold()?;
+    // One that a container of a pool has already makes the next revision one that is never ready.
+    let [taken, _] = lab.addresses("web")?;
+    revision("locals/1", &device_of_two_rooms(), &taken)?;
+    let (status, message) = lab.pv.run("locals/1")?;
+    ensure!(status == "ERROR" && message.contains("pv-net: Status goal not reached"), "{message}");
+    let why = lab.device_meta().get("pv-net.error").cloned().unwrap_or_default();
+    ensure!(why.contains(&format!("aside/own.conf: {taken} is taken by web@eth0")), "{why}");
+    ensure!(lab.addresses("web")?[0] == taken, "another address");
+    lab.pools_hold()
+}
+
 /// A revision that is over before the next look for it is not left in force.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]

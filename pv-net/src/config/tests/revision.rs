@@ -1,10 +1,13 @@
 //! Files of revisions of Pantavisor.
 
 use super::*;
-use crate::config::revision;
+use crate::config::revision::{self, Run};
 use proptest::prelude::*;
 use std::fs;
 use std::path::Path;
+
+/// A container of pv-net's own, as `pvr` makes it.
+const EXAMPLE: &str = include_str!("../../../../packaging/pantavisor/run.json");
 
 /// As `meta-pantavisor`'s `recipes-containers/pv-examples/files/device-ipam-2pools.json`, with what
 /// `docs/reference/pantavisor-state-format-v2.md` of Pantavisor knows beside.
@@ -21,33 +24,23 @@ fn device() -> Value {
     })
 }
 
-/// What `pvr` makes of a container, and a network as in `docs/reference/pantavisor-ipam.md`.
+/// The example with what other containers have beside, and a network as in `docs/reference/pantavisor-ipam.md`.
 fn run(name: &str, network: Value) -> Value {
-    json!({
-        "#spec": "service-manifest-run@1",
+    let mut run: Value = serde_json::from_str(EXAMPLE).expect("JSON");
+    let more = json!({
         "name": name,
-        "config": "lxc.container.conf",
-        "drivers": {"manual": [], "required": [], "optional": []},
-        "group": "app",
-        "restart_policy": "container",
-        "status_goal": "STARTED",
-        "storage": {"lxc-overlay": {"persistence": "boot"}},
-        "exports": [],
         "logs": [{"file": "/var/log/syslog", "maxsize": 102_485_760, "truncate": true, "name": "alpine-logger"}],
-        "type": "lxc",
-        "roles": ["mgmt"],
-        "root-volume": "root.squashfs",
-        "volumes": [],
         "services": {"required": [{"name": "system-bus", "type": "dbus", "role": "operator", "target": "/run/bus"}],
                      "optional": [{"name": "x", "interface": "org.example.X"}]},
-        "auto_recovery": {"policy": "on-failure", "max_retries": 5, "backoff_policy": "10min", "stable_timeout": 30},
         "dev-log": true,
         "network": network,
-    })
+    });
+    run.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    run
 }
 
-fn read(run: &Value, dir: &str) -> Result<Option<(String, Container)>, Vec<ConfigError>> {
-    revision::run("run.json", &run.to_string(), dir)
+fn read(run: &Value, dir: &str) -> Result<Option<Container>, Vec<ConfigError>> {
+    Ok(revision::run("run.json", &run.to_string(), dir)?.map(|run| run.container))
 }
 
 fn whys(errors: &[ConfigError]) -> Vec<(&str, &str)> {
@@ -58,8 +51,8 @@ fn whys(errors: &[ConfigError]) -> Vec<(&str, &str)> {
 fn what_is_pantavisors_is_left_alone() {
     let pools = revision::device("device.json", &device().to_string()).expect("valid").pools;
     assert_eq!(pools.len(), 2);
-    let (text, web) =
-        read(&run("web", json!({"mode": "pool", "pool": "internal"})), "web").expect("valid").expect("in a pool");
+    let file = run("web", json!({"mode": "pool", "pool": "internal"})).to_string();
+    let Run { text, container: web, .. } = revision::run("run.json", &file, "web").expect("valid").expect("in a pool");
     assert_eq!((web.name.as_str(), web.kind), ("web", crate::model::ContainerKind::Lxc));
     // What the daemon keeps of it is a file of its own form.
     assert_eq!(parse_run("run.json", &text).expect("valid"), web);
@@ -164,9 +157,46 @@ fn a_mode_without_a_pool_is_checked_too() {
 fn an_address_may_have_a_prefix_length() {
     for (text, is_read) in [("10.0.5.7", true), ("10.0.5.7/24", true), ("10.0.5.7/33", false), ("10.0.5.7/", false)] {
         let run = run("web", json!({"pool": "internal", "interfaces": [{"ipv4_address": text}]}));
-        let read = read(&run, "web").ok().flatten().map(|(_, web)| web.interfaces[0].ipv4);
+        let read = read(&run, "web").ok().flatten().map(|web| web.interfaces[0].ipv4);
         assert_eq!(read, is_read.then(|| "10.0.5.7".parse().ok()), "{text}");
     }
+}
+
+#[test]
+fn the_prefix_length_is_that_of_the_pool() {
+    let device = revision::device("device.json", &device().to_string()).expect("valid");
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::create_dir(dir.path().join("web")).expect("made");
+    let wrong = |text: &str| {
+        let network = json!({"pool": "internal", "interfaces": [{}, {"pool": "lab", "ipv4_address": text}]});
+        fs::write(dir.path().join("web/run.json"), run("web", network).to_string()).expect("written");
+        load::containers(dir.path(), Form::Revision).expect("readable")[0].errors(&device)
+    };
+    assert_eq!([wrong("10.0.6.7/24"), wrong("10.0.6.7")], [[], []]);
+    for text in ["10.0.6.7/16", "10.0.6.7/32", "10.0.6.7/0"] {
+        let wrong = wrong(text);
+        let why = "the subnet of pool lab is 10.0.6.0/24";
+        assert_eq!(whys(&wrong), [("network.interfaces[1].ipv4_address", why)]);
+        assert!(wrong[0].to_string().contains(text), "{}", wrong[0]);
+    }
+}
+
+#[test]
+fn configurations_of_lxc_are_those_that_the_files_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, run: &Value| {
+        fs::create_dir(dir.path().join(name)).expect("made");
+        fs::write(dir.path().join(name).join("run.json"), run.to_string()).expect("written");
+    };
+    write("web", &run("web", json!({"pool": "internal"})));
+    write("old", &json!({"config": "/other.conf"}));
+    write("bsp", &json!({"fit": "pantavisor.fit"}));
+    write("list", &json!({"config": ["x"]}));
+    write("a name", &json!({"config": "lxc.container.conf"}));
+    let found = load::lxc_configs(dir.path()).expect("readable");
+    let below = |file: &Path| file.strip_prefix(dir.path()).expect("below").display().to_string();
+    let found: Vec<(&str, String)> = found.iter().map(|(name, file)| (name.as_str(), below(file))).collect();
+    assert_eq!(found, [("old", "old/other.conf".to_owned()), ("web", "web/lxc.container.conf".to_owned())]);
 }
 
 #[test]
@@ -265,7 +295,7 @@ proptest! {
             file[&key] = value.clone();
             let read = revision::run("f", &file.to_string(), "web");
             // What is taken is a file of the strict form that means the same.
-            if let Ok(Some((text, container))) = read {
+            if let Ok(Some(Run { text, container, .. })) = read {
                 let name = container.name.clone();
                 prop_assert_eq!(parse_run_named("f", &text, Some(&name)), Ok(container));
             }
