@@ -43,6 +43,8 @@ pub const POOL_NAT: u32 = 2;
 pub const POOL_HOST_SERVICES: u32 = 4;
 /// Set in `pool_flags`: containers reach all of the device (`host_access: all`).
 pub const POOL_HOST_ALL: u32 = 8;
+/// Set in `pool_flags`: a macvlan pool whose containers reach each other on the device (mode `bridge`).
+pub const POOL_BRIDGED: u32 = 16;
 
 /// Value of the `interfaces` map, keyed by [`LinkId`]: what its container may send.
 #[repr(C)]

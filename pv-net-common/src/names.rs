@@ -56,6 +56,8 @@ pub const PROG_ENTRIES_AGAIN: [&str; 2] = [PROG_FROM_UPLINK, PROG_FROM_BRIDGE];
 pub const PROG_CHILD_STAGES: [&str; 3] = ["pv_stage_child_out", "pv_stage_child_in", "pv_stage_child_flow"];
 /// Program on egress of the parent of macvlan interfaces: what leaves by the wire.
 pub const PROG_PARENT: &str = "pv_parent_out";
+/// Program on ingress of the parent: keeps what containers send to each other from the device.
+pub const PROG_PARENT_IN: &str = "pv_parent_in";
 /// Program that writes the kernel's tick counter into [`MAP_CONFIG`], run by `BPF_PROG_TEST_RUN`.
 pub const PROG_CLOCK: &str = "pv_clock";
 /// Program that answers a [`crate::PolicyQuery`] from the policy maps, run by `BPF_PROG_TEST_RUN`.

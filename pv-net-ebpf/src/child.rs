@@ -5,8 +5,8 @@
 //! interface writes the interface's [`LinkId`] into the packet's `cb[0]` and the place into `cb[1]`, and tail-calls the
 //! stage here.
 //!
-//! Nobody vouches for what comes in: it may be from the wire, or from a further macvlan that a container has made beside
-//! its own. So a sender is a container only if the program on that container's interface has noted the flow; everybody
+//! Nobody vouches for what comes in: it may be from the wire, or from a further macvlan, if the container has put its own
+//! into the kernel's mode `bridge`. So a sender is a container only if the program on that container's interface has noted the flow; everybody
 //! else is the outside, whatever addresses the packet has.
 
 use crate::{
@@ -14,22 +14,23 @@ use crate::{
     child_policy::Way,
     guard::{self, same_mac},
     icmp::Quoted,
-    maps::{SENDERS, child_at, interface, is_of_device, network},
-    packet::{
-        ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, IPPROTO_ICMPV6, IPPROTO_IGMP, Kind,
-        Packet, read,
-    },
+    maps::{child_at, interface, is_of_device, network},
+    packet::{IPPROTO_ICMPV6, IPPROTO_IGMP, Kind, Packet},
+    parent,
     tail_call::tail_call,
     verdict::{self, ACT_OK, ACT_SHOT},
 };
 use aya_ebpf::bindings::__sk_buff;
 use pv_net_common::{
-    DropReason, FlowKey, InterfaceInfo, Ip, LinkId, SenderKey, Stage,
+    DropReason, FlowKey, InterfaceInfo, Ip, LinkId, Stage,
     link::{CHILD_IN, CHILD_OUT, CHILD_PARENT},
 };
 
 /// `TCX_NEXT`: the next program on the link decides.
-const NEXT: i32 = -1;
+pub const NEXT: i32 = -1;
+/// What lets a packet of the container pass is final: a filter that the container has put behind could change what was
+/// checked.
+const OUT: i32 = ACT_OK;
 
 /// Where a packet is met; the number is in its `cb[1]`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,16 +52,6 @@ impl At {
             CHILD_OUT => Self::Out,
             CHILD_PARENT => Self::Parent,
             _ => Self::In,
-        }
-    }
-
-    /// The verdict that lets the packet pass. On the container's interface it is final at egress: a filter that the
-    /// container has put behind could change what was checked.
-    #[inline(always)]
-    const fn pass(self) -> i32 {
-        match self {
-            Self::Out => ACT_OK,
-            Self::In | Self::Parent => NEXT,
         }
     }
 }
@@ -99,7 +90,12 @@ pub fn out(skb: *mut __sk_buff) -> i32 {
         other => Err(unread(other)),
     };
     match judged {
-        Ok(()) => At::of(skb).pass(),
+        Ok(()) if At::of(skb) == At::Out => OUT,
+        Ok(()) => {
+            let to_group = matches!(kind, Kind::Arp) || guard::is_group(packet.key.dst, me);
+            // SAFETY: a context field.
+            parent::pass(&packet, unsafe { (*skb).ifindex }, to_group)
+        }
         Err(reason) => verdict::drop(&packet, reason),
     }
 }
@@ -151,24 +147,33 @@ fn decide(packet: &Packet) -> Result<(), DropReason> {
 /// The stage for packets that the guard let pass.
 #[inline(always)]
 pub fn flow(packet: &mut Packet) -> i32 {
+    let on = packet.link;
     packet.link = packet.key.link.number();
     let at = At::of(packet.skb);
+    if at == At::Parent {
+        packet.settle_leaving();
+        return match by_flow(packet, At::Parent) {
+            Ok(()) => parent::pass(packet, on, child_flow::is_to_group(packet)),
+            Err(reason) => verdict::drop(packet, reason),
+        };
+    }
     let judged = if at == At::In {
         packet.settle_fragment();
-        by_flow(packet, at)
+        by_flow(packet, At::In)
     } else {
         packet.settle_leaving();
-        by_flow(packet, at)
+        by_flow(packet, At::Out)
     };
     if let Err(reason) = judged {
         return verdict::drop(packet, reason);
     }
-    match at {
-        At::In => packet.admit_fragments(),
-        At::Out => packet.admit_leaving(),
-        At::Parent => {}
+    if at == At::In {
+        packet.admit_fragments();
+        NEXT
+    } else {
+        packet.admit_leaving();
+        OUT
     }
-    at.pass()
 }
 
 #[inline(always)]
@@ -210,7 +215,7 @@ pub fn inward(skb: *mut __sk_buff) -> i32 {
         other => Err(unread(other)),
     };
     match judged {
-        Ok(()) => At::In.pass(),
+        Ok(()) => NEXT,
         Err(reason) => verdict::drop(&packet, reason),
     }
 }
@@ -286,68 +291,4 @@ fn discovery_in(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
         return child_discovery::names_its_sender(packet);
     }
     Ok(())
-}
-
-/// Checks a frame with a MAC of the device: it may be from a further macvlan of a container. The device speaks for no
-/// container, and names no other link-layer address than its own.
-#[inline(always)]
-fn in_devices_name(packet: &mut Packet) -> Result<(), DropReason> {
-    match packet.parse() {
-        Kind::Ip => {
-            packet.forget().ok_or(DropReason::Malformed)?;
-            let speaks_for_child = |addr: Ip| child_at(addr, 0).is_some();
-            if speaks_for_child(packet.key.src) {
-                return Err(if packet.v4 { DropReason::SpoofedIpv4 } else { DropReason::SpoofedIpv6 });
-            }
-            if guard::spoken_for(packet).is_some_and(speaks_for_child) {
-                return Err(DropReason::SpoofedNd);
-            }
-            child_discovery::names_its_sender(packet)
-        }
-        Kind::Arp => {
-            let arp = guard::read_arp(packet)?;
-            let own = same_mac(arp.mac, packet.eth.src) && child_at(arp.sender, 0).is_none();
-            if own { Ok(()) } else { Err(DropReason::SpoofedArp) }
-        }
-        Kind::PriorityTag if hides_ip(packet) => Err(DropReason::VlanTag),
-        Kind::Unreadable => Err(DropReason::Malformed),
-        Kind::PriorityTag | Kind::Vlan | Kind::Other => Ok(()),
-    }
-}
-
-/// Whether IP, ARP or another tag is behind a priority tag, where it is not read.
-#[inline(always)]
-fn hides_ip(packet: &Packet) -> bool {
-    let is_tag = |proto: u16| matches!(proto, ETH_P_8021Q | ETH_P_8021AD);
-    let mut behind = u16::from_be(packet.eth.proto_be);
-    if is_tag(behind) {
-        behind = read(packet.skb, ETH_LEN + 2).map_or(ETH_P_IP, u16::from_be);
-    }
-    is_tag(behind) || matches!(behind, ETH_P_IP | ETH_P_IPV6 | ETH_P_ARP)
-}
-
-/// What leaves by the parent. Only the device itself and the known interfaces send there, and an interface only what
-/// the program on it has let pass: a container with `CAP_NET_ADMIN` can make further macvlans on its own one, which the
-/// kernel puts on the same parent, where no program is attached.
-#[inline(always)]
-pub fn by_parent(skb: *mut __sk_buff) -> i32 {
-    let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
-    let key = SenderKey { parent: packet.link, mac: packet.eth.src, pad: 0 };
-    let Some(sender) = SENDERS.get_ptr(&key) else {
-        return verdict::drop(&packet, DropReason::SpoofedMac);
-    };
-    // SAFETY: a map value of one word.
-    let sender = unsafe { *sender };
-    if sender.is_outside() {
-        return match in_devices_name(&mut packet) {
-            Ok(()) => NEXT,
-            Err(reason) => verdict::drop(&packet, reason),
-        };
-    }
-    // SAFETY: context fields that programs on links may write; the stage reads them.
-    unsafe {
-        (*skb).cb[0] = sender.number();
-        (*skb).cb[1] = CHILD_PARENT;
-    }
-    tail_call(skb, Stage::ChildOut)
 }

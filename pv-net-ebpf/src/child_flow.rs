@@ -98,6 +98,12 @@ fn is_unicast(packet: &Packet) -> bool {
     interface(packet.key.link).is_some_and(|me| !guard::is_group(packet.key.dst, me))
 }
 
+/// Whether the packet goes to a group.
+#[inline(always)]
+pub fn is_to_group(packet: &Packet) -> bool {
+    interface(packet.key.link).is_some_and(|me| guard::is_group(packet.key.dst, me))
+}
+
 /// When the packet is for a container with a macvlan interface: has the flow known there too, unless it is. This is how
 /// the receiving side knows that the sender is a container.
 #[inline(always)]

@@ -27,6 +27,7 @@ mod maps;
 mod nat;
 mod open;
 mod packet;
+mod parent;
 mod policy;
 mod policy_input;
 mod port_map;
@@ -255,7 +256,13 @@ pub fn pv_stage_child_flow(ctx: TcContext) -> i32 {
 /// Egress of the parent of macvlan interfaces: what leaves by the wire.
 #[classifier]
 pub fn pv_parent_out(ctx: TcContext) -> i32 {
-    child::by_parent(ctx.skb.skb)
+    parent::out(ctx.skb.skb)
+}
+
+/// Ingress of the parent: what comes by the wire, and what `pv_parent_out` returns.
+#[classifier]
+pub fn pv_parent_in(ctx: TcContext) -> i32 {
+    parent::in_from(ctx.skb.skb)
 }
 
 /// Ingress of an uplink, before the stack. Handles frames in several buffers too (kernel 5.18).

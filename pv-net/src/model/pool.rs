@@ -2,7 +2,7 @@
 
 use super::{IfName, NameServer, PoolDhcp6, PoolName, PoolRa};
 use ipnetwork::{Ipv4Network, Ipv6Network};
-use pv_net_common::endpoint::{POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN};
+use pv_net_common::endpoint::{POOL_BRIDGED, POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -194,7 +194,11 @@ impl Pool {
             HostAccess::Services => POOL_HOST_SERVICES,
             HostAccess::All => POOL_HOST_ALL,
         };
-        open | nat | host
+        let bridged = match self.macvlan() {
+            Some((_, MacvlanMode::Bridge)) => POOL_BRIDGED,
+            _ => 0,
+        };
+        open | nat | host | bridged
     }
 
     /// Its networks, IPv4 first.

@@ -77,7 +77,7 @@ fn nothing_forged_leaves() -> Result<()> {
         "rogue-dhcp",
         "ethertype",
     ] {
-        ensure!(grown.contains_key(reason), "{reason}: {grown:?}");
+        ensure!(grown[reason] > 0, "{reason}: {grown:?}");
     }
     Ok(())
 }
@@ -125,8 +125,8 @@ fn a_further_macvlan_speaks_for_no_container() -> Result<()> {
         }
         Ok(())
     })?;
-    for reason in ["spoofed-mac", "no-flow", "forged-source", "unpublished"] {
-        ensure!(grown.contains_key(reason), "{reason}: {grown:?}");
+    for reason in ["spoofed-mac", "no-flow", "spoofed-ipv4"] {
+        ensure!(grown[reason] > 0, "{reason}: {grown:?}");
     }
     Ok(())
 }
@@ -160,7 +160,7 @@ fn the_programs_stay_whatever_the_container_does() -> Result<()> {
         let heard = ear.heard()?;
         ensure!(!heard.is_empty(), "{what}: not even the true packet");
         ensure!(!heard.iter().any(|frame| is_forged(frame)), "{what}: {heard:02x?}");
-        ensure!(grown.contains_key("spoofed-mac"), "{what}: {grown:?}");
+        ensure!(grown["spoofed-mac"] > 0, "{what}: {grown:?}");
     }
     let restore = mac.map(|byte| format!("{byte:02x}")).join(":");
     web.ns.ip(&format!("link set eth0 address {restore}"))?;
@@ -185,7 +185,7 @@ fn what_was_checked_is_not_changed_behind() -> Result<()> {
         ensure!(web.ns.sh(&format!("ping -c 2 -W 1 {LAN4}")).is_err(), "nothing was changed");
         db.ns.ping(LAN4, 1)
     })?;
-    ensure!(grown.contains_key("spoofed-ipv4"), "{grown:?}");
+    ensure!(grown["spoofed-ipv4"] > 0, "{grown:?}");
     let heard = ear.heard()?;
     ensure!(!heard.is_empty(), "not even the true packet");
     let is_changed = heard.iter().any(|packet| packet.windows(4).any(|four| four == other.octets()));

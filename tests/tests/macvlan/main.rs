@@ -18,7 +18,7 @@ fn a_container_is_on_the_lan() -> Result<()> {
     let lab = Lab::new("bridge", json!([]))?;
     let web = lab.attach("web", &["80/tcp"])?;
     let link = web.ns.ip("-d link show eth0")?;
-    ensure!(link.contains("macvlan") && link.contains("mode bridge"), "{link}");
+    ensure!(link.contains("macvlan") && link.contains("mode vepa"), "{link}");
     for (own, peer) in web.addresses().into_iter().zip(lan()) {
         web.ns.ping(peer, 1)?;
         echo::serve(&lab.lan, peer, 7000)?;
@@ -31,7 +31,7 @@ fn a_container_is_on_the_lan() -> Result<()> {
             ensure!(echo::tcp(&lab.lan, SocketAddr::new(own, 81), b"in").is_err(), "a port that is not published");
             Ok(())
         })?;
-        ensure!(grown.contains_key("unpublished"), "{grown:?}");
+        ensure!(grown["unpublished"] > 0, "{grown:?}");
     }
     Ok(())
 }

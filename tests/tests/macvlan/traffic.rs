@@ -160,6 +160,6 @@ fn errors_and_fragments_arrive() -> Result<()> {
             Ok(())
         })
     })?;
-    ensure!(grown.contains_key("forged-icmp"), "{grown:?}");
+    ensure!(grown["forged-icmp"] > 0, "{grown:?}");
     Ok(())
 }

@@ -270,8 +270,10 @@ impl DataPlane {
     pub(super) fn swap_children(&mut self) -> Result<(), BpfError> {
         let all: Vec<(u32, [PathBuf; 2])> =
             known().iter().map(|(number, child)| (*number, child.pins.clone())).collect();
-        let parents = pin::parents_dir(self.pin_dir());
-        let hooked = pin::list(&parents)?;
+        let mut hooked = Vec::new();
+        for (name, dir, _) in parent_places(self.pin_dir()) {
+            hooked.extend(pin::list(&dir)?.into_iter().map(|pin| (name, dir.join(pin))));
+        }
         if all.is_empty() && hooked.is_empty() {
             return Ok(());
         }
@@ -282,8 +284,7 @@ impl DataPlane {
                 update(path, &program)?;
             }
         }
-        let program = self.parent_program()?;
-        hooked.iter().try_for_each(|name| update(&parents.join(name), &program))
+        hooked.into_iter().try_for_each(|(name, path)| update(&path, &self.parent_program(name)?))
     }
 
     /// Removes the pins of an interface that is gone.
@@ -304,8 +305,8 @@ impl DataPlane {
         Ok(())
     }
 
-    fn parent_program(&self) -> Result<OwnedFd, BpfError> {
-        let path = self.programs.dir().join(names::PROG_PARENT);
+    fn parent_program(&self, name: &str) -> Result<OwnedFd, BpfError> {
+        let path = self.programs.dir().join(name);
         sys::pinned(&path).map_err(pin::pin_error("open", &path))
     }
 
@@ -316,8 +317,6 @@ impl DataPlane {
     /// # Errors
     /// When the kernel refuses a map entry, a program or a pin.
     pub fn guard_parents(&mut self, parents: &BTreeMap<u32, BTreeSet<[u8; 6]>>) -> Result<(), BpfError> {
-        let dir = pin::parents_dir(self.pin_dir());
-        let hooked: BTreeSet<u32> = pin::links(&dir)?.into_iter().collect();
         let wanted: BTreeSet<SenderKey> = parents
             .iter()
             .flat_map(|(parent, macs)| macs.iter().map(|mac| SenderKey { parent: *parent, mac: *mac, pad: 0 }))
@@ -329,25 +328,15 @@ impl DataPlane {
         if !parents.is_empty() {
             self.programs.prepare_children()?;
         }
-        for index in parents.keys() {
-            let path = pin::of_link(&dir, *index);
-            if hooked.contains(index) && self.is_hooked(&path, *index) {
-                continue;
+        for (name, dir, place) in parent_places(self.pin_dir()) {
+            for index in parents.keys() {
+                self.guard_parent(*index, name, &pin::of_link(&dir, *index), place)?;
             }
-            pin::remove(&path)?;
-            let program = self.parent_program()?;
-            let failed = |why: std::io::Error| BpfError::Attach {
-                program: names::PROG_PARENT,
-                link: index.to_string(),
-                why: why.to_string(),
-            };
-            kill_point::pass();
-            let link = sys::attach(program.as_fd(), *index, Tcx::Egress).map_err(failed)?;
-            kill_point::pass();
-            sys::pin(link.as_fd(), &path).map_err(pin::pin_error("pin", &path))?;
         }
-        for index in hooked.iter().filter(|index| !parents.contains_key(index)) {
-            pin::remove(&pin::of_link(&dir, *index))?;
+        for (_, dir, _) in parent_places(self.pin_dir()).into_iter().rev() {
+            for index in pin::links(&dir)?.iter().filter(|index| !parents.contains_key(index)) {
+                pin::remove(&pin::of_link(&dir, *index))?;
+            }
         }
         for (key, link) in &there {
             if link.is_outside() && !wanted.contains(key) {
@@ -357,12 +346,26 @@ impl DataPlane {
         Ok(())
     }
 
+    fn guard_parent(&self, index: u32, name: &'static str, path: &Path, place: Tcx) -> Result<(), BpfError> {
+        if self.is_hooked(path, index) {
+            return Ok(());
+        }
+        pin::remove(path)?;
+        let program = self.parent_program(name)?;
+        let failed =
+            |why: std::io::Error| BpfError::Attach { program: name, link: index.to_string(), why: why.to_string() };
+        kill_point::pass();
+        let link = sys::attach(program.as_fd(), index, place).map_err(failed)?;
+        kill_point::pass();
+        sys::pin(link.as_fd(), path).map_err(pin::pin_error("pin", path))
+    }
+
     /// The links that have the program of a parent.
     ///
     /// # Errors
     /// When the pins cannot be listed.
     pub fn guarded_parents(&self) -> Result<Vec<u32>, BpfError> {
-        let dir = pin::parents_dir(self.pin_dir());
+        let dir = pin::parent_out_dir(self.pin_dir());
         let mut all = pin::links(&dir)?;
         all.retain(|index| self.is_hooked(&pin::of_link(&dir, *index), *index));
         Ok(all)
@@ -373,6 +376,15 @@ impl DataPlane {
         sys::pinned(path)
             .is_ok_and(|link| sys::link_info(&link).ok().flatten().is_some_and(|info| info.ifindex == index))
     }
+}
+
+/// The places on a parent: each one's program, the directory of its pins, and where it is. The first one keeps from the
+/// device what the second one returns to containers.
+fn parent_places(root: &Path) -> [(&'static str, PathBuf, Tcx); 2] {
+    [
+        (names::PROG_PARENT_IN, pin::parent_in_dir(root), Tcx::Ingress),
+        (names::PROG_PARENT, pin::parent_out_dir(root), Tcx::Egress),
+    ]
 }
 
 /// Replaces the program of the pinned link at `path`. A device that is gone needs none.

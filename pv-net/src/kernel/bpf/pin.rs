@@ -61,9 +61,14 @@ pub(super) fn child_in_dir(root: &Path) -> PathBuf {
     links_dir(root).join("child_in")
 }
 
-/// Directory of the links of the program on their parents.
-pub(super) fn parents_dir(root: &Path) -> PathBuf {
+/// Directory of the links of the program at the egress of their parents.
+pub(super) fn parent_out_dir(root: &Path) -> PathBuf {
     links_dir(root).join(names::PROG_PARENT)
+}
+
+/// Directory of the links of the program at the ingress of their parents.
+pub(super) fn parent_in_dir(root: &Path) -> PathBuf {
+    links_dir(root).join(names::PROG_PARENT_IN)
 }
 
 /// Directory of the links of a place's program.
@@ -83,7 +88,8 @@ pub(super) fn filter_dir(root: &Path, mode: XdpMode) -> PathBuf {
 /// Every directory with pins of links to devices.
 pub(super) fn link_dirs(root: &Path) -> impl Iterator<Item = PathBuf> {
     let places = Place::ALL.into_iter().map(|place| place_dir(root, place));
-    places.chain([parents_dir(root)]).chain(XdpMode::ALL.into_iter().map(|mode| filter_dir(root, mode)))
+    let parents = [parent_out_dir(root), parent_in_dir(root)];
+    places.chain(parents).chain(XdpMode::ALL.into_iter().map(|mode| filter_dir(root, mode)))
 }
 
 /// Every directory under `root` that exists while a daemon runs, the deepest first.

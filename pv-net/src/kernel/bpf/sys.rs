@@ -180,7 +180,8 @@ pub(super) enum Tcx {
     Egress = 47,
 }
 
-/// Attaches `program` to the link with this index in the calling thread's namespace, behind the programs that are there.
+/// Attaches `program` to the link with this index in the calling thread's namespace: at egress behind the programs that
+/// are there, at ingress before them. So it sees each frame as it leaves, or as it came.
 pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, at: Tcx) -> io::Result<OwnedFd> {
     /// The part of `union bpf_attr` for a tcx link.
     #[repr(C)]
@@ -193,9 +194,11 @@ pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, at: Tcx) -> io::Resu
         pad: u32,
         revision: u64,
     }
+    /// `BPF_F_BEFORE`.
+    const BEFORE: u32 = 1 << 3;
     let program = number(program)?;
-    bpf(LINK_CREATE, &mut Attr { program, ifindex, kind: at as u32, flags: 0, relative: 0, pad: 0, revision: 0 })
-        .map(made)
+    let flags = if at == Tcx::Ingress { BEFORE } else { 0 };
+    bpf(LINK_CREATE, &mut Attr { program, ifindex, kind: at as u32, flags, relative: 0, pad: 0, revision: 0 }).map(made)
 }
 
 /// Loads a TC program that writes two numbers into the packet's `cb` and tail-calls the program at `index` of the map

@@ -82,11 +82,13 @@ async fn is_in(net: &Net, link: &LinkInfo, netns: &Netns, spec: &LinkSpec) -> Re
     Ok(found.is_some_and(|l| l.mac == Some(spec.mac.0)))
 }
 
+/// In the kernel's mode `bridge` an interface takes frames from every other one in that mode on its parent, also from one
+/// that a container has made itself, where no program sees them. In mode `vepa` all leave by the parent, whose program
+/// returns what a container of a bridged pool sends to another one.
 const fn kernel_mode(mode: MacvlanMode) -> MacVlanMode {
     match mode {
-        MacvlanMode::Bridge => MacVlanMode::Bridge,
+        MacvlanMode::Bridge | MacvlanMode::Vepa => MacVlanMode::Vepa,
         MacvlanMode::Private => MacVlanMode::Private,
-        MacvlanMode::Vepa => MacVlanMode::Vepa,
         MacvlanMode::Passthru => MacVlanMode::Passthrough,
     }
 }

@@ -1,0 +1,137 @@
+//! Parents of macvlan interfaces: what leaves by the wire, and what goes from one container to another.
+//!
+//! The kernel sends all that a macvlan interface sends to the parent's egress (mode `vepa`). What goes to another container
+//! of a bridged pool is put into the parent's ingress there, after the sender's guard, and the kernel hands it to the
+//! receiver's interface. So a further macvlan that a container has made reaches nobody: it is no known sender.
+
+use crate::{
+    child::NEXT,
+    child_discovery,
+    guard::{self, same_mac},
+    maps::{SENDERS, child_at, interface},
+    packet::{ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Kind, Packet, read},
+    tail_call::tail_call,
+    verdict::{self, ACT_OK, ACT_SHOT},
+};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_INGRESS},
+    helpers::generated::{bpf_clone_redirect, bpf_redirect, bpf_skb_change_type},
+};
+use pv_net_common::{DropReason, Ip, LinkId, SenderKey, Stage, endpoint::POOL_BRIDGED, link::CHILD_PARENT};
+
+/// `PACKET_OTHERHOST`: the stack drops the packet.
+const FOR_ANOTHER_HOST: u32 = 3;
+
+/// Whose MAC it is on the parent with index `parent`.
+#[inline(always)]
+fn sender(parent: u32, mac: [u8; 6]) -> Option<LinkId> {
+    let key = SenderKey { parent, mac, pad: 0 };
+    // SAFETY: a map value of one word.
+    SENDERS.get_ptr(&key).map(|link| unsafe { *link })
+}
+
+/// Whether the interface is a container's, in a pool whose containers reach each other on the device.
+#[inline(always)]
+fn is_bridged(link: LinkId) -> bool {
+    interface(link).is_some_and(|me| me.pool_flags & POOL_BRIDGED != 0)
+}
+
+/// Lets a checked packet of a container go on from the parent with index `parent`: to the wire, to another container, or to
+/// both if `to_group`.
+#[inline(always)]
+pub fn pass(packet: &Packet, parent: u32, to_group: bool) -> i32 {
+    if !is_bridged(packet.key.link) {
+        return NEXT;
+    }
+    let for_all = packet.eth.dst[0] & 1 != 0;
+    if !for_all && !sender(parent, packet.eth.dst).is_some_and(is_bridged) {
+        return NEXT;
+    }
+    // SAFETY: a context field; the helpers have no preconditions.
+    unsafe {
+        // The mark is the sender's, and would steer the packet elsewhere.
+        (*packet.skb).mark = 0;
+        if !for_all {
+            return bpf_redirect(parent, u64::from(BPF_F_INGRESS)) as i32;
+        }
+        // A packet to one address in a frame to all is no business of other containers.
+        if to_group {
+            // Where this fails, the network has lost a packet.
+            let _ = bpf_clone_redirect(packet.skb, parent, u64::from(BPF_F_INGRESS));
+        }
+    }
+    NEXT
+}
+
+/// What comes in by the parent. What is from a container's MAC is for other interfaces on the parent, never for the device
+/// itself, whose stack drops it. No other program sees it, since it comes from no uplink.
+#[inline(always)]
+pub fn in_from(skb: *mut __sk_buff) -> i32 {
+    let Some(packet) = Packet::of(skb) else { return ACT_SHOT };
+    if sender(packet.link, packet.eth.src).is_none_or(LinkId::is_outside) {
+        return NEXT;
+    }
+    // SAFETY: the helper checks the type itself.
+    if unsafe { bpf_skb_change_type(skb, FOR_ANOTHER_HOST) } == 0 { ACT_OK } else { ACT_SHOT }
+}
+
+/// Checks a frame with a MAC of the device: it may be from a further macvlan of a container. The device speaks for no
+/// container, and names no other link-layer address than its own.
+#[inline(always)]
+fn in_devices_name(packet: &mut Packet) -> Result<(), DropReason> {
+    match packet.parse() {
+        Kind::Ip => {
+            packet.forget().ok_or(DropReason::Malformed)?;
+            let speaks_for_child = |addr: Ip| child_at(addr, 0).is_some();
+            if speaks_for_child(packet.key.src) {
+                return Err(if packet.v4 { DropReason::SpoofedIpv4 } else { DropReason::SpoofedIpv6 });
+            }
+            if guard::spoken_for(packet).is_some_and(speaks_for_child) {
+                return Err(DropReason::SpoofedNd);
+            }
+            child_discovery::names_its_sender(packet)
+        }
+        Kind::Arp => {
+            let arp = guard::read_arp(packet)?;
+            let own = same_mac(arp.mac, packet.eth.src) && child_at(arp.sender, 0).is_none();
+            if own { Ok(()) } else { Err(DropReason::SpoofedArp) }
+        }
+        Kind::PriorityTag if hides_ip(packet) => Err(DropReason::VlanTag),
+        Kind::Unreadable => Err(DropReason::Malformed),
+        Kind::PriorityTag | Kind::Vlan | Kind::Other => Ok(()),
+    }
+}
+
+/// Whether IP, ARP or another tag is behind a priority tag, where it is not read.
+#[inline(always)]
+fn hides_ip(packet: &Packet) -> bool {
+    let is_tag = |proto: u16| matches!(proto, ETH_P_8021Q | ETH_P_8021AD);
+    let mut behind = u16::from_be(packet.eth.proto_be);
+    if is_tag(behind) {
+        behind = read(packet.skb, ETH_LEN + 2).map_or(ETH_P_IP, u16::from_be);
+    }
+    is_tag(behind) || matches!(behind, ETH_P_IP | ETH_P_IPV6 | ETH_P_ARP)
+}
+
+/// What leaves by the parent. Only the device itself and the known interfaces send there, and an interface only what
+/// the program on it has let pass: a container with `CAP_NET_ADMIN` can make further macvlans on its own one, which the
+/// kernel puts on the same parent, where no program is attached.
+#[inline(always)]
+pub fn out(skb: *mut __sk_buff) -> i32 {
+    let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
+    let Some(sender) = sender(packet.link, packet.eth.src) else {
+        return verdict::drop(&packet, DropReason::SpoofedMac);
+    };
+    if sender.is_outside() {
+        return match in_devices_name(&mut packet) {
+            Ok(()) => NEXT,
+            Err(reason) => verdict::drop(&packet, reason),
+        };
+    }
+    // SAFETY: context fields that programs on links may write; the stage reads them.
+    unsafe {
+        (*skb).cb[0] = sender.number();
+        (*skb).cb[1] = CHILD_PARENT;
+    }
+    tail_call(skb, Stage::ChildOut)
+}
