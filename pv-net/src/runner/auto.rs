@@ -55,6 +55,8 @@ pub(super) fn start(containers: &Containers) -> Result<(), Failure> {
         }
     }
     let mut waiting = providers.clone();
+    // Whoever waits for one that is not among them would hide a circle.
+    waiting.values_mut().for_each(|before| before.retain(|name| !wrong.contains_key(name)));
     while let Some(circle) = order::circle(&waiting) {
         let why = format!("it waits for itself: {}", order::in_words(&circle));
         for name in circle.iter().collect::<BTreeSet<_>>() {

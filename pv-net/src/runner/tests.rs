@@ -178,14 +178,20 @@ fn only_what_a_person_has_stopped_is_marked_so_until_it_is_started() {
 
 #[test]
 fn what_needs_a_container_with_a_wrong_file_is_not_started() {
-    let offers = r#"[{"name": "sql", "type": "tcp", "port": 80}]"#;
+    let offers_of = |service: &str| json!([{"name": service, "type": "tcp", "port": 80}]).to_string();
+    let offers = &*offers_of("sql");
     let is_tried = |run: Value, offers: &str| {
         let lab = Lab::new();
         lab.declare("db", run);
         lab.write("containers/db/services.json", offers);
         lab.declare("app", json!({"start": "auto", "services": {"required": [{"name": "sql"}]}}));
+        for (one, other) in [("ring1", "ring2"), ("ring2", "ring1")] {
+            lab.declare(one, json!({"start": "auto", "services": {"required": [{"name": other}]}}));
+            lab.write(&format!("containers/{one}/services.json"), &offers_of(one));
+        }
         auto::start(&lab.containers).expect("done");
         let status = |text: &str| lab.containers.status(&name(text)).why.unwrap_or_default();
+        assert!(status("ring1").contains("it waits for itself"), "{}", status("ring1"));
         let is_tried = lab.calls().contains("bundles/app app");
         assert_eq!(
             status("app").contains("it needs container db, which was not started"),
@@ -201,6 +207,21 @@ fn what_needs_a_container_with_a_wrong_file_is_not_started() {
     assert!(!is_tried(json!({"start": "auto"}), "[{"), "its services.json is wrong");
     assert!(is_tried(json!({"start": "manual", "strange": 1}), offers), "somebody else starts it");
     assert!(is_tried(json!({"start": "manual"}), "[{"), "somebody else starts it");
+}
+
+#[test]
+fn only_the_kernel_says_that_a_process_is_gone() {
+    let lab = Lab::new();
+    lab.declare("web", json!({}));
+    let (web, pid) = (name("web"), lab.start("web"));
+    lab.containers.look(&web).expect("looked");
+    let hidden = lab.dir.path().join("hidden.pid");
+    fs::rename(lab.pid_file("web"), &hidden).expect("hidden");
+    let (status, is_gone) = lab.containers.look_for(&web, pid).expect("looked");
+    assert!(!is_gone && status.pid == Some(pid), "its runtime does not know it: {status:?}");
+    fs::rename(&hidden, lab.pid_file("web")).expect("shown");
+    lab.containers.stop(&web, true).expect("stopped");
+    assert!(lab.containers.look_for(&web, pid).expect("looked").1);
 }
 
 #[test]
