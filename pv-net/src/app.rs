@@ -22,7 +22,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -145,7 +144,7 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker, about: &mut Op
     });
     supervisor.start("runner", {
         let (snapshots, commands, dir) = (snapshots.clone(), commands.clone(), paths.run_dir.clone());
-        let has_begun = Arc::new(AtomicBool::new(false));
+        let has_begun = tokio::sync::watch::Sender::new(false);
         let with = move || services::Follow {
             snapshots: snapshots.clone(),
             commands: commands.clone(),

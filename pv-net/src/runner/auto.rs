@@ -1,11 +1,14 @@
 //! Automatic starts, in the order of their services.
 
 use super::containers::Containers;
-use crate::config::load;
+use super::marks::Mark;
+use crate::config::load::{self, Declared};
 use crate::failure::{Failure, Kind};
 use crate::model::{ContainerName, Start};
 use crate::runtime::order::{self, Needs};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// How many containers start at the same time.
@@ -27,15 +30,9 @@ struct Progress {
 /// When the directory of declared containers cannot be read.
 pub(super) fn start(containers: &Containers) -> Result<(), Failure> {
     let declared = load::containers(&containers.paths().containers, containers.paths().form())?;
-    let mut wanted = BTreeMap::new();
-    for declared in declared {
-        let Ok(container) = declared.container else { continue };
-        let Some(startable) = container.startable.filter(|startable| startable.start == Start::Auto) else { continue };
-        let offers = declared.offers.unwrap_or_default().into_iter().map(|offer| offer.name).collect();
-        wanted.insert(container.name, Needs { requires: startable.requires, offers });
-    }
+    let (mut wanted, wrong) = wanted(declared);
     wanted.retain(|name, _| {
-        let is_kept = containers.is_kept_stopped(name);
+        let is_kept = containers.is_marked(name, Mark::Stopped);
         if is_kept {
             tracing::info!(container = %name, "not started: it was stopped by a request");
         }
@@ -44,17 +41,27 @@ pub(super) fn start(containers: &Containers) -> Result<(), Failure> {
     tracing::info!(containers = wanted.len(), "automatic starts");
     let mut providers = order::providers(&wanted);
     let shared = (Mutex::new(Progress::default()), Condvar::new());
-    // Those of a circle are never started. Others that need one of them are told so.
+    let give_up = |name: &ContainerName, why: &str| {
+        let runs = containers.runs(name);
+        if !runs {
+            containers.note_failed(name, why.to_owned());
+        }
+        finish(name, runs, &shared);
+    };
+    // Those with a wrong file and those of a circle are never started. Others that need one of them are told so.
+    for (name, why) in &wrong {
+        if providers.remove(name).is_some() {
+            give_up(name, why);
+        }
+    }
     let mut waiting = providers.clone();
+    // Whoever waits for one that is not among them would hide a circle.
+    waiting.values_mut().for_each(|before| before.retain(|name| !wrong.contains_key(name)));
     while let Some(circle) = order::circle(&waiting) {
         let why = format!("it waits for itself: {}", order::in_words(&circle));
         for name in circle.iter().collect::<BTreeSet<_>>() {
             providers.remove(name);
-            let runs = containers.runs(name);
-            if !runs {
-                containers.note_failed(name, why.clone());
-            }
-            finish(name, runs, &shared);
+            give_up(name, &why);
         }
         waiting.retain(|name, _| !circle.contains(name));
         waiting.values_mut().for_each(|before| before.retain(|name| !circle.contains(name)));
@@ -70,6 +77,43 @@ pub(super) fn start(containers: &Containers) -> Result<(), Failure> {
         }
     });
     Ok(())
+}
+
+/// The containers with `"start": "auto"`, and what is wrong with the files of some.
+fn wanted(declared: Vec<Declared>) -> (BTreeMap<ContainerName, Needs>, BTreeMap<ContainerName, String>) {
+    let (mut wanted, mut wrong, mut unknown) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    for declared in declared {
+        let automatic = match declared.container {
+            Ok(container) => {
+                let startable = container.startable.filter(|startable| startable.start == Start::Auto);
+                startable.map(|startable| (container.name, startable.requires, Vec::new()))
+            }
+            Err(errors) => named_by(&declared.path, &declared.text).map(|name| (name, Vec::new(), errors)),
+        };
+        let Some((name, requires, mut errors)) = automatic else { continue };
+        let mut needs = Needs { requires, offers: Vec::new() };
+        match declared.offers {
+            Ok(offers) => needs.offers = offers.into_iter().map(|offer| offer.name).collect(),
+            Err(more) => {
+                errors.extend(more);
+                unknown.insert(name.clone());
+            }
+        }
+        if !errors.is_empty() {
+            needs.requires.clear();
+            wrong.insert(name.clone(), Failure::from(errors).line());
+        }
+        wanted.insert(name, needs);
+    }
+    order::suspect(&mut wanted, &unknown);
+    (wanted, wrong)
+}
+
+/// The container of a wrong `run.json` that says `"start": "auto"`, by its directory.
+fn named_by(file: &Path, text: &str) -> Option<ContainerName> {
+    let run: Value = serde_json::from_str(text).ok()?;
+    let dir = file.parent()?.file_name()?.to_str()?;
+    if run["start"] == json!(Start::Auto) { dir.parse().ok() } else { None }
 }
 
 /// Starts a container when all of `before` have come to an end.
@@ -95,9 +139,10 @@ fn one(
     drop(progress);
     let runs = match containers.start(name) {
         Ok(_) => true,
-        // It runs already.
+        // It runs already, or somebody else is starting it: a runner that was killed, for instance.
         Err(failure) => {
-            failure.kind == Kind::Conflict && containers.look(name).is_ok_and(|status| status.pid.is_some())
+            failure.kind == Kind::Conflict
+                && containers.look_until_settled(name).is_ok_and(|status| status.pid.is_some())
         }
     };
     shared.0.lock().unwrap_or_else(PoisonError::into_inner).under_way -= 1;

@@ -1,6 +1,6 @@
 //! The daemon's side of the runner's socket.
 
-use super::protocol::{Reply, Request};
+use super::protocol::{Reply, Request, Told};
 use crate::failure::{Failure, Kind};
 use crate::model::{ContainerName, RunStatus};
 use std::collections::BTreeMap;
@@ -55,6 +55,19 @@ impl Runner {
         Ok(Watch(self.send(&Request::Watch).await?))
     }
 
+    /// Asks for the automatic starts, which have begun when this returns.
+    ///
+    /// # Errors
+    /// When no runner runs, or it refuses.
+    pub async fn start_all(&self) -> Result<Starts, Failure> {
+        let mut lines = self.send(&Request::Auto).await?;
+        match reply(lines.next_line().await)? {
+            Some(Reply::Begun) => Ok(Starts(lines)),
+            Some(_) => Err(strange()),
+            None => Err(hung_up()),
+        }
+    }
+
     async fn send(&self, request: &Request) -> Result<Lines<BufReader<UnixStream>>, Failure> {
         let unreachable = |e: std::io::Error| {
             let why = format!(
@@ -71,6 +84,23 @@ impl Runner {
     }
 }
 
+/// Automatic starts that have begun.
+pub struct Starts(Lines<BufReader<UnixStream>>);
+
+impl Starts {
+    /// Waits until they are over.
+    ///
+    /// # Errors
+    /// When the runner ends before, or cannot do them.
+    pub async fn over(mut self) -> Result<(), Failure> {
+        match reply(self.0.next_line().await)? {
+            Some(Reply::Over) => Ok(()),
+            Some(_) => Err(strange()),
+            None => Err(hung_up()),
+        }
+    }
+}
+
 /// The states of all containers as they change.
 pub struct Watch(Lines<BufReader<UnixStream>>);
 
@@ -79,7 +109,7 @@ impl Watch {
     ///
     /// # Errors
     /// When the runner refuses.
-    pub async fn next(&mut self) -> Result<Option<BTreeMap<ContainerName, RunStatus>>, Failure> {
+    pub async fn next(&mut self) -> Result<Option<BTreeMap<ContainerName, Told>>, Failure> {
         match reply(self.0.next_line().await)? {
             Some(Reply::All(all)) => Ok(Some(all)),
             Some(_) => Err(strange()),

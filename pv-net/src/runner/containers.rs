@@ -1,26 +1,24 @@
 //! The containers that can be started: what is known of each, one operation at a time for each, and who waits for news.
 
 use super::execute::Programs;
+use super::marks::Mark;
 use super::network::{self, Hooks};
-use super::outcome::{after_failure, are_same, refused, shares_network};
+use super::outcome::{after_failure, are_same, refused};
 use super::process::is_gone;
+use super::protocol::Told;
 use crate::config::load;
 use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
 use crate::kernel::own_dir;
 use crate::model::{Container, ContainerName, RunState, RunStatus, RuntimeSpec, Startable};
-use crate::runtime::start::{Runtime, RuntimeError, State, runtime};
+use crate::runtime::start::{Runtime, RuntimeError, runtime};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a start may take.
-const START: Duration = Duration::from_secs(30);
 /// How long an operation waits for the one before on the same container.
 const TURN: Duration = Duration::from_secs(15);
-/// How many runtimes are asked at the same time when the runner starts.
-const LOOKS: usize = 16;
 /// Only root may read what runtimes write there.
 const DIR_MODE: u32 = 0o700;
 
@@ -45,16 +43,18 @@ pub(super) struct Entry {
     pub(super) is_busy: bool,
     /// That operation is to end it.
     pub(super) is_ending: bool,
+    /// The process that this runner has started last.
+    started: Option<u32>,
 }
 
 impl Entry {
     const fn new() -> Self {
-        Self { status: RunStatus::stopped(), is_busy: false, is_ending: false }
+        Self { status: RunStatus::stopped(), is_busy: false, is_ending: false, started: None }
     }
 }
 
 /// A revision, and the states that containers had then.
-pub(super) type News = (u64, BTreeMap<ContainerName, RunStatus>);
+pub(super) type News = (u64, BTreeMap<ContainerName, Told>);
 
 /// What an operation is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,12 +112,16 @@ impl Containers {
             }
             known = self.known.1.wait_timeout(known, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let all = known.all.iter().map(|(name, entry)| (name.clone(), entry.status.clone()));
+        let told = |entry: &Entry| {
+            let is_started = entry.started.is_some() && entry.started == entry.status.pid;
+            Told { status: entry.status.clone(), is_started }
+        };
+        let all = known.all.iter().map(|(name, entry)| (name.clone(), told(entry)));
         Some((known.revision, all.collect()))
     }
 
     /// Waits until no other operation on the container is under way, and begins one.
-    fn begin(&self, name: &ContainerName) -> Result<Busy<'_>, Failure> {
+    pub(super) fn begin(&self, name: &ContainerName) -> Result<Busy<'_>, Failure> {
         let until = Instant::now() + TURN;
         let mut known = self.known();
         while known.all.get(name).is_some_and(|entry| entry.is_busy) {
@@ -142,76 +146,6 @@ impl Containers {
         }
     }
 
-    /// Asks the runtimes which containers run, and watches these.
-    ///
-    /// # Errors
-    /// When the directory of declared containers cannot be read.
-    pub(super) fn find(&self) -> Result<(), Failure> {
-        let declared = load::containers(&self.paths.containers, self.paths.form())?;
-        let containers = declared.into_iter().filter_map(|declared| declared.container.ok());
-        let all: Vec<ContainerName> =
-            containers.filter(|container| container.startable.is_some()).map(|container| container.name).collect();
-        let find = |name: &ContainerName| {
-            if let Err(failure) = self.look(name) {
-                self.note(&mut self.known(), name, RunStatus::failed(failure.line()));
-            }
-        };
-        // One that does not answer holds up few others.
-        for some in all.chunks(LOOKS) {
-            std::thread::scope(|scope| {
-                for name in some {
-                    let named = std::thread::Builder::new().name("pv-net-find".to_owned());
-                    if named.spawn_scoped(scope, || find(name)).is_err() {
-                        find(name);
-                    }
-                }
-            });
-        }
-        Ok(())
-    }
-
-    /// Asks the runtime about a container. One that runs is watched.
-    ///
-    /// # Errors
-    /// When it cannot be started by pv-net, or its runtime does not say.
-    pub(super) fn look(&self, name: &ContainerName) -> Result<RunStatus, Failure> {
-        let (_, startable) = self.startable(name)?;
-        let busy = self.begin(name)?;
-        let state =
-            self.with_runtime(name, &startable.runtime, |runtime| runtime.state()).map_err(|e| refused(name, &e))?;
-        let before = self.status(name);
-        let status = match state {
-            // Somebody else may have started it so. A runner that was killed right after a start has not looked.
-            State::Running(pid) if shares_network(pid) => {
-                RunStatus { why: Some("it runs in the device's network".to_owned()), ..RunStatus::running(pid) }
-            }
-            State::Running(pid) => RunStatus::running(pid),
-            State::Changing => {
-                let why = "somebody else is starting or stopping it".to_owned();
-                RunStatus { state: RunState::Changing, pid: None, why: Some(why) }
-            }
-            // How it has ended is known better from before.
-            State::Absent | State::Stopped if before.pid.is_none() && before.state != RunState::Changing => before,
-            State::Absent | State::Stopped => RunStatus::stopped(),
-        };
-        Ok(busy.end(status, &startable.runtime))
-    }
-
-    /// Answers whether the process `pid` of a container is gone, and if it is not, asks the runtime about the container.
-    /// The runtime need not answer for a process that is gone.
-    ///
-    /// # Errors
-    /// A usage error if the container is not one that pv-net can start; another if its runtime does not say, which may be
-    /// different later.
-    pub(super) fn look_for(&self, name: &ContainerName, pid: u32) -> Result<(RunStatus, bool), Failure> {
-        self.startable(name)?;
-        if is_gone(pid) {
-            return Ok((self.status(name), true));
-        }
-        let status = self.look(name).map_err(|failure| Failure { kind: Kind::Internal, ..failure })?;
-        Ok((status, is_gone(pid)))
-    }
-
     /// What is known of a container.
     pub(super) fn status(&self, name: &ContainerName) -> RunStatus {
         self.known().all.get(name).map_or_else(RunStatus::stopped, |entry| entry.status.clone())
@@ -231,8 +165,8 @@ impl Containers {
     /// When it does not run, or goes on.
     pub(super) fn stop(&self, name: &ContainerName, is_asked: bool) -> Result<RunStatus, Failure> {
         let status = self.operate(name, Wish::Stop)?;
-        if is_asked {
-            self.keep_stopped(name, true);
+        if is_asked && let Err(failure) = self.mark(name, Mark::Stopped) {
+            tracing::warn!(container = %name, error = %failure, "the next automatic start will start it");
         }
         Ok(status)
     }
@@ -250,7 +184,7 @@ impl Containers {
         self.is_alone(name, &startable.runtime)?;
         let busy = self.begin(name)?;
         if wish != Wish::Stop {
-            self.keep_stopped(name, false);
+            self.unmark(name, Mark::Stopped);
         }
         let before = self.status(name);
         let changing = RunStatus { state: RunState::Changing, pid: before.pid, why: None };
@@ -268,11 +202,11 @@ impl Containers {
                 prepared.map_err(|failure| failure.about(format!("container {name}")))
             };
             let done = match wish {
-                Wish::Start => prepare().and_then(|()| launch(name, runtime)),
+                Wish::Start => prepare().and_then(|()| self.launch(name, runtime)),
                 Wish::Stop => stop().map(|()| RunStatus::stopped()).map_err(|e| refused(name, &e)),
                 // One that could not be started again goes on.
                 Wish::Restart => prepare().and_then(|()| match stop() {
-                    Ok(()) | Err(RuntimeError::NotRunning) => launch(name, runtime),
+                    Ok(()) | Err(RuntimeError::NotRunning) => self.launch(name, runtime),
                     Err(e) => Err(refused(name, &e)),
                 }),
             };
@@ -283,7 +217,12 @@ impl Containers {
             (done, status)
         });
         match &done {
-            Ok(RunStatus { pid: Some(pid), .. }) => tracing::info!(container = %name, pid, "started"),
+            Ok(RunStatus { pid: Some(pid), .. }) => {
+                if let Some(entry) = self.known().all.get_mut(name) {
+                    entry.started = Some(*pid);
+                }
+                tracing::info!(container = %name, pid, "started");
+            }
             Ok(_) => tracing::info!(container = %name, "stopped"),
             Err(failure) => tracing::warn!(container = %name, error = %failure, "not done"),
         }
@@ -292,7 +231,7 @@ impl Containers {
     }
 
     /// A declared container, and how it is started.
-    fn startable(&self, name: &ContainerName) -> Result<(Container, Startable), Failure> {
+    pub(super) fn startable(&self, name: &ContainerName) -> Result<(Container, Startable), Failure> {
         let container = network::declared(&self.paths, name)?;
         match container.startable.clone() {
             Some(startable) => Ok((container, startable)),
@@ -332,21 +271,6 @@ impl Containers {
     pub(super) fn paths(&self) -> &Paths {
         &self.paths
     }
-}
-
-/// Starts a container in its pools, or not at all.
-fn launch(name: &ContainerName, runtime: &dyn Runtime) -> Result<RunStatus, Failure> {
-    let pid = runtime.start(START).map_err(|e| refused(name, &e))?;
-    if !shares_network(pid) {
-        return Ok(RunStatus::running(pid));
-    }
-    let killed = runtime.kill();
-    let failure = Failure::new(Kind::Internal, format!("container {name}: it has started in the device's network"));
-    let failure = failure.help("remove what gives it that from its runtime's configuration");
-    Err(match killed {
-        Ok(()) => failure,
-        Err(e) => failure.and(refused(name, &e)),
-    })
 }
 
 /// An operation on a container, which ends with this value.

@@ -50,6 +50,8 @@ impl Programs {
     }
 
     fn command(&self, line: &CommandLine) -> Command {
+        // To execute runtimes is what the runner is for. The program and its arguments are those of a `run.json`, which
+        // root has written; no caller names any of them, and no shell reads them.
         let mut command = Command::new(&line.program);
         // In a process group of its own it can be killed with what it has started, and no terminal's signal reaches it.
         command.args(&line.arguments).process_group(0).stdin(Stdio::null());

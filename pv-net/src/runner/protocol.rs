@@ -37,8 +37,8 @@ pub enum Request {
         /// A process that was its first one. The answer says whether that is gone.
         pid: u32,
     },
-    /// Start all containers with `"start": "auto"` that do not run, and were not stopped by a request. The answer says that
-    /// this has begun.
+    /// Start all containers with `"start": "auto"` that do not run, and were not stopped by a request. There are two
+    /// answers: that this has begun, and when each start has come to its end, that it is over.
     Auto,
     /// Tell the state of all containers, now and after each change.
     Watch,
@@ -59,10 +59,23 @@ pub enum Reply {
     },
     /// The automatic starts have begun.
     Begun,
+    /// The automatic starts are over, whatever has become of each.
+    Over,
     /// The states of all containers that can be started.
-    All(BTreeMap<ContainerName, RunStatus>),
+    All(BTreeMap<ContainerName, Told>),
     /// It was not done.
     Failed(Refusal),
+}
+
+/// What is told of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Its state.
+    #[serde(flatten)]
+    pub status: RunStatus,
+    /// This runner has started its process. Otherwise that was found, and whoever has started it may attach it later.
+    #[serde(default)]
+    pub is_started: bool,
 }
 
 /// A [`Failure`] on its way.

@@ -74,6 +74,7 @@ pub fn start_beside(paths: &Paths) -> io::Result<()> {
         tracing::info!("the runner that runs is kept");
         return Ok(());
     }
+    // The daemon executes nothing but its own program, and only here and for its broker, before it gives up its rights.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("pv-net").arg(SUBCOMMAND).process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
     let flags = [
@@ -148,12 +149,18 @@ fn talk(stream: UnixStream, containers: &Containers) -> io::Result<()> {
         if reader.by_ref().take(MOST_REQUEST).read_line(&mut line)? == 0 {
             return Ok(());
         }
-        let reply = match serde_json::from_str::<Request>(&line) {
+        let done = match serde_json::from_str::<Request>(&line) {
             Ok(Request::Watch) => return watch(&mut writer, containers),
-            Ok(request) => answer(request, containers),
-            Err(e) => Reply::Failed(Failure::new(Kind::Usage, format!("a request to the runner: {e}")).into()),
+            Ok(Request::Auto) => return start_all(&mut writer, containers),
+            Ok(Request::Start { name }) => containers.start(&name).map(Reply::Done),
+            Ok(Request::Stop { name, is_own }) => containers.stop(&name, !is_own).map(Reply::Done),
+            Ok(Request::Restart { name }) => containers.restart(&name).map(Reply::Done),
+            Ok(Request::Look { name, pid }) => {
+                containers.look_for(&name, pid).map(|(status, is_gone)| Reply::Looked { status, is_gone })
+            }
+            Err(e) => Err(Failure::new(Kind::Usage, format!("a request to the runner: {e}"))),
         };
-        send(&mut writer, &reply)?;
+        send(&mut writer, &done.unwrap_or_else(|failure| Reply::Failed(failure.into())))?;
     }
 }
 
@@ -185,37 +192,17 @@ fn has_hung_up(stream: &UnixStream) -> io::Result<bool> {
     Ok(polled[0].revents().is_some_and(|events| !events.is_empty()))
 }
 
-fn answer(request: Request, containers: &Containers) -> Reply {
-    let done = match request {
-        Request::Start { name } => containers.start(&name),
-        Request::Stop { name, is_own } => containers.stop(&name, !is_own),
-        Request::Restart { name } => containers.restart(&name),
-        Request::Look { name, pid } => {
-            return match containers.look_for(&name, pid) {
-                Ok((status, is_gone)) => Reply::Looked { status, is_gone },
-                Err(failure) => Reply::Failed(failure.into()),
-            };
-        }
-        Request::Auto | Request::Watch => return begin_auto(containers),
-    };
-    match done {
-        Ok(status) => Reply::Done(status),
-        Err(failure) => Reply::Failed(failure.into()),
-    }
-}
-
-/// Begins the automatic starts on a thread of their own, after those that are under way.
-fn begin_auto(containers: &Containers) -> Reply {
+/// Does the automatic starts, after those that are under way. They go on when the caller hangs up.
+fn start_all(writer: &mut UnixStream, containers: &Containers) -> io::Result<()> {
     static TURN: Mutex<()> = Mutex::new(());
-    let containers = containers.clone();
-    let starts = move || {
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(failure) = auto::start(&containers) {
+    send(writer, &Reply::Begun)?;
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let reply = match auto::start(containers) {
+        Ok(()) => Reply::Over,
+        Err(failure) => {
             tracing::error!(error = %failure, "no container is started");
+            Reply::Failed(failure.into())
         }
     };
-    match std::thread::Builder::new().name("pv-net-auto".to_owned()).spawn(starts) {
-        Ok(_) => Reply::Begun,
-        Err(e) => Reply::Failed(failed("a thread for the starts", e).into()),
-    }
+    send(writer, &reply)
 }

@@ -30,6 +30,16 @@ pub fn providers(all: &BTreeMap<ContainerName, Needs>) -> BTreeMap<ContainerName
     all.iter().map(of).collect()
 }
 
+/// Takes those of which it is not known what they offer for the providers of every service that nobody else offers.
+pub fn suspect(all: &mut BTreeMap<ContainerName, Needs>, unknown: &BTreeSet<ContainerName>) {
+    let offered: BTreeSet<&String> = all.values().flat_map(|needs| &needs.offers).collect();
+    let required = all.values().flat_map(|needs| &needs.requires);
+    let missing: BTreeSet<String> = required.filter(|service| !offered.contains(service)).cloned().collect();
+    for (_, needs) in all.iter_mut().filter(|(name, _)| unknown.contains(name)) {
+        needs.offers = missing.iter().cloned().collect();
+    }
+}
+
 /// A circle of containers that wait for each other, from one back to itself, if there is one.
 #[must_use]
 pub fn circle(providers: &BTreeMap<ContainerName, BTreeSet<ContainerName>>) -> Option<Vec<ContainerName>> {
@@ -91,6 +101,19 @@ mod tests {
         assert_eq!(of("memory"), ["db", "db2"]);
         assert_eq!(of("db"), [""; 0]);
         assert_eq!(circle(&providers), None);
+    }
+
+    #[test]
+    fn whoever_may_offer_a_service_is_before_who_needs_it() {
+        let mut containers =
+            all(&[("db", &[], &["sql"]), ("app", &["sql"], &[]), ("web", &["cache"], &[]), ("wrong", &[], &[])]);
+        suspect(&mut containers, &BTreeSet::from(["wrong".parse().expect("a name")]));
+        let providers = providers(&containers);
+        let of = |name: &str| {
+            let names = &providers[&name.parse().expect("a name")];
+            names.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!((of("app"), of("web")), (vec!["db".to_owned()], vec!["wrong".to_owned()]));
     }
 
     #[test]

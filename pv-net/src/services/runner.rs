@@ -7,12 +7,11 @@ use crate::failure::{Failure, Kind};
 use crate::kernel::path_watch::PathWatch;
 use crate::model::{ContainerName, NetnsRef, RunState, RunStatus};
 use crate::runner::client::{Runner, Watch};
-use crate::runner::protocol::{Reply, Request};
+use crate::runner::protocol::{Reply, Request, Told};
 use crate::snapshot::{Attached, ContainerStatus, Snapshot};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -37,8 +36,8 @@ pub struct Follow {
     pub runner: Runner,
     /// The directory of its socket.
     pub dir: PathBuf,
-    /// Whether this daemon has asked for the automatic starts.
-    pub has_begun: Arc<AtomicBool>,
+    /// Whether this daemon has asked for the automatic starts. It has not if the runner has ended before they were over.
+    pub has_begun: watch::Sender<bool>,
     /// What the last runner has told.
     pub known: BTreeMap<ContainerName, RunStatus>,
 }
@@ -102,19 +101,21 @@ type Looked = (ContainerName, u32, Result<Reply, Failure>);
 impl Follow {
     /// Follows one runner until it ends. Returns whether it has told any states.
     async fn follow(&mut self, mut states: Watch) -> Result<bool, Failure> {
-        let mut has_told = false;
+        let mut begun = self.has_begun.subscribe();
+        let (mut has_told, mut may_ask) = (false, true);
         let mut doubts: BTreeMap<ContainerName, Doubt> = BTreeMap::new();
         let mut looks: JoinSet<Looked> = JoinSet::new();
         loop {
             tokio::select! {
                 next = states.next() => {
                     let Some(all) = next? else { return Ok(has_told) };
+                    // What runs when the daemon starts was attached, or left unattached on purpose, before.
+                    if has_told {
+                        self.stop_unattached(started(&self.known, &all));
+                    }
                     has_told = true;
                     // Those that have lost their process are asked about at once: only the kernel's word counts.
-                    let before = self.known.clone();
-                    let lost = self.take(all).await;
-                    self.stop_unattached(&before);
-                    for (name, pid) in lost {
+                    for (name, pid) in self.take(all) {
                         doubts.insert(name, Doubt::new(pid, Duration::ZERO));
                     }
                 }
@@ -125,7 +126,14 @@ impl Follow {
                     }
                 }
                 Some(Ok(looked)) = looks.join_next() => self.note(looked, &mut doubts).await,
+                // They may have to be asked for again.
+                _ = begun.changed() => {}
                 () = sleep(AGAIN), if doubts.values().any(Doubt::waits) => {}
+            }
+            // Once for each daemon: a container that ends later is not started again here. When the runner was killed in the
+            // middle of the starts, the next one goes on with them; the same one is never asked twice.
+            if has_told && may_ask && !*begun.borrow_and_update() {
+                may_ask = !self.start_all().await;
             }
             let snapshot = self.snapshots.borrow_and_update().clone();
             let found = doubtful(&snapshot, &self.known);
@@ -154,24 +162,41 @@ impl Follow {
     }
 
     /// Takes over new states. Returns the containers whose process the runner does not name any more, with that.
-    async fn take(&mut self, all: BTreeMap<ContainerName, RunStatus>) -> Vec<(ContainerName, u32)> {
+    fn take(&mut self, all: BTreeMap<ContainerName, Told>) -> Vec<(ContainerName, u32)> {
+        let all: BTreeMap<_, _> = all.into_iter().map(|(name, told)| (name, told.status)).collect();
         self.runner.note(all.clone());
         let before = std::mem::replace(&mut self.known, all);
-        // Once for each daemon: a container that ends later is not started again here.
-        if !self.has_begun.load(Ordering::Relaxed) {
-            match self.runner.ask(&Request::Auto).await {
-                Ok(_) => self.has_begun.store(true, Ordering::Relaxed),
-                Err(failure) => tracing::warn!(error = %failure, "the automatic starts are not begun"),
-            }
-        }
         gone(&before, &self.known)
     }
 
-    /// Has those stopped that the runner has just started without their being attached: the API does it only as long as its
+    /// Asks for the automatic starts, and notes if they do not come to their end. Returns whether they have begun.
+    async fn start_all(&self) -> bool {
+        let starts = match self.runner.start_all().await {
+            Ok(starts) => starts,
+            Err(failure) => {
+                tracing::warn!(error = %failure, "the automatic starts are not begun");
+                return false;
+            }
+        };
+        self.has_begun.send_replace(true);
+        let has_begun = self.has_begun.clone();
+        tokio::spawn(async move {
+            match starts.over().await {
+                Ok(()) => tracing::info!("the automatic starts are over"),
+                Err(failure) => {
+                    tracing::warn!(error = %failure, "the automatic starts are not over, and left to the next runner");
+                    has_begun.send_replace(false);
+                }
+            }
+        });
+        true
+    }
+
+    /// Has those stopped that the runner has started without their being attached: the API does it only as long as its
     /// caller waits, and not for automatic starts.
-    fn stop_unattached(&self, before: &BTreeMap<ContainerName, RunStatus>) {
+    fn stop_unattached(&self, started: Vec<(ContainerName, u32)>) {
         let snapshot = self.snapshots.borrow().clone();
-        for (name, pid) in started(before, &self.known) {
+        for (name, pid) in started {
             // Its hook has attached it before its first program ran.
             let attached = snapshot.container(&name).and_then(|container| container.attached());
             if attached.is_some_and(|attached| attached.record.netns == Some(NetnsRef::Pid(pid))) {
@@ -224,16 +249,15 @@ fn gone(
     before.iter().filter_map(lost).collect()
 }
 
-/// The containers that the runner has just started, with their process: its own operations have no `why` while they are
-/// under way. Others may run for long, and whoever has started them may attach them later.
+/// The containers that the runner has started since the last news, with their process. Several changes may come as one.
 fn started(
     before: &BTreeMap<ContainerName, RunStatus>,
-    now: &BTreeMap<ContainerName, RunStatus>,
+    now: &BTreeMap<ContainerName, Told>,
 ) -> Vec<(ContainerName, u32)> {
-    let is_new = |(name, status): (&ContainerName, &RunStatus)| {
-        let pid = status.pid.filter(|_| status.state == RunState::Running)?;
-        let changing = before.get(name).filter(|before| before.state == RunState::Changing && before.why.is_none())?;
-        (changing.pid != Some(pid)).then(|| (name.clone(), pid))
+    let is_new = |(name, told): (&ContainerName, &Told)| {
+        let pid = told.status.pid.filter(|_| told.is_started)?;
+        let is_known = before.get(name).is_some_and(|before| before.pid == Some(pid));
+        (!is_known).then(|| (name.clone(), pid))
     };
     now.iter().filter_map(is_new).collect()
 }
@@ -275,11 +299,26 @@ mod tests {
             ("never", RunStatus::running(6)),
         ]);
         assert_eq!(gone(&before, &now), [(name("again"), 2), (name("gone"), 1), (name("removed"), 5)]);
-        // One that was there already is not a start, and neither is an operation that has changed nothing.
-        let changing = |pid| RunStatus { state: RunState::Changing, pid, why: None };
-        let before = states(&[("new", changing(None)), ("restarted", changing(Some(2))), ("kept", changing(Some(3)))]);
-        let mut now = states(&[("new", RunStatus::running(1)), ("restarted", RunStatus::running(22))]);
-        now.extend(states(&[("kept", RunStatus::running(3)), ("found", RunStatus::running(4))]));
-        assert_eq!(started(&before, &now), [(name("new"), 1), (name("restarted"), 22)]);
+    }
+
+    #[test]
+    fn a_start_is_seen_when_its_changes_come_as_one() {
+        let name = |name: &str| name.parse::<ContainerName>().expect("a name");
+        let before = BTreeMap::from([
+            (name("new"), RunStatus::stopped()),
+            (name("restarted"), RunStatus::running(2)),
+            (name("kept"), RunStatus::running(3)),
+        ]);
+        let told = |n, status, is_started| (name(n), Told { status, is_started });
+        let changing = RunStatus { state: RunState::Changing, pid: Some(3), why: None };
+        let now = BTreeMap::from([
+            told("new", RunStatus::running(1), true),
+            told("restarted", RunStatus::running(22), true),
+            told("kept", changing, true),
+            told("found", RunStatus::running(4), false),
+            told("first", RunStatus::running(5), true),
+            told("failed", RunStatus::failed("it has ended".to_owned()), true),
+        ]);
+        assert_eq!(started(&before, &now), [(name("first"), 5), (name("new"), 1), (name("restarted"), 22)]);
     }
 }

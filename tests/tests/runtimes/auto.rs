@@ -7,17 +7,21 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
 
+fn needs(service: &str) -> Value {
+    json!({"start": "auto", "services": {"required": [{"name": service}]}})
+}
+
+fn offer(starter: &Starter, name: &str, service: &str) -> Result<()> {
+    let file = starter.lab.device.file("containers").join(name).join("services.json");
+    Ok(fs::write(file, json!([{"name": service, "type": "tcp", "port": 80}]).to_string())?)
+}
+
 /// Whoever offers a service is started before those that need it; nothing is started twice, or after a stop by a person.
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn automatic_starts_follow_the_services() -> Result<()> {
     for kind in ["lxc", "runc"] {
         let mut starter = Starter::new(kind)?;
-        let needs = |service: &str| json!({"start": "auto", "services": {"required": [{"name": service}]}});
-        let offer = |starter: &Starter, name: &str, service: &str| {
-            let file = starter.lab.device.file("containers").join(name).join("services.json");
-            fs::write(file, json!([{"name": service, "type": "tcp", "port": 80}]).to_string())
-        };
         // By their names they would start in the other order.
         starter.declare("app", SERVES, needs("sql"))?;
         starter.declare("db", SERVES, json!({"start": "auto"}))?;
@@ -77,6 +81,60 @@ fn automatic_starts_follow_the_services() -> Result<()> {
         ensure!(starter.becomes("app", "running")? == pid, "started twice");
         ensure!(starter.runs("db")?.0 == "stopped", "{}", starter.lab.view("db")?);
         starter.act("stop", "app")?;
+        starter.lab.no_links()?;
+    }
+    Ok(())
+}
+
+/// When the runner is killed in the middle of the automatic starts, the next one goes on with them: what was being started
+/// is waited for. When they are over, a new runner starts nothing.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn automatic_starts_are_gone_on_with_by_the_next_runner() -> Result<()> {
+    for kind in ["lxc", "runc"] {
+        let mut starter = Starter::new(kind)?;
+        starter.declare("app", SERVES, needs("sql"))?;
+        starter.declare("db", SERVES, json!({"start": "auto"}))?;
+        offer(&starter, "db", "sql")?;
+        let mark = starter.lab.device.file("starting").display().to_string();
+        let hook = format!("touch {mark}; sleep 3");
+        if kind == "lxc" {
+            let config = starter.lab.device.file("lxc/db/config");
+            let text = fs::read_to_string(&config)? + &format!("lxc.hook.pre-start = sh -c '{hook}'\n");
+            fs::write(&config, text)?;
+        } else {
+            let config = starter.lab.device.file("bundles/db/config.json");
+            let mut spec: Value = serde_json::from_str(&fs::read_to_string(&config)?)?;
+            spec["hooks"]["createRuntime"] = json!([{"path": "/bin/sh", "args": ["sh", "-c", hook]}]);
+            fs::write(&config, spec.to_string())?;
+        }
+        starter.lab.device.stop(Signal::SIGTERM)?;
+        starter.lab.device.start()?;
+        eventually(SOON, || Ok(fs::metadata(&mark)?))?;
+        starter.runner = None;
+        // An OCI runtime does not say that it is just starting a container.
+        if kind == "runc" {
+            eventually(SOON, || Ok(ensure!(starter.is_running("db")?, "db does not run")))?;
+        }
+        starter.start_runner()?;
+        for name in ["db", "app"] {
+            eventually(SOON, || starter.identity(name))?;
+        }
+        // When they are over, as the first daemon's without any container, the next runner starts nothing.
+        eventually(SOON, || {
+            let log = starter.lab.device.log();
+            ensure!(log.matches("the automatic starts are over").count() == 2, "{log}");
+            Ok(())
+        })?;
+        starter.runner = None;
+        starter.start_runner()?;
+        for name in ["db", "app"] {
+            starter.becomes(name, "running")?;
+        }
+        ensure!(starter.log().matches("automatic starts").count() == 3, "{}", starter.log());
+        for name in ["app", "db"] {
+            starter.act("stop", name)?;
+        }
         starter.lab.no_links()?;
     }
     Ok(())

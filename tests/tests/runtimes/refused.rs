@@ -3,9 +3,11 @@
 use crate::starter::{SERVES, STUBBORN, Starter};
 use crate::story::published;
 use anyhow::{Result, ensure};
-use harness::unix_http;
+use harness::{SOON, eventually, unix_http};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -182,4 +184,39 @@ fn a_start_of_lxc_that_hangs_holds_up_no_other() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_start_of_runc_that_hangs_holds_up_no_other() -> Result<()> {
     hangs("runc")
+}
+
+/// A container whose hook does not run is stopped, whether a person or an automatic start has started it.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn what_starts_without_its_hook_is_stopped() -> Result<()> {
+    let mut starter = Starter::new("runc")?;
+    starter.declare("web", SERVES, json!({"start": "auto"}))?;
+    let program = starter.lab.device.file("unhooked");
+    let config = starter.lab.device.file("bundles/web/config.json").display().to_string();
+    fs::write(&program, format!("#!/bin/sh\nsed -i s/createRuntime/unknown/ {config}\nexec runc \"$@\"\n"))?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let file = starter.lab.device.file("containers/web/run.json");
+    let mut run: Value = serde_json::from_str(&fs::read_to_string(file)?)?;
+    run["runtime"]["program"] = json!(program.display().to_string());
+    starter.write("web", &run)?;
+    let is_stopped = |starter: &Starter| {
+        eventually(SOON, || {
+            ensure!(starter.runs("web")?.0 == "stopped", "{}", starter.lab.view("web")?);
+            ensure!(!starter.is_running("web")?, "it runs");
+            Ok(())
+        })
+    };
+    let refused = starter.lab.device.cli(&["containers", "start", "web"]);
+    ensure!(refused.code == Some(1) && refused.stderr.contains("without being attached"), "{refused:?}");
+    is_stopped(&starter)?;
+    starter.lab.device.stop(Signal::SIGTERM)?;
+    let before = starter.log().matches("started container=web").count();
+    starter.lab.device.start()?;
+    eventually(SOON, || {
+        let log = starter.log();
+        ensure!(log.matches("started container=web").count() > before, "not started: {log}");
+        Ok(())
+    })?;
+    is_stopped(&starter)
 }
