@@ -192,3 +192,61 @@ fn what_was_checked_is_not_changed_behind() -> Result<()> {
     ensure!(!is_changed, "{heard:02x?}");
     Ok(())
 }
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_host_on_the_lan_speaks_for_no_container() -> Result<()> {
+    let lab = Lab::new("bridge", json!([]))?;
+    let (web, db) = (lab.attach("web", &["80/udp"])?, lab.attach("db", &[])?);
+    let (own, to) = (lab.lan.mac("eth0")?, web.mac()?);
+    let ear = Ear::stack(&web.ns)?;
+    let (mut packets, mut claims) = (Vec::new(), Vec::new());
+    // The port is published, so only the source is wrong.
+    for ((theirs, mine), peer) in db.addresses().into_iter().zip(web.addresses()).zip(lan()) {
+        for src in [own, FORGED_MAC] {
+            let packet = frame::udp((theirs, 4000), (mine, 80), MARK);
+            packets.push(frame::ethernet(src, to, frame::kind(&packet), &packet));
+        }
+        // An answer to a connection that nobody has opened.
+        let answer = frame::tcp((peer, 7000), (mine, 4000), 0x12, MARK);
+        packets.push(frame::ethernet(own, to, frame::kind(&answer), &answer));
+    }
+    claims.push(frame::ethernet(own, to, frame::ARP, &frame::arp(2, (own, db.v4), (to, web.v4))));
+    for (src, mac) in [(LAN6, own), (db.v6, own), (db.v6, db.mac()?)] {
+        let packet = frame::neighbour(136, src, web.v6, db.v6, mac);
+        claims.push(frame::ethernet(own, to, frame::IPV6, &packet));
+    }
+    // With the container's MAC as the sender, and another one in the message.
+    let packet = frame::neighbour(136, db.v6, web.v6, db.v6, own);
+    claims.push(frame::ethernet(db.mac()?, to, frame::IPV6, &packet));
+    let socket = RawSocket::open(&lab.lan, "eth0")?;
+    let grown = lab.device.counted(|| {
+        packets.iter().chain(&claims).try_for_each(|frame| socket.send(frame))?;
+        web.ns.ping(LAN4, 1)?;
+        web.ns.ping(LAN6, 1)
+    })?;
+    let heard = ear.heard()?;
+    ensure!(!heard.is_empty() && !heard.iter().any(|packet| is_forged(packet)), "{heard:02x?}");
+    ensure!(grown["forged-source"] == 4 && grown["unpublished"] == 2, "{grown:?}");
+    ensure!(grown["spoofed-arp"] == 1 && grown["spoofed-nd"] == 4, "{grown:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn an_answer_opens_no_flow() -> Result<()> {
+    let lab = Lab::new("bridge", json!([]))?;
+    let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &[])?);
+    let (mac, ear) = (web.mac()?, Ear::link(&lab.lan, "eth0")?);
+    let mut frames = Vec::new();
+    for (own, peer) in web.addresses().into_iter().zip(lan()) {
+        let answer = frame::tcp((own, 80), (peer, 4000), 0x12, MARK);
+        frames.push(frame::ethernet(mac, lab.lan.mac("eth0")?, frame::kind(&answer), &answer));
+    }
+    let grown = lab.device.counted(|| {
+        send(&web, "eth0", &frames)?;
+        heard_none(&lab, &db, &[&ear])
+    })?;
+    ensure!(grown["no-flow"] == 2, "{grown:?}");
+    Ok(())
+}
