@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use harness::configs::{DEVICE, HOST, UPLINK, pool, two_pools};
 use harness::{SOON, eventually};
 use lab::{Lab, ROOMS};
+use pv_net::kernel::link::knows_netkit;
 use serde_json::{Value, json};
 use std::fs;
 use std::sync::mpsc;
@@ -119,6 +120,32 @@ fn a_revision_that_is_never_in_force_is_not_ready() -> Result<()> {
         ensure!(lab.device_meta().is_empty(), "{:?}", lab.device_meta());
         Ok(())
     })?;
+    lab.pools_hold()
+}
+
+/// Links that the kernel lacks keep a revision from being ready only where a container is to have one.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn netkit_links_count_in_the_pool_of_a_container() -> Result<()> {
+    let lab = Lab::new(Duration::from_secs(15))?;
+    if lab.device.ns.run(|| Ok(knows_netkit()?))? {
+        println!("skipped: this kernel has netkit");
+        return Ok(());
+    }
+    let with_spare = |mut device: Value| {
+        device["network"]["pools"]["spare"] = pool(8);
+        device["network"]["pools"]["spare"]["link"] = json!("netkit");
+        device
+    };
+    lab.revision("0", &with_spare(device()), &ROOMS)?;
+    lab.runs("0")?;
+    let status = lab.device.json(&["status"])?["conditions"].to_string();
+    ensure!(status.contains("pool spare: link: "), "{status}");
+    lab.revision("locals/1", &with_spare(device_of_two_rooms()), &[&ROOMS[..], &[("late", "spare")]].concat())?;
+    let (status, message) = lab.pv.run("locals/1")?;
+    ensure!(status == "ERROR" && message.contains("pv-net: Status goal not reached"), "{message}");
+    let why = lab.device_meta().get("pv-net.error").cloned().unwrap_or_default();
+    ensure!(why.starts_with("locals/1: pool spare: link: this kernel has no netkit links"), "{why}");
     lab.pools_hold()
 }
 

@@ -117,6 +117,7 @@ fn a_misspelt_network_is_not_left_alone() {
 #[test]
 fn a_network_in_another_place_is_not_left_alone() {
     for (key, value) in [
+        ("NETWORK", json!({"hostname": "web"})),
         ("NETWORK", json!({"pool": "internal"})),
         ("net", json!({"pool": "internal"})),
         ("ipam", json!({"Interfaces": [{"pool": "internal"}]})),
