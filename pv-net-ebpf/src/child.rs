@@ -18,7 +18,7 @@ use crate::{
     packet::{IPPROTO_ICMPV6, IPPROTO_IGMP, Kind, Packet},
     parent,
     tail_call::tail_call,
-    verdict::{self, ACT_OK, ACT_SHOT},
+    verdict::{self, ACT_OK, ACT_SHOT, NEXT},
 };
 use aya_ebpf::bindings::__sk_buff;
 use pv_net_common::{
@@ -26,8 +26,6 @@ use pv_net_common::{
     link::{CHILD_IN, CHILD_OUT, CHILD_PARENT},
 };
 
-/// `TCX_NEXT`: the next program on the link decides.
-pub const NEXT: i32 = -1;
 /// What lets a packet of the container pass is final: a filter that the container has put behind could change what was
 /// checked.
 const OUT: i32 = ACT_OK;

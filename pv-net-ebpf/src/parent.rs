@@ -5,13 +5,12 @@
 //! receiver's interface. So a further macvlan that a container has made reaches nobody: it is no known sender.
 
 use crate::{
-    child::NEXT,
     child_discovery,
     guard::{self, same_mac},
     maps::{SENDERS, child_at, interface},
     packet::{ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Kind, Packet, read},
     tail_call::tail_call,
-    verdict::{self, ACT_OK, ACT_SHOT},
+    verdict::{self, ACT_OK, ACT_SHOT, NEXT},
 };
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},

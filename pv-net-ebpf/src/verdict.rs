@@ -11,6 +11,8 @@ use pv_net_common::{DropEvent, DropReason, FlowKey, Stat, event::EVENT_INTERVAL_
 pub const ACT_OK: i32 = 0;
 /// `TC_ACT_SHOT`: the packet is dropped.
 pub const ACT_SHOT: i32 = 2;
+/// `TCX_NEXT`: the next program on the link decides.
+pub const NEXT: i32 = -1;
 
 /// Adds one packet to a counter.
 #[inline(always)]

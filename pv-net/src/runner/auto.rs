@@ -32,7 +32,7 @@ pub(super) fn start(containers: &Containers) -> Result<(), Failure> {
     let declared = load::containers(&containers.paths().containers, containers.paths().form())?;
     let (mut wanted, wrong) = wanted(declared);
     wanted.retain(|name, _| {
-        let is_kept = containers.is_marked(name, Mark::Stopped);
+        let is_kept = Mark::Stopped.is_on(containers.paths(), name);
         if is_kept {
             tracing::info!(container = %name, "not started: it was stopped by a request");
         }

@@ -1,7 +1,7 @@
 //! The containers that can be started: what is known of each, one operation at a time for each, and who waits for news.
 
 use super::execute::Programs;
-use super::marks::Mark;
+use super::marks::{Mark, directory};
 use super::network::{self, Hooks};
 use super::outcome::{after_failure, are_same, refused};
 use super::process::is_gone;
@@ -13,7 +13,6 @@ use crate::kernel::own_dir;
 use crate::model::{Container, ContainerName, RunState, RunStatus, RuntimeSpec, Startable};
 use crate::runtime::start::{Runtime, RuntimeError, runtime};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -165,7 +164,7 @@ impl Containers {
     /// When it does not run, or goes on.
     pub(super) fn stop(&self, name: &ContainerName, is_asked: bool) -> Result<RunStatus, Failure> {
         let status = self.operate(name, Wish::Stop)?;
-        if is_asked && let Err(failure) = self.mark(name, Mark::Stopped) {
+        if is_asked && let Err(failure) = Mark::Stopped.put(self.paths(), name) {
             tracing::warn!(container = %name, error = %failure, "the next automatic start will start it");
         }
         Ok(status)
@@ -184,7 +183,7 @@ impl Containers {
         self.is_alone(name, &startable.runtime)?;
         let busy = self.begin(name)?;
         if wish != Wish::Stop {
-            self.unmark(name, Mark::Stopped);
+            Mark::Stopped.remove(self.paths(), name);
         }
         let before = self.status(name);
         let changing = RunStatus { state: RunState::Changing, pid: before.pid, why: None };
@@ -323,12 +322,4 @@ impl Drop for Busy<'_> {
         }
         self.containers.known.1.notify_all();
     }
-}
-
-/// The runner's own directory, beside the daemon's and not in it: the daemon, which has fewer rights, can write to its own
-/// and could put a symbolic link there.
-pub(super) fn directory(paths: &Paths) -> PathBuf {
-    let mut name = paths.run_dir.file_name().unwrap_or_default().to_owned();
-    name.push("-runner");
-    paths.run_dir.with_file_name(name)
 }

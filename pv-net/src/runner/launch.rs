@@ -18,13 +18,13 @@ impl Containers {
     /// # Errors
     /// When the mark cannot be made, it does not start, or it was killed since it is in the device's network.
     pub(super) fn launch(&self, name: &ContainerName, runtime: &dyn Runtime) -> Result<RunStatus, Failure> {
-        let was_unchecked = self.is_marked(name, Mark::Unchecked);
-        self.mark(name, Mark::Unchecked).map_err(|failure| failure.about(format!("container {name}")))?;
+        let was_unchecked = Mark::Unchecked.is_on(self.paths(), name);
+        Mark::Unchecked.put(self.paths(), name).map_err(|failure| failure.about(format!("container {name}")))?;
         match runtime.start(START) {
             // It is another start's, which may be that of a runner that was killed.
             Err(e @ (RuntimeError::Running(_) | RuntimeError::Changing)) => {
                 if !was_unchecked {
-                    self.unmark(name, Mark::Unchecked);
+                    Mark::Unchecked.remove(self.paths(), name);
                 }
                 Err(refused(name, &e))
             }
@@ -45,7 +45,7 @@ impl Containers {
         let done = started.map_err(|e| refused(name, &e)).and_then(|pid| is_outside(name, runtime, pid));
         // One that could not be killed is to be killed by the next look at it.
         if done.is_ok() || matches!(runtime.pid(), Ok(None)) {
-            self.unmark(name, Mark::Unchecked);
+            Mark::Unchecked.remove(self.paths(), name);
         }
         done
     }

@@ -91,7 +91,7 @@ impl Containers {
         let before = self.status(name);
         Ok(match runtime.state().map_err(|e| refused(name, &e))? {
             // The runner that has started it was killed before it has looked where it is.
-            State::Running(pid) if self.is_marked(name, Mark::Unchecked) => {
+            State::Running(pid) if Mark::Unchecked.is_on(self.paths(), name) => {
                 self.checked(name, runtime, Ok(pid)).unwrap_or_else(|failure| {
                     tracing::warn!(container = %name, error = %failure, "killed");
                     after_failure(name, &failure, before, runtime)
@@ -107,7 +107,7 @@ impl Containers {
                 RunStatus { state: RunState::Changing, pid: None, why: Some(why) }
             }
             State::Absent | State::Stopped => {
-                self.unmark(name, Mark::Unchecked);
+                Mark::Unchecked.remove(self.paths(), name);
                 // How it has ended is known better from before.
                 let is_known = before.pid.is_none() && before.state != RunState::Changing;
                 if is_known { before } else { RunStatus::stopped() }

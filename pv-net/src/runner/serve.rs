@@ -1,6 +1,7 @@
 //! The runner's process and its socket.
 
-use super::containers::{Containers, directory};
+use super::containers::Containers;
+use super::marks::directory;
 use super::protocol::{MOST_REQUEST, Reply, Request};
 use super::{SUBCOMMAND, auto};
 use crate::daemon::Paths;

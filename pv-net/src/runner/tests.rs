@@ -92,7 +92,7 @@ impl Lab {
     }
 
     fn is_marked(&self, name: &str, mark: Mark) -> bool {
-        self.containers.is_marked(&name.parse().expect("a name"), mark)
+        mark.is_on(self.containers.paths(), &name.parse().expect("a name"))
     }
 }
 
@@ -122,7 +122,7 @@ fn what_a_killed_runner_has_started_in_the_devices_network_is_killed() {
     let lab = Lab::new();
     lab.declare("web", json!({}));
     let pid = lab.start("web");
-    lab.containers.mark(&name("web"), Mark::Unchecked).expect("marked");
+    Mark::Unchecked.put(lab.containers.paths(), &name("web")).expect("marked");
     lab.containers.find().expect("found");
     assert!(!lab.pid_file("web").exists() && is_gone(pid), "{}", lab.calls());
     assert_eq!(lab.containers.status(&name("web")).state, RunState::Failed);
@@ -139,7 +139,7 @@ fn what_a_killed_runner_has_started_in_the_devices_network_is_killed() {
     assert!(lab.pid_file("web").exists() && !is_gone(pid));
     // A mark of a start that came to nothing is no reason to kill what is started later.
     lab.declare("db", json!({}));
-    lab.containers.mark(&name("db"), Mark::Unchecked).expect("marked");
+    Mark::Unchecked.put(lab.containers.paths(), &name("db")).expect("marked");
     lab.containers.look(&name("db")).expect("looked");
     let pid = lab.start("db");
     assert_eq!(lab.containers.look(&name("db")).expect("looked").pid, Some(pid));
