@@ -18,6 +18,8 @@ const MOUNTS: &str = "if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgro
 pub trait Runtime {
     /// The type in `run.json`.
     const TYPE: &'static str;
+    /// Whether its containers have the host name of their `run.json`.
+    const HAS_HOST_NAME: bool = true;
 
     /// Its row in the README's table.
     fn row(&self) -> &'static str;

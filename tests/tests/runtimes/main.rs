@@ -1,7 +1,8 @@
-//! Containers of LXC, runc, crun and podman: each runtime starts them in their pools by what pv-net writes for it, and
-//! one story holds for all of them.
+//! Containers of LXC, runc, crun, podman and containerd: each runtime starts them in their pools by what pv-net writes
+//! for it, or in a namespace that is attached already, and one story holds for all of them.
 
 mod auto;
+mod containerd;
 mod lab;
 mod lxc;
 mod netns;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// Runs words below a root, with its `resolv.conf` and a host name.
@@ -18,7 +19,15 @@ root=\"$1\"; shift 3; exec chroot \"$root\" \"$@\"";
 
 /// Containers that are no more than a namespace.
 #[derive(Default)]
-struct Namespaces(RefCell<BTreeMap<String, Namespace>>);
+pub struct Namespaces(RefCell<BTreeMap<String, Namespace>>);
+
+impl Namespaces {
+    /// The file of a container's namespace.
+    pub fn path(&self, name: &str) -> Result<PathBuf> {
+        let all = self.0.borrow();
+        Ok(all.get(name).with_context(|| format!("{name} is not there"))?.path())
+    }
+}
 
 impl Runtime for Namespaces {
     const TYPE: &'static str = "netns";

@@ -47,6 +47,7 @@ pub const PROGRAMS: &[Need] = &[
     need("runc", "runc", "containers by OCI bundles"),
     need("crun", "crun", "the same by another runtime"),
     need("podman", "podman", "containers by podman and its hooks"),
+    need("containerd", "containerd", "containers by containerd"),
     need("mksquashfs", "squashfs-tools", "the example container of Pantavisor"),
     need("conmon", "conmon", "what podman starts containers with"),
     need(
@@ -73,6 +74,7 @@ pub const SERVICES: &[(&str, &[&str])] = &[
     ("kea-dhcp4-server", &["kea-dhcp4-server.service"]),
     ("kea-dhcp6-server", &["kea-dhcp6-server.service"]),
     ("lxc", &["lxc.service", "lxc-net.service"]),
+    ("containerd", &["containerd.service"]),
 ];
 
 /// What `cargo xtask vm` starts.
