@@ -114,7 +114,10 @@ fn automatic_starts_are_gone_on_with_by_the_next_runner() -> Result<()> {
         starter.runner = None;
         // An OCI runtime does not say that it is just starting a container.
         if kind == "runc" {
-            eventually(SOON, || Ok(ensure!(starter.is_running("db")?, "db does not run")))?;
+            eventually(SOON, || {
+                ensure!(starter.is_running("db")?, "db does not run");
+                Ok(())
+            })?;
         }
         starter.start_runner()?;
         for name in ["db", "app"] {

@@ -2,6 +2,7 @@
 //! for it, or in a namespace that is attached already, and one story holds for all of them.
 
 mod auto;
+mod churn;
 mod containerd;
 mod lab;
 mod lxc;

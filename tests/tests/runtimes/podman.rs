@@ -10,7 +10,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-struct Podman;
+pub struct Podman;
+
+/// Writes a file that is not there yet: another podman may be reading it.
+fn write_once(file: &Path, text: &str) -> Result<()> {
+    if file.exists() { Ok(()) } else { fs::write(file, text).with_context(|| file.display().to_string()) }
+}
 
 impl Podman {
     /// podman with files of its own, and the packaged hook with this device's daemon.
@@ -22,13 +27,13 @@ impl Podman {
         let run_dir = format!("--run-dir={}", lab.device.file("run").display());
         hook["hook"]["path"] = json!(harness::binary()?);
         hook["hook"]["args"].as_array_mut().context("args")?.insert(1, json!(run_dir));
-        fs::write(hooks.join("pv-net.json"), hook.to_string())?;
+        write_once(&hooks.join("pv-net.json"), &hook.to_string())?;
         let config = dir.join("containers.conf");
         // These limits need no capability that the machine's root may not have.
         let limits = "default_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]";
         let engine = "cgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nruntime = \"crun\"";
         let own = format!("tmp_dir = {:?}", dir.join("tmp").display().to_string());
-        fs::write(&config, format!("[containers]\n{limits}\n[engine]\n{engine}\n{own}\n"))?;
+        write_once(&config, &format!("[containers]\n{limits}\n[engine]\n{engine}\n{own}\n"))?;
         let mut command = lab.runtime("podman");
         command.env("CONTAINERS_CONF", config);
         command.arg("--root").arg(dir.join("store")).arg("--runroot").arg(dir.join("run"));
@@ -42,7 +47,13 @@ impl Podman {
         if root.exists() { Ok(root) } else { lab.rootfs(&dir) }
     }
 
-    fn run(lab: &Lab, name: &str, more: &[&str]) -> Result<String> {
+    /// Makes what its calls would make at the same time: its store, and the root file systems of these containers.
+    pub fn prepare(&self, lab: &Lab, names: &[String]) -> Result<()> {
+        output(Self::command(lab)?.arg("ps"))?;
+        names.iter().try_for_each(|name| Self::rootfs(lab, name).map(drop))
+    }
+
+    pub fn run(lab: &Lab, name: &str, more: &[&str]) -> Result<String> {
         let file = lab.device.file("run").join(format!("resolv/{name}.conf"));
         let mut run = Self::command(lab)?;
         run.args(["run", "--detach", "--name", name, "--network", "none", "--cap-add", "NET_RAW"]).args(more);
@@ -91,7 +102,7 @@ fn the_story_holds_for_podman() -> Result<()> {
 }
 
 /// What a container has that is in a pool by its annotations.
-const IN_POOL: [&str; 2] = ["--annotation", "pv-net.pool=internal"];
+pub const IN_POOL: [&str; 2] = ["--annotation", "pv-net.pool=internal"];
 
 fn has_lease(lab: &Lab, name: &str) -> Result<bool> {
     Ok(lab.device.json(&["leases"])?.to_string().contains(name))
