@@ -36,6 +36,8 @@ pub const PROGRAMS: &[Need] = &[
     need("dnsmasq", "dnsmasq-base", "a server for names and addresses; the peer in benchmarks"),
     need("unbound", "unbound", "the peer in benchmarks"),
     need("/usr/lib/podman/aardvark-dns", "aardvark-dns", "the peer in benchmarks"),
+    need("/usr/lib/podman/netavark", "netavark", "the peer in benchmarks"),
+    need("/usr/lib/cni/bridge", "containernetworking-plugins", "the peer in benchmarks"),
     need("musl-gcc", "musl-tools", "names by another C library"),
     need("rdisc6", "ndisc6", "what routers advertise"),
     need("dhcpcd", "dhcpcd-base", "addresses by router advertisements and by DHCP"),

@@ -232,10 +232,11 @@ impl Report {
 }
 
 /// The extras that are shown: their names, and a heading.
-const MORE: [(&[&str], &str); 4] = [
+const MORE: [(&[&str], &str); 5] = [
     (&["p50_us", "p99_us"], "µs: median / 99th percentile"),
     (&["cpu_us"], "of the server's CPU"),
     (&["cpu_secs_per_gb"], "CPU s a GB"),
+    (&["p99"], "99th percentile"),
     (&["worst"], "worst"),
 ];
 

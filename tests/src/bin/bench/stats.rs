@@ -56,6 +56,18 @@ pub fn median(values: &[f64]) -> Option<f64> {
     Some(if sorted.len() % 2 == 1 { *high } else { (sorted.get(middle - 1)? + high) / 2.0 })
 }
 
+/// The value that this share of all is not above: 0.5 for the median, 1.0 for the greatest.
+#[must_use]
+pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
+    if (share - 0.5).abs() < f64::EPSILON {
+        return median(values);
+    }
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
+}
+
 /// Makes the figure; none without a measurement. `taken` and `baseline` have an item for each round.
 #[must_use]
 pub fn figure(taken: &[Taken], baseline: &[Taken]) -> Option<Figure> {
@@ -120,6 +132,13 @@ mod tests {
         let figure = figure(&rounds, &rounds).expect("a figure");
         assert!(figure.disturbed);
         assert_eq!((figure.median, figure.rounds), (6.0, 3));
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert_eq!([0.005, 0.99, 1.0].map(|share| quantile(&values, share)), [Some(1.0), Some(198.0), Some(200.0)]);
+        assert_eq!(quantile(&[], 0.99), None);
     }
 
     #[test]
