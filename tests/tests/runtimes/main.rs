@@ -13,3 +13,4 @@ mod refused;
 mod start;
 mod starter;
 mod story;
+mod unprivileged;
