@@ -10,10 +10,24 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use std::io;
+use std::path::Path;
 use tokio::net::UnixStream;
 
 fn broken(e: impl std::fmt::Display) -> Ended {
     Ended::Failed(Failure::new(Kind::Internal, format!("talk to the daemon: {e}")))
+}
+
+/// Why nobody answers at the socket. It may be a user's runtime that has called pv-net as its hook.
+fn unreachable(socket: &Path, e: &io::Error) -> Message {
+    let error = format!("the daemon cannot be reached: {}: {e}", socket.display());
+    let help = if e.kind() == io::ErrorKind::PermissionDenied {
+        "only root may ask it: of a container that another user has started, root can attach the namespace: \
+         pv-net attach NAME --pid PID"
+    } else {
+        "start it with: pv-net run"
+    };
+    Message { error, help: Some(help.to_owned()) }
 }
 
 /// Sends one request. Returns when the response's head has arrived.
@@ -24,9 +38,7 @@ pub(crate) async fn send(
     body: Option<&Value>,
 ) -> Result<Response<Incoming>, Ended> {
     let socket = paths.socket();
-    let stream = UnixStream::connect(&socket)
-        .await
-        .map_err(|e| Ended::NoDaemon(format!("the daemon cannot be reached: {}: {e}", socket.display())))?;
+    let stream = UnixStream::connect(&socket).await.map_err(|e| Ended::NoDaemon(unreachable(&socket, &e)))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
     let body = body.map(ToString::to_string).unwrap_or_default();

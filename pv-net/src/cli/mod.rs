@@ -15,7 +15,7 @@ mod table;
 
 use crate::app;
 use crate::daemon::Paths;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, Message};
 use crate::kernel::broker;
 use crate::runner;
 use args::{Args, Command};
@@ -31,8 +31,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub(crate) enum Ended {
     /// It was not done.
     Failed(Failure),
-    /// No daemon is running.
-    NoDaemon(String),
+    /// No daemon can be reached.
+    NoDaemon(Message),
 }
 
 impl From<Failure> for Ended {
@@ -93,20 +93,21 @@ fn run(args: Args) -> Result<ExitCode, Ended> {
 
 fn report(ended: Ended) -> ExitCode {
     match ended {
-        Ended::NoDaemon(why) => {
-            eprintln!("error: {why}");
-            eprintln!("help: start it with: pv-net run");
+        Ended::NoDaemon(message) => {
+            tell(&message);
             ExitCode::from(3)
         }
         Ended::Failed(failure) => {
-            for message in &failure.messages {
-                eprintln!("error: {}", message.error);
-                if let Some(help) = &message.help {
-                    eprintln!("help: {help}");
-                }
-            }
+            failure.messages.iter().for_each(tell);
             ExitCode::from(if failure.kind == Kind::Usage { 2 } else { 1 })
         }
+    }
+}
+
+fn tell(message: &Message) {
+    eprintln!("error: {}", message.error);
+    if let Some(help) = &message.help {
+        eprintln!("help: {help}");
     }
 }
 

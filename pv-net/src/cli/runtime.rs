@@ -61,7 +61,7 @@ pub(super) async fn hook(paths: &Paths, command: HookCommand) -> Result<(), Ende
     if let (Err(ended), Some(file)) = (&done, std::env::var_os(HOOK_ERRORS)) {
         let text = match ended {
             Ended::Failed(failure) => failure.line(),
-            Ended::NoDaemon(why) => why.clone(),
+            Ended::NoDaemon(message) => message.error.clone(),
         };
         // Only a file that is new: whatever is there already is not the runner's.
         let written =

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Programs of busybox that the containers use.
-const APPLETS: [&str; 9] = ["sh", "sleep", "ping", "nslookup", "httpd", "nc", "cat", "hostname", "printf"];
+const APPLETS: [&str; 10] = ["sh", "sleep", "ping", "nslookup", "httpd", "nc", "cat", "hostname", "printf", "ip"];
 /// Without the unified hierarchy in its view, which crun refuses beside the others.
 const MOUNTS: &str = "if [ -d /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi; exec \"$@\"";
 
