@@ -91,3 +91,74 @@ fn a_namespace_of_the_same_name_is_another_one() -> Result<()> {
     ensure!(web.ns.ip("-o link show dev eth0").is_err(), "the one before has it too");
     Ok(())
 }
+
+/// Its last process ends, or its name goes, before, while or after it is attached: one clear error at most, and nothing is
+/// left.
+#[test]
+fn a_namespace_that_goes_while_it_is_attached() -> Result<()> {
+    let device = Device::started(&configs::two_pools())?;
+    let other = device.attach("other", "internal")?;
+    let before = (device.json(&["leases"])?, device.json(&["status"])?["conditions"].clone());
+    let attach = |place: [&str; 2]| -> Result<Process> {
+        let mut command = device.command();
+        command.args(["attach", "web", "--pool", "internal", "--auto-detach"]).args(place);
+        let log = fs::File::create(device.file("said"))?;
+        Process::start(command.stderr(log).stdout(std::process::Stdio::null()))
+    };
+    let (mut refused, mut attached) = (0, 0);
+    // Later each time, until it is attached before it goes.
+    for step in 0..200 {
+        if step >= 10 && attached >= 2 {
+            break;
+        }
+        let ns = Namespace::new("web")?;
+        // Half of them are a process's alone.
+        let process = Process::start(ns.command("sleep").arg("60"))?;
+        let (pid, path) = (process.pid().to_string(), ns.path().display().to_string());
+        let (mut attach, kept) = if step % 2 == 0 {
+            drop(ns);
+            (attach(["--pid", &pid])?, None)
+        } else {
+            (attach(["--netns", &path])?, Some(ns))
+        };
+        std::thread::sleep(Duration::from_millis(1) * step);
+        drop(process);
+        drop(kept);
+        let status = eventually(SOON, || attach.ended()?.context("it goes on"))?;
+        let said = fs::read_to_string(device.file("said"))?;
+        if status.success() {
+            attached += 1;
+        } else {
+            refused += 1;
+            let is_clear = said.starts_with("error: ") && said.matches("error: ").count() == 1;
+            ensure!(is_clear, "step {step}: {said}");
+        }
+        eventually(SOON, || {
+            let links = device.ns.ip("-o link show type veth")?;
+            ensure!(links.lines().count() == 1, "step {step}: {said}{links}");
+            let containers = device.json(&["containers"])?;
+            ensure!(!containers.to_string().contains("web"), "step {step}: {said}{containers}");
+            let now = (device.json(&["leases"])?, device.json(&["status"])?["conditions"].clone());
+            ensure!(now == before, "step {step}: {said}{before:?} became {now:?}");
+            Ok(())
+        })?;
+    }
+    ensure!(attached > 0 && refused > 0, "they were too early or too late: {attached} attached, {refused} refused");
+    other.ns.ping("10.0.3.1", 1)
+}
+
+/// A container that deletes its only interface cannot be told from one that has ended, unless a runner knows that it runs.
+#[test]
+fn a_container_that_deletes_its_only_interface() -> Result<()> {
+    let device = Device::started(&configs::two_pools())?;
+    let web = device.attach("web", "internal")?;
+    web.ns.ip("link del eth0")?;
+    eventually(SOON, || {
+        let view = device.json(&["containers", "web"])?;
+        ensure!(view["state"] == "detached", "{view}");
+        Ok(())
+    })?;
+    let path = web.ns.path().display().to_string();
+    device.cli(&["attach", "web", "--pool", "internal", "--netns", &path]).ok()?;
+    web.ns.ping("10.0.3.1", 1)
+}

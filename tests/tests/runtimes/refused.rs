@@ -2,12 +2,13 @@
 
 use crate::starter::{SERVES, STUBBORN, Starter};
 use crate::story::published;
-use anyhow::{Result, ensure};
-use harness::{SOON, eventually, unix_http};
+use anyhow::{Context, Result, ensure};
+use harness::{Namespace, SOON, eventually, output, unix_http};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -184,6 +185,40 @@ fn a_start_of_lxc_that_hangs_holds_up_no_other() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn a_start_of_runc_that_hangs_holds_up_no_other() -> Result<()> {
     hangs("runc")
+}
+
+/// A container that runs has deleted its only interface: that is said until its next start. One that it has moved away goes
+/// then.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_container_that_deletes_its_interface_is_told() -> Result<()> {
+    let mut starter = Starter::new("runc")?;
+    starter.declare("web", SERVES, json!({}))?;
+    starter.act("start", "web")?;
+    let own = starter.identity("web")?;
+    let elsewhere = Namespace::new("away")?;
+    for spoil in ["link del eth0".to_owned(), format!("link set eth0 netns {}", elsewhere.name())] {
+        let pid = starter.becomes("web", "running")?.context("a process")?;
+        let mut inside = Command::new("nsenter");
+        output(inside.arg(format!("--net=/proc/{pid}/ns/net")).arg("ip").args(spoil.split(' ')))?;
+        if spoil.contains("del") {
+            eventually(SOON, || {
+                let view = starter.lab.view("web")?;
+                let conditions = view["conditions"].to_string();
+                ensure!(conditions.contains("it runs without its interfaces"), "{view}");
+                ensure!(conditions.contains("pv-net containers restart web"), "{view}");
+                Ok(())
+            })?;
+            ensure!(starter.is_running("web")?, "it was stopped");
+        }
+        starter.act("restart", "web")?;
+        ensure!(starter.identity("web")? == own, "{spoil}: another identity");
+        eventually(SOON, || published(&starter.lab)).context(spoil)?;
+    }
+    ensure!(elsewhere.ip("-o link show eth0").is_err(), "its former interface is left");
+    starter.act("stop", "web")?;
+    ensure!(starter.lab.view("web")?["conditions"] == json!([]), "{}", starter.lab.view("web")?);
+    starter.lab.no_links()
 }
 
 /// A container whose hook does not run is stopped, whether a person or an automatic start has started it.

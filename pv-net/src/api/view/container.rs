@@ -2,8 +2,8 @@
 
 use crate::failure::{Failure, Kind};
 use crate::model::{
-    Attachment, Candidate, ContainerName, DefaultRoutes, Device, Interface, PoolName, RunStatus, default_routes,
-    reached_at,
+    Attachment, Candidate, ContainerName, DefaultRoutes, Device, Interface, NetnsRef, PoolName, RunState, RunStatus,
+    default_routes, reached_at,
 };
 use crate::runner::client::Statuses;
 use crate::snapshot::{Attached, ContainerStatus, Phase, Plane, Snapshot};
@@ -102,8 +102,23 @@ fn view(container: &ContainerStatus, snapshot: &Snapshot, statuses: &Statuses) -
     };
     let runtime = statuses.get(&container.name).cloned();
     let why = runtime.as_ref().and_then(|status| status.why.clone());
-    let conditions = container.conditions.iter().cloned().chain(why).chain(view.conditions).collect();
+    let lost = runtime.as_ref().filter(|status| has_lost_all(container, status)).map(|_| {
+        let name = &container.name;
+        format!(
+            "it runs without its interfaces, which it has deleted: to make them again: pv-net containers restart {name}"
+        )
+    });
+    let conditions = container.conditions.iter().cloned().chain(why).chain(lost).chain(view.conditions).collect();
     ContainerView { runtime, conditions, ..view }
+}
+
+/// Whether a container runs as the very process by which it was attached, and none of its links exists. Without a process
+/// that is known to run, its namespace may as well be gone.
+fn has_lost_all(container: &ContainerStatus, status: &RunStatus) -> bool {
+    let Phase::Attached(attached) = &container.phase else { return false };
+    let runs = status.state == RunState::Running
+        && status.pid.is_some_and(|pid| attached.record.netns == Some(NetnsRef::Pid(pid)));
+    runs && !attached.links.is_empty() && attached.links.iter().all(Option::is_none)
 }
 
 fn attached_view(container: &ContainerStatus, attached: &Attached, snapshot: &Snapshot) -> ContainerView {
