@@ -129,6 +129,7 @@ cases! {
     scale: "scale",
     flow_table: "flow-table",
     attach: "attach",
+    lxc: "lxc",
     start: "start",
     dhcp: "dhcp",
     dns: "dns",

@@ -6,6 +6,7 @@ mod dns;
 mod east_west;
 mod flow_table;
 mod ipv6;
+mod lxc;
 mod masquerade;
 mod policy;
 mod programs;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Box<dyn Case>> {
         Box::new(scale::Scale),
         Box::new(flow_table::FlowTable),
         Box::new(attach::Attach),
+        Box::new(lxc::Lxc),
         Box::new(start::Start),
         Box::new(dhcp::Dhcp),
         Box::new(dns::Dns),
