@@ -221,11 +221,14 @@ impl Daemon {
 
     fn learn_record(&mut self, attachment: Attachment) {
         let name = attachment.container.clone();
+        // Its own declaration is the only one that still tells what it may do.
+        let sockets = self.declared.get(&name).and_then(|declared| declared.container.sockets.clone()).map(Arc::new);
         let record = self.state.containers.entry(name).or_insert_with(|| {
             Arc::new(ContainerRecord {
                 run: RunText::from(&serde_json::json!({
                     "name": attachment.container, "network": {"interfaces": []},
                 })),
+                sockets,
                 ..ContainerRecord::default()
             })
         });

@@ -1,4 +1,4 @@
-//! Containers of LXC, runc, crun and podman: each runtime starts them in their pools by what pv-net writes for it, and
+//! Containers of LXC, runc, crun, podman, wasmtime and WasmEdge: each runtime starts them in their pools by what pv-net writes for it, and
 //! one story holds for all of them.
 
 mod auto;
@@ -11,3 +11,4 @@ mod refused;
 mod start;
 mod starter;
 mod story;
+mod wasm;

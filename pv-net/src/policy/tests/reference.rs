@@ -24,6 +24,7 @@ pub struct Packet {
 /// What the rules say: the number of the deciding rule, and its action.
 pub fn verdict(rules: &[Rule], topology: &Topology, packet: &Packet) -> Option<(usize, Action)> {
     let mut first_allow = None;
+    let mut deny = None;
     for (number, rule) in rules.iter().enumerate() {
         if !matches(&rule.from, topology, packet.src_identity, packet.src) {
             continue;
@@ -35,13 +36,37 @@ pub fn verdict(rules: &[Rule], topology: &Topology, packet: &Packet) -> Option<(
             continue;
         }
         if rule.action == Action::Deny {
-            return Some((number, Action::Deny));
+            deny = deny.or(Some((number, Action::Deny)));
         }
-        if first_allow.is_none() {
+        if rule.action == Action::Allow && first_allow.is_none() {
             first_allow = Some((number, Action::Allow));
         }
     }
-    first_allow
+    deny.or_else(|| limited(rules.len(), topology, packet)).or(first_allow)
+}
+
+/// The first of the containers at the two ends whose limits refuse the packet, as the number of a rule behind those of the
+/// configuration.
+fn limited(rules: usize, topology: &Topology, packet: &Packet) -> Option<(usize, Action)> {
+    let limited = topology.containers.iter().filter_map(|c| Some((c, c.sockets.as_ref()?)));
+    for (place, (container, sockets)) in limited.enumerate() {
+        let reaches = sockets.connect.iter().any(|peer| {
+            matches(&peer.to, topology, packet.dst_identity, packet.dst)
+                && peer.ports.iter().any(|p| is_about(p, packet))
+        });
+        let mut servers = container.pools.iter().filter_map(|pool| topology.name_servers.get(pool)).flatten();
+        let asks = sockets.resolve
+            && matches!((packet.proto, packet.port), (6 | 17, 53))
+            && servers
+                .any(|server| matches(&Selector::Cidr((*server).into()), topology, packet.dst_identity, packet.dst));
+        let is_reached = sockets.listen.iter().any(|p| is_about(p, packet));
+        let sends = packet.src_identity == container.identity && !reaches && !asks;
+        let receives = packet.dst_identity == container.identity && !is_reached;
+        if sends || receives {
+            return Some((rules + place, Action::Deny));
+        }
+    }
+    None
 }
 
 fn is_about(ports: &PortMatch, packet: &Packet) -> bool {
