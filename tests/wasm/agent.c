@@ -3,6 +3,7 @@
 //
 //   GET ...             a page
 //   ask ADDRESS PORT    what the one at that address answers to GET, or why there is no answer
+//   send ADDRESS PORT   the datagram that answers one to there, or why there is none
 //   resolve NAME        addresses
 //   listen PORT         listens on one more port
 //   env NAME            a variable of its environment
@@ -36,18 +37,38 @@ static const char *listen_on(int port) {
     return NULL;
 }
 
-static void ask(char *address, int port, char *answer, size_t most) {
+// Returns a socket that is connected, or -1 with the reason in `answer`.
+static int connected(int is_udp, char *address, int port, char *answer, size_t most) {
     unsigned char bytes[16];
     int v6 = strchr(address, ':') != NULL;
     if (inet_pton(v6 ? AF_INET6 : AF_INET, address, bytes) != 1) {
         snprintf(answer, most, "no address: %s\n", address);
-        return;
+        return -1;
     }
-    int fd = net_connect(v6, bytes, port);
-    if (fd < 0) {
-        snprintf(answer, most, "not connected: %s\n", strerror(errno));
-        return;
+    int fd = net_connect(v6, is_udp, bytes, port);
+    if (fd < 0) snprintf(answer, most, "not connected: %s\n", strerror(errno));
+    return fd;
+}
+
+static void send_datagram(char *address, int port, char *answer, size_t most) {
+    int fd = connected(1, address, port, answer, most);
+    if (fd < 0) return;
+    struct pollfd waits = {.fd = fd, .events = POLLIN};
+    int got = -1;
+    size_t at = snprintf(answer, most, "answer: ");
+    if (net_send(fd, "hello", 5) < 0) {
+        snprintf(answer, most, "not sent: %s\n", strerror(errno));
+    } else if (poll(&waits, 1, 1000) < 1 || (got = net_answer(fd, answer + at, most - 1 - at)) < 0) {
+        snprintf(answer, most, "no answer\n");
+    } else {
+        answer[at + got] = 0;
     }
+    close(fd);
+}
+
+static void ask(char *address, int port, char *answer, size_t most) {
+    int fd = connected(0, address, port, answer, most);
+    if (fd < 0) return;
     const char *request = "GET / HTTP/1.0\r\n\r\n";
     size_t at = snprintf(answer, most, "answer: ");
     if (net_send(fd, request, strlen(request)) < 0) {
@@ -66,6 +87,8 @@ static void answer(char *line, char *text, size_t most) {
         snprintf(text, most, "HTTP/1.0 200 OK\r\n\r\nthe page\n");
     } else if (word && first && second && !strcmp(word, "ask")) {
         ask(first, atoi(second), text, most);
+    } else if (word && first && second && !strcmp(word, "send")) {
+        send_datagram(first, atoi(second), text, most);
     } else if (word && first && !strcmp(word, "resolve")) {
         net_resolve(first, text, most);
     } else if (word && first && !strcmp(word, "listen")) {

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -27,7 +28,7 @@ static socklen_t at(int v6, const unsigned char *address, int port, struct socka
     return sizeof *four;
 }
 
-static int made(int v6, int fd, int failed) {
+static int made(int fd, int failed) {
     if (failed) {
         int why = errno;
         close(fd);
@@ -42,23 +43,29 @@ int net_listen(int v6, int port) {
     socklen_t size = at(v6, NULL, port, &own);
     int fd = socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM, 0);
     if (fd < 0) return -1;
-    return made(v6, fd, bind(fd, (void *)&own, size) || listen(fd, 16));
+    return made(fd, bind(fd, (void *)&own, size) || listen(fd, 16));
 }
 
 int net_accept(int fd) {
     return accept(fd, NULL, NULL);
 }
 
-int net_connect(int v6, const unsigned char *address, int port) {
+int net_connect(int v6, int is_udp, const unsigned char *address, int port) {
     struct sockaddr_storage to;
     socklen_t size = at(v6, address, port, &to);
-    int fd = socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM, 0);
+    int fd = socket(v6 ? AF_INET6 : AF_INET, is_udp ? SOCK_DGRAM : SOCK_STREAM, 0);
     if (fd < 0) return -1;
-    return made(v6, fd, connect(fd, (void *)&to, size));
+    return made(fd, connect(fd, (void *)&to, size));
 }
 
 int net_send(int fd, const char *bytes, size_t count) {
     return send(fd, bytes, count, 0);
+}
+
+int net_answer(int fd, char *bytes, size_t most) {
+    // poll also says that there is something when a datagram was refused, and a call that waits would wait for ever then.
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    return net_receive(fd, bytes, most);
 }
 
 int net_receive(int fd, char *bytes, size_t most) {

@@ -11,7 +11,7 @@
 
 #define FROM_WASMEDGE(name) __attribute__((import_module("wasi_snapshot_preview1"), import_name(name)))
 
-enum { FAMILY_ANY = 0, FAMILY_4 = 1, FAMILY_6 = 2, STREAM = 2, FOUND = 8 };
+enum { FAMILY_ANY = 0, FAMILY_4 = 1, FAMILY_6 = 2, DATAGRAM = 1, STREAM = 2, FOUND = 8 };
 
 struct address { const uint8_t *bytes; uint32_t size; };
 struct part { uint8_t *bytes; uint32_t size; };
@@ -45,9 +45,9 @@ static int done(int32_t failed, int value) {
     return -1;
 }
 
-static int opened(int v6) {
+static int opened(int v6, int is_udp) {
     uint32_t fd = 0;
-    return done(sock_open(v6 ? FAMILY_6 : FAMILY_4, STREAM, &fd), fd);
+    return done(sock_open(v6 ? FAMILY_6 : FAMILY_4, is_udp ? DATAGRAM : STREAM, &fd), fd);
 }
 
 int net_listen(int v6, int port) {
@@ -55,7 +55,7 @@ int net_listen(int v6, int port) {
     struct address own = {any, sizeof any};
     // A socket of IPv6 takes connections of IPv4 here, and there is no option that would change that.
     if (!v6) return NET_BY_IPV6;
-    int fd = opened(v6);
+    int fd = opened(v6, 0);
     if (fd < 0) return -1;
     int32_t failed = sock_bind(fd, &own, port);
     if (!failed) failed = sock_listen(fd, 16);
@@ -67,9 +67,9 @@ int net_accept(int fd) {
     return done(sock_accept(fd, &accepted), accepted);
 }
 
-int net_connect(int v6, const unsigned char *address, int port) {
+int net_connect(int v6, int is_udp, const unsigned char *address, int port) {
     struct address to = {address, v6 ? 16 : 4};
-    int fd = opened(v6);
+    int fd = opened(v6, is_udp);
     if (fd < 0) return -1;
     return done(sock_connect(fd, &to, port), fd);
 }
@@ -78,6 +78,10 @@ int net_send(int fd, const char *bytes, size_t count) {
     struct part part = {(uint8_t *)bytes, count};
     uint32_t sent = 0;
     return done(sock_send(fd, &part, 1, 0, &sent), sent);
+}
+
+int net_answer(int fd, char *bytes, size_t most) {
+    return net_receive(fd, bytes, most);
 }
 
 int net_receive(int fd, char *bytes, size_t most) {

@@ -1,9 +1,11 @@
-//! Containers of LXC, runc, crun, podman, wasmtime and WasmEdge: each runtime starts them in their pools by what pv-net writes for it, and
-//! one story holds for all of them.
+//! Containers of LXC, runc, crun, podman, wasmtime and WasmEdge: each runtime starts them in their pools by what pv-net
+//! writes for it, and one story holds for all of them.
 
 mod auto;
+mod granted;
 mod lab;
 mod lxc;
+mod modules;
 mod netns;
 mod oci;
 mod podman;

@@ -1,132 +1,20 @@
-//! Modules of WebAssembly that pv-net starts by wasmtime and WasmEdge, with the sockets that their `run.json` grants.
-//!
-//! The module is `tests/wasm/agent.c`: it does with sockets what it is asked for.
+//! The story of the other runtimes for modules of WebAssembly, and their starts.
 
+use crate::modules::{Modules, both};
 use crate::start::lives;
-use crate::starter::Starter;
 use crate::story::{COLUMNS, PAGE, README, published, row};
 use anyhow::{Context, Result, ensure};
-use harness::{Namespace, SOON, eventually};
-use nix::sys::signal::Signal;
+use harness::{SOON, eventually};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// Where set-up has unpacked the runtimes.
-const UNPACKED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/unpacked");
-/// The module for each of them, and what calls wasmtime's library.
-const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/wasm");
-/// The user by which runtimes run unless `run.json` names another one.
-const NOBODY: u32 = 65534;
-/// The host behind the uplink.
-const OUTSIDE: [&str; 2] = ["192.0.2.9", "2001:db8:1::9"];
-
-/// Containers of one of the runtimes.
-struct Modules {
-    starter: Starter,
-    user: u32,
-}
-
-/// Whether anybody may enter a directory.
-fn is_public(dir: &Path) -> bool {
-    let may_enter = |dir: &Path| fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
-    dir.canonicalize().is_ok_and(|dir| dir.ancestors().all(may_enter))
-}
-
-impl Modules {
-    /// A device with a runner; nothing where set-up could not unpack the runtime.
-    fn new(cli: &'static str, test: &str) -> Result<Option<Self>> {
-        let dir = Path::new(UNPACKED).join(cli);
-        if !dir.exists() {
-            harness::skip(test, &format!("{cli} is not unpacked: cargo xtask setup does that with apt-get"));
-            return Ok(None);
-        }
-        let starter = Starter::new(cli)?;
-        let own = starter.lab.device.file("");
-        fs::set_permissions(&own, fs::Permissions::from_mode(0o755))?;
-        let dir = dir.display();
-        let command = match cli {
-            "wasmtime" => format!("PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={dir} exec python3 {HERE}/wasmtime_run.py"),
-            _ => format!("exec {dir}/lib/ld-linux-x86-64.so.2 --library-path {dir}/lib {dir}/bin/wasmedge"),
-        };
-        let program = own.join(cli);
-        fs::write(&program, format!("#!/bin/sh\n{command} \"$@\"\n"))?;
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-        let module = if cli == "wasmtime" { "agent-wasip2.wasm" } else { "agent-wasmedge.wasm" };
-        fs::copy(Path::new(HERE).join(module), own.join("agent.wasm"))?;
-        // A checkout in a directory that is its owner's alone.
-        let user = if is_public(Path::new(UNPACKED)) && is_public(Path::new(HERE)) { NOBODY } else { 0 };
-        Ok(Some(Self { starter, user }))
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.starter.lab.device.file(name)
-    }
-
-    /// Declares a container whose agent listens on these ports.
-    fn declare(&self, name: &str, pool: &str, ports: &[&str], sockets: Value, published: &[&str]) -> Result<()> {
-        let network = json!({"pool": pool, "ports": published, "sockets": sockets});
-        let mut runtime = json!({
-            "cli": self.starter.kind, "program": self.file(self.starter.kind), "module": self.file("agent.wasm"),
-            "args": ports, "env": {"GREETING": "good morning"},
-        });
-        if self.user != NOBODY {
-            runtime["user"] = json!(self.user);
-        }
-        let run = json!({"name": name, "type": "wasm", "runtime": runtime, "stop_timeout": 60, "network": network});
-        self.starter.write(name, &run)?;
-        self.starter.lab.device.cli(&["reload"]).ok()?;
-        Ok(())
-    }
-
-    /// Starts a container, and waits until its agent listens on its first port.
-    fn start(&self, name: &str, port: u16) -> Result<[IpAddr; 2]> {
-        self.starter.act("start", name)?;
-        let [v4, v6] = self.starter.lab.attached(name)?;
-        let addresses = [v4.parse()?, v6.parse()?];
-        eventually(SOON, || self.asked(SocketAddr::new(addresses[0], port), "env GREETING").map(drop))
-            .with_context(|| self.starter.log())?;
-        Ok(addresses)
-    }
-
-    /// What an agent answers; the question comes from the device.
-    fn asked(&self, at: SocketAddr, line: &str) -> Result<String> {
-        let said = self.starter.lab.device.ns.run(|| asked(at, line));
-        said.with_context(|| format!("{at}: {line}"))
-    }
-
-    /// The agent of `one`, at its port 80, asks for a page.
-    fn reaches(&self, one: IpAddr, to: IpAddr, port: u16) -> Result<String> {
-        self.asked(SocketAddr::new(one, 80), &format!("ask {to} {port}"))
-    }
-
-    /// What decides about a flow.
-    fn decides(&self, from: &str, to: &str, traffic: &str) -> Result<(String, String)> {
-        let said = self.starter.lab.device.json(&["policy", "explain", from, to, traffic])?;
-        let text = |key: &str| said[key].as_str().map(str::to_owned).with_context(|| format!("{said}"));
-        Ok((text("verdict")?, text("reason")?))
-    }
-}
-
-fn asked(at: SocketAddr, line: &str) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&at, SOON)?;
-    stream.set_read_timeout(Some(SOON))?;
-    stream.write_all(format!("{line}\n").as_bytes())?;
-    let mut said = String::new();
-    stream.read_to_string(&mut said)?;
-    ensure!(!said.is_empty(), "no answer");
-    Ok(said.trim().to_owned())
-}
-
-/// Both families of two containers in the same order.
-fn both(one: [IpAddr; 2], other: [IpAddr; 2]) -> [(IpAddr, IpAddr); 2] {
-    [(one[0], other[0]), (one[1], other[1])]
-}
+use std::time::Duration;
 
 /// The story of the other runtimes, told by agents.
 fn story(cli: &'static str, test: &str) -> Result<()> {
@@ -218,161 +106,68 @@ fn the_story_holds_for_wasmedge() -> Result<()> {
     story("wasmedge", "the_story_holds_for_wasmedge")
 }
 
-/// A server outside that answers each connection.
-fn serves(outside: &Namespace, port: u16) -> Result<()> {
-    let listeners = outside.run(|| {
-        let all = OUTSIDE.map(|address| TcpListener::bind((address, port)));
-        all.into_iter().collect::<Result<Vec<_>, _>>().context("bind")
-    })?;
-    for listener in listeners {
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let mut stream = stream;
-                let _ = stream.read(&mut [0; 64]).and_then(|_| stream.write_all(b"from outside\n"));
-            }
-        });
+/// The process that waits for its container's attach, and its launcher.
+fn waiting(modules: &Modules, name: &str) -> Result<[Pid; 2]> {
+    let own = modules.file("run-runner").join(format!("{name}.process")).display().to_string();
+    for process in fs::read_dir("/proc")?.flatten() {
+        let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
+        if !(words.contains(&b"--waiting".as_slice()) && words.contains(&own.as_bytes())) {
+            continue;
+        }
+        let status = fs::read_to_string(process.path().join("status"))?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("no parent")?;
+        let pid = process.file_name().to_string_lossy().parse()?;
+        return Ok([Pid::from_raw(pid), Pid::from_raw(parent.trim().parse()?)]);
     }
-    Ok(())
+    anyhow::bail!("nobody waits")
 }
 
-/// What is not granted is refused, and the reason says by whom.
-fn refused(cli: &'static str, test: &str) -> Result<()> {
-    let Some(modules) = Modules::new(cli, test)? else { return Ok(()) };
-    let peers = json!([
-        {"to": {"container": "web"}, "ports": ["tcp/80"]},
-        {"to": {"cidr": "192.0.2.9/32"}, "ports": ["tcp/7000"]}, {"to": {"cidr": "2001:db8:1::9"}, "ports": ["tcp/7000"]},
-    ]);
-    modules.declare("web", "internal", &["80", "81"], json!({"listen": ["tcp/80-81"]}), &[])?;
-    modules.declare("db", "internal", &["80"], json!({"listen": ["tcp/80"], "connect": peers}), &[])?;
-    let (web, db) = (modules.start("web", 80)?, modules.start("db", 80)?);
-    for port in [7000, 7001] {
-        serves(&modules.starter.lab.outside, port)?;
-    }
-    let at = |address: IpAddr, port| SocketAddr::new(address, port);
-    // A port that is not granted: the runtimes open it, and nobody reaches it.
-    let said = modules.asked(at(db[0], 80), "listen 90")?;
-    ensure!(said == "listening", "{said}");
-    let denied = ("deny".to_owned(), "container db: sockets grants no such flow".to_owned());
-    for address in db {
-        let reached = modules.asked(at(address, 90), "GET /");
-        ensure!(reached.is_err(), "{address}, port 90: {reached:?}");
-        ensure!(modules.asked(at(address, 80), "GET /")?.contains(PAGE), "{address}, port 80");
-    }
-    for from in ["host", "web", "world"] {
-        let decided = modules.decides(from, "db", "tcp/90")?;
-        ensure!(decided.0 == "deny" && decided.1.ends_with("sockets grants no such flow"), "{from}: {decided:?}");
-    }
-    // A destination that is not granted: another port of a container, another one outside, and any other container.
-    for (one, to) in both(db, web) {
-        ensure!(modules.asked(at(to, 81), "GET /")?.contains(PAGE), "{to}, port 81 from the device");
-        ensure!(modules.reaches(one, to, 80)?.contains(PAGE), "{one} to {to}, port 80");
-        let said = modules.reaches(one, to, 81)?;
-        ensure!(said.starts_with("not connected"), "{one} to {to}, port 81: {said}");
-        let back = modules.reaches(to, one, 80)?;
-        ensure!(back.starts_with("not connected"), "{to} to {one}, of which nothing is granted: {back}");
-    }
-    for (one, to) in db.into_iter().zip(OUTSIDE.map(|address| address.parse::<IpAddr>())) {
-        let to = to?;
-        let said = modules.reaches(one, to, 7000)?;
-        ensure!(said.contains("from outside"), "{one} to {to}, port 7000: {said}");
-        let said = modules.reaches(one, to, 7001)?;
-        ensure!(said.starts_with("not connected"), "{one} to {to}, port 7001: {said}");
-    }
-    for (to, traffic) in [("web", "tcp/81"), ("web", "udp/80"), ("192.0.2.9", "tcp/7001"), ("web", "icmp")] {
-        let decided = modules.decides("db", to, traffic)?;
-        ensure!(decided == denied, "{to} {traffic}: {decided:?}");
-    }
-    // Names that are not granted: by the runtime where it can, and in any case by the data plane.
-    let begun = Instant::now();
-    let said = modules.asked(at(db[0], 80), "resolve web.pv.local")?;
-    ensure!(said.starts_with("not resolved"), "{said}");
-    eprintln!("{cli}: {said}, after {:?}", begun.elapsed());
-    for gateway in ["10.0.3.1", "fd00:5056:0:3::1"] {
-        let decided = modules.decides("db", gateway, "udp/53")?;
-        ensure!(decided == denied, "{gateway}: {decided:?}");
-    }
-    without_any(&modules)?;
-    not_attached(&modules)
-}
-
-/// Without a grant wasmtime itself refuses; WasmEdge has no such setting, and the data plane refuses.
-fn without_any(modules: &Modules) -> Result<()> {
-    modules.declare("mute", "internal", &["80"], json!({}), &[])?;
-    modules.starter.act("start", "mute").map(drop).or_else(|e| {
-        // It may have ended before anybody has looked.
-        ensure!(format!("{e:#}").contains("at once"), "{e:#}");
+/// While a daemon does not answer, a module waits. It is never executed when its launcher is killed; when the runner is, it is
+/// once it is attached, and the next runner finds it.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_module_is_executed_when_it_is_attached_and_not_before() -> Result<()> {
+    let test = "a_module_is_executed_when_it_is_attached_and_not_before";
+    let Some(mut modules) = Modules::new("wasmedge", test)? else { return Ok(()) };
+    modules.declare("web", "internal", &["80"], json!({"listen": ["tcp/80"]}), &["8080:80"])?;
+    let is_executed = |modules: &Modules| modules.starter.log().contains("agent: ready");
+    let socket = modules.file("run/runner.sock");
+    let begun = |modules: &Modules| {
+        modules.starter.lab.device.daemon()?.signal(Signal::SIGSTOP)?;
+        let mut stream = UnixStream::connect(&socket)?;
+        stream.write_all(b"{\"do\": \"start\", \"name\": \"web\"}\n")?;
+        let written = modules.file("run-runner/web.process");
+        let all = eventually(SOON, || {
+            ensure!(written.exists(), "it is not written down");
+            waiting(modules, "web")
+        })?;
+        std::thread::sleep(Duration::from_millis(300));
+        ensure!(!is_executed(modules), "it is executed before it is attached");
+        anyhow::Ok((stream, all))
+    };
+    let (stream, [waits, launcher]) = begun(&modules)?;
+    kill(launcher, Signal::SIGKILL)?;
+    eventually(SOON, || {
+        ensure!(!PathBuf::from(format!("/proc/{waits}")).exists(), "it goes on without its launcher");
         Ok(())
     })?;
-    let decided = modules.decides("host", "mute", "tcp/80");
-    if modules.starter.kind == "wasmtime" {
-        eventually(SOON, || {
-            let log = modules.starter.log();
-            ensure!(log.contains("agent: port 80: Permission denied"), "{log}");
-            Ok(())
-        })?;
-        modules.starter.becomes("mute", "failed")?;
-        return Ok(());
-    }
-    modules.starter.becomes("mute", "running")?;
-    let said = decided?;
-    ensure!(said == ("deny".to_owned(), "container mute: sockets grants no such flow".to_owned()), "{said:?}");
-    for address in modules.starter.lab.attached("mute")? {
-        let reached = modules.asked(SocketAddr::new(address.parse()?, 80), "GET /");
-        ensure!(reached.is_err(), "{address}: {reached:?}");
-    }
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    ensure!(answer.contains("failed"), "{answer}");
+    modules.starter.lab.device.daemon()?.signal(Signal::SIGCONT)?;
+    modules.starter.becomes("web", "failed")?;
+    modules.starter.lab.no_links()?;
+    ensure!(!is_executed(&modules) && modules.starter.kept()?.is_empty(), "{}", modules.starter.kept()?);
+    let (_stream, [waits, _]) = begun(&modules)?;
+    modules.starter.runner = None;
+    modules.starter.lab.device.daemon()?.signal(Signal::SIGCONT)?;
+    eventually(SOON, || published(&modules.starter.lab))?;
+    modules.starter.start_runner()?;
+    let pid = modules.starter.becomes("web", "running")?;
+    ensure!(pid == u64::try_from(waits.as_raw()).ok(), "another process: {pid:?}");
+    modules.starter.act("stop", "web")?;
+    modules.starter.lab.no_links()?;
+    ensure!(modules.starter.kept()?.is_empty(), "{}", modules.starter.kept()?);
     Ok(())
-}
-
-/// A module that cannot be attached is never executed, and nothing of it is left.
-fn not_attached(modules: &Modules) -> Result<()> {
-    let agents = |modules: &Modules| modules.starter.log().matches("agent: ready").count();
-    modules.declare("lost", "internal", &["80"], json!({"listen": ["tcp/80"]}), &[])?;
-    let file = modules.file("containers/lost/run.json");
-    let mut run: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
-    run["network"]["pool"] = json!("gone");
-    fs::write(&file, run.to_string())?;
-    modules.starter.lab.device.cli(&["reload"]).ok()?;
-    let before = agents(modules);
-    let failed = modules.starter.lab.device.cli(&["containers", "start", "lost"]);
-    ensure!(failed.code != Some(0) && failed.stderr.contains("lost"), "{failed:?}");
-    // A program that is not there is said so.
-    run["network"]["pool"] = json!("internal");
-    run["runtime"]["program"] = json!("/nowhere/wasm");
-    fs::write(&file, run.to_string())?;
-    modules.starter.lab.device.cli(&["reload"]).ok()?;
-    let missing = modules.starter.lab.device.cli(&["containers", "start", "lost"]);
-    ensure!(missing.code == Some(1) && missing.stderr.contains("/nowhere/wasm: No such file"), "{missing:?}");
-    std::thread::sleep(Duration::from_millis(300));
-    ensure!(agents(modules) == before, "{}", modules.starter.log());
-    ensure!(!modules.file("run-runner/lost.process").exists(), "it is written down");
-    Ok(())
-}
-
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn what_a_module_of_wasmtime_is_not_granted_is_refused() -> Result<()> {
-    refused("wasmtime", "what_a_module_of_wasmtime_is_not_granted_is_refused")
-}
-
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn what_a_module_of_wasmedge_is_not_granted_is_refused() -> Result<()> {
-    refused("wasmedge", "what_a_module_of_wasmedge_is_not_granted_is_refused")
-}
-
-impl Drop for Modules {
-    /// Modules go on without their runner.
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{}", self.starter.log());
-        }
-        self.starter.runner = None;
-        let files = fs::read_dir(self.file("run-runner")).into_iter().flatten().flatten().map(|entry| entry.path());
-        for file in files.filter(|file| file.extension().is_some_and(|end| end == "process")) {
-            let text = fs::read_to_string(&file).unwrap_or_default();
-            if let Some(pid) = text.split(' ').next().and_then(|pid| pid.parse().ok()) {
-                let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-        }
-    }
 }
