@@ -219,16 +219,23 @@ impl Daemon {
         Ok(())
     }
 
+    /// Gives containers that were learned from their links the limits of their declarations, which alone still tell them.
+    pub(super) fn limit_learned(&mut self) {
+        for (name, declared) in &self.declared {
+            let learned = self.state.containers.get_mut(name).filter(|record| record.netns.is_none());
+            if let (Some(record), Some(sockets)) = (learned, &declared.container.sockets) {
+                Arc::make_mut(record).sockets.get_or_insert_with(|| Arc::new(sockets.clone()));
+            }
+        }
+    }
+
     fn learn_record(&mut self, attachment: Attachment) {
         let name = attachment.container.clone();
-        // Its own declaration is the only one that still tells what it may do.
-        let sockets = self.declared.get(&name).and_then(|declared| declared.container.sockets.clone()).map(Arc::new);
         let record = self.state.containers.entry(name).or_insert_with(|| {
             Arc::new(ContainerRecord {
                 run: RunText::from(&serde_json::json!({
                     "name": attachment.container, "network": {"interfaces": []},
                 })),
-                sockets,
                 ..ContainerRecord::default()
             })
         });

@@ -33,6 +33,8 @@ const MOST: u64 = 4096;
 const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 /// With this the C library asks the name servers of `/etc/resolv.conf` itself, and no service of the device.
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
+/// Where the C library finds name servers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// What takes the place of files that must not count.
 const NOTHING: &str = "/dev/null";
 /// Sockets of services of the device that answer for name servers.
@@ -184,8 +186,13 @@ fn mounts(launch: &Launch) -> Result<(), Failure> {
         let bound = mount(Some(source), target, none, MsFlags::MS_BIND, none);
         bound.map_err(|e| failed(format!("mount {} at {target}", source.display()), e))
     };
-    let is_there = launch.resolv_conf.exists();
-    bind(if is_there { &launch.resolv_conf } else { Path::new(NOTHING) }, "/etc/resolv.conf")?;
+    // A device need not have one.
+    let has_servers = launch.resolv_conf.exists();
+    if has_servers || Path::new(RESOLV_CONF).exists() {
+        let source = if has_servers { &launch.resolv_conf } else { Path::new(NOTHING) };
+        bind(source, RESOLV_CONF)
+            .map_err(|failure| failure.help("the device needs a file there, which may be empty"))?;
+    }
     if Path::new("/etc/hosts").exists() {
         bind(Path::new(NOTHING), "/etc/hosts")?;
     }

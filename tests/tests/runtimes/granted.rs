@@ -4,6 +4,7 @@ use crate::modules::{Modules, both};
 use crate::story::PAGE;
 use anyhow::{Context, Result, ensure};
 use harness::{Namespace, SOON, eventually};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
@@ -94,7 +95,21 @@ fn refused(cli: &'static str, test: &str) -> Result<()> {
         ensure!(decided == denied, "{gateway}: {decided:?}");
     }
     without_any(&modules)?;
-    not_attached(&modules)
+    not_attached(&modules)?;
+    without_state(modules, db, web)
+}
+
+/// A daemon that has lost its state learns the containers from their links, and what they may from their declarations.
+fn without_state(mut modules: Modules, db: [IpAddr; 2], web: [IpAddr; 2]) -> Result<()> {
+    modules.starter.lab.device.stop(Signal::SIGKILL)?;
+    fs::remove_file(modules.file("state/state.json"))?;
+    modules.starter.lab.device.start()?;
+    for (one, to) in both(db, web) {
+        ensure!(modules.reaches(one, to, 80)?.contains(PAGE), "{one} to {to}, port 80");
+        let said = modules.reaches(one, to, 81)?;
+        ensure!(said.starts_with("not connected"), "{one} to {to}, port 81: {said}");
+    }
+    Ok(())
 }
 
 /// Without a grant wasmtime itself refuses; WasmEdge has no such setting, and the data plane refuses.

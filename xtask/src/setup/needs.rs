@@ -91,7 +91,7 @@ pub const UNPACKED: &[Unpacked] = &[
         program: "wasmtime/__init__.py",
         why: "containers of WebAssembly with wasi:sockets; later wheels grant no sockets, and the command takes minutes to build",
         script: "python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps \
-                 --only-binary=:all: --no-compile --target . wasmtime==45.0.0",
+                 --only-binary=:all: --target . wasmtime==45.0.0",
     },
 ];
 
