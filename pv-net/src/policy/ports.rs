@@ -10,13 +10,15 @@ use pv_net_common::policy::{
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-/// Decides which of several rules wins: the least. Denies come before allows, and then earlier rules before later ones.
+/// Decides which of several rules wins: the least. Denies come before allows, then rules before the limits of containers, and
+/// earlier rules before later ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     allows: bool,
-    rule: u32,
-    /// Of a container that sends to itself, the limits of what it sends and of what it gets are apart.
+    /// It is a receiver's limits. Those of the sender come before: mostly they grant nothing to that receiver, and one entry
+    /// says so.
     receives: bool,
+    rule: u32,
 }
 
 impl Rank {

@@ -182,6 +182,8 @@ fn many_limits_fit() {
     let begun = Instant::now();
     let compiled = compile(&[], &topology).expect("it fits");
     eprintln!("{} pairs in {:?}", compiled.pairs.len(), begun.elapsed());
+    // One entry for each two of them, and some for each of them and everybody else.
+    assert!(compiled.pairs.len() < 200 * 200 + 200 * 20, "{}", compiled.pairs.len());
 }
 
 /// Different kinds of ten thousand rules: the entries that they need, and the time that compiling may take.

@@ -45,28 +45,24 @@ pub fn verdict(rules: &[Rule], topology: &Topology, packet: &Packet) -> Option<(
     deny.or_else(|| limited(rules.len(), topology, packet)).or(first_allow)
 }
 
-/// The first of the containers at the two ends whose limits refuse the packet, as the number of a rule behind those of the
-/// configuration.
+/// The sender whose limits refuse the packet, or else the receiver, as the number of a rule behind those of the configuration.
 fn limited(rules: usize, topology: &Topology, packet: &Packet) -> Option<(usize, Action)> {
-    let limited = topology.containers.iter().filter_map(|c| Some((c, c.sockets.as_ref()?)));
-    for (place, (container, sockets)) in limited.enumerate() {
-        let reaches = sockets.connect.iter().any(|peer| {
-            matches(&peer.to, topology, packet.dst_identity, packet.dst)
-                && peer.ports.iter().any(|p| is_about(p, packet))
-        });
+    let limited: Vec<_> = topology.containers.iter().filter_map(|c| Some((c, c.sockets.as_ref()?))).collect();
+    let place = |identity| limited.iter().position(|(container, _)| container.identity == identity);
+    let to = |selector: &Selector| matches(selector, topology, packet.dst_identity, packet.dst);
+    let sends = place(packet.src_identity).filter(|place| {
+        let (container, sockets) = limited[*place];
+        let reaches = sockets.connect.iter().any(|peer| to(&peer.to) && peer.ports.iter().any(|p| is_about(p, packet)));
         let mut servers = container.pools.iter().filter_map(|pool| topology.name_servers.get(pool)).flatten();
-        let asks = sockets.resolve
-            && matches!((packet.proto, packet.port), (6 | 17, 53))
-            && servers
-                .any(|server| matches(&Selector::Cidr((*server).into()), topology, packet.dst_identity, packet.dst));
-        let is_reached = sockets.listen.iter().any(|p| is_about(p, packet));
-        let sends = packet.src_identity == container.identity && !reaches && !asks;
-        let receives = packet.dst_identity == container.identity && !is_reached;
-        if sends || receives {
-            return Some((rules + place, Action::Deny));
-        }
-    }
-    None
+        let is_question = sockets.resolve && matches!((packet.proto, packet.port), (6 | 17, 53));
+        let asks = is_question && servers.any(|server| to(&Selector::Cidr((*server).into())));
+        !reaches && !asks
+    });
+    let receives = place(packet.dst_identity).filter(|place| {
+        let (_, sockets) = limited[*place];
+        !sockets.listen.iter().any(|p| is_about(p, packet))
+    });
+    sends.or(receives).map(|place| (rules + place, Action::Deny))
 }
 
 fn is_about(ports: &PortMatch, packet: &Packet) -> bool {
