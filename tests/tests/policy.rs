@@ -10,9 +10,10 @@ use anyhow::{Context, Result, ensure};
 use harness::raw::RawSocket;
 use harness::{Device, Namespace, eventually, frame};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use pv_net::kernel::bpf::{DataPlane, Options, PolicyProbe, PolicyTables};
-use pv_net::model::{Action, PortMatch, Rule, Selector};
+use pv_net::model::{Action, Peer, PortMatch, Rule, Selector, Sockets};
 use pv_net::policy::{Compiled, LinkLocal, Member, PairKey, Topology, compile};
 use pv_net_common::policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NO_RULE, POLICY_TCP};
 use pv_net_common::{PolicyQuery, PolicySide, PolicyVerdict};
@@ -84,22 +85,47 @@ fn over_random_policies(cases: u32, check: impl Fn(&[Rule], &[Packet]) -> Result
     }
 }
 
-#[test]
-#[ignore = "needs root: run by cargo xtask test"]
-fn the_programs_say_what_the_rules_mean() {
-    let topology = random::topology();
-    let kernel = RefCell::new((Kernel::new().expect("a data plane"), 0u32));
-    over_random_policies(120, |rules, packets| {
-        let (kernel, generation) = &mut *kernel.borrow_mut();
+/// Loads policies one after the other, and compares what the programs say.
+struct Compared(RefCell<(Kernel, u32)>);
+
+impl Compared {
+    fn new() -> Self {
+        Self(RefCell::new((Kernel::new().expect("a data plane"), 0)))
+    }
+
+    fn check(&self, rules: &[Rule], topology: &Topology, packets: &[Packet]) -> Result<()> {
+        let (kernel, generation) = &mut *self.0.borrow_mut();
         let old = *generation;
         *generation += 1;
-        kernel.tables.load(&compile(rules, &topology)?, *generation)?;
+        kernel.tables.load(&compile(rules, topology)?, *generation)?;
         kernel.tables.forget(old)?;
         for packet in packets {
-            let (got, want) = (kernel.ask(*generation, packet)?, expected(rules, &topology, packet));
+            let (got, want) = (kernel.ask(*generation, packet)?, expected(rules, topology, packet));
             ensure!(got == want, "{packet:?}: {got:?}, not {want:?}");
         }
         Ok(())
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_programs_say_what_the_rules_mean() {
+    let (topology, kernel) = (random::topology(), Compared::new());
+    over_random_policies(120, |rules, packets| kernel.check(rules, &topology, packets));
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_programs_refuse_what_containers_are_not_granted() {
+    let kernel = Compared::new();
+    let limits = RefCell::new(TestRunner::new(Config::default()));
+    over_random_policies(60, |rules, packets| {
+        let one = || random::sockets().new_tree(&mut limits.borrow_mut()).map(|tree| tree.current());
+        let one = || one().map_err(|why| anyhow::anyhow!("no sockets: {why}"));
+        let topology = random::limited(one()?, one()?);
+        kernel.check(rules, &topology, packets).with_context(|| format!("{topology:#?}"))?;
+        // And without any rule.
+        kernel.check(&[], &topology, packets).with_context(|| format!("without rules: {topology:#?}"))
     });
 }
 

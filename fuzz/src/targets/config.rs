@@ -134,6 +134,9 @@ fn nothing_of_it_is_left_out(document: &Value, container: &Container) {
     let short = usize::from(said == 0 && container.mode == NetworkMode::Pool);
     assert_eq!(container.interfaces.len(), said + short, "interfaces");
     assert_eq!(container.ports.len(), len(document, "/network/ports"), "ports");
+    let granted = container.sockets.iter().map(|sockets| (sockets.listen.len(), sockets.connect.len())).next();
+    let lists = (len(document, "/network/sockets/listen"), len(document, "/network/sockets/connect"));
+    assert_eq!(granted.unwrap_or_default(), lists, "sockets");
     assert!(container.interfaces.iter().filter(|i| i.default_route == Some(true)).count() <= 1, "default routes");
     for (i, a) in container.interfaces.iter().enumerate() {
         for b in &container.interfaces[..i] {

@@ -47,7 +47,7 @@ fn folder() -> TempDir {
 pub fn words() -> Vec<Vec<u8>> {
     let words = "ipam leases cursors key pool container interface ipv4 ipv6 mac fixed v4 v6 turn released containers \
         run netns path pid attachments host_if default_route pool_ids identities next_id borrowed link address raised \
-        forwarding family filters index qdisc version checksum body web db eth0 internal 10.0.3.2 fd00::2 10.0.3.1/24 \
+        sockets listen connect resolve to ports cidr world host tcp/80 forwarding family filters index qdisc version checksum body web db eth0 internal 10.0.3.2 fd00::2 10.0.3.1/24 \
         02:00:0a:00:03:02";
     words.split(' ').map(|w| w.as_bytes().to_vec()).collect()
 }

@@ -213,6 +213,27 @@ pub(crate) enum Command {
     /// Enter namespaces for the daemon, which starts it
     #[command(name = crate::kernel::broker::SUBCOMMAND, hide = true)]
     Broker,
+    /// Start a program in a network namespace of its own, for the runner
+    #[command(name = crate::runner::launcher::SUBCOMMAND, hide = true)]
+    Launch {
+        /// The container
+        name: String,
+        /// The file for the id of its process
+        #[arg(long)]
+        process: PathBuf,
+        /// The container's resolv.conf
+        #[arg(long)]
+        resolv_conf: PathBuf,
+        /// The user and group of the program
+        #[arg(long)]
+        user: u32,
+        /// Wait for the launcher before the program is executed
+        #[arg(long)]
+        waiting: bool,
+        /// The program and its arguments
+        #[arg(last = true)]
+        words: Vec<std::ffi::OsString>,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell

@@ -27,7 +27,11 @@ use std::time::Duration;
 pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode, Ended> {
     match command {
         // These are handled in `cli::run`.
-        Command::Run { .. } | Command::Runner | Command::Broker | Command::Pantavisor { .. } => {}
+        Command::Run { .. }
+        | Command::Runner
+        | Command::Broker
+        | Command::Launch { .. }
+        | Command::Pantavisor { .. } => {}
         // These flags may stand before the command too, so clap cannot tell.
         Command::Check { files } => match (&paths.revision, files.is_empty()) {
             (Some(_), true) => check_revision(&paths, json)?,

@@ -18,6 +18,7 @@ use crate::daemon::Paths;
 use crate::failure::{Failure, Kind, Message};
 use crate::kernel::broker;
 use crate::runner;
+use crate::runner::launcher::Launch;
 use args::{Args, Command};
 use clap::Parser;
 use std::io::IsTerminal;
@@ -80,6 +81,10 @@ fn run(args: Args) -> Result<ExitCode, Ended> {
     }
     if matches!(args.command, Command::Broker) {
         broker::run().map_err(|e| Failure::new(Kind::Internal, format!("broker: {e}")))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Command::Launch { name, process, resolv_conf, user, waiting, words } = args.command {
+        runtime::launch(&paths, &Launch { name, process, resolv_conf, user, is_waiting: waiting, words })?;
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -9,6 +9,7 @@ use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
 use crate::model::ContainerKind;
 use crate::runner::HOOK_ERRORS;
+use crate::runner::launcher::{self, Launch};
 use crate::runner::network::{Hooks, absolute, declared_for, failed};
 use crate::runtime::oci::{self, Attach, State};
 use crate::runtime::{InTheWay, lxc};
@@ -58,7 +59,29 @@ pub(super) fn oci(paths: &Paths, command: OciCommand, json: bool) -> Result<(), 
 /// `pv-net hook`. Its failure is written down for a runner that has started the container.
 pub(super) async fn hook(paths: &Paths, command: HookCommand) -> Result<(), Ended> {
     let done = attach(paths, command).await;
-    if let (Err(ended), Some(file)) = (&done, std::env::var_os(HOOK_ERRORS)) {
+    write_down(&done);
+    done
+}
+
+/// Starts a program in a network namespace of its own, attached as a container.
+pub(super) fn launch(paths: &Paths, launch: &Launch) -> Result<(), Ended> {
+    let attach = |pid: u32| {
+        let request = AttachRequest { pid: Some(pid), ..AttachRequest::default() };
+        let path = format!("/containers/{}", escaped(&launch.name));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| Failure::new(Kind::Internal, format!("start: {e}")))?;
+        runtime.block_on(call(paths, Method::PUT, &path, Some(&json!(request)))).map(drop)
+    };
+    let done = launcher::run(launch, attach);
+    if !launch.is_waiting {
+        write_down(&done);
+    }
+    done
+}
+
+/// Writes the failure of a start down, for a runner.
+fn write_down(done: &Result<(), Ended>) {
+    if let (Err(ended), Some(file)) = (done, std::env::var_os(HOOK_ERRORS)) {
         let text = match ended {
             Ended::Failed(failure) => failure.line(),
             Ended::NoDaemon(message) => message.error.clone(),
@@ -70,7 +93,6 @@ pub(super) async fn hook(paths: &Paths, command: HookCommand) -> Result<(), Ende
             tracing::warn!(file = %file.display(), error = %e, "not written why the container does not start");
         }
     }
-    done
 }
 
 async fn attach(paths: &Paths, command: HookCommand) -> Result<(), Ended> {

@@ -20,6 +20,7 @@ pub mod raw;
 pub mod revision;
 mod run;
 mod services;
+mod sockets;
 mod start;
 mod timeouts;
 mod uplink_filter;

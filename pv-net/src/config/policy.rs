@@ -23,8 +23,9 @@ pub(super) fn rules(
         let field = Some(field.clone());
         let Some(raw) = c.section(&path, &field) else { continue };
         let name = name(c, &join(&path, "name"), raw, i, &mut names);
-        let from = selector(c, &path, "from", &raw.from, &known, pools);
-        let to = selector(c, &path, "to", &raw.to, &known, pools);
+        let find = |name: &str| pool(name, &known, pools);
+        let from = selector_of(c, &path, "from", &raw.from, find);
+        let to = selector_of(c, &path, "to", &raw.to, find);
         let ports = ports(c, &join(&path, "ports"), raw);
         let action = action(c, &path, raw);
         if let (Some(from), Some(to), Some(action)) = (from, to, action) {
@@ -67,13 +68,13 @@ fn action(c: &mut Checker, path: &str, raw: &raw::Policy) -> Option<Action> {
 const SELECTORS: &str =
     "a selector is {\"container\": NAME}, {\"pool\": NAME}, {\"cidr\": NETWORK}, \"host\" or \"world\"";
 
-fn selector(
+/// A selector at `path.key`. `pool` finds the pool with a name, as [`pool`] does.
+pub(super) fn selector_of(
     c: &mut Checker,
     path: &str,
     key: &str,
     field: &Option<Field<raw::Selector>>,
-    known: &[&str],
-    pools: &BTreeMap<PoolName, Pool>,
+    pool: impl Fn(&str) -> FoundPool,
 ) -> Option<Selector> {
     let Some(field) = field else {
         c.wrong(path, None, format!("has no {key:?}"), Some(SELECTORS.to_owned()));
@@ -93,7 +94,7 @@ fn selector(
             ("container", name, None, name.parse().map(Selector::Container).map_err(|e| e.to_string()))
         }
         raw::Selector::Pool(name) => {
-            let (help, parsed) = pool(name, known, pools);
+            let (help, parsed) = pool(name);
             ("pool", name, help, parsed?.map(Selector::Pool))
         }
         raw::Selector::Cidr(text) => ("cidr", text, None, cidr(text).map(Selector::Cidr)),
@@ -101,12 +102,11 @@ fn selector(
     parsed.map_err(|why| c.wrong(&join(&path, key), Some(&Value::from(value.as_str())), why, help)).ok()
 }
 
-/// The pool with this name; `None` without an error when the pool has errors of its own.
-fn pool(
-    name: &str,
-    known: &[&str],
-    pools: &BTreeMap<PoolName, Pool>,
-) -> (Option<String>, Option<Result<PoolName, String>>) {
+/// What to do about a pool that is not there, and the pool; `None` without an error when it has errors of its own.
+pub(super) type FoundPool = (Option<String>, Option<Result<PoolName, String>>);
+
+/// The pool with this name.
+fn pool(name: &str, known: &[&str], pools: &BTreeMap<PoolName, Pool>) -> FoundPool {
     match name.parse::<PoolName>() {
         Ok(name) if pools.contains_key(&name) => (None, Some(Ok(name))),
         _ if known.contains(&name) => (None, None),

@@ -40,8 +40,8 @@ mod run;
 mod services;
 
 pub use run::{
-    AutoRecovery, Escalation, HealthCheck, HealthType, Interface, RecoveryType, RequiredService, Run, RunNetwork,
-    Services,
+    AutoRecovery, Escalation, HealthCheck, HealthType, Interface, Peer, RecoveryType, RequiredService, Run, RunNetwork,
+    Runtime, Services, Sockets,
 };
 pub use services::{Manifest, Service};
 

@@ -2,7 +2,7 @@
 
 use super::checker::{Checker, join};
 use super::field::Field;
-use super::{ConfigError, device, net, raw, start};
+use super::{ConfigError, device, net, raw, sockets, start};
 use crate::model::{
     Container, ContainerKind, ContainerName, IfName, Interface, Mac, NetworkMode, PoolName, PortMapping, Start,
 };
@@ -49,17 +49,19 @@ fn check(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> O
         None => empty,
     };
     let mode = network.and_then(|n| c.plain("network.mode", &n.mode).copied()).unwrap_or_default();
-    let startable = start::startable(c, raw, name.as_ref(), kind, mode, requires);
     let hostname = network.and_then(|n| c.text_with("network.hostname", &n.hostname, hostname));
     let aliases = aliases(c, network);
     let interfaces = interfaces(c, network, mode);
     let ports = ports(c, network, mode, &interfaces);
+    let sockets = sockets::sockets(c, network, kind, &ports);
+    let how = start::How { kind, mode, requires, sockets: sockets.as_ref() };
+    let startable = start::startable(c, raw, name.as_ref(), how);
     let name = name?;
     let hostname = hostname.unwrap_or_else(|| name.to_string());
     // The place where `ip netns add` makes namespaces.
     let usual = || Path::new("/run/netns").join(name.as_str());
     let netns = (kind == ContainerKind::Netns).then(|| netns.unwrap_or_else(usual));
-    Some(Container { name, kind, netns, startable, mode, hostname, aliases, interfaces, ports, inactive })
+    Some(Container { name, kind, netns, startable, mode, hostname, aliases, interfaces, ports, sockets, inactive })
 }
 
 /// The path of the namespace file.

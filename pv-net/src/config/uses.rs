@@ -4,7 +4,7 @@ use super::ConfigError;
 use super::checker::{Checker, join};
 use super::device::overlap;
 use crate::ipam::{Ipam, IpamError, LeaseKey, Request};
-use crate::model::{Container, Device, IfName, Interface, PoolKind};
+use crate::model::{Container, Device, IfName, Interface, PoolKind, PoolName, Selector};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -16,13 +16,7 @@ pub fn check_container(file: &str, container: &Container, device: &Device) -> Ve
     for (i, interface) in container.interfaces.iter().enumerate() {
         let path = format!("network.interfaces[{i}]");
         let Some(pool) = device.pools.get(&interface.pool) else {
-            let names: Vec<&str> = device.pools.keys().map(crate::model::PoolName::as_str).collect();
-            let help = if names.is_empty() {
-                "the device has no pools: declare them in device.json under network.pools".to_owned()
-            } else {
-                format!("the pools are {}", names.join(", "))
-            };
-            c.wrong(&join(&path, "pool"), Some(&Value::from(interface.pool.as_str())), "no such pool", Some(help));
+            no_such_pool(&mut c, &join(&path, "pool"), &interface.pool, device);
             continue;
         };
         if matches!(pool.kind, PoolKind::Ipvlan { .. }) {
@@ -50,8 +44,26 @@ pub fn check_container(file: &str, container: &Container, device: &Device) -> Ve
             c.wrong(&join(&path, key), Some(&Value::from(text)), why, help);
         }
     }
+    let peers = container.sockets.iter().flat_map(|sockets| sockets.connect.iter().enumerate());
+    for (i, peer) in peers {
+        if let Selector::Pool(pool) = &peer.to
+            && !device.pools.contains_key(pool)
+        {
+            no_such_pool(&mut c, &format!("network.sockets.connect[{i}].to.pool"), pool, device);
+        }
+    }
     direct_ports(&mut c, container, device);
     c.errors
+}
+
+fn no_such_pool(c: &mut Checker, path: &str, pool: &PoolName, device: &Device) {
+    let names: Vec<&str> = device.pools.keys().map(PoolName::as_str).collect();
+    let help = if names.is_empty() {
+        "the device has no pools: declare them in device.json under network.pools".to_owned()
+    } else {
+        format!("the pools are {}", names.join(", "))
+    };
+    c.wrong(path, Some(&Value::from(pool.as_str())), "no such pool", Some(help));
 }
 
 /// Checks prefix lengths that stand behind the IPv4 addresses of a container's interfaces, by the interfaces' places: each must

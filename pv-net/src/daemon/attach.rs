@@ -94,7 +94,7 @@ impl Daemon {
     pub(super) async fn forget_attach(&mut self, name: &ContainerName, before: &[Arc<Lease>]) -> Vec<Failure> {
         let saved = self.save();
         let leases = self.restore_leases(name, before).await;
-        let policy = if self.device.policies.is_empty() { Ok(()) } else { self.enforce_policy(false).await };
+        let policy = if self.has_rules() { self.enforce_policy(false).await } else { Ok(()) };
         let ports = self.refresh_port_map().await;
         [saved, leases, policy, ports].into_iter().filter_map(Result::err).collect()
     }
@@ -163,13 +163,19 @@ impl Daemon {
         let attachments: Vec<_> = container.interfaces.iter().zip(&leases).map(|(i, l)| attachment(i, l)).collect();
         // Reading what all containers publish takes time that grows with their number, so it is done only when needed.
         let ports = !container.ports.is_empty() || self.publishes(&container.name);
-        let record =
-            ContainerRecord { run, netns: Some(reference), attachments: attachments.clone(), auto_detach, begun: None };
+        let record = ContainerRecord {
+            run,
+            netns: Some(reference),
+            attachments: attachments.clone(),
+            auto_detach,
+            begun: None,
+            sockets: container.sockets.clone().map(Arc::new),
+        };
         self.state.containers.insert(container.name.clone(), Arc::new(record));
         self.state.identity(&container.name);
         self.save()?;
         // The rules must know the container before its first packet.
-        if !self.device.policies.is_empty() {
+        if self.has_rules() {
             self.enforce_policy(false).await?;
         }
         let made = self.connect_and_arrange(&attachments, &attachments, netns).await?;

@@ -80,7 +80,7 @@ impl Daemon {
         let new = attachment(wanted, lease);
         let all = self.change_attachments(name, |all| all.push(new.clone()));
         self.begin(name, Begun::Add(new.interface.clone()))?;
-        if !self.device.policies.is_empty() {
+        if self.has_rules() {
             self.enforce_policy(false).await?;
         }
         let made = self.connect_and_arrange(std::slice::from_ref(&new), &all, netns).await?;
@@ -163,7 +163,7 @@ impl Daemon {
                 self.refresh_port_map().await?;
             }
             // The container is not in that pool any more.
-            if !self.device.policies.is_empty() {
+            if self.has_rules() {
                 self.enforce_policy(false).await?;
             }
             self.save()

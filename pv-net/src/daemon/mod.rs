@@ -284,6 +284,7 @@ impl Daemon {
         daemon.learn_from_records().await?;
         daemon.learn_leases().await?;
         daemon.read_declarations().await?;
+        daemon.limit_learned();
         daemon.open_plane()?;
         daemon.discover_children().await?;
         daemon.start_policy().await?;

@@ -4,7 +4,7 @@ use super::Daemon;
 use crate::failure::{Failure, Kind};
 use crate::kernel::bpf::PolicyTables;
 use crate::model::{Device, Rule};
-use crate::policy::{Compiled, PolicyError, RuleRef, Topology, compile, host_addresses, member};
+use crate::policy::{Compiled, PolicyError, RuleRef, Topology, compile, host_addresses, member, name_servers};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -35,9 +35,10 @@ impl Daemon {
         let containers = names.into_iter().map(|name| {
             let identity = self.state.identity(&name);
             let attachments = self.state.containers.get(&name).map(|r| r.attachments.as_slice()).unwrap_or_default();
-            member(&name, identity, attachments)
+            let sockets = self.state.containers.get(&name).and_then(|record| record.sockets.clone());
+            member(&name, identity, attachments, sockets)
         });
-        Ok(Topology { containers: containers.collect(), networks, host })
+        Ok(Topology { containers: containers.collect(), networks, host, name_servers: name_servers(&device.pools) })
     }
 
     /// The device's own addresses.
@@ -47,12 +48,23 @@ impl Daemon {
         Ok(host_addresses(all, &bridges))
     }
 
+    /// Whether some container may have certain sockets only.
+    fn has_confined(&self) -> bool {
+        self.state.containers.values().any(|record| record.sockets.is_some())
+    }
+
+    /// Whether there are rules, or the limits of a container, or such are still in force: only then does the policy follow
+    /// the containers.
+    pub(super) fn has_rules(&self) -> bool {
+        !self.device.policies.is_empty() || self.has_confined() || !self.policy.refs.is_empty()
+    }
+
     /// Checks whether the rules of `device` can be compiled; changes nothing.
     ///
     /// # Errors
     /// Why they cannot.
     pub(super) async fn check_policy(&mut self, device: &Device) -> Result<(), Failure> {
-        if device.policies.is_empty() {
+        if device.policies.is_empty() && !self.has_confined() {
             return Ok(());
         }
         let topology = self.topology(device).await?;
@@ -127,8 +139,8 @@ impl Daemon {
 
     /// Updates the policy when the device's own addresses change, since rules about `host` and `world` depend on them.
     pub async fn refresh_policy(&mut self) {
-        let Some((rules, topology)) = &self.policy.source else { return };
-        if rules.is_empty() {
+        let Some((_, topology)) = &self.policy.source else { return };
+        if !self.has_rules() {
             return;
         }
         let known = topology.host.clone();

@@ -219,6 +219,16 @@ impl Daemon {
         Ok(())
     }
 
+    /// Gives containers that were learned from their links the limits of their declarations, which alone still tell them.
+    pub(super) fn limit_learned(&mut self) {
+        for (name, declared) in &self.declared {
+            let learned = self.state.containers.get_mut(name).filter(|record| record.netns.is_none());
+            if let (Some(record), Some(sockets)) = (learned, &declared.container.sockets) {
+                Arc::make_mut(record).sockets.get_or_insert_with(|| Arc::new(sockets.clone()));
+            }
+        }
+    }
+
     fn learn_record(&mut self, attachment: Attachment) {
         let name = attachment.container.clone();
         let record = self.state.containers.entry(name).or_insert_with(|| {

@@ -263,11 +263,12 @@ impl Zone {
 
     fn follow_rules(&mut self, snapshot: &Snapshot) {
         let rules = &snapshot.device.policies;
-        if rules.is_empty() {
+        let networks = snapshot.device.pools.values().flat_map(Pool::networks).collect();
+        let containers = snapshot.members().collect::<Vec<_>>();
+        if rules.is_empty() && containers.iter().all(|member| member.sockets.is_none()) {
             return;
         }
-        let networks = snapshot.device.pools.values().flat_map(Pool::networks).collect();
-        let topology = Topology { containers: snapshot.members().collect(), networks, host: Vec::new() };
+        let topology = Topology { containers, networks, ..Topology::default() };
         match compile(rules, &topology) {
             Ok(compiled) => self.policy = Some(compiled.evaluator()),
             Err(_) => self.is_closed = true,

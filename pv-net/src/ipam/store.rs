@@ -4,7 +4,7 @@ use super::Ipam;
 pub use super::run_text::RunText;
 use crate::kernel::kill_point;
 use crate::kernel::netlink::alias::{BorrowedAddress, BorrowedForwarding};
-use crate::model::{Attachment, ContainerName, IfName, NetnsRef, PoolName};
+use crate::model::{Attachment, ContainerName, IfName, NetnsRef, PoolName, Sockets};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -94,6 +94,9 @@ pub struct ContainerRecord {
     /// A change of its interfaces that was begun and has not come to its end. The next daemon finishes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<Begun>,
+    /// The only sockets that it may have; any where this is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<Arc<Sockets>>,
 }
 
 /// A change of an attached container's interfaces. What the kernel has does not tell it: an interface that is not there
@@ -352,6 +355,11 @@ mod tests {
                 attachments: Vec::new(),
                 auto_detach: name.as_str() == "db",
                 begun: Some(Begun::Remove("eth1".parse().expect("name"))),
+                sockets: (name.as_str() == "db").then(|| {
+                    let text =
+                        r#"{"listen": ["tcp/80"], "connect": [{"to": {"cidr": "10.0.0.0/8"}, "ports": ["udp"]}]}"#;
+                    Arc::new(serde_json::from_str(text).expect("sockets"))
+                }),
             };
             state.containers.insert(name, Arc::new(record));
         }

@@ -1,6 +1,6 @@
 //! Containers and their interfaces.
 
-use super::{ContainerName, IfName, Mac, PoolName, PortMapping, Startable};
+use super::{ContainerName, IfName, Mac, PoolName, PortMapping, Sockets, Startable};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -26,6 +26,8 @@ pub struct Container {
     pub interfaces: Vec<Interface>,
     /// Ports of the device that lead to it.
     pub ports: Vec<PortMapping>,
+    /// The only sockets that it may have; any where this is none.
+    pub sockets: Option<Sockets>,
     /// JSON paths of accepted settings that this version does not act on yet; shown as conditions.
     pub inactive: Vec<String>,
 }

@@ -16,6 +16,7 @@ mod pool;
 mod port;
 mod proto;
 mod ra;
+mod sockets;
 mod start;
 mod timeouts;
 mod uplink_filter;
@@ -31,7 +32,8 @@ pub use pool::{HostAccess, IpvlanMode, MacvlanMode, PairKind, Pool, PoolDhcp, Po
 pub use port::{PortMapping, Transport};
 pub use proto::proto_name;
 pub use ra::{PoolRa, RaMode, RouterPreference};
-pub use start::{LxcSpec, OciSpec, RunState, RunStatus, RuntimeSpec, Start, Startable};
+pub use sockets::{Peer, Sockets};
+pub use start::{LxcSpec, OciSpec, RunState, RunStatus, RuntimeSpec, Start, Startable, WasmCli, WasmSpec};
 pub use timeouts::FlowTimeouts;
 pub use uplink_filter::{RateLimit, UplinkFilter, XdpChoice, XdpMode};
 

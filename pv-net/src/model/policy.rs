@@ -2,6 +2,7 @@
 
 use super::{ContainerName, PoolName, RuleName};
 use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -22,7 +23,8 @@ pub struct Rule {
 }
 
 /// The senders or receivers that a rule is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Selector {
     /// A container. It need not exist.
     Container(ContainerName),
@@ -72,7 +74,8 @@ impl Action {
 }
 
 /// Traffic that a rule is about: `tcp/5432`, `udp/1000-2000`, `tcp`, `icmp`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum PortMatch {
     /// TCP to one of these ports, or to any.
     Tcp(Option<RangeInclusive<u16>>),
@@ -80,6 +83,20 @@ pub enum PortMatch {
     Udp(Option<RangeInclusive<u16>>),
     /// ICMP and ICMPv6.
     Icmp,
+}
+
+impl TryFrom<String> for PortMatch {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<PortMatch> for String {
+    fn from(ports: PortMatch) -> Self {
+        ports.to_string()
+    }
 }
 
 const FORM: &str = "as in \"tcp/5432\", \"udp/1000-2000\", \"tcp\" or \"icmp\"";

@@ -52,6 +52,14 @@ pub struct PortMapping {
     pub interface: Option<IfName>,
 }
 
+impl PortMapping {
+    /// The container's ports.
+    pub fn container_ports(&self) -> impl Iterator<Item = u16> + use<> {
+        let more = self.host_ports.end() - self.host_ports.start();
+        self.container_port..=self.container_port.saturating_add(more)
+    }
+}
+
 impl FromStr for PortMapping {
     type Err = String;
 

@@ -1,6 +1,8 @@
 //! How a container is started and stopped.
 
+use super::{ContainerName, Sockets};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +37,8 @@ pub enum RuntimeSpec {
     Lxc(LxcSpec),
     /// A runtime with the command line of runc.
     Oci(OciSpec),
+    /// A WebAssembly runtime.
+    Wasm(WasmSpec),
 }
 
 /// A container of LXC.
@@ -59,6 +63,49 @@ pub struct OciSpec {
     pub root: Option<PathBuf>,
 }
 
+/// A module that a WebAssembly runtime executes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WasmSpec {
+    /// The container's name: the runtime knows no other.
+    pub name: ContainerName,
+    /// The runtime: an absolute path, or a name that is looked for in the usual directories.
+    pub program: PathBuf,
+    /// Whose command line the runtime has.
+    pub cli: WasmCli,
+    /// The module or component.
+    pub module: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its environment, all of it.
+    pub env: BTreeMap<String, String>,
+    /// The user, and group, that the runtime's process has.
+    pub user: u32,
+    /// What the module may do with sockets.
+    pub sockets: Sockets,
+}
+
+/// Command lines of WebAssembly runtimes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WasmCli {
+    /// That of wasmtime, which is told by flags which sockets it grants (`wasi:sockets` 0.2).
+    #[default]
+    Wasmtime,
+    /// That of WasmEdge, which grants all sockets (its own socket extension of WASI preview 1).
+    Wasmedge,
+}
+
+impl WasmCli {
+    /// The runtime's usual program.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Wasmtime => "wasmtime",
+            Self::Wasmedge => "wasmedge",
+        }
+    }
+}
+
 impl RuntimeSpec {
     /// What the runtime knows the container by.
     #[must_use]
@@ -66,6 +113,7 @@ impl RuntimeSpec {
         match self {
             Self::Lxc(lxc) => &lxc.id,
             Self::Oci(oci) => &oci.id,
+            Self::Wasm(wasm) => wasm.name.as_str(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Divides containers and addresses into classes. Each gets the set of selectors that match it, and each different set
 //! gets a number.
 
+use super::confined::Confined;
 use super::{Member, Topology};
 use crate::model::{Rule, Selector};
 use ipnetwork::IpNetwork;
@@ -58,31 +59,45 @@ impl Prefix {
 /// The sets of selectors and their numbers, for one role: sender or receiver.
 #[derive(Default)]
 struct Role {
-    selectors: Vec<Selector>,
     numbers: HashMap<Selector, u32>,
     /// CIDR selectors by their network.
     nets: HashMap<Prefix, u32>,
     /// Prefix lengths that CIDR selectors have.
     lengths: BTreeSet<u8>,
+    /// The selector that matches everybody, when somebody's limits need it.
+    everybody: Option<u32>,
     sets: HashMap<Vec<u32>, u32>,
     /// For each selector, the classes in which it is.
     members: Vec<Vec<u32>>,
 }
 
 impl Role {
+    fn next(&mut self) -> u32 {
+        let number = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        self.members.push(Vec::new());
+        number
+    }
+
+    fn everybody(&mut self) -> u32 {
+        if let Some(number) = self.everybody {
+            return number;
+        }
+        let number = self.next();
+        self.everybody = Some(number);
+        number
+    }
+
     fn selector(&mut self, selector: &Selector) -> u32 {
         if let Some(number) = self.numbers.get(selector) {
             return *number;
         }
-        let number = u32::try_from(self.selectors.len()).unwrap_or(u32::MAX);
+        let number = self.next();
         if let Selector::Cidr(net) = selector {
             let prefix = Prefix::of(*net);
             self.nets.insert(prefix, number);
             self.lengths.insert(prefix.bits);
         }
-        self.selectors.push(selector.clone());
         self.numbers.insert(selector.clone(), number);
-        self.members.push(Vec::new());
         number
     }
 
@@ -121,15 +136,25 @@ pub(super) struct Classes {
     to: Role,
     /// For each rule, the numbers of its selectors.
     rules: Vec<(u32, u32)>,
+    /// For each container with limits, the numbers of its own selectors, and those of its peers.
+    confined: Vec<(u32, u32, Vec<u32>)>,
     pub ids: Vec<(u32, Ip, PolicyClass)>,
     pub addrs: Vec<(Prefix, PolicyClass)>,
 }
 
 impl Classes {
-    pub(crate) fn new(rules: &[Rule], topology: &Topology) -> Self {
+    pub(crate) fn new(rules: &[Rule], confined: &[Confined], topology: &Topology) -> Self {
         let (mut from, mut to) = (Role::default(), Role::default());
         let rules = rules.iter().map(|r| (from.selector(&r.from), to.selector(&r.to))).collect();
-        let mut classes = Self { from, to, rules, ids: Vec::new(), addrs: Vec::new() };
+        let limits = |limits: &Confined| {
+            let own = Selector::Container(limits.name.clone());
+            from.everybody();
+            to.everybody();
+            let peers = limits.connect.iter().map(|peer| to.selector(&peer.to)).collect();
+            (from.selector(&own), to.selector(&own), peers)
+        };
+        let confined = confined.iter().map(limits).collect();
+        let mut classes = Self { from, to, rules, confined, ids: Vec::new(), addrs: Vec::new() };
         for member in &topology.containers {
             classes.container(member);
         }
@@ -143,6 +168,22 @@ impl Classes {
         (&self.from.members[from as usize], &self.to.members[to as usize])
     }
 
+    /// The classes of a container with limits: as a sender, with everybody to whom it may send; and as a receiver, with
+    /// everybody who may send to it.
+    pub(crate) fn of_confined(&self, place: usize) -> [(&[u32], &[u32]); 2] {
+        let (from, to, _) = &self.confined[place];
+        let all = |role: &Role| role.everybody.map_or(0, |number| number as usize);
+        let (own_from, own_to) = (&self.from.members[*from as usize], &self.to.members[*to as usize]);
+        [(own_from, &self.to.members[all(&self.to)]), (&self.from.members[all(&self.from)], own_to)]
+    }
+
+    /// The places of those peers of a container with limits that are in a class of receivers.
+    pub(crate) fn peers_in(&self, place: usize, class: u32) -> impl Iterator<Item = usize> {
+        let (_, _, peers) = &self.confined[place];
+        let is_in = move |number: u32| self.to.members[number as usize].contains(&class);
+        peers.iter().enumerate().filter(move |(_, number)| is_in(**number)).map(|(peer, _)| peer)
+    }
+
     fn class(&mut self, sets: [Vec<u32>; 2]) -> PolicyClass {
         let [from, to] = sets;
         PolicyClass { src: self.from.class(from), dst: self.to.class(to) }
@@ -150,7 +191,7 @@ impl Classes {
 
     fn sets(&self, add: impl Fn(&Role, &mut Vec<u32>)) -> [Vec<u32>; 2] {
         [&self.from, &self.to].map(|role| {
-            let mut set = Vec::new();
+            let mut set = Vec::from_iter(role.everybody);
             add(role, &mut set);
             set
         })

@@ -2,8 +2,8 @@
 
 use super::{Compiled, PairKey};
 use pv_net_common::policy::{
-    POLICY_ALLOW, POLICY_DENY, POLICY_PAIR_BITS, POLICY_PORT_BITS, POLICY_PROTO_BITS, POLICY_TCP, POLICY_UDP,
-    policy_proto,
+    POLICY_ALLOW, POLICY_DENY, POLICY_NOTHING, POLICY_PAIR_BITS, POLICY_PORT_BITS, POLICY_PROTO_BITS, POLICY_TCP,
+    POLICY_UDP, policy_proto,
 };
 use pv_net_common::{Ip, PolicyClass, PolicySide, PolicyVerdict};
 use std::collections::{HashMap, HashSet};
@@ -16,18 +16,24 @@ pub struct Evaluator {
     pairs: HashMap<PairKey, PolicyVerdict>,
     /// Pairs of sender's and receiver's class for which some rule allows something.
     allowed: HashSet<(u32, u32)>,
+    /// Pairs for which some entry leaves the verdict to the pools' settings.
+    left: HashSet<(u32, u32)>,
 }
 
 impl Compiled {
     /// Indexes the policy for look-ups.
     #[must_use]
     pub fn evaluator(&self) -> Evaluator {
-        let allowed = self.pairs.iter().filter(|(_, verdict)| verdict.action == POLICY_ALLOW);
+        let with = |action| {
+            let of = self.pairs.iter().filter(move |(_, verdict)| verdict.action == action);
+            of.map(|(key, _)| (key.src_class, key.dst_class)).collect()
+        };
         Evaluator {
             ids: self.ids.iter().map(|(id, ip, class)| ((*id, *ip), *class)).collect(),
             cidrs: self.cidrs.iter().map(|(ip, bits, class)| ((number(*ip), *bits), *class)).collect(),
             pairs: self.pairs.iter().copied().collect(),
-            allowed: allowed.map(|(key, _)| (key.src_class, key.dst_class)).collect(),
+            allowed: with(POLICY_ALLOW),
+            left: with(POLICY_NOTHING),
         }
     }
 }
@@ -60,7 +66,8 @@ impl Evaluator {
         let (Some(from), Some(to)) = (self.class(src), self.class(dst)) else { return false };
         let all = PairKey { src_class: from.src, dst_class: to.dst, proto: 0, port: 0, bits: POLICY_PAIR_BITS };
         let is_refused = self.pairs.get(&all).is_some_and(|verdict| verdict.action == POLICY_DENY);
-        self.allowed.contains(&(from.src, to.dst)) || (by_default && !is_refused)
+        let pair = (from.src, to.dst);
+        self.allowed.contains(&pair) || (by_default && (!is_refused || self.left.contains(&pair)))
     }
 
     /// The class of a sender or receiver; `None` for a container that the policy should know but does not.

@@ -145,11 +145,13 @@ mod tests {
             pools: std::iter::once("p".parse().expect("name")).collect(),
             addresses: ["fd00::5", "10.0.3.5", "fe80::5"].map(|a| a.parse().expect("address")).to_vec(),
             link_local: Vec::new(),
+            sockets: None,
         };
         let topology = Topology {
             containers: vec![member],
             networks: vec!["10.0.3.0/24".parse().expect("net"), "203.0.113.0/24".parse().expect("net")],
             host: vec!["10.0.3.1".parse().expect("address")],
+            ..Topology::default()
         };
         for (word, want) in [
             ("web", vec![("10.0.3.5", 7, false), ("fd00::5", 7, false)]),

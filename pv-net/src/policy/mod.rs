@@ -7,6 +7,7 @@
 
 mod classes;
 mod compile;
+mod confined;
 mod default;
 mod evaluate;
 mod explain;
@@ -17,15 +18,17 @@ mod topology;
 mod tests;
 
 pub use compile::{Compiled, PairKey, PolicyError, RuleRef, compile};
+pub use confined::name_servers;
 pub use default::{Place, Reason, default_verdict};
 pub use evaluate::Evaluator;
 pub use explain::{Party, SideError, is_link_local, party, port_and_proto, side};
 pub use topology::{host_addresses, member};
 
-use crate::model::{ContainerName, PoolName};
+use crate::model::{ContainerName, PoolName, Sockets};
 use ipnetwork::IpNetwork;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A container as the rules see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Member {
     /// Its link-local addresses, each with the other address of its interface. A network selector that contains that
     /// address also matches the link-local one; otherwise a rule about a network could be evaded.
     pub link_local: Vec<LinkLocal>,
+    /// The only sockets that it may have; any where this is none.
+    pub sockets: Option<Arc<Sockets>>,
 }
 
 /// A link-local address of a container.
@@ -63,4 +68,6 @@ pub struct Topology {
     pub networks: Vec<IpNetwork>,
     /// The device's own addresses.
     pub host: Vec<IpAddr>,
+    /// The name servers of each pool's containers.
+    pub name_servers: BTreeMap<PoolName, Vec<IpAddr>>,
 }

@@ -10,10 +10,14 @@ use pv_net_common::policy::{
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-/// Decides which of several rules wins: the least. Denies come before allows, and then earlier rules before later ones.
+/// Decides which of several rules wins: the least. Denies come before allows, then rules before the limits of containers, and
+/// earlier rules before later ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     allows: bool,
+    /// It is a receiver's limits. Those of the sender come before: mostly they grant nothing to that receiver, and one entry
+    /// says so.
+    receives: bool,
     rule: u32,
 }
 
@@ -23,12 +27,50 @@ impl Rank {
     }
 }
 
-/// The rules between two classes for one protocol.
+/// The limits of a container that is one of the two: it refuses everything that is not granted.
+pub(super) struct Limit<'a> {
+    /// Its number among the rules.
+    pub rule: u32,
+    /// Whether it is about what the container gets.
+    pub receives: bool,
+    /// What passes as far as it is concerned.
+    pub granted: Vec<&'a PortMatch>,
+}
+
+impl Limit<'_> {
+    const fn rank(&self) -> Rank {
+        Rank { allows: false, rule: self.rule, receives: self.receives }
+    }
+
+    /// The granted ports of a protocol: ranges that neither overlap nor touch.
+    fn granted(&self, proto: u16) -> Vec<RangeInclusive<u16>> {
+        let ports = |ports: &&PortMatch| match ports {
+            PortMatch::Tcp(range) if proto == POLICY_TCP => Some(range.clone().unwrap_or(0..=u16::MAX)),
+            PortMatch::Udp(range) if proto == POLICY_UDP => Some(range.clone().unwrap_or(0..=u16::MAX)),
+            PortMatch::Tcp(_) | PortMatch::Udp(_) | PortMatch::Icmp => None,
+        };
+        let mut all: Vec<_> = self.granted.iter().filter_map(ports).collect();
+        all.sort_unstable_by_key(|range| *range.start());
+        let mut merged: Vec<RangeInclusive<u16>> = Vec::new();
+        for range in all {
+            match merged.last_mut().filter(|last| *range.start() <= last.end().saturating_add(1)) {
+                Some(last) => *last = *last.start()..=*last.end().max(range.end()),
+                None => merged.push(range),
+            }
+        }
+        merged
+    }
+}
+
+/// What applies between two classes for one protocol.
 #[derive(Default)]
 struct Proto {
     /// The best rule about the whole protocol.
     whole: Option<Rank>,
+    /// The ranges of ports in which a rule applies.
     spans: Vec<(RangeInclusive<u16>, Rank)>,
+    /// The ranges in which a limit does not.
+    gaps: Vec<(RangeInclusive<u16>, Rank)>,
 }
 
 /// The better one. `None` means no rule, and loses.
@@ -36,20 +78,21 @@ fn better(a: Option<Rank>, b: Option<Rank>) -> Option<Rank> {
     [a, b].into_iter().flatten().min()
 }
 
-/// The entries for one pair of classes, to which the rules with these numbers apply.
+/// The entries for one pair of classes, to which the rules with these numbers apply, and these limits.
 pub(super) fn entries(
     classes: (u32, u32),
     numbers: impl Iterator<Item = u32>,
     rules: &[Rule],
+    limits: &[Limit<'_>],
     out: &mut Vec<(PairKey, PolicyVerdict)>,
 ) {
-    let mut all = None;
+    let mut of_rules = None;
     let mut protos: BTreeMap<u16, Proto> = BTreeMap::new();
     for number in numbers {
         let rule = &rules[number as usize];
-        let rank = Some(Rank { allows: rule.action == Action::Allow, rule: number });
+        let rank = Some(Rank { allows: rule.action == Action::Allow, rule: number, receives: false });
         if rule.ports.is_empty() {
-            all = better(all, rank);
+            of_rules = better(of_rules, rank);
         }
         for ports in &rule.ports {
             let (proto, range) = match ports {
@@ -64,21 +107,36 @@ pub(super) fn entries(
             }
         }
     }
+    for limit in limits {
+        for proto in [POLICY_TCP, POLICY_UDP] {
+            let gaps = limit.granted(proto);
+            if !gaps.is_empty() {
+                protos.entry(proto).or_default().gaps.extend(gaps.into_iter().map(|range| (range, limit.rank())));
+            }
+        }
+    }
     let (src_class, dst_class) = classes;
-    let mut put = |proto, port, bits, rank: Rank| {
-        out.push((PairKey { src_class, dst_class, proto, port, bits }, rank.verdict()));
+    let mut put = |proto, port, bits, rank: Option<Rank>| {
+        // Where a limit does not apply, an entry without a verdict is before that of the limit.
+        let verdict = rank.map_or(PolicyVerdict::NOTHING, Rank::verdict);
+        out.push((PairKey { src_class, dst_class, proto, port, bits }, verdict));
     };
-    if let Some(rank) = all {
-        put(0, 0, POLICY_PAIR_BITS, rank);
+    let strictest = limits.iter().map(Limit::rank).min();
+    let all = better(of_rules, strictest);
+    if all.is_some() {
+        put(0, 0, POLICY_PAIR_BITS, all);
     }
     for (number, proto) in protos {
-        let whole = better(all, proto.whole);
-        if let Some(rank) = whole
-            && whole != all
-        {
-            put(number, 0, POLICY_PROTO_BITS, rank);
+        let whole = better(of_rules, proto.whole);
+        // A limit that grants all ports of the protocol says nothing about it.
+        let has_all =
+            |limit: &&Limit<'_>| !proto.gaps.iter().any(|(gap, rank)| *rank == limit.rank() && gap.len() == PORTS);
+        let applying: Vec<Rank> = limits.iter().filter(has_all).map(Limit::rank).collect();
+        let usual = better(whole, applying.iter().min().copied());
+        if usual != all {
+            put(number, 0, POLICY_PROTO_BITS, usual);
         }
-        for (range, rank) in stretches(&proto.spans, whole) {
+        for (range, rank) in stretches(&proto, whole, &applying) {
             for (port, bits) in prefixes(range) {
                 put(number, port, POLICY_PROTO_BITS + u32::from(bits), rank);
             }
@@ -86,29 +144,37 @@ pub(super) fn entries(
     }
 }
 
-/// Ranges of ports whose verdict differs from `whole`.
-fn stretches(spans: &[(RangeInclusive<u16>, Rank)], whole: Option<Rank>) -> Vec<(RangeInclusive<u16>, Rank)> {
+/// How many ports there are.
+const PORTS: usize = 1 << 16;
+
+/// Ranges of ports whose verdict differs from the usual one of the protocol: the better one of `whole` and all of `limits`.
+fn stretches(proto: &Proto, whole: Option<Rank>, limits: &[Rank]) -> Vec<(RangeInclusive<u16>, Option<Rank>)> {
     /// Where ranges begin and end; an end is one past the last port.
     type Edges = BTreeMap<u32, Vec<(bool, Rank)>>;
     let mut edges = Edges::new();
-    for (range, rank) in spans {
-        edges.entry(u32::from(*range.start())).or_default().push((true, *rank));
-        edges.entry(u32::from(*range.end()) + 1).or_default().push((false, *rank));
+    let gaps = proto.gaps.iter().filter(|(_, rank)| limits.contains(rank)).map(|gap| (false, gap));
+    for (opens, (range, rank)) in proto.spans.iter().map(|span| (true, span)).chain(gaps) {
+        edges.entry(u32::from(*range.start())).or_default().push((opens, *rank));
+        edges.entry(u32::from(*range.end()) + 1).or_default().push((!opens, *rank));
     }
-    // The ranges of one rule may overlap, so it is open until the last of them ends.
-    let mut open: BTreeMap<Rank, u32> = BTreeMap::new();
-    let mut found: Vec<(RangeInclusive<u16>, Rank)> = Vec::new();
-    let mut current: Option<(u32, Rank)> = None;
+    // The ranges of one rule may overlap, so it is open until the last of them ends. A limit is open outside of its gaps.
+    let mut open: BTreeMap<Rank, i64> = BTreeMap::new();
+    for limit in limits {
+        *open.entry(*limit).or_default() += 1;
+    }
+    let usual = better(whole, open.keys().next().copied());
+    let mut found: Vec<(RangeInclusive<u16>, Option<Rank>)> = Vec::new();
+    let mut current: Option<(u32, Option<Rank>)> = None;
     for (at, changes) in edges {
         for (opens, rank) in changes {
             let count = open.entry(rank).or_default();
-            *count = if opens { *count + 1 } else { *count - 1 };
+            *count += if opens { 1 } else { -1 };
             if *count == 0 {
                 open.remove(&rank);
             }
         }
-        let now = open.keys().next().copied();
-        let now = better(whole, now).filter(|rank| Some(*rank) != whole);
+        let now = better(whole, open.keys().next().copied());
+        let now = (now != usual).then_some(now);
         if current.map(|(_, rank)| rank) != now {
             if let Some((start, rank)) = current
                 && let (Ok(first), Ok(last)) = (u16::try_from(start), u16::try_from(at - 1))

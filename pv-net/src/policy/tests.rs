@@ -4,11 +4,11 @@ mod random;
 mod reference;
 
 use super::*;
-use crate::model::{Action, PortMatch, Rule, Selector};
+use crate::model::{Action, Peer, PortMatch, Rule, Selector, Sockets};
 use proptest::prelude::*;
 use pv_net_common::policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NO_RULE, POLICY_NOTHING};
 use pv_net_common::{PolicySide, PolicyVerdict};
-use random::{name, packet, rules, topology};
+use random::{limited, name, packet, rules, sockets, topology};
 use reference::Packet;
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,24 @@ proptest! {
             let (src, dst) = sides(p);
             let [a, b] = [&one, &other].map(|e| e.verdict(&src, &dst, p.proto, p.port).action);
             prop_assert_eq!(a, b);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn what_is_not_granted_is_refused(
+        one in sockets(), other in sockets(), rules in prop::option::of(rules()),
+        packets in prop::collection::vec(packet(), 60),
+    ) {
+        let (topology, rules) = (limited(one, other), rules.unwrap_or_default());
+        let evaluator = compile(&rules, &topology).expect("small").evaluator();
+        for p in &packets {
+            let (src, dst) = sides(p);
+            let want = expected(reference::verdict(&rules, &topology, p));
+            prop_assert_eq!(evaluator.verdict(&src, &dst, p.proto, p.port), want, "{:?}\n{:#?}\n{:#?}", p, rules, topology);
         }
     }
 }
@@ -102,6 +120,7 @@ fn what_is_the_same_is_one_class() {
         pools: std::iter::once(name("a")).collect(),
         addresses: vec![IpAddr::from([10, 0, 1, u8::try_from(i).expect("small")])],
         link_local: Vec::new(),
+        sockets: None,
     });
     let topology = Topology { containers: members.collect(), ..topology() };
     let rules = [rule("pool a", "192.0.2.0/24", &[], Action::Deny)];
@@ -110,6 +129,61 @@ fn what_is_the_same_is_one_class() {
     // Both outermost networks, and the network of the rule. The pools and the device itself need no entries of their
     // own.
     assert_eq!(compiled.cidrs.len(), 3, "{:?}", compiled.cidrs);
+}
+
+#[test]
+fn limits_are_named_and_keep_names_of_other_pools_apart() {
+    let grant = |text: &str| serde_json::from_str::<Sockets>(text).expect("sockets");
+    let one = grant(r#"{"listen": ["tcp/80"], "connect": [{"to": {"container": "c2"}, "ports": ["tcp/5432"]}]}"#);
+    let topology = limited(one, Sockets::default());
+    let compiled = compile(&[], &topology).expect("small");
+    let names: Vec<_> = compiled.rules.iter().map(|rule| rule.name.as_deref()).collect();
+    assert_eq!(names, [Some("container c1: sockets"), Some("container c3: sockets")]);
+    let evaluator = compiled.evaluator();
+    let side = |identity, a: &str| PolicySide { identity, addr: name::<IpAddr>(a).into() };
+    let (c1, c2, c3) = (side(11, "10.0.1.2"), side(12, "10.0.1.3"), side(13, "10.0.2.4"));
+    let world = side(0, "8.8.8.8");
+    let refused = |rule| PolicyVerdict { rule, action: POLICY_DENY };
+    for (src, dst, proto, port, want) in [
+        (c1, c2, 6, 5432, PolicyVerdict::NOTHING),
+        (c1, c2, 6, 5433, refused(0)),
+        (c1, c2, 17, 5432, refused(0)),
+        (c1, c2, 1, 0, refused(0)),
+        (c1, c2, 132, 5432, refused(0)),
+        (world, c1, 6, 80, PolicyVerdict::NOTHING),
+        (world, c1, 6, 81, refused(0)),
+        (c2, c3, 6, 80, refused(1)),
+        (c3, world, 17, 53, refused(1)),
+        (c2, world, 6, 81, PolicyVerdict::NOTHING),
+    ] {
+        assert_eq!(evaluator.verdict(&src, &dst, proto, port), want, "{src:?} {dst:?} {proto}/{port}");
+    }
+    assert!(evaluator.reaches(&c1, &c2, true) && !evaluator.reaches(&c1, &c2, false));
+    assert!(!evaluator.reaches(&c1, &c3, true), "nothing is granted");
+}
+
+/// Two hundred containers with limits, in a pool of their own: the entries that they need.
+#[test]
+fn many_limits_fit() {
+    let one = Sockets {
+        listen: vec![name("tcp/80"), name("udp/5000-5010")],
+        connect: vec![Peer { to: Selector::World, ports: vec![name("tcp/443")] }],
+        resolve: false,
+    };
+    let members = (1..=200u32).map(|i| Member {
+        name: name(&format!("c{i}")),
+        identity: i,
+        pools: std::iter::once(name("a")).collect(),
+        addresses: vec![IpAddr::from([10, 0, 1, u8::try_from(i).expect("small")])],
+        link_local: Vec::new(),
+        sockets: Some(Arc::new(one.clone())),
+    });
+    let topology = Topology { containers: members.collect(), ..topology() };
+    let begun = Instant::now();
+    let compiled = compile(&[], &topology).expect("it fits");
+    eprintln!("{} pairs in {:?}", compiled.pairs.len(), begun.elapsed());
+    // One entry for each two of them, and some for each of them and everybody else.
+    assert!(compiled.pairs.len() < 200 * 200 + 200 * 20, "{}", compiled.pairs.len());
 }
 
 /// Different kinds of ten thousand rules: the entries that they need, and the time that compiling may take.
@@ -126,6 +200,7 @@ fn ten_thousand_rules_compile_at_once() {
                 pools: std::iter::once(name("a")).collect(),
                 addresses: vec![IpAddr::from([10, 0, 1, u8::try_from(i).expect("small")])],
                 link_local: Vec::new(),
+                sockets: None,
             })
             .collect(),
         ..topology()

@@ -1,13 +1,19 @@
 //! Makes the rules' view of the device from what the daemon knows.
 
 use super::{LinkLocal, Member, is_link_local};
-use crate::model::{Attachment, ContainerName, Mac};
+use crate::model::{Attachment, ContainerName, Mac, Sockets};
 use pv_net_common::Ip;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// The rules' view of a container with these attachments.
 #[must_use]
-pub fn member(name: &ContainerName, identity: u32, attachments: &[Attachment]) -> Member {
+pub fn member(
+    name: &ContainerName,
+    identity: u32,
+    attachments: &[Attachment],
+    sockets: Option<Arc<Sockets>>,
+) -> Member {
     let link_local = |a: &Attachment| IpAddr::from(Ip::link_local(a.mac.0));
     let own = |a: &Attachment| [a.ipv6.map(IpAddr::from), a.ipv4.map(IpAddr::from)].into_iter().flatten();
     let beside = |a: &Attachment| Some(LinkLocal { addr: link_local(a), beside: own(a).next()?, pool: a.pool.clone() });
@@ -17,6 +23,7 @@ pub fn member(name: &ContainerName, identity: u32, attachments: &[Attachment]) -
         pools: attachments.iter().map(|a| a.pool.clone()).collect(),
         addresses: attachments.iter().flat_map(|a| own(a).chain([link_local(a)])).collect(),
         link_local: attachments.iter().filter_map(beside).collect(),
+        sockets,
     }
 }
 

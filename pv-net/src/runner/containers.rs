@@ -263,7 +263,7 @@ impl Containers {
         spec: &RuntimeSpec,
         work: impl FnOnce(&dyn Runtime) -> T,
     ) -> T {
-        let programs = Programs::new(&directory(&self.paths), name.as_str());
+        let programs = Programs::new(&directory(&self.paths), name.as_str(), self.hooks.launcher(name));
         work(&*runtime(spec, &programs))
     }
 

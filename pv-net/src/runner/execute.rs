@@ -1,7 +1,8 @@
 //! Calls runtimes.
 
-use super::process::Process;
-use crate::runtime::start::{CommandLine, Execute, Finished, Output, RuntimeError};
+use super::process::{Process, Written};
+use crate::runtime::start::{CommandLine, End, Execute, Finished, Launcher, Output, RuntimeError};
+use nix::sys::signal::{Signal, killpg};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -24,11 +25,12 @@ pub(super) struct Programs {
     dir: PathBuf,
     /// How their names begin.
     name: String,
+    launcher: Launcher,
 }
 
 impl Programs {
-    pub(super) fn new(dir: &Path, name: &str) -> Self {
-        let programs = Self { dir: dir.to_owned(), name: name.to_owned() };
+    pub(super) fn new(dir: &Path, name: &str, launcher: Launcher) -> Self {
+        let programs = Self { dir: dir.to_owned(), name: name.to_owned(), launcher };
         // A runner that was killed may have left some.
         programs.remove_files();
         programs
@@ -37,9 +39,7 @@ impl Programs {
     fn remove_files(&self) {
         for what in ["pid", "log", "hook"] {
             let path = self.scratch(what);
-            if let Err(e) = std::fs::remove_file(&path)
-                && e.kind() != io::ErrorKind::NotFound
-            {
+            if let Err(e) = self.remove(&path) {
                 tracing::warn!(file = %path.display(), error = %e, "not removed");
             }
         }
@@ -91,7 +91,6 @@ fn wait(child: &mut Child, within: Duration) -> io::Result<Option<std::process::
 }
 
 fn kill_group(leader: u32) {
-    use nix::sys::signal::{Signal, killpg};
     let Ok(leader) = i32::try_from(leader) else { return };
     if let Err(e) = killpg(nix::unistd::Pid::from_raw(leader), Signal::SIGKILL)
         && e != nix::errno::Errno::ESRCH
@@ -115,6 +114,9 @@ impl Execute for Programs {
             Output::Nobody | Output::Log(_) => {
                 command.stdout(Stdio::null()).stderr(Stdio::null());
             }
+            Output::Runner => {
+                command.stdout(Stdio::null()).stderr(Stdio::inherit());
+            }
         }
         let mut child = command.spawn().map_err(failed)?;
         let Some(status) = wait(&mut child, within).map_err(failed)? else {
@@ -123,6 +125,7 @@ impl Execute for Programs {
         let (answer, errors) = match (&files, &line.output) {
             (Some((answer, errors)), _) => (said(answer).map_err(failed)?, said(errors).map_err(failed)?),
             (None, Output::Log(log)) => (said_at(&self.hook_errors()), said_at(log)),
+            (None, Output::Runner) => (said_at(&self.hook_errors()), String::new()),
             (None, _) => (String::new(), String::new()),
         };
         tracing::debug!(program = %line.program.display(), code = status.code(), signal = status.signal(), "called");
@@ -135,6 +138,33 @@ impl Execute for Programs {
 
     fn scratch(&self, what: &str) -> PathBuf {
         self.dir.join(format!("{}.{what}", self.name))
+    }
+
+    fn launcher(&self) -> &Launcher {
+        &self.launcher
+    }
+
+    fn written(&self, file: &Path) -> Option<u32> {
+        Written::read(&said_at(file)).filter(Written::is_there).map(|written| written.pid)
+    }
+
+    fn end(&self, pid: u32, by: End) -> io::Result<()> {
+        let signal = match by {
+            End::Ask => Signal::SIGTERM,
+            End::Kill => Signal::SIGKILL,
+        };
+        let leader = i32::try_from(pid).map_err(io::Error::other)?;
+        match killpg(nix::unistd::Pid::from_raw(leader), signal) {
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn remove(&self, file: &Path) -> io::Result<()> {
+        match std::fs::remove_file(file) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 
     fn kill_written(&self, file: &Path) {
@@ -156,6 +186,7 @@ impl Drop for Programs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::Call;
 
     fn line(words: &[&str], output: Output) -> CommandLine {
         let arguments = words.iter().skip(1).map(Into::into).collect();
@@ -165,7 +196,9 @@ mod tests {
     #[test]
     fn a_program_is_run_to_its_end_and_one_that_hangs_is_killed() {
         let dir = tempfile::tempdir().expect("a directory");
-        let programs = Programs::new(dir.path(), "web");
+        let call = Call { program: "/pv-net".into(), flags: Vec::new() };
+        let launcher = Launcher { call, resolv_conf: "/resolv.conf".into() };
+        let programs = Programs::new(dir.path(), "web", launcher);
         let second = Duration::from_secs(10);
         let run = |words: &[&str], within| programs.run(&line(words, Output::Answer), within);
         let finished = run(&["sh", "-c", "echo yes; echo no >&2; exit 3"], second).expect("run");

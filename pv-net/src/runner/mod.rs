@@ -11,6 +11,7 @@ mod containers;
 mod ended;
 mod execute;
 mod launch;
+pub mod launcher;
 mod look;
 mod marks;
 pub mod network;

@@ -6,6 +6,7 @@ use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
 use crate::model::{Container, ContainerKind, ContainerName, NetworkMode, RuntimeSpec};
 use crate::runtime::oci::{self, Patch};
+use crate::runtime::start::Launcher;
 use crate::runtime::{Call, InTheWay, lxc};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -40,6 +41,11 @@ impl Hooks {
         let run_dir = absolute(paths.run_dir.clone())?;
         let flags = if is_usual { Vec::new() } else { vec![format!("--run-dir={}", run_dir.display())] };
         Ok(Self { call: Call { program, flags }, resolv_confs: absolute(paths.resolv_confs())? })
+    }
+
+    /// How a container is started whose runtime makes no network namespace.
+    pub(super) fn launcher(&self, name: &ContainerName) -> Launcher {
+        Launcher { call: self.call.clone(), resolv_conf: self.resolv_conf(name) }
     }
 
     fn resolv_conf(&self, name: &ContainerName) -> PathBuf {
@@ -99,6 +105,8 @@ impl Hooks {
         match runtime {
             RuntimeSpec::Lxc(spec) => self.write_lxc(container, &spec.path.join(&spec.id).join("config")),
             RuntimeSpec::Oci(spec) => self.patch_oci(container, &spec.bundle, None).map(|_| ()),
+            // Its launcher makes the namespace, and has it attached.
+            RuntimeSpec::Wasm(_) => Ok(()),
         }
     }
 }

@@ -54,6 +54,7 @@ pub(super) fn refused(name: &ContainerName, e: &RuntimeError) -> Failure {
         RuntimeError::AtOnce => failure.help("look at its program: it runs as soon as there is one that does not end"),
         RuntimeError::Refused { .. }
         | RuntimeError::Changing
+        | RuntimeError::NoPrograms
         | RuntimeError::Survives(_)
         | RuntimeError::Answer { .. }
         | RuntimeError::Process { .. } => failure,
@@ -73,7 +74,8 @@ pub(super) fn are_same(one: &RuntimeSpec, other: &RuntimeSpec) -> bool {
             let are_one = one.id == other.id && one.program.file_name() == other.program.file_name();
             place(&one.bundle) == place(&other.bundle) || (are_one && root(one) == root(other))
         }
-        (RuntimeSpec::Lxc(_), RuntimeSpec::Oci(_)) | (RuntimeSpec::Oci(_), RuntimeSpec::Lxc(_)) => false,
+        (RuntimeSpec::Wasm(one), RuntimeSpec::Wasm(other)) => one.name == other.name,
+        (RuntimeSpec::Lxc(_) | RuntimeSpec::Oci(_) | RuntimeSpec::Wasm(_), _) => false,
     }
 }
 

@@ -83,6 +83,44 @@ pub(super) fn is_gone(pid: u32) -> bool {
     }
 }
 
+/// A process that was written down, with the time of its start: another one that gets its id later has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) pid: u32,
+    /// Clock ticks between the boot and its start.
+    since: u64,
+}
+
+impl Written {
+    /// A process, which must be there.
+    ///
+    /// # Errors
+    /// When `/proc` does not tell.
+    pub(super) fn of(pid: u32) -> io::Result<Self> {
+        let stat = i32::try_from(pid).map_err(io::Error::other).and_then(|pid| {
+            let process = procfs::process::Process::new(pid).map_err(io::Error::other)?;
+            process.stat().map_err(io::Error::other)
+        })?;
+        Ok(Self { pid, since: stat.starttime })
+    }
+
+    /// Its form in a file.
+    pub(super) fn text(self) -> String {
+        format!("{} {}\n", self.pid, self.since)
+    }
+
+    /// What is in a file; `None` for anything else.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let (pid, since) = text.trim_end().split_once(' ')?;
+        Some(Self { pid: pid.parse().ok().filter(|pid| *pid > 1)?, since: since.parse().ok()? })
+    }
+
+    /// Whether that very process has not ended.
+    pub(super) fn is_there(&self) -> bool {
+        !is_gone(self.pid) && Self::of(self.pid).is_ok_and(|now| now == *self)
+    }
+}
+
 /// `struct pidfd_info` of the kernel's `include/uapi/linux/pidfd.h`, in its first form.
 #[repr(C)]
 #[derive(Default)]
@@ -122,8 +160,12 @@ mod tests {
         let process = Process::open(child.id()).expect("opened").expect("there");
         assert!(!process.ended(Some(Duration::ZERO)).expect("known"));
         assert!(!is_gone(child.id()));
+        let written = Written::of(child.id()).expect("known");
+        assert_eq!(Written::read(&written.text()), Some(written));
+        assert!(written.is_there() && !Written { since: written.since + 1, ..written }.is_there());
         assert!(process.ended(Some(Duration::from_secs(10))).expect("known"));
         assert!(is_gone(child.id()), "it has ended, and its parent has not waited for it");
+        assert!(!written.is_there());
         child.wait().expect("waited");
         // Kernels before 6.15 do not say.
         assert!(process.how().is_none_or(|how| how.code() == Some(3)));

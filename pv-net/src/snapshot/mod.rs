@@ -279,7 +279,7 @@ impl Snapshot {
 
     /// The attached containers as rules see them.
     pub fn members(&self) -> impl Iterator<Item = Member> {
-        self.attached().map(|(c, a)| member(&c.name, a.identity, &a.record.attachments))
+        self.attached().map(|(c, a)| member(&c.name, a.identity, &a.record.attachments, a.record.sockets.clone()))
     }
 
     /// This snapshot with the next `revision`; `None` when nothing differs from `before`.

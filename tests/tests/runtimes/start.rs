@@ -36,15 +36,20 @@ fn kill_first(pid: Option<u64>) -> Result<()> {
     kill(Pid::from_raw(pid), Signal::SIGKILL).context("kill")
 }
 
-/// Starts, restarts, ends by itself, and is stopped; daemon and runner are killed in between.
 fn story(kind: &'static str) -> Result<()> {
     let mut starter = Starter::new(kind)?;
     starter.declare("web", SERVES, json!({"stop_timeout": 60}))?;
+    lives(&mut starter)
+}
+
+/// The container `web` starts, restarts, ends by itself, and is stopped; daemon and runner are killed in between.
+pub fn lives(starter: &mut Starter) -> Result<()> {
+    let kind = starter.kind;
     let view = starter.act("start", "web")?;
     ensure!(view["state"] == "attached" && view["runtime"]["state"] == "running", "{view}");
     let own = starter.identity("web")?;
     eventually(SOON, || published(&starter.lab))?;
-    ensure!(resolves(&starter, "web")?, "not in DNS");
+    ensure!(resolves(starter, "web")?, "not in DNS");
     let pid = starter.becomes("web", "running")?;
     let again = starter.lab.device.cli(&["containers", "start", "web"]);
     ensure!(again.code == Some(1) && again.stderr.contains("running already"), "{again:?}");
@@ -54,14 +59,14 @@ fn story(kind: &'static str) -> Result<()> {
     ensure!(starter.becomes("web", "running")? != pid, "the same process");
     ensure!(starter.identity("web")? == own, "another identity after a restart");
     eventually(SOON, || published(&starter.lab))?;
-    survives_kills(&mut starter, &own)?;
+    survives_kills(starter, &own)?;
     // A container that ends by itself is gone at once, and its lease stays.
     let pid = starter.becomes("web", "running")?;
     // Something that holds its namespace keeps its links from going with it.
     let held = fs::File::open(format!("/proc/{}/ns/net", pid.context("no process")?))?;
     kill_first(pid)?;
     let begun = Instant::now();
-    eventually(SOON, || gone_from_names_and_ports(&starter, &own[0]))?;
+    eventually(SOON, || gone_from_names_and_ports(starter, &own[0]))?;
     eprintln!("{kind}: gone after {:?}", begun.elapsed());
     starter.lab.no_links()?;
     drop(held);
@@ -79,7 +84,7 @@ fn story(kind: &'static str) -> Result<()> {
     let view = starter.act("stop", "web")?;
     ensure!(begun.elapsed() < Duration::from_secs(60), "it was killed: {:?}", begun.elapsed());
     ensure!(view["state"] == "detached" && view["runtime"] == json!({"state": "stopped"}), "{view}");
-    gone_from_names_and_ports(&starter, &own[0])?;
+    gone_from_names_and_ports(starter, &own[0])?;
     let again = starter.lab.device.cli(&["containers", "stop", "web"]);
     ensure!(again.code == Some(1) && again.stderr.contains("not running"), "{again:?}");
     ensure!(starter.lab.view("web")?["conditions"] == json!([]), "{}", starter.lab.view("web")?);

@@ -18,7 +18,7 @@ pub const STUBBORN: &str = "trap '' TERM PWR\nwhile :; do sleep 1000; done\n";
 /// A device whose containers are started by a runner.
 pub struct Starter {
     pub lab: Lab,
-    /// `lxc`, `runc` or `crun`.
+    /// `lxc`, `runc`, `crun`, `wasmtime` or `wasmedge`.
     pub kind: &'static str,
     pub runner: Option<Process>,
     names: BTreeSet<String>,
@@ -175,6 +175,11 @@ impl Starter {
     pub fn kept(&self) -> Result<String> {
         match self.kind {
             "lxc" => output(self.lab.runtime("lxc-ls").arg("-P").arg(self.lab.dir("lxc")?).arg("--active")),
+            "wasmtime" | "wasmedge" => {
+                let files = fs::read_dir(self.lab.device.file("run-runner"))?.flatten();
+                let names = files.map(|file| file.file_name().display().to_string());
+                Ok(names.filter(|name| name.ends_with(".process") || name.ends_with(".nsswitch")).collect())
+            }
             program => output(Bundles(program).command(&self.lab)?.args(["list", "-q"])),
         }
     }

@@ -8,7 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::run::{self, find, is_root};
-use needs::{LLVM, Need, PROGRAMS, SERVICES, UNPACKED, UNPACKED_AT, VM, VM_ARM};
+use crate::vm;
+use needs::{LLVM, Need, PROGRAMS, SERVICES, UNPACKED, UNPACKED_AT, Unpacked, VM, VM_ARM};
 
 /// What `cargo xtask setup` takes.
 #[derive(clap::Args)]
@@ -25,8 +26,8 @@ pub struct Args {
 #[derive(Default)]
 struct Plan {
     apt: Vec<&'static str>,
-    /// Packages that are unpacked, but not installed.
-    unpacked: Vec<&'static str>,
+    /// Programs that are unpacked, but not installed.
+    unpacked: Vec<&'static Unpacked>,
     /// Arguments of `rustup`, one list for each call.
     rustup: Vec<Vec<&'static str>>,
     /// Arguments of `cargo install`, one list for each call.
@@ -117,7 +118,11 @@ fn missing(build_only: bool) -> Plan {
     plan.add(VM);
     // The tests that need them are skipped elsewhere.
     if debian {
-        plan.unpacked.extend(UNPACKED.iter().filter(|need| !is_unpacked(need)).map(|need| need.package));
+        plan.unpacked.extend(UNPACKED.iter().filter(|unpacked| !is_unpacked(unpacked)));
+        let needs_pip = plan.unpacked.iter().any(|unpacked| unpacked.script.contains("-m pip"));
+        if needs_pip && !has_pip() {
+            plan.apt.push("python3-pip");
+        }
     }
     if find("cargo-deny").is_none() {
         plan.cargo.push(vec!["cargo-deny", "--locked"]);
@@ -125,10 +130,14 @@ fn missing(build_only: bool) -> Plan {
     plan
 }
 
-/// Whether a package is unpacked. Since Debian 13 its programs are below `usr`.
-fn is_unpacked(need: &Need) -> bool {
-    let dir = Path::new(UNPACKED_AT).join(need.package);
-    ["", "usr"].iter().any(|below| dir.join(below).join(need.program).exists())
+/// Whether a program is unpacked. Since Debian 13 those of packages are below `usr`.
+fn is_unpacked(unpacked: &Unpacked) -> bool {
+    let dir = Path::new(UNPACKED_AT).join(unpacked.name);
+    ["", "usr"].iter().any(|below| dir.join(below).join(unpacked.program).exists())
+}
+
+fn has_pip() -> bool {
+    Command::new("python3").args(["-m", "pip", "--version"]).output().is_ok_and(|told| told.status.success())
 }
 
 impl Plan {
@@ -161,12 +170,12 @@ impl Plan {
             install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(&self.apt);
             all.push(install);
         }
-        for package in &self.unpacked {
+        for unpacked in &self.unpacked {
+            let Unpacked { name, script, .. } = unpacked;
+            let dir = format!("{UNPACKED_AT}/{name}");
             let mut unpack = Command::new("sh");
-            unpack.arg("-ec").arg(format!(
-                "rm -rf {UNPACKED_AT}/{package} && mkdir -p {UNPACKED_AT}/{package} && cd {UNPACKED_AT}/{package} && \
-                 apt-get download -qq {package} && dpkg-deb -x {package}_*.deb . && rm {package}_*.deb"
-            ));
+            unpack.arg("-ec").arg(format!("rm -rf {dir} && mkdir -p {dir} && cd {dir} && {script}"));
+            unpack.env("MIRROR", vm::mirrors().0);
             all.push(unpack);
         }
         for words in &self.rustup {
@@ -188,14 +197,21 @@ impl Plan {
     }
 
     fn by_hand(&self) -> String {
-        let line = |command: &Command| match command.get_envs().any(|(key, _)| key == "PATH") {
-            true => format!("    PATH={LLVM}:$PATH {}", plain(command)),
-            false => format!("    {}", plain(command)),
+        let line = |command: &Command| {
+            let has = |name: &str| command.get_envs().any(|(key, _)| key == name);
+            let before = match (has("PATH"), has("MIRROR")) {
+                (true, _) => format!("PATH={LLVM}:$PATH "),
+                (false, true) => format!("MIRROR={} ", vm::mirrors().0),
+                (false, false) => String::new(),
+            };
+            format!("    {before}{}", plain(command))
         };
         let mut lines: Vec<String> = self.commands().iter().map(line).collect();
-        let of_apt = |need: &&Need| self.apt.contains(&need.package) || self.unpacked.contains(&need.package);
-        for need in [PROGRAMS, UNPACKED, VM, VM_ARM].iter().copied().flatten().filter(of_apt) {
+        for need in [PROGRAMS, VM, VM_ARM].iter().copied().flatten().filter(|need| self.apt.contains(&need.package)) {
             lines.push(format!("    # {}: {}", need.package, need.why));
+        }
+        for Unpacked { name, why, .. } in &self.unpacked {
+            lines.push(format!("    # {name}: {why}"));
         }
         lines.join("\n")
     }

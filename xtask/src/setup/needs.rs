@@ -52,6 +52,8 @@ pub const PROGRAMS: &[Need] = &[
     need("containerd", "containerd", "containers by containerd"),
     need("mksquashfs", "squashfs-tools", "the example container of Pantavisor"),
     need("conmon", "conmon", "what podman starts containers with"),
+    need("mmdebstrap", "mmdebstrap", "unpacks WasmEdge"),
+    need("python3", "python3", "what wasmtime's library is called by"),
     need(
         "/lib/systemd/systemd-networkd",
         "systemd",
@@ -59,15 +61,44 @@ pub const PROGRAMS: &[Need] = &[
     ),
 ];
 
-/// Programs of packages that would change the machine if they were installed. They are unpacked beside what is built, and a
-/// program is a path in its package.
-pub const UNPACKED: &[Need] = &[need(
-    "lib/systemd/systemd-resolved",
-    "systemd-resolved",
-    "a resolver of containers and of the device; its package replaces /etc/resolv.conf",
-)];
+/// A program that is unpacked beside what is built, in a directory of its own, and not installed.
+pub struct Unpacked {
+    /// The directory's name.
+    pub name: &'static str,
+    /// A file in that directory.
+    pub program: &'static str,
+    /// What uses it, and why it is not installed.
+    pub why: &'static str,
+    /// The shell's commands that fill the directory, in which they run. `$MIRROR` is Debian's mirror.
+    pub script: &'static str,
+}
 
-/// Where each of them is unpacked, in a directory with the package's name.
+/// Every program that is unpacked.
+pub const UNPACKED: &[Unpacked] = &[
+    Unpacked {
+        name: "systemd-resolved",
+        program: "lib/systemd/systemd-resolved",
+        why: "a resolver of containers and of the device; its package replaces /etc/resolv.conf",
+        script: "apt-get download -qq systemd-resolved && dpkg-deb -x systemd-resolved_*.deb . && rm systemd-resolved_*.deb",
+    },
+    Unpacked {
+        name: "wasmedge",
+        program: "bin/wasmedge",
+        why: "containers of WebAssembly with WasmEdge's sockets; of Debian 13, with the libraries of that",
+        script: "mmdebstrap --quiet --variant=extract --include=base-files,wasmedge trixie root \
+                 \"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $MIRROR trixie main\" && \
+                 mkdir bin && mv root/usr/lib/*-linux-gnu lib && mv root/usr/bin/wasmedge bin/ && rm -rf root",
+    },
+    Unpacked {
+        name: "wasmtime",
+        program: "wasmtime/__init__.py",
+        why: "containers of WebAssembly with wasi:sockets; later wheels grant no sockets, and the command takes minutes to build",
+        script: "python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps \
+                 --only-binary=:all: --target . wasmtime==45.0.0",
+    },
+];
+
+/// Where each of them is unpacked, in a directory with its name.
 pub const UNPACKED_AT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/unpacked");
 
 /// Packages that bring services which nobody has asked for. Tests start the programs by themselves.

@@ -118,8 +118,8 @@ pub fn said(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
-/// The mirrors that this machine uses itself.
-fn mirrors() -> (String, String) {
+/// The mirrors of Debian, and of its security updates, that this machine uses itself.
+pub fn mirrors() -> (String, String) {
     let files = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
     let text: String = files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
     let lines = text.lines().filter(|line| line.starts_with("URIs:") || line.starts_with("deb "));

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::{run, setup, signals};
+pub use apt::mirrors;
 pub use apt::{Apt, Suite, said};
 pub use arch::Arch;
 use budget::Budget;

@@ -5,7 +5,7 @@ use super::pool::{PortView, ports};
 use crate::failure::{Failure, Kind};
 use crate::kernel::bpf::PolicyProbe;
 use crate::kernel::netlink::Net;
-use crate::model::{Action, Pool, PoolName, proto_name};
+use crate::model::{Action, ContainerName, Pool, PoolName, proto_name};
 use crate::plan::PoolLink;
 use crate::policy::{self, Party, Place, Reason, Topology, compile, default_verdict, port_and_proto};
 use crate::snapshot::Snapshot;
@@ -38,6 +38,8 @@ struct Decision {
     by: DecidedBy,
     rule: Option<String>,
     path: Option<String>,
+    /// The container in whose `run.json` that is; the device's configuration where this is none.
+    of: Option<ContainerName>,
     reason: String,
 }
 
@@ -64,7 +66,8 @@ pub fn explain(
     config: &Path,
 ) -> Result<VerdictView, Failure> {
     let networks = snapshot.device.pools.values().flat_map(Pool::own_networks).collect();
-    let topology = Topology { containers: snapshot.members().collect(), networks, host };
+    let name_servers = policy::name_servers(&snapshot.device.pools);
+    let topology = Topology { containers: snapshot.members().collect(), networks, host, name_servers };
     let explainer = Explainer { snapshot, ports: ports(snapshot), topology };
     explainer.verdict(query, probe, config)
 }
@@ -113,7 +116,8 @@ impl Explainer<'_> {
             verdict: decision.action,
             decided_by: decision.by,
             rule: decision.rule,
-            file: decision.path.is_some().then(|| config.display().to_string()),
+            // A container's run.json need not be a file.
+            file: decision.path.as_ref().filter(|_| decision.of.is_none()).map(|_| config.display().to_string()),
             path: decision.path,
             reason: decision.reason,
             generation: self.snapshot.policy.generation,
@@ -199,7 +203,7 @@ impl Explainer<'_> {
     fn decision(&self, said: PolicyVerdict, from: &Party, to: &Party, traffic: Traffic) -> Decision {
         if self.off_link(from, to) {
             let reason = "a link-local address is valid on the link of its own pool alone".to_owned();
-            return Decision { action: Action::Deny, by: DecidedBy::Default, rule: None, path: None, reason };
+            return Decision { action: Action::Deny, by: DecidedBy::Default, rule: None, path: None, of: None, reason };
         }
         let action = match said.action {
             // Programs see only traffic from or to a container.
@@ -213,17 +217,27 @@ impl Explainer<'_> {
         let by = DecidedBy::Rule;
         if said == PolicyVerdict::UNKNOWN {
             let reason = "the policy in force does not know the container yet".to_owned();
-            return Decision { action, by, rule: None, path: None, reason };
+            return Decision { action, by, rule: None, path: None, of: None, reason };
         }
         match self.snapshot.policy.rules.get(said.rule as usize) {
             Some(rule) => {
                 let name = rule.name.as_ref().unwrap_or(&rule.path);
-                let reason = format!("rule {name} says {}", action.label());
-                Decision { action, by, rule: rule.name.clone(), path: Some(rule.path.clone()), reason }
+                let reason = match rule.of {
+                    Some(_) => format!("{name} grants no such flow"),
+                    None => format!("rule {name} says {}", action.label()),
+                };
+                Decision {
+                    action,
+                    by,
+                    rule: rule.name.clone(),
+                    path: Some(rule.path.clone()),
+                    of: rule.of.clone(),
+                    reason,
+                }
             }
             None => {
                 let reason = format!("rule number {} of an earlier configuration says {}", said.rule, action.label());
-                Decision { action, by, rule: None, path: None, reason }
+                Decision { action, by, rule: None, path: None, of: None, reason }
             }
         }
     }
@@ -247,7 +261,7 @@ impl Explainer<'_> {
         if let (Reason::NotPublished, Some(leads)) = (&decided, leads) {
             reason += &format!(", not the container's own address: {leads} of the device leads there");
         }
-        Decision { action, by: DecidedBy::Default, rule: None, path: decided.path(), reason }
+        Decision { action, by: DecidedBy::Default, rule: None, path: decided.path(), of: None, reason }
     }
 
     /// Whether `to` is the gateway of the pool of `from`, or a link-local address of its bridge.

@@ -1,10 +1,12 @@
 //! The form of `run.json`.
 
 use crate::config::field::{Field, Section};
-use crate::model::{ContainerKind, NetworkMode, Start};
+use crate::config::raw::Selector;
+use crate::model::{ContainerKind, NetworkMode, Start, WasmCli};
 use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 /// A container's configuration, `run.json`.
@@ -23,7 +25,7 @@ pub struct Run {
     /// Who starts the container: pv-net when its daemon has started (`auto`), or somebody else (`manual`); `manual` unless
     /// set.
     pub start: Option<Field<Start>>,
-    /// The runtime by which pv-net starts and stops the container, for types `lxc` and `oci`.
+    /// The runtime by which pv-net starts and stops the container, for types `lxc`, `oci` and `wasm`.
     pub runtime: Option<Field<Runtime>>,
     /// Seconds that the container may take to end when it is stopped, before it is killed: 1 to 3600; 10 unless set.
     pub stop_timeout: Option<Field<u32>>,
@@ -59,12 +61,23 @@ section! {
         id: String,
         /// For type `lxc`: LXC's directory of containers; `/var/lib/lxc` unless set.
         lxcpath: String,
-        /// For type `oci`: the runtime, an absolute path or a name such as `crun`; `runc` unless set.
+        /// For types `oci` and `wasm`: the runtime, an absolute path or a name such as `crun`; `runc` or that of `cli` unless
+        /// set.
         program: String,
         /// For type `oci`: the directory of the bundle, an absolute path.
         bundle: String,
         /// For type `oci`: the runtime's directory of states; its own choice unless set.
         root: String,
+        /// For type `wasm`: whose command line the runtime has; `wasmtime` unless set.
+        cli: WasmCli,
+        /// For type `wasm`: the file of the module or component, an absolute path.
+        module: String,
+        /// For type `wasm`: the module's arguments.
+        args: Vec<Field<String>>,
+        /// For type `wasm`: the module's environment.
+        env: BTreeMap<String, Field<String>>,
+        /// For type `wasm`: the number of the user, and of the group, by which the runtime runs; 65534, nobody, unless set.
+        user: u32,
     }
 }
 
@@ -82,8 +95,32 @@ section! {
         /// Published ports: `[ADDRESS:]PORTS:PORTS[/tcp|/udp][@INTERFACE]`. They lead to the interface with the default
         /// route unless another one is named, as in `8080:80/tcp@eth1`.
         ports: Vec<Field<String>>,
+        /// For type `wasm`: the sockets that the program may have; none unless set.
+        sockets: Sockets,
         /// The container's interfaces.
         interfaces: Vec<Field<Interface>>,
+    }
+}
+
+section! {
+    /// The sockets that a program may have. All other packets to the container, and from it, are refused; replies pass.
+    Sockets {
+        /// Ports of the container that others reach, such as `tcp/80` or `udp/5000-5010`; published ones must be among them.
+        listen: Vec<Field<String>>,
+        /// Whom it reaches.
+        connect: Vec<Field<Peer>>,
+        /// Whether it finds names, by the name servers of its pools; not unless set.
+        resolve: bool,
+    }
+}
+
+section! {
+    /// Whom a program reaches.
+    Peer {
+        /// The receivers.
+        to: Selector,
+        /// Their ports, such as `tcp/5432`, or `tcp` for all.
+        ports: Vec<Field<String>>,
     }
 }
 

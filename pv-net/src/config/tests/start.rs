@@ -2,7 +2,7 @@
 
 use super::{Case, container, expect};
 use crate::config::parse_run;
-use crate::model::{LxcSpec, OciSpec, RuntimeSpec, Start, Startable};
+use crate::model::{LxcSpec, OciSpec, Peer, RuntimeSpec, Selector, Sockets, Start, Startable, WasmCli};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -42,6 +42,114 @@ fn what_pv_net_starts_has_a_runtime() {
     assert!(container(run(with)).inactive.is_empty());
     let short = json!({"type": "oci", "runtime": {"bundle": "/b", "id": "w"}});
     assert_eq!(startable(short), want(Start::Manual, oci("runc", None), 10, &[]));
+}
+
+fn wasm(runtime: Value, sockets: Value, ports: &[&str]) -> Value {
+    let network = json!({"pool": "p", "sockets": sockets, "ports": ports});
+    json!({"name": "web", "type": "wasm", "runtime": runtime, "network": network})
+}
+
+#[test]
+fn a_module_has_the_sockets_that_are_granted() {
+    let plain = container(json!({"name": "web", "type": "wasm", "network": {"pool": "p"}}));
+    assert_eq!((plain.sockets, plain.startable), (Some(Sockets::default()), None), "somebody else starts it");
+    let grant = json!({
+        "listen": ["tcp/80", "udp/5000-5010"], "resolve": true,
+        "connect": [{"to": {"container": "db"}, "ports": ["tcp/5432"]}, {"to": "world", "ports": ["udp"]}],
+    });
+    let runtime = json!({"cli": "wasmedge", "module": "/m", "args": ["-x", ""], "env": {"A": "b"}, "user": 7});
+    let module = container(wasm(runtime, grant, &["8080:80", "5000-5001:5009-5010/udp"]));
+    let port = |text: &str| text.parse().expect("ports");
+    let want = Sockets {
+        listen: vec![port("tcp/80"), port("udp/5000-5010")],
+        connect: vec![
+            Peer { to: Selector::Container("db".parse().expect("a name")), ports: vec![port("tcp/5432")] },
+            Peer { to: Selector::World, ports: vec![port("udp")] },
+        ],
+        resolve: true,
+    };
+    assert_eq!(module.sockets, Some(want.clone()));
+    let Some(RuntimeSpec::Wasm(spec)) = module.startable.map(|startable| startable.runtime) else {
+        panic!("no module")
+    };
+    assert_eq!((spec.program.to_str(), spec.cli, spec.user), (Some("wasmedge"), WasmCli::Wasmedge, 7));
+    assert_eq!((spec.args, spec.env.len(), spec.sockets), (vec!["-x".to_owned(), String::new()], 1, want));
+    let short = container(wasm(json!({"module": "/m"}), json!({}), &[])).startable;
+    let Some(RuntimeSpec::Wasm(spec)) = short.map(|startable| startable.runtime) else { panic!("no module") };
+    assert_eq!((spec.program.to_str(), spec.user, spec.sockets.is_empty()), (Some("wasmtime"), 65534, true));
+}
+
+#[test]
+fn modules_and_sockets_that_are_wrong() {
+    let module = || json!({"module": "/m"});
+    let cases: Vec<Case> = vec![
+        ("no module", wasm(json!({}), json!({}), &[]), &[("runtime", "no \"module\"")]),
+        (
+            "of other runtimes",
+            wasm(json!({"module": "m", "bundle": "/b", "lxcpath": "/l", "id": "w", "cli": "wasmer"}), json!({}), &[]),
+            &[
+                ("runtime.bundle", "not this runtime's"),
+                ("runtime.lxcpath", "not this runtime's"),
+                ("runtime.id", "not this runtime's"),
+                ("runtime.module", "no absolute path"),
+                ("runtime.cli", "unknown variant"),
+            ],
+        ),
+        (
+            "of a module",
+            run(json!({"type": "oci", "runtime": {"bundle": "/b", "module": "/m", "user": 0}})),
+            &[("runtime.module", "not this runtime's"), ("runtime.user", "not this runtime's")],
+        ),
+        (
+            "what no program can be given",
+            wasm(json!({"module": "/m", "args": ["a\u{0}"], "env": {"A=B": "c"}, "user": u32::MAX}), json!({}), &[]),
+            &[
+                ("runtime.args[0]", "NUL"),
+                ("runtime.env", "no name of a variable"),
+                ("runtime.user", "stands for no user"),
+            ],
+        ),
+        (
+            "sockets of another type",
+            json!({"name": "web", "type": "oci", "network": {"pool": "p", "sockets": {}}}),
+            &[("network.sockets", "only containers of \"type\" \"wasm\"")],
+        ),
+        (
+            "a published port that is not granted",
+            wasm(module(), json!({"listen": ["tcp/80", "udp/82"]}), &["80-81:80-81", "82:82"]),
+            &[("network.ports[0]", "may not listen"), ("network.ports[1]", "may not listen")],
+        ),
+        (
+            "what is no grant",
+            wasm(
+                module(),
+                json!({"listen": ["icmp", "80"], "connect": [{"to": {"pool": "p"}}, {"ports": ["tcp"]}]}),
+                &[],
+            ),
+            &[
+                ("network.sockets.listen[0]", "no sockets of ICMP"),
+                ("network.sockets.listen[1]", "not tcp"),
+                ("network.sockets.connect[0]", "no \"ports\""),
+                ("network.sockets.connect[1]", "no \"to\""),
+            ],
+        ),
+        (
+            "an empty list and a strange field",
+            wasm(
+                module(),
+                json!({"listen": [], "connect": [{"to": {"cidr": "10.0.0.1/8"}, "ports": ["tcp"]}], "udp": 1}),
+                &[],
+            ),
+            &[
+                ("network.sockets.listen", "is empty"),
+                ("network.sockets.connect[0].to.cidr", "host bits"),
+                ("network.sockets.udp", "unknown field"),
+            ],
+        ),
+    ];
+    for (name, file, want) in cases {
+        expect(name, parse_run("run.json", &file.to_string()), want);
+    }
 }
 
 #[test]

@@ -57,6 +57,15 @@ fn failed(op: &'static str) -> impl FnOnce(rustix::io::Errno) -> PrivilegeError 
 /// # Errors
 /// When the kernel refuses, or the process still has more than `wanted`.
 pub fn confine(wanted: CapabilitySet, calls: &Calls) -> Result<(), PrivilegeError> {
+    keep_only(wanted)?;
+    calls.refuse()
+}
+
+/// Gives up every capability except `wanted`, and the ways to get more. Must be called before there is a second thread.
+///
+/// # Errors
+/// When the kernel refuses, or the process still has more than `wanted`.
+pub fn keep_only(wanted: CapabilitySet) -> Result<(), PrivilegeError> {
     narrow_bounding_set(wanted)?;
     clear_ambient_capability_set().map_err(failed("clear the ambient capabilities"))?;
     let held = capabilities(None).map_err(failed("read the capabilities"))?;
@@ -66,15 +75,15 @@ pub fn confine(wanted: CapabilitySet, calls: &Calls) -> Result<(), PrivilegeErro
     set_no_new_privs(true).map_err(failed("set no_new_privs"))?;
     let held = capabilities(None).map_err(failed("read the capabilities"))?;
     let rest = (held.permitted | held.effective | held.inheritable).difference(wanted);
-    if !rest.is_empty() {
-        return Err(PrivilegeError::TooMany(rest));
-    }
-    calls.refuse()
+    if rest.is_empty() { Ok(()) } else { Err(PrivilegeError::TooMany(rest)) }
 }
 
 /// Reduces the bounding set, so that an executed program cannot get other capabilities. Without `CAP_SETPCAP` the set
 /// stays as it is, and `no_new_privs` alone prevents that.
-fn narrow_bounding_set(wanted: CapabilitySet) -> Result<(), PrivilegeError> {
+///
+/// # Errors
+/// When the kernel refuses otherwise.
+pub fn narrow_bounding_set(wanted: CapabilitySet) -> Result<(), PrivilegeError> {
     for number in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << number);
         if wanted.contains(one) {

@@ -1,10 +1,11 @@
 //! Random rules and packets for one small device, on which many rules overlap.
 
 use super::reference::Packet;
-use super::{Action, LinkLocal, Member, PortMatch, Rule, Selector, Topology};
+use super::{Action, LinkLocal, Member, Peer, PortMatch, Rule, Selector, Sockets, Topology};
 use proptest::prelude::*;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// A name, address or network.
 pub fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
@@ -19,6 +20,7 @@ pub fn topology() -> Topology {
         pools: pools.iter().map(|p| name(p)).collect(),
         addresses: addresses.iter().map(|a| name(a)).collect(),
         link_local: Vec::new(),
+        sockets: None,
     };
     let mut first = member("c1", 11, &["a"], &["10.0.1.2", "fd00:1::2", "fe80::2"]);
     first.link_local.push(LinkLocal { addr: name("fe80::2"), beside: name("fd00:1::2"), pool: name("a") });
@@ -30,6 +32,7 @@ pub fn topology() -> Topology {
         ],
         networks: ["10.0.1.0/24", "fd00:1::/64", "10.0.2.0/24", "fd00:2::/64"].map(name).to_vec(),
         host: ["10.0.1.1", "fd00:1::1", "192.0.2.7", "127.0.0.1"].map(name).to_vec(),
+        ..Topology::default()
     }
 }
 
@@ -73,6 +76,32 @@ fn ports() -> impl Strategy<Value = PortMatch> {
         1 => Just(PortMatch::Udp(None)),
         1 => Just(PortMatch::Icmp),
     ]
+}
+
+/// What a container may do with sockets.
+pub fn sockets() -> impl Strategy<Value = Sockets> {
+    let ports = || prop::collection::vec(ports(), 1..4);
+    let peer = (selector(), ports()).prop_map(|(to, ports)| Peer { to, ports });
+    (prop::collection::vec(self::ports(), 0..4), prop::collection::vec(peer, 0..4), any::<bool>())
+        .prop_map(|(listen, connect, resolve)| Sockets { listen, connect, resolve })
+        .prop_map(without_icmp)
+}
+
+/// Nothing of ICMP can be granted.
+fn without_icmp(mut sockets: Sockets) -> Sockets {
+    sockets.listen.retain(|ports| *ports != PortMatch::Icmp);
+    sockets.connect.iter_mut().for_each(|peer| peer.ports.retain(|ports| *ports != PortMatch::Icmp));
+    sockets
+}
+
+/// The same device; one container may have any sockets, two others only certain ones.
+pub fn limited(one: Sockets, other: Sockets) -> Topology {
+    let mut topology = topology();
+    topology.containers[0].sockets = Some(Arc::new(one));
+    topology.containers[2].sockets = Some(Arc::new(other));
+    let servers = |pool: &str, addresses: &[&str]| (name(pool), addresses.iter().map(|a| name(a)).collect());
+    topology.name_servers = [servers("a", &["10.0.1.1", "fd00:1::1"]), servers("b", &["198.51.100.9"])].into();
+    topology
 }
 
 /// Up to thirteen rules.

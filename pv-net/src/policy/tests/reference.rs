@@ -24,6 +24,7 @@ pub struct Packet {
 /// What the rules say: the number of the deciding rule, and its action.
 pub fn verdict(rules: &[Rule], topology: &Topology, packet: &Packet) -> Option<(usize, Action)> {
     let mut first_allow = None;
+    let mut deny = None;
     for (number, rule) in rules.iter().enumerate() {
         if !matches(&rule.from, topology, packet.src_identity, packet.src) {
             continue;
@@ -35,13 +36,33 @@ pub fn verdict(rules: &[Rule], topology: &Topology, packet: &Packet) -> Option<(
             continue;
         }
         if rule.action == Action::Deny {
-            return Some((number, Action::Deny));
+            deny = deny.or(Some((number, Action::Deny)));
         }
-        if first_allow.is_none() {
+        if rule.action == Action::Allow && first_allow.is_none() {
             first_allow = Some((number, Action::Allow));
         }
     }
-    first_allow
+    deny.or_else(|| limited(rules.len(), topology, packet)).or(first_allow)
+}
+
+/// The sender whose limits refuse the packet, or else the receiver, as the number of a rule behind those of the configuration.
+fn limited(rules: usize, topology: &Topology, packet: &Packet) -> Option<(usize, Action)> {
+    let limited: Vec<_> = topology.containers.iter().filter_map(|c| Some((c, c.sockets.as_ref()?))).collect();
+    let place = |identity| limited.iter().position(|(container, _)| container.identity == identity);
+    let to = |selector: &Selector| matches(selector, topology, packet.dst_identity, packet.dst);
+    let sends = place(packet.src_identity).filter(|place| {
+        let (container, sockets) = limited[*place];
+        let reaches = sockets.connect.iter().any(|peer| to(&peer.to) && peer.ports.iter().any(|p| is_about(p, packet)));
+        let mut servers = container.pools.iter().filter_map(|pool| topology.name_servers.get(pool)).flatten();
+        let is_question = sockets.resolve && matches!((packet.proto, packet.port), (6 | 17, 53));
+        let asks = is_question && servers.any(|server| to(&Selector::Cidr((*server).into())));
+        !reaches && !asks
+    });
+    let receives = place(packet.dst_identity).filter(|place| {
+        let (_, sockets) = limited[*place];
+        !sockets.listen.iter().any(|p| is_about(p, packet))
+    });
+    sends.or(receives).map(|place| (rules + place, Action::Deny))
 }
 
 fn is_about(ports: &PortMatch, packet: &Packet) -> bool {

@@ -5,7 +5,9 @@ mod lxc;
 mod oci;
 #[cfg(test)]
 mod tests;
+mod wasm;
 
+use super::Call;
 use crate::model::{NetnsRef, RuntimeSpec};
 use lxc::Lxc;
 use oci::Oci;
@@ -13,6 +15,9 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use wasm::Wasm;
+
+pub use wasm::LAUNCH;
 
 /// How long a runtime may take to answer, or to do what takes no time: it reads a file or asks a process.
 const BRIEFLY: Duration = Duration::from_secs(10);
@@ -39,6 +44,17 @@ pub enum Output {
     Nobody,
     /// As for `Nobody`; the runtime writes its own errors to this file.
     Log(PathBuf),
+    /// The container has the runner's own standard error for its output: the journal, for a runner that systemd starts.
+    Runner,
+}
+
+/// How a container is started whose runtime makes no network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launcher {
+    /// pv-net, which makes the namespace, has it attached, and then becomes the runtime.
+    pub call: Call,
+    /// The container's `resolv.conf`, which need not exist.
+    pub resolv_conf: PathBuf,
 }
 
 impl CommandLine {
@@ -80,8 +96,35 @@ pub trait Execute {
     /// A file for what a runtime writes while it starts the container.
     fn scratch(&self, what: &str) -> PathBuf;
 
+    /// How a container is started whose runtime makes no network namespace.
+    fn launcher(&self) -> &Launcher;
+
+    /// The process that a launcher has written down in this file, if that very process has not ended.
+    fn written(&self, file: &Path) -> Option<u32>;
+
+    /// Asks a process and its process group to end, or kills them.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn end(&self, pid: u32, by: End) -> io::Result<()>;
+
+    /// Removes a file for what is written during a start. It need not exist.
+    ///
+    /// # Errors
+    /// When it stays.
+    fn remove(&self, file: &Path) -> io::Result<()>;
+
     /// Kills the process that has written its id to this file, and its process group. Without the file there is nobody.
     fn kill_written(&self, file: &Path);
+}
+
+/// How a process is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It is asked to end, by SIGTERM.
+    Ask,
+    /// It is killed.
+    Kill,
 }
 
 /// Why a runtime has not done what it was asked for.
@@ -120,6 +163,9 @@ pub enum RuntimeError {
     /// The container is being started or stopped by somebody else.
     #[error("it is just being started or stopped")]
     Changing,
+    /// There is no way to run another program in it.
+    #[error("a WebAssembly container has no programs beside its module")]
+    NoPrograms,
     /// The container has ended right after its start.
     #[error("it has ended at once")]
     AtOnce,
@@ -243,6 +289,7 @@ pub fn runtime<'a>(spec: &'a RuntimeSpec, execute: &'a dyn Execute) -> Box<dyn R
     match spec {
         RuntimeSpec::Lxc(spec) => Box::new(Lxc { spec, execute }),
         RuntimeSpec::Oci(spec) => Box::new(Oci { spec, execute }),
+        RuntimeSpec::Wasm(spec) => Box::new(Wasm { spec, execute }),
     }
 }
 

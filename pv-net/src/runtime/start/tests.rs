@@ -1,11 +1,14 @@
 use super::lxc::{self, Lxc};
 use super::oci::{self, Oci};
-use super::{CommandLine, Execute, Finished, Found, Output, Runtime, RuntimeError, State};
-use crate::model::{LxcSpec, OciSpec};
+use super::wasm::Wasm;
+use super::{CommandLine, End, Execute, Finished, Found, Launcher, Output, Runtime, RuntimeError, State};
+use crate::model::{LxcSpec, OciSpec, WasmCli, WasmSpec};
+use crate::runtime::Call;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Answers as it is told, and remembers what it was asked for.
@@ -13,18 +16,20 @@ use std::time::Duration;
 struct Script {
     answers: RefCell<VecDeque<Result<Finished, RuntimeError>>>,
     has_ended: RefCell<VecDeque<bool>>,
+    written: RefCell<VecDeque<Option<u32>>>,
     asked: RefCell<Vec<String>>,
 }
 
 impl Script {
     fn new(answers: Vec<Result<Finished, RuntimeError>>, has_ended: &[bool]) -> Self {
         let has_ended = RefCell::new(has_ended.iter().copied().collect());
-        Self { answers: RefCell::new(answers.into()), has_ended, asked: RefCell::default() }
+        Self { answers: RefCell::new(answers.into()), has_ended, ..Self::default() }
     }
 
     /// What it was asked for. All answers must have been given.
     fn asked(&self) -> Vec<String> {
-        assert!(self.answers.borrow().is_empty() && self.has_ended.borrow().is_empty(), "answers are left");
+        let is_all = self.answers.borrow().is_empty() && self.has_ended.borrow().is_empty();
+        assert!(is_all && self.written.borrow().is_empty(), "answers are left");
         self.asked.borrow().clone()
     }
 }
@@ -42,6 +47,28 @@ impl Execute for Script {
 
     fn scratch(&self, what: &str) -> PathBuf {
         format!("/run/x/w.{what}").into()
+    }
+
+    fn launcher(&self) -> &Launcher {
+        static LAUNCHER: LazyLock<Launcher> = LazyLock::new(|| {
+            let call = Call { program: "/pv-net".into(), flags: vec!["--run-dir=/r".to_owned()] };
+            Launcher { call, resolv_conf: "/r/w.conf".into() }
+        });
+        &LAUNCHER
+    }
+
+    fn written(&self, _file: &Path) -> Option<u32> {
+        self.written.borrow_mut().pop_front().expect("an answer")
+    }
+
+    fn end(&self, pid: u32, by: End) -> io::Result<()> {
+        self.asked.borrow_mut().push(format!("{by:?} {pid}"));
+        Ok(())
+    }
+
+    fn remove(&self, file: &Path) -> io::Result<()> {
+        self.asked.borrow_mut().push(format!("remove {}", file.display()));
+        Ok(())
     }
 
     fn kill_written(&self, file: &Path) {
@@ -219,4 +246,85 @@ fn one_that_has_ended_meanwhile_is_stopped() {
     let (spec, execute) = (lxc_spec(), Script::new(vec![well(RUNNING), well("")], &[false]));
     let failed = Lxc { spec: &spec, execute: &execute }.kill().expect_err("it goes on");
     assert!(matches!(failed, RuntimeError::Survives(77)), "{failed}");
+}
+
+fn wasm_spec(cli: WasmCli, sockets: &str) -> WasmSpec {
+    WasmSpec {
+        name: "w".parse().expect("a name"),
+        program: cli.program().into(),
+        cli,
+        module: "/app.wasm".into(),
+        args: vec!["--port".to_owned(), "80".to_owned()],
+        env: [("A".to_owned(), "b c".to_owned())].into(),
+        user: 65534,
+        sockets: serde_json::from_str(sockets).expect("sockets"),
+    }
+}
+
+#[test]
+fn the_command_lines_of_webassembly_runtimes() {
+    let execute = Script::default();
+    let line = |cli, sockets| {
+        let spec = wasm_spec(cli, sockets);
+        let line = Wasm { spec: &spec, execute: &execute }.start_line();
+        assert_eq!(line.output, Output::Runner);
+        text(&line)
+    };
+    let launch = "/pv-net --run-dir=/r launch w --process /run/x/w.process --resolv-conf /r/w.conf --user 65534 --";
+    let wasmtime = |grants: &str| format!("{launch} wasmtime run -S {grants} --env A=b c /app.wasm --port 80");
+    assert_eq!(
+        line(WasmCli::Wasmtime, "{}"),
+        wasmtime("inherit-network=n,tcp=n,udp=n,allow-ip-name-lookup=n"),
+        "nothing is granted"
+    );
+    assert_eq!(
+        line(WasmCli::Wasmtime, r#"{"listen": ["tcp/80"]}"#),
+        wasmtime("inherit-network=y,tcp=y,udp=n,allow-ip-name-lookup=n")
+    );
+    let other = r#"{"connect": [{"to": "world", "ports": ["udp"]}], "resolve": true}"#;
+    assert_eq!(line(WasmCli::Wasmtime, other), wasmtime("inherit-network=y,tcp=n,udp=y,allow-ip-name-lookup=y"));
+    assert_eq!(line(WasmCli::Wasmedge, other), format!("{launch} wasmedge --env A=b c /app.wasm --port 80"));
+}
+
+#[test]
+fn a_module_is_the_process_that_its_launcher_has_written_down() {
+    let spec = wasm_spec(WasmCli::Wasmtime, "{}");
+    let started = |answers, written: &[Option<u32>]| {
+        let execute = Script { written: RefCell::new(written.iter().copied().collect()), ..Script::new(answers, &[]) };
+        let done = Wasm { spec: &spec, execute: &execute }.start(PATIENCE);
+        let asked = execute.asked();
+        (done, asked.into_iter().filter(|line| !line.starts_with("/pv-net")).collect::<Vec<_>>())
+    };
+    let (done, asked) = started(vec![well("")], &[None, Some(7)]);
+    assert_eq!((done.expect("started"), asked), (7, Vec::new()));
+    let (done, _) = started(vec![], &[Some(7)]);
+    assert!(matches!(done, Err(RuntimeError::Running(7))), "{done:?}");
+    let (done, asked) = started(vec![badly("")], &[None, None]);
+    assert!(matches!(done, Err(RuntimeError::Refused { .. })), "{done:?}");
+    assert_eq!(asked, ["remove /run/x/w.process"]);
+    // A launcher that was killed has perhaps let it begin.
+    let (done, asked) = started(vec![slow()], &[None, Some(7)]);
+    assert!(matches!(done, Err(RuntimeError::Slow { .. })), "{done:?}");
+    assert_eq!(asked, ["Kill 7", "remove /run/x/w.process"]);
+}
+
+#[test]
+fn a_module_that_does_not_end_when_asked_is_killed() {
+    let spec = wasm_spec(WasmCli::Wasmedge, "{}");
+    let stopped = |has_ended: &[bool], written: &[Option<u32>]| {
+        let written = RefCell::new(written.iter().copied().collect());
+        let execute = Script { written, ..Script::new(Vec::new(), has_ended) };
+        let done = Wasm { spec: &spec, execute: &execute }.stop(PATIENCE);
+        (done, execute.asked())
+    };
+    let (done, asked) = stopped(&[true], &[Some(7)]);
+    done.expect("stopped");
+    assert_eq!(asked, ["Ask 7", "ended 7 10", "remove /run/x/w.process"]);
+    let (done, asked) = stopped(&[false, true], &[Some(7), Some(7)]);
+    done.expect("killed");
+    assert_eq!(asked[2..], ["Kill 7", "ended 7 5", "remove /run/x/w.process"]);
+    let (done, _) = stopped(&[false, false], &[Some(7), Some(7)]);
+    assert!(matches!(done, Err(RuntimeError::Survives(7))), "{done:?}");
+    let (done, _) = stopped(&[], &[None]);
+    assert!(matches!(done, Err(RuntimeError::NotRunning)), "{done:?}");
 }

@@ -1,0 +1,173 @@
+//! The story of the other runtimes for modules of WebAssembly, and their starts.
+
+use crate::modules::{Modules, both};
+use crate::start::lives;
+use crate::story::{COLUMNS, PAGE, README, published, row};
+use anyhow::{Context, Result, ensure};
+use harness::{SOON, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The story of the other runtimes, told by agents.
+fn story(cli: &'static str, test: &str) -> Result<()> {
+    let Some(mut modules) = Modules::new(cli, test)? else { return Ok(()) };
+    let peer = |name: &str| json!({"to": {"container": name}, "ports": ["tcp/80"]});
+    let sockets = |peers: Value| json!({"listen": ["tcp/80"], "connect": peers, "resolve": true});
+    modules.declare("web", "internal", &["80"], sockets(json!([peer("db")])), &["8080:80"])?;
+    modules.declare("db", "internal", &["80"], sockets(json!([peer("web")])), &[])?;
+    // What is granted still has to pass the pools' settings.
+    modules.declare("other", "management", &["80"], sockets(json!([peer("web")])), &[])?;
+    let (web, db) = (modules.start("web", 80)?, modules.start("db", 80)?);
+    let other = modules.start("other", 80)?;
+    is_confined(&modules, "web")?;
+    // Names, by the pool's servers.
+    for name in ["web.pv.local", "web"] {
+        let said = modules.asked(SocketAddr::new(db[0], 80), &format!("resolve {name}"))?;
+        ensure!(web.iter().all(|address| said.contains(&address.to_string())), "{name}: {said}");
+    }
+    for (one, to) in both(db, web).into_iter().chain(both(web, db)) {
+        let said = modules.reaches(one, to, 80)?;
+        ensure!(said.contains(PAGE), "{one} to {to}: {said}");
+    }
+    published(&modules.starter.lab)?;
+    for (one, to) in both(other, web) {
+        let said = modules.reaches(one, to, 80)?;
+        ensure!(said.starts_with("not connected"), "{one} to {to}, in another pool: {said}");
+    }
+    let (verdict, reason) = modules.decides("other", "web", "tcp/80")?;
+    ensure!(verdict == "deny" && reason.contains("isolated"), "{reason}");
+    // That one's own way works, so what does not arrive was refused.
+    let said = modules.asked(SocketAddr::new(other[0], 80), "resolve other.pv.local")?;
+    ensure!(said.contains(&other[0].to_string()), "{said}");
+    // Rules hold too.
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(modules.starter.lab.device.config())?)?;
+    let before = config.clone();
+    config["network"]["policies"] = json!([{
+        "name": "quiet", "from": {"container": "db"}, "to": {"container": "web"}, "action": "deny",
+    }]);
+    modules.starter.lab.device.configure(&config)?;
+    modules.starter.lab.device.cli(&["reload"]).ok()?;
+    for (one, to) in both(db, web) {
+        let said = modules.reaches(one, to, 80)?;
+        ensure!(said.starts_with("not connected"), "{one} to {to}, against a rule: {said}");
+    }
+    let decided = modules.decides("db", "web", "tcp/80")?;
+    ensure!(decided == ("deny".to_owned(), "rule quiet says deny".to_owned()), "{decided:?}");
+    modules.starter.lab.device.configure(&before)?;
+    modules.starter.lab.device.cli(&["reload"]).ok()?;
+    for name in ["db", "other", "web"] {
+        modules.starter.act("stop", name)?;
+    }
+    modules.starter.lab.no_links()?;
+    // Starts, restarts, kills and ends, as for the other runtimes.
+    lives(&mut modules.starter)?;
+    ensure!(README.contains(&row(cli, &["yes"; COLUMNS.len()])), "the README has no row of {cli}");
+    Ok(())
+}
+
+/// The runtime's process has nothing of the device: neither its network nor its rights.
+fn is_confined(modules: &Modules, name: &str) -> Result<()> {
+    let (_, pid) = modules.starter.runs(name)?;
+    let proc = PathBuf::from(format!("/proc/{}", pid.context("no process")?));
+    let own = |path: &Path| anyhow::Ok(fs::metadata(path)?.ino());
+    let device = modules.starter.lab.device.ns.path();
+    ensure!(own(&proc.join("ns/net"))? != own(&device)?, "it is in the device's network");
+    let status = fs::read_to_string(proc.join("status"))?;
+    let field =
+        |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim().to_owned();
+    ensure!(field("Uid:").split_whitespace().all(|user| user == modules.user.to_string()), "{status}");
+    ensure!(field("Groups:").is_empty() && field("NoNewPrivs:") == "1", "{status}");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        ensure!(field(set).trim_matches('0').is_empty(), "{set} {}", field(set));
+    }
+    let open = fs::read_dir(proc.join("fd"))?.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+    let strange: Vec<PathBuf> = open.filter(|to| to.starts_with(modules.file("run"))).collect();
+    ensure!(strange.is_empty(), "it has open files of pv-net: {strange:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_story_holds_for_wasmtime() -> Result<()> {
+    story("wasmtime", "the_story_holds_for_wasmtime")
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn the_story_holds_for_wasmedge() -> Result<()> {
+    story("wasmedge", "the_story_holds_for_wasmedge")
+}
+
+/// The process that waits for its container's attach, and its launcher.
+fn waiting(modules: &Modules, name: &str) -> Result<[Pid; 2]> {
+    let own = modules.file("run-runner").join(format!("{name}.process")).display().to_string();
+    for process in fs::read_dir("/proc")?.flatten() {
+        let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
+        if !(words.contains(&b"--waiting".as_slice()) && words.contains(&own.as_bytes())) {
+            continue;
+        }
+        let status = fs::read_to_string(process.path().join("status"))?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("no parent")?;
+        let pid = process.file_name().to_string_lossy().parse()?;
+        return Ok([Pid::from_raw(pid), Pid::from_raw(parent.trim().parse()?)]);
+    }
+    anyhow::bail!("nobody waits")
+}
+
+/// While a daemon does not answer, a module waits. It is never executed when its launcher is killed; when the runner is, it is
+/// once it is attached, and the next runner finds it.
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn a_module_is_executed_when_it_is_attached_and_not_before() -> Result<()> {
+    let test = "a_module_is_executed_when_it_is_attached_and_not_before";
+    let Some(mut modules) = Modules::new("wasmedge", test)? else { return Ok(()) };
+    modules.declare("web", "internal", &["80"], json!({"listen": ["tcp/80"]}), &["8080:80"])?;
+    let is_executed = |modules: &Modules| modules.starter.log().contains("agent: ready");
+    let socket = modules.file("run/runner.sock");
+    let begun = |modules: &Modules| {
+        modules.starter.lab.device.daemon()?.signal(Signal::SIGSTOP)?;
+        let mut stream = UnixStream::connect(&socket)?;
+        stream.write_all(b"{\"do\": \"start\", \"name\": \"web\"}\n")?;
+        let written = modules.file("run-runner/web.process");
+        let all = eventually(SOON, || {
+            ensure!(written.exists(), "it is not written down");
+            waiting(modules, "web")
+        })?;
+        std::thread::sleep(Duration::from_millis(300));
+        ensure!(!is_executed(modules), "it is executed before it is attached");
+        anyhow::Ok((stream, all))
+    };
+    let (stream, [waits, launcher]) = begun(&modules)?;
+    kill(launcher, Signal::SIGKILL)?;
+    eventually(SOON, || {
+        ensure!(!PathBuf::from(format!("/proc/{waits}")).exists(), "it goes on without its launcher");
+        Ok(())
+    })?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    ensure!(answer.contains("failed"), "{answer}");
+    modules.starter.lab.device.daemon()?.signal(Signal::SIGCONT)?;
+    modules.starter.becomes("web", "failed")?;
+    modules.starter.lab.no_links()?;
+    ensure!(!is_executed(&modules) && modules.starter.kept()?.is_empty(), "{}", modules.starter.kept()?);
+    let (_stream, [waits, _]) = begun(&modules)?;
+    modules.starter.runner = None;
+    modules.starter.lab.device.daemon()?.signal(Signal::SIGCONT)?;
+    eventually(SOON, || published(&modules.starter.lab))?;
+    modules.starter.start_runner()?;
+    let pid = modules.starter.becomes("web", "running")?;
+    ensure!(pid == u64::try_from(waits.as_raw()).ok(), "another process: {pid:?}");
+    modules.starter.act("stop", "web")?;
+    modules.starter.lab.no_links()?;
+    ensure!(modules.starter.kept()?.is_empty(), "{}", modules.starter.kept()?);
+    Ok(())
+}
