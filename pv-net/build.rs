@@ -23,12 +23,28 @@ fn main() {
     for dir in ["pv-net-ebpf/src", "pv-net-ebpf/Cargo.toml", "pv-net-ebpf/Cargo.lock", "pv-net-common/src"] {
         println!("cargo::rerun-if-changed={}", root.join(dir).display());
     }
+    if knows_relr() {
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
     if let Err(why) = build(&root.join(OBJECT), &out) {
         println!("cargo::error=the eBPF programs were not built: {why}");
         println!("cargo::error=help: `cargo xtask setup` installs what is missing");
         #[expect(clippy::disallowed_methods, reason = "it borrows nothing, and cargo shows what was printed")]
         std::process::exit(1);
     }
+}
+
+/// Whether the system's C library, which the daemon is linked with, reads packed relocations (`DT_RELR`): glibc does since
+/// 2.36. They make the daemon 250 KiB smaller.
+fn knows_relr() -> bool {
+    let target = env::var("TARGET").unwrap_or_default();
+    let is_native = target.ends_with("-linux-gnu") && env::var("HOST").is_ok_and(|host| host == target);
+    let Ok(said) = Command::new("getconf").arg("GNU_LIBC_VERSION").output() else { return false };
+    // "glibc 2.36".
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let version = text.trim().strip_prefix("glibc ").and_then(|v| v.split_once('.'));
+    let version = version.and_then(|(major, minor)| Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?)));
+    is_native && version.is_some_and(|version| version >= (2, 36))
 }
 
 fn build(source: &Path, out: &Path) -> Result<(), String> {
