@@ -55,14 +55,11 @@ impl Daemon {
             self.note_lack(&after, wrong.as_deref());
             return Ok(());
         }
-        let Some(reference) = &record.netns else { return Ok(()) };
-        let Some(opened) = found.netns(reference) else {
+        if let Some(reference) = record.netns.as_ref().filter(|reference| found.netns(reference).is_none()) {
             return Err(Halt::Needs(vec![Errand::Open(reference.clone())]));
-        };
-        let netns = match opened {
-            Ok(netns) if self.is_in(&record, netns).await.is_ok_and(|here| here) => Some(netns),
-            _ => None,
-        };
+        }
+        // What cannot be reached inside is closed by the guard all the same.
+        let netns = self.namespace_of(&record, found).await;
         let done = self.try_readdress(before, after.clone(), lease, &pool, netns).await;
         match &done {
             Ok(()) => self.note_lack(&after, wrong.as_deref()),
@@ -89,15 +86,40 @@ impl Daemon {
         pool: &Pool,
         netns: Option<&Netns>,
     ) -> Result<(), Failure> {
-        let name = &after.container;
         if let Some(network) = &after.network {
             self.check_given(network)?;
         }
         self.check_not_devices(&after).await?;
-        // The lease is on disk before the address is used, and the rules know it before its first packet.
+        // The lease is on disk before the address is used.
         self.leases.change(self.learning(lease)).await?;
         let all = self.exchange(before, &after);
+        let done = self.bring_to(before, &after, &all, pool, netns).await;
+        if let Err(failure) = done {
+            // What it had may be somebody else's by now. The record has no network, so that a link with these addresses is
+            // held, and this is tried again.
+            self.exchange(&after, &Attachment { network: None, ..after.clone() });
+            let closed = match self.link_index(&after.host_if) {
+                Some(index) => self.host().apply(&Op::RemoveInterface { index }).await,
+                None => Ok(()),
+            };
+            return Err(failure.not_restored(closed.err().map(Failure::from)));
+        }
+        let Attachment { container, interface, ipv4, ipv6, .. } = &after;
+        tracing::info!(%container, %interface, ?ipv4, ?ipv6, "other addresses");
+        Ok(())
+    }
+
+    /// Brings rules, guard and the inside to `after`, which is in the record already.
+    async fn bring_to(
+        &mut self,
+        before: &Attachment,
+        after: &Attachment,
+        all: &[Attachment],
+        pool: &Pool,
+        netns: Option<&Netns>,
+    ) -> Result<(), Failure> {
         self.save()?;
+        // The rules know the address before its first packet.
         if !self.device.policies.is_empty() {
             self.enforce_policy(false).await?;
         }
@@ -105,16 +127,17 @@ impl Daemon {
         if let Some(index) = index.filter(|index| !self.held.contains_key(index) && !self.closed.contains(index))
             && let Some(link) = self.net.link_at(index).await?
         {
-            children::note_alias(index, alias::of_attachment(&after));
-            self.switch(before, &after, pool, &link, netns).await?;
+            children::note_alias(index, alias::of_attachment(after));
+            self.switch(before, after, pool, &link, netns).await?;
         }
-        if self.publishes(name) {
+        if self.publishes(&after.container) {
             self.refresh_port_map().await?;
         }
-        if let Some(netns) = netns {
-            self.arrange(&all, netns, &[]).await?;
+        if let Some(netns) = netns
+            && let Err(failure) = self.arrange(all, netns, &[]).await
+        {
+            tracing::warn!(container = %after.container, error = %failure.line(), "routes inside not arranged");
         }
-        tracing::info!(container = %name, interface = %after.interface, ipv4 = ?after.ipv4, ipv6 = ?after.ipv6, "other addresses");
         Ok(())
     }
 
@@ -147,22 +170,15 @@ impl Daemon {
         let identity = self.state.identity(&after.container);
         let wanted = endpoint(after, pool, &on, identity);
         let over: Vec<_> = keys(before, on.id).into_iter().filter(|key| !wanted.addresses.contains(key)).collect();
-        let guarded = async {
-            if let Some(why) = misplaced(after, pool) {
-                return Err(Failure::new(Kind::Internal, why));
-            }
-            let mut host = self.host();
-            let observed = host.observe().await?;
-            let mut ops = endpoint_ops(&wanted, link, &observed);
-            ops.extend(over.iter().map(|addr| Op::RemoveEndpoint { addr: *addr }));
-            ops.push(Op::EndFlows { addresses: over.clone() });
-            all_or_nothing(&mut host, &ops, &observed).await
-        };
-        if let Err(failure) = guarded.await {
-            // It must not go on with an address that may be somebody else's by now.
-            let closed = self.host().apply(&Op::RemoveInterface { index: link.index }).await;
-            return Err(failure.not_restored(closed.err().map(Failure::from)));
+        if let Some(why) = misplaced(after, pool) {
+            return Err(Failure::new(Kind::Internal, why));
         }
+        let mut host = self.host();
+        let observed = host.observe().await?;
+        let mut ops = endpoint_ops(&wanted, link, &observed);
+        ops.extend(over.iter().map(|addr| Op::RemoveEndpoint { addr: *addr }));
+        ops.push(Op::EndFlows { addresses: over });
+        all_or_nothing(&mut host, &ops, &observed).await?;
         if let Some(netns) = netns
             && let Err(e) = self.leave_inside(before, after, pool, link, netns).await
         {

@@ -51,7 +51,7 @@ pub async fn dhcp_client(mut snapshots: watch::Receiver<Arc<Snapshot>>, commands
 }
 
 /// The interfaces that exist in pools whose addresses the network chooses, each with its present lease.
-fn interfaces(snapshot: &Snapshot) -> BTreeMap<Kept, Terms> {
+fn interfaces(snapshot: &Snapshot) -> BTreeMap<Kept, Held> {
     let mut all = BTreeMap::new();
     for (_, attached) in snapshot.attached() {
         for (attachment, _) in attached.attachments().filter(|(_, link)| link.is_some()) {
@@ -69,37 +69,50 @@ fn interfaces(snapshot: &Snapshot) -> BTreeMap<Kept, Terms> {
     all
 }
 
-fn held(snapshot: &Snapshot, key: &LeaseKey) -> Terms {
+/// What an interface has.
+struct Held {
+    /// Its lease.
+    terms: Terms,
+    /// Whether its addresses are those of the lease: they are not when a change has failed.
+    is_applied: bool,
+}
+
+fn held(snapshot: &Snapshot, key: &LeaseKey) -> Held {
     let at = snapshot.leases.binary_search_by(|lease| lease.key.cmp(key)).ok();
     let lease = at.and_then(|at| snapshot.leases.get(at));
-    lease.and_then(|lease| lease.terms.as_deref().cloned()).unwrap_or_default()
+    let terms = lease.and_then(|lease| lease.terms.as_deref().cloned()).unwrap_or_default();
+    let attached = snapshot.container(&key.container).and_then(|container| container.attached());
+    let mut attachments = attached.into_iter().flat_map(|attached| &attached.record.attachments);
+    let has = attachments.find(|a| LeaseKey::of(a) == *key).and_then(|a| a.network.as_ref());
+    let is_applied = has == Some(&terms.network());
+    Held { terms, is_applied }
 }
 
 /// Keeps an interface's lease; after a failure it begins again with what the interface has.
-async fn keep_on(kept: Kept, mut held_now: Terms, commands: Commands, snapshots: watch::Receiver<Arc<Snapshot>>) {
+async fn keep_on(kept: Kept, mut now: Held, commands: Commands, snapshots: watch::Receiver<Arc<Snapshot>>) {
     loop {
-        if let Err(e) = keep(&kept, held_now, &commands).await {
+        if let Err(e) = keep(&kept, now, &commands).await {
             tracing::warn!(container = %kept.0.container, interface = %kept.0.interface, error = %e, "lease not kept");
         }
         sleep(AGAIN).await;
-        held_now = held(&snapshots.borrow().clone(), &kept.0);
+        now = held(&snapshots.borrow().clone(), &kept.0);
     }
 }
 
-async fn keep((key, mac, link): &Kept, held: Terms, commands: &Commands) -> io::Result<()> {
+async fn keep((key, mac, link): &Kept, held: Held, commands: &Commands) -> io::Result<()> {
     let asker = Asker { mac: *mac, hostname: key.container.to_string() };
     let mut wire = Wire::open(*link, *mac, false)?;
-    let mut client = Client::holding(&asker, &held, now(), seed());
-    let mut told = (held, None);
+    let mut client = Client::holding(&asker, &held.terms, now(), seed());
+    let mut told = held.is_applied.then_some((held.terms, None));
     loop {
         wire.send(&client.wake(now()));
         wire.listen(client.is_curious())?;
         let news = (client.terms(), client.wrong());
-        if is_news(&told, &news) {
+        if told.as_ref().is_none_or(|told| is_news(told, &news)) {
             let (terms, wrong) = news.clone();
             let new = Readdress { key: key.clone(), mac: *mac, terms, wrong };
             commands.readdress(new).await.map_err(|failure| io::Error::other(failure.line()))?;
-            told = news;
+            told = Some(news);
         }
         let next = client.next().map(Instant::from);
         tokio::select! {
