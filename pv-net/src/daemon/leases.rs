@@ -100,7 +100,9 @@ impl Daemon {
         let known: HashMap<&LeaseKey, &Arc<Lease>> = all.iter().map(|l| (&l.key, l)).collect();
         let learn = async |attachment: &Attachment| {
             let lease = in_use(attachment);
-            if known.get(&lease.key).is_some_and(|old| is_same(old, &lease)) {
+            // What the network has given is in the book before it is in the record, which then follows.
+            let is_newer = |old: &Lease| old.terms.is_some() && old.mac == lease.mac;
+            if known.get(&lease.key).is_some_and(|old| is_same(old, &lease) || is_newer(old)) {
                 return Ok(Learned::Known);
             }
             match self.leases.change(vec![Step::Learn(Arc::new(lease))]).await {

@@ -7,13 +7,14 @@ use crate::failure::Failure;
 use crate::ipam::LeaseKey;
 use crate::kernel::asking::{Wire, now, seed};
 use crate::model::{Asker, Mac, PoolIpam, Terms};
+use crate::services::panicked;
 use crate::snapshot::Snapshot;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// The pause before an interface whose task has ended gets another one.
@@ -29,23 +30,30 @@ type Kept = (LeaseKey, Mac, u32);
 /// Keeps leases for as long as the daemon runs.
 ///
 /// # Errors
-/// None: what fails is tried again.
+/// When the task of an interface panics; what else fails is tried again.
 pub async fn dhcp_client(mut snapshots: watch::Receiver<Arc<Snapshot>>, commands: Commands) -> Result<(), Failure> {
-    let mut running: BTreeMap<Kept, JoinSet<()>> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    let mut running: BTreeMap<Kept, AbortHandle> = BTreeMap::new();
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         let wanted = interfaces(&snapshot);
-        running.retain(|kept, _| wanted.contains_key(kept));
+        running.retain(|kept, task| {
+            let stays = wanted.contains_key(kept);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
         for (kept, held) in wanted {
             running.entry(kept).or_insert_with_key(|kept| {
-                let (kept, commands) = (kept.clone(), commands.clone());
-                let mut task = JoinSet::new();
-                task.spawn(keep_on(kept, held, commands, snapshots.clone()));
-                task
+                tasks.spawn(keep_on(kept.clone(), held, commands.clone(), snapshots.clone()))
             });
         }
-        if snapshots.changed().await.is_err() {
-            return Ok(());
+        tokio::select! {
+            changed = snapshots.changed() => if changed.is_err() { return Ok(()) },
+            Some(ended) = tasks.join_next() => if let Err(e) = ended && e.is_panic() {
+                return Err(panicked("a lease of the network", &e));
+            },
         }
     }
 }
