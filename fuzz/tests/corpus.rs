@@ -26,4 +26,4 @@ macro_rules! each {
     };
 }
 
-each!(packet device run services state leases alias netlink events dns dhcp ra dhcp6 runtime pantavisor dbus text);
+each!(packet device run services state leases alias netlink events dns dhcp ra dhcp6 dhcp_client runtime pantavisor dbus text);

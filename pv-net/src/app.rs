@@ -108,6 +108,10 @@ async fn serve(paths: &Paths, services: &Runtime, broker: Broker, about: &mut Op
             move || services::dhcp(snapshots.clone(), commands.clone(), leases.clone(), dhcp.clone(), bus.clone());
         move |stop| until(stop, service())
     });
+    supervisor.start("dhcp_client", {
+        let (snapshots, commands) = (snapshots.clone(), commands.clone());
+        move |stop| until(stop, services::dhcp_client(snapshots.clone(), commands.clone()))
+    });
     supervisor.start("declared", {
         let (snapshots, commands) = (snapshots.clone(), commands.clone());
         move |stop| until(stop, services::declared(snapshots.clone(), commands.clone()))

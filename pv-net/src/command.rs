@@ -1,11 +1,12 @@
 //! The commands of the controller, and the handle by which others send them.
 
 use crate::failure::{Failure, Kind};
+use crate::ipam::LeaseKey;
 use crate::kernel::broker::Broker;
 use crate::kernel::errand::Errand;
 use crate::kernel::netlink::Netns;
 use crate::kernel::netns::NetnsError;
-use crate::model::{ContainerName, IfName, NetnsRef};
+use crate::model::{ContainerName, IfName, Mac, NetnsRef, Terms};
 use crate::plan::ReloadPlan;
 use crate::snapshot::Snapshot;
 use schemars::JsonSchema;
@@ -87,6 +88,19 @@ pub struct AddInterface {
     pub interface: IfName,
     /// What it is to be.
     pub request: InterfaceRequest,
+}
+
+/// What the network on a pool's parent gives an interface from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readdress {
+    /// The interface.
+    pub key: LeaseKey,
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its addresses; it loses those that are not there.
+    pub terms: Terms,
+    /// Why it has none of a family.
+    pub wrong: Option<String>,
 }
 
 /// What is done for an attach before the controller gets the command, so that a namespace that does not answer holds up
@@ -190,6 +204,13 @@ pub enum Command {
         name: ContainerName,
         /// The interface's name inside it.
         interface: IfName,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Note what the network gives an interface.
+    Readdress {
+        /// What it has now.
+        new: Readdress,
         /// The answer.
         answer: Answer,
     },
@@ -332,6 +353,14 @@ impl Commands {
     /// When the container has no such interface or no other one, or the kernel refuses an operation.
     pub async fn detach_interface(&self, name: ContainerName, interface: IfName) -> Outcome {
         self.ask(|answer| Command::DetachInterface { name, interface, answer }).await
+    }
+
+    /// Gives an interface the addresses that the network has given it, and takes away those that are over.
+    ///
+    /// # Errors
+    /// When somebody else has one of them, or an operation fails. The container then sends with none of them.
+    pub async fn readdress(&self, new: Readdress) -> Outcome {
+        self.ask(|answer| Command::Readdress { new, answer }).await
     }
 
     /// Reads the configuration again and applies it.

@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod dbus;
 pub mod dhcp;
 pub mod dhcp6;
+pub mod dhcp_client;
 pub mod dns;
 pub mod events;
 pub mod failure;

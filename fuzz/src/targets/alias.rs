@@ -54,6 +54,7 @@ fn from_lines(text: &str) -> Option<Attachment> {
         ipv4: (bits & 1 != 0).then_some([10, 0, 3, bits].into()),
         ipv6: (bits & 2 != 0).then_some(std::net::Ipv6Addr::from([bits; 16])),
         default_route: [None, Some(true), Some(false), None][usize::from(bits >> 2 & 3)],
+        network: None,
     })
 }
 

@@ -3,7 +3,7 @@
 use super::place::{exists, reversed};
 use super::schema::{broken, schema};
 use pv_net::config::{ConfigError, parse_device, parse_run, parse_services};
-use pv_net::model::{Container, Device, NetworkMode};
+use pv_net::model::{Container, Device, NetworkMode, PoolIpam};
 use serde_json::Value;
 use std::fmt::Debug;
 use std::sync::LazyLock;
@@ -115,7 +115,9 @@ fn nothing_is_left_out(document: &Value, device: &Device) {
         assert_eq!(rule.ports.len(), len(document, &format!("/network/policies/{i}/ports")), "ports of rule {i}");
     }
     for pool in device.pools.values() {
-        assert!(pool.v4.is_some() || pool.v6.is_some(), "{}", pool.name);
+        let has_networks = pool.v4.is_some() || pool.v6.is_some();
+        assert!(has_networks != (pool.ipam == PoolIpam::Dhcp), "{}", pool.name);
+        assert!(has_networks || pool.macvlan().is_some(), "{}", pool.name);
         if let Some(v4) = &pool.v4 {
             assert!(v4.net.contains(v4.gateway) && v4.net.ip() == v4.net.network(), "{v4:?}");
         }

@@ -5,6 +5,7 @@ mod config;
 mod dbus;
 mod dhcp;
 mod dhcp6;
+mod dhcp_client;
 mod dns;
 mod events;
 mod leases;
@@ -21,7 +22,7 @@ mod text;
 use crate::{Form, Target};
 
 /// All targets.
-pub const ALL: [Target; 17] = [
+pub const ALL: [Target; 18] = [
     Target { name: "packet", form: Form::Bytes, words: packet::words, check: packet::check },
     Target { name: "device", form: Form::Json, words: || schema::words(0), check: config::device },
     Target { name: "run", form: Form::Json, words: || schema::words(1), check: config::run },
@@ -35,6 +36,7 @@ pub const ALL: [Target; 17] = [
     Target { name: "dhcp", form: Form::Bytes, words: dhcp::words, check: dhcp::check },
     Target { name: "ra", form: Form::Bytes, words: ra::words, check: ra::check },
     Target { name: "dhcp6", form: Form::Bytes, words: dhcp6::words, check: dhcp6::check },
+    Target { name: "dhcp_client", form: Form::Bytes, words: dhcp_client::words, check: dhcp_client::check },
     Target { name: "runtime", form: Form::Text, words: runtime::words, check: runtime::check },
     Target { name: "pantavisor", form: Form::Json, words: pantavisor::words, check: pantavisor::check },
     Target { name: "dbus", form: Form::Bytes, words: dbus::words, check: dbus::check },

@@ -287,7 +287,7 @@ async fn list(paths: &Paths, path: &str, columns: &[Column], json: bool) -> Resu
     Ok(())
 }
 
-/// Leases; to people the end of a client's is a time from now.
+/// Leases; to people the end of one is a time from now, and who has given it is one column.
 async fn leases(paths: &Paths, json: bool) -> Result<(), Ended> {
     let mut value = call(paths, Method::GET, "/leases", None).await?;
     if json {
@@ -299,6 +299,10 @@ async fn leases(paths: &Paths, json: bool) -> Result<(), Ended> {
     for row in &mut *rows {
         if let Some(expires) = row["expires"].as_u64() {
             row["expires"] = json!(format!("in {} s", expires.saturating_sub(now)));
+        }
+        let from: Vec<&str> = ["server", "router"].iter().filter_map(|key| row[*key].as_str()).collect();
+        if !from.is_empty() {
+            row["from"] = json!(from.join(" "));
         }
     }
     say(&table::render(table::LEASES, rows));

@@ -10,6 +10,7 @@ pub const POOLS: &[Column] = &[
     ("TYPE", "type"),
     ("BRIDGE", "bridge"),
     ("LINK", "link"),
+    ("IPAM", "ipam"),
     ("SUBNET", "subnet"),
     ("SUBNET6", "subnet6"),
     ("ISOLATED", "isolated"),
@@ -44,6 +45,8 @@ pub const LEASES: &[Column] = &[
     ("STATIC", "static"),
     ("NAME", "hostname"),
     ("EXPIRES", "expires"),
+    ("STATE", "state"),
+    ("FROM", "from"),
 ];
 
 pub const PORTS: &[Column] = &[

@@ -6,7 +6,9 @@ use super::dhcp6::dhcp6;
 use super::dns::{ca_file, dns, on_device};
 use super::field::Field;
 use super::{ConfigError, net, policy, ra, raw, timeouts, uplink_filter};
-use crate::model::{Device, IfName, IpvlanMode, MacvlanMode, PairKind, Pool, PoolKind, PoolName, Subnet4, Subnet6};
+use crate::model::{
+    Device, IfName, IpvlanMode, MacvlanMode, PairKind, Pool, PoolIpam, PoolKind, PoolName, Subnet4, Subnet6,
+};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use pv_net_common::flow::{DEFAULT_FLOWS, DEFAULT_SHARE};
 use serde_json::Value;
@@ -128,7 +130,8 @@ fn pool(
     let before = c.errors.len();
     let v4 = c.text_with(&join(path, "subnet"), &raw.subnet, net::subnet4);
     let v6 = c.text_with(&join(path, "subnet6"), &raw.subnet6, net::subnet6);
-    if raw.subnet.is_none() && raw.subnet6.is_none() {
+    let asks = raw.ipam.as_ref().is_some_and(|ipam| matches!(ipam.parsed, Ok(PoolIpam::Dhcp)));
+    if raw.subnet.is_none() && raw.subnet6.is_none() && !asks {
         let help = Some("give it \"subnet\", \"subnet6\" or both".to_owned());
         c.wrong(path, None, "the pool has no addresses", help);
     }
@@ -140,6 +143,10 @@ fn pool(
     let v4 = v4.map(|s| Subnet4 { dhcp_range, ..s });
     let dhcp6 = dhcp6(c, &join(path, "dhcp6"), raw, v6.as_ref());
     let kind = kind(c, path, name, raw);
+    let ipam = c.plain(&join(path, "ipam"), &raw.ipam).copied().unwrap_or_default();
+    if ipam == PoolIpam::Dhcp {
+        by_network(c, path, raw);
+    }
     let link = link(c, path, raw);
     let dns = dns(c, &join(path, "dns"), raw);
     let ra = ra::check(c, &join(path, "ra"), raw, v6.as_ref());
@@ -166,6 +173,7 @@ fn pool(
     (c.errors.len() == before).then(|| Pool {
         name: name.clone(),
         kind,
+        ipam,
         v4,
         v6,
         nat,
@@ -302,6 +310,28 @@ fn kind(c: &mut Checker, path: &str, name: &PoolName, raw: &raw::Pool) -> Option
             None => IpvlanMode::L2,
         };
         Some(PoolKind::Ipvlan { parent: parent?, mode })
+    }
+}
+
+/// Notes what a pool cannot have whose addresses the parent's network chooses.
+fn by_network(c: &mut Checker, path: &str, raw: &raw::Pool) {
+    let value = raw.ipam.as_ref().map(|ipam| &ipam.value);
+    if !matches!(raw.r#type.as_ref().map(|kind| &kind.parsed), Some(Ok(raw::PoolType::Macvlan))) {
+        let help = Some("leave it out, and give the pool a \"subnet\"".to_owned());
+        c.wrong(
+            &join(path, "ipam"),
+            value,
+            "only a pool of type macvlan can leave addresses to its parent's network",
+            help,
+        );
+    }
+    let keys =
+        [("subnet", &raw.subnet), ("subnet6", &raw.subnet6), ("gateway", &raw.gateway), ("gateway6", &raw.gateway6)];
+    for (key, field) in keys {
+        if let Some(field) = field {
+            let help = Some("leave it out, or leave out \"ipam\" and choose the addresses here".to_owned());
+            c.wrong(&join(path, key), Some(&field.value), "the parent's network says this (\"ipam\": \"dhcp\")", help);
+        }
     }
 }
 

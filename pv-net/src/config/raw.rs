@@ -2,7 +2,7 @@
 //! generated from these types, with their comments as descriptions.
 
 use super::field::{Field, Section};
-use crate::model::{HostAccess, RaMode, RouterPreference, XdpChoice};
+use crate::model::{HostAccess, PoolIpam, RaMode, RouterPreference, XdpChoice};
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -178,6 +178,9 @@ section! {
         parent: String,
         /// Macvlan: bridge, private, vepa, passthru; ipvlan: l2, l3, l3s.
         mode: String,
+        /// Who chooses the addresses of its containers: `host-local`, pv-net, from `subnet` and `subnet6`; `dhcp`, for
+        /// macvlan, the parent's network: its DHCP server, and its router for IPv6. `host-local` unless set.
+        ipam: PoolIpam,
     }
 }
 

@@ -4,7 +4,7 @@ use super::ConfigError;
 use super::checker::{Checker, join};
 use super::device::overlap;
 use crate::ipam::{Ipam, IpamError, LeaseKey, Request};
-use crate::model::{Container, Device, IfName, Interface, PoolKind, PoolName, Selector};
+use crate::model::{Container, Device, IfName, Interface, PoolIpam, PoolKind, PoolName, Selector};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -32,6 +32,13 @@ pub fn check_container(file: &str, container: &Container, device: &Device) -> Ve
         // Each family is checked by itself, without other leases, so that only conflicts with the pool are found.
         for (ipv4, ipv6) in [(interface.ipv4, None), (None, interface.ipv6)] {
             let Some(addr) = ipv4.map(Into::into).or(ipv6.map(std::net::IpAddr::from)) else { continue };
+            if pool.ipam == PoolIpam::Dhcp {
+                let key = if addr.is_ipv6() { "ipv6_address" } else { "ipv4_address" };
+                let why = format!("pool {} leaves addresses to its parent's network (\"ipam\": \"dhcp\")", pool.name);
+                let help = "leave it out, and reserve the address at that network's DHCP server, by \"mac_address\"";
+                c.wrong(&join(&path, key), Some(&Value::from(addr.to_string())), why, Some(help.to_owned()));
+                continue;
+            }
             let request = Request { key: &key, ipv4, ipv6, mac: None };
             let why = match Ipam::new().assign(pool, &request) {
                 Ok(_) | Err(IpamError::PoolFull { .. }) => continue,

@@ -57,6 +57,7 @@ fn container_of(command: &Command) -> Option<&ContainerName> {
         | Command::Detach { name, .. }
         | Command::AttachInterface { add: AddInterface { container: name, .. }, .. }
         | Command::DetachInterface { name, .. } => Some(name),
+        Command::Readdress { new, .. } => Some(&new.key.container),
         _ => None,
     }
 }
@@ -175,6 +176,10 @@ impl<C: Core> Controller<C> {
             Command::DetachInterface { name, interface, answer } => {
                 let done = self.core.detach_interface(&name, &interface, &found).await;
                 self.end(done, answer, found, |answer| Command::DetachInterface { name, interface, answer });
+            }
+            Command::Readdress { new, answer } => {
+                let done = self.core.readdress(&new, &found).await;
+                self.end(done, answer, found, |answer| Command::Readdress { new, answer });
             }
             Command::Reload { answer } => {
                 let result = self.core.reload().await;

@@ -10,7 +10,7 @@ mod tests;
 
 pub(crate) use controller::Controller;
 
-use crate::command::{AddInterface, AttachRequest, Halt, Prepared};
+use crate::command::{AddInterface, AttachRequest, Halt, Prepared, Readdress};
 use crate::failure::Failure;
 use crate::kernel::errand::{Brought, Errand, Found};
 use crate::kernel::netlink::NetEvent;
@@ -46,6 +46,9 @@ pub(crate) trait Core {
 
     /// Removes an interface from an attached container, and releases its lease.
     async fn detach_interface(&mut self, name: &ContainerName, interface: &IfName, found: &Found) -> Result<(), Halt>;
+
+    /// Notes what the network gives an interface, and brings the interface to it.
+    async fn readdress(&mut self, new: &Readdress, found: &Found) -> Result<(), Halt>;
 
     /// Reads the configuration again and applies it. A wrong file changes nothing.
     async fn reload(&mut self) -> Result<(), Failure>;

@@ -6,7 +6,7 @@ mod services;
 use super::controller::{AUDIT, FIRST_AUDIT};
 use super::{Controller, Core};
 use crate::bus::Heard;
-use crate::command::{self, AddInterface, AttachRequest, Commands, Halt, Prepared, Report};
+use crate::command::{self, AddInterface, AttachRequest, Commands, Halt, Prepared, Readdress, Report};
 use crate::events::{Bus, Change, EventView};
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::ContainerRecord;
@@ -126,6 +126,12 @@ impl Core for Fake {
     async fn detach_interface(&mut self, name: &ContainerName, interface: &IfName, found: &Found) -> Result<(), Halt> {
         self.needs(name, found)?;
         self.note(format!("detach {interface} of {name}"));
+        Ok(())
+    }
+
+    async fn readdress(&mut self, new: &Readdress, found: &Found) -> Result<(), Halt> {
+        self.needs(&new.key.container, found)?;
+        self.note(format!("readdress {}", new.key));
         Ok(())
     }
 

@@ -67,6 +67,7 @@ impl Daemon {
         }
         self.check_links(name, &container.interfaces).map_err(about)?;
         self.check_ports(&container, found)?;
+        let given = self.ask_for(name, &container.interfaces, found)?;
         self.open_plane()?;
         self.take_over()?;
         let _quick = self.grace.expedite();
@@ -76,7 +77,9 @@ impl Daemon {
             self.disconnect(index, &attachment).await.map_err(about)?;
         }
         let (before, leases) = (self.state.clone(), self.leases.of(name));
-        let Err(failure) = self.try_attach(&container, run, reference.clone(), request.auto_detach, netns).await else {
+        let begun = (reference.clone(), request.auto_detach);
+        let Err(failure) = self.try_attach(&container, &given, run, begun, netns).await else {
+            self.gets_all(name, None);
             return Ok(());
         };
         self.restore_state(before);
@@ -153,13 +156,13 @@ impl Daemon {
     async fn try_attach(
         &mut self,
         container: &Container,
+        given: &[Option<Arc<Lease>>],
         run: RunText,
-        reference: NetnsRef,
-        auto_detach: bool,
+        (reference, auto_detach): (NetnsRef, bool),
         netns: &Netns,
     ) -> Result<(), Failure> {
         // Leases are on disk before the link exists, so that after a power cut nobody else gets the address.
-        let leases = self.lease_all(container).await?;
+        let leases = self.lease_all(container, given).await?;
         let attachments: Vec<_> = container.interfaces.iter().zip(&leases).map(|(i, l)| attachment(i, l)).collect();
         // Reading what all containers publish takes time that grows with their number, so it is done only when needed.
         let ports = !container.ports.is_empty() || self.publishes(&container.name);
@@ -229,7 +232,7 @@ impl Daemon {
         let leg = |(place, (a, pool, link)): (usize, &(&Attachment, &Pool, u32))| Leg {
             link: *link,
             addresses: addresses(a, pool),
-            gateways: pool.gateways().map(|g| g.ip()).collect(),
+            gateways: pool.seen_by(a).gateways().map(|g| g.ip()).collect(),
             default4: routes.ipv4 == Some(place),
             default6: routes.ipv6 == Some(place),
             claims: a.default_route == Some(true),
@@ -274,16 +277,7 @@ impl Daemon {
             let remedy = format!("detach it first: pv-net detach {}", attachment.container);
             return Err(Failure::new(Kind::Conflict, why).help(remedy));
         }
-        let spec = LinkSpec {
-            kind: kind(&pool, &link),
-            host_if: attachment.host_if.clone(),
-            container_if: attachment.interface.clone(),
-            mac: attachment.mac,
-            mtu: link.mtu,
-            segment_bytes: segment_bytes(&pool),
-            addresses: addresses(attachment, &pool),
-            alias: alias::of_attachment(attachment),
-        };
+        let spec = spec(attachment, &pool, &link);
         if link.on_parent {
             self.check_not_devices(attachment).await?;
         }
@@ -384,6 +378,20 @@ fn kind(pool: &Pool, link: &PoolLink) -> LinkKind {
     }
 }
 
+/// The interface as it should be.
+pub(super) fn spec(attachment: &Attachment, pool: &Pool, link: &PoolLink) -> LinkSpec {
+    LinkSpec {
+        kind: kind(pool, link),
+        host_if: attachment.host_if.clone(),
+        container_if: attachment.interface.clone(),
+        mac: attachment.mac,
+        mtu: link.mtu,
+        segment_bytes: segment_bytes(pool),
+        addresses: addresses(attachment, pool),
+        alias: alias::of_attachment(attachment),
+    }
+}
+
 pub(super) fn attachment(interface: &Interface, lease: &Lease) -> Attachment {
     Attachment {
         host_if: host_if_name(&lease.key.container, &lease.key.interface),
@@ -394,10 +402,12 @@ pub(super) fn attachment(interface: &Interface, lease: &Lease) -> Attachment {
         ipv4: lease.ipv4,
         ipv6: lease.ipv6,
         default_route: interface.default_route,
+        network: lease.terms.as_ref().map(|terms| terms.network()),
     }
 }
 
-fn addresses(attachment: &Attachment, pool: &Pool) -> Vec<IpNetwork> {
+pub(super) fn addresses(attachment: &Attachment, pool: &Pool) -> Vec<IpNetwork> {
+    let pool = pool.seen_by(attachment);
     let with = |addr: IpAddr, prefix: Option<u8>| IpNetwork::new(addr, prefix?).ok();
     let v4 = attachment.ipv4.and_then(|a| with(a.into(), pool.v4.as_ref().map(|s| s.net.prefix())));
     let v6 = attachment.ipv6.and_then(|a| with(a.into(), pool.v6.as_ref().map(|s| s.net.prefix())));

@@ -59,11 +59,22 @@ impl Conditions {
 }
 
 impl Daemon {
+    /// Removes what is said about addresses that interfaces of a container lack; with `host_if` only of that one.
+    pub(super) fn gets_all(&mut self, container: &ContainerName, host_if: Option<&IfName>) {
+        if let Some(lacks) = self.lacks.get_mut(container) {
+            lacks.retain(|of, _| host_if.is_some_and(|host_if| of != host_if));
+            if lacks.is_empty() {
+                self.lacks.remove(container);
+            }
+        }
+    }
+
     /// Removes the conditions of a container that is attached completely now, or is gone; with `host_if` only those
     /// about that interface. Failed steps among them do not count as failed any longer.
     pub(super) fn conditions_are_over(&mut self, container: &ContainerName, host_if: Option<&IfName>) {
         let over = self.container_conditions.take(container, host_if);
         self.failed_steps.retain(|why| !over.contains(why));
+        self.gets_all(container, host_if);
         self.misfits.retain(|link, (of, _)| of != container || host_if.is_some_and(|host_if| host_if != link));
     }
 }

@@ -1,7 +1,7 @@
 //! How the controller drives the daemon.
 
 use super::{Daemon, teardown};
-use crate::command::{AddInterface, AttachRequest, Halt, Prepared};
+use crate::command::{AddInterface, AttachRequest, Halt, Prepared, Readdress};
 use crate::control::Core;
 use crate::failure::Failure;
 use crate::kernel::errand::{Brought, Errand, Found};
@@ -51,6 +51,10 @@ impl Core for Daemon {
 
     async fn detach_interface(&mut self, name: &ContainerName, interface: &IfName, found: &Found) -> Result<(), Halt> {
         self.detach_interface(name, interface, found).await
+    }
+
+    async fn readdress(&mut self, new: &Readdress, found: &Found) -> Result<(), Halt> {
+        self.readdress(new, found).await
     }
 
     async fn reload(&mut self) -> Result<(), Failure> {

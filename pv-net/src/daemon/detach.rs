@@ -28,7 +28,9 @@ impl Daemon {
             // A declared container that could not be attached is not tried again after a detach.
             let was_tried = self.is_tried_again(name);
             self.stays_detached(name, found)?;
-            if !self.release_all(name).await?.is_empty() || was_tried {
+            let released = self.release_all(name).await?;
+            self.give_back(&released);
+            if !released.is_empty() || was_tried {
                 return Ok(());
             }
             let why = format!("container {name}: is not attached");
@@ -96,6 +98,7 @@ impl Daemon {
             let not_restored = self.restore_leases(name, &leases).await.err();
             return Err(half_done(failure).not_restored(not_restored));
         }
+        self.give_back(&leases);
         self.conditions_are_over(name, None);
         Ok(())
     }

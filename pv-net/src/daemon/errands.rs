@@ -61,7 +61,7 @@ impl Daemon {
                 tracing::debug!(container = %attachment.container, error = %e, "segment size inside");
             }
             Brought::Netns(reference, netns) => self.arrange_in(&reference, netns).await,
-            Brought::Changed(_, Change::Segments(_), Ok(())) => {}
+            Brought::Changed(_, Change::Segments(_), Ok(())) | Brought::Terms(..) | Brought::GivenBack => {}
         }
     }
 

@@ -7,8 +7,8 @@ use super::leases::missing;
 use crate::command::{AddInterface, Halt};
 use crate::config::{check_container, parse_run_named};
 use crate::failure::{Failure, Kind};
-use crate::ipam::LeaseKey;
 use crate::ipam::store::{Begun, ContainerRecord};
+use crate::ipam::{Lease, LeaseKey};
 use crate::kernel::errand::{Errand, Found};
 use crate::kernel::kill_point;
 use crate::kernel::link::host_if_name;
@@ -54,8 +54,9 @@ impl Daemon {
             return Err(failure.help("attach it without --default-route").into());
         }
         self.check_links(name, std::slice::from_ref(&wanted)).map_err(about)?;
+        let given = self.ask_for(name, std::slice::from_ref(&wanted), found)?.into_iter().next().flatten();
         let (before, leases) = (self.state.clone(), self.leases.of(name));
-        let Err(failure) = self.try_attach_interface(name, &wanted, netns).await else {
+        let Err(failure) = self.try_attach_interface(name, &wanted, given, netns).await else {
             self.conditions_are_over(name, Some(&host_if_name(name, interface)));
             return Ok(());
         };
@@ -69,14 +70,20 @@ impl Daemon {
         &mut self,
         name: &ContainerName,
         wanted: &Interface,
+        given: Option<Arc<Lease>>,
         netns: &Netns,
     ) -> Result<(), Failure> {
         // The same order as for a container: the lease is on disk before the link exists.
         let pool = self.device.pools.get(&wanted.pool).ok_or_else(|| missing(&wanted.pool))?.clone();
         let (ipv4, ipv6, mac) = (wanted.ipv4, wanted.ipv6, wanted.mac);
         let key = super::lease_key(name, wanted);
-        let leases = self.leases.change(vec![Step::Assign(Wanted { pool, key, ipv4, ipv6, mac })]).await?;
-        let lease = leases.first().ok_or_else(|| Failure::new(Kind::Internal, "the lease book gave no lease"))?;
+        let steps = match &given {
+            Some(given) => self.learning(given.clone()),
+            None => vec![Step::Assign(Wanted { pool, key, ipv4, ipv6, mac })],
+        };
+        let leases = self.leases.change(steps).await?;
+        let lease = given.as_ref().or(leases.first());
+        let lease = lease.ok_or_else(|| Failure::new(Kind::Internal, "the lease book gave no lease"))?;
         let new = attachment(wanted, lease);
         let all = self.change_attachments(name, |all| all.push(new.clone()));
         self.begin(name, Begun::Add(new.interface.clone()))?;
@@ -173,6 +180,8 @@ impl Daemon {
             let not_restored = self.restore_leases(name, &leases).await.err();
             return Err(half_done(failure).not_restored(not_restored));
         }
+        let key = LeaseKey::of(gone);
+        self.give_back(&leases.into_iter().filter(|lease| lease.key == key).collect::<Vec<_>>());
         self.conditions_are_over(name, Some(&gone.host_if));
         Ok(())
     }

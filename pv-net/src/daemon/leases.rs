@@ -21,13 +21,22 @@ impl Daemon {
         self.leases.clone()
     }
 
-    /// The leases of a container's interfaces, in their order. Leases of interfaces that it does not have any more end.
+    /// The leases of a container's interfaces, in their order; those that the network has `given` are what they are. Leases
+    /// of interfaces that it does not have any more end.
     ///
     /// # Errors
     /// Why the leases cannot be given; nothing is changed then.
-    pub(super) async fn lease_all(&self, container: &Container) -> Result<Vec<Arc<Lease>>, Failure> {
+    pub(super) async fn lease_all(
+        &mut self,
+        container: &Container,
+        given: &[Option<Arc<Lease>>],
+    ) -> Result<Vec<Arc<Lease>>, Failure> {
         let mut steps = Vec::new();
-        for interface in &container.interfaces {
+        for (interface, given) in container.interfaces.iter().zip(given) {
+            if let Some(given) = given {
+                steps.extend(self.learning(given.clone()));
+                continue;
+            }
             let pool = self.device.pools.get(&interface.pool).ok_or_else(|| missing(&interface.pool))?;
             let key = lease_key(&container.name, interface);
             let (ipv4, ipv6, mac) = (interface.ipv4, interface.ipv6, interface.mac);
@@ -35,8 +44,12 @@ impl Daemon {
         }
         let keep: Vec<_> = container.interfaces.iter().map(|i| lease_key(&container.name, i)).collect();
         let had = self.leases.of(&container.name);
-        steps.extend(had.iter().filter(|l| !keep.contains(&l.key)).map(|l| Step::Release(l.key.clone())));
-        Ok(self.leases.change(steps).await?)
+        let over: Vec<_> = had.into_iter().filter(|l| !keep.contains(&l.key)).collect();
+        steps.extend(over.iter().map(|l| Step::Release(l.key.clone())));
+        let mut chosen = self.leases.change(steps).await?.into_iter();
+        self.give_back(&over);
+        let all = given.iter().map(|given| given.clone().or_else(|| chosen.next())).collect::<Option<Vec<_>>>();
+        all.ok_or_else(|| Failure::new(Kind::Internal, "the lease book gave too few leases"))
     }
 
     /// Ends the leases of a container and returns them.
@@ -87,7 +100,9 @@ impl Daemon {
         let known: HashMap<&LeaseKey, &Arc<Lease>> = all.iter().map(|l| (&l.key, l)).collect();
         let learn = async |attachment: &Attachment| {
             let lease = in_use(attachment);
-            if known.get(&lease.key).is_some_and(|old| is_same(old, &lease)) {
+            // What the network has given is in the book before it is in the record, which then follows.
+            let is_newer = |old: &Lease| old.terms.is_some() && old.mac == lease.mac;
+            if known.get(&lease.key).is_some_and(|old| is_same(old, &lease) || is_newer(old)) {
                 return Ok(Learned::Known);
             }
             match self.leases.change(vec![Step::Learn(Arc::new(lease))]).await {
@@ -197,6 +212,7 @@ fn in_use(attachment: &Attachment) -> Lease {
         ipv6: attachment.ipv6,
         mac: attachment.mac,
         fixed: false,
+        terms: None,
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The controller drives it, one operation at a time, so nothing changes during an operation.
 
+mod asked;
 mod attach;
 mod attach_request;
 mod attach_state;
@@ -27,6 +28,7 @@ mod paths;
 mod policy;
 mod pools;
 mod port_map;
+mod readdress;
 mod reconcile;
 mod rehearse;
 mod reload;
@@ -110,6 +112,8 @@ pub struct Daemon {
     /// Conditions from the start.
     start_conditions: Vec<String>,
     container_conditions: conditions::Conditions,
+    /// What interfaces lack that their network is to give them, by container and host-side link.
+    lacks: BTreeMap<ContainerName, BTreeMap<IfName, String>>,
     /// By container, conditions about its published ports.
     unpublished: BTreeMap<ContainerName, Vec<String>>,
     /// Containers that have lost a link since [`follow_thinned`](Self::follow_thinned) looked, or could not be detached then.
@@ -239,6 +243,7 @@ impl Daemon {
             taken: Vec::new(),
             start_conditions,
             container_conditions: conditions::Conditions::default(),
+            lacks: BTreeMap::new(),
             unpublished: BTreeMap::new(),
             thinned: BTreeSet::new(),
             links: BTreeMap::new(),

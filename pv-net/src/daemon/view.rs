@@ -127,7 +127,8 @@ impl Daemon {
             self.links.iter().map(|(index, (_, name))| (name, (*index, self.pairs.get(index).copied()))).collect();
         let source = |name, attached, declared, lost| {
             let unpublished = self.unpublished.get(name).into_iter().flatten();
-            let conditions = self.container_conditions.of(name).chain(unpublished).collect();
+            let lacks = self.lacks.get(name).into_iter().flat_map(BTreeMap::values);
+            let conditions = self.container_conditions.of(name).chain(unpublished).chain(lacks).collect();
             Source { name, attached, declared, conditions, failure: self.awaited.failure(name), lost }
         };
         let attached = state.containers.iter().map(|(name, record)| {

@@ -236,7 +236,7 @@ fn an_address_that_somebody_else_has_is_given_to_nobody() {
         interface: "eth0".parse().expect("a name"),
     };
     let mac = crate::model::Mac([2, 0, 0, 0, 0, 1]);
-    let lease = Lease { key, ipv4: None, ipv6: Some(ip("fd00::10")), mac, fixed: false };
+    let lease = Lease { key, ipv4: None, ipv6: Some(ip("fd00::10")), mac, fixed: false, terms: None };
     lab.ipam.learn(Arc::new(lease)).expect("it is free");
     let (reply, _) = lab.ask(&ask(MessageType::Solicit, &CLIENT, 1, &[ip("fd00::10")])).expect("answered");
     assert_eq!(said(&reply).2, [Status::NoAddrsAvail]);

@@ -44,10 +44,13 @@ pub fn is_stub(servers: &[SocketAddr]) -> bool {
     !servers.is_empty() && servers.iter().all(|s| STUBS.contains(&s.ip()))
 }
 
-/// The text of the `resolv.conf` of a container that asks `servers`.
+/// The text of the `resolv.conf` of a container that asks `servers`, and looks for names in `domains`.
 #[must_use]
-pub fn of_container(name: &str, domain: &str, servers: &[IpAddr]) -> String {
-    let mut text = format!("# Made by pv-net for container {name}.\nsearch {domain}\n");
+pub fn of_container(name: &str, domains: &[&str], servers: &[IpAddr]) -> String {
+    let mut text = format!("# Made by pv-net for container {name}.\n");
+    if !domains.is_empty() {
+        let _ = writeln!(text, "search {}", domains.join(" "));
+    }
     for server in servers.iter().take(MOST_OF_CONTAINER) {
         let _ = writeln!(text, "nameserver {server}");
     }
@@ -86,7 +89,7 @@ mod tests {
     fn a_container_gets_what_its_libc_reads() {
         let all = ["10.0.3.1", "fd00::1", "10.0.4.1", "fd00:4::1"].map(|a| a.parse().expect("address"));
         assert_eq!(
-            of_container("web", "pv.local", &all),
+            of_container("web", &["pv.local"], &all),
             "# Made by pv-net for container web.\nsearch pv.local\nnameserver 10.0.3.1\nnameserver fd00::1\n\
              nameserver 10.0.4.1\n"
         );

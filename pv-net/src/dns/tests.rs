@@ -32,6 +32,7 @@ fn attachment(container: &str, interface: &str, pool: &str, n: u8) -> Attachment
         ipv4: Some([10, 0, net, n].into()),
         ipv6: (container != "old").then(|| format!("fd00:{net}::{n}").parse().expect("address")),
         default_route: Some(interface == "eth0"),
+        network: None,
     }
 }
 

@@ -84,6 +84,7 @@ mod tests {
             ipv4: None,
             ipv6: None,
             default_route: None,
+            network: None,
         };
         let attachments: Vec<Attachment> = interfaces.iter().map(attachment).collect();
         let links = (0..).zip(&attachments).map(|(index, _)| Some(index)).collect();

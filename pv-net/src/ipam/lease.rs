@@ -1,10 +1,11 @@
 //! Leases, their keys, and requests for them.
 
 use super::Space;
-use crate::model::{Attachment, ContainerName, IfName, Mac, Pool, PoolName};
+use crate::model::{Attachment, ContainerName, IfName, Mac, Pool, PoolName, Terms};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// What a lease belongs to: an interface of a container in a pool.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub struct Lease {
     pub mac: Mac,
     /// An address was requested explicitly.
     pub fixed: bool,
+    /// On what terms the network of the pool's parent has given the addresses, where it chooses them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Arc<Terms>>,
 }
 
 /// A request of an interface; `None` leaves the choice to pv-net.

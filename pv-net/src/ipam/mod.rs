@@ -281,7 +281,7 @@ impl Ipam {
         let ipv6 = v6.and_then(|a| if let IpAddr::V6(a) = a { Some(a) } else { None });
         let mac = request.mac.map_or_else(|| self.mac_for(&pool.name, ipv4, ipv6), Ok)?;
         let fixed = request.ipv4.is_some() || request.ipv6.is_some();
-        Ok(Lease { key: request.key.clone(), ipv4, ipv6, mac, fixed })
+        Ok(Lease { key: request.key.clone(), ipv4, ipv6, mac, fixed, terms: None })
     }
 
     /// `wanted`, else the address at the offset `twin` if it is free, else the next free one.

@@ -266,7 +266,8 @@ impl History {
         let ipv4 = Ipv4Addr::new(10, 0, 9, last);
         let key = key(&self.pool, container);
         let before = self.ipam.before(&key);
-        let lease = Arc::new(Lease { key, ipv4: Some(ipv4), ipv6: None, mac: Mac::from_ipv4(ipv4), fixed: false });
+        let lease =
+            Arc::new(Lease { key, ipv4: Some(ipv4), ipv6: None, mac: Mac::from_ipv4(ipv4), fixed: false, terms: None });
         self.ipam.learn(lease.clone()).ok()?;
         self.note(before, Some(Change::Learned(lease.clone())));
         Some(lease)

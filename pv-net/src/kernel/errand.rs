@@ -1,12 +1,13 @@
 //! Work whose time others decide: entering a namespace, or looking at the device's processes. It runs beside the
 //! controller, which goes on with other commands and gets the result later.
 
+use super::asking;
 use super::broker::Broker;
 use super::link::end_in;
 use super::listeners::Listener;
 use super::netlink::{LinkInfo, Net, NetError, Netns, in_time};
 use super::netns::NetnsError;
-use crate::model::{Attachment, NetnsRef};
+use crate::model::{Asker, Attachment, NetnsRef, Terms};
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,10 @@ pub enum Errand {
     Open(NetnsRef),
     /// Find out which process has a socket.
     Owner(Listener),
+    /// Ask the network on a link for addresses.
+    Ask(Asked),
+    /// Give a lease back to the network on a link.
+    GiveBack(Asked),
     /// Change an attached container's interface in its namespace.
     Inside {
         /// The namespace.
@@ -24,6 +29,17 @@ pub enum Errand {
         /// What is to be changed.
         change: Change,
     },
+}
+
+/// An interface that asks the network on a link for addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Index of the link.
+    pub link: u32,
+    /// The interface, which need not exist yet.
+    pub asker: Asker,
+    /// What it has, or had before.
+    pub known: Terms,
 }
 
 /// A change to a container's interface, inside its namespace.
@@ -42,12 +58,16 @@ pub enum Brought {
     Netns(NetnsRef, Result<Netns, NetnsError>),
     /// The process that has the socket, as `NAME (PID)`; `None` when no process has it, or it cannot be told in time.
     Owner(Listener, Option<String>),
+    /// What the network has given, or why it has given nothing.
+    Terms(Asked, Result<Terms, String>),
+    /// The server was told that an interface needs its lease no more.
+    GivenBack,
     /// Success, or why the interface could not be changed.
     Changed(Attachment, Change, Result<(), String>),
 }
 
 impl Errand {
-    /// Does the work. Takes at most twice [`PATIENCE`](super::netns::PATIENCE).
+    /// Does the work. Takes at most twice [`PATIENCE`](super::netns::PATIENCE), or [`asking::PATIENCE`].
     pub async fn run(self, broker: &Broker) -> Brought {
         match self {
             Self::Open(reference) => {
@@ -57,6 +77,14 @@ impl Errand {
             Self::Owner(socket) => {
                 let owner = broker.owner(&socket).await;
                 Brought::Owner(socket, owner)
+            }
+            Self::Ask(asked) => {
+                let terms = asking::ask(asked.link, &asked.asker, &asked.known).await;
+                Brought::Terms(asked, terms)
+            }
+            Self::GiveBack(Asked { link, asker, known }) => {
+                asking::give_back(link, &asker, &known);
+                Brought::GivenBack
             }
             Self::Inside { reference, attachment, change } => {
                 let done = inside(broker, &reference, &attachment, change).await;
@@ -106,6 +134,15 @@ impl Found {
     pub fn netns(&self, reference: &NetnsRef) -> Option<Result<&Netns, &NetnsError>> {
         self.0.iter().find_map(|brought| match brought {
             Brought::Netns(at, netns) if at == reference => Some(netns.as_ref()),
+            _ => None,
+        })
+    }
+
+    /// What the network has given for `asked`, if an errand for it has run.
+    #[must_use]
+    pub fn terms(&self, asked: &Asked) -> Option<Result<&Terms, &String>> {
+        self.0.iter().find_map(|brought| match brought {
+            Brought::Terms(of, terms) if of == asked => Some(terms.as_ref()),
             _ => None,
         })
     }

@@ -1,6 +1,7 @@
 //! Everything that reads or changes the kernel: netlink, namespaces, sysctls and BPF.
 
 mod apply;
+pub mod asking;
 pub mod bpf;
 pub mod broker;
 pub mod cgroup;
@@ -19,6 +20,7 @@ pub mod netlink;
 pub mod netns;
 mod observe;
 pub mod own_dir;
+pub(crate) mod packet;
 pub mod panic_point;
 pub mod path_watch;
 pub mod privilege;

@@ -47,6 +47,7 @@ pub fn to_attachment(host_if: &str, alias: &str) -> Option<Attachment> {
             (None, Some(_)) => None,
             (None, None) => Some(false),
         },
+        network: None,
     })
 }
 
@@ -143,6 +144,7 @@ mod tests {
             ipv4: Some(v4.into()),
             ipv6: Some(v6.into()),
             default_route: gw,
+            network: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Containers and their interfaces.
 
-use super::{ContainerName, IfName, Mac, PoolName, PortMapping, Sockets, Startable};
+use super::{ContainerName, IfName, Mac, Network, PoolName, PortMapping, Sockets, Startable};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -120,4 +120,7 @@ pub struct Attachment {
     /// is not said. State files of earlier versions have it for each interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_route: Option<bool>,
+    /// What the network of the pool's parent has given it, when the pool leaves that to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
 }

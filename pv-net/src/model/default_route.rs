@@ -117,6 +117,7 @@ mod tests {
             ipv4: ipv4.map(Into::into),
             ipv6: ipv6.map(|a| a.parse().expect("address")),
             default_route: wish,
+            network: None,
         }
     }
 

@@ -18,6 +18,7 @@ mod proto;
 mod ra;
 mod sockets;
 mod start;
+mod terms;
 mod timeouts;
 mod uplink_filter;
 
@@ -28,12 +29,15 @@ pub use name::{ContainerName, IfName, InvalidName, Mac, PoolName, RuleName};
 pub use name_server::NameServer;
 pub use offer::Offer;
 pub use policy::{Action, PortMatch, Rule, Selector};
-pub use pool::{HostAccess, IpvlanMode, MacvlanMode, PairKind, Pool, PoolDhcp, PoolDns, PoolKind, Subnet4, Subnet6};
+pub use pool::{
+    HostAccess, IpvlanMode, MacvlanMode, PairKind, Pool, PoolDhcp, PoolDns, PoolIpam, PoolKind, Subnet4, Subnet6,
+};
 pub use port::{PortMapping, Transport};
 pub use proto::proto_name;
 pub use ra::{PoolRa, RaMode, RouterPreference};
 pub use sockets::{Peer, Sockets};
 pub use start::{LxcSpec, OciSpec, RunState, RunStatus, RuntimeSpec, Start, Startable, WasmCli, WasmSpec};
+pub use terms::{Asker, Given, Network, Terms, Terms4, Terms6};
 pub use timeouts::FlowTimeouts;
 pub use uplink_filter::{RateLimit, UplinkFilter, XdpChoice, XdpMode};
 

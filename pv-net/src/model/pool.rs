@@ -1,8 +1,9 @@
 //! Pools: a network on the device that containers get interfaces and addresses in.
 
-use super::{IfName, NameServer, PoolDhcp6, PoolName, PoolRa};
+use super::{Attachment, IfName, NameServer, PoolDhcp6, PoolName, PoolRa};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use pv_net_common::endpoint::{POOL_BRIDGED, POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -118,6 +119,17 @@ pub enum HostAccess {
     All,
 }
 
+/// Who chooses the addresses of a pool's containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolIpam {
+    /// pv-net, from the pool's networks.
+    #[default]
+    HostLocal,
+    /// The parent's network: its DHCP server, and its router by advertisements.
+    Dhcp,
+}
+
 /// A pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
@@ -125,7 +137,9 @@ pub struct Pool {
     pub name: PoolName,
     /// What its interfaces are made of.
     pub kind: PoolKind,
-    /// IPv4, where the pool has it; a pool has at least one family.
+    /// Who chooses the addresses of its containers.
+    pub ipam: PoolIpam,
+    /// IPv4, where the pool has it; a pool that chooses addresses has at least one family.
     pub v4: Option<Subnet4>,
     /// IPv6, where the pool has it.
     pub v6: Option<Subnet6>,
@@ -213,6 +227,27 @@ impl Pool {
         self.networks().filter(|_| matches!(self.kind, PoolKind::Bridge { .. }))
     }
 
+    /// The pool as the interface `attachment` sees it: where the parent's network chooses addresses, with the networks that
+    /// it has given to this interface.
+    #[must_use]
+    pub fn seen_by(&self, attachment: &Attachment) -> Cow<'_, Self> {
+        if self.ipam == PoolIpam::HostLocal {
+            return Cow::Borrowed(self);
+        }
+        let network = attachment.network.clone().unwrap_or_default();
+        let v4 = network.v4.and_then(|given| {
+            let net = Ipv4Network::new(given.address, given.prefix).ok()?;
+            let net = Ipv4Network::new(net.network(), net.prefix()).ok()?;
+            Some(Subnet4 { net, gateway: given.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED), dhcp_range: None })
+        });
+        let v6 = network.v6.and_then(|given| {
+            let net = Ipv6Network::new(given.address, given.prefix).ok()?;
+            let net = Ipv6Network::new(net.network(), net.prefix()).ok()?;
+            Some(Subnet6 { net, gateway: given.gateway.unwrap_or(Ipv6Addr::UNSPECIFIED) })
+        });
+        Cow::Owned(Self { v4, v6, ..self.clone() })
+    }
+
     /// The link that its interfaces sit on, and how they reach each other, for a macvlan pool.
     #[must_use]
     pub fn macvlan(&self) -> Option<(&IfName, MacvlanMode)> {
@@ -222,10 +257,12 @@ impl Pool {
         }
     }
 
-    /// Its gateway addresses with the prefix length of their networks, IPv4 first.
+    /// Its gateway addresses with the prefix length of their networks, IPv4 first. A network that is
+    /// [`seen_by`](Self::seen_by) an interface may have none.
     pub fn gateways(&self) -> impl Iterator<Item = ipnetwork::IpNetwork> {
         let v4 = self.v4.iter().filter_map(|s| Ipv4Network::new(s.gateway, s.net.prefix()).ok().map(Into::into));
-        v4.chain(self.v6.iter().filter_map(|s| Ipv6Network::new(s.gateway, s.net.prefix()).ok().map(Into::into)))
+        let v6 = self.v6.iter().filter_map(|s| Ipv6Network::new(s.gateway, s.net.prefix()).ok().map(Into::into));
+        v4.chain(v6).filter(|gateway: &ipnetwork::IpNetwork| !gateway.ip().is_unspecified())
     }
 
     /// The bridge's name, for a bridge pool.

@@ -48,6 +48,7 @@ pub struct Desired {
 /// `None` when it fits.
 #[must_use]
 pub fn misplaced(attachment: &Attachment, pool: &Pool) -> Option<String> {
+    let pool = &*pool.seen_by(attachment);
     let v4 = attachment.ipv4.filter(|a| pool.v4.as_ref().is_none_or(|s| !s.net.contains(*a)));
     let v6 = attachment.ipv6.filter(|a| pool.v6.as_ref().is_none_or(|s| !s.net.contains(*a)));
     let stray: Vec<String> =
@@ -59,6 +60,7 @@ pub fn misplaced(attachment: &Attachment, pool: &Pool) -> Option<String> {
 #[must_use]
 pub fn endpoint(attachment: &Attachment, pool: &Pool, link: &PoolLink, identity: u32) -> Endpoint {
     let zero = Ip::UNSPECIFIED;
+    let pool = &*pool.seen_by(attachment);
     let info = InterfaceInfo {
         addr4: attachment.ipv4.map_or(zero, Ip::from),
         addr6: attachment.ipv6.map_or(zero, Ip::from),

@@ -22,6 +22,7 @@ pub fn attachment(n: u8) -> Attachment {
         ipv4: Some(ipv4),
         ipv6: None,
         default_route: None,
+        network: None,
     }
 }
 

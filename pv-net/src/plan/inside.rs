@@ -154,6 +154,12 @@ impl Inside {
     }
 }
 
+/// The default routes by `gateway` that the leg with the link `link` may have.
+pub fn ways_by(gateway: IpAddr, link: u32, claims: bool) -> impl Iterator<Item = LegRoute> {
+    let route = move |table, first| LegRoute { table, to: everything(gateway), via: Some(gateway), link, first };
+    [route(MAIN_TABLE, claims), route(FIRST_TABLE + link, false)].into_iter()
+}
+
 /// The steps that give a container with these legs its routes. Additions come first, so that no packet is without a
 /// route. In a family in which the container has rules of its own, none are added.
 ///

@@ -23,7 +23,7 @@ pub use bridge::{Borrowing, Bridge, Foreign, bridge, disturbs_listeners};
 pub use desired::{Desired, Endpoint, PoolLink, addresses, endpoint, misplaced};
 pub use diff::{diff, endpoint_ops, forget};
 pub use firewall::{Bridged, DroppingChain, kept_by_firewall, strict_filters};
-pub use inside::{FIRST_TABLE, Inside, InsideStep, Leg, LegRoute, MAIN_TABLE, SourceRule, inside_steps};
+pub use inside::{FIRST_TABLE, Inside, InsideStep, Leg, LegRoute, MAIN_TABLE, SourceRule, inside_steps, ways_by};
 pub use names::{Marked, misnamed, restored_marks, restored_names};
 pub use observed::{Address, Link, Observed, ProgramState};
 pub use op::{HookPoint, LinkSysctl, Op};

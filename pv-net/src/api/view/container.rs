@@ -2,13 +2,14 @@
 
 use crate::failure::{Failure, Kind};
 use crate::model::{
-    Attachment, Candidate, ContainerName, DefaultRoutes, Device, Interface, NetnsRef, PoolName, RunState, RunStatus,
+    Attachment, Candidate, ContainerName, DefaultRoutes, Device, Interface, NetnsRef, Pool, RunState, RunStatus,
     default_routes, reached_at,
 };
 use crate::runner::client::Statuses;
 use crate::snapshot::{Attached, ContainerStatus, Phase, Plane, Snapshot};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A container.
@@ -127,7 +128,7 @@ fn attached_view(container: &ContainerStatus, attached: &Attached, snapshot: &Sn
     let plane = snapshot.plane.as_deref();
     let interface = |(place, (a, link)): (usize, (&Attachment, Option<u32>))| {
         let kind = attached.pairs.get(place).copied().flatten();
-        let view = interface(a, link, gateways(&routes, place, &a.pool, &snapshot.device), plane);
+        let view = interface(a, link, gateways(&routes, place, seen(a, &snapshot.device)), plane);
         InterfaceView { link: kind.map(|kind| kind.name().to_owned()), ..view }
     };
     let all = attached.links.iter().all(Option::is_some);
@@ -143,10 +144,15 @@ fn attached_view(container: &ContainerStatus, attached: &Attached, snapshot: &Sn
 }
 
 /// The gateways of the default routes that go through the interface at this place.
-fn gateways(routes: &DefaultRoutes, place: usize, pool: &PoolName, device: &Device) -> Vec<IpAddr> {
-    let all = device.pools.get(pool).into_iter().flat_map(|pool| pool.gateways().map(|g| g.ip()).collect::<Vec<_>>());
+fn gateways(routes: &DefaultRoutes, place: usize, pool: Option<Cow<'_, Pool>>) -> Vec<IpAddr> {
+    let all = pool.into_iter().flat_map(|pool| pool.gateways().map(|g| g.ip()).collect::<Vec<_>>());
     let has = |gateway: &IpAddr| (if gateway.is_ipv4() { routes.ipv4 } else { routes.ipv6 }) == Some(place);
     all.filter(has).collect()
+}
+
+/// The pool of an interface, as that sees it.
+fn seen<'a>(attachment: &Attachment, device: &'a Device) -> Option<Cow<'a, Pool>> {
+    device.pools.get(&attachment.pool).map(|pool| pool.seen_by(attachment))
 }
 
 fn declared(interfaces: &[Interface], device: &Device) -> Vec<InterfaceView> {
@@ -159,7 +165,9 @@ fn declared(interfaces: &[Interface], device: &Device) -> Vec<InterfaceView> {
         }
     };
     let routes = default_routes(&interfaces.iter().map(candidate).collect::<Vec<_>>());
-    let view = |(place, i): (usize, &Interface)| declared_interface(i, gateways(&routes, place, &i.pool, device));
+    let view = |(place, i): (usize, &Interface)| {
+        declared_interface(i, gateways(&routes, place, device.pools.get(&i.pool).map(Cow::Borrowed)))
+    };
     interfaces.iter().enumerate().map(view).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Pools, leases and published ports.
 
 use crate::ipam::{self, ClientLease};
-use crate::model::{Pool, PoolKind};
+use crate::model::{Pool, PoolIpam, PoolKind, Terms, Terms4};
 use crate::snapshot::Snapshot;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ pub struct PoolView {
     pub name: String,
     /// `bridge`, `macvlan` or `ipvlan`.
     pub r#type: String,
+    /// Who chooses the addresses of its containers: `host-local`, pv-net; `dhcp`, the network of its parent.
+    pub ipam: PoolIpam,
     /// Its bridge.
     pub bridge: Option<String>,
     /// Kind of the links to its bridge that containers get at their next start: `veth` or `netkit`.
@@ -64,8 +66,43 @@ pub struct LeaseView {
     pub mac_address: Option<String>,
     /// An address was asked for by name.
     pub r#static: bool,
-    /// When a client's lease ends, in seconds since 1970 (UTC); none for a container's, that ends when it is detached.
+    /// When the lease ends, in seconds since 1970 (UTC), for a client's and for one that the network of the pool's parent
+    /// has given a container; none for another of a container, that ends when it is detached.
     pub expires: Option<u64>,
+    /// The DHCP server that has given a container's IPv4 address, where the network of the pool's parent chooses it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub server: Option<Ipv4Addr>,
+    /// The router that has advertised the network of a container's IPv6 address, where that of the parent chooses it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub router: Option<Ipv6Addr>,
+    /// How far such a lease of IPv4 is.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub state: Option<LeaseState>,
+}
+
+/// How far a lease is that a DHCP server has given (RFC 2131 section 4.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LeaseState {
+    /// It lasts.
+    Bound,
+    /// The server is asked to go on with it.
+    Renewing,
+    /// Any server is asked to go on with it.
+    Rebinding,
+    /// It is over.
+    Expired,
+}
+
+impl LeaseState {
+    fn of(terms: &Terms4, now: u64) -> Self {
+        match terms {
+            _ if terms.expires <= now => Self::Expired,
+            _ if terms.rebind <= now => Self::Rebinding,
+            _ if terms.renew <= now => Self::Renewing,
+            _ => Self::Bound,
+        }
+    }
 }
 
 /// A published port or range.
@@ -104,6 +141,7 @@ fn view(pool: &Pool, snapshot: &Snapshot) -> PoolView {
             PoolKind::Ipvlan { .. } => "ipvlan",
         }
         .to_owned(),
+        ipam: pool.ipam,
         bridge: pool.bridge().map(ToString::to_string),
         link: pool.bridge().map(|_| pool.link.name().to_owned()),
         subnet: pool.v4.as_ref().map(|s| s.net.to_string()),
@@ -124,6 +162,10 @@ fn view(pool: &Pool, snapshot: &Snapshot) -> PoolView {
 #[must_use]
 pub fn leases(snapshot: &Snapshot, clients: &[Arc<ClientLease>], now: u64) -> Vec<LeaseView> {
     let container = |l: &ipam::Lease| LeaseView {
+        expires: l.terms.as_deref().and_then(Terms::expires),
+        server: l.terms.as_ref().and_then(|terms| Some(terms.v4.as_ref()?.server)),
+        router: l.terms.as_ref().and_then(|terms| Some(terms.v6.as_ref()?.router)),
+        state: l.terms.as_ref().and_then(|terms| Some(LeaseState::of(terms.v4.as_ref()?, now))),
         pool: l.key.pool.to_string(),
         container: Some(l.key.container.to_string()),
         interface: Some(l.key.interface.to_string()),

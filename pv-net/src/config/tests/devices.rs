@@ -104,6 +104,28 @@ fn devices_that_are_wrong() {
             &[("network.pools.p.mode", "passthru")],
         ),
         (
+            "addresses from the network of a bridge",
+            pool(json!({"ipam": "dhcp"})),
+            &[("network.pools.p.ipam", "only a pool of type macvlan")],
+        ),
+        (
+            "addresses from the network, and from here",
+            pool(
+                json!({"type": "macvlan", "parent": "eth0", "ipam": "dhcp", "subnet": "10.0.3.0/24", "gateway": "10.0.3.9",
+                "subnet6": "fd00::/64"}),
+            ),
+            &[
+                ("network.pools.p.subnet", "the parent's network says this"),
+                ("network.pools.p.subnet6", "the parent's network says this"),
+                ("network.pools.p.gateway", "the parent's network says this"),
+            ],
+        ),
+        (
+            "addresses from nobody",
+            pool(json!({"type": "macvlan", "parent": "eth0", "ipam": "host-local"})),
+            &[("network.pools.p", "the pool has no addresses")],
+        ),
+        (
             "unknown type",
             pool(json!({"type": "vxlan", "subnet": "10.0.3.0/24"})),
             &[("network.pools.p.type", "unknown variant")],

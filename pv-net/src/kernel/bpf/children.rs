@@ -124,6 +124,13 @@ pub fn named(host_if: &str) -> Option<Child> {
     all().into_iter().find(|child| child.host_if.as_str() == host_if)
 }
 
+/// Notes that the attachment of an interface has another alias now, as its addresses have changed.
+pub fn note_alias(number: u32, alias: String) {
+    if let Some(child) = known().get_mut(&number) {
+        child.alias = alias;
+    }
+}
+
 /// Marks the attach of an interface as finished.
 ///
 /// # Errors

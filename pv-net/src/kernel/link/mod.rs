@@ -12,7 +12,7 @@ mod netkit;
 mod tests;
 mod veth;
 
-pub use arrange::arrange;
+pub use arrange::{arrange, leave};
 pub use bridge::set_link_sysctl;
 pub use macvlan::parent_misfit;
 pub use netkit::is_known as knows_netkit;

@@ -95,6 +95,7 @@ fn spec_on(bridge: &LinkInfo) -> LinkSpec {
         ipv4: Some([10, 9, 0, 2].into()),
         ipv6: "fd00:9::2".parse().ok(),
         default_route: None,
+        network: None,
     };
     LinkSpec {
         host_if: attachment.host_if.clone(),

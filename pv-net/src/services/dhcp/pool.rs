@@ -7,10 +7,10 @@ use crate::dhcp::{Act, Config, Now, Outcome, Received, Reply, Sender, Server, fr
 use crate::events::{Change, EventView};
 use crate::ipam::ClientId;
 use crate::kernel::netlink::Net;
+use crate::kernel::packet::{read_all, read_now};
 use crate::lease::{LeaseError, LeaseHandle, OfContainers, Step, unix_time};
 use crate::model::Mac;
 use crate::services::bridge_ports::BridgePorts;
-use crate::services::packet::{read_all, read_now};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};

@@ -4,8 +4,8 @@
 
 use crate::dhcp::message::SERVER_PORT;
 use crate::dhcp::{Reply, frame};
+use crate::kernel::packet::{self, LARGEST, jump, statement};
 use crate::model::Mac;
-use crate::services::packet::{self, LARGEST, jump, statement};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
 };

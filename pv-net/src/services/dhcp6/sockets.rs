@@ -4,9 +4,9 @@
 
 use crate::dhcp6::SERVER_PORT;
 use crate::dhcp6::frame::{self, SERVERS};
+use crate::kernel::packet::{self, LARGEST, jump, statement};
 use crate::model::Mac;
 use crate::services::link_local::{Lost, link_local};
-use crate::services::packet::{self, LARGEST, jump, statement};
 use nix::net::if_::if_indextoname;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn6, bind, setsockopt, socket, sockopt,

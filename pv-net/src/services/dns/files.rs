@@ -2,7 +2,7 @@
 
 use crate::dns::zone::PoolZone;
 use crate::dns::{Zone, resolv_conf};
-use crate::model::PoolName;
+use crate::model::{Device, Network, PoolIpam, PoolName};
 use crate::snapshot::{ContainerStatus, Phase, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -38,10 +38,18 @@ impl Files {
 
     /// Writes new and changed files, and removes those that belong to no container any more.
     pub async fn follow(&mut self, zone: &Zone, snapshot: &Snapshot) {
-        let domain = &snapshot.device.domain;
+        let domain = snapshot.device.domain.as_str();
         let text = |container: &ContainerStatus| {
-            let servers = servers(zone, &pools(&container.phase));
-            (!servers.is_empty()).then(|| resolv_conf::of_container(container.name.as_str(), domain, &servers))
+            let pools = pools(&container.phase);
+            let mut servers = servers(zone, &pools);
+            let mut domains = if servers.is_empty() { Vec::new() } else { vec![domain] };
+            let networks = networks(&container.phase);
+            servers.extend(networks.iter().flat_map(|network| network.dns()));
+            domains.extend(networks.iter().flat_map(|network| network.search()));
+            // Where the network chooses servers there is a file before it has, that a runtime can mount.
+            let is_told = pools.iter().any(|pool| asks_network(&snapshot.device, pool));
+            let text = || resolv_conf::of_container(container.name.as_str(), &domains, &servers);
+            (!servers.is_empty() || is_told).then(text)
         };
         // Declared containers, too: a runtime mounts the file before it attaches the container.
         let wanted: BTreeMap<String, String> =
@@ -71,6 +79,16 @@ fn pools(phase: &Phase) -> Vec<&PoolName> {
         Some(false) => 2,
     });
     all.into_iter().map(|(_, pool)| pool).collect()
+}
+
+/// What networks have given a container's interfaces.
+fn networks(phase: &Phase) -> Vec<&Network> {
+    let Phase::Attached(attached) = phase else { return Vec::new() };
+    attached.record.attachments.iter().filter_map(|a| a.network.as_ref()).collect()
+}
+
+fn asks_network(device: &Device, pool: &PoolName) -> bool {
+    device.pools.get(pool).is_some_and(|pool| pool.ipam == PoolIpam::Dhcp)
 }
 
 /// The servers that a container in these pools asks: their gateways. In a pool whose gateway it does not reach, the

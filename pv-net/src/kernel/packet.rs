@@ -1,4 +1,4 @@
-//! Packet sockets (packet(7)) on a bridge: they say which MAC a frame came from, and send to one that has no address yet.
+//! Packet sockets (packet(7)) on a link: they say which MAC a frame came from, and send to one that has no address yet.
 
 use crate::model::Mac;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -11,25 +11,25 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 /// Bytes that wait in a socket.
 const WAITING: usize = 1 << 20;
 /// A packet that is larger is none that is read.
-pub(super) const LARGEST: usize = 2048;
+pub(crate) const LARGEST: usize = 2048;
 /// Packets that are read before others have their turn.
 const BATCH: usize = 64;
 /// More packets than wait in a socket: what comes while they are read waits for the next time.
 const ALL: usize = 4096;
 
 /// A packet that came.
-pub(super) struct Came {
+pub(crate) struct Came {
     /// Its length.
     pub len: usize,
     /// The MAC in its frame.
     pub mac: Mac,
 }
 
-/// Reads a packet into `buffer`; `None` for one that is to another device.
+/// Reads a packet into `buffer`; `None` for one that `wanted`, by the kernel's type of packet, does not want.
 ///
 /// # Errors
 /// The kernel's.
-fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<Came>> {
+fn receive(socket: &OwnedFd, buffer: &mut [u8], wanted: fn(u8) -> bool) -> io::Result<Option<Came>> {
     // SAFETY: a C structure of integers; all zero is a value of it.
     let mut from: libc::sockaddr_ll = unsafe { zeroed() };
     let mut size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
@@ -46,9 +46,18 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<Came>> {
         )
     };
     let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
-    let is_ours = matches!(from.sll_pkttype, libc::PACKET_HOST | libc::PACKET_BROADCAST | libc::PACKET_MULTICAST);
     let [a, b, c, d, e, f, ..] = from.sll_addr;
-    Ok((is_ours && from.sll_halen == 6).then_some(Came { len, mac: Mac([a, b, c, d, e, f]) }))
+    Ok((wanted(from.sll_pkttype) && from.sll_halen == 6).then_some(Came { len, mac: Mac([a, b, c, d, e, f]) }))
+}
+
+/// Whether a packet is to this device, or to a group.
+const fn is_ours(kind: u8) -> bool {
+    matches!(kind, libc::PACKET_HOST | libc::PACKET_BROADCAST | libc::PACKET_MULTICAST)
+}
+
+/// Whether a packet came from the link, whoever it is to.
+const fn is_from_link(kind: u8) -> bool {
+    is_ours(kind) || kind == libc::PACKET_OTHERHOST
 }
 
 fn address(link: u32, protocol: libc::c_int, mac: Mac) -> io::Result<libc::sockaddr_ll> {
@@ -66,7 +75,7 @@ fn address(link: u32, protocol: libc::c_int, mac: Mac) -> io::Result<libc::socka
 ///
 /// # Errors
 /// The kernel's.
-pub(super) fn send(socket: &OwnedFd, link: u32, protocol: libc::c_int, to: Mac, packet: &[u8]) -> io::Result<()> {
+pub(crate) fn send(socket: &OwnedFd, link: u32, protocol: libc::c_int, to: Mac, packet: &[u8]) -> io::Result<()> {
     let to = address(link, protocol, to)?;
     // SAFETY: packet and address are whole, and their lengths are told.
     let sent = unsafe {
@@ -80,8 +89,26 @@ pub(super) fn send(socket: &OwnedFd, link: u32, protocol: libc::c_int, to: Mac, 
 ///
 /// # Errors
 /// The kernel's.
-pub(super) fn socket(link: u32, protocol: libc::c_int, filter: &[libc::sock_filter]) -> io::Result<(OwnedFd, Mac)> {
-    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+pub(crate) fn socket(link: u32, protocol: libc::c_int, filter: &[libc::sock_filter]) -> io::Result<(OwnedFd, Mac)> {
+    bound(libc::SOCK_DGRAM, link, protocol, filter)
+}
+
+/// The same for whole frames of all protocols, also those to MACs that are not the link's.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn of_frames(link: u32, filter: &[libc::sock_filter]) -> io::Result<OwnedFd> {
+    // What a macvlan on the link takes away is seen by sockets of all protocols alone.
+    Ok(bound(libc::SOCK_RAW, link, libc::ETH_P_ALL, filter)?.0)
+}
+
+fn bound(
+    kind: libc::c_int,
+    link: u32,
+    protocol: libc::c_int,
+    filter: &[libc::sock_filter],
+) -> io::Result<(OwnedFd, Mac)> {
+    let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: creates a socket, that takes nothing in yet: its protocol is none.
     let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
     if fd < 0 {
@@ -110,16 +137,25 @@ pub(super) fn socket(link: u32, protocol: libc::c_int, filter: &[libc::sock_filt
 ///
 /// # Errors
 /// The kernel's.
-pub(super) fn readable(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn readable(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the socket owns its descriptor, and is neither changed nor taken out.
     unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// What is in a socket's queue, as far as that is a few: others must have their turn.
-pub(super) fn read_all(ready: &mut AsyncFdReadyGuard<'_, OwnedFd>) -> Vec<(Vec<u8>, Came)> {
+pub(crate) fn read_all(ready: &mut AsyncFdReadyGuard<'_, OwnedFd>) -> Vec<(Vec<u8>, Came)> {
+    read_some(ready, is_ours)
+}
+
+/// The same of a socket for frames, those to others included.
+pub(crate) fn read_frames(ready: &mut AsyncFdReadyGuard<'_, OwnedFd>) -> Vec<(Vec<u8>, Came)> {
+    read_some(ready, is_from_link)
+}
+
+fn read_some(ready: &mut AsyncFdReadyGuard<'_, OwnedFd>, wanted: fn(u8) -> bool) -> Vec<(Vec<u8>, Came)> {
     let (mut came, mut buffer) = (Vec::new(), [0; LARGEST]);
     for _ in 0..BATCH {
-        match ready.try_io(|socket: &AsyncFd<OwnedFd>| receive(socket.get_ref(), &mut buffer)) {
+        match ready.try_io(|socket: &AsyncFd<OwnedFd>| receive(socket.get_ref(), &mut buffer, wanted)) {
             Ok(Ok(Some(packet))) => came.push((buffer[..packet.len.min(LARGEST)].to_vec(), packet)),
             Ok(Ok(None)) => {}
             // The link went down; it is up again, or the server ends with its pool.
@@ -131,11 +167,11 @@ pub(super) fn read_all(ready: &mut AsyncFdReadyGuard<'_, OwnedFd>) -> Vec<(Vec<u
 }
 
 /// All that waits in a socket, which may not be ready.
-pub(super) fn read_now(socket: &OwnedFd) -> Vec<(Vec<u8>, Came)> {
+pub(crate) fn read_now(socket: &OwnedFd) -> Vec<(Vec<u8>, Came)> {
     let mut buffer = [0; LARGEST];
     let mut came = Vec::new();
     for _ in 0..ALL {
-        match receive(socket, &mut buffer) {
+        match receive(socket, &mut buffer, is_ours) {
             Ok(Some(packet)) => came.push((buffer[..packet.len.min(LARGEST)].to_vec(), packet)),
             Ok(None) => {}
             Err(_) => break,
@@ -145,12 +181,12 @@ pub(super) fn read_now(socket: &OwnedFd) -> Vec<(Vec<u8>, Came)> {
 }
 
 /// An instruction of a filter that is no jump.
-pub(super) const fn statement(code: u32, k: u32) -> libc::sock_filter {
+pub(crate) const fn statement(code: u32, k: u32) -> libc::sock_filter {
     jump(code, k, 0, 0)
 }
 
 /// An instruction of a filter that is a jump.
-pub(super) const fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+pub(crate) const fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter { code: code as u16, jt, jf, k }
 }
 
@@ -158,12 +194,25 @@ pub(super) const fn jump(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter
 ///
 /// # Errors
 /// The kernel's.
-pub(super) fn filter(socket: &OwnedFd, filter: &[libc::sock_filter]) -> io::Result<()> {
+pub(crate) fn filter(socket: &OwnedFd, filter: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     // SAFETY: the program is whole and its length is told; the kernel copies it.
     let result = unsafe {
         let (program, size) = (std::ptr::from_ref(&program).cast(), size_of::<libc::sock_fprog>() as libc::socklen_t);
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program, size)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sets an option of packet sockets.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn option<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: the value is whole, and its size is told.
+    let result = unsafe {
+        let (value, size) = (std::ptr::from_ref(value).cast(), size_of::<T>() as libc::socklen_t);
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, option, value, size)
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,0 +1,177 @@
+//! Interfaces whose addresses the network on their pool's parent chooses: what it is asked for before an attach changes
+//! anything, and what is given back to it.
+
+use super::{Daemon, lease_key};
+use crate::command::Halt;
+use crate::failure::{Failure, Kind};
+use crate::ipam::{Lease, LeaseKey};
+use crate::kernel::asking::PATIENCE;
+use crate::kernel::errand::{Asked, Errand, Found};
+use crate::kernel::link::host_if_name;
+use crate::lease::{Step, unix_time};
+use crate::model::{Asker, ContainerName, Interface, Mac, Network, PoolIpam, Terms};
+use sha2::{Digest, Sha256};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The MAC of an interface on the link with the MAC `parent`: the same every time, and another one than on another device
+/// of that network with the same containers.
+fn mac_of(parent: Mac, key: &LeaseKey) -> Mac {
+    let mut hash = Sha256::new();
+    hash.update(b"pv-net macvlan");
+    hash.update(parent.0);
+    for part in [key.pool.as_str(), key.container.as_str(), key.interface.as_str()] {
+        hash.update(part);
+        hash.update([0]);
+    }
+    let hash = hash.finalize();
+    // Unicast, and locally administered.
+    Mac([hash[0] & 0xfc | 2, hash[1], hash[2], hash[3], hash[4], hash[5]])
+}
+
+impl Daemon {
+    /// The leases that the network gives to these interfaces of a container, in their order; `None` for those whose pools
+    /// choose addresses themselves.
+    ///
+    /// # Errors
+    /// Why it gives none. Or errands that ask it, whose results must be in `found`.
+    pub(super) fn ask_for(
+        &self,
+        name: &ContainerName,
+        interfaces: &[Interface],
+        found: &Found,
+    ) -> Result<Vec<Option<Arc<Lease>>>, Halt> {
+        let (mut given, mut needed) = (Vec::new(), Vec::new());
+        for interface in interfaces {
+            let Some((key, asked)) = self.asked(name, interface)? else {
+                given.push(None);
+                continue;
+            };
+            match found.terms(&asked) {
+                None => needed.push(Errand::Ask(asked)),
+                Some(Ok(terms)) => {
+                    let network = terms.network();
+                    let about = |failure: Failure| failure.about(format!("container {name}"));
+                    self.check_given(&network).map_err(about)?;
+                    given.push(Some(Arc::new(Lease {
+                        key,
+                        ipv4: network.v4.map(|given| given.address),
+                        ipv6: network.v6.map(|given| given.address),
+                        mac: asked.asker.mac,
+                        fixed: false,
+                        terms: Some(Arc::new(terms.clone())),
+                    })));
+                }
+                Some(Err(why)) => {
+                    let Interface { name: interface, pool, .. } = interface;
+                    let secs = PATIENCE.as_secs();
+                    let why = format!("container {name}: interface {interface}: no address in {secs} seconds: {why}");
+                    let help = format!(
+                        "pool {pool} leaves addresses to the network of its parent: look there for the DHCP server and the \
+                         router, or choose addresses here (\"subnet\")"
+                    );
+                    return Err(Failure::new(Kind::Internal, why).help(help).into());
+                }
+            }
+        }
+        if needed.is_empty() { Ok(given) } else { Err(Halt::Needs(needed)) }
+    }
+
+    /// What the network is asked for an interface, if it chooses its address.
+    fn asked(&self, name: &ContainerName, interface: &Interface) -> Result<Option<(LeaseKey, Asked)>, Failure> {
+        let asks = self.device.pools.get(&interface.pool).is_some_and(|pool| pool.ipam == PoolIpam::Dhcp);
+        if !asks {
+            return Ok(None);
+        }
+        let Some(link) = self.pools.get(&interface.pool) else {
+            let why = self.pool_conditions.get(&interface.pool).cloned().unwrap_or_default();
+            return Err(Failure::new(Kind::Internal, format!("pool {}: not available: {why}", interface.pool)));
+        };
+        let key = lease_key(name, interface);
+        let before = self.leases.of(name).into_iter().find(|lease| lease.key == key);
+        let mac = interface.mac.or(before.as_ref().map(|lease| lease.mac));
+        let mac = mac.unwrap_or_else(|| mac_of(link.mac, &key));
+        // What another MAC had is another client's.
+        let known = before.filter(|lease| lease.mac == mac).and_then(|lease| lease.terms.as_deref().cloned());
+        let asker = Asker { mac, hostname: name.to_string() };
+        Ok(Some((key, Asked { link: link.index, asker, known: known.unwrap_or_default() })))
+    }
+
+    /// Checks addresses that a network gives: none may be in a network of a pool of this device, or another's.
+    ///
+    /// # Errors
+    /// When one is.
+    pub(super) fn check_given(&self, network: &Network) -> Result<(), Failure> {
+        let v4 = network.v4.as_ref().map(|given| IpAddr::V4(given.address));
+        let given = v4.into_iter().chain(network.v6.as_ref().map(|given| IpAddr::V6(given.address)));
+        for address in given {
+            let holds = |pool: &&crate::model::Pool| pool.own_networks().any(|net| net.contains(address));
+            if let Some(pool) = self.device.pools.values().find(holds) {
+                let why =
+                    format!("the network of its pool's parent gives it {address}, which is of pool {}", pool.name);
+                return Err(Failure::new(Kind::Conflict, why).help("choose another network for that pool"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The steps by which the book learns `lease`. Addresses that the network had given to others before, and that are over,
+    /// are these others' no more: a stopped container's lease stays in the book.
+    pub(super) fn learning(&self, lease: Arc<Lease>) -> Vec<Step> {
+        let now = unix_time();
+        let mut steps = Vec::new();
+        for other in self.leases.all().iter().filter(|other| other.key != lease.key) {
+            let Some(terms) = other.terms.as_deref() else { continue };
+            let over4 =
+                other.ipv4.is_some() && other.ipv4 == lease.ipv4 && terms.v4.as_ref().is_none_or(|t| t.expires <= now);
+            let over6 =
+                other.ipv6.is_some() && other.ipv6 == lease.ipv6 && terms.v6.as_ref().is_none_or(|t| t.expires <= now);
+            if !over4 && !over6 || self.link_index(&host_if_name(&other.key.container, &other.key.interface)).is_some()
+            {
+                continue;
+            }
+            let (v4, v6) = (terms.v4.clone().filter(|_| !over4), terms.v6.clone().filter(|_| !over6));
+            steps.push(Step::Learn(Arc::new(Lease {
+                ipv4: other.ipv4.filter(|_| !over4),
+                ipv6: other.ipv6.filter(|_| !over6),
+                terms: Some(Arc::new(Terms { v4, v6 })),
+                ..Lease::clone(other)
+            })));
+        }
+        steps.push(Step::Learn(lease));
+        steps
+    }
+
+    /// Has leases given back to the networks that they are of.
+    pub(super) fn give_back(&mut self, leases: &[Arc<Lease>]) {
+        for lease in leases {
+            let terms = lease.terms.as_deref().filter(|terms| terms.v4.is_some());
+            let link = self.pools.get(&lease.key.pool).filter(|link| link.on_parent);
+            let (Some(terms), Some(link)) = (terms, link) else { continue };
+            let asker = Asker { mac: lease.mac, hostname: lease.key.container.to_string() };
+            self.errands.add(Errand::GiveBack(Asked { link: link.index, asker, known: terms.clone() }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mac_is_the_same_every_time_and_nobody_elses() {
+        let key = |pool: &str, container: &str, interface: &str| LeaseKey {
+            pool: pool.parse().expect("name"),
+            container: container.parse().expect("name"),
+            interface: interface.parse().expect("name"),
+        };
+        let parent = Mac([0, 1, 2, 3, 4, 5]);
+        let own = mac_of(parent, &key("lan", "web", "eth0"));
+        assert_eq!(own, mac_of(parent, &key("lan", "web", "eth0")));
+        assert_eq!(own.0[0] & 3, 2, "unicast, and locally administered");
+        for other in [key("lan", "web", "eth1"), key("lan", "db", "eth0"), key("wan", "web", "eth0")] {
+            assert_ne!(own, mac_of(parent, &other), "{other}");
+        }
+        assert_ne!(own, mac_of(Mac([0, 1, 2, 3, 4, 6]), &key("lan", "web", "eth0")));
+    }
+}
