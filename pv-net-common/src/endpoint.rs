@@ -45,6 +45,8 @@ pub const POOL_HOST_SERVICES: u32 = 4;
 pub const POOL_HOST_ALL: u32 = 8;
 /// Set in `pool_flags`: a macvlan pool whose containers reach each other on the device (mode `bridge`).
 pub const POOL_BRIDGED: u32 = 16;
+/// Set in `pool_flags` of the device's own interface beside the macvlan interfaces of containers. It is in no pool.
+pub const POOL_DEVICE: u32 = 32;
 
 /// Value of the `interfaces` map, keyed by [`LinkId`]: what its container may send.
 #[repr(C)]
@@ -109,7 +111,8 @@ pub struct UplinkInfo {
 const _: () = assert!(size_of::<UplinkInfo>() == 48);
 
 /// Key of the `senders` map: a MAC from which frames may leave by the parent of macvlan interfaces. The value is the
-/// [`LinkId`] of the container's interface that has it, or [`LinkId::OUTSIDE`] for a link of the device itself.
+/// [`LinkId`] of the container's interface that has it, an index for the device's own interface beside them, or
+/// [`LinkId::OUTSIDE`] for another link of the device.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SenderKey {
@@ -161,6 +164,9 @@ pub const LOCAL_BROADCAST: u32 = 2;
 pub const MARK_CONTAINER: u32 = 0x7076_0e01;
 /// The mark of such a packet to a group, or to another host on the bridge, that the device itself must not receive.
 pub const MARK_NOT_FOR_DEVICE: u32 = 0x7076_0e02;
+/// On the ingress of a parent of macvlan interfaces: programs of pv-net have put the packet there, and it has not come by
+/// the wire.
+pub const MARK_RETURNED: u32 = 0x7076_0e03;
 
 /// Entries of the `networks` map: networks of pools.
 pub const MAX_NETWORKS: u32 = 1_024;

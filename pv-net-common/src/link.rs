@@ -18,6 +18,10 @@ pub const CHILD_OUT: u32 = 0;
 pub const CHILD_IN: u32 = 1;
 /// At the egress of the interface's parent.
 pub const CHILD_PARENT: u32 = 2;
+/// At the egress of the device's own interface beside those of containers.
+pub const CHILD_DEVICE_OUT: u32 = 3;
+/// At its ingress.
+pub const CHILD_DEVICE_IN: u32 = 4;
 
 /// Set in the numbers that the daemon gives. The kernel's indexes are positive `int`s and never have it.
 const ASSIGNED: u32 = 1 << 31;

@@ -58,6 +58,10 @@ pub const PROG_CHILD_STAGES: [&str; 3] = ["pv_stage_child_out", "pv_stage_child_
 pub const PROG_PARENT: &str = "pv_parent_out";
 /// Program on ingress of the parent: keeps what containers send to each other from the device.
 pub const PROG_PARENT_IN: &str = "pv_parent_in";
+/// Program on egress of the device's own interface beside those of containers: what the device sends to them.
+pub const PROG_DEVICE_OUT: &str = "pv_device_out";
+/// Program on ingress of the same interface: what they send to the device.
+pub const PROG_DEVICE_IN: &str = "pv_device_in";
 /// Program that writes the kernel's tick counter into [`MAP_CONFIG`], run by `BPF_PROG_TEST_RUN`.
 pub const PROG_CLOCK: &str = "pv_clock";
 /// Program that answers a [`crate::PolicyQuery`] from the policy maps, run by `BPF_PROG_TEST_RUN`.

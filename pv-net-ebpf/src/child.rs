@@ -12,9 +12,10 @@
 use crate::{
     child_discovery, child_flow,
     child_policy::Way,
+    device_if,
     guard::{self, same_mac},
     icmp::Quoted,
-    maps::{child_at, interface, is_of_device, network},
+    maps::{child_at, device_at, interface, is_local, is_of_device, network},
     packet::{IPPROTO_ICMPV6, IPPROTO_IGMP, Kind, Packet},
     parent,
     tail_call::tail_call,
@@ -23,7 +24,8 @@ use crate::{
 use aya_ebpf::bindings::__sk_buff;
 use pv_net_common::{
     DropReason, FlowKey, InterfaceInfo, Ip, LinkId, Stage,
-    link::{CHILD_IN, CHILD_OUT, CHILD_PARENT},
+    endpoint::{MARK_RETURNED, POOL_BRIDGED},
+    link::{CHILD_DEVICE_IN, CHILD_DEVICE_OUT, CHILD_IN, CHILD_OUT, CHILD_PARENT},
 };
 
 /// What lets a packet of the container pass is final: a filter that the container has put behind could change what was
@@ -40,6 +42,10 @@ enum At {
     In = CHILD_IN,
     /// Egress of the parent.
     Parent = CHILD_PARENT,
+    /// Egress of the device's own interface.
+    DeviceOut = CHILD_DEVICE_OUT,
+    /// Ingress of the device's own interface.
+    DeviceIn = CHILD_DEVICE_IN,
 }
 
 impl At {
@@ -49,7 +55,18 @@ impl At {
         match unsafe { (*skb).cb[1] } {
             CHILD_OUT => Self::Out,
             CHILD_PARENT => Self::Parent,
+            CHILD_DEVICE_OUT => Self::DeviceOut,
+            CHILD_DEVICE_IN => Self::DeviceIn,
             _ => Self::In,
+        }
+    }
+
+    /// Which way a packet that is met here goes, seen from the interface.
+    #[inline(always)]
+    fn way(self) -> Way {
+        match self {
+            Self::In | Self::DeviceIn => Way::Inwards,
+            Self::Out | Self::Parent | Self::DeviceOut => Way::Outwards,
         }
     }
 }
@@ -155,7 +172,7 @@ pub fn flow(packet: &mut Packet) -> i32 {
             Err(reason) => verdict::drop(packet, reason),
         };
     }
-    let judged = if at == At::In {
+    let judged = if at.way() == Way::Inwards {
         packet.settle_fragment();
         by_flow(packet, At::In)
     } else {
@@ -165,18 +182,18 @@ pub fn flow(packet: &mut Packet) -> i32 {
     if let Err(reason) = judged {
         return verdict::drop(packet, reason);
     }
-    if at == At::In {
+    if at.way() == Way::Inwards {
         packet.admit_fragments();
-        NEXT
-    } else {
-        packet.admit_leaving();
-        OUT
+        packet.set_mark(0);
+        return NEXT;
     }
+    packet.admit_leaving();
+    if at == At::DeviceOut { device_if::to_children(packet) } else { OUT }
 }
 
 #[inline(always)]
 fn by_flow(packet: &Packet, at: At) -> Result<(), DropReason> {
-    let way = if at == At::In { Way::Inwards } else { Way::Outwards };
+    let way = at.way();
     if packet.is_icmp_error() {
         return about_known(packet, way.other());
     }
@@ -213,17 +230,37 @@ pub fn inward(skb: *mut __sk_buff) -> i32 {
         other => Err(unread(other)),
     };
     match judged {
-        Ok(()) => NEXT,
+        Ok(()) => {
+            packet.set_mark(0);
+            NEXT
+        }
         Err(reason) => verdict::drop(&packet, reason),
     }
 }
 
-/// Checks that nobody else speaks for an address of a container.
+/// Whether the frame is from the device's own interface on the parent of `me`.
+#[inline(always)]
+fn is_by_device(packet: &Packet, me: &InterfaceInfo) -> bool {
+    packet.mark() == MARK_RETURNED && device_at(me.bridge, packet.eth.src).is_some()
+}
+
+/// Whether somebody else than the device's own interface speaks for an address of the device, in a pool whose containers
+/// reach the device by that interface. A link-local address may be the device's on another link. The pool's gateway is
+/// whoever is configured, also where the device has its address on another link.
+#[inline(always)]
+fn is_foreign_for_device(addr: Ip, packet: &Packet, me: &InterfaceInfo) -> bool {
+    let bridged = me.pool_flags & POOL_BRIDGED != 0;
+    let elsewhere = addr.is_link_local() || addr == me.gateway4 || addr == me.gateway6;
+    bridged && !elsewhere && is_local(addr) && !is_by_device(packet, me)
+}
+
+/// Checks that nobody else speaks for an address of a container or the device.
 #[inline(always)]
 fn arp_in(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     let arp = guard::read_arp(packet)?;
     match child_at(arp.sender, me.pool_id) {
         Some(owner) if !same_mac(owner.mac, arp.mac) => Err(DropReason::SpoofedArp),
+        None if is_foreign_for_device(arp.sender, packet, me) => Err(DropReason::SpoofedArp),
         _ => Ok(()),
     }
 }
@@ -259,8 +296,9 @@ fn ip_in(packet: &mut Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     if !mine && is_of_groups(packet) {
         return Ok(());
     }
-    // The device does not reach its parent's macvlan interfaces, and no pool's network is behind one.
-    if is_of_device(src) || network(src).is_some() {
+    // The device sends by its own interface beside this one, and no pool's network is behind one.
+    let forged = if is_of_device(src) { !is_by_device(packet, me) } else { network(src).is_some() };
+    if forged {
         return Err(DropReason::ForgedSource);
     }
     // Containers of a pool are on one link, so no router is between them.
@@ -277,11 +315,21 @@ fn is_of_groups(packet: &Packet) -> bool {
     packet.v4 && packet.proto == IPPROTO_IGMP || !packet.v4 && packet.proto == IPPROTO_ICMPV6 && mld && !packet.later
 }
 
-/// Checks that nobody else speaks for an address of a container (RFC 4861, RFC 4862).
+/// Whether somebody else than its owner speaks for an address of a container or the device.
+#[inline(always)]
+fn is_foreign(addr: Ip, packet: &Packet, me: &InterfaceInfo) -> bool {
+    match child_at(addr, me.pool_id) {
+        Some(owner) => !same_mac(owner.mac, packet.eth.src),
+        None => is_foreign_for_device(addr, packet, me),
+    }
+}
+
+/// Checks that nobody else speaks for an address of a container or the device (RFC 4861, RFC 4862).
 #[inline(always)]
 fn discovery_in(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
-    let foreign = |addr: Ip| child_at(addr, me.pool_id).is_some_and(|owner| !same_mac(owner.mac, packet.eth.src));
-    if foreign(packet.key.src) || guard::spoken_for(packet).is_some_and(foreign) {
+    if is_foreign(packet.key.src, packet, me)
+        || guard::spoken_for(packet).is_some_and(|addr| is_foreign(addr, packet, me))
+    {
         return Err(DropReason::SpoofedNd);
     }
     let is_childs = |addr: Ip| child_at(addr, me.pool_id).is_some();

@@ -9,7 +9,7 @@ use crate::{
     deliver::stamp,
     flow::{self, REFUSED},
     guard,
-    maps::{HALF_OPEN, child_at, epoch, interface},
+    maps::{HALF_OPEN, child_at, device_at, epoch, interface, is_local},
     packet::{IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_TCP, IPPROTO_UDP, Packet, TCP_FIN, TCP_RST, TCP_SYN},
     scratch::{Scratch, scratch},
     share,
@@ -104,19 +104,24 @@ pub fn is_to_group(packet: &Packet) -> bool {
     interface(packet.key.link).is_some_and(|me| guard::is_group(packet.key.dst, me))
 }
 
-/// When the packet is for a container with a macvlan interface: has the flow known there too, unless it is. This is how
-/// the receiving side knows that the sender is a container.
+/// When the packet is for a container with a macvlan interface, or for the device by its own one: has the flow known there
+/// too, unless it is. This is how the receiving side knows who the sender is.
 #[inline(always)]
 fn note_for_peer(packet: &Packet, now: u32) {
     let Some(me) = interface(packet.key.link) else { return };
-    let Some(peer) = child_at(packet.key.dst, me.pool_id) else { return };
+    let peer = match child_at(packet.key.dst, me.pool_id) {
+        Some(peer) => Some(peer.link),
+        None if is_local(packet.key.dst) => device_at(me.bridge, packet.eth.dst),
+        None => None,
+    };
+    let Some(peer) = peer else { return };
     let Some(Scratch { flow, reply_key, .. }) = scratch() else { return };
-    *reply_key = packet.key.reversed(peer.link);
+    *reply_key = packet.key.reversed(peer);
     if HALF_OPEN.get_ptr(&*reply_key).is_some() {
         return;
     }
     flow.origin = packet.key;
-    open_flow(packet, peer.link, now);
+    open_flow(packet, peer, now);
 }
 
 /// Enters the flow whose opener's key is in the scratch memory, for the interface `link`.

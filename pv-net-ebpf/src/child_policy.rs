@@ -1,13 +1,14 @@
 //! Whether a flow of a macvlan interface may be opened: the rules are asked first, then the pools' defaults.
 
 use crate::{
-    maps::{CONFIG, child_at, endpoint, interface, is_local, network},
+    maps::{CONFIG, child_at, endpoint, interface, is_local, is_of_device, network},
     policy_input::{PolicyInput, said},
     port_map,
     scratch::{Scratch, scratch},
 };
 use pv_net_common::{
     DropReason, EndpointInfo, InterfaceInfo, LinkId, Place, default_verdict,
+    endpoint::POOL_DEVICE,
     policy::{POLICY_ALLOW, POLICY_DENY, POLICY_NOTHING},
 };
 
@@ -61,6 +62,9 @@ fn at_endpoint(of: &EndpointInfo) -> (u32, Place<u32>) {
 
 #[inline(always)]
 fn at_interface(of: &InterfaceInfo) -> (u32, Place<u32>) {
+    if of.pool_flags & POOL_DEVICE != 0 {
+        return (0, Place::Device);
+    }
     (of.identity, Place::Pool { pool: of.pool_id, flags: of.pool_flags })
 }
 
@@ -87,8 +91,10 @@ pub extern "C" fn pv_child_may(link: u32, way: u32) -> u32 {
     } else {
         to = at_interface(me);
         if flow.origin.link.is_outside() {
-            // The program on the container's own interface would have noted this flow.
-            if child_at(input.src, me.pool_id).is_some() {
+            // The program on the container's own interface would have noted this flow, or that on the device's. And nobody
+            // else reaches the device by its own one.
+            if child_at(input.src, me.pool_id).is_some() || is_of_device(input.src) || me.pool_flags & POOL_DEVICE != 0
+            {
                 return FORGED;
             }
             from = (0, Place::World);

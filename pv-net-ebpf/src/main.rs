@@ -13,6 +13,7 @@ mod child_policy;
 mod claim;
 mod deliver;
 mod denied;
+mod device_if;
 mod flow;
 mod flow_quota;
 mod from_container;
@@ -263,6 +264,18 @@ pub fn pv_parent_out(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn pv_parent_in(ctx: TcContext) -> i32 {
     parent::in_from(ctx.skb.skb)
+}
+
+/// Egress of the device's own interface beside those of containers.
+#[classifier]
+pub fn pv_device_out(ctx: TcContext) -> i32 {
+    device_if::out(ctx.skb.skb)
+}
+
+/// Ingress of the same interface.
+#[classifier]
+pub fn pv_device_in(ctx: TcContext) -> i32 {
+    device_if::inward(ctx.skb.skb)
 }
 
 /// Ingress of an uplink, before the stack. Handles frames in several buffers too (kernel 5.18).

@@ -11,7 +11,10 @@ use pv_net_common::{
     FragmentInfo, FragmentKey, GlobalConfig, HalfOpenFlow, InterfaceInfo, Ip, LinkId, NatOwner, PortMapKey,
     PortMapTarget, SenderKey, SockKey, SockOrigin, SourceKey, UplinkInfo,
     drop_reason::DROP_SLOTS,
-    endpoint::{LOCAL_ADDRESS, MAX_LOCALS, MAX_NETWORKS, MAX_PORT_MAPPINGS, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS},
+    endpoint::{
+        LOCAL_ADDRESS, MAX_LOCALS, MAX_NETWORKS, MAX_PORT_MAPPINGS, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS,
+        POOL_BRIDGED, POOL_DEVICE,
+    },
     flow::{CLAIM_TURN_SLOTS, DEFAULT_FLOWS, DEFAULT_HALF_OPEN, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
     names,
     nat::OWNER_SLOTS,
@@ -205,6 +208,32 @@ pub fn child_at(addr: Ip, pool_id: u32) -> Option<&'static EndpointInfo> {
     let addr = if addr.is_link_local() { addr.of_pool(pool_id) } else { addr };
     // SAFETY: an entry is replaced whole by the daemon, and stays readable for the program's run.
     CHILDREN.get_ptr(&EndpointKey { addr }).map(|p| unsafe { &*p })
+}
+
+/// Whose MAC it is on the parent with index `parent`.
+#[inline(always)]
+pub fn sender(parent: u32, mac: [u8; 6]) -> Option<LinkId> {
+    let key = SenderKey { parent, mac, pad: 0 };
+    // SAFETY: a map value of one word.
+    SENDERS.get_ptr(&key).map(|link| unsafe { *link })
+}
+
+/// Whether this is the device's own interface on a parent.
+#[inline(always)]
+pub fn is_devices(link: LinkId) -> bool {
+    interface(link).is_some_and(|of| of.pool_flags & POOL_DEVICE != 0)
+}
+
+/// The device's own interface on the parent with index `parent`, if `mac` is that interface's.
+#[inline(always)]
+pub fn device_at(parent: u32, mac: [u8; 6]) -> Option<LinkId> {
+    sender(parent, mac).filter(|link| is_devices(*link))
+}
+
+/// Whether the interface is a container's, in a pool whose containers reach each other on the device, or the device's own.
+#[inline(always)]
+pub fn is_bridged(link: LinkId) -> bool {
+    interface(link).is_some_and(|me| me.pool_flags & POOL_BRIDGED != 0)
 }
 
 /// The uplink or bridge with this index.

@@ -7,7 +7,7 @@
 use crate::{
     child_discovery,
     guard::{self, same_mac},
-    maps::{SENDERS, child_at, interface},
+    maps::{child_at, is_bridged, is_of_device, sender},
     packet::{ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Kind, Packet, read},
     tail_call::tail_call,
     verdict::{self, ACT_OK, ACT_SHOT, NEXT},
@@ -16,27 +16,13 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS},
     helpers::generated::{bpf_clone_redirect, bpf_redirect, bpf_skb_change_type},
 };
-use pv_net_common::{DropReason, Ip, LinkId, SenderKey, Stage, endpoint::POOL_BRIDGED, link::CHILD_PARENT};
+use pv_net_common::{DropReason, Ip, LinkId, Stage, endpoint::MARK_RETURNED, link::CHILD_PARENT};
 
 /// `PACKET_OTHERHOST`: the stack drops the packet.
 const FOR_ANOTHER_HOST: u32 = 3;
 
-/// Whose MAC it is on the parent with index `parent`.
-#[inline(always)]
-fn sender(parent: u32, mac: [u8; 6]) -> Option<LinkId> {
-    let key = SenderKey { parent, mac, pad: 0 };
-    // SAFETY: a map value of one word.
-    SENDERS.get_ptr(&key).map(|link| unsafe { *link })
-}
-
-/// Whether the interface is a container's, in a pool whose containers reach each other on the device.
-#[inline(always)]
-fn is_bridged(link: LinkId) -> bool {
-    interface(link).is_some_and(|me| me.pool_flags & POOL_BRIDGED != 0)
-}
-
-/// Lets a checked packet of a container go on from the parent with index `parent`: to the wire, to another container, or to
-/// both if `to_group`.
+/// Lets a checked packet of a container go on from the parent with index `parent`: to the wire, to another container or the
+/// device, or to both if `to_group`.
 #[inline(always)]
 pub fn pass(packet: &Packet, parent: u32, to_group: bool) -> i32 {
     if !is_bridged(packet.key.link) {
@@ -46,20 +32,25 @@ pub fn pass(packet: &Packet, parent: u32, to_group: bool) -> i32 {
     if !for_all && !sender(parent, packet.eth.dst).is_some_and(is_bridged) {
         return NEXT;
     }
-    // SAFETY: a context field; the helpers have no preconditions.
-    unsafe {
-        // The mark is the sender's, and would steer the packet elsewhere.
-        (*packet.skb).mark = 0;
-        if !for_all {
-            return bpf_redirect(parent, u64::from(BPF_F_INGRESS)) as i32;
-        }
-        // A packet to one address in a frame to all is no business of other containers.
-        if to_group {
-            // Where this fails, the network has lost a packet.
-            let _ = bpf_clone_redirect(packet.skb, parent, u64::from(BPF_F_INGRESS));
-        }
+    // The mark was the sender's, and would steer the packet elsewhere.
+    packet.set_mark(MARK_RETURNED);
+    if !for_all {
+        return return_by(parent);
     }
+    // A packet to one address in a frame to all is no business of other containers.
+    if to_group {
+        // SAFETY: the helper has no preconditions. Where it fails, the network has lost a packet.
+        let _ = unsafe { bpf_clone_redirect(packet.skb, parent, u64::from(BPF_F_INGRESS)) };
+    }
+    packet.set_mark(0);
     NEXT
+}
+
+/// Puts the packet into the ingress of the parent with index `parent`. It has the mark [`MARK_RETURNED`].
+#[inline(always)]
+pub fn return_by(parent: u32) -> i32 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_redirect(parent, u64::from(BPF_F_INGRESS)) as i32 }
 }
 
 /// What comes in by the parent. What is from a container's MAC is for other interfaces on the parent, never for the device
@@ -67,11 +58,50 @@ pub fn pass(packet: &Packet, parent: u32, to_group: bool) -> i32 {
 #[inline(always)]
 pub fn in_from(skb: *mut __sk_buff) -> i32 {
     let Some(packet) = Packet::of(skb) else { return ACT_SHOT };
-    if sender(packet.link, packet.eth.src).is_none_or(LinkId::is_outside) {
-        return NEXT;
+    let Some(from) = sender(packet.link, packet.eth.src).filter(|from| !from.is_outside()) else {
+        return match in_containers_name(&packet) {
+            Ok(()) => NEXT,
+            Err(reason) => verdict::drop(&packet, reason),
+        };
+    };
+    // What the device sends to containers never leaves by the wire, so it does not come from there either.
+    if !from.is_assigned() && packet.mark() != MARK_RETURNED {
+        return verdict::drop(&packet, DropReason::SpoofedMac);
     }
     // SAFETY: the helper checks the type itself.
     if unsafe { bpf_skb_change_type(skb, FOR_ANOTHER_HOST) } == 0 { ACT_OK } else { ACT_SHOT }
+}
+
+/// Checks a frame of somebody on the wire. A container reaches the device by the device's own interface, so nobody sends
+/// to the device or to a group here with a container's address.
+#[inline(always)]
+fn in_containers_name(packet: &Packet) -> Result<(), DropReason> {
+    let skb = packet.skb;
+    let kind = u16::from_be(packet.eth.proto_be);
+    let (src, dst) = match kind {
+        ETH_P_IP => {
+            let [src, dst]: [u32; 2] = read(skb, ETH_LEN + 12)?;
+            (Ip::from_v4_be(src), Ip::from_v4_be(dst))
+        }
+        ETH_P_IPV6 => {
+            let [src, dst]: [[u32; 4]; 2] = read(skb, ETH_LEN + 8)?;
+            (Ip { words_be: src }, Ip { words_be: dst })
+        }
+        // The kernel looks behind any number of tags that name no VLAN.
+        // SAFETY: context fields.
+        _ if is_tag(kind) && unsafe { (*skb).vlan_present != 0 && (*skb).vlan_tci & 0xfff == 0 } => {
+            return Err(DropReason::VlanTag);
+        }
+        _ => return Ok(()),
+    };
+    let to_device = is_of_device(dst) || dst.is_multicast() || dst.is_limited_broadcast();
+    if to_device && child_at(src, 0).is_some() { Err(DropReason::ForgedSource) } else { Ok(()) }
+}
+
+/// Whether this EtherType is that of a VLAN tag.
+#[inline(always)]
+fn is_tag(kind: u16) -> bool {
+    matches!(kind, ETH_P_8021Q | ETH_P_8021AD)
 }
 
 /// Checks a frame with a MAC of the device: it may be from a further macvlan of a container. The device speaks for no
@@ -104,7 +134,6 @@ fn in_devices_name(packet: &mut Packet) -> Result<(), DropReason> {
 /// Whether IP, ARP or another tag is behind a priority tag, where it is not read.
 #[inline(always)]
 fn hides_ip(packet: &Packet) -> bool {
-    let is_tag = |proto: u16| matches!(proto, ETH_P_8021Q | ETH_P_8021AD);
     let mut behind = u16::from_be(packet.eth.proto_be);
     if is_tag(behind) {
         behind = read(packet.skb, ETH_LEN + 2).map_or(ETH_P_IP, u16::from_be);
@@ -114,7 +143,8 @@ fn hides_ip(packet: &Packet) -> bool {
 
 /// What leaves by the parent. Only the device itself and the known interfaces send there, and an interface only what
 /// the program on it has let pass: a container with `CAP_NET_ADMIN` can make further macvlans on its own one, which the
-/// kernel puts on the same parent, where no program is attached.
+/// kernel puts on the same parent, where no program is attached. The device's own interface beside them is no sender here:
+/// its program puts everything into the parent's ingress.
 #[inline(always)]
 pub fn out(skb: *mut __sk_buff) -> i32 {
     let Some(mut packet) = Packet::of(skb) else { return ACT_SHOT };
@@ -126,6 +156,9 @@ pub fn out(skb: *mut __sk_buff) -> i32 {
             Ok(()) => NEXT,
             Err(reason) => verdict::drop(&packet, reason),
         };
+    }
+    if !sender.is_assigned() {
+        return verdict::drop(&packet, DropReason::SpoofedMac);
     }
     // SAFETY: context fields that programs on links may write; the stage reads them.
     unsafe {

@@ -314,7 +314,9 @@ impl Daemon {
         self.closed.remove(&made.index);
         self.end_misfit(attachment, &made, link.mtu).await;
         self.resize_bridge(&pool).await;
-        if !link.on_parent {
+        if link.on_parent {
+            self.follow_device_ifs().await;
+        } else {
             self.net.wait_until_it_carries(&[made.index, link.index]).await;
         }
         Ok(Connected { link: made, attachment: attachment.clone(), is_new })
@@ -339,10 +341,14 @@ impl Daemon {
             for e in self.forget_link(index, &attachment.container, &attachment.host_if).await {
                 tracing::warn!(container = %attachment.container, error = %e, "interface closed");
             }
+            self.follow_device_ifs().await;
             return Ok(());
         }
         self.links.remove(&index);
         let left = self.forget_link(index, &attachment.container, &attachment.host_if).await;
+        if is_number(index) {
+            self.follow_device_ifs().await;
+        }
         left.into_iter().reduce(Failure::and).map_or(Ok(()), Err)
     }
 }

@@ -26,8 +26,10 @@ impl Daemon {
             NetEvent::Changed | NetEvent::Route { .. } => false,
         };
         if let NetEvent::Route { outputs } = event {
-            let is_inside =
-                |link| self.links.contains_key(link) || self.pools.values().any(|p| p.index == *link && !p.on_parent);
+            let is_inside = |link| {
+                let own = self.links.contains_key(link) || self.device_ifs.contains(link);
+                own || self.pools.values().any(|p| p.index == *link && !p.on_parent)
+            };
             self.routes_changed |= outputs.is_empty() || !outputs.iter().all(is_inside);
         }
         if let NetEvent::LinkGone { index, .. } = event
@@ -139,6 +141,7 @@ impl Daemon {
             tracing::warn!(error = %e, "uplinks not refreshed: tried again with the next change or audit");
             self.uplinks_changed = true;
         }
+        self.follow_device_ifs().await;
         if std::mem::take(&mut self.mtu_changed)
             && let Err(e) = self.reconcile().await
         {

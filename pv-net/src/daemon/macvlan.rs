@@ -6,18 +6,21 @@ use crate::kernel::bpf::{Hook, children};
 use crate::kernel::link::parent_misfit;
 use crate::model::{Attachment, IfName, Mac, MacvlanMode, Pool, PoolName, alias};
 use crate::plan::{Link, Observed, PoolLink};
+use pv_net_common::LinkId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// The MACs of the device's own links that send by the link with index `parent`: its own, and those of VLANs and
-/// macvlans on it that are in the device's namespace.
-fn own_macs(parent: u32, observed: &Observed) -> BTreeSet<[u8; 6]> {
+/// macvlans on it that are in the device's namespace. That of the device's own interface beside those of containers is
+/// known as such.
+fn own_macs(parent: u32, observed: &Observed) -> BTreeMap<[u8; 6], LinkId> {
     let stacked = |link: &Link| {
         let kind = matches!(link.kind.as_deref(), Some("vlan" | "macvlan" | "macvtap"));
         kind && link.other_end == Some(parent) && link.other_ns.is_none() && !children::is_number(link.index)
     };
     let own = observed.links.values().filter(|link| link.index == parent || stacked(link));
-    own.filter_map(|link| link.mac).collect()
+    let id = |link: &Link| if link.is_device_if() { LinkId::of_index(link.index) } else { LinkId::OUTSIDE };
+    own.filter_map(|link| Some((link.mac?, id(link)))).collect()
 }
 
 /// Why the macvlan interface of `attachment` does not fit its pool, whose link is `pool`: it sits on another parent, or
@@ -46,7 +49,7 @@ impl Daemon {
         }
         for link in self.net.links().await? {
             let unmoved = link.kind.as_deref() == Some("macvlan") && !children::is_number(link.index);
-            if unmoved && alias::is_ours(link.alias.as_deref()) {
+            if unmoved && alias::is_ours(link.alias.as_deref()) && !link.is_device_if() {
                 self.net.delete_link(&link.name, link.index).await?;
             }
         }
@@ -163,6 +166,7 @@ impl Daemon {
         for index in gone {
             let Some((container, host_if)) = self.links.remove(&index) else { continue };
             tracing::info!(%container, %host_if, "link gone");
+            self.uplinks_changed = true;
             self.thinned.insert(container.clone());
             for e in self.forget_link(index, &container, &host_if).await {
                 tracing::warn!(%container, error = %e, "link not forgotten");

@@ -14,6 +14,7 @@ mod conditions;
 mod core;
 mod declared;
 mod detach;
+mod device_if;
 mod ended;
 mod errands;
 mod execute;
@@ -146,6 +147,10 @@ pub struct Daemon {
     filter_conditions: Vec<String>,
     /// Conditions about the host's firewall.
     firewall_conditions: Vec<String>,
+    /// Indexes of the device's own interfaces on parents of macvlan pools.
+    device_ifs: BTreeSet<u32>,
+    /// Conditions about them.
+    device_if_conditions: Vec<String>,
     /// Whether the kernel has reported a change of addresses, links or routes.
     uplinks_changed: bool,
     /// Whether the kernel has reported a change of routing rules, or of routes that containers may use.
@@ -260,6 +265,8 @@ impl Daemon {
             port_holders: Vec::new(),
             filter_conditions: Vec::new(),
             firewall_conditions: Vec::new(),
+            device_ifs: BTreeSet::new(),
+            device_if_conditions: Vec::new(),
             uplinks_changed: false,
             // Something may have changed while no daemon was running.
             routes_changed: true,

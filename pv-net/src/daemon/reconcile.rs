@@ -44,6 +44,7 @@ impl Daemon {
         // Failures are noted before anything else may set a closed link up again.
         self.note_failures(failed);
         self.hold(&desired, &observed).await?;
+        self.follow_device_ifs().await;
         self.unhook_old_bridges().await?;
         let links: Vec<LinkInfo> = observed.links.into_values().collect();
         self.fit_links(&links).await;

@@ -193,6 +193,7 @@ impl Daemon {
         conditions.extend(self.declared_conditions.iter().chain(&self.policy.condition).cloned());
         conditions.extend(self.taken.iter().map(|taken| taken.why.clone()));
         conditions.extend(self.filter_conditions.iter().chain(&self.firewall_conditions).cloned());
+        conditions.extend(self.device_if_conditions.iter().cloned());
         for pool in self.device.pools.keys() {
             conditions.extend(self.conditions_of_pool(pool).map(|why| format!("pool {pool}: {why}")));
         }

@@ -6,7 +6,7 @@ use super::link::set_link_sysctl;
 use super::netlink::Net;
 use super::{Kernel, KernelError, challenge_ack, sysctl};
 use crate::model::alias;
-use crate::plan::{Observed, Op};
+use crate::plan::{Link, Observed, Op};
 use pv_net_common::{FlowEntry, FlowKey, LinkId};
 
 /// The kernel of this machine, as the plan sees it.
@@ -146,6 +146,15 @@ impl Kernel for Host<'_> {
                     net.delete_link(name.as_str(), link.index).await?;
                 }
             }
+            Op::MakeDeviceIf(own) => net.make_device_if(own).await?,
+            Op::DeleteDeviceIf { name } => {
+                let found = net.link(name.as_str()).await?;
+                if let Some(link) = found.filter(Link::is_device_if) {
+                    net.delete_link(name.as_str(), link.index).await?;
+                }
+            }
+            Op::AddRoute { route, .. } => net.add_host_route(*route).await?,
+            Op::RemoveRoute { route, .. } => net.remove_host_route(*route).await?,
             Op::SetMac { link, index, mac } => net.set_mac(link, *index, *mac).await?,
             Op::SetMtu { link, index, mtu } => net.set_mtu(link, *index, *mtu).await?,
             Op::SetAlias { link, index, alias } => net.set_alias(link, *index, alias).await?,

@@ -6,8 +6,8 @@ use super::bpf::children::is_number;
 use super::netlink::clsact::OwnFilters;
 use super::{KernelError, sysctl};
 use crate::model::IfName;
-use crate::plan::{LinkSysctl, Observed};
-use std::collections::BTreeMap;
+use crate::plan::{LinkSysctl, Observed, device_if_settings};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Reads the state of the device itself; each list of the kernel once.
 pub(super) async fn device(host: &mut Host<'_>) -> Result<Observed, KernelError> {
@@ -21,6 +21,13 @@ pub(super) async fn device(host: &mut Host<'_>) -> Result<Observed, KernelError>
     };
     let bridges = observed.links.values().filter(|l| l.kind.as_deref() == Some("bridge"));
     observed.sysctls = bridges.filter_map(|bridge| bridge.name.parse().ok()).flat_map(|link| settings(&link)).collect();
+    let own: BTreeSet<u32> = observed.links.values().filter(|l| l.is_device_if()).map(|l| l.index).collect();
+    if !own.is_empty() {
+        observed.host_routes = host.net.host_routes(&own).await?;
+        let names = observed.links.values().filter(|l| own.contains(&l.index)).filter_map(|l| l.name.parse().ok());
+        let settings: Vec<_> = names.flat_map(|link| device_if_settings(&link)).collect();
+        observed.sysctls.extend(settings.into_iter().filter_map(read));
+    }
     if let Some(plane) = host.plane.as_deref_mut() {
         observed.hooked = plane.hooked_beside()?;
         if plane.hook() == Hook::Clsact {
@@ -66,9 +73,10 @@ pub(super) async fn containers(host: &mut Host<'_>, observed: &mut Observed) -> 
 /// The settings of a bridge.
 fn settings(link: &IfName) -> Vec<(LinkSysctl, String)> {
     let keys = [("ipv4", "forwarding"), ("ipv6", "forwarding"), ("ipv6", "accept_ra"), ("ipv6", "disable_ipv6")];
-    let setting = |(family, key)| {
-        let value = sysctl::get(family, link, key)?;
-        Some((LinkSysctl { family, link: link.clone(), key }, value))
-    };
-    keys.into_iter().filter_map(setting).collect()
+    keys.into_iter().filter_map(|(family, key)| read(LinkSysctl { family, link: link.clone(), key })).collect()
+}
+
+fn read(setting: LinkSysctl) -> Option<(LinkSysctl, String)> {
+    let value = sysctl::get(setting.family, &setting.link, setting.key)?;
+    Some((setting, value))
 }

@@ -82,6 +82,18 @@ pub fn bridge_pool(alias: &str) -> Option<PoolName> {
     fields(alias)?.get("bridge")?.parse().ok()
 }
 
+/// The alias of the device's own interface beside the macvlan interfaces of containers on `parent`.
+#[must_use]
+pub fn of_device_if(parent: &IfName) -> String {
+    format!("{MARK}device={}", escape(parent.as_str()))
+}
+
+/// Whether a link with this alias is the device's own interface on a parent.
+#[must_use]
+pub fn is_device_if(alias: Option<&str>) -> bool {
+    alias.and_then(fields).is_some_and(|fields| fields.contains_key("device") && !fields.contains_key("container"))
+}
+
 /// Whether pv-net made the link with this alias.
 #[must_use]
 pub fn is_ours(alias: Option<&str>) -> bool {

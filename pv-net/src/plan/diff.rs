@@ -94,7 +94,8 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Op> {
     // `endpoints`.
     let with_flows: Vec<_> = stale.iter().map(|a| as_sent(*a)).collect();
     ops.extend(stale.into_iter().map(|addr| Op::RemoveEndpoint { addr }));
-    let held = |index: &u32| observed.link(*index).is_some_and(|l| is_held(&l));
+    // The device's own interfaces have plans of their own.
+    let held = |index: &u32| observed.link(*index).is_some_and(|l| is_held(&l) || l.is_device_if());
     let stale = observed.interfaces.keys().filter(|i| !indices.contains(i) && !held(i));
     ops.extend(stale.map(|index| Op::RemoveInterface { index: *index }));
     let there: BTreeSet<u32> = observed.links.values().map(|link| link.index).collect();

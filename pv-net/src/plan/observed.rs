@@ -1,6 +1,6 @@
 //! What the kernel holds, in the plan's terms, and what it holds after a step.
 
-use super::{Bridge, HookPoint, LinkSysctl, Op, Tables};
+use super::{Bridge, DeviceIf, HookPoint, HostRoute, LinkSysctl, Op, Tables, device_if_settings};
 use crate::model::{PairKind, alias};
 use ipnetwork::IpNetwork;
 use pv_net_common::{EndpointInfo, InterfaceInfo, Ip};
@@ -50,6 +50,12 @@ impl Link {
     #[must_use]
     pub fn is_containers(&self) -> bool {
         self.alias.as_deref().is_some_and(|a| alias::to_attachment(&self.name, a).is_some())
+    }
+
+    /// Whether it is the device's own interface beside the macvlan interfaces of containers.
+    #[must_use]
+    pub fn is_device_if(&self) -> bool {
+        self.kind.as_deref() == Some("macvlan") && alias::is_device_if(self.alias.as_deref())
     }
 
     /// Whether it is a container's link whose attach is not finished.
@@ -119,7 +125,9 @@ pub struct Observed {
     pub addresses: Vec<Address>,
     /// Links that default routes lead to: of IPv4, and of IPv6.
     pub default_routes: [BTreeSet<u32>; 2],
-    /// Sysctls of bridges. Missing where the kernel does not have the setting.
+    /// Routes to containers by the device's own interfaces on parents.
+    pub host_routes: BTreeSet<HostRoute>,
+    /// Sysctls of bridges and of the device's own interfaces on parents. Missing where the kernel does not have the setting.
     pub sysctls: BTreeMap<LinkSysctl, String>,
     /// Bridges that pv-net did not make and whose MAC this daemon has set, so that it does not follow the MACs of their
     /// ports. The kernel does not report this.
@@ -209,12 +217,16 @@ impl Observed {
             Op::SetEndpoint { addr, info } => drop(self.endpoints.insert(*addr, *info)),
             Op::RemoveEndpoint { addr } => drop(self.endpoints.remove(addr)),
             Op::MakeBridge(bridge) => self.make_bridge(bridge),
-            Op::DeleteBridge { name } => {
+            Op::MakeDeviceIf(own) => self.make_device_if(own),
+            Op::AddRoute { route, .. } => drop(self.host_routes.insert(*route)),
+            Op::RemoveRoute { route, .. } => drop(self.host_routes.remove(route)),
+            Op::DeleteBridge { name } | Op::DeleteDeviceIf { name } => {
                 if let Some(link) = self.links.remove(name.as_str()) {
                     self.addresses.retain(|a| a.link != link.index);
                     self.macs_held.remove(&link.index);
                     self.sysctls.retain(|sysctl, _| sysctl.link != *name);
                     self.hooked.retain(|(_, index), _| *index != link.index);
+                    self.host_routes.retain(|route| route.link != link.index);
                 }
             }
             Op::SetMac { index, mac, .. } => {
@@ -266,6 +278,30 @@ impl Observed {
             carrier: false,
             alias: Some(bridge.alias.clone()),
             other_end: None,
+            other_ns: None,
+            controller: None,
+            loopback: false,
+            l3s: false,
+        };
+        self.links.insert(link.name.clone(), link);
+    }
+
+    /// A new macvlan has the kernel's default settings, on a device that forwards.
+    fn make_device_if(&mut self, own: &DeviceIf) {
+        if self.links.contains_key(own.name.as_str()) {
+            return;
+        }
+        self.sysctls.extend(device_if_settings(&own.name).map(|sysctl| (sysctl, "1".to_owned())));
+        let link = Link {
+            index: self.links.values().map(|l| l.index).max().unwrap_or(0) + 1,
+            name: own.name.to_string(),
+            kind: Some("macvlan".to_owned()),
+            mac: Some(own.mac.0),
+            mtu: own.mtu,
+            up: false,
+            carrier: false,
+            alias: Some(own.alias.clone()),
+            other_end: Some(own.parent),
             other_ns: None,
             controller: None,
             loopback: false,

@@ -6,7 +6,7 @@ mod found;
 mod text;
 mod undo;
 
-use super::{Bridge, Entry, PortMapPrefix, range_of};
+use super::{Bridge, DeviceIf, Entry, HostRoute, PortMapPrefix, range_of};
 use crate::model::{IfName, Mac, XdpMode};
 use ipnetwork::IpNetwork;
 use pv_net_common::flow::FLOW_REPLY;
@@ -19,6 +19,8 @@ pub enum HookPoint {
     Uplink,
     /// At the ingress of a pool's bridge.
     Bridge,
+    /// At the egress and the ingress of the device's own interface on a parent.
+    DeviceIf,
     /// XDP on an uplink, before the stack: the uplinks' filter.
     Filter(XdpMode),
 }
@@ -134,6 +136,27 @@ pub enum Op {
     DeleteBridge {
         /// Its name.
         name: IfName,
+    },
+    /// Make the device's own interface on a parent, down and without an address.
+    MakeDeviceIf(Box<DeviceIf>),
+    /// Delete the interface of that name, if it is such a one.
+    DeleteDeviceIf {
+        /// Its name.
+        name: IfName,
+    },
+    /// Add a route to a container.
+    AddRoute {
+        /// The link that it leads to, for people.
+        link: String,
+        /// The route.
+        route: HostRoute,
+    },
+    /// Remove a route to a container.
+    RemoveRoute {
+        /// The link that it leads to, for people.
+        link: String,
+        /// The route.
+        route: HostRoute,
     },
     /// Set a bridge's MAC, so that it does not follow the MACs of its ports.
     SetMac {
@@ -256,6 +279,10 @@ impl Op {
             | Self::EndFlows { .. }
             | Self::MakeBridge(_)
             | Self::DeleteBridge { .. }
+            | Self::MakeDeviceIf(_)
+            | Self::DeleteDeviceIf { .. }
+            | Self::AddRoute { .. }
+            | Self::RemoveRoute { .. }
             | Self::SetMac { .. }
             | Self::SetMtu { .. }
             | Self::SetAlias { .. }

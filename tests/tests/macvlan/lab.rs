@@ -37,7 +37,11 @@ pub struct Lab {
 
 impl Lab {
     pub fn new(mode: &str, policies: Value) -> Result<Self> {
-        let mut device = Device::new(&config(mode, policies))?;
+        Self::with(&config(mode, policies))
+    }
+
+    pub fn with(config: &Value) -> Result<Self> {
+        let mut device = Device::new(config)?;
         let lan = Namespace::new("lan")?;
         let (lan4, lan6) = (format!("{LAN4}/24"), format!("{LAN6}/64"));
         device.ns.connect(("wan0", &[OWN4, OWN6]), &lan, ("eth0", &[&lan4, &lan6]))?;

@@ -1,6 +1,7 @@
 //! Macvlan pools: containers with interfaces on a link of the device.
 
 mod attacks;
+mod device;
 mod lab;
 mod rogue;
 mod traffic;
@@ -175,7 +176,7 @@ fn a_kill_leaves_no_open_interface() -> Result<()> {
                 if attached {
                     eventually(SOON, || ns.ping(LAN4, 1)).with_context(about)?;
                 }
-                ensure!(!lab.device.ns.ip("-d link")?.contains("macvlan mode"), "{}: left in the device", about());
+                ensure!(!lab.device.ns.ip("-d link")?.contains("pv-net:pool"), "{}: left in the device", about());
                 let pins = lab.device.pinned()?;
                 ensure!(pins.contains("child_out/") == attached, "{}: {pins}", about());
             }

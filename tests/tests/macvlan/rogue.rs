@@ -235,3 +235,89 @@ fn an_interface_that_was_moved_away_is_closed() -> Result<()> {
     ensure!(!view.to_string().contains("\"web\""), "{view}");
     Ok(())
 }
+
+/// Packets in the device's name to a container, and in a container's name to the device: by ports of connections that there
+/// are, and by others; and claims of their addresses.
+fn in_names(macs: &[[u8; 6]], own: [u8; 6], db: &Container, flows: [u16; 2]) -> Result<Vec<Vec<u8>>> {
+    let (to, [opened, served]) = (db.mac()?, flows);
+    let mut frames = Vec::new();
+    for mac in macs {
+        for (device, at) in crate::device::own().into_iter().zip(db.addresses()) {
+            for (src, dst) in [(5000, served), (opened, 5000), (4000, 5000)] {
+                let (forth, back) = (((device, src), (at, dst)), ((at, dst), (device, src)));
+                for (packet, dst) in [(forth, to), (back, own)] {
+                    let packet = frame::udp(packet.0, packet.1, MARK);
+                    frames.push(of(*mac, dst, &packet));
+                    frames.push(of(*mac, [0xff; 6], &packet));
+                }
+            }
+        }
+        let (device4, device6) = (Ipv4Addr::new(10, 77, 0, 250), "fd00:77::250".parse()?);
+        for dst in [to, [0xff; 6]] {
+            frames.push(frame::ethernet(*mac, dst, frame::ARP, &frame::arp(2, (FORGED_MAC, device4), (to, db.v4))));
+            frames.push(of(*mac, dst, &frame::neighbour(136, device6, db.v6, device6, FORGED_MAC)));
+        }
+        for dst in [own, [0xff; 6]] {
+            frames.push(frame::ethernet(*mac, dst, frame::ARP, &frame::arp(2, (FORGED_MAC, db.v4), (own, device4))));
+            frames.push(of(*mac, dst, &frame::neighbour(136, db.v6, device6, db.v6, FORGED_MAC)));
+        }
+    }
+    Ok(frames)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn nobody_speaks_for_the_device_or_to_it_in_a_containers_name() -> Result<()> {
+    let mut pool = crate::lab::pool("wan0", "bridge");
+    pool["host_access"] = json!("all");
+    let lab = Lab::with(&json!({"network": {"pools": {"lan": pool}}}))?;
+    let (web, db) = (lab.attach("web", &["5000/udp"])?, lab.attach("db", &["5000/udp"])?);
+    let rogue_mac = rogue(&web)?;
+    let (_, own) = crate::device::device_if(&lab)?;
+    // One flow that the device has opened, and one that the container has.
+    let flow = |from: &Namespace, to: &Namespace, dst: IpAddr| -> Result<u16> {
+        harness::echo::serve(to, dst, 5000)?;
+        Ok(harness::echo::udp(from, (dst, 5000).into(), b"x")?.port())
+    };
+    let [device, _] = crate::device::own();
+    let opened = flow(&lab.device.ns, &db.ns, db.v4.into())?;
+    let served = flow(&db.ns, &lab.device.ns, device)?;
+    let ears = [Ear::stack(&db.ns)?, Ear::stack(&lab.device.ns)?];
+    let macs = [own, lab.device.ns.mac("wan0")?, web.mac()?, rogue_mac, FORGED_MAC, lab.lan.mac("eth0")?];
+    let by_rogue = in_names(&macs, own, &db, [opened, served])?;
+    let silent = |who: &str| -> Result<()> {
+        for ear in &ears {
+            let heard = ear.heard()?;
+            ensure!(!heard.iter().any(|packet| is_forged(packet)), "{who}: {}: {heard:02x?}", ear.name());
+        }
+        for (device, at) in crate::device::own().into_iter().zip(db.addresses()) {
+            lab.device.ns.ping(at, 1).with_context(|| who.to_owned())?;
+            db.ns.ping(device, 1).with_context(|| who.to_owned())?;
+        }
+        for ns in [&db.ns, &lab.device.ns] {
+            let known = ns.ip("neigh")?;
+            ensure!(!known.contains("02:00:de:ad:00:11"), "{who}: {known}");
+        }
+        Ok(())
+    };
+    for mode in ["bridge", "vepa", "private"] {
+        web.ns.ip(&format!("link set rogue type macvlan mode {mode}"))?;
+        for link in ["rogue", "eth0"] {
+            send(&web, link, &by_rogue)?;
+        }
+        lab.device.ns.ping(db.v4, 1)?;
+        silent(&format!("a further macvlan of mode {mode}"))?;
+    }
+    // The LAN too, in whoever's name.
+    let socket = harness::raw::RawSocket::open(&lab.lan, "eth0")?;
+    let macs: Vec<[u8; 6]> = macs.into_iter().chain([db.mac()?]).collect();
+    in_names(&macs, own, &db, [opened, served])?.iter().try_for_each(|frame| socket.send(frame))?;
+    db.ns.ping(LAN4, 1)?;
+    silent("a host on the LAN")?;
+    // What the device sends to a container has left nothing on the wire, and the wire learns nothing of its interface.
+    lab.lan.ping(device, 1)?;
+    let known = lab.lan.ip("neigh")?;
+    let text = own.map(|byte| format!("{byte:02x}")).join(":");
+    ensure!(!known.contains(&text), "{known}");
+    Ok(())
+}

@@ -44,6 +44,7 @@ fn other_modes_keep_containers_apart() -> Result<()> {
         let (web, db) = (lab.attach("web", &["80/tcp"])?, lab.attach("db", &[])?);
         let link = web.ns.ip("-d link show eth0")?;
         ensure!(link.contains(&format!("mode {mode}")), "{link}");
+        ensure!(crate::device::device_if(&lab).is_err(), "{mode}: the device has an interface for these");
         serve(&web, 80)?;
         for (own, peer) in web.addresses().into_iter().zip(lan()) {
             db.ns.ping(peer, 1)?;

@@ -270,7 +270,7 @@ impl DataPlane {
         pins.iter().map(|(number, [out, inward])| (*number, state(out).and(state(inward)))).collect()
     }
 
-    /// Has the programs on all macvlan interfaces and parents lead to the stages of this daemon.
+    /// Has the programs on all macvlan interfaces, the device's own and those of parents lead to the stages of this daemon.
     ///
     /// # Errors
     /// When the kernel refuses a program. Interfaces keep the programs that they have then, which guard too.
@@ -278,7 +278,7 @@ impl DataPlane {
         let all: Vec<(u32, [PathBuf; 2])> =
             known().iter().map(|(number, child)| (*number, child.pins.clone())).collect();
         let mut hooked = Vec::new();
-        for (name, dir, _) in parent_places(self.pin_dir()) {
+        for (name, dir, _) in parent_places(self.pin_dir()).into_iter().chain(device_places(self.pin_dir())) {
             hooked.extend(pin::list(&dir)?.into_iter().map(|pin| (name, dir.join(pin))));
         }
         if all.is_empty() && hooked.is_empty() {
@@ -317,27 +317,29 @@ impl DataPlane {
         sys::pinned(&path).map_err(pin::pin_error("open", &path))
     }
 
-    /// Guards the parents of macvlan interfaces: `parents` are their indexes, each with the MACs of the device's own
-    /// links on it, its own included. Frames with other MACs leave only by interfaces of containers. Parents that are not
-    /// named lose the program.
+    /// Guards the parents of macvlan interfaces: `parents` are their indexes, each with the MACs of the device's links on
+    /// it, its own included. These are the outside, but the one by which the device reaches containers is itself. Frames
+    /// with other MACs leave only by interfaces of containers. Parents that are not named lose the program.
     ///
     /// # Errors
     /// When the kernel refuses a map entry, a program or a pin.
-    pub fn guard_parents(&mut self, parents: &BTreeMap<u32, BTreeSet<[u8; 6]>>) -> Result<(), BpfError> {
-        let wanted: BTreeSet<SenderKey> = parents
-            .iter()
-            .flat_map(|(parent, macs)| macs.iter().map(|mac| SenderKey { parent: *parent, mac: *mac, pad: 0 }))
-            .collect();
+    pub fn guard_parents(&mut self, parents: &BTreeMap<u32, BTreeMap<[u8; 6], LinkId>>) -> Result<(), BpfError> {
+        let key = |parent: u32, mac: [u8; 6]| SenderKey { parent, mac, pad: 0 };
+        let of = |(parent, macs): (&u32, &BTreeMap<[u8; 6], LinkId>)| {
+            macs.iter().map(|(mac, link)| (key(*parent, *mac), *link)).collect::<Vec<_>>()
+        };
+        let wanted: BTreeMap<SenderKey, LinkId> = parents.iter().flat_map(of).collect();
         let there: BTreeMap<SenderKey, LinkId> = self.senders.entries().into_iter().collect();
-        for key in wanted.iter().filter(|key| !there.contains_key(key)) {
-            self.senders.set(key, &LinkId::OUTSIDE)?;
+        let is_right = |key: &SenderKey, link: &LinkId| there.get(key).is_some_and(|l| l == link || l.is_assigned());
+        for (key, link) in wanted.iter().filter(|(key, link)| !is_right(key, link)) {
+            self.senders.set(key, link)?;
         }
         if !parents.is_empty() {
             self.programs.prepare_children()?;
         }
         for (name, dir, place) in parent_places(self.pin_dir()) {
             for index in parents.keys() {
-                self.guard_parent(*index, name, &pin::of_link(&dir, *index), place)?;
+                self.hook_beside(*index, name, &pin::of_link(&dir, *index), place)?;
             }
         }
         for (_, dir, _) in parent_places(self.pin_dir()).into_iter().rev() {
@@ -346,14 +348,15 @@ impl DataPlane {
             }
         }
         for (key, link) in &there {
-            if link.is_outside() && !wanted.contains(key) {
+            if !link.is_assigned() && !wanted.contains_key(key) {
                 self.senders.remove(key)?;
             }
         }
         Ok(())
     }
 
-    fn guard_parent(&self, index: u32, name: &'static str, path: &Path, place: Tcx) -> Result<(), BpfError> {
+    /// Attaches a program to a parent, or to the device's own interface on one; one that is there already stays.
+    pub(super) fn hook_beside(&self, index: u32, name: &'static str, path: &Path, place: Tcx) -> Result<(), BpfError> {
         if self.is_hooked(path, index) {
             return Ok(());
         }
@@ -378,8 +381,8 @@ impl DataPlane {
         Ok(all)
     }
 
-    /// Whether the pin leads to the parent with this index.
-    fn is_hooked(&self, path: &Path, index: u32) -> bool {
+    /// Whether the pin leads to the link with this index.
+    pub(super) fn is_hooked(&self, path: &Path, index: u32) -> bool {
         sys::pinned(path)
             .is_ok_and(|link| sys::link_info(&link).ok().flatten().is_some_and(|info| info.ifindex == index))
     }
@@ -391,6 +394,14 @@ fn parent_places(root: &Path) -> [(&'static str, PathBuf, Tcx); 2] {
     [
         (names::PROG_PARENT_IN, pin::parent_in_dir(root), Tcx::Ingress),
         (names::PROG_PARENT, pin::parent_out_dir(root), Tcx::Egress),
+    ]
+}
+
+/// The places on the device's own interface on a parent.
+pub(super) fn device_places(root: &Path) -> [(&'static str, PathBuf, Tcx); 2] {
+    [
+        (names::PROG_DEVICE_OUT, pin::device_out_dir(root), Tcx::Egress),
+        (names::PROG_DEVICE_IN, pin::device_in_dir(root), Tcx::Ingress),
     ]
 }
 

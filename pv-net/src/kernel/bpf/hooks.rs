@@ -88,6 +88,7 @@ impl DataPlane {
                 found.extend(self.states_at(place)?.into_iter().map(|(index, state)| ((at, index), state)));
             }
         }
+        found.extend(self.device_if_states()?.into_iter().map(|(index, state)| ((HookPoint::DeviceIf, index), state)));
         let own = (!self.is_waiting()).then(|| self.programs.filter_ids());
         for mode in XdpMode::ALL {
             let all = states(&pin::filter_dir(&self.pin_dir, mode), own.as_deref())?;
@@ -104,6 +105,7 @@ impl DataPlane {
         match at {
             HookPoint::Uplink => self.attach_at(Place::FromUplink, link, index),
             HookPoint::Bridge => self.attach_at(Place::FromBridge, link, index),
+            HookPoint::DeviceIf => self.hook_device_if(link, index),
             HookPoint::Filter(mode) => self.attach_filter(link, index, mode),
         }
     }
@@ -114,6 +116,7 @@ impl DataPlane {
     /// When the pin, or the filter of clsact, cannot be removed.
     pub fn unhook_at(&mut self, at: HookPoint, link: &str, index: u32) -> Result<(), BpfError> {
         let dir = match (at, self.hook()) {
+            (HookPoint::DeviceIf, _) => return self.unhook_device_if(index),
             (HookPoint::Filter(mode), _) => pin::filter_dir(&self.pin_dir, mode),
             // The link is gone, and its filter with it.
             (_, Hook::Clsact) if if_nametoindex(link) != Ok(index) => return Ok(()),

@@ -8,6 +8,7 @@ mod batch;
 pub mod children;
 mod clock;
 mod clsact;
+mod device_ifs;
 mod ended;
 mod error;
 mod filter;

@@ -71,6 +71,16 @@ pub(super) fn parent_in_dir(root: &Path) -> PathBuf {
     links_dir(root).join(names::PROG_PARENT_IN)
 }
 
+/// Directory of the links of the program at the egress of the device's own interfaces on parents.
+pub(super) fn device_out_dir(root: &Path) -> PathBuf {
+    links_dir(root).join(names::PROG_DEVICE_OUT)
+}
+
+/// Directory of the links of the program at their ingress.
+pub(super) fn device_in_dir(root: &Path) -> PathBuf {
+    links_dir(root).join(names::PROG_DEVICE_IN)
+}
+
 /// Directory of the links of a place's program.
 pub(super) fn place_dir(root: &Path, place: Place) -> PathBuf {
     links_dir(root).join(place.program())
@@ -88,7 +98,7 @@ pub(super) fn filter_dir(root: &Path, mode: XdpMode) -> PathBuf {
 /// Every directory with pins of links to devices.
 pub(super) fn link_dirs(root: &Path) -> impl Iterator<Item = PathBuf> {
     let places = Place::ALL.into_iter().map(|place| place_dir(root, place));
-    let parents = [parent_out_dir(root), parent_in_dir(root)];
+    let parents = [parent_out_dir(root), parent_in_dir(root), device_out_dir(root), device_in_dir(root)];
     places.chain(parents).chain(XdpMode::ALL.into_iter().map(|mode| filter_dir(root, mode)))
 }
 

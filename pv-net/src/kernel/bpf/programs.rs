@@ -202,7 +202,8 @@ impl Programs {
     /// # Errors
     /// When the kernel refuses a program or a pin.
     pub(super) fn prepare_children(&mut self) -> Result<(), BpfError> {
-        let all = || names::PROG_CHILD_STAGES.into_iter().chain([names::PROG_PARENT, names::PROG_PARENT_IN]);
+        let beside = [names::PROG_PARENT, names::PROG_PARENT_IN, names::PROG_DEVICE_OUT, names::PROG_DEVICE_IN];
+        let all = || names::PROG_CHILD_STAGES.into_iter().chain(beside);
         if !all().all(|name| found(&self.dir, name, SchedClassifier::PROGRAM_TYPE).is_some()) {
             // They pass packets on by a map that is not pinned, so they must come from one load.
             all().try_for_each(|name| pin::remove(&self.dir.join(name)))?;

@@ -6,6 +6,7 @@
 mod arrange;
 mod bridge;
 mod configure;
+mod device_if;
 mod macvlan;
 mod netkit;
 #[cfg(test)]

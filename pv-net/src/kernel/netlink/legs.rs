@@ -14,7 +14,7 @@ use rtnetlink::{IpVersion, RouteMessageBuilder};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The protocol number of pv-net's rules and of the routes in their tables. No other program has it in iproute2's list.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(112);
+pub(super) const PROTOCOL: RouteProtocol = RouteProtocol::Other(112);
 /// The metric of an IPv6 route that comes before others. One without a metric gets 1024 (`IP6_RT_PRIO_USER`), also those
 /// of router advertisements.
 const FIRST_METRIC: u32 = 1;

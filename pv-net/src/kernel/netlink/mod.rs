@@ -4,6 +4,7 @@ mod batch;
 pub mod clsact;
 mod elsewhere;
 mod error;
+mod host_route;
 mod inside;
 mod legs;
 mod nsid;

@@ -40,6 +40,10 @@ impl Op {
             },
             Self::RemoveEndpoint { addr } => format!("an entry for endpoint {}, that is nobody's", IpAddr::from(*addr)),
             Self::MakeBridge(bridge) => format!("bridge {}: not there", bridge.name),
+            Self::MakeDeviceIf(own) => format!("{}: not there", own.name),
+            Self::AddRoute { link, route } if exists(route.link) => {
+                format!("{link}: without its route to {}", route.to)
+            }
             Self::SetMac { link, index, .. } if exists(*index) => format!("{link}: another MAC"),
             Self::SetMtu { link, index, .. } if exists(*index) => {
                 format!("{link}: MTU {}", before.link(*index).map_or(0, |l| l.mtu))
@@ -73,6 +77,9 @@ impl Op {
             | Self::Release { .. }
             | Self::DeleteLink { .. }
             | Self::DeleteBridge { .. }
+            | Self::DeleteDeviceIf { .. }
+            | Self::AddRoute { .. }
+            | Self::RemoveRoute { .. }
             | Self::RemoveAddress { .. }
             | Self::EndFlows { .. }
             | Self::EndUplinkFlows { .. }

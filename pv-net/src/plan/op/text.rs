@@ -10,6 +10,7 @@ impl fmt::Display for HookPoint {
         match self {
             Self::Uplink => write!(f, "program on uplink"),
             Self::Bridge => write!(f, "program on bridge"),
+            Self::DeviceIf => write!(f, "programs on the device's interface"),
             Self::Filter(mode) => write!(f, "filter ({}) on uplink", mode.label()),
         }
     }
@@ -39,6 +40,10 @@ impl fmt::Display for Op {
             }
             Self::MakeBridge(bridge) => write!(f, "bridge {} made, MTU {}", bridge.name, bridge.mtu),
             Self::DeleteBridge { name } => write!(f, "bridge {name} deleted"),
+            Self::MakeDeviceIf(own) => write!(f, "{} made, the device's interface on {}", own.name, own.parent_name),
+            Self::DeleteDeviceIf { name } => write!(f, "{name} deleted"),
+            Self::AddRoute { link, route } => write!(f, "{link} route to {} from {} added", route.to, route.from),
+            Self::RemoveRoute { link, route } => write!(f, "{link} route to {} from {} removed", route.to, route.from),
             Self::SetMac { link, mac, .. } => write!(f, "{link} MAC {mac}"),
             Self::SetMtu { link, mtu, .. } => write!(f, "{link} MTU {mtu}"),
             Self::SetAlias { link, alias, .. } => write!(f, "{link} marked {alias:?}"),

@@ -61,6 +61,16 @@ impl Op {
                 let is_new = !before.links.contains_key(bridge.name.as_str());
                 is_new.then(|| Self::DeleteBridge { name: bridge.name.clone() })
             }
+            Self::MakeDeviceIf(own) => {
+                let is_new = !before.links.contains_key(own.name.as_str());
+                is_new.then(|| Self::DeleteDeviceIf { name: own.name.clone() })
+            }
+            Self::AddRoute { link, route } => {
+                (!before.host_routes.contains(route)).then(|| Self::RemoveRoute { link: link.clone(), route: *route })
+            }
+            Self::RemoveRoute { link, route } => {
+                (before.host_routes.contains(route)).then(|| Self::AddRoute { link: link.clone(), route: *route })
+            }
             Self::SetMac { link, index, .. } => before.link(*index).and_then(|l| l.mac).map(|mac| Self::SetMac {
                 link: link.clone(),
                 index: *index,
@@ -99,6 +109,7 @@ impl Op {
             Self::ReservePorts { .. } => Some(Self::ReservePorts { list: before.reserved_ports.clone() }),
             Self::DeleteLink { .. }
             | Self::DeleteBridge { .. }
+            | Self::DeleteDeviceIf { .. }
             | Self::EndFlows { .. }
             | Self::EndUplinkFlows { .. }
             | Self::EndPortFlows { .. }
