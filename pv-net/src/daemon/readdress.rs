@@ -61,6 +61,8 @@ impl Daemon {
         // What cannot be reached inside is closed by the guard all the same.
         let netns = self.namespace_of(&record, found).await;
         let done = self.try_readdress(before, after.clone(), lease, &pool, netns).await;
+        // The device's own way to the container leads to its address.
+        self.follow_device_ifs().await;
         match &done {
             Ok(()) => self.note_lack(&after, wrong.as_deref()),
             Err(failure) => self.note_lack(&after, Some(&failure.line())),

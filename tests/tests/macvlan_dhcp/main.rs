@@ -100,6 +100,9 @@ fn a_refused_address_is_given_up_and_a_wrong_one_is_not_taken() -> Result<()> {
     let after = addresses(&eventually(SOON, || lab.attach(&web, "web", &[]))?)?;
     ensure!(before[0] != after[0] && before[1] == after[1], "{before:?} {after:?}");
     web.ping(LAN4, 1)?;
+    // The device has an address there too.
+    lab.device.ns.ping(after[0], 1)?;
+    web.ping("10.77.0.250".parse()?, 1)?;
     drop(server);
     // A server that gives an address of the device itself.
     let _server = lab.dnsmasq(60, 69, &["--dhcp-host=02:aa:00:00:00:01,10.77.0.250"])?;
@@ -149,6 +152,8 @@ fn a_lease_is_renewed_and_ends_with_its_server() -> Result<()> {
     let other = lab.until(20, |lease| lease["ipv4_address"].is_string())?;
     ensure!(other["ipv4_address"] != view["ipv4_address"], "{other}");
     eventually(SOON, || web.ping(LAN4, 1))?;
+    let address = other["ipv4_address"].as_str().unwrap_or_default().parse::<IpAddr>()?;
+    eventually(SOON, || lab.device.ns.ping(address, 1))?;
     let now = lab.device.json(&["containers"])?;
     ensure!(now[0]["conditions"] == json!([]), "{now}");
     Ok(())
