@@ -5,9 +5,9 @@
 //! interface writes the interface's [`LinkId`] into the packet's `cb[0]` and the place into `cb[1]`, and tail-calls the
 //! stage here.
 //!
-//! Nobody vouches for what comes in: it may be from the wire, or from a further macvlan, if the container has put its own
-//! into the kernel's mode `bridge`. So a sender is a container only if the program on that container's interface has noted the flow; everybody
-//! else is the outside, whatever addresses the packet has.
+//! Nobody vouches for what comes in: it may be from the wire, or from a further macvlan, if the container has put its
+//! own into the kernel's mode `bridge`. So a sender is a container only if the program on that container's interface
+//! has noted the flow; everybody else is the outside, whatever addresses the packet has.
 
 use crate::{
     child_discovery, child_flow,

@@ -37,7 +37,8 @@ const STACK: usize = 1 << 20;
 /// How long the end of the daemon waits for blocking work; nobody waits for its result any more.
 const LAST_WAIT: Duration = Duration::from_millis(100);
 
-/// Runs until SIGTERM, SIGINT or `down`; `with_runner` starts a runner beside it, which goes on without it. After a stop the data plane goes on working.
+/// Runs until SIGTERM, SIGINT or `down`; `with_runner` starts a runner beside it, which goes on without it. After a
+/// stop the data plane goes on working.
 ///
 /// # Errors
 /// When the daemon cannot start. After `down`: everything that could not be removed.

@@ -22,8 +22,9 @@ pub const HOSTS: [(IpAddr, IpAddr); 2] = [
 /// Whether pools have netkit links: see [`use_netkit`].
 static NETKIT: AtomicBool = AtomicBool::new(false);
 
-/// From now on the pools of [`pool`] have netkit links, so that the same checks can be made with them. This is for a program
-/// that makes one check after the other; tests take the environment variable `PV_NET_LINK`, whose value is a pool's `link`.
+/// From now on the pools of [`pool`] have netkit links, so that the same checks can be made with them. This is for a
+/// program that makes one check after the other; tests take the environment variable `PV_NET_LINK`, whose value is a
+/// pool's `link`.
 pub fn use_netkit() {
     NETKIT.store(true, Ordering::Relaxed);
 }

@@ -1,5 +1,5 @@
-//! Pools with netkit links, on the kernel of this machine: containers have them where it has netkit, and are refused with the
-//! reason where it does not. `cargo xtask vm` makes all checks of containers on netkit links.
+//! Pools with netkit links, on the kernel of this machine: containers have them where it has netkit, and are refused
+//! with the reason where it does not. `cargo xtask vm` makes all checks of containers on netkit links.
 
 use anyhow::{Context, Result, ensure};
 use harness::{Device, Namespace, Snapshot, configs, echo};

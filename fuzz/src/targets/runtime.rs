@@ -1,5 +1,5 @@
-//! Target `runtime`: what container runtimes are configured with. A change of a file twice is as once, and keeps what is not
-//! pv-net's.
+//! Target `runtime`: what container runtimes are configured with. A change of a file twice is as once, and keeps what
+//! is not pv-net's.
 
 use super::own;
 use pv_net::runtime::{Call, lxc, oci};

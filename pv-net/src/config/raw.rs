@@ -139,7 +139,8 @@ section! {
         r#type: PoolType,
         /// Name of the pool's bridge; `pv-` and the pool's name unless set.
         bridge: String,
-        /// What connects containers with the bridge: `veth`; `netkit` (Linux 6.12); `auto`, which is veth. `auto` unless set.
+        /// What connects containers with the bridge: `veth`; `netkit` (Linux 6.12); `auto`, which is veth. `auto`
+        /// unless set.
         link: LinkChoice,
         /// IPv4 network, such as `10.0.3.0/24`.
         subnet: String,
@@ -207,8 +208,8 @@ pub enum DnsChoice {
 section! {
     /// DNS of a pool.
     Dns {
-        /// Servers for names that are not the device's, such as `192.0.2.53`, or with TLS `tls://192.0.2.53#dns.example` and
-        /// `tls://[2001:db8::53]:853#dns.example`; those of the device unless set.
+        /// Servers for names that are not the device's, such as `192.0.2.53`, or with TLS
+        /// `tls://192.0.2.53#dns.example` and `tls://[2001:db8::53]:853#dns.example`; those of the device unless set.
         upstream: Vec<Field<String>>,
         /// Domains that have servers of their own, such as `{"corp.example": ["10.9.0.53"]}`.
         zones: BTreeMap<String, Field<Vec<Field<String>>>>,
@@ -224,8 +225,8 @@ section! {
         range: Vec<Field<String>>,
         /// How long a lease lasts, such as `1h`, 10s to 365d; `1h` unless set.
         lease_time: String,
-        /// Addresses of the range that clients behind one port of the bridge may have at once; half of it unless set, but no
-        /// more than 1024.
+        /// Addresses of the range that clients behind one port of the bridge may have at once; half of it unless set,
+        /// but no more than 1024.
         leases_per_port: u32,
         /// Addresses of time servers.
         ntp: Vec<Field<String>>,
@@ -269,7 +270,8 @@ section! {
 section! {
     /// DHCPv6 of a pool with `subnet6`.
     Dhcp6 {
-        /// First and last address for hosts that are no containers; without it they get none, and are only told the servers.
+        /// First and last address for hosts that are no containers; without it they get none, and are only told the
+        /// servers.
         range: Vec<Field<String>>,
         /// How long a lease lasts, `10s` to `365d`; `1h` unless set.
         lease_time: String,

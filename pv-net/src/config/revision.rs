@@ -1,5 +1,5 @@
-//! Files of a revision of Pantavisor. pv-net reads from them what it has a field for; all the rest is Pantavisor's, and left
-//! alone. What it reads is checked as strictly as in files of its own. Pure.
+//! Files of a revision of Pantavisor. pv-net reads from them what it has a field for; all the rest is Pantavisor's, and
+//! left alone. What it reads is checked as strictly as in files of its own. Pure.
 //!
 //! The form of the files is that of `docs/reference/pantavisor-state-format-v2.md` and
 //! `docs/reference/pantavisor-ipam.md` in the repository `pantavisor/pantavisor` on GitHub.

@@ -73,8 +73,8 @@ fn no_such_pool(c: &mut Checker, path: &str, pool: &PoolName, device: &Device) {
     c.wrong(path, Some(&Value::from(pool.as_str())), "no such pool", Some(help));
 }
 
-/// Checks prefix lengths that stand behind the IPv4 addresses of a container's interfaces, by the interfaces' places: each must
-/// be that of the pool, since pv-net gives the address no other.
+/// Checks prefix lengths that stand behind the IPv4 addresses of a container's interfaces, by the interfaces' places:
+/// each must be that of the pool, since pv-net gives the address no other.
 #[must_use]
 pub fn check_prefix_lengths(
     file: &str,

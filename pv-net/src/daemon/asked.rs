@@ -115,8 +115,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// The steps by which the book learns `lease`. Addresses that the network had given to others before, and that are over,
-    /// are these others' no more: a stopped container's lease stays in the book.
+    /// The steps by which the book learns `lease`. Addresses that the network had given to others before, and that are
+    /// over, are these others' no more: a stopped container's lease stays in the book.
     pub(super) fn learning(&self, lease: Arc<Lease>) -> Vec<Step> {
         let now = unix_time();
         let mut steps = Vec::new();

@@ -11,8 +11,8 @@ use std::io;
 use std::path::PathBuf;
 
 impl Daemon {
-    /// The addresses of pools that LXC configurations have in them, and what is wrong with these files. A container that LXC
-    /// does not know yet has none.
+    /// The addresses of pools that LXC configurations have in them, and what is wrong with these files. A container
+    /// that LXC does not know yet has none.
     pub(super) fn baked(&self) -> (Vec<Reservation>, Vec<ConfigError>) {
         let (mut found, mut errors) = (Vec::new(), Vec::new());
         let configs = match self.paths.form() {

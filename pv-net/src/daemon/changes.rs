@@ -148,8 +148,8 @@ impl Daemon {
             tracing::warn!(error = %e, "pools do not follow the uplinks' MTU");
         }
         if self.pools.len() < available {
-            // A bridge that is deleted takes its program along. The kernel tells of its addresses first, so that may be found
-            // here, before the message that it is gone.
+            // A bridge that is deleted takes its program along. The kernel tells of its addresses first, so that may be
+            // found here, before the message that it is gone.
             self.put_right(Vec::new()).await;
         } else {
             self.try_held_again().await;

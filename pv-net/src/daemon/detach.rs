@@ -109,8 +109,8 @@ impl Daemon {
         self.is_in(record, netns).await.is_ok_and(|here| here).then_some(netns)
     }
 
-    /// Whether one of a container's links ends in `netns`. Paths and process ids are reused, so nothing else proves that the
-    /// namespace is the container's.
+    /// Whether one of a container's links ends in `netns`. Paths and process ids are reused, so nothing else proves
+    /// that the namespace is the container's.
     pub(super) async fn is_in(&self, record: &ContainerRecord, netns: &Netns) -> Result<bool, NetError> {
         let links: Vec<u32> = record.attachments.iter().filter_map(|a| self.link_index(&a.host_if)).collect();
         has_end_of(&self.net, &links, netns).await

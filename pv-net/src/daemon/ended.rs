@@ -1,10 +1,10 @@
 //! Containers that have ended. The links of one whose first process has ended are removed at once: the kernel removes them
 //! with the namespace, which may be later, or never while something else holds it.
 //!
-//! And containers that are detached when their interfaces are gone, because nobody else would: a runtime's hook has attached
-//! them, and no `run.json` declares them. The runtime need not say that such a container has stopped: what it says may be
-//! late, when another one has the name, or come while no daemon runs. Mostly the namespace is gone; a container that has
-//! deleted its interfaces itself is detached, too.
+//! And containers that are detached when their interfaces are gone, because nobody else would: a runtime's hook has
+//! attached them, and no `run.json` declares them. The runtime need not say that such a container has stopped: what it
+//! says may be late, when another one has the name, or come while no daemon runs. Mostly the namespace is gone; a
+//! container that has deleted its interfaces itself is detached, too.
 
 use super::Daemon;
 use crate::failure::Failure;

@@ -117,7 +117,8 @@ pub struct Daemon {
     lacks: BTreeMap<ContainerName, BTreeMap<IfName, String>>,
     /// By container, conditions about its published ports.
     unpublished: BTreeMap<ContainerName, Vec<String>>,
-    /// Containers that have lost a link since [`follow_thinned`](Self::follow_thinned) looked, or could not be detached then.
+    /// Containers that have lost a link since [`follow_thinned`](Self::follow_thinned) looked, or could not be detached
+    /// then.
     thinned: BTreeSet<ContainerName>,
     /// Containers' host-side links that exist, by index.
     links: BTreeMap<u32, (ContainerName, IfName)>,

@@ -195,7 +195,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Removes what is over inside: routes first, since the kernel keeps those by a gateway that it does not reach any more.
+    /// Removes what is over inside: routes first, since the kernel keeps those by a gateway that it does not reach any
+    /// more.
     async fn leave_inside(
         &self,
         before: &Attachment,

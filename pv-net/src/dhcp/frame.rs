@@ -47,8 +47,8 @@ pub fn probe(from: Mac, address: Ipv4Addr) -> Vec<u8> {
     packet.to_bytes().to_vec()
 }
 
-/// The address that an ARP packet answers for. Who answers is what its frame says, which the bridge has learned the port of;
-/// the MAC in the packet can be anybody's.
+/// The address that an ARP packet answers for. Who answers is what its frame says, which the bridge has learned the
+/// port of; the MAC in the packet can be anybody's.
 #[must_use]
 pub fn answer(packet: &[u8]) -> Option<Ipv4Addr> {
     let packet = ArpPacketSlice::from_slice(packet).ok()?.to_packet().try_eth_ipv4().ok()?;

@@ -3,8 +3,8 @@
 /// Octets of a label (RFC 1035 section 2.3.4).
 const LONGEST: usize = 63;
 
-/// The first label of what option 12 of DHCPv4 says, or the label of a name in DHCPv6, in lower case; `None` when it is none (RFC 1123 section 2.1), or one that means
-/// something else.
+/// The first label of what option 12 of DHCPv4 says, or the label of a name in DHCPv6, in lower case; `None` when it is
+/// none (RFC 1123 section 2.1), or one that means something else.
 #[must_use]
 pub(crate) fn label(octets: &[u8]) -> Option<String> {
     // Some end it as a text of C.

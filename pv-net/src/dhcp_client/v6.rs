@@ -1,7 +1,7 @@
 //! Router discovery (RFC 4861 section 6.3) and SLAAC (RFC 4862): an address of an advertised prefix, and the router.
 //!
-//! The interface identifier is made of the prefix and the MAC, as RFC 7217 has it, so it is the same every time. It keeps no
-//! secret: whoever is on the link knows the MAC anyway, and elsewhere the identifier is another one.
+//! The interface identifier is made of the prefix and the MAC, as RFC 7217 has it, so it is the same every time. It
+//! keeps no secret: whoever is on the link knows the MAC anyway, and elsewhere the identifier is another one.
 
 use super::advert::{self, Advert, Prefix};
 use super::frame::{self, Heard};

@@ -1,6 +1,6 @@
-//! Asks other servers by UDP, and by TCP when the answer was truncated; or by TLS alone. An answer is accepted if it comes from the
-//! asked server, to the port and with the id that were chosen for this question only, and is about this question (RFC
-//! 5452).
+//! Asks other servers by UDP, and by TCP when the answer was truncated; or by TLS alone. An answer is accepted if it
+//! comes from the asked server, to the port and with the id that were chosen for this question only, and is about this
+//! question (RFC 5452).
 
 use super::response::{NoResponse, Response};
 use super::tls::{Connections, Lost};

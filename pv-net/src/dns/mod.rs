@@ -1,7 +1,8 @@
 //! The DNS service: which client may see which name of the device, and what other servers answer about other names.
 //!
-//! The decisions are pure: [`zone`], [`answer`] and [`prepared`] about the device's own names, [`response`], [`cache`], [`servers`]
-//! and [`share`] about other servers. [`Dns`] combines them; the sockets for containers are in `services/dns`.
+//! The decisions are pure: [`zone`], [`answer`] and [`prepared`] about the device's own names, [`response`], [`cache`],
+//! [`servers`] and [`share`] about other servers. [`Dns`] combines them; the sockets for containers are in
+//! `services/dns`.
 //!
 //! hickory-proto reads and writes messages. Its decoder reads an answer from outside, which is then passed on byte by
 //! byte: only the times to live are changed, at the offsets that the decoder has found.

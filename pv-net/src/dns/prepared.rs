@@ -1,6 +1,6 @@
-//! Answers about the device's own names, kept for the same questions from the same clients: an answer depends on nothing
-//! but the names, the socket, the client's address and the question's bytes. Most clients ask for few names, again and again, and a
-//! copy takes a tenth of the time that it takes to make the answer. Pure.
+//! Answers about the device's own names, kept for the same questions from the same clients: an answer depends on
+//! nothing but the names, the socket, the client's address and the question's bytes. Most clients ask for few names,
+//! again and again, and a copy takes a tenth of the time that it takes to make the answer. Pure.
 
 use super::metrics::Ended;
 use super::wire::{Query, RecordType};
@@ -69,8 +69,8 @@ impl Prepared {
         set.iter().find(|there| (there.place, there.address) == (place, address) && *there.question == *question)
     }
 
-    /// Keeps the answer to this question of `address` on socket `place`, if it is about a name that the device has. Answers about names that
-    /// it does not have are not kept: there is no end of these.
+    /// Keeps the answer to this question of `address` on socket `place`, if it is about a name that the device has.
+    /// Answers about names that it does not have are not kept: there is no end of these.
     pub fn keep(&mut self, place: u64, address: IpAddr, question: &[u8], answer: &[u8], whose: Whose, ended: Ended) {
         let Ok(kind) = Query::parse(question).map(|query| query.rtype()) else { return };
         let (Some(question), Some(answer)) = (question.get(ID..), answer.get(ID..)) else { return };

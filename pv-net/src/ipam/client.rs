@@ -153,8 +153,9 @@ impl ClientLease {
         ClientKey { pool: self.pool.clone(), client: self.client.clone(), v6: self.address.is_ipv6() }
     }
 
-    /// For how many seconds this lease, which the disk has, still is what `new` would be; `None` if `new` must be written. A
-    /// client that asks again and again must not cause as many writes, and is promised no more than the disk has.
+    /// For how many seconds this lease, which the disk has, still is what `new` would be; `None` if `new` must be
+    /// written. A client that asks again and again must not cause as many writes, and is promised no more than the disk
+    /// has.
     #[must_use]
     pub fn left_instead_of(&self, new: &Self, now: u64) -> Option<u32> {
         let is_same = (self.address, self.mac, &self.hostname) == (new.address, new.mac, &new.hostname);
@@ -216,8 +217,8 @@ impl Ipam {
         self.clients.get(key)
     }
 
-    /// Whether a name is another machine's, by a lease that is not over at `now` (seconds since 1970, UTC): in any pool, and
-    /// in either family, for a name in the device's domain is not a pool's.
+    /// Whether a name is another machine's, by a lease that is not over at `now` (seconds since 1970, UTC): in any
+    /// pool, and in either family, for a name in the device's domain is not a pool's.
     #[must_use]
     pub fn is_name_of_another(&self, name: &str, me: &ClientLease, now: u64) -> bool {
         // The last to end first: those that are over are remembered, and may be very many.

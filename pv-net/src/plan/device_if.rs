@@ -225,8 +225,8 @@ mod tests {
         device_ifs(attachments.iter().map(|a| (a, &POOL)), observed)
     }
 
-    /// Brings the kernel to what these containers need, and returns the steps. The same again changes nothing, and the steps
-    /// can be undone.
+    /// Brings the kernel to what these containers need, and returns the steps. The same again changes nothing, and the
+    /// steps can be undone.
     fn follow(numbers: &[u8], observed: &mut Observed) -> String {
         let before = observed.clone();
         let (mut done, mut back) = (Vec::new(), Vec::new());

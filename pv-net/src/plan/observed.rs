@@ -127,7 +127,8 @@ pub struct Observed {
     pub default_routes: [BTreeSet<u32>; 2],
     /// Routes to containers by the device's own interfaces on parents.
     pub host_routes: BTreeSet<HostRoute>,
-    /// Sysctls of bridges and of the device's own interfaces on parents. Missing where the kernel does not have the setting.
+    /// Sysctls of bridges and of the device's own interfaces on parents. Missing where the kernel does not have the
+    /// setting.
     pub sysctls: BTreeMap<LinkSysctl, String>,
     /// Bridges that pv-net did not make and whose MAC this daemon has set, so that it does not follow the MACs of their
     /// ports. The kernel does not report this.

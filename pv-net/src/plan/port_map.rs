@@ -38,8 +38,8 @@ impl Published {
         Self { mapping, identity, ipv4, ipv6, direct: pool.is_some_and(|pool| pool.macvlan().is_some()) }
     }
 
-    /// The addresses that the mapping is for, the device's unless it is direct, each with the container's address of the same family. The
-    /// unspecified address of a family stands for all of the device's addresses.
+    /// The addresses that the mapping is for, the device's unless it is direct, each with the container's address of
+    /// the same family. The unspecified address of a family stands for all of the device's addresses.
     pub fn pairs(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
         let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
         let own = self.ipv4.map(IpAddr::from).into_iter().chain(self.ipv6.map(IpAddr::from));

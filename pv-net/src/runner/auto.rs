@@ -23,8 +23,8 @@ struct Progress {
     under_way: usize,
 }
 
-/// Starts all containers with `"start": "auto"` that do not run, once each. What does not start is noted as failed, and so is
-/// what needs it.
+/// Starts all containers with `"start": "auto"` that do not run, once each. What does not start is noted as failed, and
+/// so is what needs it.
 ///
 /// # Errors
 /// When the directory of declared containers cannot be read.

@@ -8,7 +8,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// How often, and how long each time, the end of a process is asked for: the kernel knows it when the parent has taken note.
+/// How often, and how long each time, the end of a process is asked for: the kernel knows it when the parent has taken
+/// note.
 const ASKED: usize = 10;
 const PAUSE: u16 = 20;
 

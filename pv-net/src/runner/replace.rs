@@ -75,8 +75,8 @@ impl Replaced {
         self.dir.sync_all().map_err(|e| failed(&self.path, e))
     }
 
-    /// A new file in the same directory, and its name. A name that is taken is left alone: the file may be that of a process
-    /// that was killed, and had the same id.
+    /// A new file in the same directory, and its name. A name that is taken is left alone: the file may be that of a
+    /// process that was killed, and had the same id.
     fn beside(&self) -> io::Result<(OsString, File)> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut tried = 0;

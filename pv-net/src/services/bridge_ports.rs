@@ -1,5 +1,5 @@
-//! Which port of a bridge a message came by, and whether it is read. What a client may send and have is counted by its port,
-//! since a port cannot be made up.
+//! Which port of a bridge a message came by, and whether it is read. What a client may send and have is counted by its
+//! port, since a port cannot be made up.
 
 use crate::dhcp::{Origin, Rates, Sender};
 use crate::kernel::netlink::Net;

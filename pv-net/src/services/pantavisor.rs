@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 const EAGER: Duration = Duration::from_secs(1);
 /// That time afterwards: an update that needs no restart of this container is noticed by it.
 const CALM: Duration = Duration::from_secs(5);
-/// Refusals after which Pantavisor is taken not to wait, and asked only now and then. It also refuses a container that it is
-/// just starting.
+/// Refusals after which Pantavisor is taken not to wait, and asked only now and then. It also refuses a container that
+/// it is just starting.
 const MOST_REFUSALS: u32 = 30;
 
 /// The end of the daemon because of a revision that it cannot carry out.
@@ -162,8 +162,8 @@ impl Herald {
         }
     }
 
-    /// Notes in the device's metadata what is wrong in a revision, until it is noted. That takes the role `mgmt`; the log has
-    /// the reason too.
+    /// Notes in the device's metadata what is wrong in a revision, until it is noted. That takes the role `mgmt`; the
+    /// log has the reason too.
     async fn note(&mut self, revision: &str, why: &str) {
         if self.noted.get(revision).is_some_and(|noted| noted == why) {
             return;
@@ -177,8 +177,8 @@ impl Herald {
         }
     }
 
-    /// Removes from the device's metadata what is said about the revision in use. Without the role `mgmt` nothing was noted,
-    /// so that a refusal means nothing.
+    /// Removes from the device's metadata what is said about the revision in use. Without the role `mgmt` nothing was
+    /// noted, so that a refusal means nothing.
     async fn forget(&mut self) {
         self.noted.remove(&self.revision);
         match self.control.forget(&self.revision).await {

@@ -130,8 +130,8 @@ impl Follow {
                 _ = begun.changed() => {}
                 () = sleep(AGAIN), if doubts.values().any(Doubt::waits) => {}
             }
-            // Once for each daemon: a container that ends later is not started again here. When the runner was killed in the
-            // middle of the starts, the next one goes on with them; the same one is never asked twice.
+            // Once for each daemon: a container that ends later is not started again here. When the runner was killed
+            // in the middle of the starts, the next one goes on with them; the same one is never asked twice.
             if has_told && may_ask && !*begun.borrow_and_update() {
                 may_ask = !self.start_all().await;
             }

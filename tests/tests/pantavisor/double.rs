@@ -1,5 +1,5 @@
-//! A test double of Pantavisor: it starts the containers of a revision, waits for their goals, and goes back to the revision
-//! before when one fails.
+//! A test double of Pantavisor: it starts the containers of a revision, waits for their goals, and goes back to the
+//! revision before when one fails.
 //!
 //! It follows these files of `pantavisor/pantavisor` on GitHub: `docs/reference/pantavisor-commands.md` and
 //! `ctrl/ctrl_*_ep.c` for the control socket, `docs/overview/containers.md` for goals, groups and roles,
@@ -201,8 +201,8 @@ impl Shared {
         Ok(wanted)
     }
 
-    /// Containers that the revision changes or does not have. The files at its root are those of all with the restart policy
-    /// `system`.
+    /// Containers that the revision changes or does not have. The files at its root are those of all with the restart
+    /// policy `system`.
     fn to_be_stopped(&self, wanted: &BTreeMap<String, Value>, revision: &str) -> Result<Vec<String>> {
         let read = |of: &str| fs::read_to_string(self.trail(of).join("device.json")).unwrap_or_default();
         let mut state = self.state();

@@ -19,7 +19,8 @@ const NEEDED: [(&str, &str); 8] = [
     ("CONFIG_VIRTIO_PCI", "virtio_pci"),
 ];
 
-/// What a machine with a disk needs beside that. Nothing says that ext4 needs checksums, which it asks for when it is mounted.
+/// What a machine with a disk needs beside that. Nothing says that ext4 needs checksums, which it asks for when it is
+/// mounted.
 const DISK: [(&str, &str); 3] =
     [("CONFIG_VIRTIO_BLK", "virtio_blk"), ("CONFIG_CRYPTO_CRC32C", "crc32c_generic"), ("CONFIG_EXT4_FS", "ext4")];
 

@@ -1,7 +1,7 @@
-//! `cargo xtask vm --power-cut N`: a machine whose power is cut N times while clients are given leases. Each is killed as it
-//! is, and the next one has the same disk: with all that the guest has written to it, flushed or not, and without what it had in
-//! memory alone. No lease that a client was acknowledged may be missing afterwards, and no address
-//! may be given to two clients.
+//! `cargo xtask vm --power-cut N`: a machine whose power is cut N times while clients are given leases. Each is killed
+//! as it is, and the next one has the same disk: with all that the guest has written to it, flushed or not, and without
+//! what it had in memory alone. No lease that a client was acknowledged may be missing afterwards, and no address may
+//! be given to two clients.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};

@@ -59,7 +59,8 @@ pub struct InterfaceView {
     pub mac_address: Option<String>,
     /// Name of the host-side link.
     pub host_if: Option<String>,
-    /// Kind of its link, `veth` or `netkit`, when it is attached. A pool's `link` counts from the container's next start on.
+    /// Kind of its link, `veth` or `netkit`, when it is attached. A pool's `link` counts from the container's next
+    /// start on.
     pub link: Option<String>,
     /// Whether a default route goes through it.
     pub default_route: bool,

@@ -61,8 +61,8 @@ section! {
         id: String,
         /// For type `lxc`: LXC's directory of containers; `/var/lib/lxc` unless set.
         lxcpath: String,
-        /// For types `oci` and `wasm`: the runtime, an absolute path or a name such as `crun`; `runc` or that of `cli` unless
-        /// set.
+        /// For types `oci` and `wasm`: the runtime, an absolute path or a name such as `crun`; `runc` or that of `cli`
+        /// unless set.
         program: String,
         /// For type `oci`: the directory of the bundle, an absolute path.
         bundle: String,
@@ -105,7 +105,8 @@ section! {
 section! {
     /// The sockets that a program may have. All other packets to the container, and from it, are refused; replies pass.
     Sockets {
-        /// Ports of the container that others reach, such as `tcp/80` or `udp/5000-5010`; published ones must be among them.
+        /// Ports of the container that others reach, such as `tcp/80` or `udp/5000-5010`; published ones must be among
+        /// them.
         listen: Vec<Field<String>>,
         /// Whom it reaches.
         connect: Vec<Field<Peer>>,

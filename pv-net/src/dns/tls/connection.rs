@@ -1,4 +1,5 @@
-//! A connection to a server with TLS. Questions are sent as they come, and answered in any order (RFC 7766 section 6.2.1.1).
+//! A connection to a server with TLS. Questions are sent as they come, and answered in any order (RFC 7766 section
+//! 6.2.1.1).
 
 use super::Lost;
 use super::trust::{Distrust, Trust};
@@ -96,8 +97,9 @@ async fn connect(
     connected.map_err(|e| Distrust::of(&e).map_or(Lost::Network(e.kind()), Lost::Distrusted))
 }
 
-/// Sends questions and receives answers. Returns why it cannot go on; `Closed` when the connection was idle. After `longest`,
-/// or when nobody can ask any more, it takes no more questions, and goes on until those that it has are answered.
+/// Sends questions and receives answers. Returns why it cannot go on; `Closed` when the connection was idle. After
+/// `longest`, or when nobody can ask any more, it takes no more questions, and goes on until those that it has are
+/// answered.
 async fn converse(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     questions: &mut mpsc::Receiver<Question>,
@@ -157,8 +159,8 @@ async fn converse(
     }
 }
 
-/// Takes the next whole message out of what came by a stream (RFC 1035 section 4.2.2). What is kept is never larger than one
-/// message and one read.
+/// Takes the next whole message out of what came by a stream (RFC 1035 section 4.2.2). What is kept is never larger
+/// than one message and one read.
 pub fn frame(came: &mut BytesMut) -> Option<BytesMut> {
     let (len, rest) = came.split_first_chunk::<2>()?;
     let len = usize::from(u16::from_be_bytes(*len));

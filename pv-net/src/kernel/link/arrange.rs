@@ -33,8 +33,8 @@ pub async fn arrange(legs: &[Leg], netns: &Netns) -> Result<BTreeMap<u32, NetErr
     .await
 }
 
-/// Removes the routes by `gateways`, and then these addresses, from the link with the index `link` in `netns`. `claimed`: its
-/// default routes came before those of the container.
+/// Removes the routes by `gateways`, and then these addresses, from the link with the index `link` in `netns`.
+/// `claimed`: its default routes came before those of the container.
 ///
 /// # Errors
 /// When the kernel refuses.

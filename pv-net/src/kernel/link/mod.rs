@@ -95,8 +95,8 @@ impl LinkSpec {
         }
     }
 
-    /// Configures the container's end of the link `host` and adds its addresses; what is there already stays. The end may be down: the
-    /// kernel's worker makes the addresses usable while the programs are being attached.
+    /// Configures the container's end of the link `host` and adds its addresses; what is there already stays. The end
+    /// may be down: the kernel's worker makes the addresses usable while the programs are being attached.
     ///
     /// # Errors
     /// When the kernel refuses, or has no IPv6 and an address needs it.
@@ -104,9 +104,10 @@ impl LinkSpec {
         in_time(configure::address(self, host, netns)).await
     }
 
-    /// Sets the container's end of the link `host` up. Its routes are added by [`arrange`]. The host side must be up before: a
-    /// veth whose peer is up carries packets as soon as it is up itself. Otherwise a worker of the kernel opens its queue
-    /// later, and what the container sends until then is lost; an ARP request is repeated only after a second.
+    /// Sets the container's end of the link `host` up. Its routes are added by [`arrange`]. The host side must be up
+    /// before: a veth whose peer is up carries packets as soon as it is up itself. Otherwise a worker of the kernel
+    /// opens its queue later, and what the container sends until then is lost; an ARP request is repeated only after a
+    /// second.
     ///
     /// # Errors
     /// When the kernel refuses.

@@ -64,8 +64,8 @@ impl Oci<'_> {
     }
 }
 
-/// What `state` and `list` answer of a container (runtime specification, "State"). crun lists a pid for each, runc 0 for one
-/// that has ended.
+/// What `state` and `list` answer of a container (runtime specification, "State"). crun lists a pid for each, runc 0
+/// for one that has ended.
 #[derive(Deserialize)]
 struct Told {
     id: String,

@@ -1,6 +1,7 @@
-//! The sockets of one bridge. Messages come and go by a packet socket: a client that has no address yet can be sent to by no
-//! other (RFC 2131 section 4.1), and only this one says which MAC a frame came from. A UDP socket that reads nothing holds
-//! the port beside it, so that no other server of the device takes it, and nobody is told that it is closed.
+//! The sockets of one bridge. Messages come and go by a packet socket: a client that has no address yet can be sent to
+//! by no other (RFC 2131 section 4.1), and only this one says which MAC a frame came from. A UDP socket that reads
+//! nothing holds the port beside it, so that no other server of the device takes it, and nobody is told that it is
+//! closed.
 
 use crate::dhcp::message::SERVER_PORT;
 use crate::dhcp::{Reply, frame};

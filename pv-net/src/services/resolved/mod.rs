@@ -1,7 +1,7 @@
-//! Tells a systemd-resolved that runs on the device about `network.dns_on_device`: names in the device's domain are asked of
-//! that address, all others are its own matter. It is told by D-Bus, for each pool's bridge: it takes no settings for
-//! loopback. It forgets what belongs to a link that goes away, and keeps the rest when it is started anew: what is over is
-//! taken back.
+//! Tells a systemd-resolved that runs on the device about `network.dns_on_device`: names in the device's domain are
+//! asked of that address, all others are its own matter. It is told by D-Bus, for each pool's bridge: it takes no
+//! settings for loopback. It forgets what belongs to a link that goes away, and keeps the rest when it is started anew:
+//! what is over is taken back.
 
 mod bus;
 mod owed;

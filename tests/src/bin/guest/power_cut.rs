@@ -1,6 +1,6 @@
-//! Clients of DHCP that come without end, on a machine whose power `cargo xtask vm --power-cut` cuts. The daemon's state is on
-//! a disk that the next machine has, too. What the disk must have is said on the console: each lease that the daemon knows
-//! after its start, and each that a client was acknowledged.
+//! Clients of DHCP that come without end, on a machine whose power `cargo xtask vm --power-cut` cuts. The daemon's
+//! state is on a disk that the next machine has, too. What the disk must have is said on the console: each lease that
+//! the daemon knows after its start, and each that a client was acknowledged.
 
 use crate::console;
 use crate::lab::{call, netlink};

@@ -1,5 +1,5 @@
-//! How long a container of LXC takes to start: without a network, with LXC's own veth pair on a bridge, and in a pool, where
-//! LXC calls pv-net's hook. The network's part is what a start takes longer than one without a network.
+//! How long a container of LXC takes to start: without a network, with LXC's own veth pair on a bridge, and in a pool,
+//! where LXC calls pv-net's hook. The network's part is what a start takes longer than one without a network.
 
 use crate::case::{Candidate, Case, Metric, Path, Sample};
 use crate::interrupt;

@@ -81,8 +81,8 @@ const SUITE: &[Check] = &[
     ("down leaves nothing", life::down),
 ];
 
-/// The checks of containers, which are made once more with netkit links, in a second lab, on kernels that have these. Uplinks
-/// are the same for both kinds.
+/// The checks of containers, which are made once more with netkit links, in a second lab, on kernels that have these.
+/// Uplinks are the same for both kinds.
 const NETKIT: &[Check] = &[
     ("netkit: links", netkit::links),
     ("netkit: hook of this kernel", life::hook),

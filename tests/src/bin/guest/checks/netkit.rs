@@ -116,7 +116,8 @@ fn message_of(ns: &Namespace, link: &str) -> Result<LinkMessage> {
     lab::netlink(ns, ask).with_context(|| link.to_owned())
 }
 
-/// A container cannot change the pair by its end, with all rights that root has in its namespace. The device can by its own.
+/// A container cannot change the pair by its end, with all rights that root has in its namespace. The device can by its
+/// own.
 pub fn own_end(lab: &mut Lab) -> Result<()> {
     let view = lab.get("/containers/a")?;
     let host_if = view["interfaces"][0]["host_if"].as_str().context("host_if")?;
