@@ -102,7 +102,7 @@ fn a_refused_address_is_given_up_and_a_wrong_one_is_not_taken() -> Result<()> {
     web.ping(LAN4, 1)?;
     // The device has an address there too.
     lab.device.ns.ping(after[0], 1)?;
-    web.ping("10.77.0.250".parse()?, 1)?;
+    web.ping("10.77.0.250".parse::<IpAddr>()?, 1)?;
     drop(server);
     // A server that gives an address of the device itself.
     let _server = lab.dnsmasq(60, 69, &["--dhcp-host=02:aa:00:00:00:01,10.77.0.250"])?;

@@ -7,6 +7,7 @@ mod forwarding;
 mod guard;
 mod isolation;
 mod kinds;
+mod lan;
 mod life;
 mod netkit;
 mod outside;
@@ -62,6 +63,7 @@ const SUITE: &[Check] = &[
     ("uplink: netkit l2", kinds::netkit_l2),
     ("uplink: netkit l3", kinds::netkit_l3),
     ("containers' links: netkit", netkit::chosen),
+    ("containers on a LAN: macvlan", lan::macvlan),
     ("uplink: in a VRF", kinds::vrf_port),
     ("uplink: in a VRF with a pool", kinds::vrf_pool),
     ("uplink: a VRF is refused", kinds::vrf),
