@@ -171,7 +171,7 @@ fn wait_and_execute(launch: &Launch, tells: &mut File) -> Result<std::convert::I
     setsid().map_err(|e| failed("make a session", e))?;
     umask(UMASK);
     let namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
-    unshare(namespaces).map_err(|e| failed("make a network namespace", e))?;
+    unshare(namespaces).map_err(|e| failed("make namespaces for network, mounts and IPC", e))?;
     std::fs::write(UNPRIVILEGED_PORTS, "0").map_err(|e| failed(UNPRIVILEGED_PORTS, e))?;
     tells.write_all(READY.as_bytes()).map_err(|e| failed("the launcher", e))?;
     let mut go = [0];
