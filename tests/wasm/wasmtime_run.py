@@ -1,4 +1,4 @@
-"""wasmtime's command line, as far as pv-net uses it: wasmtime run -S GRANT=y|n,... --env NAME=VALUE MODULE [ARGUMENT...]
+"""wasmtime's command line, as far as pv-net uses it: wasmtime run -C cache=n -S GRANT=y|n,... --env NAME=VALUE MODULE [ARGUMENT...]
 
 The command itself is in no package of Debian, and takes seven minutes to build. Its library is in a wheel of PyPI, which
 this calls. Only components are run: sockets are those of wasi:sockets 0.2. The library grants TCP and UDP together.
@@ -25,6 +25,8 @@ def main(words):
                 if name not in GRANTS or is_granted not in ("y", "n"):
                     sys.exit(f"wasmtime: -S {grant}: not known here")
                 grants[name] = is_granted == "y"
+        elif (flag, value) == ("-C", "cache=n"):
+            pass  # The library has no cache.
         elif flag == "--env":
             env.append(value.split("=", 1))
         else:

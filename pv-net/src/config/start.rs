@@ -9,6 +9,7 @@ use crate::model::{
     WasmSpec,
 };
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,8 +18,9 @@ use std::time::Duration;
 const LXC_PATH: &str = "/var/lib/lxc";
 /// The OCI runtime unless another one is named.
 const OCI_PROGRAM: &str = "runc";
-/// The user by which a WebAssembly runtime runs, unless set.
-const NOBODY: u32 = 65534;
+/// The first of the users by which WebAssembly runtimes run, unless set. They end before 2^31, and systemd gives none of them
+/// to anybody (systemd.io/UIDS-GIDS).
+const FIRST_USER: u32 = 0x7000_0000;
 /// Seconds that a container may take to end, unless set.
 const STOP_TIMEOUT: u32 = 10;
 /// Most of these.
@@ -110,6 +112,7 @@ pub(super) fn startable(
             let Wasm { cli, module, args, env, user } = wasm;
             let program = program.unwrap_or_else(|| cli.program().into());
             let (name, sockets) = (name?.clone(), sockets?.clone());
+            let user = user.unwrap_or_else(|| own_user(&name));
             RuntimeSpec::Wasm(WasmSpec { name, program, cli, module: module?, args, env, user, sockets })
         }
         ContainerKind::Netns => {
@@ -127,7 +130,7 @@ struct Wasm {
     module: Option<PathBuf>,
     args: Vec<String>,
     env: BTreeMap<String, String>,
-    user: u32,
+    user: Option<u32>,
 }
 
 fn wasm(c: &mut Checker, section: &raw::Runtime) -> Wasm {
@@ -147,11 +150,23 @@ fn wasm(c: &mut Checker, section: &raw::Runtime) -> Wasm {
         let value = c.text_with(&join("runtime.env", name), &Some(field.clone()), word);
         env.extend(value.map(|value| (name.to_string(), value)));
     }
-    let user = c.plain("runtime.user", &section.user).copied().unwrap_or(NOBODY);
-    if user == u32::MAX {
-        c.wrong("runtime.user", Some(&Value::from(user)), "stands for no user", None);
+    let user = c.plain("runtime.user", &section.user).copied();
+    let strange = match user {
+        Some(0) => "a module may not be root",
+        Some(u32::MAX) => "stands for no user",
+        _ => "",
+    };
+    if !strange.is_empty() {
+        let help = "name another one, or leave it out: the container has a user of its own then".to_owned();
+        c.wrong("runtime.user", user.map(Value::from).as_ref(), strange, Some(help));
     }
     Wasm { cli, module, args, env, user }
+}
+
+/// A container's own user: the same at each start, and on each device.
+fn own_user(name: &ContainerName) -> u32 {
+    let hash = Sha256::digest(name.as_str());
+    FIRST_USER | (u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]) >> 4)
 }
 
 /// Whether a variable of the environment may have the name (POSIX.1, "Environment Variable Definition").

@@ -22,7 +22,7 @@ pub(super) struct InForce {
 
 impl From<PolicyError> for Failure {
     fn from(e: PolicyError) -> Self {
-        Self::new(Kind::Usage, format!("network.policies: {e}")).help(e.help())
+        Self::new(Kind::Usage, format!("{}: {e}", e.of().path())).help(e.help())
     }
 }
 

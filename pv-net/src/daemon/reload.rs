@@ -70,6 +70,8 @@ impl Daemon {
     /// errors, since they existed before.
     pub(super) async fn follow_config(&mut self, known: &KnownFaults) -> Result<(), Failure> {
         self.read_declarations().await?;
+        // A file that was wrong before may be right now.
+        self.limit_learned();
         self.open_plane()?;
         self.reconcile().await?;
         self.take_over()?;

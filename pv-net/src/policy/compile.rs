@@ -50,6 +50,29 @@ pub struct Compiled {
     pub rules: Vec<RuleRef>,
 }
 
+/// What a policy is compiled from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Rules alone.
+    Rules,
+    /// The limits of containers alone.
+    Limits,
+    /// Both.
+    Both,
+}
+
+impl Source {
+    /// The place in the configuration.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Rules => "network.policies",
+            Self::Limits => "network.sockets of the containers",
+            Self::Both => "network.policies, and network.sockets of the containers",
+        }
+    }
+}
+
 /// Why rules cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
@@ -62,12 +85,16 @@ pub enum PolicyError {
         need: usize,
         /// The limit.
         limit: usize,
+        /// What they are for.
+        of: Source,
     },
-    /// The rules apply to too many pairs of classes.
-    #[error("the policy is too large: its rules apply to more than {limit} pairs of senders and receivers")]
+    /// The rules and limits apply to too many pairs of classes.
+    #[error("the policy is too large: it is about more than {limit} pairs of senders and receivers")]
     TooManyPairs {
         /// The limit.
         limit: usize,
+        /// What is about them.
+        of: Source,
     },
 }
 
@@ -75,7 +102,23 @@ impl PolicyError {
     /// What the user can do about it.
     #[must_use]
     pub const fn help(&self) -> &'static str {
-        "write fewer rules, with wider selectors: a pool for its containers, a network for its parts"
+        match self.of() {
+            Source::Rules => {
+                "write fewer rules, with wider selectors: a pool for its containers, a network for its parts"
+            }
+            Source::Limits => "attach fewer containers of type wasm, or grant them fewer networks and ports",
+            Source::Both => {
+                "write fewer rules, with wider selectors, or attach fewer containers of type wasm, with fewer networks and ports"
+            }
+        }
+    }
+
+    /// What was compiled.
+    #[must_use]
+    pub const fn of(&self) -> Source {
+        match self {
+            Self::TooLarge { of, .. } | Self::TooManyPairs { of, .. } => *of,
+        }
     }
 }
 
@@ -107,10 +150,18 @@ pub fn compile(rules: &[Rule], topology: &Topology) -> Result<Compiled, PolicyEr
         ("verdicts", compiled.pairs.len(), MAX_POLICY_PAIRS),
     ] {
         if need > limit as usize {
-            return Err(PolicyError::TooLarge { what, need, limit: limit as usize });
+            return Err(PolicyError::TooLarge { what, need, limit: limit as usize, of: source(rules, &confined) });
         }
     }
     Ok(compiled)
+}
+
+fn source(rules: &[Rule], confined: &[Confined]) -> Source {
+    match (rules, confined) {
+        ([], _) => Source::Limits,
+        (_, []) => Source::Rules,
+        _ => Source::Both,
+    }
 }
 
 fn rule_ref(number: usize, rule: &Rule) -> RuleRef {
@@ -145,7 +196,7 @@ fn pairs(
     let mut meetings: Vec<(u32, u32, Applies)> = Vec::new();
     let mut meet = |(from, to): (&[u32], &[u32]), applies: Applies| {
         if meetings.len() + from.len() * to.len() > MAX_MEETINGS {
-            return Err(PolicyError::TooManyPairs { limit: MAX_MEETINGS });
+            return Err(PolicyError::TooManyPairs { limit: MAX_MEETINGS, of: source(rules, confined) });
         }
         meetings.extend(from.iter().flat_map(|src| to.iter().map(move |dst| (*src, *dst, applies))));
         Ok(())

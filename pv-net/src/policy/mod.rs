@@ -17,7 +17,7 @@ mod topology;
 #[cfg(test)]
 mod tests;
 
-pub use compile::{Compiled, PairKey, PolicyError, RuleRef, compile};
+pub use compile::{Compiled, PairKey, PolicyError, RuleRef, Source, compile};
 pub use confined::name_servers;
 pub use default::{Place, Reason, default_verdict};
 pub use evaluate::Evaluator;

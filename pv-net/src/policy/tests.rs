@@ -162,28 +162,41 @@ fn limits_are_named_and_keep_names_of_other_pools_apart() {
     assert!(!evaluator.reaches(&c1, &c3, true), "nothing is granted");
 }
 
-/// Two hundred containers with limits, in a pool of their own: the entries that they need.
-#[test]
-fn many_limits_fit() {
-    let one = Sockets {
-        listen: vec![name("tcp/80"), name("udp/5000-5010")],
-        connect: vec![Peer { to: Selector::World, ports: vec![name("tcp/443")] }],
-        resolve: false,
+/// Containers with limits, in a pool of their own, each of which may reach all others outside, or networks of its own.
+fn limited_to(count: u32, own_networks: bool) -> Topology {
+    let net4 = |offset: u32| std::net::Ipv4Addr::from(0xc612_0000 + offset);
+    let granted = |i: u32| {
+        let network = |text: String| Peer { to: Selector::Cidr(name(&text)), ports: vec![name("tcp/443")] };
+        let own = || vec![network(format!("{}/24", net4(i << 8))), network(format!("2001:db8:{i:x}::/48"))];
+        let world = || vec![Peer { to: Selector::World, ports: vec![name("tcp/443")] }];
+        Sockets {
+            listen: vec![name("tcp/80"), name("udp/5000-5010")],
+            connect: if own_networks { own() } else { world() },
+            resolve: false,
+        }
     };
-    let members = (1..=200u32).map(|i| Member {
+    let members = (1..=count).map(|i| Member {
         name: name(&format!("c{i}")),
         identity: i,
         pools: std::iter::once(name("a")).collect(),
-        addresses: vec![IpAddr::from([10, 0, 1, u8::try_from(i).expect("small")])],
+        addresses: vec![IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0100 + i)), name(&format!("fd00:1::1:{i:x}"))],
         link_local: Vec::new(),
-        sockets: Some(Arc::new(one.clone())),
+        sockets: Some(Arc::new(granted(i))),
     });
-    let topology = Topology { containers: members.collect(), ..topology() };
-    let begun = Instant::now();
-    let compiled = compile(&[], &topology).expect("it fits");
-    eprintln!("{} pairs in {:?}", compiled.pairs.len(), begun.elapsed());
-    // One entry for each two of them, and some for each of them and everybody else.
-    assert!(compiled.pairs.len() < 200 * 200 + 200 * 20, "{}", compiled.pairs.len());
+    Topology { containers: members.collect(), ..topology() }
+}
+
+/// The entries that the limits of many containers need.
+#[test]
+fn many_limits_fit() {
+    for (count, own_networks) in [(300, false), (150, true)] {
+        let begun = Instant::now();
+        let compiled = compile(&[], &limited_to(count, own_networks)).expect("it fits");
+        eprintln!("{count}: {} pairs in {:?}", compiled.pairs.len(), begun.elapsed());
+    }
+    let e = compile(&[], &limited_to(250, true)).expect_err("too many");
+    assert_eq!(e.of(), Source::Limits);
+    assert!(e.help().contains("fewer containers"), "{e}");
 }
 
 /// Different kinds of ten thousand rules: the entries that they need, and the time that compiling may take.
@@ -232,10 +245,10 @@ fn what_does_not_fit_is_an_error() {
     let nets = |n: u32, first: u32| (0..n).map(move |i| format!("{}/32", std::net::Ipv4Addr::from(first + i)));
     let many: Vec<Rule> = nets(40_000, 0xac10_0000).map(|net| rule("host", &net, &[], Action::Deny)).collect();
     let error = compile(&many, &topology()).expect_err("too many networks");
-    assert!(matches!(error, PolicyError::TooLarge { limit: 32_768, .. }), "{error}");
+    assert!(matches!(error, PolicyError::TooLarge { limit: 32_768, of: Source::Rules, .. }), "{error}");
     let mut square: Vec<Rule> = nets(1100, 0xac10_0000).map(|net| rule(&net, "host", &[], Action::Allow)).collect();
     square.extend(nets(1100, 0xac20_0000).map(|net| rule("host", &net, &[], Action::Allow)));
     square.push(rule("0.0.0.0/0", "0.0.0.0/0", &["icmp"], Action::Deny));
     let error = compile(&square, &topology()).expect_err("each with each");
-    assert_eq!(error, PolicyError::TooManyPairs { limit: 1 << 20 });
+    assert_eq!(error, PolicyError::TooManyPairs { limit: 1 << 20, of: Source::Rules });
 }

@@ -3,7 +3,7 @@
 use super::execute::Programs;
 use super::marks::{Mark, directory};
 use super::network::{self, Hooks};
-use super::outcome::{after_failure, are_same, refused};
+use super::outcome::{after_failure, are_same, refused, share_user};
 use super::process::is_gone;
 use super::protocol::Told;
 use crate::config::load;
@@ -180,7 +180,7 @@ impl Containers {
 
     fn operate(&self, name: &ContainerName, wish: Wish) -> Result<RunStatus, Failure> {
         let (container, startable) = self.startable(name)?;
-        self.is_alone(name, &startable.runtime)?;
+        self.is_alone(name, &startable.runtime, wish)?;
         let busy = self.begin(name)?;
         if wish != Wish::Stop {
             Mark::Stopped.remove(self.paths(), name);
@@ -241,19 +241,23 @@ impl Containers {
         }
     }
 
-    /// Fails if another declared container is the same one in the runtime.
-    fn is_alone(&self, name: &ContainerName, runtime: &RuntimeSpec) -> Result<(), Failure> {
+    /// Fails if another declared container is the same one in the runtime, or would be started as the same user.
+    fn is_alone(&self, name: &ContainerName, runtime: &RuntimeSpec, wish: Wish) -> Result<(), Failure> {
         let declared = load::containers(&self.paths.containers, self.paths.form())?;
         let others = declared.into_iter().filter_map(|declared| declared.container.ok());
-        let mut others = others.filter(|other| other.name != *name);
-        let same = others.find(|other| other.startable.as_ref().is_some_and(|other| are_same(&other.runtime, runtime)));
-        match same {
-            None => Ok(()),
-            Some(other) => {
-                let why = format!("container {name}: container {} is the same one in its runtime", other.name);
-                Err(Failure::new(Kind::Usage, why).help("give each a \"runtime\" with an \"id\" of its own"))
-            }
+        for other in others.filter(|other| other.name != *name) {
+            let Some(of_other) = other.startable.map(|startable| startable.runtime) else { continue };
+            let (what, help) = if are_same(&of_other, runtime) {
+                ("is the same one in its runtime", "give each a \"runtime\" with an \"id\" of its own")
+            } else if wish != Wish::Stop && share_user(&of_other, runtime) {
+                ("has the same user", "give each a \"user\" of its own in \"runtime\", or leave it out")
+            } else {
+                continue;
+            };
+            let why = format!("container {name}: container {} {what}", other.name);
+            return Err(Failure::new(Kind::Usage, why).help(help));
         }
+        Ok(())
     }
 
     /// Does `work` with the container's runtime. Its files are removed before the operation ends and the next one begins.

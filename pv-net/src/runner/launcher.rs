@@ -6,12 +6,14 @@
 //! program never runs without the guard and the rules of its container. The namespace is nowhere but in that process: when it has
 //! ended, the namespace has.
 
+use super::mounts;
 use super::process::Written;
 use crate::failure::{Failure, Kind};
-use crate::kernel::privilege;
+use crate::kernel::privilege::{self, MODULE_CALLS};
 use crate::runtime::start::LAUNCH;
-use nix::mount::{MsFlags, mount};
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setsid, setuid};
 use rustix::thread::CapabilitySet;
 use std::ffi::OsString;
@@ -31,14 +33,10 @@ const READY: &str = "ready\n";
 const MOST: u64 = 4096;
 /// Ports from this one on need no capability in the new namespace: all.
 const UNPRIVILEGED_PORTS: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
-/// With this the C library asks the name servers of `/etc/resolv.conf` itself, and no service of the device.
-const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
-/// Where the C library finds name servers.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// What takes the place of files that must not count.
-const NOTHING: &str = "/dev/null";
-/// Sockets of services of the device that answer for name servers.
-const NSCD: &str = "/run/nscd";
+/// Nobody else writes to files that are made here. The program, which is another user, reads some of them.
+const UMASK: Mode = Mode::S_IWGRP.union(Mode::S_IWOTH);
+/// `KEYCTL_JOIN_SESSION_KEYRING` of the kernel's `include/uapi/linux/keyctl.h`.
+const JOIN_SESSION_KEYRING: libc::c_int = 1;
 
 /// What is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +45,7 @@ pub struct Launch {
     pub name: String,
     /// The file for the id of its process.
     pub process: PathBuf,
-    /// What is in the place of its `/etc/resolv.conf`, if it is there.
+    /// Its own `resolv.conf`, which need not be there.
     pub resolv_conf: PathBuf,
     /// Its user and group.
     pub user: u32,
@@ -71,30 +69,42 @@ pub fn run<E: From<Failure>>(launch: &Launch, attach: impl FnOnce(u32) -> Result
         return Err(become_program(launch).into());
     }
     let (mut child, mut told, go) = start(launch)?;
-    let done = carry(launch, child.id(), &mut told, go, attach);
+    let own = Written::of(child.id());
+    let done = match own {
+        Ok(own) => carry(launch, own, &mut told, go, attach),
+        Err(ref e) => Err(failed("the waiting process", e).into()),
+    };
     if done.is_err() {
         // Mostly it has ended, or does since nobody can tell it to go on any more.
         if let Err(e) = child.kill().and_then(|()| child.wait()) {
             tracing::warn!(error = %e, "the waiting process is left");
         }
-        remove(&launch.process);
+        if let Ok(own) = own {
+            remove(&launch.process, own);
+        }
     }
     done
 }
 
-fn remove(file: &Path) {
-    if let Err(e) = std::fs::remove_file(file)
+/// Removes the file of a process that has ended. A later launcher may have written down another one meanwhile.
+fn remove(file: &Path, own: Written) {
+    let removed = match std::fs::read_to_string(file) {
+        Ok(text) if Written::read(&text) == Some(own) => std::fs::remove_file(file),
+        Ok(_) => return,
+        Err(e) => Err(e),
+    };
+    if let Err(e) = removed
         && e.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(file = %file.display(), error = %e, "not removed");
     }
 }
 
-/// Writes a file of the runner's directory anew.
-fn write(path: &Path, mode: u32, text: &str) -> io::Result<()> {
+/// Writes down a process.
+fn write(file: &Path, own: Written) -> io::Result<()> {
     let mut options = File::options();
-    options.create(true).truncate(true).write(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
-    options.open(path)?.write_all(text.as_bytes())
+    options.create(true).truncate(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options.open(file)?.write_all(own.text().as_bytes())
 }
 
 /// Starts the waiting process. Returns it with what it says, and with the pipe by which it is told to go on.
@@ -113,7 +123,7 @@ fn start(launch: &Launch) -> Result<(Child, io::PipeReader, PipeWriter), Failure
 /// Takes the waiting process through its steps.
 fn carry<E: From<Failure>>(
     launch: &Launch,
-    pid: u32,
+    own: Written,
     told: &mut io::PipeReader,
     mut go: PipeWriter,
     attach: impl FnOnce(u32) -> Result<(), E>,
@@ -131,9 +141,8 @@ fn carry<E: From<Failure>>(
         return Err(Failure::new(Kind::Internal, why).into());
     }
     // Before anything of it can run, so that a later runner finds it in any case.
-    let written = Written::of(pid).and_then(|written| write(&launch.process, 0o600, &written.text()));
-    written.map_err(|e| failed(launch.process.display(), e))?;
-    attach(pid)?;
+    write(&launch.process, own).map_err(|e| failed(launch.process.display(), e))?;
+    attach(own.pid)?;
     go.write_all(b"\n").map_err(hears)?;
     drop(go);
     // It says nothing more when it becomes the program, which closes the pipe.
@@ -160,15 +169,19 @@ fn become_program(launch: &Launch) -> Failure {
 fn wait_and_execute(launch: &Launch, tells: &mut File) -> Result<std::convert::Infallible, Failure> {
     // What ends the launcher's process group must not end the program, and a terminal of the device is none of its own.
     setsid().map_err(|e| failed("make a session", e))?;
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).map_err(|e| failed("make a network namespace", e))?;
+    umask(UMASK);
+    let namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
+    unshare(namespaces).map_err(|e| failed("make namespaces for network, mounts and IPC", e))?;
     std::fs::write(UNPRIVILEGED_PORTS, "0").map_err(|e| failed(UNPRIVILEGED_PORTS, e))?;
-    mounts(launch)?;
     tells.write_all(READY.as_bytes()).map_err(|e| failed("the launcher", e))?;
     let mut go = [0];
     io::stdin().read_exact(&mut go).map_err(|e| failed("the launcher has ended", e))?;
+    // Not before: the daemon has written its resolv.conf by now.
+    mounts::arrange(&launch.resolv_conf)?;
     give_up(launch.user)?;
     let (program, arguments) =
         launch.words.split_first().ok_or_else(|| Failure::new(Kind::Usage, "no program is named"))?;
+    keep_files().map_err(|e| failed("its open files", e))?;
     let output = io::stderr().as_fd().try_clone_to_owned().map_err(|e| failed("its output", e))?;
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut command = Command::new(program);
@@ -177,46 +190,57 @@ fn wait_and_execute(launch: &Launch, tells: &mut File) -> Result<std::convert::I
     Err(failed(Path::new(program).display(), e).help("install the runtime, or name its program in the run.json"))
 }
 
-/// Names are resolved by the container's own servers, whatever the device uses.
-fn mounts(launch: &Launch) -> Result<(), Failure> {
-    // What the device unmounts later is unmounted here too, and nothing that is mounted here is seen there.
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).map_err(|e| failed("mounts", e))?;
-    let bind = |source: &Path, target: &str| {
-        let bound = mount(Some(source), target, none, MsFlags::MS_BIND, none);
-        bound.map_err(|e| failed(format!("mount {} at {target}", source.display()), e))
-    };
-    // A device need not have one.
-    let has_servers = launch.resolv_conf.exists();
-    if has_servers || Path::new(RESOLV_CONF).exists() {
-        let source = if has_servers { &launch.resolv_conf } else { Path::new(NOTHING) };
-        bind(source, RESOLV_CONF)
-            .map_err(|failure| failure.help("the device needs a file there, which may be empty"))?;
-    }
-    if Path::new("/etc/hosts").exists() {
-        bind(Path::new(NOTHING), "/etc/hosts")?;
-    }
-    if Path::new("/etc/nsswitch.conf").exists() {
-        let own = launch.process.with_extension("nsswitch");
-        write(&own, 0o644, NSSWITCH).map_err(|e| failed(own.display(), e))?;
-        bind(&own, "/etc/nsswitch.conf")?;
-        // The mount keeps it.
-        remove(&own);
-    }
-    if Path::new(NSCD).is_dir() {
-        let masked = mount(Some("tmpfs"), NSCD, Some("tmpfs"), MsFlags::MS_RDONLY, none);
-        masked.map_err(|e| failed(NSCD, e))?;
-    }
-    Ok(())
-}
-
 /// Gives up all rights for those of an ordinary user.
 fn give_up(user: u32) -> Result<(), Failure> {
-    let failed = |e: nix::errno::Errno| failed(format!("become user {user}"), e);
+    let failed = |e: Errno| failed(format!("become user {user}"), e);
     setgroups(&[]).map_err(failed)?;
     setgid(Gid::from_raw(user)).map_err(failed)?;
     // The bounding set is narrowed while the process has the capability for that.
     privilege::narrow_bounding_set(CapabilitySet::empty()).map_err(|e| self::failed("give up rights", e))?;
     setuid(Uid::from_raw(user)).map_err(failed)?;
-    privilege::keep_only(CapabilitySet::empty()).map_err(|e| self::failed("give up rights", e))
+    leave_keyring().map_err(|e| self::failed("make a keyring", e))?;
+    privilege::confine(CapabilitySet::empty(), &MODULE_CALLS).map_err(|e| self::failed("give up rights", e))
+}
+
+/// Closes all open files but the first three when the program is executed. The runner itself may have been given some.
+fn keep_files() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|name| name.parse::<libc::c_int>().ok());
+        let Some(number) = number.filter(|number| *number > libc::STDERR_FILENO) else { continue };
+        // SAFETY: the call takes three numbers; nothing relies on a file staying open across an execve.
+        let done = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        Errno::result(done)?;
+    }
+    Ok(())
+}
+
+/// Leaves the keys of the runner's session for a keyring of its own (keyctl(2)). Without keyrings, or where they are refused
+/// to this process and so to the program too, there is nothing to leave.
+fn leave_keyring() -> Result<(), Errno> {
+    let unnamed = std::ptr::null::<libc::c_char>();
+    // SAFETY: the call takes a number and a null pointer, and changes nothing in this process's memory.
+    let done = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, unnamed) };
+    match Errno::result(done) {
+        Ok(_) | Err(Errno::ENOSYS | Errno::EPERM) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launcher_removes_what_it_has_written_down_itself() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("web.process");
+        let [own, later] = ["70 1000\n", "71 2000\n"].map(|text| Written::read(text).expect("a process"));
+        write(&file, later).expect("written");
+        remove(&file, own);
+        assert!(file.exists(), "another process runs");
+        write(&file, own).expect("written");
+        remove(&file, own);
+        assert!(!file.exists());
+        remove(&file, own);
+    }
 }

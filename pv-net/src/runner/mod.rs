@@ -14,6 +14,8 @@ mod launch;
 pub mod launcher;
 mod look;
 mod marks;
+mod module;
+mod mounts;
 pub mod network;
 mod outcome;
 mod process;

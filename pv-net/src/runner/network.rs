@@ -1,6 +1,6 @@
 //! Puts a container's network into its runtime's configuration: LXC's lines, or the hooks of an OCI bundle.
 
-use super::Replaced;
+use super::{Replaced, module};
 use crate::config::load;
 use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
@@ -100,13 +100,13 @@ impl Hooks {
     /// Sees to it that a container starts in its pools and nowhere else.
     ///
     /// # Errors
-    /// When its runtime's configuration is not there, cannot be replaced, or has another network.
+    /// When its runtime's configuration or its program is not there, cannot be replaced or used, or has another network.
     pub fn prepare(&self, container: &Container, runtime: &RuntimeSpec) -> Result<(), Failure> {
         match runtime {
             RuntimeSpec::Lxc(spec) => self.write_lxc(container, &spec.path.join(&spec.id).join("config")),
             RuntimeSpec::Oci(spec) => self.patch_oci(container, &spec.bundle, None).map(|_| ()),
             // Its launcher makes the namespace, and has it attached.
-            RuntimeSpec::Wasm(_) => Ok(()),
+            RuntimeSpec::Wasm(spec) => module::check(spec),
         }
     }
 }

@@ -79,6 +79,11 @@ pub(super) fn are_same(one: &RuntimeSpec, other: &RuntimeSpec) -> bool {
     }
 }
 
+/// Whether two modules would run as one user: each could end the other, and read its memory.
+pub(super) fn share_user(one: &RuntimeSpec, other: &RuntimeSpec) -> bool {
+    matches!((one, other), (RuntimeSpec::Wasm(one), RuntimeSpec::Wasm(other)) if one.user == other.user)
+}
+
 /// Whether a process is in this one's network namespace.
 pub(super) fn shares_network(pid: u32) -> bool {
     let id = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();

@@ -99,15 +99,25 @@ fn refused(cli: &'static str, test: &str) -> Result<()> {
     without_state(modules, db, web)
 }
 
-/// A daemon that has lost its state learns the containers from their links, and what they may from their declarations.
+/// A daemon that has lost its state learns the containers from their links, and what they may from their declarations: those that
+/// it finds, or those that are right later.
 fn without_state(mut modules: Modules, db: [IpAddr; 2], web: [IpAddr; 2]) -> Result<()> {
-    modules.starter.lab.device.stop(Signal::SIGKILL)?;
-    fs::remove_file(modules.file("state/state.json"))?;
-    modules.starter.lab.device.start()?;
-    for (one, to) in both(db, web) {
-        ensure!(modules.reaches(one, to, 80)?.contains(PAGE), "{one} to {to}, port 80");
-        let said = modules.reaches(one, to, 81)?;
-        ensure!(said.starts_with("not connected"), "{one} to {to}, port 81: {said}");
+    let file = modules.file("containers/db/run.json");
+    let right = fs::read_to_string(&file)?;
+    for found in [right.as_str(), "{"] {
+        modules.starter.lab.device.stop(Signal::SIGKILL)?;
+        fs::remove_file(modules.file("state/state.json"))?;
+        fs::write(&file, found)?;
+        modules.starter.lab.device.start()?;
+        if found != right {
+            fs::write(&file, &right)?;
+            modules.starter.lab.device.cli(&["reload"]).ok()?;
+        }
+        for (one, to) in both(db, web) {
+            ensure!(modules.reaches(one, to, 80)?.contains(PAGE), "{one} to {to}, port 80");
+            let said = modules.reaches(one, to, 81)?;
+            ensure!(said.starts_with("not connected"), "{one} to {to}, port 81: {said}");
+        }
     }
     Ok(())
 }
@@ -152,13 +162,29 @@ fn not_attached(modules: &Modules) -> Result<()> {
     let before = agents(modules);
     let failed = modules.starter.lab.device.cli(&["containers", "start", "lost"]);
     ensure!(failed.code != Some(0) && failed.stderr.contains("lost"), "{failed:?}");
-    // A program that is not there is said so.
     run["network"]["pool"] = json!("internal");
+    let refused = |run: &Value, why: &str| {
+        fs::write(&file, run.to_string())?;
+        modules.starter.lab.device.cli(&["reload"]).ok()?;
+        let refused = modules.starter.lab.device.cli(&["containers", "start", "lost"]);
+        ensure!(refused.code == Some(2) && refused.stderr.contains(why), "{refused:?}");
+        anyhow::Ok(())
+    };
+    // The user of another container, by its number.
+    run["runtime"]["user"] = json!(0x74b5_e57f);
+    refused(&run, "container web has the same user")?;
+    // A program that is not there is said so.
+    run["runtime"]["user"] = json!(12345);
     run["runtime"]["program"] = json!("/nowhere/wasm");
-    fs::write(&file, run.to_string())?;
-    modules.starter.lab.device.cli(&["reload"]).ok()?;
-    let missing = modules.starter.lab.device.cli(&["containers", "start", "lost"]);
-    ensure!(missing.code == Some(1) && missing.stderr.contains("/nowhere/wasm: No such file"), "{missing:?}");
+    refused(&run, "/nowhere/wasm: No such file")?;
+    // One that runs goes on when it could not be started again.
+    let (module, away) = (modules.file("agent.wasm"), modules.file("away.wasm"));
+    let runs = modules.starter.runs("web")?;
+    fs::rename(&module, &away)?;
+    let again = modules.starter.lab.device.cli(&["containers", "restart", "web"]);
+    fs::rename(&away, &module)?;
+    ensure!(again.code == Some(2) && again.stderr.contains("agent.wasm: No such file"), "{again:?}");
+    ensure!(modules.starter.runs("web")? == runs, "it was ended: {:?}", modules.starter.runs("web")?);
     std::thread::sleep(Duration::from_millis(300));
     ensure!(agents(modules) == before, "{}", modules.starter.log());
     ensure!(!modules.file("run-runner/lost.process").exists(), "it is written down");

@@ -4,7 +4,7 @@
 
 use crate::starter::Starter;
 use anyhow::{Context, Result, ensure};
-use harness::{SOON, eventually};
+use harness::{SOON, eventually, output};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -13,18 +13,16 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Where set-up has unpacked the runtimes.
 const UNPACKED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/unpacked");
 /// The module for each of them, and what calls wasmtime's library.
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/wasm");
-/// The user by which runtimes run unless `run.json` names another one.
-const NOBODY: u32 = 65534;
 
 /// Containers of one of the runtimes.
 pub struct Modules {
     pub starter: Starter,
-    pub user: u32,
 }
 
 /// Whether anybody may enter a directory.
@@ -44,19 +42,27 @@ impl Modules {
         let starter = Starter::new(cli)?;
         let own = starter.lab.device.file("");
         fs::set_permissions(&own, fs::Permissions::from_mode(0o755))?;
-        let dir = dir.display();
+        // A checkout in a directory that is its owner's alone cannot be read by a module's user.
+        let (dir, here) = if is_public(&dir) && is_public(Path::new(HERE)) {
+            (dir, PathBuf::from(HERE))
+        } else {
+            let copy = own.join("unpacked");
+            output(Command::new("cp").arg("-r").arg(&dir).arg(&copy))?;
+            fs::copy(Path::new(HERE).join("wasmtime_run.py"), own.join("wasmtime_run.py"))?;
+            (copy, own.clone())
+        };
+        let (dir, here) = (dir.display(), here.display());
         let command = match cli {
-            "wasmtime" => format!("PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={dir} exec python3 {HERE}/wasmtime_run.py"),
+            "wasmtime" => format!("PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={dir} exec python3 {here}/wasmtime_run.py"),
             _ => format!("exec {dir}/lib/ld-linux-x86-64.so.2 --library-path {dir}/lib {dir}/bin/wasmedge"),
         };
         let program = own.join(cli);
-        fs::write(&program, format!("#!/bin/sh\n{command} \"$@\"\n"))?;
+        // What it has inherited is in the log.
+        fs::write(&program, format!("#!/bin/sh\nls -l /proc/$$/fd\n{command} \"$@\"\n"))?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
         let module = if cli == "wasmtime" { "agent-wasip2.wasm" } else { "agent-wasmedge.wasm" };
         fs::copy(Path::new(HERE).join(module), own.join("agent.wasm"))?;
-        // A checkout in a directory that is its owner's alone.
-        let user = if is_public(Path::new(UNPACKED)) && is_public(Path::new(HERE)) { NOBODY } else { 0 };
-        Ok(Some(Self { starter, user }))
+        Ok(Some(Self { starter }))
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -66,17 +72,18 @@ impl Modules {
     /// Declares a container whose agent listens on these ports.
     pub fn declare(&self, name: &str, pool: &str, ports: &[&str], sockets: Value, published: &[&str]) -> Result<()> {
         let network = json!({"pool": pool, "ports": published, "sockets": sockets});
-        let mut runtime = json!({
+        let runtime = json!({
             "cli": self.starter.kind, "program": self.file(self.starter.kind), "module": self.file("agent.wasm"),
             "args": ports, "env": {"GREETING": "good morning"},
         });
-        if self.user != NOBODY {
-            runtime["user"] = json!(self.user);
-        }
         let run = json!({"name": name, "type": "wasm", "runtime": runtime, "stop_timeout": 60, "network": network});
         self.starter.write(name, &run)?;
         self.starter.lab.device.cli(&["reload"]).ok()?;
-        Ok(())
+        let resolv_conf = self.file(&format!("run/resolv/{name}.conf"));
+        eventually(SOON, || {
+            ensure!(resolv_conf.exists(), "{} is not there", resolv_conf.display());
+            Ok(())
+        })
     }
 
     /// Starts a container, and waits until its agent listens on its first port.

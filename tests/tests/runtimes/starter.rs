@@ -178,7 +178,7 @@ impl Starter {
             "wasmtime" | "wasmedge" => {
                 let files = fs::read_dir(self.lab.device.file("run-runner"))?.flatten();
                 let names = files.map(|file| file.file_name().display().to_string());
-                Ok(names.filter(|name| name.ends_with(".process") || name.ends_with(".nsswitch")).collect())
+                Ok(names.filter(|name| name.ends_with(".process")).collect())
             }
             program => output(Bundles(program).command(&self.lab)?.args(["list", "-q"])),
         }

@@ -27,7 +27,8 @@ fn story(cli: &'static str, test: &str) -> Result<()> {
     modules.declare("other", "management", &["80"], sockets(json!([peer("web")])), &[])?;
     let (web, db) = (modules.start("web", 80)?, modules.start("db", 80)?);
     let other = modules.start("other", 80)?;
-    is_confined(&modules, "web")?;
+    let users = [is_confined(&modules, "web")?, is_confined(&modules, "db")?];
+    ensure!(users[0] != users[1], "both are user {}", users[0]);
     // Names, by the pool's servers.
     for name in ["web.pv.local", "web"] {
         let said = modules.asked(SocketAddr::new(db[0], 80), &format!("resolve {name}"))?;
@@ -73,25 +74,40 @@ fn story(cli: &'static str, test: &str) -> Result<()> {
     Ok(())
 }
 
-/// The runtime's process has nothing of the device: neither its network nor its rights.
-fn is_confined(modules: &Modules, name: &str) -> Result<()> {
+/// The runtime's process has nothing of the device: neither its network, its rights, its services nor its names. Returns its
+/// user.
+fn is_confined(modules: &Modules, name: &str) -> Result<u32> {
     let (_, pid) = modules.starter.runs(name)?;
     let proc = PathBuf::from(format!("/proc/{}", pid.context("no process")?));
     let own = |path: &Path| anyhow::Ok(fs::metadata(path)?.ino());
     let device = modules.starter.lab.device.ns.path();
     ensure!(own(&proc.join("ns/net"))? != own(&device)?, "it is in the device's network");
+    ensure!(own(&proc.join("ns/ipc"))? != own(Path::new("/proc/self/ns/ipc"))?, "it has the device's IPC");
+    let root = proc.join("root");
+    let seen: Vec<_> = fs::read_dir(root.join("run"))?.flatten().map(|entry| entry.file_name()).collect();
+    ensure!(seen == ["etc"], "it sees {seen:?} in /run");
+    let text = |path: PathBuf| fs::read_to_string(&path).with_context(|| path.display().to_string());
+    let resolv_conf = modules.file(&format!("run/resolv/{name}.conf"));
+    ensure!(text(root.join("etc/resolv.conf"))? == text(resolv_conf)?, "its resolv.conf is another one");
+    ensure!(text(root.join("etc/hosts"))?.is_empty(), "it has names of the device");
     let status = fs::read_to_string(proc.join("status"))?;
     let field =
         |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim().to_owned();
-    ensure!(field("Uid:").split_whitespace().all(|user| user == modules.user.to_string()), "{status}");
-    ensure!(field("Groups:").is_empty() && field("NoNewPrivs:") == "1", "{status}");
-    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+    let ids = [field("Uid:"), field("Gid:")];
+    let user: u32 = ids[0].split_whitespace().next().unwrap_or_default().parse().with_context(|| status.clone())?;
+    ensure!((0x7000_0000..0x8000_0000).contains(&user), "{status}");
+    ensure!(ids.iter().all(|ids| ids.split_whitespace().all(|id| id == user.to_string())), "{status}");
+    ensure!(field("Groups:").is_empty() && field("NoNewPrivs:") == "1" && field("Seccomp:") == "2", "{status}");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
         ensure!(field(set).trim_matches('0').is_empty(), "{set} {}", field(set));
     }
-    let open = fs::read_dir(proc.join("fd"))?.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
-    let strange: Vec<PathBuf> = open.filter(|to| to.starts_with(modules.file("run"))).collect();
-    ensure!(strange.is_empty(), "it has open files of pv-net: {strange:?}");
-    Ok(())
+    // Its program begins as a shell, which has told what it was given, and has itself open.
+    let log = modules.starter.log();
+    let open: Vec<&str> = log.lines().filter_map(|line| Some(line.strip_prefix('l')?.split_once(" -> ")?.1)).collect();
+    let own = [modules.file("runner.log"), modules.file(modules.starter.kind)].map(|path| path.display().to_string());
+    let is_known = |file: &&str| *file == "/dev/null" || own.iter().any(|own| own == file);
+    ensure!(open.len() >= 3 && open.iter().all(is_known), "it was given {open:?}");
+    Ok(user)
 }
 
 #[test]

@@ -76,7 +76,8 @@ section! {
         args: Vec<Field<String>>,
         /// For type `wasm`: the module's environment.
         env: BTreeMap<String, Field<String>>,
-        /// For type `wasm`: the number of the user, and of the group, by which the runtime runs; 65534, nobody, unless set.
+        /// For type `wasm`: the number of the user, and of the group, by which the runtime runs; one of the
+        /// container's own unless set.
         user: u32,
     }
 }

@@ -76,7 +76,7 @@ fn a_module_has_the_sockets_that_are_granted() {
     assert_eq!((spec.args, spec.env.len(), spec.sockets), (vec!["-x".to_owned(), String::new()], 1, want));
     let short = container(wasm(json!({"module": "/m"}), json!({}), &[])).startable;
     let Some(RuntimeSpec::Wasm(spec)) = short.map(|startable| startable.runtime) else { panic!("no module") };
-    assert_eq!((spec.program.to_str(), spec.user, spec.sockets.is_empty()), (Some("wasmtime"), 65534, true));
+    assert_eq!((spec.program.to_str(), spec.user, spec.sockets.is_empty()), (Some("wasmtime"), 0x74b5_e57f, true));
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn modules_and_sockets_that_are_wrong() {
         ),
         (
             "of a module",
-            run(json!({"type": "oci", "runtime": {"bundle": "/b", "module": "/m", "user": 0}})),
+            run(json!({"type": "oci", "runtime": {"bundle": "/b", "module": "/m", "user": 7}})),
             &[("runtime.module", "not this runtime's"), ("runtime.user", "not this runtime's")],
         ),
         (
@@ -109,6 +109,7 @@ fn modules_and_sockets_that_are_wrong() {
                 ("runtime.user", "stands for no user"),
             ],
         ),
+        ("root", wasm(json!({"module": "/m", "user": 0}), json!({}), &[]), &[("runtime.user", "may not be root")]),
         (
             "sockets of another type",
             json!({"name": "web", "type": "oci", "network": {"pool": "p", "sockets": {}}}),

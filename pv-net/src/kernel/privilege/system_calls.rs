@@ -32,7 +32,13 @@ pub const BROKER_CALLS: Calls = Calls {
     families: &[libc::AF_UNIX, libc::AF_NETLINK],
 };
 
-/// Calls that neither process makes.
+/// A WebAssembly runtime makes threads, and may be a script that executes the runtime itself.
+pub const MODULE_CALLS: Calls = Calls {
+    more: &[libc::SYS_setns, libc::SYS_bpf],
+    families: &[libc::AF_UNIX, libc::AF_NETLINK, libc::AF_INET, libc::AF_INET6],
+};
+
+/// Calls that none of these processes makes.
 const NEVER: &[libc::c_long] = &[
     // Starting other kernels, and loading modules.
     libc::SYS_kexec_load,
@@ -120,7 +126,12 @@ impl Calls {
         // A filter cannot read the arguments of `clone3`, which are in memory. With ENOSYS the C library falls back to
         // `clone`.
         let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let mut programs = vec![compile(self.rules()?, libc::EPERM, target)?, compile(clone3, libc::ENOSYS, target)?];
+        let mut programs = vec![
+            compile(self.rules()?, libc::EPERM, target)?,
+            // As for a family that the kernel does not have (socket(2)).
+            compile(self.sockets()?, libc::EAFNOSUPPORT, target)?,
+            compile(clone3, libc::ENOSYS, target)?,
+        ];
         #[cfg(target_arch = "x86_64")]
         programs.push(without_x32());
         for program in &programs {
@@ -140,15 +151,19 @@ impl Calls {
 
     fn rules(&self) -> Result<Rules, PrivilegeError> {
         let mut rules: Rules = NEVER.iter().chain(self.more).map(|call| (*call, Vec::new())).collect();
-        let others = self.families.iter().map(|family| argument(SeccompCmpOp::Ne, *family));
-        let strange = SeccompRule::new(others.collect::<Result<_, _>>()?).map_err(unmade)?;
-        rules.insert(libc::SYS_socket, vec![strange]);
         let makes = |flag: libc::c_int| {
             let has = argument(SeccompCmpOp::MaskedEq(flag as u32 as u64), flag)?;
             SeccompRule::new(vec![has]).map_err(unmade)
         };
         rules.insert(libc::SYS_clone, NAMESPACES.into_iter().map(makes).collect::<Result<_, _>>()?);
         Ok(rules)
+    }
+
+    /// Sockets of other families.
+    fn sockets(&self) -> Result<Rules, PrivilegeError> {
+        let others = self.families.iter().map(|family| argument(SeccompCmpOp::Ne, *family));
+        let strange = SeccompRule::new(others.collect::<Result<_, _>>()?).map_err(unmade)?;
+        Ok(BTreeMap::from([(libc::SYS_socket, vec![strange])]))
     }
 }
 

@@ -271,7 +271,8 @@ fn the_command_lines_of_webassembly_runtimes() {
         text(&line)
     };
     let launch = "/pv-net --run-dir=/r launch w --process /run/x/w.process --resolv-conf /r/w.conf --user 65534 --";
-    let wasmtime = |grants: &str| format!("{launch} wasmtime run -S {grants} --env A=b c /app.wasm --port 80");
+    let wasmtime =
+        |grants: &str| format!("{launch} wasmtime run -C cache=n -S {grants} --env A=b c /app.wasm --port 80");
     assert_eq!(
         line(WasmCli::Wasmtime, "{}"),
         wasmtime("inherit-network=n,tcp=n,udp=n,allow-ip-name-lookup=n"),

@@ -34,7 +34,9 @@ impl Wasm<'_> {
                 word(udp),
                 word(spec.sockets.resolve)
             );
-            arguments.extend(["run".into(), "-S".into(), grants.into()]);
+            // Its user has no directory for a cache, without which it would not start.
+            arguments.extend(["run", "-C", "cache=n", "-S"].map(OsString::from));
+            arguments.push(grants.into());
         }
         for (name, value) in &spec.env {
             arguments.extend(["--env".into(), format!("{name}={value}").into()]);
