@@ -135,8 +135,8 @@ fn reference_of(request: &AttachRequest) -> Result<NetnsRef, Failure> {
 pub enum Halt {
     /// It cannot be done.
     Failed(Failure),
-    /// These errands must be done first, and may take long. Nothing is changed yet; the operation starts again with
-    /// their results.
+    /// These errands must be done first, and may take long. The operation starts again with their results, and until then
+    /// nothing is changed but what is so in any case.
     Needs(Vec<Errand>),
 }
 

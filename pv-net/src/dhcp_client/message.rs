@@ -153,7 +153,8 @@ fn lease(address: Ipv4Addr, options: &Options) -> Result<Lease, String> {
     let rebind_secs = options.secs(59).filter(|t2| *t2 > 1 && *t2 < secs).unwrap_or(secs - eighth);
     let renew_secs =
         options.secs(58).filter(|t1| *t1 > 0 && *t1 < rebind_secs).unwrap_or((secs / 2).min(rebind_secs - 1));
-    let gateway = options.way_out().filter(|g| is_usable(*g) && *g != address && net.contains(*g));
+    let is_host = |g: Ipv4Addr| prefix >= 31 || g != net.network() && g != net.broadcast();
+    let gateway = options.way_out().filter(|g| is_usable(*g) && *g != address && net.contains(*g) && is_host(*g));
     let dns = options.addresses(6).into_iter().filter(|a| is_usable(*a)).take(MOST_SERVERS).collect();
     let mut search = options.get(119).map(|list| domain::list(list, true)).unwrap_or_default();
     if let Some(own) = options.get(15).and_then(domain::of_text).filter(|own| !search.contains(own)) {

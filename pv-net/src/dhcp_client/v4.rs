@@ -54,6 +54,8 @@ pub(super) struct Client {
     last: Option<Ipv4Addr>,
     wrong: Option<String>,
     state: State,
+    /// When the last REQUEST was sent: a lease lasts from then on (RFC 2131 section 4.4.1).
+    asked: Option<Now>,
 }
 
 impl Client {
@@ -64,7 +66,7 @@ impl Client {
             Some(terms) => State::Requesting { address: terms.given.address, server: None, tries: 0, again: now.at },
             None => State::Selecting { tries: 0, again: now.at },
         };
-        Self { asker: asker.clone(), random, xid, last, wrong: None, state }
+        Self { asker: asker.clone(), random, xid, last, wrong: None, state, asked: None }
     }
 
     pub fn holding(asker: &Asker, held: Option<&Terms4>, now: Now, mut random: Random) -> Self {
@@ -75,7 +77,7 @@ impl Client {
         let last = Some(terms.given.address);
         let held = Held { terms: terms.clone(), renew, rebind, expires };
         let state = State::Bound { again: held.renew, held };
-        Self { asker: asker.clone(), random, xid, last, wrong: None, state }
+        Self { asker: asker.clone(), random, xid, last, wrong: None, state, asked: None }
     }
 
     /// The lease that it has.
@@ -148,6 +150,7 @@ impl Client {
                 }
                 let again = now.at + self.pause(tries - 1);
                 self.state = State::Requesting { address, server, tries, again };
+                self.asked = Some(now);
                 self.to_all(MessageType::Request, Some(address), server).into_iter().collect()
             }
             State::Probing { held, tries, .. } if *tries < PROBES => {
@@ -190,6 +193,7 @@ impl Client {
                 };
                 let frame = self.send(&question, to);
                 self.state = State::Bound { held, again: Some(again) };
+                self.asked = Some(now);
                 frame.into_iter().collect()
             }
         }
@@ -237,7 +241,7 @@ impl Client {
             {
                 match lease {
                     Ok(lease) if lease.given.address == *address => {
-                        let held = held(&lease, server, from, now);
+                        let held = held(&lease, server, from, self.asked.unwrap_or(now));
                         self.state = State::Probing { held, tries: 0, again: now.at };
                     }
                     Ok(_) => {}
@@ -252,7 +256,7 @@ impl Client {
             (State::Bound { held: had, .. }, Said::Give { is_ack: true, server, lease: Ok(lease) })
                 if lease.given.address == had.terms.given.address && self.is_asking(now) =>
             {
-                let held = held(&lease, server, from, now);
+                let held = held(&lease, server, from, self.asked.unwrap_or(now));
                 self.state = State::Bound { again: held.renew, held };
             }
             (State::Bound { held, .. }, Said::Refuse { server }) => {

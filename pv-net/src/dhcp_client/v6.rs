@@ -150,7 +150,8 @@ impl Client {
     /// Acts on a frame.
     pub fn hear(&mut self, bytes: &[u8], now: Now) -> Vec<Vec<u8>> {
         match frame::read(bytes) {
-            Some(Heard::Router { router, body }) => {
+            // A router with the interface's own address is none: the kernel takes no such gateway.
+            Some(Heard::Router { router, body }) if router != frame::link_local(self.mac) => {
                 if let Some(advert) = advert::read(body) {
                     self.told(router, &advert, now);
                 }
