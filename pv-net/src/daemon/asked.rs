@@ -10,8 +10,8 @@ use crate::kernel::errand::{Asked, Errand, Found};
 use crate::kernel::link::host_if_name;
 use crate::lease::{Step, unix_time};
 use crate::model::{Asker, ContainerName, Interface, Mac, Network, PoolIpam, Terms};
-use sha2::{Digest, Sha256};
 use pv_net_common::Ip;
+use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -137,17 +137,14 @@ impl Daemon {
         }
     }
 
-    /// The steps by which the book learns `lease`. Addresses that the network had given to others before, and that are
-    /// over, are these others' no more: a stopped container's lease stays in the book.
+    /// The steps by which the book learns `lease`. Addresses that the network had given to others before, which have no link
+    /// now, are these others' no more: a stopped container's lease stays in the book, and the server's newer word wins.
     pub(super) fn learning(&self, lease: Arc<Lease>) -> Vec<Step> {
-        let now = unix_time();
         let mut steps = Vec::new();
         for other in self.leases.all().iter().filter(|other| other.key != lease.key) {
             let Some(terms) = other.terms.as_deref() else { continue };
-            let over4 =
-                other.ipv4.is_some() && other.ipv4 == lease.ipv4 && terms.v4.as_ref().is_none_or(|t| t.expires <= now);
-            let over6 =
-                other.ipv6.is_some() && other.ipv6 == lease.ipv6 && terms.v6.as_ref().is_none_or(|t| t.expires <= now);
+            let over4 = other.ipv4.is_some() && other.ipv4 == lease.ipv4;
+            let over6 = other.ipv6.is_some() && other.ipv6 == lease.ipv6;
             if !over4 && !over6 || self.link_index(&host_if_name(&other.key.container, &other.key.interface)).is_some()
             {
                 continue;
@@ -164,10 +161,11 @@ impl Daemon {
         steps
     }
 
-    /// Has leases given back to the networks that they are of.
+    /// Has leases given back to the networks that they are of. One that is over may be somebody else's by now.
     pub(super) fn give_back(&mut self, leases: &[Arc<Lease>]) {
         for lease in leases {
-            let terms = lease.terms.as_deref().filter(|terms| terms.v4.is_some());
+            let terms =
+                lease.terms.as_deref().filter(|terms| terms.v4.as_ref().is_some_and(|t| t.expires > unix_time()));
             let link = self.pools.get(&lease.key.pool).filter(|link| link.on_parent);
             let (Some(terms), Some(link)) = (terms, link) else { continue };
             let asker = Asker { mac: lease.mac, hostname: lease.key.container.to_string() };
@@ -240,7 +238,9 @@ mod tests {
             fixed: false,
             terms: None,
         };
-        for (address, want) in [("192.0.2.9", true), ("192.0.2.8", false), ("fe80::ff:fe00:9", true), ("fe80::1", false)] {
+        for (address, want) in
+            [("192.0.2.9", true), ("192.0.2.8", false), ("fe80::ff:fe00:9", true), ("fe80::1", false)]
+        {
             assert_eq!(has(&lease, address.parse().expect("address")), want, "{address}");
         }
     }

@@ -81,7 +81,12 @@ impl Daemon {
         let (before, leases) = (self.state.clone(), self.leases.of(name));
         let begun = (reference.clone(), request.auto_detach);
         self.gets_all(name, None);
-        let Err(failure) = self.try_attach(&container, &given, run, begun, netns).await else { return Ok(()) };
+        let Err(failure) = self.try_attach(&container, &given, run, begun, netns).await else {
+            let kept = self.leases.of(name);
+            let over = leases.into_iter().filter(|lease| kept.iter().all(|kept| kept.key != lease.key));
+            self.give_back(&over.collect::<Vec<_>>());
+            return Ok(());
+        };
         self.restore_state(before);
         let not_restored = self.forget_attach(name, &leases).await;
         Err(about(failure.not_restored(not_restored)).into())

@@ -24,11 +24,12 @@ impl Daemon {
     /// there any more.
     ///
     /// # Errors
-    /// When somebody else has a new address, or the change cannot be written; then the interface is without the addresses
-    /// that are over, and this is to be tried again. When the guard cannot be changed; then the interface is closed. Or an
-    /// errand for the container's namespace, whose result must be in `found`.
+    /// When the lease in the book is another one by now; then nothing is changed. When somebody else has a new address,
+    /// or the change cannot be written; then the interface is without the addresses that are over, and this is to be
+    /// tried again. When the guard cannot be changed; then the interface is closed. Or an errand for the container's
+    /// namespace, whose result must be in `found`.
     pub(crate) async fn readdress(&mut self, new: &Readdress, found: &Found) -> Result<(), Halt> {
-        let Readdress { key, mac, terms, wrong } = new;
+        let Readdress { key, mac, terms, wrong, base } = new;
         let mut terms = terms.clone();
         self.leave_out_gateways(key, &mut terms).await;
         let Some(record) = self.state.containers.get(&key.container).cloned() else { return Ok(()) };
@@ -37,6 +38,12 @@ impl Daemon {
         let Some(pool) = self.device.pools.get(&key.pool).filter(|pool| pool.ipam == PoolIpam::Dhcp).cloned() else {
             return Ok(());
         };
+        let book = self.leases.of(&key.container).into_iter().find(|lease| lease.key == *key);
+        if book.is_none_or(|lease| lease.terms.as_deref().unwrap_or(&Terms::default()) != base) {
+            let why =
+                format!("container {}: interface {}: its lease is another one by now", key.container, key.interface);
+            return Err(Failure::new(Kind::Conflict, why).into());
+        }
         let _points = kill_point::begin("readdress");
         let after = with(before, &terms);
         let rest = without_lost(before, &after);

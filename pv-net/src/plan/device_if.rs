@@ -261,7 +261,8 @@ mod tests {
         assert_eq!(ways(&observed, false), ("8.8.8.8 10.0.3.7".to_owned(), Vec::new()));
         let (routes, refused) = ways(&observed, true);
         assert_eq!(routes, "10.0.3.7");
-        let want = "container c8: interface eth0: not reached at 8.8.8.8: it is in no network of the device on that link";
+        let want =
+            "container c8: interface eth0: not reached at 8.8.8.8: it is in no network of the device on that link";
         assert_eq!(refused, [want]);
         // The same network on another link: the device reaches others there.
         observed.addresses.push(Address::usual(6, "10.0.3.2/24".parse().expect("address")));
