@@ -101,6 +101,8 @@ pub struct Readdress {
     pub terms: Terms,
     /// Why it has none of a family.
     pub wrong: Option<String>,
+    /// The lease in the book that this follows from.
+    pub base: Terms,
 }
 
 /// What is done for an attach before the controller gets the command, so that a namespace that does not answer holds up
@@ -135,8 +137,8 @@ fn reference_of(request: &AttachRequest) -> Result<NetnsRef, Failure> {
 pub enum Halt {
     /// It cannot be done.
     Failed(Failure),
-    /// These errands must be done first, and may take long. Nothing is changed yet; the operation starts again with
-    /// their results.
+    /// These errands must be done first, and may take long. The operation starts again with their results, and until then
+    /// nothing is changed but what is so in any case.
     Needs(Vec<Errand>),
 }
 
@@ -210,7 +212,7 @@ pub enum Command {
     /// Note what the network gives an interface.
     Readdress {
         /// What it has now.
-        new: Readdress,
+        new: Box<Readdress>,
         /// The answer.
         answer: Answer,
     },
@@ -360,6 +362,7 @@ impl Commands {
     /// # Errors
     /// When somebody else has one of them, or an operation fails. The container then sends with none of them.
     pub async fn readdress(&self, new: Readdress) -> Outcome {
+        let new = Box::new(new);
         self.ask(|answer| Command::Readdress { new, answer }).await
     }
 

@@ -10,6 +10,7 @@ use crate::kernel::errand::{Asked, Errand, Found};
 use crate::kernel::link::host_if_name;
 use crate::lease::{Step, unix_time};
 use crate::model::{Asker, ContainerName, Interface, Mac, Network, PoolIpam, Terms};
+use pv_net_common::Ip;
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ impl Daemon {
     ///
     /// # Errors
     /// Why it gives none. Or errands that ask it, whose results must be in `found`.
-    pub(super) fn ask_for(
+    pub(super) async fn ask_for(
         &self,
         name: &ContainerName,
         interfaces: &[Interface],
@@ -50,6 +51,8 @@ impl Daemon {
             match found.terms(&asked) {
                 None => needed.push(Errand::Ask(asked)),
                 Some(Ok(terms)) => {
+                    let mut terms = terms.clone();
+                    self.leave_out_gateways(&key, &mut terms).await;
                     let network = terms.network();
                     let about = |failure: Failure| failure.about(format!("container {name}"));
                     self.check_given(&network).map_err(about)?;
@@ -59,7 +62,7 @@ impl Daemon {
                         ipv6: network.v6.map(|given| given.address),
                         mac: asked.asker.mac,
                         fixed: false,
-                        terms: Some(Arc::new(terms.clone())),
+                        terms: Some(Arc::new(terms)),
                     })));
                 }
                 Some(Err(why)) => {
@@ -115,17 +118,33 @@ impl Daemon {
         Ok(())
     }
 
-    /// The steps by which the book learns `lease`. Addresses that the network had given to others before, and that are
-    /// over, are these others' no more: a stopped container's lease stays in the book.
+    /// Leaves out gateways that are an address of the device or of another container: neither forwards anything for this one.
+    pub(super) async fn leave_out_gateways(&self, key: &LeaseKey, terms: &mut Terms) {
+        let parent = self.pools.get(&key.pool).map(|link| link.index);
+        let devices = match self.net.addresses().await {
+            Ok(all) => all,
+            Err(e) => return tracing::warn!(error = %e, "the device's addresses, to compare a gateway with"),
+        };
+        let leases = self.leases.all();
+        let others = leases.iter().filter(|lease| lease.key != *key);
+        let is_taken = |address: IpAddr| {
+            let is_on_link = matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
+            devices.iter().any(|(link, own)| own.ip() == address && (!is_on_link || Some(*link) == parent))
+                || others.clone().any(|lease| has(lease, address))
+        };
+        for gateway in without_gateways(terms, is_taken) {
+            tracing::warn!(container = %key.container, interface = %key.interface, %gateway, "no gateway: it is of this device");
+        }
+    }
+
+    /// The steps by which the book learns `lease`. Addresses that the network had given to others before, which have no link
+    /// now, are these others' no more: a stopped container's lease stays in the book, and the server's newer word wins.
     pub(super) fn learning(&self, lease: Arc<Lease>) -> Vec<Step> {
-        let now = unix_time();
         let mut steps = Vec::new();
         for other in self.leases.all().iter().filter(|other| other.key != lease.key) {
             let Some(terms) = other.terms.as_deref() else { continue };
-            let over4 =
-                other.ipv4.is_some() && other.ipv4 == lease.ipv4 && terms.v4.as_ref().is_none_or(|t| t.expires <= now);
-            let over6 =
-                other.ipv6.is_some() && other.ipv6 == lease.ipv6 && terms.v6.as_ref().is_none_or(|t| t.expires <= now);
+            let over4 = other.ipv4.is_some() && other.ipv4 == lease.ipv4;
+            let over6 = other.ipv6.is_some() && other.ipv6 == lease.ipv6;
             if !over4 && !over6 || self.link_index(&host_if_name(&other.key.container, &other.key.interface)).is_some()
             {
                 continue;
@@ -142,10 +161,11 @@ impl Daemon {
         steps
     }
 
-    /// Has leases given back to the networks that they are of.
+    /// Has leases given back to the networks that they are of. One that is over may be somebody else's by now.
     pub(super) fn give_back(&mut self, leases: &[Arc<Lease>]) {
         for lease in leases {
-            let terms = lease.terms.as_deref().filter(|terms| terms.v4.is_some());
+            let terms =
+                lease.terms.as_deref().filter(|terms| terms.v4.as_ref().is_some_and(|t| t.expires > unix_time()));
             let link = self.pools.get(&lease.key.pool).filter(|link| link.on_parent);
             let (Some(terms), Some(link)) = (terms, link) else { continue };
             let asker = Asker { mac: lease.mac, hostname: lease.key.container.to_string() };
@@ -154,9 +174,76 @@ impl Daemon {
     }
 }
 
+/// Whether an interface with this lease has the address.
+fn has(lease: &Lease, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => lease.ipv4 == Some(a),
+        IpAddr::V6(a) => lease.ipv6 == Some(a) || Ip::link_local(lease.mac.0) == Ip::from(a),
+    }
+}
+
+/// Takes gateways that are taken out of `terms`, and returns them.
+fn without_gateways(terms: &mut Terms, is_taken: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+    let (v4, v6) = (terms.v4.as_mut().map(|t| &mut t.given), terms.v6.as_mut().map(|t| &mut t.given));
+    let v4 = v4.and_then(|given| given.gateway.take_if(|gateway| is_taken((*gateway).into()))).map(IpAddr::from);
+    let v6 = v6.and_then(|given| given.gateway.take_if(|gateway| is_taken((*gateway).into()))).map(IpAddr::from);
+    v4.into_iter().chain(v6).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Given, Terms4, Terms6};
+
+    #[test]
+    fn a_gateway_that_is_of_this_device_is_left_out() {
+        let given4 = Given {
+            address: [192, 0, 2, 50].into(),
+            prefix: 24,
+            gateway: Some([192, 0, 2, 1].into()),
+            dns: Vec::new(),
+            search: Vec::new(),
+        };
+        let given6 = Given {
+            address: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x50].into(),
+            prefix: 64,
+            gateway: Some([0xfe80, 0, 0, 0, 0, 0, 0, 1].into()),
+            dns: Vec::new(),
+            search: Vec::new(),
+        };
+        let server = [192, 0, 2, 1].into();
+        let (renew, rebind, expires) = (u64::MAX, u64::MAX, u64::MAX);
+        let v4 = Terms4 { given: given4, server, server_mac: Mac([2; 6]), renew, rebind, expires };
+        let router = [0xfe80, 0, 0, 0, 0, 0, 0, 1].into();
+        let v6 = Terms6 { given: given6, router, routes_until: expires, expires, conflicts: 0 };
+        let all = Terms { v4: Some(v4), v6: Some(v6) };
+        let left = |taken: fn(IpAddr) -> bool| {
+            let mut terms = all.clone();
+            let gone = without_gateways(&mut terms, taken).len();
+            let network = terms.network();
+            (gone, network.v4.and_then(|g| g.gateway).is_some(), network.v6.and_then(|g| g.gateway).is_some())
+        };
+        assert_eq!(left(|_| false), (0, true, true));
+        assert_eq!(left(|a| a.is_ipv4()), (1, false, true));
+        assert_eq!(left(|a| a.is_ipv6()), (1, true, false));
+        let lease = Lease {
+            key: LeaseKey {
+                pool: "lan".parse().expect("name"),
+                container: "web".parse().expect("name"),
+                interface: "eth0".parse().expect("name"),
+            },
+            ipv4: Some([192, 0, 2, 9].into()),
+            ipv6: None,
+            mac: Mac([2, 0, 0, 0, 0, 9]),
+            fixed: false,
+            terms: None,
+        };
+        for (address, want) in
+            [("192.0.2.9", true), ("192.0.2.8", false), ("fe80::ff:fe00:9", true), ("fe80::1", false)]
+        {
+            assert_eq!(has(&lease, address.parse().expect("address")), want, "{address}");
+        }
+    }
 
     #[test]
     fn a_mac_is_the_same_every_time_and_nobody_elses() {

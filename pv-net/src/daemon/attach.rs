@@ -17,7 +17,9 @@ use crate::kernel::errand::Found;
 use crate::kernel::link::{self, LinkKind, LinkSpec, host_if_name};
 use crate::kernel::netlink::{LinkInfo, NetError, Netns, alias};
 use crate::kernel::{Host, Kernel, kill_point};
-use crate::model::{Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, PairKind, Pool};
+use crate::model::{
+    Attachment, Container, ContainerName, DefaultRoutes, IfName, Interface, NetnsRef, PairKind, Pool, PoolIpam,
+};
 use crate::plan::{Leg, Observed, Op, PoolLink, ProgramState, endpoint, endpoint_ops, misplaced};
 use ipnetwork::IpNetwork;
 use std::collections::BTreeMap;
@@ -67,7 +69,7 @@ impl Daemon {
         }
         self.check_links(name, &container.interfaces).map_err(about)?;
         self.check_ports(&container, found)?;
-        let given = self.ask_for(name, &container.interfaces, found)?;
+        let given = self.ask_for(name, &container.interfaces, found).await?;
         self.open_plane()?;
         self.take_over()?;
         let _quick = self.grace.expedite();
@@ -78,8 +80,11 @@ impl Daemon {
         }
         let (before, leases) = (self.state.clone(), self.leases.of(name));
         let begun = (reference.clone(), request.auto_detach);
+        self.gets_all(name, None);
         let Err(failure) = self.try_attach(&container, &given, run, begun, netns).await else {
-            self.gets_all(name, None);
+            let kept = self.leases.of(name);
+            let over = leases.into_iter().filter(|lease| kept.iter().all(|kept| kept.key != lease.key));
+            self.give_back(&over.collect::<Vec<_>>());
             return Ok(());
         };
         self.restore_state(before);
@@ -211,12 +216,13 @@ impl Daemon {
     }
 
     /// Gives a container the routes for these interfaces, which are all that it has. Those that are not in its namespace
-    /// any more get none, and do not keep the others from theirs.
+    /// any more get none, and do not keep the others from theirs. Routes that a parent's network has chosen may be any: one
+    /// that the kernel refuses is a condition.
     ///
     /// # Errors
     /// When one that was `made` just now cannot have its routes, or the kernel refuses something else.
     pub(super) async fn arrange(
-        &self,
+        &mut self,
         attachments: &[Attachment],
         netns: &Netns,
         made: &[Connected],
@@ -239,6 +245,9 @@ impl Daemon {
         };
         let legs: Vec<Leg> = there.iter().enumerate().map(leg).collect();
         let mut failed = link::arrange(&legs, netns).await?;
+        let given = there.iter().filter(|(_, pool, _)| pool.ipam == PoolIpam::Dhcp);
+        let given = given.filter_map(|(a, _, link)| Some(((*a).clone(), failed.remove(link)?.to_string())));
+        let given: Vec<_> = given.collect();
         for Connected { attachment, .. } in made.iter().filter(|c| c.is_new) {
             let Some((_, _, link)) = there.iter().find(|(a, ..)| *a == attachment) else {
                 return Err(NetError::Vanished { name: attachment.interface.to_string() }.into());
@@ -250,6 +259,9 @@ impl Daemon {
         for (link, e) in failed {
             let interface = there.iter().find(|(_, _, index)| *index == link).map(|(a, ..)| a.interface.as_str());
             tracing::warn!(interface, error = %e, "interface of a container without its routes");
+        }
+        for (attachment, why) in given {
+            self.note_lack(&attachment, Some(&why));
         }
         Ok(())
     }

@@ -218,6 +218,7 @@ impl Daemon {
         self.held.remove(&index);
         self.closed.remove(&index);
         self.pairs.remove(&index);
+        self.leaving.remove(host_if);
         if self.plane.is_none() {
             return Vec::new();
         }

@@ -118,7 +118,7 @@ impl Daemon {
 
     /// Brings the routes inside a container to what its interfaces that are `left` need. What remains of others has no
     /// effect, and the next attach in that namespace removes it; so a failure is only logged.
-    pub(super) async fn tidy_inside(&self, name: &ContainerName, left: &[Attachment], netns: &Netns) {
+    pub(super) async fn tidy_inside(&mut self, name: &ContainerName, left: &[Attachment], netns: &Netns) {
         if let Err(e) = self.arrange(left, netns, &[]).await {
             tracing::warn!(container = %name, error = %e, "routes of removed interfaces left in its namespace");
         }

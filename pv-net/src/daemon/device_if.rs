@@ -6,8 +6,8 @@ use super::execute::all_or_nothing;
 use crate::failure::{Failure, Kind};
 use crate::kernel::Kernel;
 use crate::kernel::bpf::Hook;
-use crate::model::{Attachment, MacvlanMode, Pool};
-use crate::plan::{DeviceIf, Observed, Op, PoolLink, device_if_gone, device_ifs};
+use crate::model::{Attachment, MacvlanMode, Pool, PoolIpam};
+use crate::plan::{DeviceIf, Observed, Op, Reached, Ways, device_if_gone, device_ifs};
 
 impl Daemon {
     /// Brings the device's own interfaces on parents to the containers that there are, and to the parents' addresses. One
@@ -26,7 +26,11 @@ impl Daemon {
 
     async fn try_follow_device_ifs(&mut self) -> Result<(), Failure> {
         let mut observed = self.host().observe().await?;
-        let wanted = device_ifs(self.reached().into_iter(), &observed);
+        let reached = self.reached();
+        let is_asked = reached.iter().any(|reached| reached.is_given);
+        let ways = if is_asked { self.net.ways(&observed.addresses).await? } else { Ways::default() };
+        let (wanted, refused) = device_ifs(reached.into_iter(), &observed, &ways);
+        self.device_if_conditions.extend(refused);
         let gone = device_if_gone(&wanted, &observed);
         self.apply_all(&gone).await?;
         gone.iter().for_each(|op| observed.apply(op));
@@ -45,13 +49,17 @@ impl Daemon {
     }
 
     /// The interfaces of containers that the device reaches.
-    fn reached(&self) -> Vec<(&Attachment, &PoolLink)> {
+    fn reached(&self) -> Vec<Reached<'_>> {
         let works = |a: &&Attachment| {
             self.link_index(&a.host_if).is_some_and(|i| !self.held.contains_key(&i) && !self.closed.contains(&i))
         };
         let attachments = self.state.containers.values().flat_map(|record| &record.attachments).filter(works);
-        let in_pool = |a: &Attachment| self.device.pools.get(&a.pool).is_some_and(is_bridged);
-        attachments.filter(|a| in_pool(a)).filter_map(|a| Some((a, self.pools.get(&a.pool)?))).collect()
+        let with_pool = attachments.filter_map(|attachment| {
+            let pool = self.device.pools.get(&attachment.pool).filter(|pool| is_bridged(pool))?;
+            let is_given = pool.ipam == PoolIpam::Dhcp;
+            Some(Reached { attachment, pool: self.pools.get(&attachment.pool)?, is_given })
+        });
+        with_pool.collect()
     }
 
     /// Makes the interface, or what is missing of it. Returns its index.

@@ -54,7 +54,7 @@ impl Daemon {
             return Err(failure.help("attach it without --default-route").into());
         }
         self.check_links(name, std::slice::from_ref(&wanted)).map_err(about)?;
-        let given = self.ask_for(name, std::slice::from_ref(&wanted), found)?.into_iter().next().flatten();
+        let given = self.ask_for(name, std::slice::from_ref(&wanted), found).await?.into_iter().next().flatten();
         let (before, leases) = (self.state.clone(), self.leases.of(name));
         let Err(failure) = self.try_attach_interface(name, &wanted, given, netns).await else {
             self.conditions_are_over(name, Some(&host_if_name(name, interface)));

@@ -43,11 +43,9 @@ impl Daemon {
             steps.push(Step::Assign(Wanted { pool: pool.clone(), key, ipv4, ipv6, mac }));
         }
         let keep: Vec<_> = container.interfaces.iter().map(|i| lease_key(&container.name, i)).collect();
-        let had = self.leases.of(&container.name);
-        let over: Vec<_> = had.into_iter().filter(|l| !keep.contains(&l.key)).collect();
-        steps.extend(over.iter().map(|l| Step::Release(l.key.clone())));
+        let over = self.leases.of(&container.name).into_iter().filter(|l| !keep.contains(&l.key));
+        steps.extend(over.map(|l| Step::Release(l.key.clone())));
         let mut chosen = self.leases.change(steps).await?.into_iter();
-        self.give_back(&over);
         let all = given.iter().map(|given| given.clone().or_else(|| chosen.next())).collect::<Option<Vec<_>>>();
         all.ok_or_else(|| Failure::new(Kind::Internal, "the lease book gave too few leases"))
     }

@@ -60,7 +60,7 @@ use crate::kernel::netlink::Net;
 use crate::kernel::{Rehearsal, Repair};
 use crate::lease::{self, LeaseHandle};
 use crate::memory;
-use crate::model::{Container, ContainerName, Device, IfName, Offer, PairKind, PoolName};
+use crate::model::{Attachment, Container, ContainerName, Device, IfName, Offer, PairKind, PoolName};
 use crate::plan::PoolLink;
 use crate::snapshot::{Plane, share};
 use ipnetwork::IpNetwork;
@@ -115,6 +115,8 @@ pub struct Daemon {
     container_conditions: conditions::Conditions,
     /// What interfaces lack that their network is to give them, by container and host-side link.
     lacks: BTreeMap<ContainerName, BTreeMap<IfName, String>>,
+    /// What interfaces have lost and what may still be there inside, by host-side link. The guard refuses it.
+    leaving: BTreeMap<IfName, Vec<Attachment>>,
     /// By container, conditions about its published ports.
     unpublished: BTreeMap<ContainerName, Vec<String>>,
     /// Containers that have lost a link since [`follow_thinned`](Self::follow_thinned) looked, or could not be detached
@@ -250,6 +252,7 @@ impl Daemon {
             start_conditions,
             container_conditions: conditions::Conditions::default(),
             lacks: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             unpublished: BTreeMap::new(),
             thinned: BTreeSet::new(),
             links: BTreeMap::new(),

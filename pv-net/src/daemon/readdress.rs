@@ -1,20 +1,20 @@
 //! Other addresses for an interface that is attached: those that the network on its pool's parent gives it from now on.
 //!
-//! At each moment the guard lets the interface send from the addresses before or from those after the change. A new address
-//! is added inside first, then the guard changes in one write, and an address that is over is removed last.
+//! An address that is over is taken out of the guard and the maps first, whatever else fails, and removed inside last. Only
+//! then a new one is looked at, added inside, and let through by the guard in one write.
 
 use super::Daemon;
 use super::attach::{addresses, spec};
 use super::execute::all_or_nothing;
 use crate::command::{Halt, Readdress};
 use crate::failure::{Failure, Kind};
-use crate::ipam::Lease;
+use crate::ipam::{Lease, LeaseKey};
 use crate::kernel::bpf::children;
 use crate::kernel::errand::{Errand, Found};
 use crate::kernel::link;
 use crate::kernel::netlink::{LinkInfo, NetError, Netns, alias, in_time};
 use crate::kernel::{Kernel, kill_point};
-use crate::model::{Attachment, Pool, PoolIpam};
+use crate::model::{Attachment, Pool, PoolIpam, Terms};
 use crate::plan::{Op, addresses as keys, endpoint, endpoint_ops, misplaced};
 use ipnetwork::IpNetwork;
 use std::sync::Arc;
@@ -24,35 +24,38 @@ impl Daemon {
     /// there any more.
     ///
     /// # Errors
-    /// When somebody else has an address; then everything is as before. When the guard cannot be changed; then the
-    /// interface is closed. Or an errand for the container's namespace, whose result must be in `found`.
+    /// When the lease in the book is another one by now; then nothing is changed. When somebody else has a new address,
+    /// or the change cannot be written; then the interface is without the addresses that are over, and this is to be
+    /// tried again. When the guard cannot be changed; then the interface is closed. Or an errand for the container's
+    /// namespace, whose result must be in `found`.
     pub(crate) async fn readdress(&mut self, new: &Readdress, found: &Found) -> Result<(), Halt> {
-        let Readdress { key, mac, terms, wrong } = new;
+        let Readdress { key, mac, terms, wrong, base } = new;
+        let mut terms = terms.clone();
+        self.leave_out_gateways(key, &mut terms).await;
         let Some(record) = self.state.containers.get(&key.container).cloned() else { return Ok(()) };
         let is_it = |a: &&Attachment| a.interface == key.interface && a.pool == key.pool && a.mac == *mac;
         let Some(before) = record.attachments.iter().find(is_it) else { return Ok(()) };
         let Some(pool) = self.device.pools.get(&key.pool).filter(|pool| pool.ipam == PoolIpam::Dhcp).cloned() else {
             return Ok(());
         };
+        let book = self.leases.of(&key.container).into_iter().find(|lease| lease.key == *key);
+        if book.is_none_or(|lease| lease.terms.as_deref().unwrap_or(&Terms::default()) != base) {
+            let why =
+                format!("container {}: interface {}: its lease is another one by now", key.container, key.interface);
+            return Err(Failure::new(Kind::Conflict, why).into());
+        }
         let _points = kill_point::begin("readdress");
-        let network = terms.network();
-        let after = Attachment {
-            ipv4: network.v4.as_ref().map(|given| given.address),
-            ipv6: network.v6.as_ref().map(|given| given.address),
-            network: Some(network),
-            ..before.clone()
-        };
-        let lease = Arc::new(Lease {
-            key: key.clone(),
-            ipv4: after.ipv4,
-            ipv6: after.ipv6,
-            mac: *mac,
-            fixed: false,
-            terms: Some(Arc::new(terms.clone())),
-        });
-        if after == *before {
-            self.leases.change(self.learning(lease)).await.map_err(Failure::from)?;
-            self.note_lack(&after, wrong.as_deref());
+        let after = with(before, &terms);
+        let rest = without_lost(before, &after);
+        if rest != *before {
+            self.lose(before, &rest, &pool).await;
+        }
+        let is_clean = !self.leaving.contains_key(&rest.host_if);
+        if after == rest && is_clean {
+            let written = self.leases.change(self.learning(lease(key, &after, &terms))).await.map_err(Failure::from);
+            let failed = written.as_ref().err().map(Failure::line);
+            self.note_lack(&after, failed.as_deref().or(wrong.as_deref()));
+            written?;
             return Ok(());
         }
         if let Some(reference) = record.netns.as_ref().filter(|reference| found.netns(reference).is_none()) {
@@ -60,18 +63,56 @@ impl Daemon {
         }
         // What cannot be reached inside is closed by the guard all the same.
         let netns = self.namespace_of(&record, found).await;
-        let done = self.try_readdress(before, after.clone(), lease, &pool, netns).await;
+        // Before the routes, which may lack something too.
+        self.note_lack(&after, wrong.as_deref());
+        let done = self.try_readdress(&rest, (key, terms), &pool, netns).await;
         // The device's own way to the container leads to its address.
         self.follow_device_ifs().await;
-        match &done {
-            Ok(()) => self.note_lack(&after, wrong.as_deref()),
-            Err(failure) => self.note_lack(&after, Some(&failure.line())),
+        if let Err(failure) = &done {
+            self.note_lack(&after, Some(&failure.line()));
         }
         Ok(done?)
     }
 
+    /// Takes from an interface what it has `before` and not in `rest`, in the record, the guard and the maps. What cannot be
+    /// changed closes the interface. Inside, and on disk, this follows.
+    async fn lose(&mut self, before: &Attachment, rest: &Attachment, pool: &Pool) {
+        self.exchange(before, rest);
+        let left = self.leaving.entry(rest.host_if.clone()).or_default();
+        if !left.contains(before) {
+            left.push(before.clone());
+        }
+        let Some(index) = self.link_index(&rest.host_if) else { return };
+        children::note_alias(index, alias::of_attachment(rest));
+        let on = self.pools.get(&rest.pool).cloned();
+        let identity = self.state.identity(&rest.container);
+        let is_open = !self.held.contains_key(&index) && !self.closed.contains(&index);
+        let mut host = self.host();
+        let mut failed = Vec::new();
+        let close = Op::RemoveInterface { index };
+        let guard = on.as_ref().filter(|_| is_open).map_or(close, |on| {
+            let info = Box::new(endpoint(rest, pool, on, identity).info);
+            Op::SetInterface { host_if: rest.host_if.to_string(), index, info }
+        });
+        if let Err(e) = host.apply(&guard).await {
+            failed.push(e.to_string());
+            failed.extend(host.apply(&Op::RemoveInterface { index }).await.err().map(|e| e.to_string()));
+        }
+        if let Some(on) = on {
+            let kept = keys(rest, on.id);
+            let over: Vec<_> = keys(before, on.id).into_iter().filter(|key| !kept.contains(key)).collect();
+            let ops = over.iter().map(|addr| Op::RemoveEndpoint { addr: *addr }).collect::<Vec<_>>();
+            for op in ops.into_iter().chain([Op::EndFlows { addresses: over }]) {
+                failed.extend(host.apply(&op).await.err().map(|e| e.to_string()));
+            }
+        }
+        for e in failed {
+            tracing::error!(container = %rest.container, interface = %rest.interface, error = e, "address not given up");
+        }
+    }
+
     /// Has the container say what is wrong with the lease of an interface, in place of what it has said before.
-    fn note_lack(&mut self, attachment: &Attachment, wrong: Option<&str>) {
+    pub(super) fn note_lack(&mut self, attachment: &Attachment, wrong: Option<&str>) {
         let Attachment { container, interface, host_if, .. } = attachment;
         self.gets_all(container, Some(host_if));
         if let Some(wrong) = wrong {
@@ -80,20 +121,30 @@ impl Daemon {
         }
     }
 
+    /// Brings an interface, which has lost what is over already, to the lease `terms`. A new address that is somebody else's
+    /// is left out.
     async fn try_readdress(
         &mut self,
         before: &Attachment,
-        after: Attachment,
-        lease: Arc<Lease>,
+        (key, mut terms): (&LeaseKey, Terms),
         pool: &Pool,
         netns: Option<&Netns>,
     ) -> Result<(), Failure> {
-        if let Some(network) = &after.network {
-            self.check_given(network)?;
+        let mut refused = None;
+        let has_new4 = before.ipv4 != terms.v4.as_ref().map(|t| t.given.address);
+        if has_new4 && let Err(why) = self.check_new(before, Terms { v4: terms.v4.clone(), v6: None }).await {
+            (refused, terms.v4) = (Some(why), None);
         }
-        self.check_not_devices(&after).await?;
-        // The lease is on disk before the address is used.
-        self.leases.change(self.learning(lease)).await?;
+        let has_new6 = before.ipv6 != terms.v6.as_ref().map(|t| t.given.address);
+        if has_new6 && let Err(why) = self.check_new(before, Terms { v4: None, v6: terms.v6.clone() }).await {
+            refused = Some(refused.map_or(why.clone(), |before: Failure| before.and(why)));
+            terms.v6 = None;
+        }
+        let after = with(before, &terms);
+        // The lease is on disk before the address is used. What is lost is so on disk if there is any way.
+        if let Err(e) = self.leases.change(self.learning(lease(key, &after, &terms))).await {
+            return Err(Failure::from(e).not_restored(self.save().err()));
+        }
         let all = self.exchange(before, &after);
         let done = self.bring_to(before, &after, &all, pool, netns).await;
         if let Err(failure) = done {
@@ -108,7 +159,16 @@ impl Daemon {
         }
         let Attachment { container, interface, ipv4, ipv6, .. } = &after;
         tracing::info!(%container, %interface, ?ipv4, ?ipv6, "other addresses");
-        Ok(())
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Checks an address that is new to an interface.
+    ///
+    /// # Errors
+    /// When somebody else has it.
+    async fn check_new(&self, before: &Attachment, terms: Terms) -> Result<(), Failure> {
+        self.check_given(&terms.network())?;
+        self.check_not_devices(&with(before, &terms)).await
     }
 
     /// Brings rules, guard and the inside to `after`, which is in the record already.
@@ -181,10 +241,8 @@ impl Daemon {
         ops.extend(over.iter().map(|addr| Op::RemoveEndpoint { addr: *addr }));
         ops.push(Op::EndFlows { addresses: over });
         all_or_nothing(&mut host, &ops, &observed).await?;
-        if let Some(netns) = netns
-            && let Err(e) = self.leave_inside(before, after, pool, link, netns).await
-        {
-            tracing::warn!(container = %after.container, interface = %after.interface, error = %e, "address not removed");
+        if let Some(netns) = netns {
+            self.leave_all_inside(before, after, pool, link, netns).await;
         }
         // Another address of the same network is secondary to the first one, and may have gone with it.
         if let Some(netns) = netns
@@ -193,6 +251,30 @@ impl Daemon {
             tracing::warn!(container = %after.container, interface = %after.interface, error = %e, "address not added");
         }
         Ok(())
+    }
+
+    /// Removes inside what the interface had `before`, and what it has lost since. What cannot be removed is tried again with
+    /// the next change; the guard refuses it.
+    async fn leave_all_inside(
+        &mut self,
+        before: &Attachment,
+        after: &Attachment,
+        pool: &Pool,
+        link: &LinkInfo,
+        netns: &Netns,
+    ) {
+        let mut had = self.leaving.remove(&after.host_if).unwrap_or_default();
+        had.push(before.clone());
+        let mut left = Vec::new();
+        for had in had {
+            if let Err(e) = self.leave_inside(&had, after, pool, link, netns).await {
+                tracing::warn!(container = %after.container, interface = %after.interface, error = %e, "address not removed");
+                left.push(had);
+            }
+        }
+        if !left.is_empty() {
+            self.leaving.insert(after.host_if.clone(), left);
+        }
     }
 
     /// Removes what is over inside: routes first, since the kernel keeps those by a gateway that it does not reach any
@@ -212,5 +294,83 @@ impl Daemon {
         let kept = ways(after);
         let gone: Vec<_> = ways(before).into_iter().filter(|gateway| !kept.contains(gateway)).collect();
         in_time(link::leave(netns, inside, &gone, before.default_route == Some(true), &over)).await
+    }
+}
+
+/// The interface with the addresses of `terms`.
+fn with(attachment: &Attachment, terms: &Terms) -> Attachment {
+    let network = terms.network();
+    Attachment {
+        ipv4: network.v4.as_ref().map(|given| given.address),
+        ipv6: network.v6.as_ref().map(|given| given.address),
+        network: Some(network),
+        ..attachment.clone()
+    }
+}
+
+/// The interface `before` without the addresses that it does not have in `after`.
+fn without_lost(before: &Attachment, after: &Attachment) -> Attachment {
+    let mut rest = before.clone();
+    if before.ipv4 != after.ipv4 {
+        rest.ipv4 = None;
+    }
+    if before.ipv6 != after.ipv6 {
+        rest.ipv6 = None;
+    }
+    if let Some(network) = &mut rest.network {
+        network.v4 = network.v4.take().filter(|_| rest.ipv4.is_some());
+        network.v6 = network.v6.take().filter(|_| rest.ipv6.is_some());
+    }
+    rest
+}
+
+fn lease(key: &LeaseKey, attachment: &Attachment, terms: &Terms) -> Arc<Lease> {
+    let Attachment { ipv4, ipv6, mac, .. } = attachment;
+    let terms = Some(Arc::new(terms.clone()));
+    Arc::new(Lease { key: key.clone(), ipv4: *ipv4, ipv6: *ipv6, mac: *mac, fixed: false, terms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Given, Network};
+    use crate::plan::fixture;
+
+    fn has(v4: Option<u8>, v6: Option<u16>) -> Attachment {
+        let given4 = |n| Given {
+            address: [10, 77, 0, n].into(),
+            prefix: 24,
+            gateway: None,
+            dns: Vec::new(),
+            search: Vec::new(),
+        };
+        let given6 = |n| Given {
+            address: [0xfd00, 0x77, 0, 0, 0, 0, 0, n].into(),
+            prefix: 64,
+            gateway: None,
+            dns: Vec::new(),
+            search: Vec::new(),
+        };
+        let network = Network { v4: v4.map(given4), v6: v6.map(given6) };
+        Attachment {
+            ipv4: network.v4.as_ref().map(|g| g.address),
+            ipv6: network.v6.as_ref().map(|g| g.address),
+            network: Some(network),
+            ..fixture::attachment(1)
+        }
+    }
+
+    #[test]
+    fn what_is_over_or_replaced_is_lost_and_the_rest_stays() {
+        for (before, after, rest) in [
+            (has(Some(1), Some(1)), has(Some(1), Some(1)), has(Some(1), Some(1))),
+            (has(Some(1), Some(1)), has(None, Some(1)), has(None, Some(1))),
+            (has(Some(1), Some(1)), has(Some(2), Some(1)), has(None, Some(1))),
+            (has(Some(1), Some(1)), has(Some(1), Some(2)), has(Some(1), None)),
+            (has(Some(1), None), has(None, Some(1)), has(None, None)),
+            (has(None, None), has(Some(1), Some(1)), has(None, None)),
+        ] {
+            assert_eq!(without_lost(&before, &after), rest);
+        }
     }
 }

@@ -30,7 +30,7 @@ copied! {
     copied:
     device, state, pools, pool_conditions, pool_overlaps, no_links, declared, offers, declared_conditions, reservations, taken,
     start_conditions,
-    container_conditions, lacks, unpublished, thinned, links, pairs, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu,
+    container_conditions, lacks, leaving, unpublished, thinned, links, pairs, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu,
     mtu_changed, filterable,
     uplink_conditions, port_conditions, port_holders, filter_conditions, firewall_conditions, device_ifs, device_if_conditions, uplinks_changed,
     routes_changed, held, closed, awaited, beyond_repair, in_the_way, tried_again, failed_steps, unbridged, unmarked, misnamed, macs_held,

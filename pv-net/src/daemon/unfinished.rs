@@ -158,11 +158,13 @@ impl Daemon {
     }
 
     /// Arranges the routes of the containers whose namespace was opened for that.
-    pub(super) async fn arrange_in(&self, reference: &NetnsRef, netns: Result<Netns, NetnsError>) {
+    pub(super) async fn arrange_in(&mut self, reference: &NetnsRef, netns: Result<Netns, NetnsError>) {
         let Ok(netns) = netns else { return };
-        for (name, record) in self.state.containers.iter().filter(|(_, r)| r.netns.as_ref() == Some(reference)) {
-            if self.is_in(record, &netns).await.is_ok_and(|here| here) {
-                self.tidy_inside(name, &record.attachments, &netns).await;
+        let there = self.state.containers.iter().filter(|(_, r)| r.netns.as_ref() == Some(reference));
+        let there: Vec<_> = there.map(|(name, record)| (name.clone(), record.clone())).collect();
+        for (name, record) in there {
+            if self.is_in(&record, &netns).await.is_ok_and(|here| here) {
+                self.tidy_inside(&name, &record.attachments, &netns).await;
             }
         }
     }

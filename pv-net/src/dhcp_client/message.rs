@@ -27,6 +27,8 @@ const LONGEST: u16 = 1500;
 const WANTED: [u8; 9] = [121, 1, 3, 6, 15, 119, 51, 58, 59];
 /// A lease that is shorter would keep the device busy with nothing else.
 const SHORTEST_LEASE: u32 = 10;
+/// The earliest T1 and T2, for the same reason.
+const EARLIEST: u32 = 5;
 
 /// A question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,10 +152,11 @@ fn lease(address: Ipv4Addr, options: &Options) -> Result<Lease, String> {
     }
     // RFC 2131 section 4.4.5.
     let eighth = secs / 8;
-    let rebind_secs = options.secs(59).filter(|t2| *t2 > 1 && *t2 < secs).unwrap_or(secs - eighth);
+    let rebind_secs = options.secs(59).filter(|t2| *t2 > EARLIEST && *t2 < secs).unwrap_or(secs - eighth);
     let renew_secs =
-        options.secs(58).filter(|t1| *t1 > 0 && *t1 < rebind_secs).unwrap_or((secs / 2).min(rebind_secs - 1));
-    let gateway = options.way_out().filter(|g| is_usable(*g) && *g != address && net.contains(*g));
+        options.secs(58).filter(|t1| *t1 >= EARLIEST && *t1 < rebind_secs).unwrap_or((secs / 2).min(rebind_secs - 1));
+    let is_host = |g: Ipv4Addr| prefix >= 31 || g != net.network() && g != net.broadcast();
+    let gateway = options.way_out().filter(|g| is_usable(*g) && *g != address && net.contains(*g) && is_host(*g));
     let dns = options.addresses(6).into_iter().filter(|a| is_usable(*a)).take(MOST_SERVERS).collect();
     let mut search = options.get(119).map(|list| domain::list(list, true)).unwrap_or_default();
     if let Some(own) = options.get(15).and_then(domain::of_text).filter(|own| !search.contains(own)) {

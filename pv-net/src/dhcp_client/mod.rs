@@ -36,6 +36,11 @@ impl Now {
         (unix != u64::MAX).then(|| self.at + left)
     }
 
+    /// The moment in `secs`; none for `u32::MAX`, which is for ever.
+    fn in_secs(self, secs: u32) -> Option<Instant> {
+        (secs != u32::MAX).then(|| self.at + Duration::from_secs(secs.into()))
+    }
+
     /// What is written for something that lasts `secs`.
     fn after(self, secs: u32) -> u64 {
         if secs == u32::MAX { u64::MAX } else { self.unix.saturating_add(secs.into()) }
@@ -96,22 +101,23 @@ impl Client {
         Terms { v4: self.v4.held().cloned(), v6: self.v6.held().cloned() }
     }
 
-    /// Whether it is looking whether somebody else has an address that it was given, so that it will soon have one.
+    /// Whether it will soon have an address: it asks for a certain one, or looks whether somebody else has it. Then it must
+    /// hear who has which address.
     #[must_use]
     pub const fn is_close(&self) -> bool {
         self.v4.is_close() || self.v6.is_close()
-    }
-
-    /// Whether it must hear who has which address, and be heard by those who ask for its own.
-    #[must_use]
-    pub const fn is_curious(&self) -> bool {
-        self.is_close() || self.v4.held().is_none() || self.v6.held().is_none()
     }
 
     /// Answers for its link-local address, while no interface has it that could.
     #[must_use]
     pub fn speak_for_itself(&self, frame: &[u8]) -> Option<Vec<u8>> {
         self.v6.answer(frame)
+    }
+
+    /// Whether a DHCP server has answered, but not with an address that can be taken.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.v4.wrong().is_some()
     }
 
     /// What is wrong: of each family, the last reason why it has no address.

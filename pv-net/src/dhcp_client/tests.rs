@@ -107,8 +107,8 @@ fn a_lease_is_got_renewed_and_ends() {
     assert_eq!((kind(&request), request.ciaddr(), to, address), (MessageType::Request, ADDRESS, SERVER_MAC.0, SERVER));
     assert!(request.opts().get(OptionCode::ServerIdentifier).is_none(), "RFC 2131 section 4.3.6");
     let renewed = framed(&answer(MessageType::Ack, request.xid(), SERVER, ADDRESS, 100));
-    client.hear(&renewed, after(begun, 51.5));
-    assert_eq!(client.held().map(|t| t.expires), Some(1151));
+    client.hear(&renewed, after(begun, 53.0));
+    assert_eq!(client.held().map(|t| t.expires), Some(1151), "it lasts from the question on");
     // Nobody answers: T2, all servers; then the end.
     let (request, ..) = asked(&client.wake(after(begun, 102.0))[0]);
     assert_eq!(request.ciaddr(), ADDRESS);
@@ -161,9 +161,38 @@ fn an_address_that_somebody_has_is_declined() {
     let (decline, ..) = asked(&frames[0]);
     assert_eq!(kind(&decline), MessageType::Decline);
     assert_eq!(decline.opts().get(OptionCode::RequestedIpAddress), Some(&DhcpOption::RequestedIpAddress(ADDRESS)));
-    assert!(client.wake(after(begun, 9.9)).is_empty(), "RFC 2131 section 3.1.5");
+    assert!(client.wake(after(begun, 0.9)).is_empty(), "a pause");
     assert!(client.wrong().is_some_and(|why| why.contains("is in use by 02:00:00:00:00:01")), "{:?}", client.wrong());
-    assert_eq!(kind(&asked(&client.wake(after(begun, 10.0))[0]).0), MessageType::Discover);
+    let now = after(begun, 1.0);
+    let (discover, ..) = asked(&client.wake(now)[0]);
+    assert_eq!(kind(&discover), MessageType::Discover);
+    // The same again: a longer one.
+    client.hear(&framed(&answer(MessageType::Offer, discover.xid(), SERVER, ADDRESS, 100)), now);
+    client.hear(&framed(&answer(MessageType::Ack, discover.xid(), SERVER, ADDRESS, 100)), now);
+    assert_eq!(client.hear(&arp(SERVER_MAC, ADDRESS, 2), now).len(), 1);
+    assert!(client.wake(after(begun, 10.9)).is_empty(), "RFC 2131 section 3.1.5");
+    assert_eq!(client.wake(after(begun, 11.0)).len(), 1);
+}
+
+#[test]
+fn who_is_refused_again_and_again_waits() {
+    let begun = start();
+    let mut client = v4(None, begun);
+    let (mut now, mut pauses) = (begun, Vec::new());
+    for _ in 0..6 {
+        let (discover, ..) = asked(&client.wake(now)[0]);
+        let request = client.hear(&framed(&answer(MessageType::Offer, discover.xid(), SERVER, ADDRESS, 100)), now);
+        let xid = asked(&request[0]).0.xid();
+        let asks = client.hear(&framed(&answer(MessageType::Nak, xid, SERVER, Ipv4Addr::UNSPECIFIED, 0)), now);
+        assert_eq!(client.wrong(), Some("DHCP server 192.0.2.1 refuses 192.0.2.50"));
+        // The first time it has asked already, and is asked to be heard by another question.
+        let next = client.next().expect("it asks");
+        pauses.push(if asks.is_empty() { next.duration_since(now.at).as_secs_f64() } else { 0.0 });
+        now = Now { at: next, ..now };
+    }
+    for (pause, about) in pauses.iter().zip([0.0, 1.0, 2.0, 4.0, 8.0, 16.0]) {
+        assert!((about * 0.75..=about * 1.25).contains(pause), "{pauses:?}");
+    }
 }
 
 #[test]
@@ -265,6 +294,11 @@ fn what_a_server_says_beside_the_address() {
         ack.opts_mut().insert(option(59, &300_u32.to_be_bytes()));
     });
     assert_eq!((times.renew, times.rebind), (1050, 1088), "times that are none");
+    let early = told(|ack| {
+        ack.opts_mut().insert(option(58, &1_u32.to_be_bytes()));
+        ack.opts_mut().insert(option(59, &2_u32.to_be_bytes()));
+    });
+    assert_eq!((early.renew, early.rebind), (1050, 1088), "times that would keep the device busy");
     let ever = told(|ack| drop(ack.opts_mut().insert(option(51, &[0xff; 4]))));
     assert_eq!((ever.renew, ever.rebind, ever.expires), (u64::MAX, u64::MAX, u64::MAX));
 }
@@ -369,6 +403,41 @@ fn a_renumbered_network_has_its_address_replaced_in_one_step() {
 }
 
 #[test]
+fn an_address_stays_when_somebody_has_all_that_would_take_its_place() {
+    let begun = start();
+    let mut client = v6(begun);
+    let old = settle(&mut client, &advert(&[("fd00:1::/64", 9000, 4500)], 600), begun).expect("bound");
+    let said = advert(&[("fd00:1::/64", 9000, 0), ("fd00:2::/64", 9000, 4500)], 600);
+    let mut frames = client.hear(&advertised(ROUTER, &said), after(begun, 10.0));
+    for _ in 0..3 {
+        let Some(Heard::Asked { target, .. }) = frame::read(&frames[0]) else { panic!("no probe") };
+        let other = frame::solicitation(SERVER_MAC, target).expect("a frame");
+        frames = client.hear(&other, after(begun, 10.0));
+    }
+    assert!(!client.is_close());
+    assert_eq!(client.held().map(|t| t.given.address), Some(old.given.address));
+    client.wake(after(begun, 9001.0));
+    assert!(client.held().is_none(), "until its time is over");
+}
+
+#[test]
+fn an_advertisement_counts_only_what_it_says_from_now_on() {
+    let begun = start();
+    let mut client = v6(begun);
+    settle(&mut client, &advert(&[("fd00:1::/64", 9000, 4500)], 600), begun);
+    // The clock is set back by a year: another router's word changes nothing of the address and its router.
+    let set = Now { unix: 0, ..after(begun, 100.0) };
+    let other = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+    let before = client.next();
+    client.hear(&advertised(other, &advert(&[], 1800)), set);
+    assert!(before.is_some() && client.next() == before);
+    client.wake(after(begun, 601.0));
+    assert_eq!(client.held().map(|t| t.given.gateway), Some(None));
+    let end = client.next().expect("its end");
+    assert!((9000.0..9001.0).contains(&end.duration_since(begun.at).as_secs_f64()));
+}
+
+#[test]
 fn what_routers_say_that_is_not_believed() {
     let begun = start();
     let good = advert(&[("fd00:1::/64", 9000, 4500)], 600);
@@ -377,6 +446,7 @@ fn what_routers_say_that_is_not_believed() {
         ("a group", advert(&[("ff05::/64", 9000, 4500)], 600)),
         ("no network of hosts", advert(&[("fd00:1::/48", 9000, 4500)], 600)),
         ("over", advert(&[("fd00:1::/64", 9000, 0)], 600)),
+        ("soon over", advert(&[("fd00:1::/64", 59, 59)], 600)),
         ("not for SLAAC", Advert { mode: RaMode::RouteOnly, ..good.clone() }),
     ] {
         assert_eq!(settle(&mut v6(begun), &said, begun), None, "{why}");

@@ -19,8 +19,9 @@ const REQUEST_TRIES: u32 = 4;
 /// ARP probes for an address, and the pause behind each (RFC 5227 has seconds: hosts of one link answer at once).
 const PROBES: u32 = 2;
 const PROBE_PAUSE: Duration = Duration::from_millis(120);
-/// The pause after an address was declined (RFC 2131 section 3.1.5).
+/// The pause after an address was declined (RFC 2131 section 3.1.5). The first one is shorter: a container waits.
 const DECLINE_PAUSE: Duration = Duration::from_secs(10);
+const FIRST_DECLINE_PAUSE: Duration = Duration::from_secs(1);
 /// The shortest pause between two questions for going on with a lease.
 const LEAST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -54,6 +55,11 @@ pub(super) struct Client {
     last: Option<Ipv4Addr>,
     wrong: Option<String>,
     state: State,
+    /// When the last REQUEST was sent: a lease lasts from then on (RFC 2131 section 4.4.1).
+    asked: Option<Now>,
+    /// How often servers have refused an address, and how often it has declined one, since it had one last.
+    refusals: u32,
+    declines: u32,
 }
 
 impl Client {
@@ -64,7 +70,7 @@ impl Client {
             Some(terms) => State::Requesting { address: terms.given.address, server: None, tries: 0, again: now.at },
             None => State::Selecting { tries: 0, again: now.at },
         };
-        Self { asker: asker.clone(), random, xid, last, wrong: None, state }
+        Self { asker: asker.clone(), random, xid, last, wrong: None, state, asked: None, refusals: 0, declines: 0 }
     }
 
     pub fn holding(asker: &Asker, held: Option<&Terms4>, now: Now, mut random: Random) -> Self {
@@ -75,7 +81,7 @@ impl Client {
         let last = Some(terms.given.address);
         let held = Held { terms: terms.clone(), renew, rebind, expires };
         let state = State::Bound { again: held.renew, held };
-        Self { asker: asker.clone(), random, xid, last, wrong: None, state }
+        Self { asker: asker.clone(), random, xid, last, wrong: None, state, asked: None, refusals: 0, declines: 0 }
     }
 
     /// The lease that it has.
@@ -87,7 +93,7 @@ impl Client {
     }
 
     pub const fn is_close(&self) -> bool {
-        matches!(self.state, State::Probing { .. } | State::Requesting { server: Some(_), .. })
+        matches!(self.state, State::Probing { .. } | State::Requesting { .. })
     }
 
     pub fn wrong(&self) -> Option<&str> {
@@ -109,6 +115,14 @@ impl Client {
     fn begin(&mut self, now: Now, pause: Duration) {
         self.xid = self.random.word();
         self.state = State::Selecting { tries: 0, again: now.at + pause };
+    }
+
+    /// Asks for any address after a refusal: the first time at once, since an address that it had before may be another
+    /// network's, and then after pauses that grow.
+    fn begin_after_refusal(&mut self, now: Now) {
+        let pause = self.refusals.checked_sub(1).map_or(Duration::ZERO, |tries| self.pause(tries));
+        self.refusals = self.refusals.saturating_add(1);
+        self.begin(now, pause);
     }
 
     fn pause(&mut self, tries: u32) -> Duration {
@@ -148,6 +162,7 @@ impl Client {
                 }
                 let again = now.at + self.pause(tries - 1);
                 self.state = State::Requesting { address, server, tries, again };
+                self.asked = Some(now);
                 self.to_all(MessageType::Request, Some(address), server).into_iter().collect()
             }
             State::Probing { held, tries, .. } if *tries < PROBES => {
@@ -160,6 +175,7 @@ impl Client {
                 let held = held.clone();
                 self.last = Some(held.terms.given.address);
                 self.wrong = None;
+                (self.refusals, self.declines) = (0, 0);
                 self.state = State::Bound { again: held.renew, held };
                 Vec::new()
             }
@@ -190,6 +206,7 @@ impl Client {
                 };
                 let frame = self.send(&question, to);
                 self.state = State::Bound { held, again: Some(again) };
+                self.asked = Some(now);
                 frame.into_iter().collect()
             }
         }
@@ -214,7 +231,9 @@ impl Client {
                 self.wrong = Some(format!("{address} from DHCP server {} is in use by {from}", held.terms.server));
                 let decline = self.to_all(MessageType::Decline, Some(address), Some(held.terms.server));
                 self.last = None;
-                self.begin(now, DECLINE_PAUSE);
+                let pause = if self.declines == 0 { FIRST_DECLINE_PAUSE } else { DECLINE_PAUSE };
+                self.declines = self.declines.saturating_add(1);
+                self.begin(now, pause);
                 decline.into_iter().collect()
             }
             _ => Vec::new(),
@@ -237,22 +256,23 @@ impl Client {
             {
                 match lease {
                     Ok(lease) if lease.given.address == *address => {
-                        let held = held(&lease, server, from, now);
+                        let held = held(&lease, server, from, self.asked.unwrap_or(now));
                         self.state = State::Probing { held, tries: 0, again: now.at };
                     }
                     Ok(_) => {}
                     Err(why) => self.wrong = Some(format!("DHCP server {server} gives {why}")),
                 }
             }
-            (State::Requesting { server: wanted, .. }, Said::Refuse { server })
+            (State::Requesting { address, server: wanted, .. }, Said::Refuse { server })
                 if wanted.is_none_or(|wanted| wanted == server) =>
             {
-                self.begin(now, Duration::ZERO);
+                self.wrong = Some(format!("DHCP server {server} refuses {address}"));
+                self.begin_after_refusal(now);
             }
             (State::Bound { held: had, .. }, Said::Give { is_ack: true, server, lease: Ok(lease) })
                 if lease.given.address == had.terms.given.address && self.is_asking(now) =>
             {
-                let held = held(&lease, server, from, now);
+                let held = held(&lease, server, from, self.asked.unwrap_or(now));
                 self.state = State::Bound { again: held.renew, held };
             }
             (State::Bound { held, .. }, Said::Refuse { server }) => {
@@ -262,7 +282,7 @@ impl Client {
                     self.wrong =
                         Some(format!("DHCP server {server} has ended its lease of {}", held.terms.given.address));
                     self.last = None;
-                    self.begin(now, Duration::ZERO);
+                    self.begin_after_refusal(now);
                 }
             }
             _ => {}

@@ -20,7 +20,10 @@ const PROBE_PAUSE: Duration = Duration::from_millis(500);
 const MOST_CONFLICTS: u8 = 3;
 /// An advertisement that nobody can prove to be from the router makes the time of an address no shorter than this
 /// (RFC 4862 section 5.5.3).
-const LEAST_SECS: u64 = 2 * 3600;
+const LEAST_SECS: u32 = 2 * 3600;
+/// A prefix that is valid for less is not begun with: its address would go before the container has got much by it, and who
+/// advertises such ones again and again would keep the device busy.
+const SHORTEST_SECS: u32 = 60;
 
 #[derive(Debug)]
 enum State {
@@ -150,7 +153,8 @@ impl Client {
     /// Acts on a frame.
     pub fn hear(&mut self, bytes: &[u8], now: Now) -> Vec<Vec<u8>> {
         match frame::read(bytes) {
-            Some(Heard::Router { router, body }) => {
+            // A router with the interface's own address is none: the kernel takes no such gateway.
+            Some(Heard::Router { router, body }) if router != frame::link_local(self.mac) => {
                 if let Some(advert) = advert::read(body) {
                     self.told(router, &advert, now);
                 }
@@ -171,13 +175,18 @@ impl Client {
     }
 
     fn conflict(&mut self, from: Mac, target: Ipv6Addr, now: Now) {
-        let State::Probing { terms, is_sent, again, .. } = &mut self.state else { return };
+        let State::Probing { terms, had, is_sent, again } = &mut self.state else { return };
         if terms.given.address != target {
             return;
         }
         let conflicts = terms.conflicts.saturating_add(1);
         self.wrong = Some(format!("{target} is in use by {from}"));
         if conflicts >= MOST_CONFLICTS {
+            // What it has is valid still, though not preferred: better than nothing.
+            if let Some(terms) = had.take() {
+                self.state = State::Bound { terms };
+                return;
+            }
             self.state = State::Soliciting { tries: 6, again: now.at + LONGEST_PAUSE };
             return;
         }
@@ -211,17 +220,20 @@ impl Client {
                     self.probe(router, advert, other, now);
                     return;
                 }
-                if let Some(own) = own {
-                    terms.expires = extended(&terms, own, now);
+                // Only what is said anew is counted from now: the clock of the day may have been set meanwhile.
+                let left = self.expires.map(|end| end.saturating_duration_since(now.at));
+                if let Some(secs) = own.and_then(|own| extended(left, own)) {
+                    (terms.expires, self.expires) = (now.after(secs), now.in_secs(secs));
                 }
                 if terms.router == router || terms.given.gateway.is_none() && advert.router_secs > 0 {
                     terms.router = router;
                     terms.given.gateway = (advert.router_secs > 0).then_some(router);
                     terms.routes_until = now.after(advert.router_secs.into());
+                    self.routes_until = terms.given.gateway.and_then(|_| now.in_secs(advert.router_secs.into()));
                     terms.given.dns.clone_from(&advert.dns);
                     terms.given.search.clone_from(&advert.search);
                 }
-                self.hold(terms, now);
+                self.state = State::Bound { terms };
             }
         }
     }
@@ -251,20 +263,21 @@ fn is_in(address: Ipv6Addr, net: Ipv6Addr) -> bool {
 
 /// The prefix to make the address of: one that is known everywhere comes before a unique local one.
 fn best(all: &[Prefix]) -> Option<&Prefix> {
-    let usable = all.iter().filter(|p| p.preferred_secs > 0 && p.valid_secs > 0);
+    let usable = all.iter().filter(|p| p.preferred_secs > 0 && p.valid_secs >= SHORTEST_SECS);
     usable.min_by_key(|p| p.net.octets()[0] & 0xfe == 0xfc)
 }
 
-/// When the address ends after this advertisement (RFC 4862 section 5.5.3).
-fn extended(terms: &Terms6, prefix: &Prefix, now: Now) -> u64 {
-    let new = now.after(prefix.valid_secs);
-    let left = terms.expires.saturating_sub(now.unix);
-    if u64::from(prefix.valid_secs) > LEAST_SECS || new > terms.expires {
-        new
-    } else if left <= LEAST_SECS {
-        terms.expires
+/// The seconds that an address lasts after this advertisement (RFC 4862 section 5.5.3), where it had `left`, or for ever;
+/// `None` when that stays.
+fn extended(left: Option<Duration>, prefix: &Prefix) -> Option<u32> {
+    let new = prefix.valid_secs;
+    let is_longer = left.is_some_and(|left| Duration::from_secs(new.into()) > left);
+    if new > LEAST_SECS || is_longer {
+        Some(new)
+    } else if left.is_some_and(|left| left <= Duration::from_secs(LEAST_SECS.into())) {
+        None
     } else {
-        now.unix + LEAST_SECS
+        Some(LEAST_SECS)
     }
 }
 

@@ -5,6 +5,7 @@
 //! (`PACKET_QDISC_BYPASS`), and so past the parent's program, which lets a container's MAC send only what the program on
 //! its own interface has let pass. No container has such a socket. It hears what comes in before macvlan takes it away.
 
+use super::errand::Asked;
 use super::packet::{self, LARGEST, jump, statement};
 use crate::dhcp_client::{Client, Now, release};
 use crate::model::{Asker, Mac, Terms};
@@ -13,6 +14,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout_at};
 
 /// How long an attach waits for an address.
@@ -20,12 +23,19 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it waits for the other family, once it has an address of one: routers answer within half a second (RFC 4861
 /// section 6.2.6), and a server looks whether an address is free.
 const FOR_THE_OTHER: Duration = Duration::from_secs(2);
+/// The same for IPv4, where no server has refused it: servers look whether an address is free first, and INIT-REBOOT comes
+/// before the question for any address.
+const FOR_V4: Duration = Duration::from_secs(5);
 /// The same where the network had one family only the last time.
 const FOR_ANOTHER: Duration = Duration::from_millis(500);
+/// How many interfaces ask at once.
+static TURNS: Semaphore = Semaphore::const_new(8);
 /// The MAC of the group of all hosts (ff02::1), to which routers advertise.
 const ALL_HOSTS: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 /// `PACKET_QDISC_BYPASS` of linux/if_packet.h.
 const QDISC_BYPASS: libc::c_int = 20;
+/// `PACKET_IGNORE_OUTGOING` of linux/if_packet.h.
+const IGNORE_OUTGOING: libc::c_int = 23;
 /// Where a filter reads whether a frame had a VLAN's tag (`SKF_AD_VLAN_TAG_PRESENT` of linux/filter.h): the kernel has
 /// taken it out, and the frame is another link's.
 const HAS_TAG: u32 = (-0x1000_i32 + 48) as u32;
@@ -66,6 +76,8 @@ impl Wire {
     pub fn open(link: u32, mac: Mac, alone: bool) -> io::Result<Self> {
         let socket = packet::of_frames(link, &filter(mac, true))?;
         packet::option(&socket, QDISC_BYPASS, &1_i32)?;
+        // What the device and its containers send themselves.
+        packet::option(&socket, IGNORE_OUTGOING, &1_i32)?;
         join(&socket, link, libc::PACKET_MR_UNICAST, mac.0)?;
         join(&socket, link, libc::PACKET_MR_MULTICAST, ALL_HOSTS)?;
         if alone {
@@ -178,19 +190,17 @@ fn filter(mac: Mac, is_curious: bool) -> Vec<libc::sock_filter> {
 ///
 /// # Errors
 /// Why there is none after [`PATIENCE`].
-pub async fn ask(link: u32, asker: &Asker, known: &Terms) -> Result<Terms, String> {
+async fn ask(link: u32, asker: &Asker, known: &Terms) -> Result<Terms, String> {
     let wire = Wire::open(link, asker.mac, true).map_err(|e| format!("packet socket: {e}"))?;
     let mut client = Client::asking(asker, known, now(), seed());
     let last = Instant::now() + PATIENCE;
-    let had_one = known.v4.is_some() != known.v6.is_some();
-    let more = if had_one { FOR_ANOTHER } else { FOR_THE_OTHER };
-    let mut enough = None;
+    let mut first = None;
     loop {
         wire.send(&client.wake(now()));
         let terms = client.terms();
         let at = Instant::now();
         if !terms.is_empty() {
-            let enough = *enough.get_or_insert(at + more);
+            let enough = *first.get_or_insert(at) + more(known, &terms, client.is_refused());
             let has_both = terms.v4.is_some() && terms.v6.is_some();
             if has_both || at >= last || at >= enough && !client.is_close() {
                 return Ok(terms);
@@ -198,6 +208,7 @@ pub async fn ask(link: u32, asker: &Asker, known: &Terms) -> Result<Terms, Strin
         } else if at >= last {
             return Err(client.wrong().unwrap_or_else(|| "no DHCP server and no router answers".to_owned()));
         }
+        let enough = first.map(|first| first + more(known, &terms, client.is_refused()));
         let next = [client.next(), enough.filter(|enough| *enough > at)].into_iter().flatten().min();
         let next = next.map_or(last, |next| next.min(last));
         match timeout_at(next.into(), wire.hear()).await {
@@ -216,6 +227,33 @@ pub async fn ask(link: u32, asker: &Asker, known: &Terms) -> Result<Terms, Strin
     }
 }
 
+/// The same, a few interfaces at a time. What it reads is of strangers, so a fault in reading it is this attach's alone.
+///
+/// # Errors
+/// As [`ask`], from its turn on.
+pub async fn ask_in_turn(asked: Asked) -> Result<Terms, String> {
+    let _turn = TURNS.acquire().await.map_err(|e| e.to_string())?;
+    let mut task = JoinSet::new();
+    task.spawn(async move { ask(asked.link, &asked.asker, &asked.known).await });
+    match task.join_next().await {
+        Some(Ok(terms)) => terms,
+        Some(Err(e)) => Err(format!("a fault of pv-net: {e}")),
+        None => Err("nobody was asked".to_owned()),
+    }
+}
+
+/// How long to wait for the family that is missing in `has`, where the interface had `known` before.
+const fn more(known: &Terms, has: &Terms, is_refused: bool) -> Duration {
+    let (knew4, knew6) = (known.v4.is_some(), known.v6.is_some());
+    match has.v4 {
+        Some(_) if knew4 && !knew6 => FOR_ANOTHER,
+        Some(_) => FOR_THE_OTHER,
+        None if knew6 && !knew4 => FOR_ANOTHER,
+        None if is_refused => FOR_THE_OTHER,
+        None => FOR_V4,
+    }
+}
+
 /// Gives a lease back. It is said once: a server that does not hear it has the address back when the lease ends.
 pub fn give_back(link: u32, asker: &Asker, terms: &Terms) {
     let Some(frame) = release(asker, terms, seed()) else { return };
@@ -228,6 +266,27 @@ pub fn give_back(link: u32, asker: &Asker, terms: &Terms) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_attach_waits_longest_for_ipv4_that_nobody_has_refused() {
+        use crate::model::{Given, Terms4, Terms6};
+        let (server, expires) = ([192, 0, 2, 1].into(), u64::MAX);
+        let (gateway, dns, search) = (None, Vec::new(), Vec::new());
+        let given = Given { address: [192, 0, 2, 2].into(), prefix: 24, gateway, dns, search };
+        let v4 = Terms4 { given, server, server_mac: Mac([2; 6]), renew: expires, rebind: expires, expires };
+        let router = [0xfe80, 0, 0, 0, 0, 0, 0, 1].into();
+        let (gateway, dns, search) = (None, Vec::new(), Vec::new());
+        let given = Given { address: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(), prefix: 64, gateway, dns, search };
+        let v6 = Terms6 { given, router, routes_until: expires, expires, conflicts: 0 };
+        let (none, v4) = (Terms::default(), Terms { v4: Some(v4), v6: None });
+        let v6 = Terms { v4: None, v6: Some(v6) };
+        assert_eq!(more(&none, &v6, false), FOR_V4);
+        assert_eq!(more(&v4, &v6, false), FOR_V4);
+        assert_eq!(more(&none, &v6, true), FOR_THE_OTHER);
+        assert_eq!(more(&none, &v4, false), FOR_THE_OTHER);
+        assert_eq!(more(&v4, &v4, false), FOR_ANOTHER);
+        assert_eq!(more(&v6, &v6, false), FOR_ANOTHER);
+    }
 
     #[test]
     fn every_jump_stays_in_the_filter() {

@@ -67,7 +67,8 @@ pub enum Brought {
 }
 
 impl Errand {
-    /// Does the work. Takes at most twice [`PATIENCE`](super::netns::PATIENCE), or [`asking::PATIENCE`].
+    /// Does the work. Takes at most twice [`PATIENCE`](super::netns::PATIENCE), or [`asking::PATIENCE`] from its
+    /// turn on.
     pub async fn run(self, broker: &Broker) -> Brought {
         match self {
             Self::Open(reference) => {
@@ -79,7 +80,7 @@ impl Errand {
                 Brought::Owner(socket, owner)
             }
             Self::Ask(asked) => {
-                let terms = asking::ask(asked.link, &asked.asker, &asked.known).await;
+                let terms = asking::ask_in_turn(asked.clone()).await;
                 Brought::Terms(asked, terms)
             }
             Self::GiveBack(Asked { link, asker, known }) => {

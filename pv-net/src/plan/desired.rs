@@ -1,9 +1,9 @@
 //! What should exist for the attached containers.
 
-use crate::model::{Attachment, IfName, Mac, Pool};
+use crate::model::{Attachment, IfName, Mac, Pool, PoolIpam};
 use pv_net_common::{EndpointInfo, InterfaceInfo, Ip, LinkId};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// The kernel's side of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,10 +56,17 @@ pub fn misplaced(attachment: &Attachment, pool: &Pool) -> Option<String> {
     (!stray.is_empty()).then(|| format!("pool {} has other networks than {}", pool.name, stray.join(" and ")))
 }
 
+/// The source of ICMP errors of who has no IPv4 address of his own (RFC 7600): the programs' answers to a container without a
+/// gateway on the device. Receivers drop those from 0.0.0.0. Nobody has this address.
+const DUMMY4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
 /// The desired state of `attachment` in `pool`.
 #[must_use]
 pub fn endpoint(attachment: &Attachment, pool: &Pool, link: &PoolLink, identity: u32) -> Endpoint {
     let zero = Ip::UNSPECIFIED;
+    // A gateway that a parent's network has chosen is for the routes inside alone: the programs would open services of the
+    // device at it if it were an address of the device.
+    let is_given = pool.ipam == PoolIpam::Dhcp;
     let pool = &*pool.seen_by(attachment);
     let info = InterfaceInfo {
         addr4: attachment.ipv4.map_or(zero, Ip::from),
@@ -67,8 +74,8 @@ pub fn endpoint(attachment: &Attachment, pool: &Pool, link: &PoolLink, identity:
         link_local: Ip::link_local(attachment.mac.0),
         net4: pool.v4.as_ref().map_or(zero, |s| s.net.network().into()),
         net6: pool.v6.as_ref().map_or(zero, |s| s.net.network().into()),
-        gateway4: pool.v4.as_ref().map_or(zero, |s| s.gateway.into()),
-        gateway6: pool.v6.as_ref().map_or(zero, |s| s.gateway.into()),
+        gateway4: pool.v4.as_ref().map_or(zero, |s| if is_given { DUMMY4.into() } else { s.gateway.into() }),
+        gateway6: pool.v6.as_ref().filter(|_| !is_given).map_or(zero, |s| s.gateway.into()),
         pool_id: link.id,
         pool_flags: pool.flags(),
         identity,
@@ -104,5 +111,36 @@ impl Endpoint {
             gateway_mac: self.info.gateway_mac,
             mtu: self.info.mtu,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Given, Network, PoolKind};
+    use crate::plan::fixture;
+    use std::net::Ipv6Addr;
+
+    #[test]
+    fn the_programs_do_not_know_a_gateway_that_a_network_has_chosen() {
+        let (gateway4, gateway6) = (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+        let address6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
+        let (dns, search) = (Vec::new(), Vec::new());
+        let v4 = Given { address: [192, 0, 2, 7].into(), prefix: 24, gateway: Some(gateway4), dns, search };
+        let (dns, search) = (Vec::new(), Vec::new());
+        let v6 = Given { address: address6, prefix: 64, gateway: Some(gateway6), dns, search };
+        let attachment = Attachment {
+            ipv4: Some(v4.address),
+            ipv6: Some(v6.address),
+            network: Some(Network { v4: Some(v4), v6: Some(v6) }),
+            ..fixture::attachment(7)
+        };
+        let kind = PoolKind::Bridge { bridge: "pvbr0".parse().expect("name") };
+        let pool = Pool { ipam: PoolIpam::Dhcp, kind, v4: None, v6: None, ..fixture::pool(false) };
+        assert_eq!(pool.seen_by(&attachment).gateways().count(), 2, "the routes inside do");
+        let link = PoolLink { index: 5, mac: Mac([2; 6]), mtu: 1500, id: 1, borrowed: true, on_parent: true };
+        let info = endpoint(&attachment, &pool, &link, 1).info;
+        assert_eq!((info.gateway4, info.gateway6), (DUMMY4.into(), Ip::UNSPECIFIED));
+        assert_eq!((info.addr4, info.addr6), (Ip::from(Ipv4Addr::new(192, 0, 2, 7)), Ip::from(address6)));
     }
 }

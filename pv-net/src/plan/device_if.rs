@@ -4,7 +4,7 @@
 //! The kernel passes no frame between a macvlan and its parent. So the device has a macvlan of its own on the parent, with
 //! a route to each container of a pool of mode `bridge`.
 
-use super::{Address, HookPoint, Link, LinkSysctl, Observed, Op, PoolLink};
+use super::{Address, HookPoint, Link, LinkSysctl, Observed, Op, PoolLink, Ways, is_on_parent};
 use crate::model::{Attachment, IfName, Mac, alias};
 use ipnetwork::IpNetwork;
 use pv_net_common::InterfaceInfo;
@@ -22,6 +22,17 @@ pub struct HostRoute {
     pub link: u32,
     /// The address with which the device sends.
     pub from: IpAddr,
+}
+
+/// An interface of a container in a pool of mode `bridge`.
+#[derive(Clone, Copy, Debug)]
+pub struct Reached<'a> {
+    /// The interface.
+    pub attachment: &'a Attachment,
+    /// Its pool.
+    pub pool: &'a PoolLink,
+    /// The parent's network has chosen its addresses.
+    pub is_given: bool,
 }
 
 /// The desired state of the device's own interface on a parent.
@@ -70,14 +81,17 @@ fn is_reached(address: &Address, parent: u32) -> bool {
     address.link == parent && address.beyond_link && !address.avoided && !address.unusable && !temporary
 }
 
-/// The interfaces that the device needs to reach these interfaces of containers, which are in pools of mode `bridge`.
+/// The interfaces that the device needs to reach these interfaces of containers, and why it does not reach some: an address
+/// that the parent's network has chosen must be on that link, as far as the device knows by its addresses and other routes.
 #[must_use]
 pub fn device_ifs<'a>(
-    attachments: impl Iterator<Item = (&'a Attachment, &'a PoolLink)>,
+    reached: impl Iterator<Item = Reached<'a>>,
     observed: &Observed,
-) -> Vec<DeviceIf> {
-    let mut all = BTreeMap::<u32, DeviceIf>::new();
-    for (attachment, pool) in attachments {
+    ways: &Ways,
+) -> (Vec<DeviceIf>, Vec<String>) {
+    let (mut all, mut refused) = (BTreeMap::<u32, DeviceIf>::new(), Vec::new());
+    let ours: BTreeSet<u32> = observed.links.values().filter(|link| link.is_device_if()).map(|l| l.index).collect();
+    for Reached { attachment, pool, is_given } in reached {
         let Some(parent) = observed.link(pool.index) else { continue };
         let Ok(parent_name) = parent.name.parse::<IfName>() else { continue };
         let own: Vec<IpNetwork> =
@@ -85,9 +99,17 @@ pub fn device_ifs<'a>(
         let found = all.entry(pool.index).or_insert_with(|| new(pool.index, parent_name, pool.mtu, &own));
         found.mtu = found.mtu.min(pool.mtu);
         let to = attachment.ipv4.map(IpAddr::from).into_iter().chain(attachment.ipv6.map(IpAddr::from));
-        found.routes.extend(to.filter_map(|to| Some((to, source(to, &own)?))));
+        for (to, from) in to.filter_map(|to| Some((to, source(to, &own)?))) {
+            match is_on_parent(to, pool.index, &ours, &observed.addresses, ways) {
+                Err(why) if is_given => {
+                    let Attachment { container, interface, .. } = attachment;
+                    refused.push(format!("container {container}: interface {interface}: not reached at {to}: {why}"));
+                }
+                _ => drop(found.routes.insert(to, from)),
+            }
+        }
     }
-    all.into_values().collect()
+    (all.into_values().collect(), refused)
 }
 
 fn new(parent: u32, parent_name: IfName, mtu: u32, own: &[IpNetwork]) -> DeviceIf {
@@ -222,7 +244,29 @@ mod tests {
             ..fixture::attachment(*n)
         };
         let attachments: Vec<Attachment> = numbers.iter().map(attachment).collect();
-        device_ifs(attachments.iter().map(|a| (a, &POOL)), observed)
+        let reached = attachments.iter().map(|attachment| Reached { attachment, pool: &POOL, is_given: false });
+        device_ifs(reached, observed, &Ways::default()).0
+    }
+
+    #[test]
+    fn an_address_that_is_not_on_the_parents_link_gets_no_route_if_the_network_has_chosen_it() {
+        let mut observed = device(&["10.0.3.1/24", "2001:db8::1/64"]);
+        let near = fixture::attachment(7);
+        let far = Attachment { ipv4: Some([8, 8, 8, 8].into()), ..fixture::attachment(8) };
+        let ways = |observed: &Observed, is_given: bool| {
+            let reached = [&near, &far].map(|attachment| Reached { attachment, pool: &POOL, is_given });
+            let (all, refused) = device_ifs(reached.into_iter(), observed, &Ways::default());
+            (all[0].routes.keys().map(ToString::to_string).collect::<Vec<_>>().join(" "), refused)
+        };
+        assert_eq!(ways(&observed, false), ("8.8.8.8 10.0.3.7".to_owned(), Vec::new()));
+        let (routes, refused) = ways(&observed, true);
+        assert_eq!(routes, "10.0.3.7");
+        let want =
+            "container c8: interface eth0: not reached at 8.8.8.8: it is in no network of the device on that link";
+        assert_eq!(refused, [want]);
+        // The same network on another link: the device reaches others there.
+        observed.addresses.push(Address::usual(6, "10.0.3.2/24".parse().expect("address")));
+        assert_eq!(ways(&observed, true).0, "");
     }
 
     /// Brings the kernel to what these containers need, and returns the steps. The same again changes nothing, and the

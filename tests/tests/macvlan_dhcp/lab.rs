@@ -52,10 +52,15 @@ impl Lab {
 
     /// busybox's server with leases of 10 seconds, from 10.77.0.`first` to 10.77.0.`last`.
     pub fn udhcpd(&self, first: u8, last: u8) -> Result<Process> {
+        self.udhcpd_in("10.77.0", first, last)
+    }
+
+    /// The same in the network `net`, which is named by its first three numbers.
+    pub fn udhcpd_in(&self, net: &str, first: u8, last: u8) -> Result<Process> {
         let (file, leases) = (self.device.file("udhcpd.conf"), self.device.file("udhcpd.leases"));
         let text = format!(
-            "start 10.77.0.{first}\nend 10.77.0.{last}\ninterface eth0\nlease_file {leases}\npidfile {leases}.pid\n\
-             min_lease 1\noption subnet 255.255.255.0\noption router 10.77.0.1\noption lease 10\n",
+            "start {net}.{first}\nend {net}.{last}\ninterface eth0\nlease_file {leases}\npidfile {leases}.pid\n\
+             min_lease 1\noption subnet 255.255.255.0\noption router {net}.1\noption lease 10\n",
             leases = leases.display()
         );
         fs::write(&file, text)?;

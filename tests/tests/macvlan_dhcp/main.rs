@@ -120,6 +120,32 @@ fn a_refused_address_is_given_up_and_a_wrong_one_is_not_taken() -> Result<()> {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
+fn an_address_of_another_network_takes_nothing_from_the_device() -> Result<()> {
+    let lab = Lab::new(&json!([]))?;
+    lab.lan.ip("addr add 198.51.100.1/24 dev eth0")?;
+    lab.device.ns.ip("route add default via 10.77.0.1")?;
+    let _server = lab.udhcpd_in("198.51.100", 50, 59)?;
+    let web = Namespace::new("web")?;
+    let view = lab.attach(&web, "web", &[])?;
+    let own = view["ipv4_address"].as_str().unwrap_or_default().to_owned();
+    ensure!(own.starts_with("198.51.100."), "{view}");
+    web.ping("198.51.100.1".parse::<IpAddr>()?, 1)?;
+    // The device has no address there: what it sends to that network goes to its router, as before.
+    let route = lab.device.ns.ip(&format!("route get {own}"))?;
+    ensure!(route.contains("via 10.77.0.1 dev wan0"), "{route}");
+    let status = lab.device.json(&["status"])?;
+    ensure!(status["conditions"].to_string().contains(&format!("not reached at {own}")), "{status}");
+    // With one it reaches the container there.
+    lab.device.ns.ip("addr add 198.51.100.250/24 dev wan0")?;
+    let address = own.parse::<IpAddr>()?;
+    eventually(SOON, || lab.device.ns.ping(address, 1))?;
+    let status = lab.device.json(&["status"])?;
+    ensure!(!status["conditions"].to_string().contains("not reached"), "{status}");
+    web.ping("198.51.100.250".parse::<IpAddr>()?, 1)
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
 fn a_lease_is_renewed_and_ends_with_its_server() -> Result<()> {
     let mut lab = Lab::new(&json!([]))?;
     let server = lab.udhcpd(50, 59)?;

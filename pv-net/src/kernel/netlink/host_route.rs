@@ -1,6 +1,7 @@
 //! Routes of the device to containers, by its own interfaces on parents.
 
 use super::legs::PROTOCOL;
+use super::route::address;
 use super::{Net, NetError};
 use crate::kernel::kill_point;
 use crate::plan::HostRoute;
@@ -96,11 +97,6 @@ fn read(message: &RouteMessage) -> Option<HostRoute> {
     if message.header.protocol != PROTOCOL || message.header.table != RouteHeader::RT_TABLE_MAIN {
         return None;
     }
-    let address = |address: &RouteAddress| match address {
-        RouteAddress::Inet(a) => Some(IpAddr::from(*a)),
-        RouteAddress::Inet6(a) => Some(IpAddr::from(*a)),
-        _ => None,
-    };
     let (mut to, mut from, mut link) = (None, None, None);
     for attribute in &message.attributes {
         match attribute {

@@ -1,11 +1,13 @@
 //! Routes, as far as pv-net needs to know them.
 
 use super::{Net, NetError};
+use crate::plan::{Address, Way, Ways};
 use futures_util::TryStreamExt;
+use ipnetwork::IpNetwork;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 impl Net {
     /// Indexes of the links that default routes of the main table lead to: those of IPv4, and those of IPv6.
@@ -28,6 +30,68 @@ impl Net {
             links.extend(routes.iter().flat_map(default_route_of));
         }
         Ok(links)
+    }
+
+    /// The routes of all tables but the local one, with their gateways. A router has very many: those with a gateway are
+    /// left out unless they are to a part of a network of one of the device's `addresses`.
+    ///
+    /// # Errors
+    /// When the kernel refuses to list the routes.
+    pub async fn ways(&self, addresses: &[Address]) -> Result<Ways, NetError> {
+        let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        let is_near = |way: &Way| way.on_link || addresses.iter().any(|a| a.address.contains(way.to.ip()));
+        let mut ways = Ways::default();
+        for family in [v4, v6] {
+            let mut routes = self.handle.route().get(family).execute();
+            while let Some(route) = routes.try_next().await.map_err(NetError::nl("list", "routes"))? {
+                let gateways = gateways(&route);
+                ways.routes.extend(ways_of(&route, gateways.is_empty()).into_iter().filter(is_near));
+                ways.gateways.extend(gateways);
+            }
+        }
+        Ok(ways)
+    }
+}
+
+/// The ways of a route that is no default route, by each of its links; 0 for one that leads nowhere.
+fn ways_of(route: &RouteMessage, on_link: bool) -> Vec<Way> {
+    let to = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(to) => address(to),
+        _ => None,
+    });
+    let prefix = route.header.destination_prefix_length;
+    let Some(to) = to.filter(|_| prefix > 0 && leads_on(route)).and_then(|to| IpNetwork::new(to, prefix).ok()) else {
+        return Vec::new();
+    };
+    let mut links = outputs(route);
+    if links.is_empty() {
+        links.push(0);
+    }
+    links.into_iter().map(|link| Way { to, link, on_link: on_link && link != 0 }).collect()
+}
+
+fn gateways(route: &RouteMessage) -> Vec<IpAddr> {
+    let own = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Gateway(gateway) => address(gateway),
+        _ => None,
+    };
+    let mut all = Vec::new();
+    for attribute in &route.attributes {
+        all.extend(own(attribute));
+        if let RouteAttribute::MultiPath(hops) = attribute {
+            all.extend(hops.iter().flat_map(|hop| &hop.attributes).filter_map(own));
+        }
+    }
+    all
+}
+
+/// The address of a route's attribute.
+pub(super) fn address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(a) => Some(IpAddr::from(*a)),
+        RouteAddress::Inet6(a) => Some(IpAddr::from(*a)),
+        _ => None,
     }
 }
 
