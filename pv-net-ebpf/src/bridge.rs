@@ -6,7 +6,7 @@
 
 use crate::{
     guard,
-    maps::{endpoint_in, is_of_device, uplink},
+    maps::{endpoint_in, is_of_device, is_reached_by_parent, uplink},
     packet::{Kind, Packet},
     verdict::{self, ACT_OK},
 };
@@ -76,8 +76,8 @@ pub fn judge_arp(packet: &Packet, pool_id: u32) -> Result<(), DropReason> {
     if is_taken(claimed, pool_id) { Err(DropReason::SpoofedArp) } else { Ok(()) }
 }
 
-/// Whether `addr` belongs to the device or to a container of the pool.
+/// Whether `addr` belongs to the device, to a container of the pool, or to one whose link is another one.
 #[inline(always)]
 fn is_taken(addr: Ip, pool_id: u32) -> bool {
-    is_of_device(addr) || endpoint_in(addr, pool_id).is_some()
+    is_of_device(addr) || endpoint_in(addr, pool_id).is_some() || is_reached_by_parent(addr)
 }

@@ -101,8 +101,9 @@ fn ip_out(packet: &mut Packet, me: &InterfaceInfo) -> Result<Judged, DropReason>
     packet.forget().ok_or(DropReason::Malformed)?;
     packet.settle_leaving();
     guard::mac(packet, me)?;
-    // What the device forwards is not its own, also when its source has become an address of the device.
-    if packet.came_by() != 0 {
+    // What the device forwards is not its own, also when its source has become an address of the device. The kernel makes
+    // fragments of IPv6 without noting by which link the packet came.
+    if packet.came_by() != 0 || packet.fragment && !packet.has_socket() {
         return Err(DropReason::PoolIsolated);
     }
     let to_all = packet.eth.dst[0] & 1 != 0;

@@ -6,7 +6,7 @@ use crate::{
     flow,
     guard::{is_discovery, is_for_dhcp_client, is_unasked, same_mac, spoken_for},
     known::known,
-    maps::{FLOWS, endpoint, epoch, is_local, is_of_device, network, uplink},
+    maps::{FLOWS, endpoint, epoch, is_local, is_of_device, is_reached_by_parent, network, uplink},
     nat,
     open::plan_of,
     packet::{IPPROTO_TCP, Kind, Packet},
@@ -48,6 +48,9 @@ pub fn entry(packet: &mut Packet) -> i32 {
     }
     let dst = packet.key.dst;
     if endpoint(dst).is_none() && !is_local(dst) && network(dst).is_none() {
+        if packet.eth.dst[0] & 1 != 0 && is_reached_by_parent(packet.key.src) {
+            return verdict::drop(packet, DropReason::ForgedSource);
+        }
         return ACT_OK;
     }
     tail_call(packet.skb, Stage::FromUplink)
@@ -97,6 +100,10 @@ pub fn stage(packet: &mut Packet) -> i32 {
         return tail_call(packet.skb, stage);
     }
     let key = packet.key;
+    // By its own link the container is reached, and so the device would believe the address.
+    if is_local(key.dst) && is_reached_by_parent(key.src) {
+        return verdict::drop(packet, DropReason::ForgedSource);
+    }
     if packet.is_icmp_error() && (is_local(key.dst) || endpoint(key.dst).is_some()) {
         return tail_call(packet.skb, Stage::Icmp);
     }

@@ -269,6 +269,13 @@ impl Packet {
         unsafe { (*self.skb).ingress_ifindex }
     }
 
+    /// Whether a socket has sent the packet. What the device forwards has none.
+    #[inline(always)]
+    pub fn has_socket(&self) -> bool {
+        // SAFETY: a context field.
+        unsafe { !(*self.skb).__bindgen_anon_2.sk.is_null() }
+    }
+
     /// The packet's mark, by which programs on the bridge learn what was decided:
     /// [`MARK_CONTAINER`](pv_net_common::endpoint::MARK_CONTAINER) and the like.
     #[inline(always)]

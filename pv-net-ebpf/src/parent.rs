@@ -32,7 +32,6 @@ pub fn pass(packet: &Packet, parent: u32, to_group: bool) -> i32 {
     if !for_all && !sender(parent, packet.eth.dst).is_some_and(is_bridged) {
         return NEXT;
     }
-    // The mark was the sender's, and would steer the packet elsewhere.
     packet.set_mark(MARK_RETURNED);
     if !for_all {
         return return_by(parent);
@@ -160,6 +159,8 @@ pub fn out(skb: *mut __sk_buff) -> i32 {
     if !sender.is_assigned() {
         return verdict::drop(&packet, DropReason::SpoofedMac);
     }
+    // Other programs on the parent must not take the sender's mark for one of this namespace.
+    packet.set_mark(0);
     // SAFETY: context fields that programs on links may write; the stage reads them.
     unsafe {
         (*skb).cb[0] = sender.number();

@@ -92,7 +92,7 @@ pub(crate) fn configure(ns: &Namespace, link: &str, addresses: &[&str]) -> Resul
         let addresses: Vec<IpNetwork> =
             addresses.iter().map(|text| text.parse().with_context(|| (*text).to_owned())).collect::<Result<_>>()?;
         for address in &addresses {
-            net.add_address(link, index, *address).await?;
+            net.add_address(link, index, *address, false).await?;
         }
         net.set_up(link, index).await?;
         net.wait_until_received(index, &addresses).await;

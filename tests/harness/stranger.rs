@@ -1,5 +1,6 @@
 //! What another program with root's rights may do to pv-net's programs: replace them, or detach them.
 
+use crate::Namespace;
 use crate::testrun::{bpf, owned};
 use anyhow::{Context, Result, ensure};
 use std::ffi::CString;
@@ -10,6 +11,7 @@ use std::path::Path;
 
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_GET: libc::c_int = 7;
+const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
 const LINK_DETACH: libc::c_int = 34;
 
@@ -66,6 +68,28 @@ pub fn rewrite_source(from: Ipv4Addr, to: Ipv4Addr) -> Result<OwnedFd> {
         0x95,                                // exit
     ];
     load(Kind::Classifier, "rewrite_source", &instructions)
+}
+
+/// Drops what leaves by `link` with this mark, behind the programs that are there. Ends when the result is dropped.
+///
+/// # Errors
+/// When the kernel has no tcx (before 6.6).
+pub fn drop_marked(ns: &Namespace, link: &str, mark: u32) -> Result<OwnedFd> {
+    const TCX_EGRESS: u64 = 47;
+    let instructions = [
+        0x61 | 0x10 << 8 | 8 << 16,             // r0 = skb->mark
+        0x15 | 2 << 16 | u64::from(mark) << 32, // if r0 == mark goto drop
+        0xffff_ffff_0000_00b7,                  // r0 = TCX_NEXT
+        0x95,                                   // exit
+        0xb7 | 2 << 32,                         // drop: r0 = TCX_DROP
+        0x95,                                   // exit
+    ];
+    let program = load(Kind::Classifier, "drop_marked", &instructions)?;
+    ns.run(|| {
+        let index = u64::from(nix::net::if_::if_nametoindex(link)?);
+        let program = u64::try_from(program.as_raw_fd())? | index << 32;
+        Ok(owned(bpf(LINK_CREATE, &mut [program, TCX_EGRESS]).context("attach")?))
+    })
 }
 
 fn load(kind: Kind, name: &str, instructions: &[u64]) -> Result<OwnedFd> {

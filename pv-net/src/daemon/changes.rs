@@ -141,7 +141,7 @@ impl Daemon {
             tracing::warn!(error = %e, "uplinks not refreshed: tried again with the next change or audit");
             self.uplinks_changed = true;
         }
-        self.follow_device_ifs().await;
+        self.follow_device_ifs_again().await;
         if std::mem::take(&mut self.mtu_changed)
             && let Err(e) = self.reconcile().await
         {

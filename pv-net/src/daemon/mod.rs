@@ -154,6 +154,8 @@ pub struct Daemon {
     device_ifs: BTreeSet<u32>,
     /// Conditions about them.
     device_if_conditions: Vec<String>,
+    /// When one of them could last not be made.
+    device_if_failed: Option<Instant>,
     /// Whether the kernel has reported a change of addresses, links or routes.
     uplinks_changed: bool,
     /// Whether the kernel has reported a change of routing rules, or of routes that containers may use.
@@ -271,6 +273,7 @@ impl Daemon {
             firewall_conditions: Vec::new(),
             device_ifs: BTreeSet::new(),
             device_if_conditions: Vec::new(),
+            device_if_failed: None,
             uplinks_changed: false,
             // Something may have changed while no daemon was running.
             routes_changed: true,

@@ -11,7 +11,7 @@ use crate::kernel::link::host_if_name;
 use crate::kernel::netlink::{LinkInfo, alias};
 use crate::kernel::{Host, Kernel};
 use crate::model::{Attachment, IfName, PoolName};
-use crate::plan::{Desired, Observed, Op, addresses, diff, endpoint, misnamed, misplaced};
+use crate::plan::{Desired, Observed, Op, addresses, device_if_traces, diff, endpoint, misnamed, misplaced};
 use pv_net_common::Ip;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,6 +44,7 @@ impl Daemon {
         // Failures are noted before anything else may set a closed link up again.
         self.note_failures(failed);
         self.hold(&desired, &observed).await?;
+        self.device_ifs.extend(device_if_traces(&observed));
         self.follow_device_ifs().await;
         self.unhook_old_bridges().await?;
         let links: Vec<LinkInfo> = observed.links.into_values().collect();

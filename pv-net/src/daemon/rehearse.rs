@@ -32,8 +32,8 @@ copied! {
     start_conditions,
     container_conditions, lacks, leaving, unpublished, thinned, links, pairs, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu,
     mtu_changed, filterable,
-    uplink_conditions, port_conditions, port_holders, filter_conditions, firewall_conditions, device_ifs, device_if_conditions, uplinks_changed,
-    routes_changed, held, closed, awaited, beyond_repair, in_the_way, tried_again, failed_steps, unbridged, unmarked, misnamed, macs_held,
+    uplink_conditions, port_conditions, port_holders, filter_conditions, firewall_conditions, device_ifs, device_if_conditions,
+    device_if_failed, uplinks_changed, routes_changed, held, closed, awaited, beyond_repair, in_the_way, tried_again, failed_steps, unbridged, unmarked, misnamed, macs_held,
     former_gateways, misfits, errands, repairs, has_socket_hooks, bridge_gone, filters_changed,
     children_changed;
     // A rehearsal does not touch what these lead to: files, the kernel, the lease book, the rules in force.

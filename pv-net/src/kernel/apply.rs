@@ -158,7 +158,9 @@ impl Kernel for Host<'_> {
             Op::SetMac { link, index, mac } => net.set_mac(link, *index, *mac).await?,
             Op::SetMtu { link, index, mtu } => net.set_mtu(link, *index, *mtu).await?,
             Op::SetAlias { link, index, alias } => net.set_alias(link, *index, alias).await?,
-            Op::AddAddress { link, index, address } => net.add_address(link, *index, *address).await?,
+            Op::AddAddress { link, index, address, deprecated } => {
+                net.add_address(link, *index, *address, *deprecated).await?;
+            }
             Op::RemoveAddress { link, index, address } => net.delete_address(link, *index, *address).await?,
         }
         if let Some(repair) = &mut self.repair {

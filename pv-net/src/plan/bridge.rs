@@ -131,7 +131,12 @@ impl Bridge {
         // An IPv6 address can be on a link only once, whatever its prefix length, so the old one is removed first.
         ops.extend(old.into_iter().map(|address| Op::RemoveAddress { link: link_name(), index, address }));
         let missing = self.gateways.iter().filter(|gateway| !observed.has_address(index, **gateway));
-        ops.extend(missing.map(|address| Op::AddAddress { link: link_name(), index, address: *address }));
+        ops.extend(missing.map(|address| Op::AddAddress {
+            link: link_name(),
+            index,
+            address: *address,
+            deprecated: false,
+        }));
         if !link.up {
             ops.push(Op::SetUp { link: link_name(), index });
         }

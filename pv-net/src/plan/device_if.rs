@@ -5,13 +5,17 @@
 //! a route to each container of a pool of mode `bridge`.
 
 use super::{Address, HookPoint, Link, LinkSysctl, Observed, Op, PoolLink, Ways, is_on_parent};
-use crate::model::{Attachment, IfName, Mac, alias};
+use crate::model::{Attachment, IfName, alias};
 use ipnetwork::IpNetwork;
 use pv_net_common::InterfaceInfo;
 use pv_net_common::endpoint::{POOL_BRIDGED, POOL_DEVICE};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
+
+/// `IN6_ADDR_GEN_MODE_NONE`: no link-local address.
+const ADDR_GEN_MODE_NONE: &str = "1";
 
 /// A route of the device to a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,8 +24,16 @@ pub struct HostRoute {
     pub to: IpAddr,
     /// Index of the link that it leads to.
     pub link: u32,
-    /// The address with which the device sends.
-    pub from: IpAddr,
+    /// The address with which the device sends. The kernel takes it off a route with the address itself; such a route is
+    /// to be removed.
+    pub from: Option<IpAddr>,
+}
+
+impl fmt::Display for HostRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route to {}", self.to)?;
+        self.from.map_or(Ok(()), |from| write!(f, " from {from}"))
+    }
 }
 
 /// An interface of a container in a pool of mode `bridge`.
@@ -44,8 +56,6 @@ pub struct DeviceIf {
     pub parent: u32,
     /// Name of the parent, for people.
     pub parent_name: IfName,
-    /// Its MAC. It follows from the name and is never seen on the wire.
-    pub mac: Mac,
     /// MTU in bytes: the least of the pools on the parent.
     pub mtu: u32,
     /// Its `ifalias`.
@@ -58,8 +68,7 @@ pub struct DeviceIf {
     pub routes: BTreeMap<IpAddr, IpAddr>,
 }
 
-/// The settings of such an interface; each is to be 0. The device forwards nothing that comes in by it, and listens to no
-/// router there. Nobody else on the link has its addresses.
+/// The settings of such an interface that matter.
 pub fn device_if_settings(link: &IfName) -> impl Iterator<Item = LinkSysctl> + use<> {
     let keys = [
         ("ipv4", "forwarding"),
@@ -121,7 +130,6 @@ fn new(parent: u32, parent_name: IfName, mtu: u32, own: &[IpNetwork]) -> DeviceI
         parent,
         alias: alias::of_device_if(&parent_name),
         parent_name,
-        mac: Mac([2, hash[4], hash[5], hash[6], hash[7], hash[8]]),
         mtu,
         addresses: mirrored.collect(),
         routes: BTreeMap::new(),
@@ -143,22 +151,45 @@ impl DeviceIf {
         (link.other_end == Some(self.parent) && link.other_ns.is_none()).then_some(link)
     }
 
-    fn info(&self) -> InterfaceInfo {
+    /// What its settings are to be. The device listens to no router there, and nobody else on the link has its addresses.
+    /// Without addresses to copy it gets no link-local one either, and IPv6 is not switched on for it.
+    fn settings(&self) -> impl Iterator<Item = (LinkSysctl, &'static str)> {
+        let v6 = !self.addresses.is_empty();
+        device_if_settings(&self.name).filter_map(move |sysctl| match sysctl.key {
+            "addr_gen_mode" if !v6 => Some((sysctl, ADDR_GEN_MODE_NONE)),
+            "disable_ipv6" if !v6 => None,
+            _ => Some((sysctl, "0")),
+        })
+    }
+
+    fn info(&self, mac: [u8; 6]) -> InterfaceInfo {
         InterfaceInfo {
             // No pool has this number, so nobody's link-local address is known here.
             pool_id: u32::MAX,
             pool_flags: POOL_DEVICE | POOL_BRIDGED,
             mtu: self.mtu,
             bridge: self.parent,
-            mac: self.mac.0,
+            mac,
             ..InterfaceInfo::default()
         }
     }
 
-    /// The steps that complete the interface, where `link` is its present state. Its programs and its entry in the map
-    /// `interfaces` are there before it is up, and it is up before there are routes.
+    /// The steps that remove it, where `link` is its present state.
     #[must_use]
-    pub fn steps(&self, link: &Link, observed: &Observed) -> Vec<Op> {
+    pub fn removal(&self, link: &Link) -> [Op; 3] {
+        let index = link.index;
+        [
+            Op::DeleteDeviceIf { name: self.name.clone() },
+            Op::RemoveInterface { index },
+            Op::Unhook { at: HookPoint::DeviceIf, link: link.name.clone(), index },
+        ]
+    }
+
+    /// The steps that complete the interface, where `link` is its present state, and those that add routes then. Its programs
+    /// and its entry in the map `interfaces` are there before it is up, and it is up before there are routes. A route goes
+    /// before its address does, since without it the kernel keeps the route.
+    #[must_use]
+    pub fn steps(&self, link: &Link, observed: &Observed) -> (Vec<Op>, Vec<Op>) {
         let index = link.index;
         let name = || link.name.clone();
         let hooked = observed.is_hooked(HookPoint::DeviceIf, index);
@@ -167,41 +198,45 @@ impl DeviceIf {
         if is_open {
             ops.push(Op::SetDown { link: name(), index });
         }
-        if link.mac != Some(self.mac.0) {
-            ops.push(Op::SetMac { link: name(), index, mac: self.mac });
-        }
         if link.mtu != self.mtu {
             ops.push(Op::SetMtu { link: name(), index, mtu: self.mtu });
         }
-        let wrong = |sysctl: &LinkSysctl| observed.sysctls.get(sysctl).is_some_and(|value| value != "0");
-        let settings = device_if_settings(&self.name).filter(wrong);
-        ops.extend(settings.map(|sysctl| Op::SetSysctl { sysctl, value: "0".to_owned() }));
-        let info = self.info();
+        let wrong =
+            |(sysctl, want): &(LinkSysctl, &str)| observed.sysctls.get(sysctl).is_some_and(|value| value != want);
+        let settings = self.settings().filter(wrong);
+        ops.extend(settings.map(|(sysctl, want)| Op::SetSysctl { sysctl, value: want.to_owned() }));
+        let info = self.info(link.mac.unwrap_or_default());
         if observed.interfaces.get(&index) != Some(&info) {
             ops.push(Op::SetInterface { host_if: name(), index, info: Box::new(info) });
         }
         if !hooked {
             ops.push(Op::Hook { at: HookPoint::DeviceIf, link: self.name.clone(), index });
         }
+        let wanted: BTreeSet<HostRoute> =
+            self.routes.iter().map(|(to, from)| HostRoute { to: *to, link: index, from: Some(*from) }).collect();
+        let there = observed.host_routes.iter().filter(|route| !is_open && route.link == index);
+        let there: BTreeSet<HostRoute> = there.copied().collect();
+        ops.extend(there.difference(&wanted).map(|route| Op::RemoveRoute { link: name(), route: *route }));
+        // The addresses are deprecated (RFC 4862 section 5.5.4), so that the device does not prefer them for connections
+        // by other links (RFC 6724 section 5).
+        let is_copy = |a: &Address| a.avoided && self.addresses.contains(&a.address);
         let is_old = |a: &&Address| {
             let own6 = a.address.is_ipv6() && a.beyond_link;
-            a.link == index && (own6 || a.address.is_ipv4()) && !self.addresses.contains(&a.address)
+            a.link == index && (own6 || a.address.is_ipv4()) && !is_copy(a)
         };
         let old = observed.addresses.iter().filter(is_old);
         ops.extend(old.map(|a| Op::RemoveAddress { link: name(), index, address: a.address }));
         // The kernel removes routes and IPv6 addresses of a link that is set down.
-        let missing = self.addresses.iter().filter(|address| is_open || !observed.has_address(index, **address));
-        ops.extend(missing.map(|address| Op::AddAddress { link: name(), index, address: *address }));
+        let has = |address: &IpNetwork| {
+            observed.addresses.iter().any(|a| a.link == index && a.address == *address && is_copy(a))
+        };
+        let missing = self.addresses.iter().filter(|address| is_open || !has(address));
+        ops.extend(missing.map(|a| Op::AddAddress { link: name(), index, address: *a, deprecated: true }));
         if !link.up || is_open {
             ops.push(Op::SetUp { link: name(), index });
         }
-        let wanted: BTreeSet<HostRoute> =
-            self.routes.iter().map(|(to, from)| HostRoute { to: *to, link: index, from: *from }).collect();
-        let there = observed.host_routes.iter().filter(|route| !is_open && route.link == index);
-        let there: BTreeSet<HostRoute> = there.copied().collect();
-        ops.extend(there.difference(&wanted).map(|route| Op::RemoveRoute { link: name(), route: *route }));
-        ops.extend(wanted.difference(&there).map(|route| Op::AddRoute { link: name(), route: *route }));
-        ops
+        let routes = wanted.difference(&there).map(|route| Op::AddRoute { link: name(), route: *route });
+        (ops, routes.collect())
     }
 }
 
@@ -221,9 +256,18 @@ pub fn device_if_gone(wanted: &[DeviceIf], observed: &Observed) -> Vec<Op> {
     ops
 }
 
+/// Indexes of all such interfaces of which there is anything: the link, its entry, or its programs' pins.
+pub fn device_if_traces(observed: &Observed) -> impl Iterator<Item = u32> {
+    let links = observed.links.values().filter(|link| link.is_device_if()).map(|link| link.index);
+    let entries = observed.interfaces.iter().filter(|(_, info)| info.pool_flags & POOL_DEVICE != 0).map(|(i, _)| *i);
+    let pinned = observed.hooked.keys().filter(|(at, _)| *at == HookPoint::DeviceIf).map(|(_, index)| *index);
+    links.chain(entries).chain(pinned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Mac;
     use crate::plan::fixture;
 
     const POOL: PoolLink = PoolLink { index: 5, mac: Mac([2; 6]), mtu: 1400, id: 1, borrowed: true, on_parent: true };
@@ -291,8 +335,11 @@ mod tests {
                 carry_out(vec![Op::MakeDeviceIf(Box::new(own.clone()))], observed);
             }
             let link = own.link(observed).expect("made").clone();
-            carry_out(own.steps(&link, observed), observed);
-            assert_eq!(own.steps(own.link(observed).expect("there"), observed), [], "there is nothing left to do");
+            let (ops, routes) = own.steps(&link, observed);
+            carry_out(ops, observed);
+            carry_out(routes, observed);
+            let left = own.steps(own.link(observed).expect("there"), observed);
+            assert_eq!(left, (Vec::new(), Vec::new()), "there is nothing left to do");
         }
         if !done.iter().any(|op| matches!(op, Op::DeleteLink { .. })) {
             let (mut now, mut before) = (observed.clone(), before);
@@ -350,11 +397,50 @@ NAME route to 2001:db8::7 from 2001:db8::1 added";
         observed.addresses.push(Address { secondary: true, ..of("2001:db8::3/64") });
         observed.addresses.push(Address { unusable: true, ..of("2001:db8::4/64") });
         let want = "\
-NAME address 2001:db8::1/128 removed
+net.ipv6.conf.NAME.addr_gen_mode = 1
 NAME route to 10.0.3.7 from 10.0.3.1 removed
 NAME route to 2001:db8::7 from 2001:db8::1 removed
+NAME address 2001:db8::1/128 removed
 NAME route to 10.0.3.7 from 10.0.3.2 added";
         assert_eq!(follow(&[7], &mut observed).replace(name.as_str(), "NAME"), want);
+    }
+
+    #[test]
+    fn a_route_that_has_lost_its_source_goes() {
+        let mut observed = device(&["10.0.3.1/24", "2001:db8::1/64"]);
+        follow(&[7], &mut observed);
+        let name = wanted(&[7], &observed)[0].name.clone();
+        // As it is when the address was removed, and the daemon was killed then.
+        let (mine, others): (BTreeSet<HostRoute>, _) = observed.host_routes.iter().partition(|r| r.to.is_ipv6());
+        observed.host_routes = others;
+        observed.host_routes.extend(mine.into_iter().map(|route| HostRoute { from: None, ..route }));
+        let want = "\
+NAME route to 2001:db8::7 removed
+NAME route to 2001:db8::7 from 2001:db8::1 added";
+        assert_eq!(follow(&[7], &mut observed).replace(name.as_str(), "NAME"), want);
+    }
+
+    #[test]
+    fn without_ipv6_of_the_parent_there_is_none() {
+        let mut observed = device(&["10.0.3.1/24"]);
+        let steps = follow(&[7], &mut observed);
+        assert!(!steps.contains("addr_gen_mode") && !steps.contains("disable_ipv6"), "{steps}");
+        let none = observed.sysctls.iter().filter(|(sysctl, value)| sysctl.key == "addr_gen_mode" && *value == "1");
+        assert_eq!(none.count(), 1);
+        observed.addresses.push(Address::usual(5, "2001:db8::1/64".parse().expect("address")));
+        let steps = follow(&[7], &mut observed);
+        assert!(steps.contains("addr_gen_mode = 0") && steps.contains("disable_ipv6 = 0"), "{steps}");
+    }
+
+    #[test]
+    fn a_copy_of_an_address_is_not_preferred() {
+        let mut observed = device(&["2001:db8::1/64"]);
+        follow(&[7], &mut observed);
+        let copy = observed.addresses.iter_mut().find(|a| a.link != 5).expect("a copy");
+        assert!(copy.avoided, "{copy:?}");
+        copy.avoided = false;
+        let steps = follow(&[7], &mut observed);
+        assert_eq!(steps.lines().count(), 2, "{steps}");
     }
 
     #[test]

@@ -238,9 +238,9 @@ impl Observed {
             }
             Op::SetMtu { index, mtu, .. } => self.change(*index, |l| l.mtu = *mtu),
             Op::SetAlias { index, alias, .. } => self.change(*index, |l| l.alias = Some(alias.clone())),
-            Op::AddAddress { index, address, .. } => {
+            Op::AddAddress { index, address, deprecated, .. } => {
                 if !self.has_address(*index, *address) {
-                    self.addresses.push(Address::usual(*index, *address));
+                    self.addresses.push(Address { avoided: *deprecated, ..Address::usual(*index, *address) });
                 }
             }
             Op::RemoveAddress { index, address, .. } => {
@@ -297,7 +297,7 @@ impl Observed {
             index: self.links.values().map(|l| l.index).max().unwrap_or(0) + 1,
             name: own.name.to_string(),
             kind: Some("macvlan".to_owned()),
-            mac: Some(own.mac.0),
+            mac: Some([2, 0, 0, 0, 0, 1]),
             mtu: own.mtu,
             up: false,
             carrier: false,

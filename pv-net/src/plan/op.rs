@@ -185,14 +185,16 @@ pub enum Op {
         /// The text.
         alias: String,
     },
-    /// Add an address to a bridge.
+    /// Add an address to a bridge, or to the device's own interface on a parent.
     AddAddress {
-        /// The bridge.
+        /// The link.
         link: String,
         /// Its index.
         index: u32,
         /// The address, with its network's prefix length.
         address: IpNetwork,
+        /// IPv6: it is for connections that name it, and brings no route to its network.
+        deprecated: bool,
     },
     /// Remove an address from a bridge.
     RemoveAddress {

@@ -201,9 +201,9 @@ fn a_killed_daemon_leaves_it_as_it_was() -> Result<()> {
 }
 
 /// A packet of the outside for a container, in a frame to the device.
-fn routed(lab: &Lab, src: IpAddr, to: &Container) -> Result<Vec<Vec<u8>>> {
+fn routed(lab: &Lab, src: IpAddr, to: &Container, data: &[u8]) -> Result<Vec<Vec<u8>>> {
     let (from, device) = (lab.lan.mac("eth0")?, lab.device.ns.mac("wan0")?);
-    let of = |dst: IpAddr| frame::udp((src, 4000), (dst, 5000), harness::forger::MARK);
+    let of = |dst: IpAddr| frame::udp((src, 4000), (dst, 5000), data);
     let all = to.addresses().into_iter().filter(|dst| dst.is_ipv4() == src.is_ipv4());
     Ok(all.map(of).map(|packet| frame::ethernet(from, device, frame::kind(&packet), &packet)).collect())
 }
@@ -237,7 +237,14 @@ fn nobody_is_routed_by_it() -> Result<()> {
     let ear = Ear::stack(&web.ns)?;
     let mut frames = Vec::new();
     for src in ["10.77.0.99", "192.0.2.9", "fd00:77::99", "2001:db8::9"] {
-        frames.extend(routed(&lab, src.parse()?, &web)?);
+        frames.extend(routed(&lab, src.parse()?, &web, harness::forger::MARK)?);
+        // In fragments, which the kernel puts together and makes anew.
+        let long = [harness::forger::MARK, &[0; 2400]].concat();
+        for whole in routed(&lab, src.parse()?, &web, &long)? {
+            let (ethernet, packet) = whole.split_at(14);
+            let pieces = harness::wrap::fragments(packet, 77, &[0, 1200]);
+            frames.extend(pieces.iter().map(|piece| [ethernet, piece].concat()));
+        }
     }
     let socket = harness::raw::RawSocket::open(&lab.lan, "eth0")?;
     let grown = lab.device.counted(|| {

@@ -5,6 +5,7 @@ mod device;
 mod lab;
 mod rogue;
 mod traffic;
+mod way;
 
 use anyhow::{Context, Result, ensure};
 use harness::{Device, Namespace, SOON, Snapshot, echo, eventually};

@@ -34,7 +34,7 @@ pub(super) async fn address(spec: &LinkSpec, host: &LinkInfo, netns: &Netns) -> 
     // Set before the link is up, since a connection keeps the size that it began with.
     net.set_segment_bytes(name, link.index, spec.segment_bytes).await;
     for address in &spec.addresses {
-        net.add_address(name, link.index, *address).await?;
+        net.add_address(name, link.index, *address, false).await?;
     }
     Ok(())
 }

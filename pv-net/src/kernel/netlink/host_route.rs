@@ -8,8 +8,9 @@ use crate::plan::HostRoute;
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -56,7 +57,8 @@ impl Net {
         Ok(())
     }
 
-    /// Removes a route; a missing one is fine.
+    /// Removes a route, and what the kernel knows of the neighbour: the next one with that address has another MAC. A
+    /// missing one is fine.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -64,7 +66,20 @@ impl Net {
         kill_point::pass();
         let what = format!("to {}", route.to);
         match self.handle.route().del(message(route)).execute().await.map_err(NetError::nl("remove route", &what)) {
-            Err(e) if e.is(libc::ESRCH) || e.is(libc::ENODEV) => Ok(()),
+            Err(e) if e.is(libc::ESRCH) || e.is(libc::ENODEV) => {}
+            other => other?,
+        }
+        let mut neighbour = NeighbourMessage::default();
+        let (family, address) = match route.to {
+            IpAddr::V4(to) => (AddressFamily::Inet, NeighbourAddress::Inet(to)),
+            IpAddr::V6(to) => (AddressFamily::Inet6, NeighbourAddress::Inet6(to)),
+        };
+        (neighbour.header.family, neighbour.header.ifindex) = (family, route.link);
+        neighbour.attributes.push(NeighbourAttribute::Destination(address));
+        kill_point::pass();
+        let removed = self.handle.neighbours().del(neighbour).execute().await;
+        match removed.map_err(NetError::nl("forget neighbour", &route.to.to_string())) {
+            Err(e) if e.is(libc::ENOENT) || e.is(libc::ENODEV) => Ok(()),
             other => other,
         }
     }
@@ -88,11 +103,11 @@ fn message(route: HostRoute) -> RouteMessage {
             .protocol(PROTOCOL)
             .build(),
     };
-    message.attributes.push(from(route.from));
+    message.attributes.extend(route.from.map(from));
     message
 }
 
-/// The route as [`message`] describes it; `None` for any other.
+/// The route as [`message`] describes it, or without a source any more; `None` for any other.
 fn read(message: &RouteMessage) -> Option<HostRoute> {
     if message.header.protocol != PROTOCOL || message.header.table != RouteHeader::RT_TABLE_MAIN {
         return None;
@@ -108,7 +123,7 @@ fn read(message: &RouteMessage) -> Option<HostRoute> {
     }
     let to: IpAddr = to?;
     let whole = if to.is_ipv4() { 32 } else { 128 };
-    (message.header.destination_prefix_length == whole).then_some(HostRoute { to, from: from?, link: link? })
+    (message.header.destination_prefix_length == whole).then_some(HostRoute { to, from, link: link? })
 }
 
 #[cfg(test)]
@@ -118,8 +133,10 @@ mod tests {
     #[test]
     fn a_route_that_is_written_is_read_back() {
         for (to, from) in [("192.0.2.50", "192.0.2.1"), ("2001:db8::50", "2001:db8::1")] {
-            let route = HostRoute { to: to.parse().expect("address"), link: 7, from: from.parse().expect("address") };
-            assert_eq!(read(&message(route)), Some(route));
+            let route = HostRoute { to: to.parse().expect("address"), link: 7, from: from.parse().ok() };
+            for route in [route, HostRoute { from: None, ..route }] {
+                assert_eq!(read(&message(route)), Some(route));
+            }
         }
     }
 }

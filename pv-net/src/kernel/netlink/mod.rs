@@ -27,7 +27,7 @@ use crate::kernel::kill_point;
 use crate::model::{IfName, Mac};
 use futures_util::TryStreamExt;
 use ipnetwork::IpNetwork;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo};
 use rtnetlink::packet_route::link::{
     InfoData, InfoIpVlan, InfoKind, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo as Info, LinkLayerType, LinkMessage,
 };
@@ -217,16 +217,31 @@ impl Net {
     }
 
     /// Adds an address. For IPv6 there is no duplicate address detection (RFC 4862 section 5.4), as a pool hands out
-    /// each address only once. An address that is there already is fine. The address can be used after
+    /// each address only once. One that is `deprecated` (RFC 4862 section 5.5.4) is only for connections that name it, and
+    /// brings no route. An address that is there already is fine. The address can be used after
     /// [`Net::wait_until_received`].
     ///
     /// # Errors
     /// When the kernel refuses for another reason than `EEXIST`.
-    pub async fn add_address(&self, link: &str, index: u32, address: IpNetwork) -> Result<(), NetError> {
+    pub async fn add_address(
+        &self,
+        link: &str,
+        index: u32,
+        address: IpNetwork,
+        deprecated: bool,
+    ) -> Result<(), NetError> {
         kill_point::pass();
         let mut request = self.handle.address().add(index, address.ip(), address.prefix());
         if address.is_ipv6() {
-            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            let attributes = &mut request.message_mut().attributes;
+            let mut flags = AddressFlags::Nodad;
+            if deprecated {
+                flags |= AddressFlags::Noprefixroute;
+                let mut times = CacheInfo::default();
+                (times.ifa_preferred, times.ifa_valid) = (0, u32::MAX);
+                attributes.push(AddressAttribute::CacheInfo(times));
+            }
+            attributes.push(AddressAttribute::Flags(flags));
         }
         let what = format!("{address} on {link}");
         match request.execute().await.map_err(NetError::nl("add address", &what)) {

@@ -49,7 +49,7 @@ impl Op {
                 format!("{link}: MTU {}", before.link(*index).map_or(0, |l| l.mtu))
             }
             Self::SetAlias { link, index, .. } if exists(*index) => format!("{link}: without its mark"),
-            Self::AddAddress { link, index, address } if exists(*index) => format!("{link}: without {address}"),
+            Self::AddAddress { link, index, address, .. } if exists(*index) => format!("{link}: without {address}"),
             Self::SetSysctl { sysctl, .. } => {
                 let value = before.sysctls.get(sysctl)?;
                 format!("net.{}.conf.{}.{} = {value}", sysctl.family, sysctl.link, sysctl.key)

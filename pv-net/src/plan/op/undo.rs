@@ -84,11 +84,17 @@ impl Op {
                 index: *index,
                 alias: l.alias.clone().unwrap_or_default(),
             }),
-            Self::AddAddress { link, index, address } => (!before.has_address(*index, *address))
+            Self::AddAddress { link, index, address, .. } => (!before.has_address(*index, *address))
                 .then(|| Self::RemoveAddress { link: link.clone(), index: *index, address: *address }),
-            Self::RemoveAddress { link, index, address } => before
-                .has_address(*index, *address)
-                .then(|| Self::AddAddress { link: link.clone(), index: *index, address: *address }),
+            Self::RemoveAddress { link, index, address } => {
+                let was = before.addresses.iter().find(|a| a.link == *index && a.address == *address);
+                was.map(|was| Self::AddAddress {
+                    link: link.clone(),
+                    index: *index,
+                    address: *address,
+                    deprecated: was.avoided,
+                })
+            }
             Self::SetSysctl { sysctl, .. } => {
                 before.sysctls.get(sysctl).map(|value| Self::SetSysctl { sysctl: sysctl.clone(), value: value.clone() })
             }
