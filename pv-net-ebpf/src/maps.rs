@@ -210,8 +210,8 @@ pub fn child_at(addr: Ip, pool_id: u32) -> Option<&'static EndpointInfo> {
     CHILDREN.get_ptr(&EndpointKey { addr }).map(|p| unsafe { &*p })
 }
 
-/// Whether the device reaches the container with this address by its own interface on a parent. So somebody on another link
-/// who has that address too gets no answer, or a way into the container's name.
+/// Whether the device reaches the container with this address by its own interface on a parent. What it answers to somebody
+/// on another link who claims that address goes to the container.
 #[inline(always)]
 pub fn is_reached_by_parent(addr: Ip) -> bool {
     child_at(addr, 0).is_some_and(|of| of.pool_flags & POOL_BRIDGED != 0)
