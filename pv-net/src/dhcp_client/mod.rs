@@ -2,7 +2,7 @@
 //! the network of their pool's parent chooses. Pure: frames and the time in, frames and what the network has given out; the
 //! packet socket is in `kernel/asking.rs`.
 //!
-//! Each family is a state machine of its own ([`v4::Client`], [`v6::Client`]); [`Client`] is both. Anybody on the link may
+//! Each family is a state machine of its own (`v4::Client`, `v6::Client`); [`Client`] is both. Anybody on the link may
 //! send what they read, so nothing of it is believed that could not be an address of the interface.
 
 mod advert;

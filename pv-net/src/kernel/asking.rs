@@ -230,7 +230,7 @@ async fn ask(link: u32, asker: &Asker, known: &Terms) -> Result<Terms, String> {
 /// The same, a few interfaces at a time. What it reads is of strangers, so a fault in reading it is this attach's alone.
 ///
 /// # Errors
-/// As [`ask`], from its turn on.
+/// As `ask`, from its turn on.
 pub async fn ask_in_turn(asked: Asked) -> Result<Terms, String> {
     let _turn = TURNS.acquire().await.map_err(|e| e.to_string())?;
     let mut task = JoinSet::new();
