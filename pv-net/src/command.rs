@@ -281,6 +281,11 @@ fn stopping() -> Failure {
 }
 
 impl Commands {
+    /// Whether the controller has ended, so that nobody takes commands any more.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     async fn ask(&self, command: impl FnOnce(Answer) -> Command) -> Outcome {
         let (answer, wait) = oneshot::channel();
         self.sender.send(command(answer)).await.map_err(|_| stopping())?;

@@ -83,7 +83,8 @@ async fn keep(name: &'static str, make: Make, commands: Commands, stop: Cancella
                 task.join_next().await
             }
         };
-        if stop.is_cancelled() {
+        // Services end by themselves when the controller has, just before they are told to stop.
+        if stop.is_cancelled() || commands.is_closed() {
             return;
         }
         let why = why(ended);

@@ -197,20 +197,9 @@ mod tests {
 
     #[test]
     fn a_gateway_that_is_of_this_device_is_left_out() {
-        let given4 = Given {
-            address: [192, 0, 2, 50].into(),
-            prefix: 24,
-            gateway: Some([192, 0, 2, 1].into()),
-            dns: Vec::new(),
-            search: Vec::new(),
-        };
-        let given6 = Given {
-            address: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x50].into(),
-            prefix: 64,
-            gateway: Some([0xfe80, 0, 0, 0, 0, 0, 0, 1].into()),
-            dns: Vec::new(),
-            search: Vec::new(),
-        };
+        let given4 = Given::bare([192, 0, 2, 50].into(), 24, Some([192, 0, 2, 1].into()));
+        let (address6, gateway6) = ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x50].into(), [0xfe80, 0, 0, 0, 0, 0, 0, 1].into());
+        let given6 = Given::bare(address6, 64, Some(gateway6));
         let server = [192, 0, 2, 1].into();
         let (renew, rebind, expires) = (u64::MAX, u64::MAX, u64::MAX);
         let v4 = Terms4 { given: given4, server, server_mac: Mac([2; 6]), renew, rebind, expires };

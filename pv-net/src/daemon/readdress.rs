@@ -337,20 +337,8 @@ mod tests {
     use crate::plan::fixture;
 
     fn has(v4: Option<u8>, v6: Option<u16>) -> Attachment {
-        let given4 = |n| Given {
-            address: [10, 77, 0, n].into(),
-            prefix: 24,
-            gateway: None,
-            dns: Vec::new(),
-            search: Vec::new(),
-        };
-        let given6 = |n| Given {
-            address: [0xfd00, 0x77, 0, 0, 0, 0, 0, n].into(),
-            prefix: 64,
-            gateway: None,
-            dns: Vec::new(),
-            search: Vec::new(),
-        };
+        let given4 = |n| Given::bare([10, 77, 0, n].into(), 24, None);
+        let given6 = |n| Given::bare([0xfd00, 0x77, 0, 0, 0, 0, 0, n].into(), 64, None);
         let network = Network { v4: v4.map(given4), v6: v6.map(given6) };
         Attachment {
             ipv4: network.v4.as_ref().map(|g| g.address),

@@ -271,12 +271,10 @@ mod tests {
     fn an_attach_waits_longest_for_ipv4_that_nobody_has_refused() {
         use crate::model::{Given, Terms4, Terms6};
         let (server, expires) = ([192, 0, 2, 1].into(), u64::MAX);
-        let (gateway, dns, search) = (None, Vec::new(), Vec::new());
-        let given = Given { address: [192, 0, 2, 2].into(), prefix: 24, gateway, dns, search };
+        let given = Given::bare([192, 0, 2, 2].into(), 24, None);
         let v4 = Terms4 { given, server, server_mac: Mac([2; 6]), renew: expires, rebind: expires, expires };
         let router = [0xfe80, 0, 0, 0, 0, 0, 0, 1].into();
-        let (gateway, dns, search) = (None, Vec::new(), Vec::new());
-        let given = Given { address: [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(), prefix: 64, gateway, dns, search };
+        let given = Given::bare([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(), 64, None);
         let v6 = Terms6 { given, router, routes_until: expires, expires, conflicts: 0 };
         let (none, v4) = (Terms::default(), Terms { v4: Some(v4), v6: None });
         let v6 = Terms { v4: None, v6: Some(v6) };

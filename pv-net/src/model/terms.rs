@@ -22,6 +22,14 @@ pub struct Given<A> {
     pub search: Vec<String>,
 }
 
+#[cfg(test)]
+impl<A> Given<A> {
+    /// An address and perhaps a gateway, without names.
+    pub(crate) const fn bare(address: A, prefix: u8, gateway: Option<A>) -> Self {
+        Self { address, prefix, gateway, dns: Vec::new(), search: Vec::new() }
+    }
+}
+
 const fn none<A>() -> Option<A> {
     None
 }

@@ -125,10 +125,8 @@ mod tests {
     fn the_programs_do_not_know_a_gateway_that_a_network_has_chosen() {
         let (gateway4, gateway6) = (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
         let address6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
-        let (dns, search) = (Vec::new(), Vec::new());
-        let v4 = Given { address: [192, 0, 2, 7].into(), prefix: 24, gateway: Some(gateway4), dns, search };
-        let (dns, search) = (Vec::new(), Vec::new());
-        let v6 = Given { address: address6, prefix: 64, gateway: Some(gateway6), dns, search };
+        let v4 = Given::bare([192, 0, 2, 7].into(), 24, Some(gateway4));
+        let v6 = Given::bare(address6, 64, Some(gateway6));
         let attachment = Attachment {
             ipv4: Some(v4.address),
             ipv6: Some(v6.address),

@@ -184,6 +184,8 @@ fn wait_and_execute(launch: &Launch, tells: &mut File) -> Result<std::convert::I
     keep_files().map_err(|e| failed("its open files", e))?;
     let output = io::stderr().as_fd().try_clone_to_owned().map_err(|e| failed("its output", e))?;
     let path = std::env::var_os("PATH").unwrap_or_default();
+    // What this process is for: the program and its arguments are those of a `run.json`, which root has written, and it has no
+    // rights any more.
     let mut command = Command::new(program);
     command.args(arguments).env_clear().env("PATH", path).current_dir("/").stdin(Stdio::null()).stdout(output);
     let e = command.exec();

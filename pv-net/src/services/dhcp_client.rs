@@ -189,8 +189,7 @@ mod tests {
     use crate::model::{Given, Terms4};
 
     fn lease(address: u8, expires: u64) -> Terms {
-        let (gateway, dns, search) = (None, Vec::new(), Vec::new());
-        let given = Given { address: [192, 0, 2, address].into(), prefix: 24, gateway, dns, search };
+        let given = Given::bare([192, 0, 2, address].into(), 24, None);
         let server = [192, 0, 2, 1].into();
         let v4 = Terms4 { given, server, server_mac: Mac([2; 6]), renew: expires, rebind: expires, expires };
         Terms { v4: Some(v4), v6: None }

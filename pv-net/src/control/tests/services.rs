@@ -62,3 +62,29 @@ fn a_service_that_does_not_end_is_dropped() {
         assert_eq!(begun.elapsed(), Duration::from_secs(2));
     });
 }
+
+#[test]
+fn a_service_that_ends_with_the_controller_has_not_failed() {
+    paused(async {
+        let lab = Lab::new();
+        let mut supervisor = Supervisor::new(tokio::runtime::Handle::current(), lab.commands.clone());
+        let starts = Arc::new(AtomicU32::new(0));
+        supervisor.start("ra", {
+            let (starts, snapshots) = (starts.clone(), lab.snapshots.clone());
+            move |_| {
+                starts.fetch_add(1, Ordering::Relaxed);
+                let mut snapshots = snapshots.clone();
+                async move {
+                    while snapshots.changed().await.is_ok() {}
+                    Ok(())
+                }
+            }
+        });
+        sleep(Duration::from_millis(100)).await;
+        lab.stop.cancel();
+        sleep(Duration::from_secs(1)).await;
+        assert!(lab.ended.is_finished());
+        assert_eq!(starts.load(Ordering::Relaxed), 1);
+        supervisor.stop().await;
+    });
+}
