@@ -182,7 +182,7 @@ impl Daemon {
     ) -> Result<(), Failure> {
         self.save()?;
         // The rules know the address before its first packet.
-        if !self.device.policies.is_empty() {
+        if self.has_rules() {
             self.enforce_policy(false).await?;
         }
         let index = self.link_index(&after.host_if);

@@ -27,7 +27,8 @@ pub(super) fn confined(topology: &Topology) -> Vec<Confined> {
         let sockets = member.sockets.as_deref()?;
         let mut connect = sockets.connect.clone();
         if sockets.resolve {
-            let servers = member.pools.iter().filter_map(|pool| topology.name_servers.get(pool)).flatten();
+            let of_pools = member.pools.iter().filter_map(|pool| topology.name_servers.get(pool)).flatten();
+            let servers = of_pools.chain(&member.name_servers);
             let ports = || vec![PortMatch::Udp(Some(DNS..=DNS)), PortMatch::Tcp(Some(DNS..=DNS))];
             connect.extend(servers.map(|server| Peer { to: Selector::Cidr(IpNetwork::from(*server)), ports: ports() }));
         }
@@ -50,4 +51,23 @@ pub fn name_servers(pools: &BTreeMap<PoolName, Pool>) -> BTreeMap<PoolName, Vec<
         Some((pool.name.clone(), servers))
     };
     pools.values().filter_map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::random::{limited, name};
+    use super::*;
+    use crate::model::Sockets;
+
+    #[test]
+    fn names_are_asked_of_the_servers_of_pools_and_of_those_that_networks_have_given() {
+        let asks = Sockets { resolve: true, ..Sockets::default() };
+        let all = confined(&limited(Sockets::default(), asks));
+        let servers = |limits: &Confined| limits.connect.iter().map(|peer| peer.to.clone()).collect::<Vec<_>>();
+        assert_eq!(servers(&all[0]), []);
+        let wanted = ["10.0.1.1", "fd00:1::1", "198.51.100.9", "192.0.2.8"];
+        let wanted = wanted.map(|address| Selector::Cidr(IpNetwork::from(name::<IpAddr>(address))));
+        assert_eq!(servers(&all[1]), wanted);
+        assert!(all[1].connect.iter().all(|peer| peer.ports == [name("udp/53"), name("tcp/53")]));
+    }
 }

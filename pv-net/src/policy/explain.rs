@@ -146,6 +146,7 @@ mod tests {
             addresses: ["fd00::5", "10.0.3.5", "fe80::5"].map(|a| a.parse().expect("address")).to_vec(),
             link_local: Vec::new(),
             sockets: None,
+            name_servers: Vec::new(),
         };
         let topology = Topology {
             containers: vec![member],

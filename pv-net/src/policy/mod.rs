@@ -46,6 +46,8 @@ pub struct Member {
     pub link_local: Vec<LinkLocal>,
     /// The only sockets that it may have; any where this is none.
     pub sockets: Option<Arc<Sockets>>,
+    /// Name servers that the networks of its pools' parents have given it.
+    pub name_servers: Vec<IpAddr>,
 }
 
 /// A link-local address of a container.

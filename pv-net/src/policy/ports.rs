@@ -10,6 +10,9 @@ use pv_net_common::policy::{
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+/// How many ports there are.
+const PORTS: usize = 1 << 16;
+
 /// Decides which of several rules wins: the least. Denies come before allows, then rules before the limits of containers, and
 /// earlier rules before later ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,9 +132,9 @@ pub(super) fn entries(
     for (number, proto) in protos {
         let whole = better(of_rules, proto.whole);
         // A limit that grants all ports of the protocol says nothing about it.
-        let has_all =
+        let is_said =
             |limit: &&Limit<'_>| !proto.gaps.iter().any(|(gap, rank)| *rank == limit.rank() && gap.len() == PORTS);
-        let applying: Vec<Rank> = limits.iter().filter(has_all).map(Limit::rank).collect();
+        let applying: Vec<Rank> = limits.iter().filter(is_said).map(Limit::rank).collect();
         let usual = better(whole, applying.iter().min().copied());
         if usual != all {
             put(number, 0, POLICY_PROTO_BITS, usual);
@@ -143,9 +146,6 @@ pub(super) fn entries(
         }
     }
 }
-
-/// How many ports there are.
-const PORTS: usize = 1 << 16;
 
 /// Ranges of ports whose verdict differs from the usual one of the protocol: the better one of `whole` and all of `limits`.
 fn stretches(proto: &Proto, whole: Option<Rank>, limits: &[Rank]) -> Vec<(RangeInclusive<u16>, Option<Rank>)> {

@@ -1,6 +1,6 @@
 //! Compares the compiled policy with the meaning of the rules.
 
-mod random;
+pub(super) mod random;
 mod reference;
 
 use super::*;
@@ -121,6 +121,7 @@ fn what_is_the_same_is_one_class() {
         addresses: vec![IpAddr::from([10, 0, 1, u8::try_from(i).expect("small")])],
         link_local: Vec::new(),
         sockets: None,
+        name_servers: Vec::new(),
     });
     let topology = Topology { containers: members.collect(), ..topology() };
     let rules = [rule("pool a", "192.0.2.0/24", &[], Action::Deny)];
@@ -182,6 +183,7 @@ fn limited_to(count: u32, own_networks: bool) -> Topology {
         addresses: vec![IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0100 + i)), name(&format!("fd00:1::1:{i:x}"))],
         link_local: Vec::new(),
         sockets: Some(Arc::new(granted(i))),
+        name_servers: Vec::new(),
     });
     Topology { containers: members.collect(), ..topology() }
 }
@@ -214,6 +216,7 @@ fn ten_thousand_rules_compile_at_once() {
                 addresses: vec![IpAddr::from([10, 0, 1, u8::try_from(i).expect("small")])],
                 link_local: Vec::new(),
                 sockets: None,
+                name_servers: Vec::new(),
             })
             .collect(),
         ..topology()

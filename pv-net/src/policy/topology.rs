@@ -1,7 +1,7 @@
 //! Makes the rules' view of the device from what the daemon knows.
 
 use super::{LinkLocal, Member, is_link_local};
-use crate::model::{Attachment, ContainerName, Mac, Sockets};
+use crate::model::{Attachment, ContainerName, Mac, Network, Sockets};
 use pv_net_common::Ip;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,7 +24,13 @@ pub fn member(
         addresses: attachments.iter().flat_map(|a| own(a).chain([link_local(a)])).collect(),
         link_local: attachments.iter().filter_map(beside).collect(),
         sockets,
+        name_servers: attachments.iter().filter_map(|a| a.network.as_ref()).flat_map(given_servers).collect(),
     }
+}
+
+fn given_servers(network: &Network) -> impl Iterator<Item = IpAddr> {
+    let v4 = network.v4.iter().flat_map(|given| &given.dns).copied().map(IpAddr::from);
+    v4.chain(network.v6.iter().flat_map(|given| &given.dns).copied().map(IpAddr::from))
 }
 
 /// The device's own addresses, as far as the rules are about them. Of link-local addresses only those of the pools'

@@ -21,6 +21,7 @@ pub fn topology() -> Topology {
         addresses: addresses.iter().map(|a| name(a)).collect(),
         link_local: Vec::new(),
         sockets: None,
+        name_servers: Vec::new(),
     };
     let mut first = member("c1", 11, &["a"], &["10.0.1.2", "fd00:1::2", "fe80::2"]);
     first.link_local.push(LinkLocal { addr: name("fe80::2"), beside: name("fd00:1::2"), pool: name("a") });
@@ -100,6 +101,7 @@ pub fn limited(one: Sockets, other: Sockets) -> Topology {
     topology.containers[0].sockets = Some(Arc::new(one));
     topology.containers[2].sockets = Some(Arc::new(other));
     let servers = |pool: &str, addresses: &[&str]| (name(pool), addresses.iter().map(|a| name(a)).collect());
+    topology.containers[2].name_servers.push(name("192.0.2.8"));
     topology.name_servers = [servers("a", &["10.0.1.1", "fd00:1::1"]), servers("b", &["198.51.100.9"])].into();
     topology
 }

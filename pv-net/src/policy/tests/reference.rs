@@ -53,7 +53,12 @@ fn limited(rules: usize, topology: &Topology, packet: &Packet) -> Option<(usize,
     let sends = place(packet.src_identity).filter(|place| {
         let (container, sockets) = limited[*place];
         let reaches = sockets.connect.iter().any(|peer| to(&peer.to) && peer.ports.iter().any(|p| is_about(p, packet)));
-        let mut servers = container.pools.iter().filter_map(|pool| topology.name_servers.get(pool)).flatten();
+        let mut servers = container
+            .pools
+            .iter()
+            .filter_map(|pool| topology.name_servers.get(pool))
+            .flatten()
+            .chain(&container.name_servers);
         let is_question = sockets.resolve && matches!((packet.proto, packet.port), (6 | 17, 53));
         let asks = is_question && servers.any(|server| to(&Selector::Cidr((*server).into())));
         !reaches && !asks
