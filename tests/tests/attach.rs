@@ -20,6 +20,8 @@ fn switch_is_off() -> Result<()> {
 
 #[test]
 fn grace_periods_are_normal_again() -> Result<()> {
+    // The switch is the whole machine's, and a run of tests that was killed leaves it on. No daemon touches it then.
+    fs::write(SWITCH, "0")?;
     let mut device = Device::started(&configs::two_pools())?;
     let marker = device.file("run").join("rcu-expedited");
     device.attach("a", "internal")?;

@@ -164,14 +164,18 @@ impl Daemon {
     /// Has leases given back to the networks that they are of. One that is over may be somebody else's by now.
     pub(super) fn give_back(&mut self, leases: &[Arc<Lease>]) {
         for lease in leases {
-            let terms =
-                lease.terms.as_deref().filter(|terms| terms.v4.as_ref().is_some_and(|t| t.expires > unix_time()));
+            let terms = lease.terms.as_deref().filter(|terms| is_to_be_given_back(terms, unix_time()));
             let link = self.pools.get(&lease.key.pool).filter(|link| link.on_parent);
             let (Some(terms), Some(link)) = (terms, link) else { continue };
             let asker = Asker { mac: lease.mac, hostname: lease.key.container.to_string() };
             self.errands.add(Errand::GiveBack(Asked { link: link.index, asker, known: terms.clone() }));
         }
     }
+}
+
+/// Whether there is a lease of a server that lasts longer than until the time `unix`.
+fn is_to_be_given_back(terms: &Terms, unix: u64) -> bool {
+    terms.v4.as_ref().is_some_and(|v4| v4.expires > unix)
 }
 
 /// Whether an interface with this lease has the address.
@@ -196,7 +200,7 @@ mod tests {
     use crate::model::{Given, Terms4, Terms6};
 
     #[test]
-    fn a_gateway_that_is_of_this_device_is_left_out() {
+    fn a_gateway_of_this_device_is_left_out_and_a_lease_that_is_over_is_not_given_back() {
         let given4 = Given::bare([192, 0, 2, 50].into(), 24, Some([192, 0, 2, 1].into()));
         let (address6, gateway6) = ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x50].into(), [0xfe80, 0, 0, 0, 0, 0, 0, 1].into());
         let given6 = Given::bare(address6, 64, Some(gateway6));
@@ -215,6 +219,12 @@ mod tests {
         assert_eq!(left(|_| false), (0, true, true));
         assert_eq!(left(|a| a.is_ipv4()), (1, false, true));
         assert_eq!(left(|a| a.is_ipv6()), (1, true, false));
+        assert!(is_to_be_given_back(&all, 1000));
+        let v4 = all.v4.clone().map(|v4| Terms4 { expires: 1000, ..v4 });
+        for (unix, want) in [(999, true), (1000, false), (1001, false)] {
+            assert_eq!(is_to_be_given_back(&Terms { v4: v4.clone(), ..all.clone() }, unix), want, "{unix}");
+        }
+        assert!(!is_to_be_given_back(&Terms { v4: None, ..all.clone() }, 1000), "nobody has given it that");
         let lease = Lease {
             key: LeaseKey {
                 pool: "lan".parse().expect("name"),

@@ -5,8 +5,8 @@ use super::Daemon;
 use crate::failure::{Failure, Kind};
 use crate::kernel::Kernel;
 use crate::kernel::bpf::Hook;
-use crate::model::{Attachment, MacvlanMode, Pool, PoolIpam};
-use crate::plan::{DeviceIf, Link, Observed, Op, Reached, Ways, device_if_gone, device_ifs};
+use crate::model::{Attachment, MacvlanMode, Pool};
+use crate::plan::{DeviceIf, Link, Observed, Op, PoolLink, device_if_gone, device_ifs};
 use std::time::{Duration, Instant};
 
 impl Daemon {
@@ -38,8 +38,7 @@ impl Daemon {
     async fn try_follow_device_ifs(&mut self) -> Result<(), Failure> {
         let mut observed = self.host().observe().await?;
         let reached = self.reached();
-        let is_asked = reached.iter().any(|reached| reached.is_given);
-        let ways = if is_asked { self.net.ways(&observed.addresses).await? } else { Ways::default() };
+        let ways = self.net.ways(&observed.addresses).await?;
         let (wanted, refused) = device_ifs(reached.into_iter(), &observed, &ways);
         self.device_if_conditions.extend(refused);
         let gone = device_if_gone(&wanted, &observed);
@@ -64,17 +63,13 @@ impl Daemon {
     }
 
     /// The interfaces of containers that the device reaches.
-    fn reached(&self) -> Vec<Reached<'_>> {
+    fn reached(&self) -> Vec<(&Attachment, &PoolLink)> {
         let works = |a: &&Attachment| {
             self.link_index(&a.host_if).is_some_and(|i| !self.held.contains_key(&i) && !self.closed.contains(&i))
         };
         let attachments = self.state.containers.values().flat_map(|record| &record.attachments).filter(works);
-        let with_pool = attachments.filter_map(|attachment| {
-            let pool = self.device.pools.get(&attachment.pool).filter(|pool| is_bridged(pool))?;
-            let is_given = pool.ipam == PoolIpam::Dhcp;
-            Some(Reached { attachment, pool: self.pools.get(&attachment.pool)?, is_given })
-        });
-        with_pool.collect()
+        let in_pool = |a: &Attachment| self.device.pools.get(&a.pool).is_some_and(is_bridged);
+        attachments.filter(|a| in_pool(a)).filter_map(|a| Some((a, self.pools.get(&a.pool)?))).collect()
     }
 
     /// Makes the interface, or what is missing of it. One that cannot be completed is made again: while it was down, a
@@ -143,7 +138,7 @@ fn is_bridged(pool: &Pool) -> bool {
 mod tests {
     use super::*;
     use crate::kernel::fake::Fake;
-    use crate::plan::{Address, PoolLink, fixture};
+    use crate::plan::{Address, Ways, fixture};
     use std::collections::BTreeMap;
 
     /// A device with an interface on `wan0` that is made, but no more.
@@ -156,8 +151,7 @@ mod tests {
         let pool =
             PoolLink { index: 5, mac: crate::model::Mac([2; 6]), mtu: 1400, id: 1, borrowed: true, on_parent: true };
         let attachments = [7, 8].map(fixture::attachment);
-        let reached = attachments.iter().map(|attachment| Reached { attachment, pool: &pool, is_given: false });
-        let own = device_ifs(reached, &holds, &Ways::default()).0.remove(0);
+        let own = device_ifs(attachments.iter().map(|a| (a, &pool)), &holds, &Ways::default()).0.remove(0);
         let mut fake = Fake::new(holds);
         fake.apply(&Op::MakeDeviceIf(Box::new(own.clone()))).await.expect("made");
         let link = own.link(&fake.holds).expect("made").clone();

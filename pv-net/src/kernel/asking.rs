@@ -227,14 +227,19 @@ async fn ask(link: u32, asker: &Asker, known: &Terms) -> Result<Terms, String> {
     }
 }
 
-/// The same, a few interfaces at a time. What it reads is of strangers, so a fault in reading it is this attach's alone.
+/// The same, a few interfaces at a time.
 ///
 /// # Errors
 /// As `ask`, from its turn on.
 pub async fn ask_in_turn(asked: Asked) -> Result<Terms, String> {
+    in_turn(async move { ask(asked.link, &asked.asker, &asked.known).await }).await
+}
+
+/// Waits for a turn, and then for `asking`. What that reads is of strangers, so a fault in reading it is this attach's alone.
+async fn in_turn(asking: impl Future<Output = Result<Terms, String>> + Send + 'static) -> Result<Terms, String> {
     let _turn = TURNS.acquire().await.map_err(|e| e.to_string())?;
     let mut task = JoinSet::new();
-    task.spawn(async move { ask(asked.link, &asked.asker, &asked.known).await });
+    task.spawn(asking);
     match task.join_next().await {
         Some(Ok(terms)) => terms,
         Some(Err(e)) => Err(format!("a fault of pv-net: {e}")),
@@ -284,6 +289,33 @@ mod tests {
         assert_eq!(more(&none, &v4, false), FOR_THE_OTHER);
         assert_eq!(more(&v4, &v4, false), FOR_ANOTHER);
         assert_eq!(more(&v6, &v6, false), FOR_ANOTHER);
+    }
+
+    #[tokio::test]
+    async fn eight_ask_at_once_and_a_fault_is_one_attachs() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let (begun, end) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let mut all = JoinSet::new();
+        for number in 0..9 {
+            let (begun, end) = (begun.clone(), end.clone());
+            all.spawn(in_turn(async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                let _end = end.acquire().await;
+                assert!(number != 0, "a fault");
+                Ok(Terms::default())
+            }));
+        }
+        // This thread runs all tasks, so each has got as far as it can.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(begun.load(Ordering::Relaxed), 8);
+        end.add_permits(1);
+        let done = all.join_all().await;
+        assert_eq!(begun.load(Ordering::Relaxed), 9);
+        let faults: Vec<_> = done.into_iter().filter_map(Result::err).collect();
+        assert!(matches!(faults.as_slice(), [fault] if fault.starts_with("a fault of pv-net")), "{faults:?}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod uplinks;
 
 pub use bridge::{Borrowing, Bridge, Foreign, bridge, disturbs_listeners};
 pub use desired::{Desired, Endpoint, PoolLink, addresses, endpoint, misplaced};
-pub use device_if::{DeviceIf, HostRoute, Reached, device_if_gone, device_if_settings, device_if_traces, device_ifs};
+pub use device_if::{DeviceIf, HostRoute, device_if_gone, device_if_settings, device_if_traces, device_ifs};
 pub use diff::{diff, endpoint_ops, forget};
 pub use firewall::{Bridged, DroppingChain, kept_by_firewall, strict_filters};
 pub use inside::{FIRST_TABLE, Inside, InsideStep, Leg, LegRoute, MAIN_TABLE, SourceRule, inside_steps, ways_by};

@@ -193,16 +193,41 @@ mod tests {
         CommandLine { program: words[0].into(), arguments, output }
     }
 
+    fn programs(dir: &Path) -> Programs {
+        let call = Call { program: "/pv-net".into(), flags: Vec::new() };
+        Programs::new(dir, "web", Launcher { call, resolv_conf: "/resolv.conf".into() })
+    }
+
+    #[test]
+    fn a_process_ends_with_its_group() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let programs = programs(dir.path());
+        let (pid, long) = (dir.path().join("sleeper"), Duration::from_secs(10));
+        for by in [End::Ask, End::Kill] {
+            let words = format!("sleep 100 & echo $! > {0}.new; mv {0}.new {0}; wait", pid.display());
+            let mut leader = Command::new("sh").args(["-c", &words]).process_group(0).spawn().expect("started");
+            while !pid.exists() {
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            let sleeper: u32 = said_at(&pid).trim().parse().expect("a number");
+            std::fs::remove_file(&pid).expect("removed");
+            programs.end(leader.id(), by).expect("ended");
+            leader.wait().expect("waited");
+            assert!(programs.ended(sleeper, long).expect("known"), "{by:?}: what it has started goes on");
+            programs.end(leader.id(), by).expect("nobody is there");
+        }
+    }
+
     #[test]
     fn a_program_is_run_to_its_end_and_one_that_hangs_is_killed() {
         let dir = tempfile::tempdir().expect("a directory");
-        let call = Call { program: "/pv-net".into(), flags: Vec::new() };
-        let launcher = Launcher { call, resolv_conf: "/resolv.conf".into() };
-        let programs = Programs::new(dir.path(), "web", launcher);
+        let programs = programs(dir.path());
         let second = Duration::from_secs(10);
         let run = |words: &[&str], within| programs.run(&line(words, Output::Answer), within);
         let finished = run(&["sh", "-c", "echo yes; echo no >&2; exit 3"], second).expect("run");
         assert_eq!(finished, Finished { code: Some(3), answer: "yes\n".to_owned(), errors: "no\n".to_owned() });
+        let long = run(&["head", "-c", "3000000", "/dev/zero"], second).expect("run");
+        assert_eq!(u64::try_from(long.answer.len()), Ok(MOST), "it has all in its memory");
         let missing = run(&["pv-net-no-such-program"], second).expect_err("missing");
         assert!(matches!(missing, RuntimeError::Program { .. }), "{missing}");
         let begun = std::time::Instant::now();

@@ -82,11 +82,45 @@ fn as_user<T: Send>(user: u32, work: impl FnOnce() -> T + Send) -> io::Result<T>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Sockets, WasmCli};
+    use std::collections::BTreeMap;
 
     #[test]
     fn what_the_program_does_not_see() {
         assert!(is_hidden(Path::new("/run/app.wasm")) && is_hidden(Path::new("/run/../run/a/b")));
         assert!(!is_hidden(Path::new("/runner/app.wasm")) && !is_hidden(Path::new("/etc/app.wasm")));
+    }
+
+    #[test]
+    fn what_a_program_would_not_see_is_not_started() {
+        // Only root can put something there.
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let dirs = [tempfile::tempdir(), tempfile::tempdir_in("/run")].map(|dir| dir.expect("a directory"));
+        let [seen, hidden] = dirs.each_ref().map(|dir| dir.path().join("app.wasm"));
+        let link = dirs[0].path().join("link.wasm");
+        std::fs::write(&seen, "").expect("written");
+        std::fs::copy("/bin/true", &hidden).expect("copied");
+        std::os::unix::fs::symlink(&hidden, &link).expect("linked");
+        let checked = |program: &Path, module: &Path| {
+            check(&WasmSpec {
+                name: "web".parse().expect("a name"),
+                program: program.to_owned(),
+                cli: WasmCli::default(),
+                module: module.to_owned(),
+                args: Vec::new(),
+                env: BTreeMap::new(),
+                user: 0,
+                sockets: Sockets::default(),
+            })
+        };
+        let sh = Path::new("sh");
+        checked(sh, &seen).expect("both are seen");
+        for (program, module) in [(sh, &hidden), (sh, &link), (&hidden, &seen)] {
+            let failure = checked(program, module).expect_err("it is hidden");
+            assert!(failure.line().contains("is in /run"), "{failure}");
+        }
     }
 
     #[test]

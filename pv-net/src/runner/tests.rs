@@ -21,7 +21,7 @@ case "$*" in
     "state "*)
         [ -e "$id.pid" ] || { echo "container does not exist" >&2; exit 1; }
         echo "{\"id\": \"$id\", \"status\": \"running\", \"pid\": $(cat "$id.pid")}" ;;
-    *" run "*) sleep 1000 > /dev/null 2>&1 & echo $! > "$id.pid" ;;
+    *" run "*) ls run-runner >> calls; sleep 1000 > /dev/null 2>&1 & echo $! > "$id.pid" ;;
     "kill "*) kill -9 "$(cat "$2.pid")"; rm "$2.pid" ;;
 esac
 "#;
@@ -113,6 +113,7 @@ fn what_starts_in_the_devices_network_is_killed() {
     let failure = lab.containers.start(&name("web")).expect_err("killed");
     assert!(failure.line().contains("it has started in the device's network"), "{failure}");
     assert!(!lab.pid_file("web").exists() && lab.calls().contains("kill web KILL"), "{}", lab.calls());
+    assert!(lab.calls().contains("web.unchecked"), "it was not marked while it was started: {}", lab.calls());
     assert!(!lab.is_marked("web", Mark::Unchecked));
     assert_eq!(lab.containers.status(&name("web")).state, RunState::Failed);
 }
@@ -137,6 +138,12 @@ fn what_a_killed_runner_has_started_in_the_devices_network_is_killed() {
         assert!(failure.line().contains("running already"), "{failure}");
     }
     assert!(lab.pid_file("web").exists() && !is_gone(pid));
+    // A start that is refused leaves the check to the next look.
+    Mark::Unchecked.put(lab.containers.paths(), &name("web")).expect("marked");
+    lab.containers.start(&name("web")).expect_err("it runs");
+    assert!(lab.is_marked("web", Mark::Unchecked) && !is_gone(pid));
+    lab.containers.look(&name("web")).expect("looked");
+    assert!(is_gone(pid), "{}", lab.calls());
     // A mark of a start that came to nothing is no reason to kill what is started later.
     lab.declare("db", json!({}));
     Mark::Unchecked.put(lab.containers.paths(), &name("db")).expect("marked");

@@ -4,7 +4,7 @@ use crate::lab::{LAN4, LAN6, Lab, lan};
 use anyhow::{Context, Result, ensure};
 use harness::forger::{self, FORGED_MAC, MARK, is_forged};
 use harness::raw::RawSocket;
-use harness::{Container, Ear, SOON, eventually, frame, stranger};
+use harness::{Container, Ear, Namespace, SOON, eventually, frame, stranger};
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -31,7 +31,11 @@ fn forged(mac: [u8; 6], to: [u8; 6], stranger: &Container) -> Result<Vec<Vec<u8>
 }
 
 pub fn send(from: &Container, link: &str, frames: &[Vec<u8>]) -> Result<()> {
-    let socket = RawSocket::open(&from.ns, link)?;
+    send_in(&from.ns, link, frames)
+}
+
+pub fn send_in(ns: &Namespace, link: &str, frames: &[Vec<u8>]) -> Result<()> {
+    let socket = RawSocket::open(ns, link)?;
     for frame in frames {
         match socket.send(frame) {
             // What a program drops at egress, the sender is told.

@@ -1,11 +1,11 @@
 //! What device and containers of a macvlan pool of mode `bridge` send to each other, and the device's interface for that.
 
-use crate::lab::{LAN4, Lab, lan, pool};
+use crate::lab::{LAN4, LAN6, Lab, lan, pool};
 use anyhow::{Context, Result, ensure};
 use harness::{Container, Ear, Namespace, SOON, echo, eventually, frame};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Both addresses of the device on the LAN.
@@ -234,7 +234,8 @@ fn nobody_is_routed_by_it() -> Result<()> {
             ensure!(knock(&from.ns, SocketAddr::new(at, 5000)).is_err(), "{at} is reached from another pool");
         }
     }
-    let ear = Ear::stack(&web.ns)?;
+    // Where somebody records frames, the kernel makes fragments of IPv6 anew, without noting by which link they came.
+    let (ear, _recorder) = (Ear::stack(&web.ns)?, Ear::link(ns, "wan0")?);
     let mut frames = Vec::new();
     for src in ["10.77.0.99", "192.0.2.9", "fd00:77::99", "2001:db8::9"] {
         frames.extend(routed(&lab, src.parse()?, &web, harness::forger::MARK)?);
@@ -269,6 +270,66 @@ fn nobody_is_routed_by_it() -> Result<()> {
     for ear in [outside, wire, Ear::stack(&inner.ns)?] {
         let heard = ear.heard()?;
         ensure!(!heard.iter().any(|packet| harness::forger::is_forged(packet)), "{}: {heard:02x?}", ear.name());
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
+fn only_the_devices_own_packets_leave_by_it() -> Result<()> {
+    let lab = host_access("all", json!([]))?;
+    let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &[])?);
+    let ((name, mac), ns) = (device_if(&lab)?, &lab.device.ns);
+    let (nobody4, nobody6): (Ipv4Addr, Ipv6Addr) = ("10.77.0.99".parse()?, "fd00:77::99".parse()?);
+    let (own4, own6): (Ipv4Addr, Ipv6Addr) = ("10.77.0.250".parse()?, "fd00:77::250".parse()?);
+    let mut frames = Vec::new();
+    // To a container from an address that is not the device's, and to another container's MAC.
+    for ((nobody, device), at) in [nobody4.into(), nobody6.into()].into_iter().zip(own()).zip(web.addresses()) {
+        for (src, to) in [(nobody, web.mac()?), (device, db.mac()?)] {
+            let packet = frame::udp((src, 4000), (at, 5000), harness::forger::MARK);
+            frames.push(frame::ethernet(mac, to, frame::kind(&packet), &packet));
+        }
+    }
+    // In another's name, with another MAC, and about somebody who is no container.
+    for (sender, target) in [((mac, nobody4), web.v4), ((web.mac()?, own4), web.v4), ((mac, own4), LAN4)] {
+        frames.push(frame::ethernet(mac, [0xff; 6], frame::ARP, &frame::arp(1, sender, ([0; 6], target))));
+    }
+    let group = "ff02::1:ff00:1".parse()?;
+    for (to, packet) in [
+        (web.mac()?, frame::neighbour(136, nobody6, web.v6, nobody6, mac)),
+        (web.mac()?, frame::neighbour(136, own6, web.v6, own6, harness::forger::FORGED_MAC)),
+        ([0x33, 0x33, 0xff, 0, 0, 1], frame::neighbour(135, own6, group, LAN6, mac)),
+    ] {
+        frames.push(frame::ethernet(mac, to, frame::IPV6, &packet));
+    }
+    let ears = [Ear::link(&web.ns, "eth0")?, Ear::link(&db.ns, "eth0")?, Ear::link(&lab.lan, "eth0")?];
+    let silent = || -> Result<()> {
+        for at in lan() {
+            web.ns.ping(at, 1)?;
+            db.ns.ping(at, 1)?;
+        }
+        for ear in &ears {
+            let heard = ear.heard()?;
+            ensure!(!heard.is_empty(), "{}: not even the true packets", ear.name());
+            ensure!(!heard.iter().any(|frame| frame[6..12] == mac), "{}: {heard:02x?}", ear.name());
+        }
+        Ok(())
+    };
+    let grown = lab.device.counted(|| {
+        crate::attacks::send_in(ns, &name, &frames)?;
+        silent()
+    })?;
+    ensure!(grown["forged-source"] == 2 && grown["not-addressed"] == 2 && grown["spoofed-nd"] == 1, "{grown:?}");
+    // Nor does it answer for others, whatever its settings say.
+    for (family, key) in [("ipv4", "proxy_arp"), ("ipv6", "proxy_ndp")] {
+        let (conf, neigh) = (format!("net.{family}.conf.{name}"), format!("net.{family}.neigh.{name}"));
+        ns.sh(&format!("sysctl -qw {conf}.forwarding=1 {conf}.{key}=1 {neigh}.proxy_delay=0"))?;
+    }
+    ns.ip(&format!("neigh add proxy {LAN6} dev {name}"))?;
+    web.ns.ip("neigh flush dev eth0")?;
+    silent().context("in a proxy's settings")?;
+    for at in web.addresses() {
+        ns.ping(at, 1)?;
     }
     Ok(())
 }

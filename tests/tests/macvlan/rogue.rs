@@ -114,7 +114,10 @@ fn a_further_macvlan_reaches_no_neighbour() -> Result<()> {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_device_hears_no_container() -> Result<()> {
-    let lab = Lab::new("bridge", json!([]))?;
+    // What is sent to groups is nobody's business there, also where containers may reach the device.
+    let mut pool = crate::lab::pool("wan0", "bridge");
+    pool["host_access"] = json!("all");
+    let lab = Lab::with(&json!({"network": {"pools": {"lan": pool}}}))?;
     let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &[])?);
     let (ear, neighbour) = (Ear::stack(&lab.device.ns)?, Ear::link(&db.ns, "eth0")?);
     let groups: [IpAddr; 2] = ["10.77.0.255".parse()?, "ff02::1".parse()?];
@@ -314,6 +317,13 @@ fn nobody_speaks_for_the_device_or_to_it_in_a_containers_name() -> Result<()> {
     in_names(&macs, own, &db, [opened, served])?.iter().try_for_each(|frame| socket.send(frame))?;
     db.ns.ping(LAN4, 1)?;
     silent("a host on the LAN")?;
+    // With the MAC of the device's interface, the parent lets nothing in.
+    let frames = in_names(&[own], own, &db, [opened, served])?;
+    let grown = lab.device.counted(|| {
+        frames.iter().try_for_each(|frame| socket.send(frame))?;
+        db.ns.ping(LAN4, 1)
+    })?;
+    ensure!(grown["spoofed-mac"] == frames.len() as u64, "of {}: {grown:?}", frames.len());
     // What the device sends to a container has left nothing on the wire, and the wire learns nothing of its interface.
     lab.lan.ping(device, 1)?;
     let known = lab.lan.ip("neigh")?;

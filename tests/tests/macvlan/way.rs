@@ -133,7 +133,7 @@ fn another_link_lends_nobody_a_containers_address() -> Result<()> {
     let mut lan = pool("wan0", "bridge");
     lan["host_access"] = json!("all");
     let pools = json!({"lan": lan, "inner": harness::configs::pool(3)});
-    let lab = Lab::with(&json!({"network": {"uplinks": ["wan0", "wan1"], "pools": pools}}))?;
+    let lab = Lab::with(&json!({"network": {"uplinks": ["wan1"], "pools": pools}}))?;
     let (web, ns) = (lab.attach("web", &[])?, &lab.device.ns);
     let (beyond, stranger) = (Namespace::new("beyond")?, Namespace::new("stranger")?);
     ns.connect(
@@ -143,7 +143,9 @@ fn another_link_lends_nobody_a_containers_address() -> Result<()> {
     )?;
     ns.connect(("port", &[]), &stranger, ("eth0", &["10.0.3.200/24"]))?;
     ns.ip("link set port master pvbr3")?;
-    ns.sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.wan1.rp_filter=0 net.ipv4.conf.pvbr3.rp_filter=0")?;
+    for link in ["all", "wan0", "wan1", "pvbr3"] {
+        ns.sh(&format!("sysctl -qw net.ipv4.conf.{link}.rp_filter=0"))?;
+    }
     eventually(SOON, || {
         let uplinks = lab.device.json(&["status"])?.to_string();
         ensure!(uplinks.contains("wan1"), "{uplinks}");
@@ -152,10 +154,12 @@ fn another_link_lends_nobody_a_containers_address() -> Result<()> {
     for (at, from, link, to) in [
         (&beyond, "eth0", "wan1", ["10.88.0.250", "fd00:88::250", "10.77.0.250", "10.88.0.255", "ff02::1"].as_slice()),
         (&stranger, "eth0", "pvbr3", ["10.0.3.1", "10.77.0.250", "fd00:77::250", "ff02::1"].as_slice()),
+        // The parent itself, which need not be an uplink.
+        (&lab.lan, "eth0", "wan0", ["10.77.0.250", "fd00:77::250", "10.77.0.255", "ff02::1"].as_slice()),
     ] {
         let (src_mac, dst_mac) = (at.mac(from)?, ns.mac(link)?);
         let socket = RawSocket::open(at, from)?;
-        let ear = Ear::link(ns, link)?;
+        let (ear, stack) = (Ear::link(ns, link)?, Ear::stack(ns)?);
         let sent = |src4: IpAddr, src6: IpAddr| -> Result<()> {
             for dst in to {
                 let dst: IpAddr = dst.parse()?;
@@ -181,11 +185,14 @@ fn another_link_lends_nobody_a_containers_address() -> Result<()> {
             arrived()
         })?;
         ensure!(grown["forged-source"] == 0, "{link}: under its own address: {grown:?}");
+        stack.heard()?;
         let grown = lab.device.counted(|| {
             sent(web.v4.into(), web.v6.into())?;
             arrived()
         })?;
         ensure!(grown["forged-source"] == wanted, "{link}: of {wanted}: {grown:?}");
+        let heard = stack.heard()?;
+        ensure!(!heard.iter().any(|packet| is_forged(packet)), "{link}: {heard:02x?}");
     }
     works(&lab, &web)
 }

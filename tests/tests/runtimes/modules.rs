@@ -58,7 +58,8 @@ impl Modules {
         };
         let program = own.join(cli);
         // What it has inherited is in the log.
-        fs::write(&program, format!("#!/bin/sh\nls -l /proc/$$/fd\n{command} \"$@\"\n"))?;
+        let tells = "ls -l /proc/$$/fd; if [ -e /proc/keys ]; then cat /proc/keys; fi";
+        fs::write(&program, format!("#!/bin/sh\n{tells}\n{command} \"$@\"\n"))?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
         let module = if cli == "wasmtime" { "agent-wasip2.wasm" } else { "agent-wasmedge.wasm" };
         fs::copy(Path::new(HERE).join(module), own.join("agent.wasm"))?;

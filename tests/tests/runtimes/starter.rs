@@ -15,6 +15,9 @@ pub const SERVES: &str = "httpd -p [::]:80 -h /\ntrap 'exit 0' TERM PWR\nwhile :
 /// A program that does not end when it is asked to.
 pub const STUBBORN: &str = "trap '' TERM PWR\nwhile :; do sleep 1000; done\n";
 
+/// What a runner may have that no module gets: another group, files that all may write, and mounts that are seen elsewhere.
+const GIVEN: &str = "umask 0; mount --make-rshared /; exec setpriv --groups 12345 \"$@\"";
+
 /// A device whose containers are started by a runner.
 pub struct Starter {
     pub lab: Lab,
@@ -46,7 +49,15 @@ impl Starter {
     pub fn start_runner(&mut self) -> Result<()> {
         let device = &self.lab.device;
         let log = fs::File::options().create(true).append(true).open(device.file("runner.log"))?;
-        let mut command = self.lab.runtime(&binary()?.display().to_string());
+        let program = binary()?.display().to_string();
+        let mut command = match self.kind {
+            "wasmtime" | "wasmedge" => {
+                let mut command = self.lab.runtime("sh");
+                command.args(["-ec", GIVEN, "sh", &program]);
+                command
+            }
+            _ => self.lab.runtime(&program),
+        };
         command.arg("runner").arg("--config").arg(device.config());
         for (flag, dir) in [("--containers", "containers"), ("--state-dir", "state"), ("--run-dir", "run")] {
             command.arg(flag).arg(device.file(dir));

@@ -90,6 +90,12 @@ fn is_confined(modules: &Modules, name: &str) -> Result<u32> {
     let resolv_conf = modules.file(&format!("run/resolv/{name}.conf"));
     ensure!(text(root.join("etc/resolv.conf"))? == text(resolv_conf)?, "its resolv.conf is another one");
     ensure!(text(root.join("etc/hosts"))?.is_empty(), "it has names of the device");
+    ensure!(text(root.join("etc/nsswitch.conf"))?.contains("hosts: files dns\n"), "it asks others for names");
+    ensure!(fs::symlink_metadata(root.join("etc/passwd"))?.is_symlink(), "the device's other files are missing");
+    // What is mounted for it is seen nowhere else, and what the device unmounts is gone for it too.
+    let mounts = text(proc.join("mountinfo"))?;
+    ensure!(mounts.contains(" master:") && !mounts.contains(" shared:"), "{mounts}");
+    ensure!(!text(proc.join("environ"))?.contains("PV_NET"), "it has variables of the runner");
     let status = fs::read_to_string(proc.join("status"))?;
     let field =
         |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim().to_owned();
@@ -97,6 +103,7 @@ fn is_confined(modules: &Modules, name: &str) -> Result<u32> {
     let user: u32 = ids[0].split_whitespace().next().unwrap_or_default().parse().with_context(|| status.clone())?;
     ensure!((0x7000_0000..0x8000_0000).contains(&user), "{status}");
     ensure!(ids.iter().all(|ids| ids.split_whitespace().all(|id| id == user.to_string())), "{status}");
+    ensure!(field("Umask:") == "0022", "others may write to its files: {status}");
     ensure!(field("Groups:").is_empty() && field("NoNewPrivs:") == "1" && field("Seccomp:") == "2", "{status}");
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
         ensure!(field(set).trim_matches('0').is_empty(), "{set} {}", field(set));
@@ -107,6 +114,10 @@ fn is_confined(modules: &Modules, name: &str) -> Result<u32> {
     let own = [modules.file("runner.log"), modules.file(modules.starter.kind)].map(|path| path.display().to_string());
     let is_known = |file: &&str| *file == "/dev/null" || own.iter().any(|own| own == file);
     ensure!(open.len() >= 3 && open.iter().all(is_known), "it was given {open:?}");
+    if Path::new("/proc/keys").exists() {
+        let is_own = |line: &str| line.contains(&user.to_string()) && line.contains(" _ses: empty");
+        ensure!(log.lines().any(is_own), "it has no keyring of its own: {log}");
+    }
     Ok(user)
 }
 

@@ -203,6 +203,32 @@ fn a_container_that_runs_is_not_started_again() {
 }
 
 #[test]
+fn what_a_runtime_keeps_of_one_that_has_ended_is_removed_before_the_next_start() {
+    let stopped = r#"{"id": "w", "status": "stopped", "pid": 0}"#;
+    let answers = vec![well(stopped), well(""), well(""), well(OCI_RUNNING)];
+    let (spec, execute) = (oci_spec(), Script::new(answers, &[]));
+    assert_eq!(Oci { spec: &spec, execute: &execute }.start(PATIENCE).expect("started"), 77);
+    assert_eq!(execute.asked()[1], "crun --root /r delete w");
+}
+
+#[test]
+fn a_runtime_that_knows_no_such_container_is_understood() {
+    let no_file = "error opening file `/r/w/status`: No such file or directory";
+    for said in [UNKNOWN, no_file] {
+        let (spec, execute) = (oci_spec(), Script::new(vec![badly(said), badly("no permission")], &[]));
+        let oci = Oci { spec: &spec, execute: &execute };
+        assert_eq!(oci.state().expect(said), State::Absent);
+        assert!(matches!(oci.state(), Err(RuntimeError::Refused { .. })));
+    }
+    let answers = vec![badly("w doesn't exist"), badly("no permission"), well("State: STRANGE\n")];
+    let (spec, execute) = (lxc_spec(), Script::new(answers, &[]));
+    let lxc = Lxc { spec: &spec, execute: &execute };
+    assert_eq!(lxc.state().expect("understood"), State::Absent);
+    assert!(matches!(lxc.state(), Err(RuntimeError::Refused { .. })));
+    assert!(matches!(lxc.state(), Err(RuntimeError::Answer { .. })));
+}
+
+#[test]
 fn one_that_has_ended_at_once_is_said_to_have() {
     let (spec, execute) = (lxc_spec(), Script::new(vec![well(STOPPED), well(""), well(STOPPED)], &[]));
     let failed = Lxc { spec: &spec, execute: &execute }.start(PATIENCE).expect_err("it has ended");

@@ -1,31 +1,14 @@
-//! The client, frame by frame and second by second.
+//! Leases of DHCPv4 servers.
 
-use super::frame::{self, Heard};
 use super::*;
-use crate::model::{Given, Mac, RaMode, RouterPreference, Terms4, Terms6};
-use crate::ra::{Advert, Prefix};
+use crate::model::Terms4;
 use dhcproto::v4::{DhcpOption, Encodable, Encoder, Message, MessageType, Opcode, OptionCode, UnknownOption};
 use dhcproto::{Decodable, Decoder};
 use etherparse::PacketBuilder;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 
-const OWN: Mac = Mac([2, 0, 0, 0, 0, 7]);
-const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
-const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-
-fn asker() -> Asker {
-    Asker { mac: OWN, hostname: "web".to_owned() }
-}
-
-fn start() -> Now {
-    Now { unix: 1000, at: Instant::now() }
-}
-
-fn after(start: Now, secs: f64) -> Now {
-    Now { unix: start.unix + secs as u64, at: start.at + Duration::from_secs_f64(secs) }
-}
 
 /// The message that a frame has for a server, and where it goes.
 fn asked(frame: &[u8]) -> (Message, [u8; 6], Ipv4Addr) {
@@ -66,12 +49,12 @@ fn framed(message: &Message) -> Vec<u8> {
     frame
 }
 
-fn v4(known: Option<&Terms4>, now: Now) -> v4::Client {
-    v4::Client::asking(&asker(), known, now, Random::new(7))
+fn v4(known: Option<&Terms4>, now: Now) -> crate::dhcp_client::v4::Client {
+    crate::dhcp_client::v4::Client::asking(&asker(), known, now, Random::new(7))
 }
 
 /// Brings a client to an address, with a lease of `secs`. Returns the time.
-fn bind(client: &mut v4::Client, now: Now, secs: u32) -> Now {
+fn bind(client: &mut crate::dhcp_client::v4::Client, now: Now, secs: u32) -> Now {
     let frames = client.wake(now);
     let (discover, to, _) = asked(&frames[0]);
     assert_eq!((kind(&discover), to, frames.len()), (MessageType::Discover, [0xff; 6], 1));
@@ -133,6 +116,9 @@ fn only_its_server_may_end_a_lease_before_t2() {
     let (request, ..) = asked(&client.wake(after(begun, 51.0))[0]);
     client.hear(&refusal(request.xid() ^ 1, SERVER), after(begun, 51.0));
     client.hear(&refusal(request.xid(), other), after(begun, 51.0));
+    let mut anothers = answer(MessageType::Nak, request.xid(), SERVER, Ipv4Addr::UNSPECIFIED, 0);
+    anothers.set_chaddr(&SERVER_MAC.0);
+    client.hear(&framed(&anothers), after(begun, 51.0));
     assert!(client.held().is_some());
     let moved = framed(&answer(MessageType::Ack, request.xid(), SERVER, other, 100));
     client.hear(&moved, after(begun, 51.0));
@@ -183,6 +169,14 @@ fn who_is_refused_again_and_again_waits() {
         let (discover, ..) = asked(&client.wake(now)[0]);
         let request = client.hear(&framed(&answer(MessageType::Offer, discover.xid(), SERVER, ADDRESS, 100)), now);
         let xid = asked(&request[0]).0.xid();
+        // Another server was not asked, and nobody for another address.
+        let other = Ipv4Addr::new(192, 0, 2, 66);
+        for (kind, server, address) in
+            [(MessageType::Nak, other, ADDRESS), (MessageType::Ack, other, ADDRESS), (MessageType::Ack, SERVER, other)]
+        {
+            let said = framed(&answer(kind, xid, server, address, 100));
+            assert!(client.hear(&said, now).is_empty() && client.is_close(), "{kind:?} {server} {address}");
+        }
         let asks = client.hear(&framed(&answer(MessageType::Nak, xid, SERVER, Ipv4Addr::UNSPECIFIED, 0)), now);
         assert_eq!(client.wrong(), Some("DHCP server 192.0.2.1 refuses 192.0.2.50"));
         // The first time it has asked already, and is asked to be heard by another question.
@@ -301,184 +295,6 @@ fn what_a_server_says_beside_the_address() {
     assert_eq!((early.renew, early.rebind), (1050, 1088), "times that would keep the device busy");
     let ever = told(|ack| drop(ack.opts_mut().insert(option(51, &[0xff; 4]))));
     assert_eq!((ever.renew, ever.rebind, ever.expires), (u64::MAX, u64::MAX, u64::MAX));
-}
-
-fn advert(prefixes: &[(&str, u32, u32)], router_secs: u16) -> Advert {
-    Advert {
-        mode: RaMode::Slaac,
-        router_secs,
-        option_secs: 600,
-        preference: RouterPreference::Medium,
-        mac: SERVER_MAC,
-        mtu_bytes: 1500,
-        prefixes: prefixes
-            .iter()
-            .map(|(net, valid_secs, preferred_secs)| Prefix {
-                net: net.parse().expect("a network"),
-                valid_secs: *valid_secs,
-                preferred_secs: *preferred_secs,
-            })
-            .collect(),
-        routes: Vec::new(),
-        server: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x53)),
-        domain: "lan.example".to_owned(),
-    }
-}
-
-fn advertised(from: Ipv6Addr, advert: &Advert) -> Vec<u8> {
-    let message = advert.encode();
-    let head = [message[4], message[5], message[6], message[7]];
-    let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-    let packet = PacketBuilder::ethernet2(SERVER_MAC.0, [0x33, 0x33, 0, 0, 0, 1]).ipv6(from.octets(), to.octets(), 255);
-    let mut frame = Vec::new();
-    packet.icmpv6_raw(134, 0, head).write(&mut frame, &message[8..]).expect("written");
-    frame
-}
-
-fn v6(now: Now) -> v6::Client {
-    v6::Client::asking(&asker(), None, now, Random::new(7))
-}
-
-/// Lets a client hear an advertisement, and nobody object. Returns what it has.
-fn settle(client: &mut v6::Client, said: &Advert, now: Now) -> Option<Terms6> {
-    client.hear(&advertised(ROUTER, said), now);
-    client.wake(after(now, 0.6));
-    client.held().cloned()
-}
-
-#[test]
-fn an_address_is_made_of_an_advertised_network() {
-    let begun = start();
-    let mut client = v6(begun);
-    let solicitation = client.wake(begun);
-    assert_eq!(solicitation[0][54], 133);
-    let said = advert(&[("fd00:1::/64", 9000, 4500), ("2001:db8:1::/64", 9000, 4500)], 600);
-    let probe = client.hear(&advertised(ROUTER, &said), begun);
-    assert!(client.held().is_none() && probe[0][54] == 135, "it looks whether somebody has it");
-    client.wake(after(begun, 0.6));
-    let terms = client.held().expect("bound").clone();
-    let Given { address, prefix, gateway, dns, search } = terms.given.clone();
-    assert!(address.to_string().starts_with("2001:db8:1:"), "{address}: the one that is known everywhere");
-    assert_eq!((prefix, gateway, terms.expires), (64, Some(ROUTER), 10_000));
-    assert_eq!((dns.len(), search), (1, vec!["lan.example".to_owned()]));
-    let again = settle(&mut v6(begun), &said, begun).expect("bound");
-    assert_eq!(again.given.address, address, "the same every time");
-    // Its router ends, and then its time.
-    client.hear(&advertised(ROUTER, &advert(&[("2001:db8:1::/64", 9000, 4500)], 0)), after(begun, 1.0));
-    assert_eq!(client.held().and_then(|t| t.given.gateway), None);
-    client.wake(after(begun, 9002.0));
-    assert!(client.held().is_none() && client.wrong().is_some());
-}
-
-#[test]
-fn an_address_that_somebody_has_gives_way_to_another() {
-    let begun = start();
-    let mut client = v6(begun);
-    client.wake(begun);
-    let probe = client.hear(&advertised(ROUTER, &advert(&[("fd00:1::/64", 9000, 4500)], 600)), begun);
-    let Some(Heard::Asked { target: first, .. }) = frame::read(&probe[0]) else { panic!("no probe") };
-    assert!(client.hear(&probe[0], begun).is_empty(), "its own probe");
-    let other = frame::solicitation(SERVER_MAC, first).expect("a frame");
-    let probe = client.hear(&other, begun);
-    let Some(Heard::Asked { target: second, .. }) = frame::read(&probe[0]) else { panic!("no probe") };
-    assert_ne!(first, second);
-    client.wake(after(begun, 0.6));
-    assert_eq!(client.held().map(|t| (t.given.address, t.conflicts)), Some((second, 1)));
-    // Later an answer changes nothing: that is the kernel's business.
-    client.hear(&frame::solicitation(SERVER_MAC, second).expect("a frame"), after(begun, 1.0));
-    assert!(client.held().is_some());
-}
-
-#[test]
-fn a_renumbered_network_has_its_address_replaced_in_one_step() {
-    let begun = start();
-    let mut client = v6(begun);
-    let old = settle(&mut client, &advert(&[("fd00:1::/64", 9000, 4500)], 600), begun).expect("bound");
-    let said = advert(&[("fd00:1::/64", 9000, 0), ("fd00:2::/64", 9000, 4500)], 600);
-    client.hear(&advertised(ROUTER, &said), after(begun, 10.0));
-    assert_eq!(client.held().map(|t| t.given.address), Some(old.given.address), "until the new one is probed");
-    client.wake(after(begun, 10.6));
-    let new = client.held().expect("bound");
-    assert!(new.given.address.to_string().starts_with("fd00:2:"), "{}", new.given.address);
-}
-
-#[test]
-fn an_address_stays_when_somebody_has_all_that_would_take_its_place() {
-    let begun = start();
-    let mut client = v6(begun);
-    let old = settle(&mut client, &advert(&[("fd00:1::/64", 9000, 4500)], 600), begun).expect("bound");
-    let said = advert(&[("fd00:1::/64", 9000, 0), ("fd00:2::/64", 9000, 4500)], 600);
-    let mut frames = client.hear(&advertised(ROUTER, &said), after(begun, 10.0));
-    for _ in 0..3 {
-        let Some(Heard::Asked { target, .. }) = frame::read(&frames[0]) else { panic!("no probe") };
-        let other = frame::solicitation(SERVER_MAC, target).expect("a frame");
-        frames = client.hear(&other, after(begun, 10.0));
-    }
-    assert!(!client.is_close());
-    assert_eq!(client.held().map(|t| t.given.address), Some(old.given.address));
-    client.wake(after(begun, 9001.0));
-    assert!(client.held().is_none(), "until its time is over");
-}
-
-#[test]
-fn an_advertisement_counts_only_what_it_says_from_now_on() {
-    let begun = start();
-    let mut client = v6(begun);
-    settle(&mut client, &advert(&[("fd00:1::/64", 9000, 4500)], 600), begun);
-    // The clock is set back by a year: another router's word changes nothing of the address and its router.
-    let set = Now { unix: 0, ..after(begun, 100.0) };
-    let other = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
-    let before = client.next();
-    client.hear(&advertised(other, &advert(&[], 1800)), set);
-    assert!(before.is_some() && client.next() == before);
-    client.wake(after(begun, 601.0));
-    assert_eq!(client.held().map(|t| t.given.gateway), Some(None));
-    let end = client.next().expect("its end");
-    assert!((9000.0..9001.0).contains(&end.duration_since(begun.at).as_secs_f64()));
-}
-
-#[test]
-fn what_routers_say_that_is_not_believed() {
-    let begun = start();
-    let good = advert(&[("fd00:1::/64", 9000, 4500)], 600);
-    for (why, said) in [
-        ("a network of the link", advert(&[("fe80::/64", 9000, 4500)], 600)),
-        ("a group", advert(&[("ff05::/64", 9000, 4500)], 600)),
-        ("no network of hosts", advert(&[("fd00:1::/48", 9000, 4500)], 600)),
-        ("over", advert(&[("fd00:1::/64", 9000, 0)], 600)),
-        ("soon over", advert(&[("fd00:1::/64", 59, 59)], 600)),
-        ("not for SLAAC", Advert { mode: RaMode::RouteOnly, ..good.clone() }),
-    ] {
-        assert_eq!(settle(&mut v6(begun), &said, begun), None, "{why}");
-    }
-    let mut client = v6(begun);
-    assert_eq!(settle(&mut client, &Advert { mode: RaMode::Stateful, ..good.clone() }, begun), None);
-    assert!(client.wrong().is_some_and(|why| why.contains("DHCPv6, which is not supported")), "{:?}", client.wrong());
-    let mut client = v6(begun);
-    let routed: Ipv6Addr = "2001:db8::1".parse().expect("an address");
-    assert!(client.hear(&advertised(routed, &good), begun).is_empty(), "from beyond the link");
-    let mut forged = advertised(ROUTER, &good);
-    forged[21] = 254;
-    assert!(client.hear(&forged, begun).is_empty(), "forwarded");
-    let mut broken = advertised(ROUTER, &good);
-    *broken.last_mut().expect("an octet") ^= 1;
-    assert!(client.hear(&broken, begun).is_empty(), "a wrong checksum");
-    // A time that is made short does not end the address at once (RFC 4862 section 5.5.3).
-    let terms = settle(&mut client, &good, begun).expect("bound");
-    client.hear(&advertised(ROUTER, &advert(&[("fd00:1::/64", 1, 1)], 600)), after(begun, 10.0));
-    assert_eq!(client.held().map(|t| t.expires), Some(1010 + 7200));
-    assert!(terms.expires > 1010 + 7200);
-}
-
-#[test]
-fn it_speaks_for_its_link_local_address_alone() {
-    let begun = start();
-    let client = Client::asking(&asker(), &Terms::default(), begun, 7);
-    let own = frame::link_local(OWN);
-    let answer = client.speak_for_itself(&frame::solicitation(SERVER_MAC, own).expect("a frame")).expect("an answer");
-    assert_eq!(frame::read(&answer), Some(Heard::Said { from: OWN, target: own }));
-    let other = frame::solicitation(SERVER_MAC, ROUTER).expect("a frame");
-    assert_eq!(client.speak_for_itself(&other), None);
 }
 
 #[test]
