@@ -1,7 +1,6 @@
 //! `cargo xtask test`: all tests, with a count at the end that includes what was skipped and why.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+mod programs;
 
 use anyhow::{Context, Result, bail};
 
@@ -39,24 +38,17 @@ pub fn run(args: &Args) -> Result<()> {
     let skips = tempfile()?;
     let mut sum = Sum::default();
 
-    let mut command = run::cargo();
-    command.args(["test", "--workspace", "--no-fail-fast", "--"]);
+    let mut flags = Vec::new();
     if run::is_root() {
-        command.arg("--include-ignored");
+        flags.push("--include-ignored");
     }
-    command.args(args.filter.as_deref());
-    // Most of a test is waiting for the kernel or for time to pass.
-    let at_a_time = std::thread::available_parallelism().map_or(1, usize::from) + 1;
-    command.env("RUST_TEST_THREADS", at_a_time.to_string());
-    command.env("PV_NET_BIN", &daemon).env("PV_NET_SKIPS", &skips).stdout(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("{} could not be started", run::show(&command)))?;
-    let output = child.stdout.take().context("the tests' output")?;
-    for line in BufReader::new(output).lines() {
-        let line = line.context("the tests' output")?;
-        println!("{line}");
-        sum.add(&line);
-    }
-    let status = child.wait().context("cargo test")?;
+    flags.extend(args.filter.as_deref());
+    let env = [("PV_NET_BIN", daemon.as_path()), ("PV_NET_SKIPS", skips.as_path())];
+    let broken = programs::run(&programs::build()?, &flags, &env, |output| {
+        print!("{output}");
+        output.lines().for_each(|line| sum.add(line));
+    })?;
+    run::run(run::cargo().args(["test", "--workspace", "--doc", "--quiet"]))?;
 
     let skipped = std::fs::read_to_string(&skips).context("the list of skipped tests")?;
     std::fs::remove_file(&skips).context("the list of skipped tests")?;
@@ -68,8 +60,8 @@ pub fn run(args: &Args) -> Result<()> {
         println!("SKIP {line}");
     }
     println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed, skipped.len());
-    if !status.success() || sum.failed > 0 {
-        bail!("tests failed ({status})");
+    if !broken.is_empty() || sum.failed > 0 {
+        bail!("tests failed: {}", broken.join(", "));
     }
     if sum.passed == 0 {
         bail!("no test ran: {:?} matches none", args.filter.as_deref().unwrap_or(""));
