@@ -57,6 +57,12 @@ impl Kept {
         u32::try_from(now.saturating_duration_since(self.came).as_secs()).unwrap_or(u32::MAX)
     }
 
+    /// Until when clients get it as they do now: then the records' times to live are a second less.
+    #[must_use]
+    pub fn lasts(&self, now: Instant) -> Instant {
+        self.came + Duration::from_secs(u64::from(self.age(now)) + 1)
+    }
+
     /// Whether the answer is still valid.
     #[must_use]
     pub fn holds(&self, now: Instant) -> bool {

@@ -1,15 +1,17 @@
-//! Answers about the device's own names, kept for the same questions from the same clients: an answer depends on
-//! nothing but the names, the socket, the client's address and the question's bytes. Most clients ask for few names,
-//! again and again, and a copy takes a tenth of the time that it takes to make the answer. Pure.
+//! Answers that are kept for the same questions from the same clients: an answer about the device's own names depends on
+//! nothing but the names, the socket, the client's address and the question's bytes, and one from the cache on the second
+//! too. Most clients ask for few names, again and again, and a copy takes a tenth of the time that it takes to make the
+//! answer. Pure.
 
 use super::metrics::Ended;
 use super::wire::{Query, RecordType};
 use super::zone::{Whose, Zone};
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 /// How many answers are kept: in so many sets, each with so many answers. A new answer takes the place of the oldest one
-/// in its set, so that a flood of names takes no more memory.
+/// in its set, so that a flood of names takes no more memory. One from the cache takes no place of an own name's.
 const SETS: usize = 128;
 const WAYS: usize = 4;
 /// Longer questions and answers are not kept.
@@ -37,6 +39,8 @@ pub struct Answer {
     answer: Box<[u8]>,
     /// To whose share such a question counts.
     pub whose: Whose,
+    /// When it is another one, if it is from the cache.
+    until: Option<Instant>,
     /// The type of the question's records.
     pub kind: RecordType,
     /// How the question ended.
@@ -44,6 +48,10 @@ pub struct Answer {
 }
 
 impl Answer {
+    fn is_to(&self, place: u64, address: IpAddr, question: &[u8]) -> bool {
+        (self.place, self.address) == (place, address) && *self.question == *question
+    }
+
     /// Writes the answer to this question.
     pub fn write(&self, question: &[u8], out: &mut Vec<u8>) {
         out.clear();
@@ -61,31 +69,61 @@ impl Prepared {
         }
     }
 
-    /// The answer that this question of `address` had on socket `place`.
+    /// The answer that this question of `address` had on socket `place`, and has at the time `now`.
     #[must_use]
-    pub fn get(&self, place: u64, address: IpAddr, question: &[u8]) -> Option<&Answer> {
+    pub fn get(&self, place: u64, address: IpAddr, question: &[u8], now: Instant) -> Option<&Answer> {
         let question = question.get(ID..)?;
         let set = self.sets.get(set(place, address, question))?;
-        set.iter().find(|there| (there.place, there.address) == (place, address) && *there.question == *question)
+        let there = set.iter().find(|there| there.is_to(place, address, question))?;
+        there.until.is_none_or(|until| now < until).then_some(there)
     }
 
-    /// Keeps the answer to this question of `address` on socket `place`, if it is about a name that the device has.
-    /// Answers about names that it does not have are not kept: there is no end of these.
-    pub fn keep(&mut self, place: u64, address: IpAddr, question: &[u8], answer: &[u8], whose: Whose, ended: Ended) {
+    /// Keeps the answer to this question of `address` on socket `place`, if it is about a name that the device has, or is
+    /// from the cache and the same until a time that is given. Answers about names that nobody has are not kept: there is
+    /// no end of these.
+    pub fn keep(
+        &mut self,
+        place: u64,
+        address: IpAddr,
+        question: &[u8],
+        answer: &[u8],
+        whose: Whose,
+        (ended, until): (Ended, Option<Instant>),
+    ) {
         let Ok(kind) = Query::parse(question).map(|query| query.rtype()) else { return };
         let (Some(question), Some(answer)) = (question.get(ID..), answer.get(ID..)) else { return };
-        let is_own = matches!(ended, Ended::Own | Ended::NoData);
-        if !is_own || question.len() > LARGEST || answer.len() > LARGEST {
+        let is_kept = match ended {
+            Ended::Own | Ended::NoData => until.is_none(),
+            Ended::Cache => until.is_some(),
+            _ => false,
+        };
+        if !is_kept || question.len() > LARGEST || answer.len() > LARGEST {
             return;
         }
         if self.sets.is_empty() {
             self.sets.resize_with(SETS, Vec::new);
         }
         let Some(set) = self.sets.get_mut(set(place, address, question)) else { return };
-        if set.len() == WAYS {
-            set.remove(0);
+        let is_old = |there: &Answer| there.is_to(place, address, question);
+        let oldest = || set.iter().position(|there| there.until.is_some()).or(until.is_none().then_some(0));
+        match set.iter().position(is_old) {
+            Some(old) => drop(set.remove(old)),
+            None if set.len() < WAYS => {}
+            None => match oldest() {
+                Some(oldest) => drop(set.remove(oldest)),
+                None => return,
+            },
         }
-        set.push(Answer { place, address, question: question.into(), answer: answer.into(), whose, kind, ended });
+        set.push(Answer {
+            place,
+            address,
+            question: question.into(),
+            answer: answer.into(),
+            whose,
+            until,
+            kind,
+            ended,
+        });
     }
 }
 
@@ -109,6 +147,7 @@ mod tests {
     use super::*;
     use crate::dns::name;
     use hickory_proto::op::{self, Message, MessageType, OpCode};
+    use std::time::Duration;
 
     const WHOSE: Whose = Whose::Container(1);
     const ANSWER: &[u8] = b"\0\x01answer";
@@ -121,7 +160,7 @@ mod tests {
 
     fn answer(prepared: &Prepared, address: [u8; 4], question: &[u8]) -> Option<Vec<u8>> {
         let mut out = vec![1, 2, 3];
-        prepared.get(1, address.into(), question)?.write(question, &mut out);
+        prepared.get(1, address.into(), question, Instant::now())?.write(question, &mut out);
         Some(out)
     }
 
@@ -131,9 +170,9 @@ mod tests {
         let (own, asked) = ([10, 0, 3, 2], question(1, "web.pv.local"));
         prepared.follow(&zone);
         assert_eq!(answer(&prepared, own, &asked), None);
-        prepared.keep(1, own.into(), &asked, ANSWER, WHOSE, Ended::NoData);
-        assert!(prepared.get(2, own.into(), &asked).is_none(), "on another link");
-        let known = prepared.get(1, own.into(), &asked).expect("kept");
+        prepared.keep(1, own.into(), &asked, ANSWER, WHOSE, (Ended::NoData, None));
+        assert!(prepared.get(2, own.into(), &asked, Instant::now()).is_none(), "on another link");
+        let known = prepared.get(1, own.into(), &asked, Instant::now()).expect("kept");
         assert_eq!((known.whose, known.kind, known.ended), (WHOSE, RecordType::AAAA, Ended::NoData));
         let again = question(0x0708, "web.pv.local");
         assert_eq!(answer(&prepared, own, &again), Some(b"\x07\x08answer".to_vec()));
@@ -154,24 +193,52 @@ mod tests {
         let (mut prepared, zone) = (Prepared::default(), Arc::new(Zone::default()));
         prepared.follow(&zone);
         let (own, asked) = ([10, 0, 3, 2].into(), question(1, "web.pv.local"));
-        prepared.keep(1, own, &asked, ANSWER, WHOSE, Ended::Own);
+        prepared.keep(1, own, &asked, ANSWER, WHOSE, (Ended::Own, None));
         let others: Vec<_> = (0..5_000).map(|n| question(1, &format!("n{n}.pv.local"))).collect();
         for other in &others {
             for ended in [Ended::NoName, Ended::Refused, Ended::Upstream, Ended::Cache] {
-                prepared.keep(1, own, other, ANSWER, WHOSE, ended);
+                prepared.keep(1, own, other, ANSWER, WHOSE, (ended, None));
             }
         }
-        assert!(prepared.get(1, own, &asked).is_some());
-        others.iter().for_each(|other| prepared.keep(1, own, other, ANSWER, WHOSE, Ended::Own));
+        assert!(prepared.get(1, own, &asked, Instant::now()).is_some());
+        others.iter().for_each(|other| prepared.keep(1, own, other, ANSWER, WHOSE, (Ended::Own, None)));
         assert_eq!(prepared.sets.iter().flatten().count(), SETS * WAYS);
         for (labels, is_kept) in [(3, true), (4, false)] {
             let long = question(1, &vec!["a".repeat(60); labels].join("."));
-            prepared.keep(1, own, &long, ANSWER, WHOSE, Ended::Own);
-            assert_eq!(prepared.get(1, own, &long).is_some(), is_kept, "{} bytes", long.len());
+            prepared.keep(1, own, &long, ANSWER, WHOSE, (Ended::Own, None));
+            assert_eq!(prepared.get(1, own, &long, Instant::now()).is_some(), is_kept, "{} bytes", long.len());
         }
-        prepared.keep(1, own, &asked, &[0; 300], WHOSE, Ended::Own);
-        assert!(prepared.get(1, own, &asked).is_none(), "a long answer");
-        prepared.keep(1, own, b"\0\x01no question", ANSWER, WHOSE, Ended::Own);
-        assert!(prepared.get(1, own, b"\0\x01no question").is_none());
+        prepared.keep(1, own, &asked, &[0; 300], WHOSE, (Ended::Own, None));
+        assert!(prepared.get(1, own, &asked, Instant::now()).is_none(), "a long answer");
+        prepared.keep(1, own, b"\0\x01no question", ANSWER, WHOSE, (Ended::Own, None));
+        assert!(prepared.get(1, own, b"\0\x01no question", Instant::now()).is_none());
+    }
+
+    #[test]
+    fn an_answer_from_the_cache_is_kept_as_long_as_it_is_the_same() {
+        let (mut prepared, zone, now) = (Prepared::default(), Arc::new(Zone::default()), Instant::now());
+        prepared.follow(&zone);
+        let (own, second) = ([10, 0, 3, 2].into(), Duration::from_secs(1));
+        let asked = question(1, "www.example");
+        prepared.keep(1, own, &asked, ANSWER, WHOSE, (Ended::Cache, Some(now + second)));
+        let left = |prepared: &Prepared, at| prepared.get(1, own, &asked, at).map(|known| known.answer.to_vec());
+        assert_eq!(left(&prepared, now), Some(b"answer".to_vec()));
+        assert_eq!(left(&prepared, now + second), None, "its times to live are a second less");
+        prepared.keep(1, own, &asked, b"\0\x01less", WHOSE, (Ended::Cache, Some(now + second * 2)));
+        assert_eq!(left(&prepared, now + second), Some(b"less".to_vec()));
+        assert_eq!(prepared.sets.iter().flatten().count(), 1, "the one before has made place");
+        for ended in [Ended::Stale, Ended::Upstream, Ended::Blocked, Ended::Own] {
+            prepared.keep(1, own, &question(1, "other.example"), ANSWER, WHOSE, (ended, Some(now + second)));
+        }
+        assert_eq!(prepared.sets.iter().flatten().count(), 1);
+        // Own names have their places, however many others are asked for.
+        let all = |what: &str| (0..5_000).map(|n| question(1, &format!("n{n}.{what}"))).collect::<Vec<_>>();
+        let (locals, others) = (all("pv.local"), all("example"));
+        others.iter().for_each(|q| prepared.keep(1, own, q, ANSWER, WHOSE, (Ended::Cache, Some(now + second))));
+        assert_eq!(prepared.sets.iter().flatten().count(), SETS * WAYS);
+        locals.iter().for_each(|q| prepared.keep(1, own, q, ANSWER, WHOSE, (Ended::Own, None)));
+        others.iter().for_each(|q| prepared.keep(1, own, q, ANSWER, WHOSE, (Ended::Cache, Some(now + second))));
+        assert!(prepared.sets.iter().flatten().all(|there| there.until.is_none()));
+        assert_eq!(prepared.sets.iter().flatten().count(), SETS * WAYS);
     }
 }

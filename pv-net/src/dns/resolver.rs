@@ -48,6 +48,8 @@ const SILENT: Extended = Extended::new(NO_REACHABLE, "no server answers");
 pub enum Now {
     /// The answer is written.
     Reply(Ended),
+    /// The same, from the cache; until then the same question has the same answer.
+    Kept(Ended, Instant),
     /// The question is not answered.
     Silent,
     /// Another server must be asked, by [`Dns::later`].
@@ -160,7 +162,9 @@ impl Dns {
         let begun = self.watched.begin(asker.client, asker.address, asker.is_datagram);
         let (mut now, server) = self.reply(zone, asker, message, out);
         match (begun, &mut now) {
-            (Some(begun), Now::Reply(ended)) => self.watched.tell(&begun, zone, message, out, *ended, server),
+            (Some(begun), Now::Reply(ended) | Now::Kept(ended, _)) => {
+                self.watched.tell(&begun, zone, message, out, *ended, server)
+            }
             (Some(begun), Now::Later(pending)) => pending.begun = Some(begun),
             _ => {}
         }
@@ -192,7 +196,7 @@ impl Dns {
         }
         let limit = if asker.is_datagram { query.datagram() } else { usize::from(u16::MAX) };
         let (now, server) = self.answer(zone, &query, asker.client, limit, out);
-        if let Now::Reply(ended) = now {
+        if let Now::Reply(ended) | Now::Kept(ended, _) = now {
             self.metrics.count(query.rtype(), ended);
         }
         (now, server)
@@ -223,7 +227,7 @@ impl Dns {
                     self.fetch_again(&key, query, client, &servers);
                 }
                 let ended = show_kept(&kept, query, &route, limit, Ended::Cache, out);
-                return (Now::Reply(ended), kept.response.server.clone());
+                return (Now::Kept(ended, kept.lasts(now)), kept.response.server.clone());
             }
         }
         if !lock(&self.shares).take(client.whose(), now) {

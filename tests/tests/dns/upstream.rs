@@ -31,6 +31,17 @@ fn other_names_are_asked_of_the_devices_servers() -> Result<()> {
     let said = dig(ns, gateway, "LONG.example.net +noall +answer")?;
     let ttl: u32 = said.split_whitespace().nth(1).context("a time to live")?.parse()?;
     ensure!((3000..3600).contains(&ttl) && said.starts_with("LONG.example.net."), "{said}");
+    // Also where the very same question is asked again and again.
+    let left = || -> Result<u32> {
+        let said = dig(ns, gateway, "long.example.net +nocookie +noall +answer")?;
+        Ok(said.split_whitespace().nth(1).context("a time to live")?.parse()?)
+    };
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        times.extend([left()?, left()?, left()?]);
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    ensure!(times.is_sorted_by(|a, b| a >= b) && times[0] > times[3] && times[3] > times[6], "{times:?}");
     // A negative answer is kept too.
     says(ns, gateway, "nothing.example.net", &["NXDOMAIN", "AUTHORITY: 1"])?;
     let asked = server.count("nothing.example.net");

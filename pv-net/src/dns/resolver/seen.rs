@@ -30,7 +30,7 @@ impl Dns {
             Err(_) => (Now::Silent, None),
         };
         let ended = match now {
-            Now::Reply(ended) => ended,
+            Now::Reply(ended) | Now::Kept(ended, _) => ended,
             Now::Silent => Ended::Malformed,
             Now::Later(pending) => {
                 let ended;

@@ -196,7 +196,7 @@ async fn read_all(
         let Some(client) = audience.client(&zone, address) else { return };
         let mut answer = Vec::new();
         match dns.now(&zone, Asker { client, address, is_datagram: false }, &question, &mut answer) {
-            Now::Reply(_) => drop(room.send(answer)),
+            Now::Reply(_) | Now::Kept(..) => drop(room.send(answer)),
             Now::Silent => return,
             Now::Later(pending) => {
                 let dns = dns.clone();
