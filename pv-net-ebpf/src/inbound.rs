@@ -12,10 +12,11 @@ use crate::{
     policy_input::{PolicyInput, own_address},
     share,
     tail_call::tail_call,
-    verdict::{self, ACT_OK},
+    verdict::{self, ACT_OK, ACT_SHOT},
 };
 use pv_net_common::{
     DropReason, FlowKey, HalfOpenFlow, InterfaceInfo, Ip, LinkId, Stage,
+    endpoint::POOL_SLAAC,
     flow::{FLOW_DEVICE, FLOW_STACK},
 };
 
@@ -79,6 +80,10 @@ pub fn to_container(packet: &mut Packet, kind: Kind) -> i32 {
 fn ip(packet: &mut Packet, me: &InterfaceInfo) -> i32 {
     packet.settle_leaving();
     let sender = Sender::of(packet);
+    // Of what is advertised to other hosts a program in the container would make an address, and use that instead of its own.
+    if me.pool_flags & POOL_SLAAC != 0 && sender.is_device() && guard::is_routers(packet) {
+        return ACT_SHOT;
+    }
     if let Err(reason) = judge(packet, me, sender) {
         return verdict::drop(packet, reason);
     }

@@ -76,12 +76,13 @@ async fn report(revision: &Revision, about: &str, failure: &Failure) {
 
 /// Runs the daemon. A failure is one of the revision of Pantavisor that is put into `about`.
 async fn serve(paths: &Paths, services: &Runtime, broker: Broker, about: &mut Option<String>) -> Result<(), Failure> {
+    // A signal that comes while the daemon starts is kept, and obeyed afterwards.
+    let signals = Signals::new().map_err(|e| internal("signals", &e))?;
     // Watching begins before anything is observed, so that no event in between is missed.
     let kernel = netlink::watch()?;
     let daemon = Daemon::start(paths.clone(), broker.clone()).await?;
     let leases = daemon.leases();
     let listener = listen(paths).map_err(|e| internal(&format!("listen on {}", paths.socket().display()), &e))?;
-    let signals = Signals::new().map_err(|e| internal("signals", &e))?;
     let (commands, queue) = command::channel(broker.clone());
     let bus = Bus::default();
     let stop = CancellationToken::new();

@@ -4,7 +4,9 @@
 use anyhow::{Context, Result, ensure};
 use harness::{Device, Namespace, Process, SOON, configs, eventually};
 use nix::sys::signal::Signal;
+use serde_json::json;
 use std::fs;
+use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -67,6 +69,46 @@ fn a_container_that_starts_again_needs_no_detach() -> Result<()> {
         drop(stays);
     }
     Ok(())
+}
+
+#[test]
+fn nobody_is_given_an_address_of_the_device() -> Result<()> {
+    let device = Device::started(&configs::two_pools())?;
+    let a = device.attach("a", "internal")?;
+    // The addresses that come next, on any link.
+    let next = |address: IpAddr| match address {
+        IpAddr::V4(a) => IpAddr::V4((u32::from(a) + 1).into()),
+        IpAddr::V6(a) => IpAddr::V6((u128::from(a) + 1).into()),
+    };
+    let own = a.addresses().map(next);
+    for address in own {
+        device.ns.ip(&format!("addr add {address} dev lo"))?;
+    }
+    eventually(SOON, || {
+        let b = device.attach("b", "internal")?;
+        let got = b.addresses();
+        device.cli(&["detach", "b"]).ok()?;
+        ensure!(own.iter().all(|own| !got.contains(own)), "{got:?}");
+        Ok(())
+    })?;
+    for (key, address) in ["ipv4_address", "ipv6_address"].into_iter().zip(own) {
+        let interface = json!({"pool": "internal", key: address.to_string()});
+        let run = json!({"name": "c", "network": {"interfaces": [interface]}});
+        let refused = device.attach_run(&run).err().context("attached")?;
+        ensure!(format!("{refused:#}").contains(&format!("{address}: taken by this device")), "{refused:#}");
+    }
+    // And one that comes later is said.
+    let said = |part: &str| -> Result<bool> {
+        Ok(device.json(&["containers", "a"])?["conditions"].to_string().contains(part))
+    };
+    for address in a.addresses() {
+        let part = format!("{address}: the device has this address too");
+        device.ns.ip(&format!("addr add {address} dev lo"))?;
+        eventually(SOON, || Ok(ensure!(said(&part)?, "nobody says that the device has {address}")))?;
+        device.ns.ip(&format!("addr del {address} dev lo"))?;
+        eventually(SOON, || Ok(ensure!(!said(&part)?, "the device is said to have {address} still")))?;
+    }
+    a.ns.ping("10.0.3.1", 1)
 }
 
 /// A runtime may give the namespace of each start the same name.

@@ -86,7 +86,9 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
         Command::Doctor => return Ok(doctor::run(&paths, json).await),
         Command::Down => down(&paths, json).await?,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "pv-net", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "pv-net", &mut script);
+            say(String::from_utf8_lossy(&script).trim_end());
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -157,7 +159,7 @@ fn no_netkit(device: &Device) -> Vec<String> {
 }
 
 /// Checks a file. Returns warnings about a valid one: settings that this version does not act on, and surprising ones.
-/// Whether it is a `run.json` is told by fields that a `device.json` cannot have. `named` has the containers of the files
+/// Where its name does not say what it is, a `run.json` is told by fields that a `device.json` cannot have. `named` has the containers of the files
 /// checked before, and `starts` what they wait for.
 fn check_file(
     file: &Path,
@@ -173,7 +175,12 @@ fn check_file(
     let of_run_network = ["pool", "interfaces", "mode", "hostname", "aliases", "ports"];
     let is_run = of_run.iter().any(|k| keys.contains_key(*k))
         || network.is_some_and(|n| of_run_network.iter().any(|k| n.contains_key(*k)));
-    if text.trim_start().starts_with('[') || keys.get("services").is_some_and(Value::is_array) {
+    // The daemon goes by the names of files.
+    let is_called = |name: &str| file.file_name().is_some_and(|own| own == name);
+    let is_known = is_called("device.json") || is_called("run.json") || is_called("services.json");
+    let is_run = is_called("run.json") || !is_known && is_run;
+    let is_list = text.trim_start().starts_with('[') || keys.get("services").is_some_and(Value::is_array);
+    if is_called("services.json") || !is_known && is_list {
         starts.offers(file, parse_services(&name, &text)?);
         return Ok(Vec::new());
     }

@@ -31,7 +31,7 @@ pub(crate) async fn run(paths: &Paths, json: bool) -> ExitCode {
         name: "cgroup2",
         ok: statfs(&paths.cgroup).is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::CGROUP2_SUPER_MAGIC),
         required: false,
-        lost: "socket hooks, that a later version uses for published ports",
+        lost: "socket hooks: the device does not reach ports that containers publish by its own addresses, and takes ports of theirs",
         remedy: "mount -t cgroup2 none DIR, and name it with --cgroup",
     });
     probes.push(Probe {

@@ -242,6 +242,9 @@ fn containers_are_checked_against_the_device() {
         let c = container(json!({"name": "web", "network": {"pool": "lan", "ports": [ports]}}));
         expect(ports, Err::<(), _>(check_container("run.json", &c, &d)), &[("network.ports[0]", part)]);
     }
+    let c = container(json!({"name": "web", "network": {"pool": "p", "ports": ["80", "[fd00::1]:81:80"]}}));
+    let part = "the container has no IPv6";
+    expect("no such family", Err::<(), _>(check_container("run.json", &c, &d)), &[("network.ports[1]", part)]);
     let c = container(json!({"name": "web", "network": {"pool": "lan", "ports": ["80", "90-99/udp"]}}));
     assert_eq!(check_container("run.json", &c, &d), []);
     let uplink = ("eth0".parse().expect("name"), "10.0.0.5/16".parse().expect("net"));

@@ -4,10 +4,11 @@ use super::ConfigError;
 use super::checker::{Checker, join};
 use super::device::overlap;
 use crate::ipam::{Ipam, IpamError, LeaseKey, Request};
-use crate::model::{Container, Device, IfName, Interface, PoolIpam, PoolKind, PoolName, Selector};
+use crate::model::{Container, Device, IfName, Interface, Pool, PoolIpam, PoolKind, PoolName, Selector};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// Checks a container against the device: its pools exist, and its requested addresses are in them.
 #[must_use]
@@ -49,6 +50,22 @@ pub fn check_container(file: &str, container: &Container, device: &Device) -> Ve
             let why = why.strip_prefix(&format!("{text}: ")).unwrap_or(&why).to_owned();
             let help = Some("choose another, or leave it out to be given one".to_owned());
             c.wrong(&join(&path, key), Some(&Value::from(text)), why, help);
+        }
+    }
+    for (i, mapping) in container.ports.iter().enumerate() {
+        let Some(host) = mapping.host else { continue };
+        let of = container.interfaces.iter().filter(|i| mapping.interface.as_ref().is_none_or(|name| i.name == *name));
+        let pools: Vec<_> = of.filter_map(|interface| device.pools.get(&interface.pool)).collect();
+        let has = |pool: &Pool| match host {
+            _ if pool.ipam == PoolIpam::Dhcp => true,
+            IpAddr::V4(_) => pool.v4.is_some(),
+            IpAddr::V6(_) => pool.v6.is_some(),
+        };
+        if !pools.is_empty() && !pools.iter().any(|pool| has(pool)) {
+            let family = if host.is_ipv4() { "IPv4" } else { "IPv6" };
+            let why = format!("the container has no {family}, so the port would lead nowhere");
+            let help = Some("leave the address out, or put the container into a pool with that family".to_owned());
+            c.wrong(&format!("network.ports[{i}]"), Some(&Value::from(mapping.to_string())), why, help);
         }
     }
     let peers = container.sockets.iter().flat_map(|sockets| sockets.connect.iter().enumerate());

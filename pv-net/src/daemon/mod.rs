@@ -65,6 +65,7 @@ use crate::plan::PoolLink;
 use crate::snapshot::{Plane, share};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -106,6 +107,8 @@ pub struct Daemon {
     offers: Arc<BTreeMap<ContainerName, Vec<Offer>>>,
     /// Conditions about the files of declared containers.
     declared_conditions: Vec<String>,
+    /// Addresses in pools' networks that the device itself has.
+    own_addresses: BTreeSet<IpAddr>,
     /// Addresses that are kept for containers which do not have them as a lease yet.
     reservations: Vec<leases::Reservation>,
     /// Declared addresses that somebody else has.
@@ -245,6 +248,7 @@ impl Daemon {
             pools: BTreeMap::new(),
             pool_conditions: BTreeMap::new(),
             pool_overlaps: BTreeMap::new(),
+            own_addresses: BTreeSet::new(),
             no_links: BTreeMap::new(),
             declared: BTreeMap::new(),
             offers: Arc::default(),

@@ -3,14 +3,16 @@
 use super::Daemon;
 use crate::command::Halt;
 use crate::config::parse_run_named;
+use crate::dns::PORT;
 use crate::failure::{Failure, Kind};
 use crate::ipam::store::ContainerRecord;
 use crate::kernel::errand::{Errand, Found};
 use crate::kernel::{Kernel, listeners};
-use crate::model::{Container, ContainerName, Interface, PortMapping};
+use crate::model::{Container, ContainerName, Interface, Pool, PortMapping};
 use crate::plan::{Op, Published, Tables, prefixes, reservations};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The port mappings of the containers' `run.json`, each parsed once.
@@ -65,6 +67,22 @@ impl Daemon {
     /// Notes the ports that lead nowhere, because the interface that they name was removed.
     fn note_unpublished(&mut self, all: &[(ContainerName, Published)]) {
         self.unpublished.clear();
+        let gateways: BTreeSet<IpAddr> =
+            self.device.pools.values().filter(|p| p.dns.is_some()).flat_map(Pool::gateways).map(|g| g.ip()).collect();
+        let is_gateways = |mapping: &PortMapping| match mapping.host {
+            None => !gateways.is_empty(),
+            Some(host) => gateways.iter().any(|g| *g == host || host.is_unspecified() && g.is_ipv4() == host.is_ipv4()),
+        };
+        for (name, published) in all.iter().filter(|(_, p)| !p.direct && p.mapping.host_ports.contains(&PORT)) {
+            if is_gateways(&published.mapping) {
+                let why = format!(
+                    "port {}: containers that ask pv-net for names, at their gateways, are led to this container: publish it \
+                     on one of the device's other addresses, if that is not wanted",
+                    published.mapping
+                );
+                self.unpublished.entry(name.clone()).or_default().push(why);
+            }
+        }
         for (name, Published { mapping, .. }) in all {
             let Some(interface) = &mapping.interface else { continue };
             let has = |record: &Arc<ContainerRecord>| record.attachments.iter().any(|a| a.interface == *interface);

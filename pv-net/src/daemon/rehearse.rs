@@ -28,7 +28,7 @@ macro_rules! copied {
 
 copied! {
     copied:
-    device, state, pools, pool_conditions, pool_overlaps, no_links, declared, offers, declared_conditions, reservations, taken,
+    device, state, pools, pool_conditions, pool_overlaps, own_addresses, no_links, declared, offers, declared_conditions, reservations, taken,
     start_conditions,
     container_conditions, lacks, leaving, unpublished, thinned, links, pairs, uplinks, hooked_bridges, uplinks_down, has_way_out6, uplink_mtu,
     mtu_changed, filterable,

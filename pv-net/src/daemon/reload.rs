@@ -112,7 +112,7 @@ impl Daemon {
                 _ => continue,
             };
             let names = containers.into_iter().collect::<Vec<_>>().join(", ");
-            let why = format!("network.pools.{pool}: {what} while containers are attached: {names}");
+            let why = format!("network.pools.{pool}: {what} while containers have addresses in it: {names}");
             return Err(Failure::new(Kind::Conflict, why).help("detach them first: pv-net detach NAME"));
         }
         Ok(())

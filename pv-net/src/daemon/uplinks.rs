@@ -5,11 +5,12 @@ use crate::failure::Failure;
 use crate::kernel::Kernel;
 use crate::kernel::bpf::Hook;
 use crate::kernel::{cgroup, netns, sysctl};
-use crate::model::{IfName, PoolName};
+use crate::model::{IfName, Pool, PoolName};
 use crate::plan::{
     Address, Candidate, HookPoint, LinkState, Observed, Op, PoolLink, Tables, UplinkSources, apart, fitting, locals,
     networks, overlaps, set_down, unfit, uplink_infos, ways_out,
 };
+use ipnetwork::IpNetwork;
 use pv_net_common::Ip;
 use pv_net_common::endpoint::{MAX_SOURCES, MAX_UPLINKS};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +46,20 @@ fn candidate(info: &Address) -> Option<Candidate> {
 }
 
 impl Daemon {
+    /// Has nobody be given an address that the device has itself.
+    async fn follow_own_addresses(&mut self, addresses: &[(u32, IpNetwork)]) -> Result<(), Failure> {
+        let nets: Vec<IpNetwork> = self.device.pools.values().flat_map(Pool::networks).collect();
+        let own = addresses.iter().map(|(_, own)| own.ip()).filter(|own| nets.iter().any(|net| net.contains(*own)));
+        let own: BTreeSet<IpAddr> = own.collect();
+        if own != self.own_addresses {
+            if !self.is_rehearsing() {
+                self.leases.set_device(own.clone()).await?;
+            }
+            self.own_addresses = own;
+        }
+        Ok(())
+    }
+
     /// Brings addresses, uplinks and their programs to the kernel's present state. Flows that used a removed address or
     /// uplink end.
     ///
@@ -57,6 +72,7 @@ impl Daemon {
         let observed = self.host().observe_device().await?;
         let links = LinkState::all(observed.links.values());
         let addresses = observed.networks();
+        self.follow_own_addresses(&addresses).await?;
         self.uplink_conditions = missing(&self.device.uplinks, &links);
         self.pool_overlaps = overlaps(self.device.pools.values(), &links, &addresses, &self.pool_bridges());
         let mut uplinks = self.uplink_names(&links, &observed);

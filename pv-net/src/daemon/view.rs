@@ -7,7 +7,8 @@ use crate::model::{ContainerName, IfName, PairKind, PoolName};
 use crate::snapshot::{
     Adopted, Attached, ContainerStatus, Phase, PolicyStatus, PoolStatus, Snapshot, places, share, share_all,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What the daemon knows about a container.
@@ -19,7 +20,7 @@ struct Source<'a> {
     conditions: Vec<&'a String>,
     /// Why it is not attached although its namespace exists.
     failure: Option<&'a String>,
-    /// Conditions about interfaces that it has lost, while it still has others.
+    /// Conditions about interfaces that it has lost, while it still has others, and about addresses that are not its alone.
     lost: Vec<String>,
 }
 
@@ -43,6 +44,18 @@ fn lost(name: &ContainerName, record: &ContainerRecord, links: &Links<'_>) -> Ve
         format!("interface {interface}: its link is gone: {remedy}")
     };
     gone.map(|(attachment, _)| text(&attachment.interface)).collect()
+}
+
+/// Conditions about addresses of a container that the device has, too: somebody has given it one after the attach.
+fn shared(record: &ContainerRecord, own: &BTreeSet<IpAddr>) -> impl Iterator<Item = String> {
+    let all =
+        record.attachments.iter().flat_map(|a| a.ipv4.map(IpAddr::from).into_iter().chain(a.ipv6.map(IpAddr::from)));
+    let text = |address: IpAddr| {
+        format!(
+            "{address}: the device has this address too, and answers in the container's place: take it off the device"
+        )
+    };
+    all.filter(|address| own.contains(address)).map(text)
 }
 
 impl Source<'_> {
@@ -133,7 +146,8 @@ impl Daemon {
         };
         let attached = state.containers.iter().map(|(name, record)| {
             let identity = state.identities.get(name).copied().unwrap_or_default();
-            source(name, Some((record, identity)), None, lost(name, record, &links))
+            let lost = lost(name, record, &links).into_iter().chain(shared(record, &self.own_addresses)).collect();
+            source(name, Some((record, identity)), None, lost)
         });
         let declared = self.declared.iter().filter(|(name, _)| !state.containers.contains_key(*name));
         let mut all: Vec<_> =

@@ -17,9 +17,38 @@ pub(crate) fn label(octets: &[u8]) -> Option<String> {
     (is_label && !matches!(&*label, "localhost" | "gateway" | "wpad" | "isatap")).then_some(label)
 }
 
+/// The first label of what option 81 of DHCPv4 says (RFC 4702): flags, two octets that mean nothing any more, and a name, on
+/// the wire or as text. `None` too for a client that wants no name in DNS.
+#[must_use]
+pub(crate) fn of_fqdn(octets: &[u8]) -> Option<String> {
+    const ENCODED: u8 = 4;
+    const NO_UPDATE: u8 = 8;
+    let ([flags, ..], name) = octets.split_first_chunk::<3>()?;
+    match flags & (ENCODED | NO_UPDATE) {
+        0 => label(name),
+        ENCODED => name.split_first().and_then(|(len, rest)| label(rest.get(..usize::from(*len))?)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_by_option_81() {
+        for (said, name) in [
+            (&b"\x04\0\0\x06LapTop\x07example\0"[..], Some("laptop")),
+            (b"\x05\xff\xff\x06laptop", Some("laptop")),
+            (b"\0\0\0laptop.example", Some("laptop")),
+            (b"\x0c\0\0\x06laptop\0", None),
+            (b"\x04\0\0\x07laptop", None),
+            (b"\x04\0\0", None),
+            (b"\x04\0", None),
+        ] {
+            assert_eq!(of_fqdn(said).as_deref(), name, "{said:?}");
+        }
+    }
 
     #[test]
     fn labels() {

@@ -155,7 +155,8 @@ fn options(all: DhcpOptionIterator<'_>, query: &mut Query) -> Result<(Option<Mes
             OptionCode::ClientIdentifier => query.client = Some(ClientId::new(data).ok_or(Unread::Malformed)?),
             OptionCode::ParameterRequestList => query.wants = Some(data.iter().copied().take(255).collect()),
             // Whatever it is, it is no reason to give the client no address.
-            OptionCode::Hostname => query.hostname = hostname::label(data),
+            OptionCode::Hostname => query.hostname = hostname::label(data).or_else(|| query.hostname.take()),
+            OptionCode::ClientFQDN => query.hostname = query.hostname.take().or_else(|| hostname::of_fqdn(data)),
             _ => {}
         }
     }

@@ -142,11 +142,12 @@ fn octets(code: u8, config: &Config, query: &Query, given: &Given<'_>) -> Option
         3 => given.has_default_route.then(|| config.server.octets().to_vec()),
         6 => config.has_dns.then(|| config.server.octets().to_vec()),
         12 => given.hostname.map(|name| name.as_bytes().to_vec()),
-        15 => some(config.domain.as_bytes().to_vec()),
+        15 => some(config.domain.as_bytes().to_vec()).filter(|_| config.has_dns),
         26 => u16::try_from(config.mtu).ok().map(|mtu| mtu.to_be_bytes().to_vec()),
         28 => Some(config.net.broadcast().octets().to_vec()),
         42 => some(settings.ntp.iter().flat_map(Ipv4Addr::octets).collect()),
         114 => settings.captive_portal.as_ref().and_then(|portal| some(portal.as_bytes().to_vec())),
+        119 if !config.has_dns => None,
         119 => name::from_text(&config.domain).and_then(|name| some(wire(&name))),
         121 if settings.routes.is_empty() => None,
         121 => {

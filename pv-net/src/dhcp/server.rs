@@ -30,6 +30,14 @@ pub struct Origin {
     pub port: u32,
 }
 
+impl Origin {
+    /// Whether it is where the holder of `lease` is, as far as both are known.
+    pub(crate) fn is_holder(self, lease: &ClientLease) -> bool {
+        let is_there = lease.port.is_none_or(|port| port == self.port || port == 0 || self.port == 0);
+        lease.mac == Some(self.mac) && is_there
+    }
+}
+
 /// What is to be done about a message.
 #[derive(Debug, PartialEq)]
 pub enum Act {

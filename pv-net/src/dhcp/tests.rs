@@ -327,6 +327,10 @@ fn who_says_who_it_is_is_known_by_that() {
     // Only who has a lease ends it.
     let release = |number| Query { ciaddr: first, client: Some(id.clone()), ..query(Kind::Release, mac(number)) };
     assert_eq!(lab.say(4, release(9)).err(), Some(Silence::Unknown));
+    // Anybody on the bridge may have heard its MAC and identifier.
+    assert_eq!(lab.say(6, release(3)).err(), Some(Silence::Unknown), "by another port");
+    let decline = Query { requested: Some(first), client: Some(id.clone()), ..query(Kind::Decline, mac(3)) };
+    assert_eq!(lab.say(6, decline).err(), Some(Silence::Unknown));
     assert_eq!(lab.say(5, release(3)).err(), Some(Silence::Done));
 }
 

@@ -71,12 +71,16 @@ impl<'a, 'b> Talk<'a, 'b> {
         let mut opts = DhcpOptions::new();
         // Addresses that the client must not use any more have lifetime 0 (RFC 8415 section 18.3.4). The option that is
         // inserted last comes first.
-        let others = wanted.iter().filter(|address| want == Want::Keep && Some(**address) != found && found.is_some());
-        others.take(MOST_ASSOCIATIONS).for_each(|address| opts.insert(lifetime(*address, 0)));
+        let is_dead = |address: &&Ipv6Addr| {
+            let is_of_link = self.server.net.contains(**address);
+            want == Want::Keep && Some(**address) != found && (found.is_some() || !is_of_link)
+        };
+        let dead: Vec<_> = wanted.iter().filter(is_dead).take(MOST_ASSOCIATIONS).collect();
+        dead.iter().for_each(|address| opts.insert(lifetime(**address, 0)));
         if let Some(address) = found {
             self.given += 1;
             opts.insert(lifetime(address, secs));
-        } else {
+        } else if dead.is_empty() {
             let none = if want == Want::Keep { Status::NoBinding } else { Status::NoAddrsAvail };
             opts.insert(status(none));
         }
@@ -211,8 +215,7 @@ impl<'a, 'b> Talk<'a, 'b> {
             // The lease of a container ends only with its attachment.
             let client = self.identity(ia.id)?;
             // Not of anybody who has heard its DUID.
-            let is_own =
-                |lease: &&Arc<ClientLease>| self.server.container.is_none() && lease.mac == Some(self.from.mac);
+            let is_own = |lease: &&Arc<ClientLease>| self.server.container.is_none() && self.from.is_holder(lease);
             let lease = self.table.lease(&client).filter(is_own);
             let known = lease.and_then(|lease| Some((lease.key(), v6(lease.address)?)));
             match known.filter(|(_, address)| addresses(ia).any(|a| a == *address)) {

@@ -180,6 +180,12 @@ fn a_client_is_offered_an_address_gets_it_and_keeps_it() {
     let (reply, _) = lab.ask(&named(ask(MessageType::Release, &CLIENT, 1, &[address]))).expect("answered");
     assert_eq!(said(&reply), (MessageType::Reply, vec![], vec![Status::Success]));
     assert_eq!(lab.leased().len(), 1);
+    // Whoever has heard the identifier, on another port.
+    let own = std::mem::replace(&mut lab.from.port, 77);
+    let left = lab.leased()[0].0;
+    let (reply, _) = lab.ask(&named(ask(MessageType::Release, &CLIENT, 2, &[left]))).expect("answered");
+    assert_eq!((said(&reply).2, lab.leased().len()), (vec![Status::Success, Status::NoBinding], 1));
+    lab.from.port = own;
     let (reply, _) = lab.ask(&named(ask(MessageType::Release, &CLIENT, 1, &[address]))).expect("answered");
     assert_eq!(said(&reply), (MessageType::Reply, vec![], vec![Status::Success, Status::NoBinding]));
 }
@@ -208,6 +214,14 @@ fn a_range_that_is_full_is_full_until_a_lease_is_over() {
     let (reply, _) = lab.ask(&named(ask(MessageType::Request, &client(9), 1, &[]))).expect("answered");
     assert_eq!(said(&reply).1, [(first, 3600)]);
     assert_eq!(lab.leased().len(), 3);
+    // An address of another link, such as the pool's former network, is not to be used any more (RFC 8415 section 18.3.4).
+    let former = ip("fd01::5");
+    for kind in [MessageType::Renew, MessageType::Rebind] {
+        let request = ask(kind, &client(0), 1, &[former]);
+        let request = if kind == MessageType::Renew { named(request) } else { request };
+        let (reply, _) = lab.ask(&request).expect("answered");
+        assert_eq!(said(&reply), (MessageType::Reply, vec![(former, 0)], vec![]), "{kind:?}");
+    }
     // Whose it was has it no more.
     let (reply, _) = lab.ask(&named(ask(MessageType::Renew, &client(0), 1, &[first]))).expect("answered");
     assert_eq!(said(&reply).2, [Status::NoBinding]);

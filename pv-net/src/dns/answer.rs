@@ -78,12 +78,12 @@ impl Asked<'_> {
         {
             return Ok(answer);
         }
-        let never = NEVER_OUTSIDE.iter().any(|domain| domain.zone_of(&query.name));
+        let never = NEVER_OUTSIDE.iter().find(|domain| domain.zone_of(&query.name));
         // A name of one label does not exist outside, and the question would only tell others what is looked for here.
         let is_address = query.rtype().is_ip_addr() || matches!(query.rtype(), RecordType::HTTPS | RecordType::SVCB);
         let is_bare = is_address && name::labels(&query.name) == 1;
-        if !is_named && (never || is_bare) {
-            return Ok((Reply::new(query, ResponseCode::NXDomain), Answered::NoName));
+        if !is_named && (never.is_some() || is_bare) {
+            return Ok(self.nowhere(never));
         }
         if !query.head.recursion_desired {
             let mut reply = Reply::new(query, ResponseCode::Refused);
@@ -91,6 +91,19 @@ impl Asked<'_> {
             return Ok((reply, Answered::Refused));
         }
         Err(route)
+    }
+
+    /// The answer about a name that is nowhere: in `domain`, which exists on this device alone, or of one label. A name
+    /// above the device's own domain does exist (RFC 8020), and no zone is claimed that others have names in.
+    fn nowhere(&self, domain: Option<&LowerName>) -> Answer {
+        let is_above = self.query.name.zone_of(&self.zone.domain);
+        let code = if is_above { ResponseCode::NoError } else { ResponseCode::NXDomain };
+        match domain.map(|domain| name::labels(domain)) {
+            Some(apex) if apex == name::labels(&self.query.name) => self.apex(),
+            Some(apex) => self.negative(apex, code),
+            None if is_above => (Reply::new(self.query, code), Answered::NoData),
+            None => (Reply::new(self.query, code), Answered::NoName),
+        }
     }
 
     /// The name with the letters' case as it was asked.
@@ -151,6 +164,7 @@ impl Asked<'_> {
         is_seen.then(|| self.negative(name::labels(&zone.domain), ResponseCode::NoError))
     }
 
+    /// The answer about the name of a zone of this device.
     fn apex(&self) -> Answer {
         let mut reply = Reply::authoritative(self.query, ResponseCode::NoError);
         if self.asks_for(RecordType::SOA) {
@@ -196,7 +210,7 @@ impl Asked<'_> {
         match self.query.rtype() {
             RecordType::A => reply.answer(self.name(), TTL, address(Ipv4Addr::LOCALHOST.into())),
             RecordType::AAAA => reply.answer(self.name(), TTL, address(Ipv6Addr::LOCALHOST.into())),
-            _ => return (reply, Answered::NoData),
+            _ => return self.negative(1, ResponseCode::NoError),
         }
         (reply, Answered::Found)
     }
@@ -219,8 +233,11 @@ impl Asked<'_> {
             return Some((reply, Answered::Found));
         }
         let apex = Reverse::labels_of(reverse.net.is_ipv4(), bits);
-        let is_apex = name::labels(&query.name) <= apex;
-        let exists = is_apex || found.is_some() || (!reverse.is_strange && zone.has_in(client, reverse.net));
+        if name::labels(&query.name) == apex {
+            return Some(self.apex());
+        }
+        let is_above = name::labels(&query.name) < apex;
+        let exists = is_above || found.is_some() || (!reverse.is_strange && zone.has_in(client, reverse.net));
         Some(self.negative(apex, if exists { ResponseCode::NoError } else { ResponseCode::NXDomain }))
     }
 }

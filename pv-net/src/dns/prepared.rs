@@ -5,7 +5,7 @@
 
 use super::metrics::Ended;
 use super::wire::{Query, RecordType};
-use super::zone::{Whose, Zone};
+use super::zone::{Part, Zone};
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -37,8 +37,8 @@ pub struct Answer {
     question: Box<[u8]>,
     /// The answer without its id.
     answer: Box<[u8]>,
-    /// To whose share such a question counts.
-    pub whose: Whose,
+    /// The part of a share to which such a question counts.
+    pub part: Part,
     /// When it is another one, if it is from the cache.
     until: Option<Instant>,
     /// The type of the question's records.
@@ -87,7 +87,7 @@ impl Prepared {
         address: IpAddr,
         question: &[u8],
         answer: &[u8],
-        whose: Whose,
+        part: Part,
         (ended, until): (Ended, Option<Instant>),
     ) {
         let Ok(kind) = Query::parse(question).map(|query| query.rtype()) else { return };
@@ -114,16 +114,7 @@ impl Prepared {
                 None => return,
             },
         }
-        set.push(Answer {
-            place,
-            address,
-            question: question.into(),
-            answer: answer.into(),
-            whose,
-            until,
-            kind,
-            ended,
-        });
+        set.push(Answer { place, address, question: question.into(), answer: answer.into(), part, until, kind, ended });
     }
 }
 
@@ -146,10 +137,11 @@ fn set(place: u64, address: IpAddr, question: &[u8]) -> usize {
 mod tests {
     use super::*;
     use crate::dns::name;
+    use crate::dns::zone::Whose;
     use hickory_proto::op::{self, Message, MessageType, OpCode};
     use std::time::Duration;
 
-    const WHOSE: Whose = Whose::Container(1);
+    const PART: Part = Part::all_of(Whose::Container(1));
     const ANSWER: &[u8] = b"\0\x01answer";
 
     fn question(id: u16, name: &str) -> Vec<u8> {
@@ -170,10 +162,10 @@ mod tests {
         let (own, asked) = ([10, 0, 3, 2], question(1, "web.pv.local"));
         prepared.follow(&zone);
         assert_eq!(answer(&prepared, own, &asked), None);
-        prepared.keep(1, own.into(), &asked, ANSWER, WHOSE, (Ended::NoData, None));
+        prepared.keep(1, own.into(), &asked, ANSWER, PART, (Ended::NoData, None));
         assert!(prepared.get(2, own.into(), &asked, Instant::now()).is_none(), "on another link");
         let known = prepared.get(1, own.into(), &asked, Instant::now()).expect("kept");
-        assert_eq!((known.whose, known.kind, known.ended), (WHOSE, RecordType::AAAA, Ended::NoData));
+        assert_eq!((known.part, known.kind, known.ended), (PART, RecordType::AAAA, Ended::NoData));
         let again = question(0x0708, "web.pv.local");
         assert_eq!(answer(&prepared, own, &again), Some(b"\x07\x08answer".to_vec()));
         assert_eq!(answer(&prepared, [10, 0, 3, 3], &asked), None, "another client's");
@@ -193,24 +185,24 @@ mod tests {
         let (mut prepared, zone) = (Prepared::default(), Arc::new(Zone::default()));
         prepared.follow(&zone);
         let (own, asked) = ([10, 0, 3, 2].into(), question(1, "web.pv.local"));
-        prepared.keep(1, own, &asked, ANSWER, WHOSE, (Ended::Own, None));
+        prepared.keep(1, own, &asked, ANSWER, PART, (Ended::Own, None));
         let others: Vec<_> = (0..5_000).map(|n| question(1, &format!("n{n}.pv.local"))).collect();
         for other in &others {
             for ended in [Ended::NoName, Ended::Refused, Ended::Upstream, Ended::Cache] {
-                prepared.keep(1, own, other, ANSWER, WHOSE, (ended, None));
+                prepared.keep(1, own, other, ANSWER, PART, (ended, None));
             }
         }
         assert!(prepared.get(1, own, &asked, Instant::now()).is_some());
-        others.iter().for_each(|other| prepared.keep(1, own, other, ANSWER, WHOSE, (Ended::Own, None)));
+        others.iter().for_each(|other| prepared.keep(1, own, other, ANSWER, PART, (Ended::Own, None)));
         assert_eq!(prepared.sets.iter().flatten().count(), SETS * WAYS);
         for (labels, is_kept) in [(3, true), (4, false)] {
             let long = question(1, &vec!["a".repeat(60); labels].join("."));
-            prepared.keep(1, own, &long, ANSWER, WHOSE, (Ended::Own, None));
+            prepared.keep(1, own, &long, ANSWER, PART, (Ended::Own, None));
             assert_eq!(prepared.get(1, own, &long, Instant::now()).is_some(), is_kept, "{} bytes", long.len());
         }
-        prepared.keep(1, own, &asked, &[0; 300], WHOSE, (Ended::Own, None));
+        prepared.keep(1, own, &asked, &[0; 300], PART, (Ended::Own, None));
         assert!(prepared.get(1, own, &asked, Instant::now()).is_none(), "a long answer");
-        prepared.keep(1, own, b"\0\x01no question", ANSWER, WHOSE, (Ended::Own, None));
+        prepared.keep(1, own, b"\0\x01no question", ANSWER, PART, (Ended::Own, None));
         assert!(prepared.get(1, own, b"\0\x01no question", Instant::now()).is_none());
     }
 
@@ -220,24 +212,24 @@ mod tests {
         prepared.follow(&zone);
         let (own, second) = ([10, 0, 3, 2].into(), Duration::from_secs(1));
         let asked = question(1, "www.example");
-        prepared.keep(1, own, &asked, ANSWER, WHOSE, (Ended::Cache, Some(now + second)));
+        prepared.keep(1, own, &asked, ANSWER, PART, (Ended::Cache, Some(now + second)));
         let left = |prepared: &Prepared, at| prepared.get(1, own, &asked, at).map(|known| known.answer.to_vec());
         assert_eq!(left(&prepared, now), Some(b"answer".to_vec()));
         assert_eq!(left(&prepared, now + second), None, "its times to live are a second less");
-        prepared.keep(1, own, &asked, b"\0\x01less", WHOSE, (Ended::Cache, Some(now + second * 2)));
+        prepared.keep(1, own, &asked, b"\0\x01less", PART, (Ended::Cache, Some(now + second * 2)));
         assert_eq!(left(&prepared, now + second), Some(b"less".to_vec()));
         assert_eq!(prepared.sets.iter().flatten().count(), 1, "the one before has made place");
         for ended in [Ended::Stale, Ended::Upstream, Ended::Blocked, Ended::Own] {
-            prepared.keep(1, own, &question(1, "other.example"), ANSWER, WHOSE, (ended, Some(now + second)));
+            prepared.keep(1, own, &question(1, "other.example"), ANSWER, PART, (ended, Some(now + second)));
         }
         assert_eq!(prepared.sets.iter().flatten().count(), 1);
         // Own names have their places, however many others are asked for.
         let all = |what: &str| (0..5_000).map(|n| question(1, &format!("n{n}.{what}"))).collect::<Vec<_>>();
         let (locals, others) = (all("pv.local"), all("example"));
-        others.iter().for_each(|q| prepared.keep(1, own, q, ANSWER, WHOSE, (Ended::Cache, Some(now + second))));
+        others.iter().for_each(|q| prepared.keep(1, own, q, ANSWER, PART, (Ended::Cache, Some(now + second))));
         assert_eq!(prepared.sets.iter().flatten().count(), SETS * WAYS);
-        locals.iter().for_each(|q| prepared.keep(1, own, q, ANSWER, WHOSE, (Ended::Own, None)));
-        others.iter().for_each(|q| prepared.keep(1, own, q, ANSWER, WHOSE, (Ended::Cache, Some(now + second))));
+        locals.iter().for_each(|q| prepared.keep(1, own, q, ANSWER, PART, (Ended::Own, None)));
+        others.iter().for_each(|q| prepared.keep(1, own, q, ANSWER, PART, (Ended::Cache, Some(now + second))));
         assert!(prepared.sets.iter().flatten().all(|there| there.until.is_none()));
         assert_eq!(prepared.sets.iter().flatten().count(), SETS * WAYS);
     }

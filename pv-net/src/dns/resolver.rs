@@ -17,7 +17,7 @@ use super::show::Shown;
 use super::tls::Connections;
 use super::watched::{Begun, Watched};
 use super::wire::{Cookie, NoQuery, Query, RecordType, ResponseCode, refuse};
-use super::zone::{Client, Route, Whose, Zone};
+use super::zone::{Client, Part, Route, Zone};
 use crate::model::NameServer;
 use passed_on::{fail, is_good, show_kept, show_response};
 use race::PATIENCE;
@@ -230,7 +230,7 @@ impl Dns {
                 return (Now::Kept(ended, kept.lasts(now)), kept.response.server.clone());
             }
         }
-        if !lock(&self.shares).take(client.whose(), now) {
+        if !lock(&self.shares).take(client.part(), now) {
             fail(query, ResponseCode::Refused, &LIMITED, limit, out);
             return (Now::Reply(Ended::Limited), None);
         }
@@ -245,11 +245,11 @@ impl Dns {
         if servers.is_empty() || lock(&self.flights).contains_key(key) {
             return;
         }
-        if lock(&self.shares).take(client.whose(), Instant::now()) {
+        if lock(&self.shares).take(client.part(), Instant::now()) {
             let flight = self.fly(key, query.message, &servers);
             let (dns, key) = (self.clone(), key.clone());
             tokio::spawn(async move {
-                let share = Waiting { dns: &dns, whose: client.whose() };
+                let share = Waiting { dns: &dns, part: client.part() };
                 // After a failure it is not tried again at once, or each use would be another question.
                 if !flight.await.is_some_and(|response| is_good(&response)) {
                     lock(&dns.cache).rest(&key, Instant::now() + REST);
@@ -273,7 +273,7 @@ impl Dns {
 
     /// The same, with the server that has given the answer.
     async fn fetched(self: &Arc<Self>, pending: Pending) -> (Vec<u8>, Ended, Option<NameServer>) {
-        let share = Waiting { dns: self, whose: pending.client.whose() };
+        let share = Waiting { dns: self, part: pending.client.part() };
         let mut out = Vec::new();
         let Ok(mut query) = Query::parse(&pending.message) else { return (out, Ended::Malformed, None) };
         query.cookie = pending.cookie;
@@ -381,12 +381,12 @@ pub struct Asker {
 /// A waiting question. Dropping this ends the wait, for any reason.
 struct Waiting<'a> {
     dns: &'a Dns,
-    whose: Whose,
+    part: Part,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        lock(&self.dns.shares).done(self.whose);
+        lock(&self.dns.shares).done(self.part);
     }
 }
 

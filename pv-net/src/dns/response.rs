@@ -5,9 +5,9 @@
 use super::reply::{OPTION_EXTENDED, edns};
 use super::wire::{DNSClass, HEADER, Query, RecordType, ResponseCode};
 use crate::model::NameServer;
-use hickory_proto::op::{self, Header, HeaderCounts, MessageType, OpCode};
+use hickory_proto::op::{self, Header, HeaderCounts, MessageType, Metadata, OpCode};
 use hickory_proto::rr::RData;
-use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::svcb::{SVCB, SvcParamValue};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder, Restrict};
 use std::net::{IpAddr, Ipv4Addr};
@@ -80,11 +80,8 @@ impl Response {
             return Err(other);
         }
         let mut found = Found { counts: [counts.answers, counts.authorities, counts.additionals], ..Found::default() };
-        // Some servers answer a message that they cannot read with a header only.
-        let is_bare = counts.queries == 0 && decoder.is_empty();
-        if is_bare
-            && matches!(head.response_code, ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::ServFail)
-        {
+        if is_bare_error(&head, counts) {
+            // What EDNS says is of no use where the server has not read the question.
             found.counts = [0; 3];
         } else {
             // The header is another one in what is passed on: a name that a pointer leads into it is no name.
@@ -97,7 +94,14 @@ impl Response {
             if counts.queries != 1 || !same || decoder.index() != query.question_end() {
                 return Err(other);
             }
-            found.read(&mut decoder).ok_or(NoResponse::Broken)?;
+            let begin = decoder.index();
+            if found.read(&mut decoder, query.rtype()).is_none() {
+                if !head.truncation {
+                    return Err(NoResponse::Broken);
+                }
+                // Servers may cut an answer anywhere (RFC 2181 section 9): all of it comes by TCP.
+                found = Found { end: begin, ..Found::default() };
+            }
         }
         let rcode = ResponseCode::from(found.high, head.response_code.low());
         Ok(Self {
@@ -181,6 +185,14 @@ impl Response {
     }
 }
 
+/// Whether it is an error without the question, as of servers that cannot read it or do not want to.
+fn is_bare_error(head: &Metadata, counts: HeaderCounts) -> bool {
+    use ResponseCode::{FormErr, NotImp, Refused, ServFail};
+    let HeaderCounts { queries, answers, authorities, additionals } = counts;
+    let is_bare = (queries, answers, authorities) == (0, 0, 0) && additionals <= 1;
+    is_bare && matches!(head.response_code, FormErr | NotImp | Refused | ServFail)
+}
+
 /// Skips the name that a record begins with. The library would follow its pointer, to what may be something else in the
 /// message that is passed on: whose header, for one, is another.
 fn skip_name(decoder: &mut BinDecoder<'_>) -> Option<()> {
@@ -213,13 +225,13 @@ struct Found {
     shortest: Option<u32>,
     /// How long a negative answer is valid, from the SOA record.
     negative: Option<u32>,
-    /// Whether the answer has a record of the requested type, or of any type but `CNAME`.
+    /// Whether the answer has a record of the requested type.
     is_positive: bool,
 }
 
 impl Found {
-    /// Reads the records; the decoder stands behind the question.
-    fn read(&mut self, decoder: &mut BinDecoder<'_>) -> Option<()> {
+    /// Reads the records, of an answer to a question for records of type `asked`; the decoder stands behind the question.
+    fn read(&mut self, decoder: &mut BinDecoder<'_>, asked: RecordType) -> Option<()> {
         let begin = decoder.index();
         for section in 0..3 {
             for number in 0..self.counts[section] {
@@ -238,7 +250,7 @@ impl Found {
                     if section != 2 || !is_root {
                         return None;
                     }
-                    self.edns(&mut inside, ttl, len)?;
+                    self.edns(data, ttl)?;
                     // Records behind the EDNS record are dropped, since pointers to them would not be right any more.
                     self.end = at;
                     self.counts[section] = number;
@@ -253,7 +265,7 @@ impl Found {
                 match section {
                     0 => {
                         self.shortest = Some(self.shortest.map_or(ttl, |t| t.min(ttl)));
-                        self.is_positive |= kind != RecordType::CNAME;
+                        self.is_positive |= kind == asked || asked == RecordType::ANY;
                         self.is_private |= is_inside();
                     }
                     1 if kind == RecordType::SOA => {
@@ -268,23 +280,23 @@ impl Found {
         Some(())
     }
 
-    fn edns(&mut self, inside: &mut BinDecoder<'_>, ttl: u32, len: u16) -> Option<()> {
+    /// Reads the options of an EDNS record (RFC 6891 section 6.1.2). The library would read those too that are of no
+    /// interest here, and refuse the answer for what it does not like in them.
+    fn edns(&mut self, mut options: &[u8], ttl: u32) -> Option<()> {
         self.has_edns = true;
         [self.high, ..] = ttl.to_be_bytes();
-        if len == 0 {
-            return Some(());
-        }
-        let RData::OPT(options) = RData::read(inside, RecordType::OPT, Restrict::new(len)).ok()? else { return None };
         let mut room = MOST_EXTENDED;
-        for option in options.get_all(EdnsCode::Unknown(OPTION_EXTENDED)) {
-            if let EdnsOption::Unknown(_, data) = option
+        while let Some(([code @ .., high, low], rest)) = options.split_first_chunk::<4>() {
+            let (data, next) = rest.split_at_checked(u16::from_be_bytes([*high, *low]).into())?;
+            if *code == OPTION_EXTENDED.to_be_bytes()
                 && let Some(left) = room.checked_sub(data.len())
             {
-                self.extended.push(data.as_slice().into());
+                self.extended.push(data.into());
                 room = left;
             }
+            options = next;
         }
-        Some(())
+        options.is_empty().then_some(())
     }
 
     /// How long the answer may be kept; 0 when it does not tell.

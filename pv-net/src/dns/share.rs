@@ -1,6 +1,6 @@
 //! Limits how many questions of each client go to other servers: a rate, and a number at the same time. Pure.
 
-use super::zone::Whose;
+use super::zone::{Part, Whose};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,8 @@ const RATE: f64 = 300.0;
 const BURST: f64 = 600.0;
 /// Most questions of one client that wait for answers at the same time.
 const WAITING: u32 = 64;
+/// The same for one host of a pool that is no container. All of them together have no more than a container.
+const WAITING_OF_HOST: u32 = 16;
 /// Most questions of all clients that wait. Each may use several open files, and the API needs some too.
 const ALL_WAITING: u32 = 256;
 /// How many questions each client may still have waiting when half of [`ALL_WAITING`] are in use, so that a few clients
@@ -27,36 +29,55 @@ struct Share {
 /// The shares of all clients.
 #[derive(Debug, Default)]
 pub struct Shares {
-    shares: HashMap<Whose, Share>,
+    shares: HashMap<Part, Share>,
+    /// How many questions of all hosts of a pool wait that are no containers, by the pool's number.
+    others: HashMap<u16, u32>,
     waiting: u32,
 }
 
 impl Shares {
     /// Whether `who` may ask now. The question then counts as waiting until [`Shares::done`].
-    pub fn take(&mut self, who: Whose, now: Instant) -> bool {
+    pub fn take(&mut self, who: Part, now: Instant) -> bool {
         if self.shares.len() >= MOST {
             self.shares.retain(|_, s| s.waiting > 0 || now.saturating_duration_since(s.at) < Duration::from_secs(2));
         }
         if self.waiting >= ALL_WAITING || (self.shares.len() >= MOST && !self.shares.contains_key(&who)) {
             return false;
         }
+        let mut others = match who.whose {
+            Whose::Others(pool) => Some(self.others.entry(pool).or_default()),
+            Whose::Container(_) | Whose::Device => None,
+        };
+        if others.as_ref().is_some_and(|waiting| **waiting >= WAITING) {
+            return false;
+        }
         let share = self.shares.entry(who).or_insert(Share { tokens: BURST, at: now, waiting: 0 });
         let since = now.saturating_duration_since(share.at).as_secs_f64();
         share.tokens = (share.tokens + since * RATE).min(BURST);
         share.at = now;
-        let most = if self.waiting < ALL_WAITING / 2 { WAITING } else { FEW };
+        let most = match others {
+            _ if self.waiting >= ALL_WAITING / 2 => FEW,
+            Some(_) => WAITING_OF_HOST,
+            None => WAITING,
+        };
         if share.tokens < 1.0 || share.waiting >= most {
             return false;
         }
         share.tokens -= 1.0;
         share.waiting += 1;
         self.waiting += 1;
+        others.iter_mut().for_each(|waiting| **waiting += 1);
         true
     }
 
     /// Notes that a question of `who` was answered.
-    pub fn done(&mut self, who: Whose) {
+    pub fn done(&mut self, who: Part) {
         self.waiting = self.waiting.saturating_sub(1);
+        if let Whose::Others(pool) = who.whose
+            && let Some(waiting) = self.others.get_mut(&pool)
+        {
+            *waiting = waiting.saturating_sub(1);
+        }
         if let Some(share) = self.shares.get_mut(&who) {
             share.waiting = share.waiting.saturating_sub(1);
         }
@@ -81,10 +102,10 @@ const LATELY: Duration = Duration::from_secs(60);
 /// answering it, so the queue becomes empty again.
 #[derive(Debug, Default)]
 pub struct Floods {
-    askers: HashMap<Whose, Tokens>,
+    askers: HashMap<Part, Tokens>,
     /// The last client, and the last one before that was another client.
-    last: Option<(Whose, Instant)>,
-    other: Option<(Whose, Instant)>,
+    last: Option<(Part, Instant)>,
+    other: Option<(Part, Instant)>,
 }
 
 #[derive(Debug)]
@@ -95,7 +116,7 @@ struct Tokens {
 
 impl Floods {
     /// Whether a question of `who` is answered. `is_full` says that more questions wait than are read at a time.
-    pub fn may_ask(&mut self, who: Whose, is_full: bool, now: Instant) -> bool {
+    pub fn may_ask(&mut self, who: Part, is_full: bool, now: Instant) -> bool {
         if self.askers.len() >= MOST && !self.askers.contains_key(&who) {
             // All clients get a full share again, which is no disadvantage for anybody.
             self.askers.clear();
@@ -118,11 +139,17 @@ impl Floods {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dns::Zone;
+    use crate::snapshot::Snapshot;
+
+    fn container(identity: u32) -> Part {
+        Part::all_of(Whose::Container(identity))
+    }
 
     #[test]
     fn one_client_takes_its_own_share_only() {
         let (mut shares, now) = (Shares::default(), Instant::now());
-        let [a, b] = [1, 2].map(Whose::Container);
+        let [a, b] = [1, 2].map(container);
         let taken = (0..1000).filter(|_| shares.take(a, now)).count();
         assert_eq!(taken as u32, WAITING);
         assert!(shares.take(b, now));
@@ -142,7 +169,7 @@ mod tests {
     #[test]
     fn who_floods_is_left_out_when_others_ask() {
         let (mut floods, now) = (Floods::default(), Instant::now());
-        let [a, b] = [1, 2].map(Whose::Container);
+        let [a, b] = [1, 2].map(container);
         let answered = |floods: &mut Floods, now| (0..20_000).filter(|_| floods.may_ask(a, true, now)).count();
         assert_eq!(answered(&mut floods, now), 20_000, "alone");
         assert!(floods.may_ask(b, true, now));
@@ -154,7 +181,7 @@ mod tests {
         let later = later + LATELY;
         assert_eq!(answered(&mut floods, later), 20_000, "alone again");
         for n in 0..10_000 {
-            floods.may_ask(Whose::Container(n), true, later);
+            floods.may_ask(container(n), true, later);
         }
         assert!(floods.askers.len() <= MOST);
     }
@@ -163,9 +190,32 @@ mod tests {
     fn a_few_leave_room_for_the_others() {
         let (mut shares, now) = (Shares::default(), Instant::now());
         for n in 0..16 {
-            while shares.take(Whose::Container(n), now) {}
+            while shares.take(container(n), now) {}
         }
         assert_eq!(shares.waiting(), 2 * WAITING + 14 * FEW);
-        assert!(shares.take(Whose::Others(0), now) && shares.take(Whose::Device, now));
+        assert!(shares.take(Part::all_of(Whose::Others(0)), now) && shares.take(Part::all_of(Whose::Device), now));
+    }
+
+    #[test]
+    fn one_host_of_a_pool_does_not_keep_the_others_from_asking() {
+        let net = "10.0.3.0/24";
+        let device = format!(r#"{{"network": {{"pools": {{"internal": {{"subnet": "{net}"}}}}}}}}"#);
+        let device = crate::config::parse_device("device", &device).expect("a device");
+        let zone = Zone::new(&Snapshot { device: device.into(), ..Snapshot::default() });
+        let part = |n: u8| zone.client(0, [10, 0, 3, n].into()).expect("in the pool").part();
+        let (mut shares, now) = (Shares::default(), Instant::now());
+        while shares.take(part(9), now) {}
+        assert_eq!((shares.waiting(), part(9)), (WAITING_OF_HOST, part(9)));
+        // By chance another host may have the same part.
+        let others: Vec<Part> = (10..30).map(part).filter(|other| *other != part(9)).collect();
+        assert!(others.len() > 15, "{others:?}");
+        assert!(shares.take(others[0], now), "another host");
+        for other in &others {
+            while shares.take(*other, now) {}
+        }
+        assert_eq!(shares.waiting(), WAITING, "more than a container");
+        assert!(shares.take(container(1), now));
+        shares.done(others[0]);
+        assert!(shares.take(others[0], now));
     }
 }

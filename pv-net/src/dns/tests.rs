@@ -212,6 +212,11 @@ fn nothing_has_a_reason_and_a_time() {
         ("10.0.3.2", "3.0.10.in-addr.arpa", RecordType::PTR, Answered::NoData, "10.in-addr.arpa."),
         ("10.0.3.2", "4.0.10.in-addr.arpa", RecordType::PTR, Answered::NoName, "10.in-addr.arpa."),
         ("10.0.3.2", "10.in-addr.arpa", RecordType::PTR, Answered::NoData, "10.in-addr.arpa."),
+        // The device's domain is below it (RFC 8020).
+        ("10.0.3.2", "test", RecordType::A, Answered::NoData, "test."),
+        ("10.0.3.2", "other.test", RecordType::A, Answered::NoName, "test."),
+        ("10.0.3.2", "x.home.arpa", RecordType::TXT, Answered::NoName, "home.arpa."),
+        ("10.0.3.2", "localhost", RecordType::MX, Answered::NoData, "localhost."),
     ] {
         if name == "management.pv.test" {
             // `both` exists, but a client in `internal` alone does not see that.
@@ -228,6 +233,16 @@ fn nothing_has_a_reason_and_a_time() {
             (authority.record_type(), authority.ttl, authority.name.to_string().as_str()),
             (RecordType::SOA, 5, soa)
         );
+    }
+    // The zones that are only here have what a zone has (RFC 6303 section 3).
+    for (name, kind) in [
+        ("10.in-addr.arpa", RecordType::SOA),
+        ("10.in-addr.arpa", RecordType::NS),
+        ("local", RecordType::SOA),
+        ("pv.test", RecordType::NS),
+    ] {
+        let (outcome, read) = ask(&zone, "10.0.3.2", name, kind);
+        assert_eq!((outcome, read.answers.len()), (Outcome::Answered(Answered::Found), 1), "{name} {kind}");
     }
     // What is looked for here is told to nobody outside, whatever kind of address is asked for.
     for kind in [RecordType::A, RecordType::AAAA, RecordType::HTTPS, RecordType::SVCB] {

@@ -2,7 +2,7 @@
 
 mod client;
 
-pub use client::{Client, Whose};
+pub use client::{Client, Part, Whose};
 
 use super::name::{self, LowerName, Name};
 use super::service::Offered;

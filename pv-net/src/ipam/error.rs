@@ -23,6 +23,12 @@ pub enum IpamError {
         /// Who has it.
         holder: LeaseKey,
     },
+    /// The device itself has it.
+    #[error("{addr}: taken by this device")]
+    OfDevice {
+        /// The address.
+        addr: IpAddr,
+    },
     /// A client of DHCP has it, or had it last.
     #[error("{addr}: taken by {holder}")]
     Lent {

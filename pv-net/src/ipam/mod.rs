@@ -37,6 +37,8 @@ pub struct Ipam {
     cursors: BTreeMap<PoolName, Cursors>,
     /// Addresses that declared containers ask for, whether they are attached or not.
     reserved: HashMap<IpAddr, LeaseKey>,
+    /// Addresses that the device itself has.
+    of_device: BTreeSet<IpAddr>,
     /// Leases of clients of DHCP, also those that are over.
     clients: BTreeMap<ClientKey, Arc<ClientLease>>,
     /// Which client's lease has an address.
@@ -139,6 +141,11 @@ impl Ipam {
         holders
     }
 
+    /// From now on the device has these addresses, which nobody is given. A lease that has one stays.
+    pub fn set_device(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.of_device = addresses;
+    }
+
     /// Adds a lease that is in use, from the disk or from an existing interface.
     ///
     /// # Errors
@@ -229,9 +236,10 @@ impl Ipam {
         [self.holders.get(&addr), self.reserved.get(&addr)].into_iter().flatten().find(|holder| *holder != key)
     }
 
-    /// Whether `key` may have `addr`: it is neither leased to another key or a client, nor reserved for another key.
+    /// Whether `key` may have `addr`: it is not leased to another key or a client, not reserved for another key, and not the
+    /// device's.
     fn is_free(&self, addr: IpAddr, key: &LeaseKey) -> bool {
-        self.taken(addr, key).is_none() && !self.lent.contains_key(&addr)
+        self.taken(addr, key).is_none() && !self.lent.contains_key(&addr) && !self.of_device.contains(&addr)
     }
 
     /// Checks that what a request asks for is valid and free.
@@ -245,6 +253,9 @@ impl Ipam {
             space.check(&pool.name, addr)?;
             if let Some(holder) = self.taken(addr, request.key) {
                 return Err(IpamError::Taken { addr, holder: holder.clone() });
+            }
+            if self.of_device.contains(&addr) {
+                return Err(IpamError::OfDevice { addr });
             }
             if let Some(holder) = self.lent.get(&addr) {
                 return Err(IpamError::Lent { addr, holder: holder.clone() });
@@ -306,10 +317,10 @@ impl Ipam {
         }
         let cursors = self.cursors.entry(pool.name.clone()).or_default();
         let cursor = if space.is_v6() { &mut cursors.v6 } else { &mut cursors.v4 };
-        let (holders, reserved, lent) = (&self.holders, &self.reserved, &self.lent);
+        let (holders, reserved, lent, of_device) = (&self.holders, &self.reserved, &self.lent, &self.of_device);
         let free = |addr: IpAddr| {
             let is_reserved = reserved.get(&addr).is_some_and(|holder| holder != key);
-            !holders.contains_key(&addr) && !is_reserved && !lent.contains_key(&addr)
+            !holders.contains_key(&addr) && !is_reserved && !lent.contains_key(&addr) && !of_device.contains(&addr)
         };
         cursor.next(&space, free).ok_or_else(|| IpamError::PoolFull { pool: pool.name.clone(), size: space.size() })
     }

@@ -9,6 +9,7 @@ use super::lent::Lent;
 use crate::ipam::store::{StoreError, failed};
 use crate::ipam::{Before, Change, ClientLease, Ipam, Lease, LeaseKey};
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -45,7 +46,16 @@ pub(super) fn start(journal: Journal, ipam: Ipam) -> std::io::Result<LeaseHandle
     let (declared, reserved) = watch::channel(Arc::default());
     let (clients, client_readers) = Lent::new(&ipam);
     let (told, condition) = watch::channel(None);
-    let book = Book { ipam, journal, reserved: Vec::new(), declared, leases, clients, batch: Batch::default() };
+    let book = Book {
+        ipam,
+        journal,
+        reserved: Vec::new(),
+        of_device: BTreeSet::new(),
+        declared,
+        leases,
+        clients,
+        batch: Batch::default(),
+    };
     let thread = std::thread::Builder::new().name("pv-net-leases".to_owned()).stack_size(STACK);
     thread.spawn(move || keep(book, queue, &told))?;
     Ok(LeaseHandle::new(asks, readers, reserved, client_readers, condition))
@@ -83,7 +93,9 @@ struct Book {
     journal: Journal,
     /// Addresses reserved for declared containers. They are stored nowhere else.
     reserved: Vec<(IpAddr, LeaseKey)>,
-    /// The same addresses, as readers see them.
+    /// The device's own addresses in the pools' networks, which are stored nowhere either.
+    of_device: BTreeSet<IpAddr>,
+    /// Those that are reserved, as readers see them.
     declared: watch::Sender<Arc<[IpAddr]>>,
     /// What readers see: only leases that are on disk.
     leases: watch::Sender<Arc<[Arc<Lease>]>>,
@@ -127,6 +139,10 @@ impl Book {
                 self.declared.send_replace(wanted.iter().map(|(address, _)| *address).collect());
                 drop(answer.send(self.ipam.reserve(wanted)));
             }
+            Ask::SetDevice { addresses } => {
+                self.of_device.clone_from(&addresses);
+                self.ipam.set_device(addresses);
+            }
             #[cfg(test)]
             Ask::Test(work) => work(),
         }
@@ -147,6 +163,7 @@ impl Book {
         }
         journal.write_anew(&ipam).map_err(|e| e.to_string())?;
         ipam.reserve(self.reserved.clone());
+        ipam.set_device(self.of_device.clone());
         self.leases.send_replace(has.into());
         self.clients.replace(&ipam);
         (self.journal, self.ipam, self.batch) = (journal, ipam, Batch::default());

@@ -4,7 +4,7 @@ use super::lent::Clients;
 use crate::ipam::store::StoreError;
 use crate::ipam::{ClientKey, ClientLease, IpamError, Lease, LeaseKey, LendError, Request};
 use crate::model::{ContainerName, Mac, Pool};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -93,6 +93,11 @@ pub(super) enum Ask {
         /// For each of them, who else has it.
         answer: oneshot::Sender<Vec<Option<LeaseKey>>>,
     },
+    /// From now on the device has these addresses.
+    SetDevice {
+        /// All of them that are in a pool's network.
+        addresses: BTreeSet<IpAddr>,
+    },
     /// Run this on the book's thread.
     #[cfg(test)]
     Test(Box<dyn FnOnce() + Send>),
@@ -177,6 +182,14 @@ impl LeaseHandle {
         let (answer, answered) = oneshot::channel();
         self.asks.send(Ask::Reserve { wanted, answer }).await.map_err(|_| LeaseError::Ended)?;
         answered.await.map_err(|_| LeaseError::Failed)
+    }
+
+    /// From now on nobody is given these addresses, which the device has itself.
+    ///
+    /// # Errors
+    /// When the book has ended.
+    pub async fn set_device(&self, addresses: BTreeSet<IpAddr>) -> Result<(), LeaseError> {
+        self.asks.send(Ask::SetDevice { addresses }).await.map_err(|_| LeaseError::Ended)
     }
 
     /// All leases that are on disk, in the order of their keys; every answered request is included. Waits for nobody.

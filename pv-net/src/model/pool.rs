@@ -2,7 +2,7 @@
 
 use super::{Attachment, IfName, NameServer, PoolDhcp6, PoolName, PoolRa};
 use ipnetwork::{Ipv4Network, Ipv6Network};
-use pv_net_common::endpoint::{POOL_BRIDGED, POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN};
+use pv_net_common::endpoint::{POOL_BRIDGED, POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN, POOL_SLAAC};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -212,7 +212,8 @@ impl Pool {
             Some((_, MacvlanMode::Bridge)) => POOL_BRIDGED,
             _ => 0,
         };
-        open | nat | host | bridged
+        let slaac = if self.ra.as_ref().is_some_and(|ra| ra.mode.is_autonomous()) { POOL_SLAAC } else { 0 };
+        open | nat | host | bridged | slaac
     }
 
     /// Its networks, IPv4 first.

@@ -75,6 +75,9 @@ impl FromStr for PortMapping {
             Some((_, other)) => return Err(format!("the protocol is tcp or udp, not {other:?}")),
         };
         let (host, rest) = split_host(rest)?;
+        if let Some(why) = host.and_then(unreachable) {
+            return Err(why);
+        }
         let (host_ports, container_ports) = match rest.split_once(':') {
             Some((h, c)) => (ports(h)?, ports(c)?),
             None => (ports(rest)?, ports(rest)?),
@@ -89,6 +92,15 @@ impl FromStr for PortMapping {
         }
         Ok(Self { transport, host, host_ports, container_port: *container_ports.start(), interface })
     }
+}
+
+/// Why nobody connects to the address.
+fn unreachable(host: IpAddr) -> Option<String> {
+    let is_link_local = matches!(host, IpAddr::V6(host) if host.is_unicast_link_local());
+    if host.is_multicast() || host == IpAddr::V4(Ipv4Addr::BROADCAST) {
+        return Some(format!("{host} is the address of a group, and ports are published on the device's own"));
+    }
+    is_link_local.then(|| format!("{host} is another device's on each link: leave it out, or take another address"))
 }
 
 /// Splits `[::1]:80:80` or `127.0.0.1:80:80` into address and ports; the address may be missing. The unspecified
@@ -171,6 +183,10 @@ mod tests {
             ("[::1:80:80", Err("]:")),
             ("1.2.3:80:80", Err("not an IPv4")),
             ("", Err("not a port")),
+            ("224.0.0.1:80:80", Err("of a group")),
+            ("255.255.255.255:80:80", Err("of a group")),
+            ("[ff02::1]:80:80", Err("of a group")),
+            ("[fe80::1]:80:80", Err("on each link")),
         ] {
             match (text.parse::<PortMapping>(), want) {
                 (Ok(m), Ok(want)) => assert_eq!(m.to_string(), want, "{text}"),

@@ -139,7 +139,9 @@ impl Server {
         Act::Write(client, steps)
     }
 
+    /// Whether the message is from who has the client's lease. Everybody on a bridge can hear a MAC and use it, so a lease
+    /// ends by the port alone by which it was got.
     fn is_from_holder(&self, client: &ClientId, from: Origin) -> bool {
-        self.table.lease(client).is_some_and(|lease| lease.mac == Some(from.mac))
+        self.table.lease(client).is_some_and(|lease| from.is_holder(lease))
     }
 }

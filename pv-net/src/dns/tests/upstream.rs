@@ -91,6 +91,78 @@ fn what_is_no_answer_is_none() {
     assert_eq!(Response::parse(&response("www.example", u32::MAX, [1; 4]), &query, 0x0707).expect("answer").ttl, 0);
 }
 
+/// RFC 2181 section 9.
+#[test]
+fn what_is_cut_anywhere_is_asked_for_by_tcp() {
+    let asked = question("www.example", RecordType::A);
+    let query = Query::parse(&asked).expect("a question");
+    let mut cut = response("www.example", 100, [192, 0, 2, 1]);
+    cut[2] |= 2;
+    for len in query.question_end()..=cut.len() {
+        let came = Response::parse(&cut[..len], &query, 0x0707).expect("an answer");
+        let mut out = Vec::new();
+        came.write(&query, 512, Left::All, None, &mut out);
+        let read = Message::from_vec(&out).expect("an answer");
+        assert!(came.is_cut() && read.metadata.truncation, "{len}");
+        assert_eq!(read.answers.len(), usize::from(len == cut.len()), "{len}");
+    }
+}
+
+/// RFC 2308 section 5: the signature of an alias is no answer to a question about something else.
+#[test]
+fn a_negative_answer_behind_an_alias_is_kept_as_long_as_its_zone_says() {
+    let asked = question("www.example", RecordType::AAAA);
+    let query = Query::parse(&asked).expect("a question");
+    let mut message = asked[..query.question_end()].to_vec();
+    message[2..4].copy_from_slice(&[0x81, 0x80]);
+    (message[7], message[9], message[11]) = (2, 1, 0);
+    let record = |kind: u8, ttl: u32, data: &[u8]| {
+        [&[0xc0, 12, 0, kind, 0, 1][..], &ttl.to_be_bytes(), &(data.len() as u16).to_be_bytes(), data].concat()
+    };
+    let soa = [&[0, 0][..], &[0; 16], &5_u32.to_be_bytes()].concat();
+    message.extend([record(5, 86_400, &[1, b'x', 0]), record(46, 86_400, &[0; 20]), record(6, 3600, &soa)].concat());
+    assert_eq!(Response::parse(&message, &query, 0x0707).expect("an answer").ttl, 5);
+    let alias = question("www.example", RecordType::CNAME);
+    message[query.question_end() - 3] = 5;
+    let alias = Query::parse(&alias).expect("a question");
+    assert_eq!(Response::parse(&message, &alias, 0x0707).expect("an answer").ttl, 86_400);
+}
+
+#[test]
+fn options_of_edns_that_nobody_needs_are_no_reason_for_anything() {
+    let asked = question("www.example", RecordType::A);
+    let query = Query::parse(&asked).expect("a question");
+    let with = |options: &[u8]| {
+        let mut message = response("www.example", 100, [192, 0, 2, 1]);
+        message.truncate(message.len() - 13);
+        message.extend([&(options.len() as u16).to_be_bytes(), options].concat());
+        Response::parse(&message, &query, 0x0707).map(|came| {
+            let mut out = Vec::new();
+            came.write(&query, 512, Left::All, None, &mut out);
+            out.windows(6).any(|w| w == [0, 15, 0, 2, 0, 3])
+        })
+    };
+    // A client's network of no family (RFC 7871), and one that is cut short.
+    assert_eq!(with(&[0, 8, 0, 4, 0, 0, 0, 0, 0, 15, 0, 2, 0, 3]), Ok(true));
+    assert_eq!(with(&[0, 8, 0, 1, 0]), Ok(false));
+    assert_eq!(with(&[0, 15, 0, 9, 0, 3]), Err(NoResponse::Broken));
+    assert_eq!(with(&[0, 15, 0]), Err(NoResponse::Broken));
+    // Errors without the question, with EDNS and without.
+    for (code, want) in [
+        (1, Ok(ResponseCode::FormErr)),
+        (5, Ok(ResponseCode::Refused)),
+        (3, Err(NoResponse::Other)),
+        (0, Err(NoResponse::Other)),
+    ] {
+        for edns in [&[][..], &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]] {
+            let head = [7, 7, 0x81, 0x80 | code, 0, 0, 0, 0, 0, 0, 0, u8::from(!edns.is_empty())];
+            let came = Response::parse(&[&head[..], edns].concat(), &query, 0x0707);
+            assert_eq!(came.as_ref().map(|c| c.rcode).map_err(|e| *e), want, "{code}");
+            assert!(came.is_err() || came.is_ok_and(|c| !c.has_edns), "it is asked without EDNS");
+        }
+    }
+}
+
 /// Records of unknown types are passed on unchanged, and the name has the client's letters.
 #[test]
 fn what_is_not_known_is_passed_on() {

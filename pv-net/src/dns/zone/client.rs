@@ -1,7 +1,9 @@
 //! Who asks: a container, another host in a pool, or the device.
 
 use super::Zone;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 /// A client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +16,8 @@ pub struct Client {
     identity: u32,
     /// Whether it is the device, which sees all names.
     pub(super) is_device: bool,
+    /// Its part of the share that it has with others.
+    lot: u8,
 }
 
 /// To whose share a question counts: a container's, whatever its address, or that of all other hosts in a pool.
@@ -27,7 +31,33 @@ pub enum Whose {
     Device,
 }
 
+/// A part of a share. All hosts of a pool that are no containers have one share, in which each host has one of 256 parts: so
+/// one of them takes nothing from most others, and those that make up addresses take no memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Part {
+    /// Whose share it is.
+    pub whose: Whose,
+    lot: u8,
+}
+
+impl Part {
+    /// The whole share, of who has it alone.
+    #[must_use]
+    pub const fn all_of(whose: Whose) -> Self {
+        Self { whose, lot: 0 }
+    }
+}
+
+/// Nobody can choose an address that has the part of a given other one.
+static LOTS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 impl Client {
+    /// The part of a share to which its questions count.
+    #[must_use]
+    pub const fn part(&self) -> Part {
+        Part { whose: self.whose(), lot: self.lot }
+    }
+
     /// The share to which its questions count.
     #[must_use]
     pub const fn whose(&self) -> Whose {
@@ -51,7 +81,8 @@ impl Zone {
         let inside =
             || self.pools.get(usize::from(pool)).is_some_and(|p| p.networks.iter().any(|n| n.contains(address)));
         let identity = host.map_or(0, |host| self.identity(host));
-        (host.is_some() || inside()).then_some(Client { pool, host, identity, is_device: false })
+        let lot = if host.is_some() { 0 } else { LOTS.hash_one(address) as u8 };
+        (host.is_some() || inside()).then_some(Client { pool, host, identity, is_device: false, lot })
     }
 
     /// The container as a client of its main pool's gateway; `None` when it has no pool whose gateway answers.
@@ -64,6 +95,7 @@ impl Zone {
             host: Some(a.host),
             identity: self.identity(a.host),
             is_device: false,
+            lot: 0,
         })
     }
 
@@ -71,6 +103,6 @@ impl Zone {
     #[must_use]
     pub fn device(&self) -> Client {
         let pool = (0..).zip(&self.pools).find(|(_, pool)| pool.answers).map_or(0, |(number, _)| number);
-        Client { pool, host: None, identity: 0, is_device: true }
+        Client { pool, host: None, identity: 0, is_device: true, lot: 0 }
     }
 }

@@ -141,8 +141,8 @@ impl Lane {
             // What is kept is told to nobody.
             let known = if is_watched { None } else { self.prepared.get(*place, address, question, now) };
             let client = if known.is_some() { None } else { audience.client(&zone, address) };
-            let Some(whose) = known.map(|known| known.whose).or(client.map(|c| c.whose())) else { continue };
-            if !floods.may_ask(whose, is_full, now) {
+            let Some(part) = known.map(|known| known.part).or(client.map(|c| c.part())) else { continue };
+            if !floods.may_ask(part, is_full, now) {
                 dns.metrics.count(RecordType::ZERO, Ended::Limited);
                 continue;
             }
@@ -156,11 +156,11 @@ impl Lane {
             let Some(client) = client else { continue };
             match dns.now(&zone, Asker { client, address, is_datagram: true }, question, out) {
                 Now::Reply(ended) => {
-                    self.prepared.keep(*place, address, question, out, whose, (ended, None));
+                    self.prepared.keep(*place, address, question, out, part, (ended, None));
                     self.peers.push(Some(SockaddrStorage::from(*peer)));
                 }
                 Now::Kept(ended, until) => {
-                    self.prepared.keep(*place, address, question, out, whose, (ended, Some(until)));
+                    self.prepared.keep(*place, address, question, out, part, (ended, Some(until)));
                     self.peers.push(Some(SockaddrStorage::from(*peer)));
                 }
                 Now::Silent => {}
