@@ -2,7 +2,7 @@
 
 use super::{Attachment, IfName, NameServer, PoolDhcp6, PoolName, PoolRa};
 use ipnetwork::{Ipv4Network, Ipv6Network};
-use pv_net_common::endpoint::{POOL_BRIDGED, POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN};
+use pv_net_common::endpoint::{POOL_BRIDGED, POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN, POOL_PRIVATE};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -208,11 +208,12 @@ impl Pool {
             HostAccess::Services => POOL_HOST_SERVICES,
             HostAccess::All => POOL_HOST_ALL,
         };
-        let bridged = match self.macvlan() {
+        let mode = match self.macvlan() {
             Some((_, MacvlanMode::Bridge)) => POOL_BRIDGED,
+            Some((_, MacvlanMode::Private)) => POOL_PRIVATE,
             _ => 0,
         };
-        open | nat | host | bridged
+        open | nat | host | mode
     }
 
     /// Its networks, IPv4 first.
