@@ -239,13 +239,16 @@ pub fn inward(skb: *mut __sk_buff) -> i32 {
     }
 }
 
-/// Whether a frame has the MAC of somebody whose frames do not come this way. To a pool of mode `bridge` programs hand on
-/// what its containers and the device send, so that it does not come by the wire. To one of mode `private` no container's
-/// frame comes, also where a switch sends it back.
+/// Whether a frame has the MAC of somebody whose frames do not come this way: of the interface itself, or of a container.
+/// To a pool of mode `bridge` programs hand on what its containers and the device send, so that it does not come by the
+/// wire. To one of mode `private` no container's frame comes, also where a switch sends it back.
 #[inline(always)]
 fn is_in_name(packet: &Packet, me: &InterfaceInfo) -> bool {
     let private = me.pool_flags & POOL_PRIVATE != 0;
     let by_wire = me.pool_flags & POOL_BRIDGED != 0 && packet.mark() != MARK_RETURNED;
+    if same_mac(packet.eth.src, me.mac) {
+        return true;
+    }
     if !private && !by_wire {
         return false;
     }
@@ -317,7 +320,7 @@ fn ip_in(packet: &mut Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     }
     // The device sends by its own interface beside this one, and no pool's network is behind one.
     let forged = if is_of_device(src) { !is_by_device(packet, me) } else { network(src).is_some() };
-    if forged || src == me.addr4 || src == me.addr6 || src == me.link_local {
+    if forged {
         return Err(DropReason::ForgedSource);
     }
     // Containers of a pool are on one link, so no router is between them.

@@ -23,7 +23,7 @@ pub(crate) fn shot(world: &World, seed: u64, shot: u32) -> (Place, Vec<Numbered>
     let mut random = Random::of_shot(seed, shot);
     let from = random.pick(world.attackers());
     // Where senders are hosts on one LAN, the MAC tells who they are: one that is wholly forged is of interest.
-    let forges = world.policy.link.is_macvlan() && random.chance(8);
+    let forges = world.policy.link.is_macvlan() && random.chance(if from == Place::Rogue { 80 } else { 8 });
     let whom = if forges { random.pick(&Place::ALL) } else { from };
     let mut maker = Maker { random, world, from, whom, next: shot.wrapping_mul(MOST) };
     (from, maker.frames())

@@ -7,9 +7,12 @@ use crate::configs::{DEVICE, HOST, HOSTS, UPLINK};
 use crate::{Container, Device, Namespace, echo, link};
 use anyhow::{Context, Result};
 use pv_net_common::Ip;
-use rtnetlink::LinkBridge;
+use rtnetlink::packet_route::link::MacVlanMode;
+use rtnetlink::{LinkBridge, LinkMacVlan};
 use serde_json::json;
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
 
 /// The namespaces of the lab, and the containers in them.
 pub(crate) struct Lab {
@@ -27,6 +30,8 @@ pub(crate) struct Lab {
     pub c: Container,
     /// In `internal`, if that is a macvlan pool.
     pub d: Option<Container>,
+    /// Where `a` has put the further macvlan that it has made, apart from its addresses: `eth0`.
+    pub rogue: Option<Namespace>,
 }
 
 impl Lab {
@@ -64,7 +69,8 @@ impl Lab {
             let served = ports(world::SERVED);
             (on_lan("a", 2, &[])?, on_lan("b", 3, &served)?, c, Some(on_lan("d", 4, &served)?))
         };
-        let lab = Self { device, out, lan, a, b, c, d };
+        let rogue = d.is_some().then(|| further_macvlan(&a)).transpose()?;
+        let lab = Self { device, out, lan, a, b, c, d, rogue };
         lab.make_ready()?;
         Ok(lab)
     }
@@ -134,6 +140,11 @@ impl Lab {
                 host(management, Ipv4Addr::new(10, 0, 4, 1), pool(4)),
             ],
             device_if,
+            rogue: self
+                .rogue
+                .as_ref()
+                .map(|ns| Ok::<_, anyhow::Error>(host(link::of_name(ns, "eth0")?.1, self.a.v4, self.a.v6)))
+                .transpose()?,
             uplink: outer(uplink, 1),
         })
     }
@@ -146,6 +157,18 @@ impl Lab {
         })?;
         Ok(link::of_name(&self.device.ns, &name)?.1)
     }
+}
+
+/// Makes a further macvlan on the interface of a container, and moves it to a namespace without addresses: there the kernel
+/// answers nobody.
+fn further_macvlan(of: &Container) -> Result<Namespace> {
+    let (under, _) = link::of_name(&of.ns, "eth0")?;
+    let to = Namespace::new("rogue")?;
+    let file = File::open(to.path())?;
+    let message = LinkMacVlan::new("eth0", under, MacVlanMode::Bridge).setns_by_fd(file.as_raw_fd());
+    link::make(&of.ns, message.build())?;
+    to.configure("eth0", &[])?;
+    Ok(to)
 }
 
 fn host(mac: [u8; 6], v4: Ipv4Addr, v6: Ipv6Addr) -> Host {

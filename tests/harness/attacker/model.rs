@@ -3,6 +3,7 @@
 mod child;
 mod container;
 mod port;
+mod rogue;
 mod uplink;
 mod wire;
 
@@ -70,6 +71,7 @@ impl<'w> Model<'w> {
             Place::Out => self.of_uplink(&reading),
             Place::Lan if self.world.policy.link.is_macvlan() => Ok(self.of_wire(&reading)),
             Place::Lan => self.of_port(&reading),
+            Place::Rogue => Ok(self.of_rogue(&reading)),
             _ => self.of_container(&reading),
         };
         let mut said = said.unwrap_or_else(Judgement::nobody);

@@ -72,8 +72,8 @@ struct Disagreement {
 
 struct Run<'l> {
     senders: HashMap<Place, RawSocket>,
-    /// The sender whose own interface has programs.
-    guarded: Option<Place>,
+    /// Programs run on what these send before the link takes it.
+    guarded: &'static [Place],
     receivers: &'l Receivers,
     sent: HashMap<u32, Sent>,
     wrong: Vec<Disagreement>,
@@ -95,13 +95,14 @@ impl Attack {
                 Place::Out => &lab.out,
                 Place::Lan => &lab.lan,
                 Place::C => &lab.c.ns,
+                Place::Rogue => lab.rogue.as_ref().unwrap_or(&lab.a.ns),
                 _ => &lab.a.ns,
             };
             Ok((*place, RawSocket::open(ns, "eth0")?))
         };
         let senders = world.attackers().iter().map(open).collect::<Result<_>>()?;
         let (sent, wrong) = (HashMap::new(), Vec::new());
-        let guarded = world.is_child(Place::A).then_some(Place::A);
+        let guarded: &[Place] = if world.is_child(Place::A) { &[Place::A, Place::Rogue] } else { &[] };
         let mut run = Run { senders, guarded, receivers: &receivers, sent, wrong, report: Report::default() };
         let mut shot = self.first;
         while run.report.frames < self.frames {
@@ -145,10 +146,10 @@ impl Run<'_> {
         self.sent.insert(number, Sent { from, frame, said, arrived: HashSet::new(), place, again: false });
     }
 
-    /// Sends a frame. What a program on the sender's own interface drops, the sender is told, as `ENOBUFS`: this frame counts.
+    /// Sends a frame. What a program drops on the way out, the sender is told, as `ENOBUFS`: this frame counts.
     fn put(&self, from: Place, frame: &[u8]) -> Result<()> {
         match self.senders[&from].send(frame) {
-            Err(why) if self.guarded == Some(from) && why.downcast_ref() == Some(&Errno::ENOBUFS) => Ok(()),
+            Err(why) if self.guarded.contains(&from) && why.downcast_ref() == Some(&Errno::ENOBUFS) => Ok(()),
             other => other,
         }
     }

@@ -23,10 +23,12 @@ pub(crate) enum Place {
     Lan,
     /// A further container of `internal`, with published ports; only where that is a macvlan pool.
     D,
+    /// A further macvlan that container `a` has made on its own; nobody listens there. It attacks.
+    Rogue,
 }
 
 impl Place {
-    /// All of them, in the order of their numbers.
+    /// All places where frames may arrive, in the order of their numbers.
     pub const ALL: [Self; 7] = [Self::Device, Self::A, Self::B, Self::C, Self::Out, Self::Lan, Self::D];
 }
 
@@ -134,6 +136,8 @@ pub(crate) struct World {
     pub(crate) gateways: [Host; 2],
     /// The MAC of the device's own interface beside those of the macvlan pool's containers.
     pub(crate) device_if: Option<[u8; 6]>,
+    /// The further macvlan of `a`: it has no address of its own, so it uses the container's.
+    pub(crate) rogue: Option<Host>,
     /// The device on its uplink.
     pub(crate) uplink: Host,
 }
@@ -318,7 +322,7 @@ impl World {
 
     /// Who attacks.
     pub(crate) fn attackers(&self) -> &'static [Place] {
-        let all = &[Place::A, Place::Out, Place::Lan, Place::C];
+        let all = &[Place::A, Place::Out, Place::Lan, Place::C, Place::Rogue];
         if self.policy.link.is_macvlan() { all } else { &all[..3] }
     }
 
@@ -364,6 +368,7 @@ impl World {
             Place::Out => &self.out,
             Place::Lan => &self.lan,
             Place::D => self.d.as_ref().unwrap_or(&self.b),
+            Place::Rogue => self.rogue.as_ref().unwrap_or(&self.a),
         }
     }
 }

@@ -77,7 +77,7 @@ fn nobody_sends_from_the_receivers_address_or_a_group() -> Result<()> {
     let by_wire: Vec<Vec<u8>> = frames.iter().map(|frame| [&to[..], &frame[6..]].concat()).collect();
     crate::attacks::send(&web, "eth0", &by_wire)?;
     let grown = lab.device.counted(|| refused(&lab, &web, &ear, &frames))?;
-    ensure!(grown["forged-source"] == 2, "{grown:?}");
+    ensure!(grown["spoofed-mac"] == 2, "{grown:?}");
     let discovery = RawSocket::open_for(&web.ns, "eth0", frame::IPV6)?;
     let packet = frame::neighbour(136, "ff02::1".parse()?, web.v6, LAN6, to);
     let grown = lab.device.counted(|| refused(&lab, &web, &ear, &[frame::ethernet(to, own, frame::IPV6, &packet)]))?;

@@ -26,7 +26,7 @@ impl Model<'_> {
     }
 
     /// Whether the frame leaves by the wire. In mode `bridge` one to another container or the device does not.
-    fn leaves(&self, frame: &Reading) -> bool {
+    pub(super) fn leaves(&self, frame: &Reading) -> bool {
         let near = self.siblings().iter().any(|place| frame.dst == self.world.host(*place).mac);
         !self.world.policy.link.has_device_if() || !near && Some(frame.dst) != self.world.device_if
     }
@@ -63,6 +63,9 @@ impl Model<'_> {
             let all = self.siblings().into_iter().chain([Place::Device]).filter(|_| near).chain([Place::Lan]);
             all.for_each(|place| said.may(place, "an error about a flow that may be"));
             return said;
+        }
+        if matches!(packet.transport, Transport::Icmp { .. }) && !is_ping(packet) && !is_report(packet) {
+            return Judgement::nobody("of ICMP, a container sends ping and errors only");
         }
         if world::is_group(dst) {
             self.group_of_child(frame, packet, &mut said);
@@ -132,13 +135,12 @@ impl Model<'_> {
         if frame.dst != self.world.host(to).mac {
             return;
         }
-        let odd_icmp = matches!(packet.transport, Transport::Icmp { .. }) && !is_ping(packet);
-        if self.may_reach(End::Container(to), packet) && !odd_icmp {
+        if self.may_reach(End::Container(to), packet) {
             said.lets(to, packet.plain && opens(packet), "containers of the pool reach each other");
         } else if self.answers(packet) || self.may_follow_a_server(packet, to) {
             said.may(to, "it may answer a flow of the other's");
         } else {
-            said.say(to, Verdict::MustNot, "a rule denies it, or it is ICMP that nobody has asked for");
+            said.say(to, Verdict::MustNot, "a rule denies it");
         }
     }
 

@@ -73,7 +73,11 @@ impl Model<'_> {
             return Err("a redirect, or a question that is nobody's business");
         }
         if let Transport::Later = packet.transport {
-            return self.later(packet);
+            let mut said = self.later(packet)?;
+            if self.world.is_child(self.me) && said.reaches_somebody() && self.leaves(frame) {
+                said.may(Place::Lan, "where a fragment goes is up to the frame's destination");
+            }
+            return Ok(said);
         }
         let said = self.ip_by_destination(frame, packet)?;
         // DHCP servers send from these ports, and multicast routers use this protocol (RFC 7761): a container is
@@ -190,7 +194,7 @@ impl Model<'_> {
         let why = "it gets its address";
         let mut said = Judgement::nobody("what has no address goes no further than its link");
         let neighbours = if self.world.is_child(self.me) { self.siblings() } else { self.near().into_iter().collect() };
-        if self.me == Place::A {
+        if self.me == Place::A || self.world.is_child(self.me) {
             said.may(Place::Lan, why);
         }
         if src.is_ipv6() {
@@ -267,7 +271,7 @@ impl Model<'_> {
             // and the packet leaves by the uplink.
             self.answered_by(packet, Place::Device);
             if self.may_reach(End::Stranger(packet.dst), packet) {
-                said.may(Place::Out, "an address of the uplink's network");
+                said.may(self.uplink_to(packet.dst), "an address of the uplink's network");
             }
         }
         let by_gateway = frame.dst == self.gateway().mac;
@@ -297,6 +301,11 @@ impl Model<'_> {
         }
     }
 
+    /// The host behind the uplink to which routes lead.
+    fn uplink_to(&self, dst: IpAddr) -> Place {
+        if self.me == Place::C && is_on_lan(dst) { Place::Lan } else { Place::Out }
+    }
+
     /// Whether the sender may answer by a published port.
     fn serves(&self, packet: &Packet) -> bool {
         self.me == self.world.publisher() && packet.ports().is_some_and(|(from, _)| from == SERVED)
@@ -322,7 +331,7 @@ impl Model<'_> {
 
     fn for_stranger(&mut self, frame: &Reading, packet: &Packet, said: &mut Judgement) {
         let Packet { src, dst, .. } = *packet;
-        let there = if self.me == Place::C && is_on_lan(dst) { Place::Lan } else { Place::Out };
+        let there = self.uplink_to(dst);
         if world::is_link_local(src) || self.world.is_in_pool(dst) || dst.is_ipv6() && world::is_link_local(dst) {
             return;
         }

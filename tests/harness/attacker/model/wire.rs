@@ -25,8 +25,8 @@ impl Model<'_> {
         }
         let children: Vec<(Place, Host)> = self.world.children().map(|(place, host)| (place, *host)).collect();
         for (place, host) in children {
-            if frame.dst != host.mac && !is_to_all(frame) {
-                said.say(place, Verdict::MustNot, "a frame to somebody else");
+            if frame.dst != host.mac && !is_to_all(frame) || frame.src == host.mac {
+                said.say(place, Verdict::MustNot, "a frame to somebody else, or from the container itself");
                 continue;
             }
             match &frame.content {
@@ -67,12 +67,6 @@ impl Model<'_> {
         others.find(|(_, host)| host.mac == frame.src).map(|(other, host)| (other, *host))
     }
 
-    /// The same for the container's own frames. Where programs hand frames on, they take these from nobody else.
-    fn own_back(&self, frame: &Reading, place: Place) -> Option<(Place, Host)> {
-        let host = *self.world.host(place);
-        (host.mac == frame.src && !self.world.policy.link.has_device_if()).then_some((place, host))
-    }
-
     /// Whether only the device or a container may have this address, seen from the container at `place`. A device that does
     /// not reach its containers is a host on the LAN as others.
     fn is_ours(&self, addr: IpAddr) -> bool {
@@ -88,8 +82,7 @@ impl Model<'_> {
 
     fn arp_of_wire(&self, frame: &Reading, arp: &Arp, place: Place, said: &mut Judgement) {
         let (sender, lan) = (IpAddr::from(arp.sender.1), &self.world.lan);
-        let back = self.sent_back(frame, place).or_else(|| self.own_back(frame, place));
-        if back.is_some_and(|(_, host)| arp.sender == (host.mac, host.v4)) {
+        if self.sent_back(frame, place).is_some_and(|(_, host)| arp.sender == (host.mac, host.v4)) {
             said.may(place, "the switch may have sent it back");
         } else if self.is_ours(sender) {
             said.say(place, Verdict::MustNot, "ARP for an address of the device or a container");
@@ -113,7 +106,7 @@ impl Model<'_> {
         if matches!(packet.icmp6(), Some(133 | 135 | 136)) && packet.hops == 255 {
             let spoken_for = claimed(packet).filter(|addr| self.is_ours(*addr));
             let foreign = self.is_ours(src) || spoken_for.is_some();
-            if back.is_some() || self.own_back(frame, place).is_some() || !foreign {
+            if back.is_some() || !foreign {
                 said.may(place, "part of having a link");
             }
             return;
@@ -167,7 +160,7 @@ impl Model<'_> {
 }
 
 /// The address that neighbour discovery claims for its sender.
-fn claimed(packet: &Packet) -> Option<IpAddr> {
+pub(super) fn claimed(packet: &Packet) -> Option<IpAddr> {
     let Transport::Icmp { body, .. } = &packet.transport else { return None };
     let claims = packet.icmp6() == Some(136) || packet.icmp6() == Some(135) && packet.src.is_unspecified();
     let target = body.get(..16).and_then(|t| <[u8; 16]>::try_from(t).ok())?;
