@@ -1,10 +1,11 @@
 //! The judgement of what a macvlan container sends, once the guard of every container lets it pass: to the wire, to other
 //! containers, to the device.
 
+use super::super::Place;
 use super::super::judgement::{Judgement, Verdict};
+use super::super::pool::{self, Link, Mode};
 use super::super::reading::{Packet, Reading, Transport};
 use super::super::world::{self, End, SERVERS};
-use super::super::{Place, pool};
 use super::container::{has_few_options, is_report};
 use super::{Model, is_anycast_or_far, opens};
 use std::net::IpAddr;
@@ -87,7 +88,10 @@ impl Model<'_> {
         } else if self.leaves(frame) {
             // Where a link does not forward, no anycast address is local to it.
             let anycast = end == End::Device && is_anycast_or_far(self, dst);
-            if self.answers(packet) || anycast && self.may_reach(End::Stranger(dst), packet) {
+            // Where the switch has brought another container a connection that is denied now, its last packet may have opened
+            // a flow.
+            let reset = self.world.policy.link == Link::Macvlan(Mode::Vepa) && self.was_open(packet);
+            if self.answers(packet) || reset || anycast && self.may_reach(End::Stranger(dst), packet) {
                 said.may(Place::Lan, "it may answer a flow from outside, or nobody has the address");
             }
         }

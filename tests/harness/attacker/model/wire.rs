@@ -36,6 +36,7 @@ impl Model<'_> {
                 Content::Arp(arp) => self.arp_of_wire(frame, arp, place, &mut said),
                 // The kernel puts IPv4 together before it hands a datagram to macvlan interfaces by a group's MAC.
                 Content::Ip(packet) if packet.fragment.is_some() && packet.src.is_ipv4() && is_to_all(frame) => {
+                    self.answered_by(packet, place);
                     said.may(place, "the whole datagram may pass");
                 }
                 Content::Ip(packet) if !matches!(packet.transport, Transport::Later) => {
