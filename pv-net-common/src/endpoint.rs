@@ -47,6 +47,8 @@ pub const POOL_HOST_ALL: u32 = 8;
 pub const POOL_BRIDGED: u32 = 16;
 /// Set in `pool_flags` of the device's own interface beside the macvlan interfaces of containers. It is in no pool.
 pub const POOL_DEVICE: u32 = 32;
+/// Set in `pool_flags`: a macvlan pool whose containers reach only other hosts (mode `private`).
+pub const POOL_PRIVATE: u32 = 64;
 /// Set in `pool_flags`: the device advertises networks in the pool, of which other hosts make addresses (SLAAC).
 pub const POOL_SLAAC: u32 = 128;
 

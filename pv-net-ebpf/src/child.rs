@@ -15,7 +15,7 @@ use crate::{
     device_if,
     guard::{self, same_mac},
     icmp::Quoted,
-    maps::{child_at, device_at, interface, is_local, is_of_device, network},
+    maps::{child_at, device_at, interface, is_bridged, is_local, is_of_device, network, sender},
     packet::{IPPROTO_ICMPV6, IPPROTO_IGMP, Kind, Packet},
     parent,
     tail_call::tail_call,
@@ -24,7 +24,7 @@ use crate::{
 use aya_ebpf::bindings::__sk_buff;
 use pv_net_common::{
     DropReason, FlowKey, InterfaceInfo, Ip, LinkId, Stage,
-    endpoint::{MARK_RETURNED, POOL_BRIDGED},
+    endpoint::{MARK_RETURNED, POOL_BRIDGED, POOL_PRIVATE},
     link::{CHILD_DEVICE_IN, CHILD_DEVICE_OUT, CHILD_IN, CHILD_OUT, CHILD_PARENT},
 };
 
@@ -225,6 +225,7 @@ pub fn inward(skb: *mut __sk_buff) -> i32 {
         return verdict::drop(&packet, DropReason::UnknownInterface);
     };
     let judged = match kind {
+        _ if is_in_name(&packet, me) => Err(DropReason::SpoofedMac),
         Kind::Ip => ip_in(&mut packet, me),
         Kind::Arp => arp_in(&packet, me),
         other => Err(unread(other)),
@@ -236,6 +237,22 @@ pub fn inward(skb: *mut __sk_buff) -> i32 {
         }
         Err(reason) => verdict::drop(&packet, reason),
     }
+}
+
+/// Whether a frame has the MAC of somebody whose frames do not come this way: of the interface itself, or of a container.
+/// To a pool of mode `bridge` programs hand on what its containers and the device send, so that it does not come by the
+/// wire. To one of mode `private` no container's frame comes, also where a switch sends it back.
+#[inline(always)]
+fn is_in_name(packet: &Packet, me: &InterfaceInfo) -> bool {
+    let private = me.pool_flags & POOL_PRIVATE != 0;
+    let by_wire = me.pool_flags & POOL_BRIDGED != 0 && packet.mark() != MARK_RETURNED;
+    if same_mac(packet.eth.src, me.mac) {
+        return true;
+    }
+    if !private && !by_wire {
+        return false;
+    }
+    sender(me.bridge, packet.eth.src).is_some_and(|from| if private { !from.is_outside() } else { is_bridged(from) })
 }
 
 /// Whether the frame is from the device's own interface on the parent of `me`.
@@ -259,7 +276,9 @@ fn is_foreign_for_device(addr: Ip, packet: &Packet, me: &InterfaceInfo) -> bool 
 fn arp_in(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     let arp = guard::read_arp(packet)?;
     match child_at(arp.sender, me.pool_id) {
-        Some(owner) if !same_mac(owner.mac, arp.mac) => Err(DropReason::SpoofedArp),
+        Some(owner) if !same_mac(owner.mac, arp.mac) || !same_mac(owner.mac, packet.eth.src) => {
+            Err(DropReason::SpoofedArp)
+        }
         None if is_foreign_for_device(arp.sender, packet, me) => Err(DropReason::SpoofedArp),
         _ => Ok(()),
     }
@@ -286,10 +305,13 @@ fn ip_in(packet: &mut Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
     if guard::is_unasked(packet) {
         return Err(DropReason::ForgedIcmp);
     }
+    if src.is_loopback() || guard::is_group(src, me) {
+        return Err(DropReason::Martian);
+    }
     if guard::is_discovery(packet) {
         return discovery_in(packet, me);
     }
-    if src.is_loopback() || src.is_nobody() || guard::is_group(src, me) {
+    if src.is_nobody() {
         return Err(DropReason::Martian);
     }
     // A router's question for groups, or another host's report.

@@ -83,7 +83,8 @@ pub fn decide(packet: &Packet, way: Way) -> Result<(), DropReason> {
         return Err(DropReason::NoFlow);
     }
     may_open(link, way)?;
-    if followed && is_unicast(packet) {
+    // Nobody answers a packet to a group in the group's name, but the parent lets pass only what is noted.
+    if followed && (way == Way::Outwards || is_unicast(packet)) {
         open_flow(packet, link, now);
         if way == Way::Outwards {
             note_for_peer(packet, now);
@@ -92,7 +93,7 @@ pub fn decide(packet: &Packet, way: Way) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// Whether the packet has a single receiver: packets to groups open no flow.
+/// Whether the packet has a single receiver.
 #[inline(always)]
 fn is_unicast(packet: &Packet) -> bool {
     interface(packet.key.link).is_some_and(|me| !guard::is_group(packet.key.dst, me))
@@ -172,13 +173,11 @@ fn still_may(open: &mut HalfOpenFlow, link: LinkId, way: Way) -> Result<(), Drop
     judged
 }
 
-/// Whether the program on the interface has let the packet's flow pass, or the packet goes to a group or is of a
-/// protocol whose flows are not noted, and the policy allows it.
+/// Whether the program on the interface has let the packet's flow pass, and the policy allows it. ICMP that has no flow is
+/// refused: it could be from a further macvlan, in any container's name.
 #[inline(always)]
 pub fn is_let_pass(packet: &Packet) -> Result<(), DropReason> {
-    if !has_flow(packet) || !is_unicast(packet) {
-        return may(&packet.key, packet.key.link, Way::Outwards);
-    }
-    let Some((open, replies)) = known(packet) else { return Err(DropReason::NoFlow) };
+    let found = if has_flow(packet) { known(packet) } else { None };
+    let Some((open, replies)) = found else { return Err(DropReason::NoFlow) };
     still_may(open, packet.key.link, if replies { Way::Inwards } else { Way::Outwards })
 }

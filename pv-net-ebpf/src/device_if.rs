@@ -188,8 +188,8 @@ fn ip_in(packet: &mut Packet, to_all: bool) -> Result<Judged, DropReason> {
     if to_all {
         return Ok(Judged::Unheard);
     }
-    // A link-local address of the device is reached on the device's other links only.
-    if !is_local(packet.key.dst) || packet.key.dst.is_link_local() {
+    // A link-local address of the device is reached on the device's other links only, and from here no answer leads to one.
+    if !is_local(packet.key.dst) || packet.key.dst.is_link_local() || packet.key.src.is_link_local() {
         return Err(DropReason::NotAddressed);
     }
     if packet.is_lost() { Err(DropReason::FragmentLost) } else { Ok(Judged::Unicast) }

@@ -48,7 +48,9 @@ pub fn entry(packet: &mut Packet) -> i32 {
     }
     let dst = packet.key.dst;
     if endpoint(dst).is_none() && !is_local(dst) && network(dst).is_none() {
-        if packet.eth.dst[0] & 1 != 0 && is_reached_by_parent(packet.key.src) {
+        // The stack may take the packet for the device: as a broadcast, also in a frame to the device alone, or by an address
+        // that the programs do not know.
+        if is_reached_by_parent(packet.key.src) {
             return verdict::drop(packet, DropReason::ForgedSource);
         }
         return ACT_OK;

@@ -2,7 +2,9 @@
 
 use super::{Attachment, IfName, NameServer, PoolDhcp6, PoolName, PoolRa};
 use ipnetwork::{Ipv4Network, Ipv6Network};
-use pv_net_common::endpoint::{POOL_BRIDGED, POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN, POOL_SLAAC};
+use pv_net_common::endpoint::{
+    POOL_BRIDGED, POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN, POOL_PRIVATE, POOL_SLAAC,
+};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -208,12 +210,13 @@ impl Pool {
             HostAccess::Services => POOL_HOST_SERVICES,
             HostAccess::All => POOL_HOST_ALL,
         };
-        let bridged = match self.macvlan() {
+        let mode = match self.macvlan() {
             Some((_, MacvlanMode::Bridge)) => POOL_BRIDGED,
+            Some((_, MacvlanMode::Private)) => POOL_PRIVATE,
             _ => 0,
         };
         let slaac = if self.ra.as_ref().is_some_and(|ra| ra.mode.is_autonomous()) { POOL_SLAAC } else { 0 };
-        open | nat | host | bridged | slaac
+        open | nat | host | mode | slaac
     }
 
     /// Its networks, IPv4 first.

@@ -1,6 +1,6 @@
 //! The whole attack: the same lab under one policy after another.
 
-use super::{Access, Attack, Lab, Memory, Place, Policy, Rule, Who};
+use super::{Access, Attack, Lab, Link, Memory, Place, Policy, Rule, Who};
 use anyhow::{Result, ensure};
 
 /// What a whole attack sends; environment variables can change it.
@@ -12,14 +12,16 @@ pub struct Campaign {
     pub shot: Option<u32>,
     /// `PV_NET_FRAMES`: how many frames.
     pub frames: usize,
+    /// What connects the containers of the pool that is attacked.
+    pub link: Link,
 }
 
 impl Campaign {
     /// A campaign of `frames` frames unless the environment says otherwise.
     #[must_use]
-    pub fn of(frames: usize) -> Self {
+    pub fn of(link: Link, frames: usize) -> Self {
         let seed = number("PV_NET_SEED").unwrap_or(1);
-        Self { seed, shot: number("PV_NET_SHOT"), frames: number("PV_NET_FRAMES").unwrap_or(frames) }
+        Self { seed, shot: number("PV_NET_SHOT"), frames: number("PV_NET_FRAMES").unwrap_or(frames), link }
     }
 
     /// Sends all frames; `note` is called with a line of text on what each policy's run has seen.
@@ -27,7 +29,7 @@ impl Campaign {
     /// # Errors
     /// When a frame reached a place that the model excludes, or did not reach a place where it is allowed.
     pub fn run(&self, mut note: impl FnMut(&str)) -> Result<()> {
-        let policies = policies();
+        let policies = policies(self.link);
         let frames = self.frames.div_ceil(policies.len());
         note(&format!("PV_NET_SEED={} PV_NET_FRAMES={}", self.seed, self.frames));
         let lab = Lab::start(&policies[0])?;
@@ -53,14 +55,15 @@ fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Closed and open pools, each `host_access`, and rules both ways.
-fn policies() -> Vec<Policy> {
+/// Closed and open pools, each `host_access`, and rules both ways. A further container is denied to all.
+fn policies(link: Link) -> Vec<Policy> {
     let (a, b, c) = (Who::Container(Place::A), Who::Container(Place::B), Who::Container(Place::C));
     let (lan, out) = ([10, 0, 3, 200].into(), [192, 0, 2, 9].into());
     let out6 = [0x2001, 0xdb8, 1, 0, 0, 0, 0, 9].into();
-    vec![
-        Policy { open: false, access: Access::Services, rules: Vec::new() },
+    let mut all = vec![
+        Policy { link, open: false, access: Access::Services, rules: Vec::new() },
         Policy {
+            link,
             open: true,
             access: Access::None,
             rules: vec![
@@ -72,6 +75,7 @@ fn policies() -> Vec<Policy> {
             ],
         },
         Policy {
+            link,
             open: false,
             access: Access::All,
             rules: vec![
@@ -83,5 +87,13 @@ fn policies() -> Vec<Policy> {
                 Rule::deny(a, Who::Host).at(6, 22),
             ],
         },
-    ]
+    ];
+    if link.is_macvlan() {
+        let d = Who::Container(Place::D);
+        all.iter_mut().for_each(|policy| policy.rules.extend([Rule::deny(a, d), Rule::deny(Who::World, d)]));
+        // Of groups, by one protocol and port.
+        all[0].rules.extend([Rule::allow(a, b, 17, 5353), Rule::allow(Who::World, a, 17, 5353)]);
+        all[1].rules.extend([Rule::allow(a, Who::Host, 17, 7000), Rule::allow(Who::World, b, 17, 7000)]);
+    }
+    all
 }

@@ -21,8 +21,11 @@ pub(crate) type Numbered = (u32, Vec<u8>);
 /// The frames of shot `shot` in the order in which they are sent, with the marks from `shot * MOST` on.
 pub(crate) fn shot(world: &World, seed: u64, shot: u32) -> (Place, Vec<Numbered>) {
     let mut random = Random::of_shot(seed, shot);
-    let from = random.pick(&[Place::A, Place::Out, Place::Lan]);
-    let mut maker = Maker { random, world, from, next: shot.wrapping_mul(MOST) };
+    let from = random.pick(world.attackers());
+    // Where senders are hosts on one LAN, the MAC tells who they are: one that is wholly forged is of interest.
+    let forges = world.policy.link.is_macvlan() && random.chance(if from == Place::Rogue { 80 } else { 8 });
+    let whom = if forges { random.pick(&Place::ALL) } else { from };
+    let mut maker = Maker { random, world, from, whom, next: shot.wrapping_mul(MOST) };
     (from, maker.frames())
 }
 
@@ -31,6 +34,8 @@ struct Maker<'w> {
     random: Random,
     world: &'w World,
     from: Place,
+    /// Whose MAC, addresses and ports the sender uses when it is right.
+    whom: Place,
     /// The number of the next mark.
     next: u32,
 }
@@ -91,7 +96,7 @@ impl Maker<'_> {
 
     /// Source MAC: mostly the sender's own.
     fn source_mac(&mut self) -> [u8; 6] {
-        let own = self.world.host(self.from).mac;
+        let own = self.world.host(self.whom).mac;
         if self.random.chance(90) { own } else { self.any_mac() }
     }
 
@@ -100,7 +105,9 @@ impl Maker<'_> {
         let [internal, management] = world.gateways.map(|g| g.mac);
         let stranger = [2, 0, 0xde, 0xad, 0, self.random.pick(&[1, 2])];
         let known = [world.a.mac, world.b.mac, world.c.mac, world.lan.mac, world.out.mac, world.uplink.mac];
-        self.random.pick(&[&known[..], &[internal, management, stranger, [0xff; 6], [1, 0, 0x5e, 0, 0, 1]]].concat())
+        let macvlan: Vec<[u8; 6]> = world.d.iter().map(|d| d.mac).chain(world.device_if).collect();
+        let others = [internal, management, stranger, [0xff; 6], [1, 0, 0x5e, 0, 0, 1]];
+        self.random.pick(&[&known[..], &others, &macvlan].concat())
     }
 
     /// Where a frame for `dst` goes when its sender is right: a neighbour, a group or a router.
@@ -120,16 +127,24 @@ impl Maker<'_> {
             }
             _ => {}
         }
-        if self.from == Place::Out {
-            return self.world.uplink.mac;
+        let world = self.world;
+        match self.from {
+            Place::Out => return world.uplink.mac,
+            Place::C => return world.gateways[1].mac,
+            _ => {}
         }
-        let near = [&self.world.a, &self.world.b, &self.world.lan];
-        near.into_iter().find(|host| host.has(dst)).map_or(self.world.gateways[0].mac, |host| host.mac)
+        let router = if world.is_child(self.from) {
+            if world.is_device(dst) { world.device_if.unwrap_or(world.gateways[0].mac) } else { world.lan.mac }
+        } else {
+            world.gateways[0].mac
+        };
+        let mut near = [&world.a, &world.b, &world.lan].into_iter().chain(&world.d);
+        near.find(|host| host.has(dst)).map_or(router, |host| host.mac)
     }
 
     fn arp(&mut self) -> Vec<u8> {
         let world = self.world;
-        let own = world.host(self.from);
+        let own = world.host(self.whom);
         let other = [world.a, world.b, world.lan, world.gateways[0], world.uplink][self.random.below(5)];
         let unused = Ipv4Addr::new(10, 0, 3, 77);
         let mac = if self.random.chance(80) { own.mac } else { self.any_mac() };

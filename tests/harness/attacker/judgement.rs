@@ -69,6 +69,11 @@ impl Judgement {
         both
     }
 
+    /// Whether the frame may arrive anywhere.
+    pub(crate) fn reaches_somebody(&self) -> bool {
+        Place::ALL.into_iter().any(|place| self.of(place).0 != Verdict::MustNot)
+    }
+
     /// The places where the frame has to arrive.
     pub(crate) fn musts(&self) -> impl Iterator<Item = Place> {
         Place::ALL.into_iter().filter(|place| self.of(*place).0 == Verdict::Must)

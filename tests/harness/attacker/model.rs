@@ -1,8 +1,11 @@
 //! Who may reach whom: the judgement of a frame, by the place that sends it.
 
+mod child;
 mod container;
 mod port;
+mod rogue;
 mod uplink;
+mod wire;
 
 use super::judgement::Judgement;
 use super::reading::{self, Content, Packet, Transport};
@@ -23,16 +26,6 @@ struct Tuple {
 }
 
 impl Tuple {
-    fn of(packet: &Packet) -> Option<Self> {
-        let Packet { src, dst, proto, .. } = *packet;
-        let ports = match packet.transport {
-            // An echo request and its reply have the same identifier.
-            Transport::Icmp { id, .. } => (id, id),
-            _ => packet.ports()?,
-        };
-        Some(Self { src, dst, proto, ports })
-    }
-
     fn reversed(self) -> Self {
         Self { src: self.dst, dst: self.src, proto: self.proto, ports: (self.ports.1, self.ports.0) }
     }
@@ -61,19 +54,24 @@ pub(crate) struct Memory {
 pub(crate) struct Model<'w> {
     world: &'w World,
     memory: &'w mut Memory,
+    /// Who sends.
+    me: Place,
 }
 
 impl<'w> Model<'w> {
     pub(crate) fn new(world: &'w World, memory: &'w mut Memory) -> Self {
-        Self { world, memory }
+        Self { world, memory, me: Place::A }
     }
 
     /// The judgement of a frame that `from` sends.
     pub(crate) fn judge(&mut self, from: Place, frame: &[u8]) -> Judgement {
         let Some(reading) = reading::read(frame) else { return Judgement::nobody("no whole Ethernet header") };
+        self.me = from;
         let said = match from {
             Place::Out => self.of_uplink(&reading),
+            Place::Lan if self.world.policy.link.is_macvlan() => Ok(self.of_wire(&reading)),
             Place::Lan => self.of_port(&reading),
+            Place::Rogue => Ok(self.of_rogue(&reading)),
             _ => self.of_container(&reading),
         };
         let mut said = said.unwrap_or_else(Judgement::nobody);
@@ -92,9 +90,21 @@ impl<'w> Model<'w> {
         said
     }
 
-    fn later(&self, from: Place, packet: &Packet) -> Result<Judgement, Refused> {
+    fn tuple(&self, packet: &Packet) -> Option<Tuple> {
+        let Packet { src, dst, proto, .. } = *packet;
+        let ports = match packet.transport {
+            // An echo request and its reply have the same identifier.
+            Transport::Icmp { id, .. } => (id, id),
+            // On a LAN, where nothing is translated, other protocols have flows too.
+            Transport::Other if self.world.policy.link.is_macvlan() => (0, 0),
+            _ => packet.ports()?,
+        };
+        Some(Tuple { src, dst, proto, ports })
+    }
+
+    fn later(&self, packet: &Packet) -> Result<Judgement, Refused> {
         let id = packet.fragment.map_or(0, |f| f.id);
-        let datagram = datagram(from, packet.src, packet.dst, id, packet.proto);
+        let datagram = datagram(self.me, packet.src, packet.dst, id, packet.proto);
         let found = self.memory.first.get(&datagram).cloned();
         let said = found.ok_or("a later fragment whose first one was not allowed")?;
         // First fragments of other datagrams may have replaced this one in the device's table since.
@@ -103,7 +113,7 @@ impl<'w> Model<'w> {
 
     /// Remembers that the packet's flow may exist.
     fn open(&mut self, packet: &Packet) {
-        if let Some(tuple) = Tuple::of(packet) {
+        if let Some(tuple) = self.tuple(packet) {
             self.memory.opened.insert(tuple);
             self.memory.peers.insert((tuple.dst, tuple.proto, Some(tuple.ports.1)));
             self.memory.peers.insert((tuple.dst, tuple.proto, None));
@@ -122,13 +132,13 @@ impl<'w> Model<'w> {
     /// Whether a segment may belong to a connection that an earlier policy allowed: the container then gets a reset.
     fn was_open(&self, packet: &Packet) -> bool {
         let goes_on = matches!(packet.transport, Transport::Tcp { .. }) && !opens(packet);
-        goes_on && Tuple::of(packet).is_some_and(|tuple| self.memory.opened.contains(&tuple))
+        goes_on && self.tuple(packet).is_some_and(|tuple| self.memory.opened.contains(&tuple))
     }
 
     /// Remembers that a container or the device may answer, by a flow of its own, what was sent to a group.
     fn answered_by(&mut self, packet: &Packet, place: Place) {
-        let Some(tuple) = Tuple::of(packet) else { return };
-        let host = *self.world.host(place);
+        let Some(tuple) = self.tuple(packet) else { return };
+        let host = if place == Place::Device { self.gateway() } else { *self.world.host(place) };
         for src in [host.v4.into(), host.v6.into(), host.link_local.into()] {
             self.memory.opened.insert(Tuple { src, ..tuple.reversed() });
         }
@@ -136,7 +146,7 @@ impl<'w> Model<'w> {
 
     /// Whether a packet may belong to a flow that somebody else opened.
     fn answers(&self, packet: &Packet) -> bool {
-        Tuple::of(packet).is_some_and(|tuple| self.memory.opened.contains(&tuple.reversed()))
+        self.tuple(packet).is_some_and(|tuple| self.memory.opened.contains(&tuple.reversed()))
     }
 
     /// Whether an ICMP error goes to the sender of the packet that it quotes, and that packet belongs to a flow that

@@ -14,6 +14,8 @@ const ROOM: libc::c_int = 32 << 20;
 const IGNORE_OUTGOING: libc::c_int = 23;
 const ALL: u16 = 0x0003;
 const ARP: u16 = 0x0806;
+/// The EtherTypes that `generate` sends, tags, and what the kernel takes for 802.3 frames (`ETH_P_802_3`, `ETH_P_802_2`).
+const TYPES: [u16; 12] = [0x0800, 0x86dd, ARP, 0x8847, 0x88cc, 0x8863, 0x0842, 0x0600, 0x8100, 0x88a8, 1, 4];
 
 /// Protocols that the device has a raw socket for: those that `generate` sends.
 const PROTOCOLS: [u8; 13] = [1, 2, 4, 6, 17, 41, 47, 50, 89, 103, 132, 136, 253];
@@ -43,14 +45,16 @@ pub(crate) struct Receivers(Vec<(Place, View, OwnedFd)>);
 impl Receivers {
     pub(crate) fn open(lab: &Lab) -> Result<Self> {
         let mut all = Vec::new();
-        let ends = [
-            (Place::A, &lab.a.ns),
-            (Place::B, &lab.b.ns),
-            (Place::C, &lab.c.ns),
-            (Place::Out, &lab.out),
-            (Place::Lan, &lab.lan),
-        ];
+        let ends = [(Place::A, &lab.a.ns), (Place::B, &lab.b.ns)].into_iter();
+        let ends = ends.chain(lab.d.as_ref().map(|d| (Place::D, &d.ns)));
         for (place, ns) in ends {
+            // The programs of a macvlan interface are on the interface itself.
+            let types = if lab.d.is_none() { &[ALL][..] } else { &TYPES };
+            for kind in types {
+                all.push((place, View::Frame, packets(ns, Some("eth0"), *kind)?));
+            }
+        }
+        for (place, ns) in [(Place::C, &lab.c.ns), (Place::Out, &lab.out), (Place::Lan, &lab.lan)] {
             all.push((place, View::Frame, packets(ns, Some("eth0"), ALL)?));
         }
         let device = &lab.device.ns;
@@ -71,8 +75,10 @@ impl Receivers {
         let mut buffer = vec![0u8; 65_536];
         for (place, view, fd) in &self.0 {
             loop {
-                match nix::sys::socket::recv(fd.as_raw_fd(), &mut buffer, nix::sys::socket::MsgFlags::empty()) {
-                    Ok(length) => {
+                match take(fd, &mut buffer) {
+                    // The device's stack drops what is for another host.
+                    Ok((_, true)) if *place == Place::Device => {}
+                    Ok((length, _)) => {
                         let bytes = &buffer[..length];
                         let icmp = view.icmp(bytes);
                         if let Some(number) = mark::last(bytes) {
@@ -117,6 +123,19 @@ pub(crate) fn icmp_of(frame: &[u8]) -> Option<u8> {
         reading::Content::Ip(packet) => packet.icmp4().or_else(|| packet.icmp6()),
         _ => None,
     }
+}
+
+/// The next thing in a socket's queue: its length, and whether it is a frame for another host.
+fn take(fd: &OwnedFd, buffer: &mut [u8]) -> nix::Result<(usize, bool)> {
+    // SAFETY: a C struct of integers; all zero is a value of it.
+    let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut size = libc::socklen_t::try_from(size_of_val(&from)).map_err(|_| Errno::EINVAL)?;
+    let (data, room) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: the pointers and sizes describe the buffer and the address; the kernel writes no more than fits.
+    let length = unsafe { libc::recvfrom(fd.as_raw_fd(), data, room, 0, (&raw mut from).cast(), &raw mut size) };
+    let length = usize::try_from(length).map_err(|_| Errno::last())?;
+    let is_frame = i32::from(from.sll_family) == libc::AF_PACKET;
+    Ok((length, is_frame && from.sll_pkttype == libc::PACKET_OTHERHOST))
 }
 
 fn packets(ns: &Namespace, link: Option<&str>, protocol: u16) -> Result<OwnedFd> {

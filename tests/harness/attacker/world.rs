@@ -1,5 +1,6 @@
 //! The parties of the attacker's lab, and what its policy says: the configuration and the model are derived from this.
 
+use super::pool::Link;
 use super::reading::{TCP, UDP};
 use crate::configs;
 use serde_json::{Value, json};
@@ -14,17 +15,21 @@ pub(crate) enum Place {
     A,
     /// Another container of `internal`, with published ports.
     B,
-    /// A container of pool `management`.
+    /// A container of pool `management`: it attacks where `internal` is a macvlan pool, and then has the published ports.
     C,
     /// The host behind the uplink: it attacks.
     Out,
-    /// A host at a port of the bridge of `internal`: it attacks.
+    /// A host at a port of the bridge of `internal`, or on the LAN of its parent: it attacks.
     Lan,
+    /// A further container of `internal`, with published ports; only where that is a macvlan pool.
+    D,
+    /// A further macvlan that container `a` has made on its own; nobody listens there. It attacks.
+    Rogue,
 }
 
 impl Place {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 6] = [Self::Device, Self::A, Self::B, Self::C, Self::Out, Self::Lan];
+    /// All places where frames may arrive, in the order of their numbers.
+    pub const ALL: [Self; 7] = [Self::Device, Self::A, Self::B, Self::C, Self::Out, Self::Lan, Self::D];
 }
 
 /// An address family.
@@ -76,6 +81,8 @@ pub(crate) struct Rule {
 /// The configured policy.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
+    /// What connects the containers of `internal`.
+    pub link: Link,
     /// Pools are open to each other.
     pub open: bool,
     /// What containers may reach on the device.
@@ -122,17 +129,22 @@ pub(crate) struct World {
     pub(crate) a: Host,
     pub(crate) b: Host,
     pub(crate) c: Host,
+    pub(crate) d: Option<Host>,
     pub(crate) lan: Host,
     pub(crate) out: Host,
-    /// The device on the bridges of `internal` and `management`.
+    /// The device on the bridges of `internal` and `management`; where `internal` is a macvlan pool, on its parent.
     pub(crate) gateways: [Host; 2],
+    /// The MAC of the device's own interface beside those of the macvlan pool's containers.
+    pub(crate) device_if: Option<[u8; 6]>,
+    /// The further macvlan of `a`: it has no address of its own, so it uses the container's.
+    pub(crate) rogue: Option<Host>,
     /// The device on its uplink.
     pub(crate) uplink: Host,
 }
 
-/// The device's port that leads to [`SERVED`] of `b`, by TCP and UDP.
+/// The device's port that leads to [`SERVED`] of `b` or `c`, by TCP and UDP.
 pub(crate) const PUBLISHED: u16 = 8080;
-/// Where `b` serves.
+/// Where `b` serves, and what macvlan containers publish.
 pub(crate) const SERVED: u16 = 80;
 /// Where containers have servers that answer.
 pub(crate) const SERVERS: [u16; 2] = [SERVED, 7000];
@@ -141,11 +153,17 @@ pub(crate) const WORLD: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(198, 51, 100, 7), Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 7));
 /// The LAN host's addresses.
 pub(crate) const LAN: [&str; 2] = ["10.0.3.200/24", "fd00:5056:0:3::c8/64"];
+/// The same, without the prefix lengths.
+pub(crate) const LAN_HOST: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(10, 0, 3, 200), Ipv6Addr::new(0xfd00, 0x5056, 0, 3, 0, 0, 0, 0xc8));
+/// The device's addresses on a parent.
+pub(crate) const PARENT: [&str; 2] = ["10.0.3.1/24", "fd00:5056:0:3::1/64"];
 
 impl Policy {
     /// `device.json`.
     pub(crate) fn config(&self) -> Value {
         let mut config = configs::masqueraded();
+        self.link.put_into(&mut config);
         for name in ["internal", "management"] {
             let pool = &mut config["network"]["pools"][name];
             pool["isolated"] = json!(!self.open);
@@ -162,7 +180,7 @@ impl Policy {
 
     /// What the rules say about a flow, if one matches: a deny has precedence.
     pub(crate) fn rules_say(&self, from: End, to: End, proto: u8, port: Option<u16>) -> Option<bool> {
-        let matching = |rule: &&Rule| rule.is_about(from, to, proto, port);
+        let matching = |rule: &&Rule| rule.is_about(self.link, (from, to), proto, port);
         self.rules.iter().filter(matching).map(|rule| rule.allow).reduce(|all, allow| all && allow)
     }
 
@@ -239,9 +257,9 @@ impl Rule {
         rule
     }
 
-    fn is_about(&self, from: End, to: End, proto: u8, port: Option<u16>) -> bool {
+    fn is_about(&self, link: Link, (from, to): (End, End), proto: u8, port: Option<u16>) -> bool {
         let named = self.port.is_none_or(|(of, at)| of == proto && Some(at) == port);
-        named && self.from.selects(from) && self.to.selects(to)
+        named && self.from.selects(link, from) && self.to.selects(link, to)
     }
 }
 
@@ -255,10 +273,10 @@ impl Who {
         }
     }
 
-    fn selects(self, end: End) -> bool {
+    fn selects(self, link: Link, end: End) -> bool {
         match (self, end) {
             (Self::Container(is), End::Container(place)) => is == place,
-            (Self::World, End::Stranger(addr)) => !is_in_pool(addr),
+            (Self::World, End::Stranger(addr)) => link.pool_at(addr).is_none(),
             (Self::Host, End::Device) => true,
             (Self::Address(is), End::Stranger(addr)) => is == addr,
             _ => false,
@@ -271,37 +289,51 @@ pub(crate) fn name_of(place: Place) -> &'static str {
     match place {
         Place::B => "b",
         Place::C => "c",
+        Place::D => "d",
         _ => "a",
     }
-}
-
-/// The number of the pool that an address is in: 3 is `internal`.
-pub(crate) fn pool_at(addr: IpAddr) -> Option<u16> {
-    match addr {
-        IpAddr::V4(v4) => match v4.octets() {
-            [10, 0, n @ (3 | 4), _] => Some(n.into()),
-            _ => None,
-        },
-        IpAddr::V6(v6) => match v6.segments() {
-            [0xfd00, 0x5056, 0, n @ (3 | 4), ..] => Some(n),
-            _ => None,
-        },
-    }
-}
-
-/// Whether an address is of a pool's network.
-pub(crate) fn is_in_pool(addr: IpAddr) -> bool {
-    pool_at(addr).is_some()
 }
 
 impl World {
     /// The container with this address, link-local ones too.
     pub(crate) fn container(&self, addr: IpAddr) -> Option<Place> {
-        self.containers().into_iter().find(|(_, host)| host.has(addr)).map(|(place, _)| place)
+        self.containers().find(|(_, host)| host.has(addr)).map(|(place, _)| place)
     }
 
-    pub(crate) fn containers(&self) -> [(Place, &Host); 3] {
-        [(Place::A, &self.a), (Place::B, &self.b), (Place::C, &self.c)]
+    pub(crate) fn containers(&self) -> impl Iterator<Item = (Place, &Host)> {
+        let all = [
+            (Place::A, Some(&self.a)),
+            (Place::B, Some(&self.b)),
+            (Place::C, Some(&self.c)),
+            (Place::D, self.d.as_ref()),
+        ];
+        all.into_iter().filter_map(|(place, host)| Some((place, host?)))
+    }
+
+    /// The containers that are hosts on the LAN.
+    pub(crate) fn children(&self) -> impl Iterator<Item = (Place, &Host)> {
+        self.containers().filter(|(place, _)| self.is_child(*place))
+    }
+
+    /// Whether a place is a container that is a host on the LAN.
+    pub(crate) fn is_child(&self, place: Place) -> bool {
+        self.policy.link.is_macvlan() && matches!(place, Place::A | Place::B | Place::D)
+    }
+
+    /// Who attacks.
+    pub(crate) fn attackers(&self) -> &'static [Place] {
+        let all = &[Place::A, Place::Out, Place::Lan, Place::C, Place::Rogue];
+        if self.policy.link.is_macvlan() { all } else { &all[..3] }
+    }
+
+    /// The container that [`PUBLISHED`] of the device leads to.
+    pub(crate) fn publisher(&self) -> Place {
+        if self.policy.link.is_macvlan() { Place::C } else { Place::B }
+    }
+
+    /// Whether an address is of a network of a pool that is behind no wire.
+    pub(crate) fn is_in_pool(&self, addr: IpAddr) -> bool {
+        self.policy.link.pool_at(addr).is_some()
     }
 
     /// Whether an address is the device's own: a unicast address that its routing table has as local.
@@ -335,6 +367,8 @@ impl World {
             Place::C => &self.c,
             Place::Out => &self.out,
             Place::Lan => &self.lan,
+            Place::D => self.d.as_ref().unwrap_or(&self.b),
+            Place::Rogue => self.rogue.as_ref().unwrap_or(&self.a),
         }
     }
 }

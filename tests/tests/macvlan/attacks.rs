@@ -231,8 +231,8 @@ fn a_host_on_the_lan_speaks_for_no_container() -> Result<()> {
     })?;
     let heard = ear.heard()?;
     ensure!(!heard.is_empty() && !heard.iter().any(|packet| is_forged(packet)), "{heard:02x?}");
-    ensure!(grown["forged-source"] == 4 && grown["unpublished"] == 2, "{grown:?}");
-    ensure!(grown["spoofed-arp"] == 1 && grown["spoofed-nd"] == 4, "{grown:?}");
+    ensure!(grown["forged-source"] == 6 && grown["unpublished"] == 2, "{grown:?}");
+    ensure!(grown["spoofed-arp"] == 1 && grown["spoofed-nd"] == 1 && grown["spoofed-mac"] == 1, "{grown:?}");
     Ok(())
 }
 

@@ -6,6 +6,7 @@ mod lab;
 mod rogue;
 mod traffic;
 mod way;
+mod wire;
 
 use anyhow::{Context, Result, ensure};
 use harness::{Device, Namespace, SOON, Snapshot, echo, eventually};

@@ -113,6 +113,35 @@ fn a_further_macvlan_reaches_no_neighbour() -> Result<()> {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
+fn a_further_macvlan_speaks_to_no_group_in_a_containers_name() -> Result<()> {
+    let lab = Lab::new("bridge", json!([]))?;
+    let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &[])?);
+    rogue(&web)?;
+    let ear = Ear::link(&lab.lan, "eth0")?;
+    let groups: [IpAddr; 2] = ["224.0.0.251".parse()?, "ff02::fb".parse()?];
+    let macs = [[1, 0, 0x5e, 0, 0, 0xfb], [0x33, 0x33, 0, 0, 0, 0xfb]];
+    let mut frames = Vec::new();
+    for (((own, group), mac), peer) in db.addresses().into_iter().zip(groups).zip(macs).zip(lan()) {
+        frames.push(of(db.mac()?, mac, &to_port(own, (group, 5353))));
+        // Nor by ICMP of which no program can note a flow: router discovery (RFC 1256), an extended echo (RFC 8335).
+        let message = [&[if own.is_ipv4() { 9 } else { 160 }, 0, 0, 0, 1, 2, 0, 60][..], MARK].concat();
+        frames.push(of(db.mac()?, lab.lan.mac("eth0")?, &frame::icmp(own, peer, &message)));
+    }
+    let grown = lab.device.counted(|| {
+        send(&web, "rogue", &frames)?;
+        heard_none(&ear, &db)
+    })?;
+    ensure!(grown["no-flow"] == 4, "{grown:?}");
+    // The container itself speaks to them.
+    send(&db, "eth0", &[frames[0].clone(), frames[2].clone()])?;
+    db.ns.ping(LAN4, 1)?;
+    let heard = ear.heard()?.iter().filter(|frame| is_forged(frame)).count();
+    ensure!(heard == 2, "{heard} have arrived");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask test"]
 fn the_device_hears_no_container() -> Result<()> {
     // What is sent to groups is nobody's business there, also where containers may reach the device.
     let mut pool = crate::lab::pool("wan0", "bridge");

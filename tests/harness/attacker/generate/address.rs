@@ -57,7 +57,7 @@ const ODD6: [Ipv6Addr; 9] = [
 impl Maker<'_> {
     /// Source address: mostly the sender's own; a host outside also sends from addresses of the world behind it.
     pub(super) fn source(&mut self, family: Family) -> IpAddr {
-        let own = self.world.host(self.from);
+        let own = self.world.host(self.whom);
         let v6 = family == Family::V6;
         match self.random.below(100) {
             0..60 => own.ip(family),
@@ -74,12 +74,14 @@ impl Maker<'_> {
         let world = self.world;
         let [internal, management] = world.gateways;
         match self.random.below(100) {
+            0..8 if world.d.is_some() => world.host(Place::D).ip(family),
             0..24 => world.b.ip(family),
             24..34 => world.c.ip(family),
             34..40 => world.a.ip(family),
             40..52 => internal.ip(family),
             52..56 => management.ip(family),
             56..66 => world.uplink.ip(family),
+            66..71 if world.d.is_some() => world.lan.ip(family),
             66..75 => world.out.ip(family),
             75..79 => self.world_behind(family),
             79..91 => self.group(family),
@@ -101,6 +103,7 @@ impl Maker<'_> {
         let world = self.world;
         let [internal, management] = world.gateways;
         let all = [world.a, world.b, world.c, world.lan, world.out, internal, management, world.uplink];
+        let all: Vec<_> = all.into_iter().chain(world.d).collect();
         let host = all[self.random.below(all.len())];
         if family == Family::V6 && self.random.chance(40) { host.link_local.into() } else { host.ip(family) }
     }

@@ -28,9 +28,10 @@ impl Maker<'_> {
     /// Ports of source and destination. Each place has source ports of its own, so that its packets seldom look like
     /// another's answer. The ports are few, so that some packets match a flow that exists.
     fn ports(&mut self) -> (u16, u16) {
-        let base = match self.from {
+        let base = match self.whom {
             Place::Out => 50_000,
             Place::Lan => 52_000,
+            Place::C => 44_000,
             _ => 40_000,
         };
         let own = base + u16::try_from(self.random.below(40)).unwrap_or(0);
@@ -126,7 +127,7 @@ impl Maker<'_> {
         let mut message = vec![kind, 0, 0, 0];
         // A router advertisement with lifetime 0, from a sender that is no router.
         message.extend([self.random.pick(&[0, 0x20, 0x60, 0xe0]) & if kind == 136 { 0xff } else { 0 }, 0, 0, 0]);
-        let own: Ipv6Addr = self.world.host(self.from).v6;
+        let own: Ipv6Addr = self.world.host(self.whom).v6;
         let target = match self.random.below(10) {
             0..4 => IpAddr::V6(own),
             _ => self.destination(super::Family::V6),
@@ -139,7 +140,7 @@ impl Maker<'_> {
         if kind == 137 {
             message.extend([0; 16]);
         }
-        let mac = if self.random.chance(85) { self.world.host(self.from).mac } else { self.any_mac() };
+        let mac = if self.random.chance(85) { self.world.host(self.whom).mac } else { self.any_mac() };
         for _ in 0..self.random.pick(&[0, 1, 1, 1, 2, 5]) {
             let option = self.random.pick(&[1, 2, 2, 1, 5]);
             let units = self.random.weighted(&[(20, 1), (1, 0), (1, 9)]);

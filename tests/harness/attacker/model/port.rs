@@ -64,7 +64,7 @@ impl Model<'_> {
             return Err("it speaks for another's address");
         }
         if let Transport::Later = packet.transport {
-            let mut said = self.later(Place::Lan, packet).unwrap_or_else(Judgement::nobody);
+            let mut said = self.later(packet).unwrap_or_else(Judgement::nobody);
             // The device's stack keeps a later fragment until the first arrives.
             said.may(Place::Device, "the device puts its own packets together");
             said.may(Place::Out, "what a LAN host sends out is the device's to route");
@@ -133,7 +133,7 @@ impl Model<'_> {
         let (from, to) = (End::Stranger(packet.src), End::Container(place));
         let said = self.world.policy.rules_say(from, to, packet.proto, port);
         let is_near6 = packet.src.is_ipv6() && world::is_link_local(packet.src);
-        let near = packet.src.is_unspecified() || is_near6 || world::pool_at(packet.src) == Some(3);
+        let near = packet.src.is_unspecified() || is_near6 || self.world.policy.link.pool_at(packet.src) == Some(3);
         said.unwrap_or(place != Place::C && near)
     }
 

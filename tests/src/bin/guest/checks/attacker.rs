@@ -3,12 +3,12 @@
 use crate::console;
 use crate::lab::Lab;
 use anyhow::Result;
-use harness::attacker::Campaign;
+use harness::attacker::{Campaign, Link};
 
 /// How many frames are sent: few, since an emulated machine is slow, and the attack is the same on each kernel.
 const FRAMES: usize = 6000;
 
 /// Frames arrive where the model allows them, and nowhere else.
 pub fn nobody_gets_round_it(_: &mut Lab) -> Result<()> {
-    Campaign::of(FRAMES).run(console::fact)
+    Campaign::of(Link::Bridge, FRAMES).run(console::fact)
 }
