@@ -1,7 +1,7 @@
 //! Calls runtimes.
 
 use super::inside;
-use super::process::{Process, Written, ending};
+use super::process::{Process, Written, ending, kill_group};
 use crate::runtime::start::{
     CommandLine, End, Execute, Finished, Inside, Launcher, Output, RuntimeError, Take, Waited,
 };
@@ -98,15 +98,6 @@ fn wait(child: &mut Child, within: Duration) -> io::Result<Option<std::process::
         return Ok(None);
     }
     child.wait().map(Some)
-}
-
-pub(super) fn kill_group(leader: u32) {
-    let Ok(leader) = i32::try_from(leader) else { return };
-    if let Err(e) = killpg(nix::unistd::Pid::from_raw(leader), Signal::SIGKILL)
-        && e != nix::errno::Errno::ESRCH
-    {
-        tracing::warn!(process = leader, error = %e, "not killed");
-    }
 }
 
 impl Execute for Programs {

@@ -2,7 +2,7 @@
 //! killed: the end of the runtime's program alone would leave the other one running.
 
 use super::family::{Family, Member, Row};
-use super::process::{Process, kill_process, rows};
+use super::process::{Process, kill_group, kill_process, rows};
 use crate::runtime::start::{Inside, RuntimeError, Stream, Take};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, Read};
@@ -162,7 +162,7 @@ fn end(client: &mut Child, mut family: Family, inside: &Inside) -> io::Result<()
         let pids: Vec<u32> = left.iter().map(|member| member.pid).collect();
         tracing::warn!(?pids, "they go on in the container after they were killed");
     }
-    super::execute::kill_group(client.id());
+    kill_group(client.id());
     client.wait().map(drop)
 }
 

@@ -3,6 +3,7 @@
 use super::family::Row;
 use crate::model::Ending;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::killpg;
 use nix::time::{ClockId, clock_gettime};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
@@ -11,10 +12,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// How often, and how long each time, the end of a process is asked for: the kernel knows it when the parent has taken
-/// note.
-const ASKED: usize = 10;
-const PAUSE: u16 = 20;
+/// How often it is asked how a process has ended, and milliseconds in between: the kernel knows it when the parent has
+/// taken note.
+const ASKED: usize = 20;
+const PAUSE: u16 = 100;
 
 /// A process. Another one that gets its id later is not this one.
 pub(super) struct Process(OwnedFd);
@@ -68,8 +69,8 @@ impl Process {
                     return None;
                 }
             }
-            // A wait without anything to wait for.
-            if poll(&mut [], PAUSE).is_err() {
+            // The kernel reports POLLHUP, which is always asked for, when the parent has taken note.
+            if poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::empty())], PAUSE).is_err() {
                 return None;
             }
         }
@@ -182,6 +183,16 @@ pub(super) fn kill_process(pid: u32, since: u64) -> io::Result<()> {
     match pidfd_send_signal(&process.0, Signal::KILL) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(e) => Err(e.into()),
+    }
+}
+
+/// Kills a process group.
+pub(super) fn kill_group(leader: u32) {
+    let Ok(leader) = i32::try_from(leader) else { return };
+    if let Err(e) = killpg(nix::unistd::Pid::from_raw(leader), nix::sys::signal::Signal::SIGKILL)
+        && e != nix::errno::Errno::ESRCH
+    {
+        tracing::warn!(process = leader, error = %e, "not killed");
     }
 }
 
