@@ -58,6 +58,7 @@ pub(super) async fn exec(
     let mut interrupt = catch(SignalKind::interrupt())?;
     let mut terminate = catch(SignalKind::terminate())?;
     let mut hangup = catch(SignalKind::hangup())?;
+    let mut quit = catch(SignalKind::quit())?;
     let within = seconds(timeout);
     let mut work = tokio::task::spawn_blocking(move || {
         let done = direct.exec(&command, within, &mut Through);
@@ -68,6 +69,7 @@ pub(super) async fn exec(
         _ = interrupt.recv() => (None, Some(SignalKind::interrupt())),
         _ = terminate.recv() => (None, Some(SignalKind::terminate())),
         _ = hangup.recv() => (None, Some(SignalKind::hangup())),
+        _ = quit.recv() => (None, Some(SignalKind::quit())),
     };
     // The runtime's program is in a process group of its own, and has not got the signal.
     drop(waits);

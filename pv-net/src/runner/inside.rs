@@ -32,10 +32,9 @@ impl<R: Read + AsFd> Pipe<R> {
     }
 
     /// Takes one chunk, if there is one, and returns its length. At its end the pipe is closed.
-    fn step(&mut self, take: &mut dyn Take) -> Result<usize, RuntimeError> {
+    fn step(&mut self, chunk: &mut [u8], take: &mut dyn Take) -> Result<usize, RuntimeError> {
         let Some(reader) = &mut self.0 else { return Ok(0) };
-        let mut chunk = vec![0; CHUNK];
-        match reader.read(&mut chunk) {
+        match reader.read(chunk) {
             Ok(0) => self.0 = None,
             Ok(n) => {
                 take.take(self.1, chunk.get(..n).unwrap_or_default()).map_err(RuntimeError::Output)?;
@@ -101,6 +100,7 @@ fn follow(
     let Some(process) = Process::open(pid).map_err(failed)? else { return Ok(Followed::Ended) };
     let mut output = Pipe::new(child.stdout.take(), Stream::Output).map_err(failed)?;
     let mut errors = Pipe::new(child.stderr.take(), Stream::Errors).map_err(failed)?;
+    let mut chunk = vec![0; CHUNK];
     loop {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
@@ -118,8 +118,8 @@ fn follow(
         }
         let has_news = |at: usize| polled.get(at).and_then(PollFd::any).unwrap_or(false);
         let (is_over, is_given_up) = (has_news(0), given_up.is_some() && has_news(1));
-        output.step(take)?;
-        errors.step(take)?;
+        output.step(&mut chunk, take)?;
+        errors.step(&mut chunk, take)?;
         if is_given_up {
             return Ok(Followed::GivenUp);
         }
@@ -127,7 +127,7 @@ fn follow(
             // What it has said last. Others that it has left behind may still have the pipes.
             let mut taken = 0;
             loop {
-                let more = output.step(take)? + errors.step(take)?;
+                let more = output.step(&mut chunk, take)? + errors.step(&mut chunk, take)?;
                 taken += more;
                 if more == 0 || taken > MOST_LEFT {
                     return Ok(Followed::Ended);

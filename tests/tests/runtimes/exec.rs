@@ -113,7 +113,9 @@ fn executes(kind: &'static str) -> Result<()> {
 fn is_killed_in_time(starter: &Starter) -> Result<()> {
     let marks = [(); 4].map(|()| marked());
     let [one, two, three, four] = &marks;
-    let script = format!("sleep {one} & (sleep {two} & /bin/busybox setsid sleep {three} & wait) & exec sleep {four}");
+    // The first one has lost its parent, and the third one is in a session of its own.
+    let script =
+        format!("(sleep {one} &); (sleep {two} & /bin/busybox setsid sleep {three} & wait) & exec sleep {four}");
     let command = ["sh", "-c", &script];
     let begun = Instant::now();
     let mut words = vec!["containers", "exec", "web", "--timeout", "3", "--"];
