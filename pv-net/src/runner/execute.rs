@@ -63,9 +63,12 @@ impl Programs {
         // To execute runtimes is what the runner is for. The program and its arguments are those of a `run.json`, which
         // root has written, or of a command of root's; no caller of the runner names any of them, and no shell reads them.
         let mut command = Command::new(&line.program);
-        // In a process group of its own it can be killed with what it has started, and no terminal's signal reaches it.
-        command.args(&line.arguments).process_group(0).stdin(Stdio::null());
-        command.env_clear().env("PATH", PATH).env(HOOK_ERRORS, self.hook_errors());
+        command
+            .args(&line.arguments)
+            .stdin(Stdio::null())
+            .env_clear()
+            .env("PATH", PATH)
+            .env(HOOK_ERRORS, self.hook_errors());
         command
     }
 }
@@ -104,6 +107,8 @@ impl Execute for Programs {
     fn run(&self, line: &CommandLine, within: Duration) -> Result<Finished, RuntimeError> {
         let failed = |source| RuntimeError::Program { program: line.program.clone(), source };
         let mut command = self.command(line);
+        // In a process group of its own it can be killed with what it has started, and no terminal's signal reaches it.
+        command.process_group(0);
         let mut files = None;
         match &line.output {
             Output::Answer => {
@@ -268,6 +273,13 @@ mod tests {
         let flood = inside("head -c 1000000 /dev/zero | tr '\\0' x", None);
         assert_eq!(programs.run_inside(&flood, Some(SECOND), &mut kept).expect("run"), Some(0));
         assert_eq!(kept.text(), "xxxxxxxxxx");
+        // It has no terminal, whatever the caller has, and no input.
+        let mut kept = Kept::new(100);
+        let session = inside("echo $$; cut -d' ' -f6 /proc/$$/stat; cat", None);
+        assert_eq!(programs.run_inside(&session, Some(SECOND), &mut kept).expect("run"), Some(0));
+        let text = kept.text();
+        let numbers: Vec<&str> = text.lines().collect();
+        assert!(numbers.len() == 2 && numbers[0] == numbers[1], "{text}");
         let missing = Inside { line: line(&["pv-net-no-such-program"], Output::Answer), first: 1, pid_file: None };
         let failed = programs.run_inside(&missing, None, &mut kept).expect_err("missing");
         assert!(matches!(failed, RuntimeError::Program { .. }), "{failed}");

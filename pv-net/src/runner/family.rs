@@ -34,7 +34,7 @@ pub(super) struct Member {
 #[derive(Debug)]
 pub(super) struct Family {
     client: u32,
-    /// The session and the process group of whoever has started the client: these are not the client's.
+    /// Whoever has started the client. Its session and process group are not the client's.
     own: Row,
     groups: BTreeSet<u32>,
     sessions: BTreeSet<u32>,
@@ -42,10 +42,11 @@ pub(super) struct Family {
 }
 
 impl Family {
-    /// The client leads a process group, and is in the session of `own`, which has started it.
+    /// The client leads a process group and a session. `own` has started it.
     pub(super) fn of(client: u32, own: Row) -> Self {
+        let (groups, sessions) = (BTreeSet::from([client]), BTreeSet::from([client]));
         // A process that has started before the one that starts the client cannot be one of its.
-        Self { client, own, groups: BTreeSet::from([client]), sessions: BTreeSet::new(), since: own.since }
+        Self { client, own, groups, sessions, since: own.since }
     }
 
     /// Adds the session of the process that a runtime has written down, which leads it.
@@ -96,7 +97,7 @@ mod tests {
 
     /// The runner and its client, and the first process of the container.
     const OWN: Row = row(10, 1, 9, 9);
-    const CLIENT: Row = row(20, 10, 20, 9);
+    const CLIENT: Row = row(20, 10, 20, 20);
     const FIRST: Row = row(15, 14, 15, 15);
 
     fn pids(members: &[Member]) -> Vec<u32> {
@@ -117,10 +118,11 @@ mod tests {
 
     #[test]
     fn what_has_lost_its_parents_is_found_by_its_group_or_session() {
-        // LXC: no session of its own, so the group counts; the runner's own session does not.
+        // LXC: the command is in the client's group and session.
         let mut family = Family::of(20, OWN);
-        let rows = [OWN, CLIENT, FIRST, row(21, 20, 20, 9), row(22, 15, 20, 9), row(30, 1, 30, 9)];
-        assert_eq!(pids(&family.members(&rows)), [21, 22]);
+        let rows =
+            [OWN, CLIENT, FIRST, row(21, 20, 20, 20), row(22, 15, 20, 20), row(23, 15, 23, 20), row(30, 1, 30, 9)];
+        assert_eq!(pids(&family.members(&rows)), [21, 22, 23]);
         // crun: a session whose leader is gone. It is remembered when the client and its child are gone too.
         let mut family = Family::of(20, OWN);
         let orphan = row(23, 15, 21, 21);

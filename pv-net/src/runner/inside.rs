@@ -7,6 +7,7 @@ use crate::runtime::start::{Inside, RuntimeError, Stream, Take};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -66,7 +67,13 @@ pub(super) fn run(
     let failed = |source| RuntimeError::Program { program: inside.line.program.clone(), source };
     let own = Row::of(std::process::id()).map_err(failed)?;
     let until = within.map(|within| Instant::now() + within);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
+    // A file of the device, such as /dev/null, is one that root in a container could change.
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // In a session of its own it has no terminal: LXC's would be that of the command inside, which could type into it.
+    // SAFETY: between fork and exec it makes one system call and allocates nothing.
+    unsafe { command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?)) };
+    let mut child = command.spawn().map_err(failed)?;
+    drop(child.stdin.take());
     let followed = follow(&mut child, until, given_up, take);
     match followed {
         Ok(Followed::Ended) => child.wait().map(|status| status.code()).map_err(failed),
@@ -138,12 +145,26 @@ fn follow(
 }
 
 /// Kills what the client has started inside the container, and then the client.
-fn end(client: &mut Child, mut family: Family, inside: &Inside) -> io::Result<()> {
-    if let Some(leader) = inside.pid_file.as_deref().and_then(written) {
-        family.add_session(leader);
+fn end(client: &mut Child, family: Family, inside: &Inside) -> io::Result<()> {
+    match end_family(family, inside) {
+        Ok(left) if left.is_empty() => {}
+        Ok(left) => {
+            let pids: Vec<u32> = left.iter().map(|member| member.pid).collect();
+            tracing::warn!(?pids, "they go on in the container after they were killed");
+        }
+        Err(e) => tracing::warn!(error = %e, "something may go on in the container"),
     }
+    kill_group(client.id());
+    client.wait().map(drop)
+}
+
+/// Kills what the client has started. Returns what goes on.
+fn end_family(mut family: Family, inside: &Inside) -> io::Result<Vec<Member>> {
     let mut left = Vec::new();
     for _ in 0..ROUNDS {
+        if let Some(leader) = inside.pid_file.as_deref().and_then(written) {
+            family.add_session(leader);
+        }
         // While the client is there, it is the parent of what it has started.
         left = family.members(&rows()?);
         left.retain(|member| member.is_descendant || shares_pids(member.pid, inside.first));
@@ -158,12 +179,7 @@ fn end(client: &mut Child, mut family: Family, inside: &Inside) -> io::Result<()
         // A wait without anything to wait for.
         poll(&mut [], PAUSE)?;
     }
-    if !left.is_empty() {
-        let pids: Vec<u32> = left.iter().map(|member| member.pid).collect();
-        tracing::warn!(?pids, "they go on in the container after they were killed");
-    }
-    kill_group(client.id());
-    client.wait().map(drop)
+    Ok(left)
 }
 
 /// The process that a runtime has written down.

@@ -122,6 +122,10 @@ fn is_killed_in_time(starter: &Starter) -> Result<()> {
     words.extend(command);
     let late = starter.direct(&words)?.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     marks.iter().try_for_each(|mark| sleeps(mark))?;
+    // A session has one terminal at most, so that of the caller is none of theirs.
+    let own = nix::unistd::getsid(None)?;
+    let is_apart = |pid: &i32| nix::unistd::getsid(Some(Pid::from_raw(*pid))).is_ok_and(|session| session != own);
+    ensure!(sleepers(four).iter().all(is_apart), "it is in the session of its caller");
     let late = Said::from(late.wait_with_output()?);
     ensure!(late.code == Some(124) && late.stderr.contains("not done within 3 s"), "{:?}: {}", late.code, late.stderr);
     ensure!(begun.elapsed() < Duration::from_secs(20), "after {:?}", begun.elapsed());
