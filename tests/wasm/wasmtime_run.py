@@ -54,6 +54,9 @@ def main(words):
         done = run(store)
     except ExitTrap as trap:
         sys.exit(trap.code)
+    # The command has this exit status for a module that says that it has failed.
+    if done.tag == "err":
+        sys.exit(1)
 
 
 main(sys.argv[1:])

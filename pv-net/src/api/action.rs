@@ -5,7 +5,7 @@ use super::view::{self, ContainerView};
 use crate::command::{Action, AttachRequest};
 use crate::failure::{Failure, Kind};
 use crate::model::{ContainerName, NetnsRef, RunStatus};
-use crate::runner::client::{Statuses, strange};
+use crate::runner::client::strange;
 use crate::runner::protocol::{Reply, Request};
 use crate::snapshot::Snapshot;
 use std::sync::Arc;
@@ -49,8 +49,8 @@ pub(super) async fn act(
     api.dns.follows(after.revision).await;
     // The runner tells this to the service too, perhaps later.
     let mut statuses = (*api.runner.statuses()).clone();
-    statuses.insert(name.clone(), status);
-    view::container(&after, &Statuses::new(statuses), name)
+    statuses.all.insert(name.clone(), status);
+    view::container(&after, &statuses, name)
 }
 
 async fn ask(api: &Api, request: &Request) -> Result<RunStatus, Failure> {
@@ -62,7 +62,7 @@ async fn ask(api: &Api, request: &Request) -> Result<RunStatus, Failure> {
 
 /// Whether the runner says that a container's process has ended.
 async fn has_ended(api: &Api, name: &ContainerName, pid: u32) -> bool {
-    let look = Request::Look { name: name.clone(), pid };
+    let look = Request::Look { name: name.clone(), pid: Some(pid) };
     matches!(api.runner.ask(&look).await, Ok(Reply::Looked { is_gone: true, .. }))
 }
 

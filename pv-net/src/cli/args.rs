@@ -3,6 +3,7 @@
 use crate::daemon::Paths;
 use crate::pantavisor::Revision;
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// The usual directory of the API's socket.
@@ -232,7 +233,7 @@ pub(crate) enum Command {
         waiting: bool,
         /// The program and its arguments
         #[arg(last = true)]
-        words: Vec<std::ffi::OsString>,
+        words: Vec<OsString>,
     },
     /// Print completions for a shell
     Completions {
@@ -257,6 +258,30 @@ pub(crate) enum ContainersCommand {
     Restart {
         /// Its name
         name: String,
+    },
+    /// Run a command in a container by its runtime, without input; its exit status is this one's
+    #[command(
+        after_help = "A command that a signal has ended has 128 and the signal's number for its exit status. At the \
+        time limit the exit status is 124. The command is killed then, with what it has started, as it is when this one is \
+        interrupted. Neither daemon nor runner has to run."
+    )]
+    Exec {
+        /// The container
+        name: String,
+        /// Kill the command after this time
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+        timeout: Option<u32>,
+        /// The command; no shell reads it
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Wait until a container has ended, and say how; at the time limit the exit status is 124
+    Wait {
+        /// Its name
+        name: String,
+        /// Do not wait longer than this
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u32>,
     },
 }
 

@@ -56,7 +56,7 @@ pub async fn run(command: Command, paths: Paths, json: bool) -> Result<ExitCode,
         }
         Command::Status => status(&paths, json).await?,
         Command::Pools => list(&paths, "/pools", table::POOLS, json).await?,
-        Command::Containers { command: Some(command), .. } => containers::act(&paths, command, json).await?,
+        Command::Containers { command: Some(command), .. } => return containers::run(&paths, command, json).await,
         Command::Containers { name, command: None } => containers::list(&paths, name, json).await?,
         Command::Leases => leases(&paths, json).await?,
         Command::Ports => list(&paths, "/ports", table::PORTS, json).await?,

@@ -4,6 +4,7 @@ mod args;
 mod client;
 mod commands;
 mod containers;
+mod direct;
 mod doctor;
 mod output;
 mod pantavisor;
@@ -28,12 +29,17 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+/// The exit code when the time that the caller has given is over, as that of timeout(1).
+const TIME_IS_UP: u8 = 124;
+
 /// Why a command failed.
 pub(crate) enum Ended {
     /// It was not done.
     Failed(Failure),
     /// No daemon can be reached.
     NoDaemon(Message),
+    /// The time that the caller has given is over.
+    TimeIsUp(Message),
 }
 
 impl From<Failure> for Ended {
@@ -49,7 +55,7 @@ pub fn command() -> clap::Command {
 }
 
 /// Parses the arguments and runs the command. The exit code is 0 for success, 1 for failure, 2 for wrong usage or
-/// configuration, 3 when no daemon is running.
+/// configuration, 3 when no daemon is running. `containers exec` has that of the command that it has run.
 #[must_use]
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -101,6 +107,10 @@ fn report(ended: Ended) -> ExitCode {
         Ended::NoDaemon(message) => {
             tell(&message);
             ExitCode::from(3)
+        }
+        Ended::TimeIsUp(message) => {
+            tell(&message);
+            ExitCode::from(TIME_IS_UP)
         }
         Ended::Failed(failure) => {
             failure.messages.iter().for_each(tell);

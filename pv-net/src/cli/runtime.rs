@@ -84,7 +84,7 @@ fn write_down(done: &Result<(), Ended>) {
     if let (Err(ended), Some(file)) = (done, std::env::var_os(HOOK_ERRORS)) {
         let text = match ended {
             Ended::Failed(failure) => failure.line(),
-            Ended::NoDaemon(message) => message.error.clone(),
+            Ended::NoDaemon(message) | Ended::TimeIsUp(message) => message.error.clone(),
         };
         // Only a file that is new: whatever is there already is not the runner's.
         let written =

@@ -23,6 +23,8 @@ pub const CONTAINERS: &[Column] = &[
     ("CONTAINER", "container"),
     ("STATE", "state"),
     ("RUNS", "runs"),
+    ("SINCE", "since"),
+    ("EXIT", "exit"),
     ("IF", "name"),
     ("POOL", "pool"),
     ("IPV4", "ipv4_address"),
@@ -116,6 +118,16 @@ pub fn render(columns: &[Column], rows: &[Value]) -> String {
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A time in the largest unit of which it has one or more: `5 s`, `3 min`, `2 h`, `4 d`.
+pub fn age(secs: u64) -> String {
+    match secs {
+        0..60 => format!("{secs} s"),
+        60..3600 => format!("{} min", secs / 60),
+        3600..86_400 => format!("{} h", secs / 3600),
+        _ => format!("{} d", secs / 86_400),
+    }
 }
 
 /// `1 file`, `2 files`.
@@ -309,6 +321,12 @@ mod tests {
     fn columns_line_up() {
         let rows = [json!({"a": "x", "b": null}), json!({"a": "longer", "b": true})];
         assert_eq!(render(&[("A", "a"), ("B", "b")], &rows), "A       B\nx       -\nlonger  yes");
+    }
+
+    #[test]
+    fn a_time_has_one_unit() {
+        let ages = [0, 59, 60, 3599, 3600, 86_399, 86_400, 10 * 86_400].map(age);
+        assert_eq!(ages, ["0 s", "59 s", "1 min", "59 min", "1 h", "23 h", "1 d", "10 d"]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod dhcp6;
 mod dns;
 mod duplicates;
 mod field;
+mod health;
 mod leases;
 pub mod load;
 mod net;

@@ -2,7 +2,7 @@
 
 use super::checker::{Checker, join};
 use super::field::Field;
-use super::{ConfigError, device, net, raw, sockets, start};
+use super::{ConfigError, device, health, net, raw, sockets, start};
 use crate::model::{
     Container, ContainerKind, ContainerName, IfName, Interface, Mac, NetworkMode, PoolName, PortMapping, Start,
 };
@@ -43,6 +43,7 @@ fn check(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> O
     let netns = netns(c, raw, kind);
     let mut inactive = Vec::new();
     let requires = rest(c, raw, &mut inactive);
+    let health = health::command(c, raw, kind);
     let empty = None;
     let network = match &raw.network {
         Some(_) => c.section("network", &raw.network),
@@ -61,7 +62,20 @@ fn check(c: &mut Checker, raw: &raw::Run, known_as: Option<&ContainerName>) -> O
     // The place where `ip netns add` makes namespaces.
     let usual = || Path::new("/run/netns").join(name.as_str());
     let netns = (kind == ContainerKind::Netns).then(|| netns.unwrap_or_else(usual));
-    Some(Container { name, kind, netns, startable, mode, hostname, aliases, interfaces, ports, sockets, inactive })
+    Some(Container {
+        name,
+        kind,
+        netns,
+        startable,
+        health,
+        mode,
+        hostname,
+        aliases,
+        interfaces,
+        ports,
+        sockets,
+        inactive,
+    })
 }
 
 /// The path of the namespace file.
@@ -290,18 +304,7 @@ fn rest(c: &mut Checker, raw: &raw::Run, inactive: &mut Vec<String>) -> Vec<Stri
             inactive.push("services".to_owned());
         }
     }
-    if let Some(check) = c.section("health_check", &raw.health_check) {
-        c.plain("health_check.type", &check.r#type);
-        c.plain("health_check.endpoint", &check.endpoint);
-        c.plain("health_check.command", &check.command);
-        for (key, field) in [
-            ("interval", &check.interval),
-            ("timeout", &check.timeout),
-            ("retries", &check.retries),
-            ("start_period", &check.start_period),
-        ] {
-            c.plain(&join("health_check", key), field);
-        }
+    if raw.health_check.is_some() {
         inactive.push("health_check".to_owned());
     }
     if let Some(recovery) = c.section("auto_recovery", &raw.auto_recovery) {

@@ -176,7 +176,7 @@ fn is_variable(name: &str) -> bool {
 }
 
 /// An argument of a program.
-fn word(text: &str) -> Result<String, String> {
+pub(super) fn word(text: &str) -> Result<String, String> {
     if text.contains('\0') { Err("has a NUL character".to_owned()) } else { Ok(text.to_owned()) }
 }
 

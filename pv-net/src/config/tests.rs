@@ -130,6 +130,31 @@ fn containers_that_are_wrong() {
             &[("netns", "its runtime makes")],
         ),
         (
+            "a check that takes no time",
+            json!({"name": "web", "network": {"pool": "p"}, "health_check": {"type": "http", "timeout": 0}}),
+            &[("health_check.timeout", "between 1 and 3600")],
+        ),
+        (
+            "a check without a command",
+            json!({"name": "web", "type": "lxc", "network": {"pool": "p"}, "health_check": {"type": "exec"}}),
+            &[("health_check.command", "names no program")],
+        ),
+        (
+            "a check without a program",
+            json!({"name": "web", "type": "oci", "network": {"pool": "p"}, "health_check": {"type": "exec", "command": ["", "a\0"]}}),
+            &[("health_check.command[1]", "NUL"), ("health_check.command", "names no program")],
+        ),
+        (
+            "a command of another check",
+            json!({"name": "web", "type": "lxc", "network": {"pool": "p"}, "health_check": {"type": "tcp", "command": ["true"]}}),
+            &[("health_check.command", "only a check of type \"exec\"")],
+        ),
+        (
+            "a command where no programs are",
+            json!({"name": "web", "network": {"pool": "p"}, "health_check": {"type": "exec", "command": ["true"]}}),
+            &[("health_check.type", "somebody else runs")],
+        ),
+        (
             "recovery type",
             json!({"name": "web", "network": {"pool": "p"}, "auto_recovery": {"type": "sometimes"}}),
             &[("auto_recovery.type", "unknown variant")],
@@ -216,6 +241,15 @@ fn what_is_accepted_but_not_acted_on_is_said() {
     );
     let c = container(json!({"name": "web", "network": {"pool": "p", "ports": ["80"]}, "health_check": {}}));
     assert_eq!(c.inactive, ["health_check"]);
+    assert_eq!(c.health, None);
+    let exec = |check: Value| {
+        container(json!({"name": "web", "type": "lxc", "network": {"pool": "p"}, "health_check": check}))
+    };
+    let c = exec(json!({"type": "exec", "command": ["wget", "http://[::1]/"], "timeout": 5}));
+    let health = c.health.expect("a command");
+    assert_eq!((health.command, health.timeout.as_secs()), (vec!["wget".to_owned(), "http://[::1]/".to_owned()], 5));
+    let c = exec(json!({"type": "exec", "command": ["true"]}));
+    assert_eq!(c.health.map(|health| health.timeout.as_secs()), Some(30));
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Core for Fake {
                 ports,
                 inactive,
             });
-            ContainerStatus { name: name.clone(), phase, conditions: Vec::new() }
+            ContainerStatus { name: name.clone(), phase, is_startable: false, conditions: Vec::new() }
         };
         let containers =
             share_all(&before.containers, &self.attached, |old, new| old.name.cmp(*new), |_, _| true, status);

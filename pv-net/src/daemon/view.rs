@@ -67,9 +67,10 @@ impl Source<'_> {
                     && old.identity == identity
                     && links_of(record, links).eq(old.links.iter().copied())
             }
-            (Phase::Declared { interfaces, aliases }, None) => {
-                self.declared.is_some_and(|d| (&d.container.interfaces, &d.container.aliases) == (interfaces, aliases))
-            }
+            (Phase::Declared { interfaces, aliases }, None) => self.declared.is_some_and(|d| {
+                (&d.container.interfaces, &d.container.aliases) == (interfaces, aliases)
+                    && d.container.startable.is_some() == before.is_startable
+            }),
             _ => false,
         };
         same && self.all_conditions().eq(&before.conditions)
@@ -80,22 +81,26 @@ impl Source<'_> {
     }
 
     fn status(&self, links: &Links<'_>) -> ContainerStatus {
-        let phase = match self.attached {
+        let (phase, is_startable) = match self.attached {
             Some((record, identity)) => {
                 let run = parse_run_named("run", record.run.text(), Some(self.name));
-                let (aliases, ports, inactive) =
-                    run.map(|run| (run.aliases, run.ports, run.inactive)).unwrap_or_default();
+                let (aliases, ports, inactive, is_startable) =
+                    run.map(|run| (run.aliases, run.ports, run.inactive, run.startable.is_some())).unwrap_or_default();
                 let pairs = record.attachments.iter().map(|a| links.get(&a.host_if)?.1).collect();
                 let links = links_of(record, links).collect();
-                Phase::Attached(Attached { identity, record: record.clone(), links, pairs, aliases, ports, inactive })
+                let record = record.clone();
+                let attached = Attached { identity, record, links, pairs, aliases, ports, inactive };
+                (Phase::Attached(attached), is_startable)
             }
             None => {
                 let both = self.declared.map(|d| (d.container.interfaces.clone(), d.container.aliases.clone()));
                 let (interfaces, aliases) = both.unwrap_or_default();
-                Phase::Declared { interfaces, aliases }
+                let is_startable = self.declared.is_some_and(|d| d.container.startable.is_some());
+                (Phase::Declared { interfaces, aliases }, is_startable)
             }
         };
-        ContainerStatus { name: self.name.clone(), phase, conditions: self.all_conditions().cloned().collect() }
+        let conditions = self.all_conditions().cloned().collect();
+        ContainerStatus { name: self.name.clone(), phase, is_startable, conditions }
     }
 }
 

@@ -43,7 +43,7 @@ fn container(identity: u32, attachments: Vec<Attachment>, aliases: &[&str]) -> A
     let aliases = aliases.iter().map(|a| (*a).to_owned()).collect();
     let attached =
         Attached { identity, record, links, pairs: Vec::new(), aliases, ports: Vec::new(), inactive: Vec::new() };
-    Arc::new(ContainerStatus { name, phase: Phase::Attached(attached), conditions: Vec::new() })
+    Arc::new(ContainerStatus { name, phase: Phase::Attached(attached), is_startable: false, conditions: Vec::new() })
 }
 
 /// `web`, `db` and `old` in `internal`, `both` in both pools, `far` in `management`.
@@ -152,7 +152,12 @@ fn names_and_shares_stay_whose_they_are() {
     let mut declared = snapshot(&[]);
     let mut containers: Vec<_> = declared.containers.iter().cloned().collect();
     let phase = Phase::Declared { interfaces: Vec::new(), aliases: vec!["soon".to_owned(), "p.internal".to_owned()] };
-    containers.push(Arc::new(ContainerStatus { name: "later".parse().expect("name"), phase, conditions: Vec::new() }));
+    containers.push(Arc::new(ContainerStatus {
+        name: "later".parse().expect("name"),
+        phase,
+        is_startable: false,
+        conditions: Vec::new(),
+    }));
     declared.containers = containers.into();
     let lent = |hostname: &str, address: &str, client: u8, mac: u8| NamedClient {
         pool: "internal".parse().expect("name"),

@@ -98,7 +98,12 @@ mod tests {
             ports: Vec::new(),
             inactive: Vec::new(),
         };
-        ContainerStatus { name: "web".parse().expect("name"), phase: Phase::Attached(attached), conditions: Vec::new() }
+        ContainerStatus {
+            name: "web".parse().expect("name"),
+            phase: Phase::Attached(attached),
+            is_startable: false,
+            conditions: Vec::new(),
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Containers and their interfaces.
 
-use super::{ContainerName, IfName, Mac, Network, PoolName, PortMapping, Sockets, Startable};
+use super::{ContainerName, HealthCommand, IfName, Mac, Network, PoolName, PortMapping, Sockets, Startable};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -16,6 +16,8 @@ pub struct Container {
     pub netns: Option<PathBuf>,
     /// How pv-net starts and stops it, if it can.
     pub startable: Option<Startable>,
+    /// The command that tells whether it works, if its health check is one.
+    pub health: Option<HealthCommand>,
     /// How it is connected.
     pub mode: NetworkMode,
     /// Host name; the container's name unless set.

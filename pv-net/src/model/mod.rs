@@ -36,7 +36,9 @@ pub use port::{PortMapping, Transport};
 pub use proto::proto_name;
 pub use ra::{PoolRa, RaMode, RouterPreference};
 pub use sockets::{Peer, Sockets};
-pub use start::{LxcSpec, OciSpec, RunState, RunStatus, RuntimeSpec, Start, Startable, WasmCli, WasmSpec};
+pub use start::{
+    Ending, HealthCommand, LxcSpec, OciSpec, RunState, RunStatus, RuntimeSpec, Start, Startable, WasmCli, WasmSpec,
+};
 pub use terms::{Asker, Given, Network, Terms, Terms4, Terms6};
 pub use timeouts::FlowTimeouts;
 pub use uplink_filter::{RateLimit, UplinkFilter, XdpChoice, XdpMode};

@@ -118,8 +118,28 @@ impl RuntimeSpec {
     }
 }
 
+/// A program inside of a container that tells whether that works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCommand {
+    /// The program and its arguments; at least one word. No shell reads them.
+    pub command: Vec<String>,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// How a container's first process has ended, as far as that is known: the kernel tells it since 6.15.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Ending {
+    /// Its exit status.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub exit_status: Option<i32>,
+    /// The signal that has ended it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub signal: Option<i32>,
+}
+
 /// Whether a container runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
     /// It runs.
@@ -133,13 +153,20 @@ pub enum RunState {
 }
 
 /// What is known of a container that pv-net can start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunStatus {
     /// Whether it runs.
     pub state: RunState,
     /// Its first process, while it runs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pid: Option<u32>,
+    /// Seconds between the device's boot and the start of its first process, or the change to this state
+    /// (`CLOCK_BOOTTIME`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub since_boot_secs: Option<u64>,
+    /// How its first process has ended.
+    #[serde(flatten)]
+    pub ending: Ending,
     /// Why it has failed, or how it has ended.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub why: Option<String>,
@@ -148,19 +175,25 @@ pub struct RunStatus {
 impl RunStatus {
     /// It runs as this process.
     #[must_use]
-    pub const fn running(pid: u32) -> Self {
-        Self { state: RunState::Running, pid: Some(pid), why: None }
+    pub fn running(pid: u32) -> Self {
+        Self { pid: Some(pid), ..Self::new(RunState::Running) }
+    }
+
+    /// It is in this state, and no more is known.
+    #[must_use]
+    pub const fn new(state: RunState) -> Self {
+        Self { state, pid: None, since_boot_secs: None, ending: Ending { exit_status: None, signal: None }, why: None }
     }
 
     /// It does not run, and nothing is wrong with that.
     #[must_use]
     pub const fn stopped() -> Self {
-        Self { state: RunState::Stopped, pid: None, why: None }
+        Self::new(RunState::Stopped)
     }
 
     /// It does not run as it should.
     #[must_use]
-    pub const fn failed(why: String) -> Self {
-        Self { state: RunState::Failed, pid: None, why: Some(why) }
+    pub fn failed(why: String) -> Self {
+        Self { why: Some(why), ..Self::new(RunState::Failed) }
     }
 }

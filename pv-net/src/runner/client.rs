@@ -11,13 +11,19 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 /// What is known of the containers that can be started.
-pub type Statuses = Arc<BTreeMap<ContainerName, RunStatus>>;
+#[derive(Clone, Debug, Default)]
+pub struct Statuses {
+    /// The runner has told it, and is there.
+    pub is_told: bool,
+    /// The containers of which the runner knows.
+    pub all: BTreeMap<ContainerName, RunStatus>,
+}
 
 /// The daemon's handle to the runner, which need not run; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Runner {
     socket: Arc<PathBuf>,
-    statuses: watch::Sender<Statuses>,
+    statuses: watch::Sender<Arc<Statuses>>,
 }
 
 impl Runner {
@@ -29,12 +35,13 @@ impl Runner {
 
     /// What is known of the containers; nothing while no runner runs.
     #[must_use]
-    pub fn statuses(&self) -> Statuses {
+    pub fn statuses(&self) -> Arc<Statuses> {
         self.statuses.borrow().clone()
     }
 
-    /// Notes what is known of the containers.
-    pub fn note(&self, statuses: BTreeMap<ContainerName, RunStatus>) {
+    /// Notes what the runner has told of the containers; `None` when it is gone.
+    pub fn note(&self, told: Option<BTreeMap<ContainerName, RunStatus>>) {
+        let statuses = Statuses { is_told: told.is_some(), all: told.unwrap_or_default() };
         self.statuses.send_replace(Arc::new(statuses));
     }
 

@@ -4,7 +4,7 @@ use super::execute::Programs;
 use super::marks::{Mark, directory};
 use super::network::{self, Hooks};
 use super::outcome::{after_failure, are_same, refused, share_user};
-use super::process::is_gone;
+use super::process::{is_gone, since_boot, started};
 use super::protocol::Told;
 use crate::config::load;
 use crate::daemon::Paths;
@@ -18,8 +18,6 @@ use std::time::{Duration, Instant};
 
 /// How long an operation waits for the one before on the same container.
 const TURN: Duration = Duration::from_secs(15);
-/// Only root may read what runtimes write there.
-const DIR_MODE: u32 = 0o700;
 
 /// All containers; cheap to clone.
 #[derive(Clone)]
@@ -42,13 +40,15 @@ pub(super) struct Entry {
     pub(super) is_busy: bool,
     /// That operation is to end it.
     pub(super) is_ending: bool,
+    /// Its health check is under way.
+    pub(super) is_checked: bool,
     /// The process that this runner has started last.
     started: Option<u32>,
 }
 
 impl Entry {
     const fn new() -> Self {
-        Self { status: RunStatus::stopped(), is_busy: false, is_ending: false, started: None }
+        Self { status: RunStatus::stopped(), is_busy: false, is_ending: false, is_checked: false, started: None }
     }
 }
 
@@ -69,7 +69,7 @@ impl Containers {
     /// # Errors
     /// When one cannot be made, or others could write to it.
     pub(super) fn new(paths: &Paths) -> Result<Self, Failure> {
-        own_dir::make(&directory(paths), DIR_MODE)?;
+        own_dir::make(&directory(paths), super::DIR_MODE)?;
         let hooks = Arc::new(Hooks::of_this_program(paths)?);
         Ok(Self { paths: Arc::new(paths.clone()), hooks, known: Arc::default() })
     }
@@ -80,8 +80,16 @@ impl Containers {
     }
 
     pub(super) fn note(&self, known: &mut Known, name: &ContainerName, status: RunStatus) {
-        let entry = known.all.entry(name.clone());
-        entry.or_insert_with(Entry::new).status = status;
+        let entry = known.all.entry(name.clone()).or_insert_with(Entry::new);
+        let before = &entry.status;
+        let since_boot_secs = match status.pid {
+            Some(pid) if before.pid == Some(pid) => before.since_boot_secs,
+            Some(pid) => started(pid),
+            // One that has ended is noted a second time as soon as it is known how.
+            None if before.pid.is_none() && status.state != RunState::Changing => before.since_boot_secs,
+            None => since_boot(),
+        };
+        entry.status = RunStatus { since_boot_secs, ..status };
         known.revision += 1;
         self.known.1.notify_all();
     }
@@ -145,6 +153,18 @@ impl Containers {
         }
     }
 
+    /// Begins a health check of a container, of which there is one at a time.
+    pub(super) fn begin_check(&self, name: &ContainerName) -> Result<Checking<'_>, Failure> {
+        let mut known = self.known();
+        let entry = known.all.entry(name.clone()).or_insert_with(Entry::new);
+        if entry.is_checked {
+            let why = format!("container {name}: its health check is under way");
+            return Err(Failure::new(Kind::Conflict, why).help("ask again when that has come to its end"));
+        }
+        entry.is_checked = true;
+        Ok(Checking { containers: self, name: name.clone() })
+    }
+
     /// What is known of a container.
     pub(super) fn status(&self, name: &ContainerName) -> RunStatus {
         self.known().all.get(name).map_or_else(RunStatus::stopped, |entry| entry.status.clone())
@@ -186,7 +206,7 @@ impl Containers {
             Mark::Stopped.remove(self.paths(), name);
         }
         let before = self.status(name);
-        let changing = RunStatus { state: RunState::Changing, pid: before.pid, why: None };
+        let changing = RunStatus { pid: before.pid, ..RunStatus::new(RunState::Changing) };
         {
             let mut known = self.known();
             if let Some(entry) = known.all.get_mut(name) {
@@ -231,14 +251,7 @@ impl Containers {
 
     /// A declared container, and how it is started.
     pub(super) fn startable(&self, name: &ContainerName) -> Result<(Container, Startable), Failure> {
-        let container = network::declared(&self.paths, name)?;
-        match container.startable.clone() {
-            Some(startable) => Ok((container, startable)),
-            None => {
-                let why = format!("container {name}: its run.json does not say how it is started");
-                Err(Failure::new(Kind::Usage, why).help("write \"runtime\" into it, or start it by its runtime"))
-            }
-        }
+        network::startable(&self.paths, name)
     }
 
     /// Fails if another declared container is the same one in the runtime, or would be started as the same user.
@@ -267,12 +280,35 @@ impl Containers {
         spec: &RuntimeSpec,
         work: impl FnOnce(&dyn Runtime) -> T,
     ) -> T {
-        let programs = Programs::new(&directory(&self.paths), name.as_str(), self.hooks.launcher(name));
-        work(&*runtime(spec, &programs))
+        let programs = self.programs(name);
+        // A runner that was killed may have left some.
+        programs.remove_files();
+        let done = work(&*runtime(spec, &programs));
+        programs.remove_files();
+        done
+    }
+
+    /// What calls a container's runtime.
+    pub(super) fn programs(&self, name: &ContainerName) -> Programs {
+        Programs::new(&directory(&self.paths), name.as_str(), self.hooks.launcher(name))
     }
 
     pub(super) fn paths(&self) -> &Paths {
         &self.paths
+    }
+}
+
+/// A health check, which ends with this value.
+pub(super) struct Checking<'a> {
+    containers: &'a Containers,
+    name: ContainerName,
+}
+
+impl Drop for Checking<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.containers.known().all.get_mut(&self.name) {
+            entry.is_checked = false;
+        }
     }
 }
 

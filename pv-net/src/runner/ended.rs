@@ -2,7 +2,7 @@
 
 use super::containers::{Containers, Known};
 use super::outcome::in_words;
-use super::process::Process;
+use super::process::{Process, ending};
 use crate::model::{ContainerName, RunState, RunStatus, RuntimeSpec};
 
 impl Containers {
@@ -40,19 +40,22 @@ impl Containers {
                 known.all.get(name).map_or((false, false), |entry| (entry.is_busy, entry.is_ending));
             // At once, since the daemon waits for it; how it has ended is told as soon as the kernel says.
             let state = if is_busy { RunState::Changing } else { RunState::Stopped };
-            self.note(&mut known, name, RunStatus { state, pid: None, why: None });
+            self.note(&mut known, name, RunStatus::new(state));
             if is_asked {
                 return;
             }
         }
-        let status = match process.and_then(Process::how) {
+        let how = process.and_then(Process::how);
+        let status = match how {
             Some(how) if how.success() => RunStatus::stopped(),
             how => RunStatus::failed(in_words(how)),
         };
+        let status = RunStatus { ending: ending(how), ..status };
         tracing::warn!(container = %name, pid, why = status.why, "ended");
         let busy = self.begin_after_all(name);
         // It may have been started again before this operation's turn.
-        if self.status(name) == RunStatus::stopped() {
+        let now = self.status(name);
+        if now.state == RunState::Stopped && now.why.is_none() {
             if let Err(e) = self.with_runtime(name, spec, |runtime| runtime.clear()) {
                 tracing::warn!(container = %name, error = %e, "its runtime keeps something of it");
             }

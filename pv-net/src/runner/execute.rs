@@ -1,14 +1,19 @@
 //! Calls runtimes.
 
-use super::process::{Process, Written};
-use crate::runtime::start::{CommandLine, End, Execute, Finished, Launcher, Output, RuntimeError};
+use super::inside;
+use super::process::{Process, Written, ending, kill_group};
+use crate::runtime::start::{
+    CommandLine, End, Execute, Finished, Inside, Launcher, Output, RuntimeError, Take, Waited,
+};
 use nix::sys::signal::{Signal, killpg};
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Where programs are looked for.
@@ -26,17 +31,22 @@ pub(super) struct Programs {
     /// How their names begin.
     name: String,
     launcher: Launcher,
+    /// Becomes readable when nobody waits any more for what is run inside the container.
+    given_up: Option<OwnedFd>,
 }
 
 impl Programs {
     pub(super) fn new(dir: &Path, name: &str, launcher: Launcher) -> Self {
-        let programs = Self { dir: dir.to_owned(), name: name.to_owned(), launcher };
-        // A runner that was killed may have left some.
-        programs.remove_files();
-        programs
+        Self { dir: dir.to_owned(), name: name.to_owned(), launcher, given_up: None }
     }
 
-    fn remove_files(&self) {
+    /// As [`Self::new`], for a caller that says by this file's end when it does not wait any more.
+    pub(super) fn until(self, given_up: OwnedFd) -> Self {
+        Self { given_up: Some(given_up), ..self }
+    }
+
+    /// Removes what is written during an operation. Only one operation at a time may have these files.
+    pub(super) fn remove_files(&self) {
         for what in ["pid", "log", "hook"] {
             let path = self.scratch(what);
             if let Err(e) = self.remove(&path) {
@@ -51,11 +61,14 @@ impl Programs {
 
     fn command(&self, line: &CommandLine) -> Command {
         // To execute runtimes is what the runner is for. The program and its arguments are those of a `run.json`, which
-        // root has written; no caller names any of them, and no shell reads them.
+        // root has written, or of a command of root's; no caller of the runner names any of them, and no shell reads them.
         let mut command = Command::new(&line.program);
-        // In a process group of its own it can be killed with what it has started, and no terminal's signal reaches it.
-        command.args(&line.arguments).process_group(0).stdin(Stdio::null());
-        command.env_clear().env("PATH", PATH).env(HOOK_ERRORS, self.hook_errors());
+        command
+            .args(&line.arguments)
+            .stdin(Stdio::null())
+            .env_clear()
+            .env("PATH", PATH)
+            .env(HOOK_ERRORS, self.hook_errors());
         command
     }
 }
@@ -90,19 +103,12 @@ fn wait(child: &mut Child, within: Duration) -> io::Result<Option<std::process::
     child.wait().map(Some)
 }
 
-fn kill_group(leader: u32) {
-    let Ok(leader) = i32::try_from(leader) else { return };
-    if let Err(e) = killpg(nix::unistd::Pid::from_raw(leader), Signal::SIGKILL)
-        && e != nix::errno::Errno::ESRCH
-    {
-        tracing::warn!(process = leader, error = %e, "not killed");
-    }
-}
-
 impl Execute for Programs {
     fn run(&self, line: &CommandLine, within: Duration) -> Result<Finished, RuntimeError> {
         let failed = |source| RuntimeError::Program { program: line.program.clone(), source };
         let mut command = self.command(line);
+        // In a process group of its own it can be killed with what it has started, and no terminal's signal reaches it.
+        command.process_group(0);
         let mut files = None;
         match &line.output {
             Output::Answer => {
@@ -111,7 +117,7 @@ impl Execute for Programs {
                 command.stdout(ends.0).stderr(ends.1);
                 files = Some(both);
             }
-            Output::Nobody | Output::Log(_) => {
+            Output::Log(_) => {
                 command.stdout(Stdio::null()).stderr(Stdio::null());
             }
             Output::Runner => {
@@ -125,19 +131,45 @@ impl Execute for Programs {
         let (answer, errors) = match (&files, &line.output) {
             (Some((answer, errors)), _) => (said(answer).map_err(failed)?, said(errors).map_err(failed)?),
             (None, Output::Log(log)) => (said_at(&self.hook_errors()), said_at(log)),
-            (None, Output::Runner) => (said_at(&self.hook_errors()), String::new()),
-            (None, _) => (String::new(), String::new()),
+            (None, _) => (said_at(&self.hook_errors()), String::new()),
         };
         tracing::debug!(program = %line.program.display(), code = status.code(), signal = status.signal(), "called");
         Ok(Finished { code: status.code(), answer, errors })
+    }
+
+    fn run_inside(
+        &self,
+        inside: &Inside,
+        within: Option<Duration>,
+        take: &mut dyn Take,
+    ) -> Result<Option<i32>, RuntimeError> {
+        let given_up = self.given_up.as_ref().map(AsFd::as_fd);
+        let done = inside::run(self.command(&inside.line), inside, within, given_up, take);
+        if let Some(file) = &inside.pid_file
+            && let Err(e) = self.remove(file)
+        {
+            tracing::warn!(file = %file.display(), error = %e, "not removed");
+        }
+        done
     }
 
     fn ended(&self, pid: u32, within: Duration) -> io::Result<bool> {
         Process::open(pid)?.map_or(Ok(true), |process| process.ended(Some(within)))
     }
 
+    fn watch(&self, pid: u32, within: Option<Duration>) -> io::Result<Waited> {
+        let Some(process) = Process::open(pid)? else { return Ok(Waited::Ended(ending(None))) };
+        Ok(if process.ended(within)? { Waited::Ended(ending(process.how())) } else { Waited::Runs })
+    }
+
     fn scratch(&self, what: &str) -> PathBuf {
         self.dir.join(format!("{}.{what}", self.name))
+    }
+
+    fn fresh(&self, what: &str) -> PathBuf {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        let call = CALLS.fetch_add(1, Ordering::Relaxed);
+        self.scratch(&format!("{what}-{}-{call}", std::process::id()))
     }
 
     fn launcher(&self) -> &Launcher {
@@ -176,17 +208,12 @@ impl Execute for Programs {
     }
 }
 
-impl Drop for Programs {
-    /// Removes the files of the call.
-    fn drop(&mut self) {
-        self.remove_files();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::runtime::Call;
+    use crate::runtime::start::{Kept, Stream};
+    use std::os::unix::net::UnixStream;
 
     fn line(words: &[&str], output: Output) -> CommandLine {
         let arguments = words.iter().skip(1).map(Into::into).collect();
@@ -218,6 +245,131 @@ mod tests {
         }
     }
 
+    /// A shell in place of a runtime's program: this process is the container's first one.
+    fn inside(script: &str, pid_file: Option<PathBuf>) -> Inside {
+        Inside { line: line(&["sh", "-c", script], Output::Answer), first: std::process::id(), pid_file }
+    }
+
+    /// The process in this file, as soon as it is there.
+    fn process(file: &Path) -> u32 {
+        let until = std::time::Instant::now() + SECOND;
+        loop {
+            if let Ok(pid) = said_at(file).trim().parse() {
+                return pid;
+            }
+            assert!(std::time::Instant::now() < until, "nothing in {}", file.display());
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(10);
+    const BRIEFLY: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn what_a_program_inside_says_is_taken_and_its_status_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let programs = programs(dir.path());
+        let mut said = Vec::new();
+        struct All<'a>(&'a mut Vec<(Stream, Vec<u8>)>);
+        impl Take for All<'_> {
+            fn take(&mut self, from: Stream, bytes: &[u8]) -> io::Result<()> {
+                self.0.push((from, bytes.to_owned()));
+                Ok(())
+            }
+        }
+        // Its end counts, and not that of what it has left behind with its output.
+        let script =
+            "printf one; sleep 0.2; printf '\\377' >&2; sleep 0.2; printf two; sleep 100 & echo $! > pid; exit 7";
+        let script = script.replace("pid;", &format!("{}/pid;", dir.path().display()));
+        let begun = std::time::Instant::now();
+        let code = programs.run_inside(&inside(&script, None), None, &mut All(&mut said)).expect("run");
+        assert!(code == Some(7) && begun.elapsed() < SECOND, "{code:?}");
+        let want = [(Stream::Output, &b"one"[..]), (Stream::Errors, b"\xff"), (Stream::Output, b"two")];
+        assert_eq!(said, want.map(|(from, bytes)| (from, bytes.to_owned())));
+        let left = process(&dir.path().join("pid"));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(left.cast_signed()), Signal::SIGKILL).expect("killed");
+        // More than a pipe holds, of which little is kept.
+        let mut kept = Kept::new(10);
+        let flood = inside("head -c 1000000 /dev/zero | tr '\\0' x", None);
+        assert_eq!(programs.run_inside(&flood, Some(SECOND), &mut kept).expect("run"), Some(0));
+        assert_eq!(kept.text(), "xxxxxxxxxx");
+        // It has no terminal, whatever the caller has, and no input.
+        let mut kept = Kept::new(100);
+        let session = inside("echo $$; cut -d' ' -f6 /proc/$$/stat; cat", None);
+        assert_eq!(programs.run_inside(&session, Some(SECOND), &mut kept).expect("run"), Some(0));
+        let text = kept.text();
+        let numbers: Vec<&str> = text.lines().collect();
+        assert!(numbers.len() == 2 && numbers[0] == numbers[1], "{text}");
+        let missing = Inside { line: line(&["pv-net-no-such-program"], Output::Answer), first: 1, pid_file: None };
+        let failed = programs.run_inside(&missing, None, &mut kept).expect_err("missing");
+        assert!(matches!(failed, RuntimeError::Program { .. }), "{failed}");
+    }
+
+    #[test]
+    fn at_the_time_limit_all_that_was_started_inside_is_killed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let programs = programs(dir.path());
+        let at = |name: &str| dir.path().join(name);
+        let (one, two, own) = (at("one"), at("two"), at("own"));
+        let late = |script: &str, pid_file: Option<PathBuf>| {
+            let failed = programs.run_inside(&inside(script, pid_file), Some(BRIEFLY), &mut Kept::new(10));
+            assert!(matches!(failed, Err(RuntimeError::Late { .. })), "{failed:?}");
+        };
+        let is_gone =
+            |file: &Path| assert!(programs.ended(process(file), SECOND).expect("known"), "{}", file.display());
+        // In sessions of their own, one below the other, and one in the background.
+        let (first, second) = (one.display(), two.display());
+        late(
+            &format!(
+                "setsid sh -c 'echo $$ > {first}; setsid sh -c \"echo \\$\\$ > {second}; sleep 100; :\" & wait'; :"
+            ),
+            None,
+        );
+        is_gone(&one);
+        is_gone(&two);
+        // The program inside has ended, and left another one with its output, for which the client waits, as runc does.
+        let script = format!("setsid sh -c 'echo $$ > {}; sleep 100 & echo $! > {first}'; sleep 100; :", own.display());
+        late(&script, Some(own.clone()));
+        is_gone(&one);
+        assert!(!own.exists(), "the file stays");
+        // Without that file nobody knows of it.
+        late(&script, None);
+        let left = process(&one);
+        assert!(!programs.ended(left, Duration::ZERO).expect("known"));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(left.cast_signed()), Signal::SIGKILL).expect("killed");
+        // It floods its caller, and is killed nevertheless.
+        late(&format!("echo $$ > {first}; exec yes"), None);
+        is_gone(&one);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_killed() {
+        struct Nobody;
+        impl Take for Nobody {
+            fn take(&mut self, _from: Stream, _bytes: &[u8]) -> io::Result<()> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let own = dir.path().join("own");
+        let script = format!("setsid sh -c 'echo $$ > {}; echo; sleep 100; :'; :", own.display());
+        let failed = programs(dir.path()).run_inside(&inside(&script, None), None, &mut Nobody);
+        assert!(matches!(failed, Err(RuntimeError::Output(_))), "{failed:?}");
+        let ended = |pid| programs(dir.path()).ended(pid, SECOND).expect("known");
+        assert!(ended(process(&own)));
+        std::fs::remove_file(&own).expect("removed");
+        let (waits, given_up) = UnixStream::pair().expect("a pair");
+        let waiting = programs(dir.path()).until(given_up.into());
+        let failed = std::thread::scope(|scope| {
+            let run = scope.spawn(|| waiting.run_inside(&inside(&script, None), None, &mut Kept::new(10)));
+            process(&own);
+            drop(waits);
+            run.join().expect("no panic")
+        });
+        assert!(matches!(failed, Err(RuntimeError::GivenUp)), "{failed:?}");
+        assert!(ended(process(&own)));
+    }
+
     #[test]
     fn a_program_is_run_to_its_end_and_one_that_hangs_is_killed() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -243,7 +395,7 @@ mod tests {
         let words = format!("echo wrong > {}; exit 1", log.display());
         let finished = programs.run(&line(&["sh", "-c", &words], Output::Log(log.clone())), second).expect("run");
         assert_eq!((finished.code, finished.errors.as_str()), (Some(1), "wrong\n"));
-        drop(programs);
+        programs.remove_files();
         assert!(!log.exists());
     }
 }

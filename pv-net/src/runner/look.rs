@@ -104,7 +104,7 @@ impl Containers {
             State::Running(pid) => RunStatus::running(pid),
             State::Changing => {
                 let why = "somebody else is starting or stopping it".to_owned();
-                RunStatus { state: RunState::Changing, pid: None, why: Some(why) }
+                RunStatus { why: Some(why), ..RunStatus::new(RunState::Changing) }
             }
             State::Absent | State::Stopped => {
                 Mark::Unchecked.remove(self.paths(), name);
@@ -115,18 +115,18 @@ impl Containers {
         })
     }
 
-    /// Answers whether the process `pid` of a container is gone, and if it is not, asks the runtime about the container.
-    /// The runtime need not answer for a process that is gone.
+    /// Answers whether the process `pid` of a container is gone, and if it is not, or there is none to ask about, asks the
+    /// runtime about the container. The runtime need not answer for a process that is gone.
     ///
     /// # Errors
     /// A usage error if the container is not one that pv-net can start; another if its runtime does not say, which may be
     /// different later.
-    pub(super) fn look_for(&self, name: &ContainerName, pid: u32) -> Result<(RunStatus, bool), Failure> {
+    pub(super) fn look_for(&self, name: &ContainerName, pid: Option<u32>) -> Result<(RunStatus, bool), Failure> {
         self.startable(name)?;
-        if is_gone(pid) {
+        if pid.is_some_and(is_gone) {
             return Ok((self.status(name), true));
         }
         let status = self.look(name).map_err(|failure| Failure { kind: Kind::Internal, ..failure })?;
-        Ok((status, is_gone(pid)))
+        Ok((status, pid.is_some_and(is_gone)))
     }
 }

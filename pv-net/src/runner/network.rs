@@ -4,7 +4,7 @@ use super::{Replaced, module};
 use crate::config::load;
 use crate::daemon::Paths;
 use crate::failure::{Failure, Kind};
-use crate::model::{Container, ContainerKind, ContainerName, NetworkMode, RuntimeSpec};
+use crate::model::{Container, ContainerKind, ContainerName, NetworkMode, RuntimeSpec, Startable};
 use crate::runtime::oci::{self, Patch};
 use crate::runtime::start::Launcher;
 use crate::runtime::{Call, InTheWay, lxc};
@@ -123,6 +123,19 @@ pub fn declared(paths: &Paths, name: &ContainerName) -> Result<Container, Failur
             .help("write its run.json there, or name the directory with --containers"));
     }
     Ok(load::declared_run(&file, name, paths.form())?)
+}
+
+/// A declared container, and how it is started.
+///
+/// # Errors
+/// When it is not declared, or its `run.json` does not say how it is started.
+pub(super) fn startable(paths: &Paths, name: &ContainerName) -> Result<(Container, Startable), Failure> {
+    let container = declared(paths, name)?;
+    match container.startable.clone() {
+        Some(startable) => Ok((container, startable)),
+        None => Err(failed(format!("container {name}"), "its run.json does not say how it is started")
+            .help("write \"runtime\" into it, or start it by its runtime")),
+    }
 }
 
 /// A container that is declared for a runtime of this kind, with interfaces in pools.

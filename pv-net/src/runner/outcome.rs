@@ -40,7 +40,7 @@ pub(super) fn in_words(how: Option<ExitStatus>) -> String {
 pub(super) fn refused(name: &ContainerName, e: &RuntimeError) -> Failure {
     let kind = match e {
         RuntimeError::Running(_) | RuntimeError::NotRunning | RuntimeError::Changing => Kind::Conflict,
-        RuntimeError::Program { .. } => Kind::Usage,
+        RuntimeError::Program { .. } | RuntimeError::NoPrograms => Kind::Usage,
         _ => Kind::Internal,
     };
     let failure = Failure::new(kind, format!("container {name}: {e}"));
@@ -55,6 +55,9 @@ pub(super) fn refused(name: &ContainerName, e: &RuntimeError) -> Failure {
         RuntimeError::Refused { .. }
         | RuntimeError::Changing
         | RuntimeError::NoPrograms
+        | RuntimeError::Late { .. }
+        | RuntimeError::GivenUp
+        | RuntimeError::Output(_)
         | RuntimeError::Survives(_)
         | RuntimeError::Answer { .. }
         | RuntimeError::Process { .. } => failure,

@@ -1,17 +1,21 @@
-//! A process that is not this one's child: when it ends, and how it has ended (pidfd_open(2)).
+//! Processes: when one ends that is not this one's child, and how it has ended (pidfd_open(2)); which ones there are.
 
+use super::family::Row;
+use crate::model::Ending;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use nix::sys::signal::killpg;
+use nix::time::{ClockId, clock_gettime};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// How often, and how long each time, the end of a process is asked for: the kernel knows it when the parent has taken
-/// note.
-const ASKED: usize = 10;
-const PAUSE: u16 = 20;
+/// How often it is asked how a process has ended, and milliseconds in between: the kernel knows it when the parent has
+/// taken note.
+const ASKED: usize = 20;
+const PAUSE: u16 = 100;
 
 /// A process. Another one that gets its id later is not this one.
 pub(super) struct Process(OwnedFd);
@@ -65,13 +69,25 @@ impl Process {
                     return None;
                 }
             }
-            // A wait without anything to wait for.
-            if poll(&mut [], PAUSE).is_err() {
+            // The kernel reports POLLHUP, which is always asked for, when the parent has taken note.
+            if poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::empty())], PAUSE).is_err() {
                 return None;
             }
         }
         None
     }
+}
+
+impl AsFd for Process {
+    /// It is readable when the process has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A status of wait(2) as it is told.
+pub(super) fn ending(how: Option<ExitStatus>) -> Ending {
+    how.map_or_else(Ending::default, |how| Ending { exit_status: how.code(), signal: how.signal() })
 }
 
 /// Whether the kernel says that there is no such process, or that it has ended.
@@ -98,11 +114,7 @@ impl Written {
     /// # Errors
     /// When `/proc` does not tell.
     pub(super) fn of(pid: u32) -> io::Result<Self> {
-        let stat = i32::try_from(pid).map_err(io::Error::other).and_then(|pid| {
-            let process = procfs::process::Process::new(pid).map_err(io::Error::other)?;
-            process.stat().map_err(io::Error::other)
-        })?;
-        Ok(Self { pid, since: stat.starttime })
+        Ok(Self { pid, since: Row::of(pid)?.since })
     }
 
     /// Its form in a file.
@@ -120,6 +132,78 @@ impl Written {
     pub(super) fn is_there(&self) -> bool {
         !is_gone(self.pid) && Self::of(self.pid).is_ok_and(|now| now == *self)
     }
+}
+
+impl Row {
+    /// What `/proc` tells of a process, which must be there. Nothing of this is in the process' own memory, which it could
+    /// keep from being read.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub(super) fn of(pid: u32) -> io::Result<Self> {
+        let pid = i32::try_from(pid).map_err(io::Error::other)?;
+        let process = procfs::process::Process::new(pid).map_err(io::Error::other)?;
+        Self::read(&process).map_err(io::Error::other)
+    }
+
+    fn read(process: &procfs::process::Process) -> procfs::ProcResult<Self> {
+        let stat = process.stat()?;
+        let number = |n: i32| u32::try_from(n).unwrap_or_default();
+        Ok(Self {
+            pid: number(stat.pid),
+            parent: number(stat.ppid),
+            group: number(stat.pgrp),
+            session: number(stat.session),
+            since: stat.starttime,
+            is_over: matches!(stat.state, 'Z' | 'X'),
+        })
+    }
+}
+
+/// All processes.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(super) fn rows() -> io::Result<Vec<Row>> {
+    let all = procfs::process::all_processes().map_err(io::Error::other)?;
+    // Those that end meanwhile are left out.
+    Ok(all.flatten().filter_map(|process| Row::read(&process).ok()).collect())
+}
+
+/// Kills a process, unless another one has its id by now. One that has ended is none to kill.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn kill_process(pid: u32, since: u64) -> io::Result<()> {
+    let Some(process) = Process::open(pid)? else { return Ok(()) };
+    // The process that is open has the id as long as `/proc` has it.
+    if !Row::of(pid).is_ok_and(|row| row.since == since) {
+        return Ok(());
+    }
+    match pidfd_send_signal(&process.0, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Kills a process group.
+pub(super) fn kill_group(leader: u32) {
+    let Ok(leader) = i32::try_from(leader) else { return };
+    if let Err(e) = killpg(nix::unistd::Pid::from_raw(leader), nix::sys::signal::Signal::SIGKILL)
+        && e != nix::errno::Errno::ESRCH
+    {
+        tracing::warn!(process = leader, error = %e, "not killed");
+    }
+}
+
+/// Seconds between the boot and the start of a process.
+pub(super) fn started(pid: u32) -> Option<u64> {
+    Some(Row::of(pid).ok()?.since / procfs::ticks_per_second())
+}
+
+/// Seconds since the boot.
+pub(super) fn since_boot() -> Option<u64> {
+    u64::try_from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?.tv_sec()).ok()
 }
 
 /// `struct pidfd_info` of the kernel's `include/uapi/linux/pidfd.h`, in its first form.

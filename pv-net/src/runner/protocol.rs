@@ -35,7 +35,13 @@ pub enum Request {
         /// Its name.
         name: ContainerName,
         /// A process that was its first one. The answer says whether that is gone.
-        pid: u32,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        pid: Option<u32>,
+    },
+    /// Run the health check that a container's `run.json` declares as a command.
+    Check {
+        /// Its name.
+        name: ContainerName,
     },
     /// Start all containers with `"start": "auto"` that do not run, and were not stopped by a request. There are two
     /// answers: that this has begun, and when each start has come to its end, that it is over.
@@ -54,9 +60,11 @@ pub enum Reply {
     Looked {
         /// The state.
         status: RunStatus,
-        /// Whether the process has ended.
+        /// Whether that process has ended.
         is_gone: bool,
     },
+    /// What has come of a health check.
+    Checked(Checked),
     /// The automatic starts have begun.
     Begun,
     /// The automatic starts are over, whatever has become of each.
@@ -76,6 +84,20 @@ pub struct Told {
     /// This runner has started its process. Otherwise that was found, and whoever has started it may attach it later.
     #[serde(default)]
     pub is_started: bool,
+}
+
+/// What has come of a health check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// The exit status of its command; none when that was killed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub exit_status: Option<i32>,
+    /// It has taken too long, and was killed.
+    #[serde(default)]
+    pub is_late: bool,
+    /// The beginning of what the command has said. A container may say anything.
+    #[serde(default)]
+    pub output: String,
 }
 
 /// A [`Failure`] on its way.
@@ -112,10 +134,13 @@ mod tests {
         let web = || "web".parse().expect("a name");
         assert_eq!(read(r#"{"do": "start", "name": "web"}"#).expect("read"), Request::Start { name: web() });
         assert_eq!(read(r#"{"do": "auto"}"#).expect("read"), Request::Auto);
+        assert_eq!(read(r#"{"do": "check", "name": "web"}"#).expect("read"), Request::Check { name: web() });
         for wrong in [
             r#"{"do": "start", "name": "../web"}"#,
             r#"{"do": "start", "name": "web", "command": "sh"}"#,
             r#"{"do": "exec", "name": "web"}"#,
+            r#"{"do": "check", "name": "web", "command": ["sh"]}"#,
+            r#"{"do": "check", "name": "web", "timeout": 3600}"#,
             r#"{"do": "start"}"#,
         ] {
             assert!(read(wrong).is_err(), "{wrong}");

@@ -159,6 +159,7 @@ fn talk(stream: UnixStream, containers: &Containers) -> io::Result<()> {
             Ok(Request::Look { name, pid }) => {
                 containers.look_for(&name, pid).map(|(status, is_gone)| Reply::Looked { status, is_gone })
             }
+            Ok(Request::Check { name }) => containers.check(&name).map(Reply::Checked),
             Err(e) => Err(Failure::new(Kind::Usage, format!("a request to the runner: {e}"))),
         };
         send(&mut writer, &done.unwrap_or_else(|failure| Reply::Failed(failure.into())))?;

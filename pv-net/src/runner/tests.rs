@@ -3,8 +3,9 @@
 use super::auto;
 use super::containers::Containers;
 use super::marks::Mark;
-use super::process::is_gone;
+use super::process::{is_gone, since_boot};
 use crate::daemon::Paths;
+use crate::failure::Kind;
 use crate::model::{ContainerName, RunState};
 use serde_json::{Value, json};
 use std::fs;
@@ -12,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Has the first process of a container in `ID.pid`, starts one, and kills it. What it was called for is in `calls`.
+/// Has the first process of a container in `ID.pid`, starts one, executes something beside it, and kills it. What it was called for is in `calls`.
 const RUNTIME: &str = r#"#!/bin/sh
 cd "${0%/*}"
 echo "$*" >> calls
@@ -22,6 +23,7 @@ case "$*" in
         [ -e "$id.pid" ] || { echo "container does not exist" >&2; exit 1; }
         echo "{\"id\": \"$id\", \"status\": \"running\", \"pid\": $(cat "$id.pid")}" ;;
     *" run "*) ls run-runner >> calls; sleep 1000 > /dev/null 2>&1 & echo $! > "$id.pid" ;;
+    "exec "*) echo $$ > "$3"; shift 4; exec "$@" ;;
     "kill "*) kill -9 "$(cat "$2.pid")"; rm "$2.pid" ;;
 esac
 "#;
@@ -224,11 +226,11 @@ fn only_the_kernel_says_that_a_process_is_gone() {
     lab.containers.look(&web).expect("looked");
     let hidden = lab.dir.path().join("hidden.pid");
     fs::rename(lab.pid_file("web"), &hidden).expect("hidden");
-    let (status, is_gone) = lab.containers.look_for(&web, pid).expect("looked");
+    let (status, is_gone) = lab.containers.look_for(&web, Some(pid)).expect("looked");
     assert!(!is_gone && status.pid == Some(pid), "its runtime does not know it: {status:?}");
     fs::rename(&hidden, lab.pid_file("web")).expect("shown");
     lab.containers.stop(&web, true).expect("stopped");
-    assert!(lab.containers.look_for(&web, pid).expect("looked").1);
+    assert!(lab.containers.look_for(&web, Some(pid)).expect("looked").1);
 }
 
 #[test]
@@ -245,4 +247,73 @@ fn the_end_of_what_ends_at_once_belongs_to_no_operation() {
         std::thread::park_timeout(Duration::from_millis(20));
     }
     assert!(lab.calls().contains("delete web"), "{}", lab.calls());
+}
+
+#[test]
+fn the_health_check_is_the_command_that_run_json_declares() {
+    let lab = Lab::new();
+    let web = name("web");
+    let exec = |command: Value| json!({"health_check": {"type": "exec", "command": command, "timeout": 1}});
+    lab.declare("web", json!({}));
+    lab.start("web");
+    lab.containers.look(&web).expect("looked");
+    let failure = lab.containers.check(&web).expect_err("none is declared");
+    assert!(failure.kind == Kind::Usage && failure.line().contains("no health check"), "{failure}");
+    lab.declare("web", exec(json!(["sh", "-c", "echo fine; echo \"$0\" >&2; exit 3", "a word"])));
+    let checked = lab.containers.check(&web).expect("checked");
+    assert_eq!((checked.exit_status, checked.is_late), (Some(3), false));
+    assert!(["fine\n", "a word\n"].iter().all(|line| checked.output.contains(line)), "{checked:?}");
+    // One that hangs leaves nothing, and keeps nobody from stopping the container.
+    let own = lab.dir.path().join("own");
+    lab.declare("web", exec(json!(["sh", "-c", format!("echo $$ > {}; sleep 100; :", own.display())])));
+    let checked = lab.containers.check(&web).expect("checked");
+    assert!(checked.is_late && checked.exit_status.is_none(), "{checked:?}");
+    let pid = fs::read_to_string(&own).expect("written").trim().parse().expect("a number");
+    assert!(is_gone(pid));
+    fs::remove_file(&own).expect("removed");
+    std::thread::scope(|scope| {
+        let check = scope.spawn(|| lab.containers.check(&web));
+        let until = Instant::now() + Duration::from_secs(10);
+        while !own.exists() {
+            assert!(Instant::now() < until, "{}", lab.calls());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        let failure = lab.containers.check(&web).expect_err("one at a time");
+        assert!(failure.kind == Kind::Conflict && failure.line().contains("under way"), "{failure}");
+        lab.containers.stop(&web, true).expect("stopped");
+        assert!(check.join().expect("no panic").expect("checked").is_late);
+    });
+    let failure = lab.containers.check(&web).expect_err("it does not run");
+    assert!(failure.kind == Kind::Conflict && failure.line().contains("not running"), "{failure}");
+    assert!(
+        fs::read_dir(lab.dir.path().join("run-runner"))
+            .expect("listed")
+            .flatten()
+            .all(|file| { !file.file_name().display().to_string().contains(".exec") })
+    );
+}
+
+#[test]
+fn it_is_told_since_when_a_container_runs_and_how_it_has_ended() {
+    let lab = Lab::new();
+    lab.declare("web", json!({}));
+    let web = name("web");
+    let unknown = lab.containers.look(&web).expect("looked");
+    assert!(unknown.state == RunState::Stopped && unknown.since_boot_secs.is_none(), "{unknown:?}");
+    let pid = lab.start("web");
+    lab.containers.look(&web).expect("looked");
+    let running = lab.containers.status(&web);
+    let now = since_boot().expect("a clock");
+    assert!(running.since_boot_secs.is_some_and(|since| since + 5 > now && since <= now), "{running:?} at {now}");
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
+    let until = Instant::now() + Duration::from_secs(10);
+    while lab.containers.status(&web).state != RunState::Failed {
+        assert!(Instant::now() < until, "{:?}", lab.containers.status(&web));
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    let ended = lab.containers.status(&web);
+    // Kernels before 6.15 do not say how.
+    let why = ended.why.clone().unwrap_or_default();
+    assert!(ended.ending.signal == Some(9) || why == "it has ended by itself", "{ended:?}");
+    assert!(ended.since_boot_secs >= running.since_boot_secs && ended.pid.is_none(), "{ended:?}");
 }

@@ -9,7 +9,7 @@ use crate::model::{ContainerName, NetnsRef, RunState, RunStatus};
 use crate::runner::client::{Runner, Watch};
 use crate::runner::protocol::{Reply, Request, Told};
 use crate::snapshot::{Attached, ContainerStatus, Snapshot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ pub async fn runner(mut follow: Follow) -> Result<(), Failure> {
         let is_watched = watch.watch(&follow.dir);
         if let Ok(states) = follow.runner.watch().await {
             let followed = follow.follow(states).await;
-            follow.runner.note(BTreeMap::new());
+            follow.runner.note(None);
             if !followed? {
                 // It takes connections and does not answer: it has too many.
                 sleep(AGAIN).await;
@@ -96,7 +96,7 @@ impl Doubt {
 }
 
 /// The answer to a look at a container, with the process that was asked about.
-type Looked = (ContainerName, u32, Result<Reply, Failure>);
+type Looked = (ContainerName, Option<u32>, Result<Reply, Failure>);
 
 impl Follow {
     /// Follows one runner until it ends. Returns whether it has told any states.
@@ -105,6 +105,8 @@ impl Follow {
         let (mut has_told, mut may_ask) = (false, true);
         let mut doubts: BTreeMap<ContainerName, Doubt> = BTreeMap::new();
         let mut looks: JoinSet<Looked> = JoinSet::new();
+        // Declared since the runner's start; it is asked once about each.
+        let mut asked: BTreeSet<ContainerName> = BTreeSet::new();
         loop {
             tokio::select! {
                 next = states.next() => {
@@ -153,10 +155,14 @@ impl Follow {
                 doubt.next = Instant::now() + AGAIN * doubt.asked.min(MOST_PAUSE);
                 doubt.is_busy = true;
                 let runner = self.runner.clone();
-                looks.spawn(async move {
-                    let reply = runner.ask(&Request::Look { name: name.clone(), pid }).await;
-                    (name, pid, reply)
-                });
+                looks.spawn(look(runner, name, Some(pid)));
+            }
+            for name in snapshot.containers.iter().filter(|c| c.is_startable).map(|c| &c.name) {
+                let is_new = has_told && !self.known.contains_key(name) && !asked.contains(name);
+                if is_new && looks.len() < LOOKS {
+                    asked.insert(name.clone());
+                    looks.spawn(look(self.runner.clone(), name.clone(), None));
+                }
             }
         }
     }
@@ -164,7 +170,7 @@ impl Follow {
     /// Takes over new states. Returns the containers whose process the runner does not name any more, with that.
     fn take(&mut self, all: BTreeMap<ContainerName, Told>) -> Vec<(ContainerName, u32)> {
         let all: BTreeMap<_, _> = all.into_iter().map(|(name, told)| (name, told.status)).collect();
-        self.runner.note(all.clone());
+        self.runner.note(Some(all.clone()));
         let before = std::mem::replace(&mut self.known, all);
         gone(&before, &self.known)
     }
@@ -215,15 +221,17 @@ impl Follow {
     async fn note(&self, (name, pid, reply): Looked, doubts: &mut BTreeMap<ContainerName, Doubt>) {
         let is_settled = match reply {
             Ok(Reply::Looked { is_gone: true, .. }) => {
-                self.has_ended(name.clone(), pid).await;
+                if let Some(pid) = pid {
+                    self.has_ended(name.clone(), pid).await;
+                }
                 true
             }
-            Ok(Reply::Looked { status, .. }) => status.pid == Some(pid),
+            Ok(Reply::Looked { status, .. }) => status.pid == pid,
             // It is none of the runner's.
             Err(failure) => failure.kind == Kind::Usage,
             Ok(_) => false,
         };
-        if let Some(doubt) = doubts.get_mut(&name).filter(|doubt| doubt.pid == pid) {
+        if let Some(doubt) = doubts.get_mut(&name).filter(|doubt| Some(doubt.pid) == pid) {
             doubt.is_busy = false;
             doubt.is_settled = is_settled;
         }
@@ -234,6 +242,12 @@ impl Follow {
             tracing::warn!(error = %failure, "a container has ended, and something of it is left");
         }
     }
+}
+
+/// Asks the runner about a container.
+async fn look(runner: Runner, name: ContainerName, pid: Option<u32>) -> Looked {
+    let reply = runner.ask(&Request::Look { name: name.clone(), pid }).await;
+    (name, pid, reply)
 }
 
 /// The containers that have lost their first process, with that.
@@ -282,7 +296,7 @@ mod tests {
     fn who_has_lost_its_process_has_ended() {
         let name = |name: &str| name.parse::<ContainerName>().expect("a name");
         let states = |all: &[(&str, RunStatus)]| all.iter().map(|(n, s)| (name(n), s.clone())).collect();
-        let stopping = RunStatus { state: RunState::Changing, pid: Some(3), why: None };
+        let stopping = RunStatus { pid: Some(3), ..RunStatus::new(RunState::Changing) };
         let before: BTreeMap<_, _> = states(&[
             ("gone", RunStatus::running(1)),
             ("again", RunStatus::running(2)),
@@ -310,7 +324,7 @@ mod tests {
             (name("kept"), RunStatus::running(3)),
         ]);
         let told = |n, status, is_started| (name(n), Told { status, is_started });
-        let changing = RunStatus { state: RunState::Changing, pid: Some(3), why: None };
+        let changing = RunStatus { pid: Some(3), ..RunStatus::new(RunState::Changing) };
         let now = BTreeMap::from([
             told("new", RunStatus::running(1), true),
             told("restarted", RunStatus::running(22), true),

@@ -92,6 +92,8 @@ pub struct ContainerStatus {
     pub name: ContainerName,
     /// Whether it was ever attached.
     pub phase: Phase,
+    /// Its `run.json` names a runtime by which the runner can start it.
+    pub is_startable: bool,
     /// What is wrong with it.
     pub conditions: Vec<String>,
 }

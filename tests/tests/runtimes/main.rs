@@ -4,6 +4,7 @@
 mod auto;
 mod churn;
 mod containerd;
+mod exec;
 mod granted;
 mod lab;
 mod lxc;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// A program that serves a page and ends when it is asked to.
 pub const SERVES: &str = "httpd -p [::]:80 -h /\ntrap 'exit 0' TERM PWR\nwhile :; do sleep 1000 & wait $!; done\n";
@@ -71,6 +72,18 @@ impl Starter {
             ensure!(socket.exists(), "no runner: {}", self.log());
             Ok(())
         })
+    }
+
+    /// A `pv-net` command that calls the container's runtime itself.
+    pub fn direct(&self, words: &[&str]) -> Result<Command> {
+        let device = &self.lab.device;
+        let mut command = self.lab.runtime(&binary()?.display().to_string());
+        command.arg("--config").arg(device.config());
+        for (flag, dir) in [("--containers", "containers"), ("--state-dir", "state"), ("--run-dir", "run")] {
+            command.arg(flag).arg(device.file(dir));
+        }
+        command.args(words);
+        Ok(command)
     }
 
     pub fn log(&self) -> String {

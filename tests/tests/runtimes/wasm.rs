@@ -27,6 +27,7 @@ fn story(cli: &'static str, test: &str) -> Result<()> {
     modules.declare("other", "management", &["80"], sockets(json!([peer("web")])), &[])?;
     let (web, db) = (modules.start("web", 80)?, modules.start("db", 80)?);
     let other = modules.start("other", 80)?;
+    has_no_programs(&modules)?;
     let users = [is_confined(&modules, "web")?, is_confined(&modules, "db")?];
     ensure!(users[0] != users[1], "both are user {}", users[0]);
     // Names, by the pool's servers.
@@ -71,6 +72,15 @@ fn story(cli: &'static str, test: &str) -> Result<()> {
     // Starts, restarts, kills and ends, as for the other runtimes.
     lives(&mut modules.starter)?;
     ensure!(README.contains(&row(cli, &["yes"; COLUMNS.len()])), "the README has no row of {cli}");
+    Ok(())
+}
+
+/// There is nothing to execute beside the module, whose end can be waited for.
+fn has_no_programs(modules: &Modules) -> Result<()> {
+    let refused = modules.starter.lab.device.cli(&["containers", "exec", "web", "--", "true"]);
+    ensure!(refused.code == Some(2) && refused.stderr.contains("no programs beside its module"), "{refused:?}");
+    let late = modules.starter.lab.device.cli(&["containers", "wait", "web", "--timeout", "1"]);
+    ensure!(late.code == Some(124) && late.stderr.contains("goes on"), "{late:?}");
     Ok(())
 }
 

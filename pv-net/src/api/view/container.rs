@@ -2,11 +2,12 @@
 
 use crate::failure::{Failure, Kind};
 use crate::model::{
-    Attachment, Candidate, ContainerName, DefaultRoutes, Device, Interface, NetnsRef, Pool, RunState, RunStatus,
-    default_routes, reached_at,
+    Attachment, Candidate, ContainerName, DefaultRoutes, Device, Ending, Interface, NetnsRef, Pool, RunState,
+    RunStatus, default_routes, reached_at,
 };
 use crate::runner::client::Statuses;
 use crate::snapshot::{Attached, ContainerStatus, Phase, Plane, Snapshot};
+use nix::time::{ClockId, clock_gettime};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -19,9 +20,9 @@ pub struct ContainerView {
     pub name: String,
     /// Whether its links exist.
     pub state: ContainerState,
-    /// Whether it runs, if pv-net can start it by its `run.json` and the runner is there.
+    /// Whether it runs, if pv-net can start it by its `run.json`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub runtime: Option<RunStatus>,
+    pub runtime: Option<RuntimeView>,
     /// Its interfaces.
     pub interfaces: Vec<InterfaceView>,
     /// IPv4 address of the interface with the default route for IPv4, else of the first that has one.
@@ -30,6 +31,70 @@ pub struct ContainerView {
     pub ipv6_address: Option<Ipv6Addr>,
     /// What is wrong with it.
     pub conditions: Vec<String>,
+}
+
+/// What a container's runtime says of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RuntimeView {
+    /// Whether it runs.
+    pub state: RunStateView,
+    /// Its first process, while it runs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pid: Option<u32>,
+    /// Seconds since the start of that process, or else since the change to this state.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub age_secs: Option<u64>,
+    /// How its first process has ended.
+    #[serde(flatten)]
+    pub ending: Ending,
+    /// Why it has failed, how it has ended, or why nobody knows.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
+}
+
+/// Whether a container runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RunStateView {
+    /// It runs.
+    Running,
+    /// It is being started or stopped.
+    Changing,
+    /// It does not run: nobody has started it, it was stopped, or it has ended without an error.
+    Stopped,
+    /// It could not be started or stopped, or has ended with an error.
+    Failed,
+    /// The runner, which asks the runtimes, does not run, or its runtime has not answered yet.
+    Unknown,
+}
+
+impl RuntimeView {
+    fn of(status: &RunStatus, now: Option<u64>) -> Self {
+        let state = match status.state {
+            RunState::Running => RunStateView::Running,
+            RunState::Changing => RunStateView::Changing,
+            RunState::Stopped => RunStateView::Stopped,
+            RunState::Failed => RunStateView::Failed,
+        };
+        let age_secs = now.zip(status.since_boot_secs).map(|(now, since)| now.saturating_sub(since));
+        Self { state, pid: status.pid, age_secs, ending: status.ending, why: status.why.clone() }
+    }
+
+    fn unknown(is_runner_there: bool) -> Self {
+        let why = if is_runner_there { "its runtime has not answered yet" } else { "the runner does not run" };
+        Self {
+            state: RunStateView::Unknown,
+            pid: None,
+            age_secs: None,
+            ending: Ending::default(),
+            why: Some(why.to_owned()),
+        }
+    }
+}
+
+/// Seconds since the boot.
+fn since_boot() -> Option<u64> {
+    u64::try_from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?.tv_sec()).ok()
 }
 
 /// Whether a container's links exist.
@@ -102,9 +167,11 @@ fn view(container: &ContainerStatus, snapshot: &Snapshot, statuses: &Statuses) -
             conditions: Vec::new(),
         },
     };
-    let runtime = statuses.get(&container.name).cloned();
-    let why = runtime.as_ref().and_then(|status| status.why.clone());
-    let lost = runtime.as_ref().filter(|status| has_lost_all(container, status)).map(|_| {
+    let status = statuses.all.get(&container.name);
+    let why = status.and_then(|status| status.why.clone());
+    let runtime = status.map(|status| RuntimeView::of(status, since_boot()));
+    let runtime = runtime.or_else(|| container.is_startable.then(|| RuntimeView::unknown(statuses.is_told)));
+    let lost = status.filter(|status| has_lost_all(container, status)).map(|_| {
         let name = &container.name;
         format!(
             "it runs without its interfaces, which it has deleted: to make them again: pv-net containers restart {name}"

@@ -89,7 +89,7 @@ pub fn counters(snapshot: &Snapshot) -> Result<DataPlaneView, BpfError> {
 /// When the counters or the pins cannot be read.
 pub fn status(snapshot: &Snapshot, statuses: &Statuses) -> Result<StatusView, BpfError> {
     let adopted = snapshot.adopted;
-    let known = statuses.iter().filter(|(name, _)| snapshot.container(name).is_some());
+    let known = statuses.all.iter().filter(|(name, _)| snapshot.container(name).is_some());
     let failed = known.filter_map(|(name, status)| Some(format!("container {name}: {}", status.why.as_ref()?)));
     Ok(StatusView {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -172,11 +172,11 @@ section! {
         r#type: HealthType,
         /// URL, or `HOST:PORT`.
         endpoint: String,
-        /// Command of an `exec` check.
-        command: Vec<String>,
+        /// The program of an `exec` check, and its arguments. No shell reads them.
+        command: Vec<Field<String>>,
         /// Seconds between two checks.
         interval: u32,
-        /// Seconds that a check may take.
+        /// Seconds that a check may take: 1 to 3600; 30 unless set.
         timeout: u32,
         /// Failures in a row that make it unhealthy.
         retries: u32,

@@ -1,8 +1,8 @@
 //! Containers of LXC, by its own programs.
 
 use super::{
-    AFTER_KILL, BRIEFLY, CommandLine, Execute, Found, Output, Runtime, RuntimeError, State, has_ended, kill_by,
-    refused, running, startable, understood,
+    AFTER_KILL, BRIEFLY, CommandLine, Execute, Found, Inside, Output, Runtime, RuntimeError, State, Take, Waited,
+    kill_by, refused, running, startable, understood, wait_for,
 };
 use crate::model::LxcSpec;
 use std::ffi::OsString;
@@ -43,10 +43,11 @@ impl Lxc<'_> {
         self.line("lxc-info", &["-s", "-p"])
     }
 
-    pub(super) fn exec_line(&self, command: &[String]) -> CommandLine {
+    /// What is executed has nothing of this process' environment.
+    pub(super) fn exec_line(&self, command: &[OsString]) -> CommandLine {
         let mut line = self.line("lxc-attach", &["--clear-env", "--"]);
-        line.arguments.extend(command.iter().map(OsString::from));
-        line.output(Output::Nobody)
+        line.arguments.extend_from_slice(command);
+        line
     }
 
     pub(super) fn list_line(&self) -> CommandLine {
@@ -145,13 +146,20 @@ impl Runtime for Lxc<'_> {
         kill_by(self.execute, &self.kill_line(), pid, BRIEFLY)
     }
 
-    fn exec(&self, command: &[String], within: Duration) -> Result<Option<i32>, RuntimeError> {
-        running(self.state()?)?;
-        Ok(self.execute.run(&self.exec_line(command), within)?.code)
+    fn exec(
+        &self,
+        command: &[OsString],
+        within: Option<Duration>,
+        take: &mut dyn Take,
+    ) -> Result<Option<i32>, RuntimeError> {
+        let first = running(self.state()?)?;
+        // LXC does not write down what it has started, and ends with it, whatever else of it is left.
+        let inside = Inside { line: self.exec_line(command), first, pid_file: None };
+        self.execute.run_inside(&inside, within, take)
     }
 
-    fn wait(&self, within: Duration) -> Result<bool, RuntimeError> {
-        self.pid()?.map_or(Ok(true), |pid| has_ended(self.execute, pid, within))
+    fn wait(&self, within: Option<Duration>) -> Result<Waited, RuntimeError> {
+        wait_for(self.execute, self.pid()?, within)
     }
 
     /// LXC keeps nothing of a container that has ended.

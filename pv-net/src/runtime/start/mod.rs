@@ -1,6 +1,8 @@
 //! Starting and stopping containers: the [`Runtime`] trait, and the runtimes that have it. Pure: which command lines a
 //! runtime is called by, and what its answers mean. [`Execute`] calls them.
 
+mod error;
+mod inside;
 mod lxc;
 mod oci;
 #[cfg(test)]
@@ -8,7 +10,7 @@ mod tests;
 mod wasm;
 
 use super::Call;
-use crate::model::{NetnsRef, RuntimeSpec};
+use crate::model::{Ending, NetnsRef, RuntimeSpec};
 use lxc::Lxc;
 use oci::Oci;
 use std::ffi::OsString;
@@ -17,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use wasm::Wasm;
 
+pub use error::RuntimeError;
+pub use inside::{Inside, Kept, Stream, Take};
 pub use wasm::LAUNCH;
 
 /// How long a runtime may take to answer, or to do what takes no time: it reads a file or asks a process.
@@ -40,9 +44,8 @@ pub struct CommandLine {
 pub enum Output {
     /// It is the program's answer.
     Answer,
-    /// The container gets it too, and keeps it open as long as it runs: nobody reads it.
-    Nobody,
-    /// As for `Nobody`; the runtime writes its own errors to this file.
+    /// The container gets it too, and keeps it open as long as it runs, so nobody reads it. The runtime writes its own
+    /// errors to this file.
     Log(PathBuf),
     /// The container has the runner's own standard error for its output: the journal, for a runner that systemd starts.
     Runner,
@@ -87,14 +90,35 @@ pub trait Execute {
     /// When it cannot be started, or takes too long.
     fn run(&self, line: &CommandLine, within: Duration) -> Result<Finished, RuntimeError>;
 
+    /// Runs a runtime's program that runs another one inside the container, and returns the exit status. At the time
+    /// limit both are killed, with all that the other one has started and not set free.
+    ///
+    /// # Errors
+    /// When it cannot be started, takes too long, or nobody takes its output.
+    fn run_inside(
+        &self,
+        inside: &Inside,
+        within: Option<Duration>,
+        take: &mut dyn Take,
+    ) -> Result<Option<i32>, RuntimeError>;
+
     /// Waits until a process has ended. Returns whether it has, within that time.
     ///
     /// # Errors
     /// When the kernel does not say.
     fn ended(&self, pid: u32, within: Duration) -> io::Result<bool>;
 
+    /// Waits until a process has ended, for ever unless `within` is given, and returns how it has.
+    ///
+    /// # Errors
+    /// When the kernel does not say whether it has ended.
+    fn watch(&self, pid: u32, within: Option<Duration>) -> io::Result<Waited>;
+
     /// A file for what a runtime writes while it starts the container.
     fn scratch(&self, what: &str) -> PathBuf;
+
+    /// A file for what a runtime writes during one call, and which no other call uses.
+    fn fresh(&self, what: &str) -> PathBuf;
 
     /// How a container is started whose runtime makes no network namespace.
     fn launcher(&self) -> &Launcher;
@@ -127,69 +151,6 @@ pub enum End {
     Kill,
 }
 
-/// Why a runtime has not done what it was asked for.
-#[derive(Debug, thiserror::Error)]
-pub enum RuntimeError {
-    /// The program is not there.
-    #[error("{}: {source}", program.display())]
-    Program {
-        /// The runtime's program.
-        program: PathBuf,
-        /// Why it cannot be executed.
-        source: io::Error,
-    },
-    /// It has ended with an error.
-    #[error("{}: {said}", program.display())]
-    Refused {
-        /// The runtime's program.
-        program: PathBuf,
-        /// What it has said.
-        said: String,
-    },
-    /// It takes too long.
-    #[error("{}: not done within {} s", program.display(), within.as_secs())]
-    Slow {
-        /// The runtime's program.
-        program: PathBuf,
-        /// The time that it had.
-        within: Duration,
-    },
-    /// The container runs already.
-    #[error("it is running already, as process {0}")]
-    Running(u32),
-    /// The container does not run.
-    #[error("it is not running")]
-    NotRunning,
-    /// The container is being started or stopped by somebody else.
-    #[error("it is just being started or stopped")]
-    Changing,
-    /// There is no way to run another program in it.
-    #[error("a WebAssembly container has no programs beside its module")]
-    NoPrograms,
-    /// The container has ended right after its start.
-    #[error("it has ended at once")]
-    AtOnce,
-    /// The container is there after all that should have ended it.
-    #[error("process {0} goes on after it was killed")]
-    Survives(u32),
-    /// The answer is not what this runtime answers.
-    #[error("{}: not understood: {answer:?}", program.display())]
-    Answer {
-        /// The runtime's program.
-        program: PathBuf,
-        /// What it has answered.
-        answer: String,
-    },
-    /// The kernel does not say whether a process has ended.
-    #[error("process {pid}: {source}")]
-    Process {
-        /// The process.
-        pid: u32,
-        /// The kernel's error.
-        source: io::Error,
-    },
-}
-
 /// What a runtime says of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -201,6 +162,15 @@ pub enum State {
     Changing,
     /// It runs, or is paused; its first process.
     Running(u32),
+}
+
+/// What comes of waiting for the end of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// It goes on.
+    Runs,
+    /// It has ended.
+    Ended(Ending),
 }
 
 /// A container that a runtime knows.
@@ -245,17 +215,24 @@ pub trait Runtime {
     /// When it does not run, or goes on.
     fn kill(&self) -> Result<(), RuntimeError>;
 
-    /// Runs a program inside the container, and returns its exit status; none when a signal has ended it.
+    /// Runs a program inside the container, without input, and returns its exit status. One that a signal has ended has 128
+    /// and the signal's number for that; there is none when the runtime's own program was ended by one. What it says is
+    /// taken by `take`. After `within` it is killed, with all that it has started and that has not left its session.
     ///
     /// # Errors
-    /// When the container does not run, or the program takes longer than `within`.
-    fn exec(&self, command: &[String], within: Duration) -> Result<Option<i32>, RuntimeError>;
+    /// When the container does not run, no programs can be run in it, the program takes longer, or `take` fails.
+    fn exec(
+        &self,
+        command: &[OsString],
+        within: Option<Duration>,
+        take: &mut dyn Take,
+    ) -> Result<Option<i32>, RuntimeError>;
 
-    /// Waits until the container has ended. Returns whether it has, within that time.
+    /// Waits until the container has ended, for ever unless `within` is given. One that does not run has ended.
     ///
     /// # Errors
     /// When the runtime or the kernel does not say.
-    fn wait(&self, within: Duration) -> Result<bool, RuntimeError>;
+    fn wait(&self, within: Option<Duration>) -> Result<Waited, RuntimeError>;
 
     /// Removes what the runtime keeps of a container that has ended, so that it can start again.
     ///
@@ -314,6 +291,12 @@ fn running(state: State) -> Result<u32, RuntimeError> {
 /// Waits until a process has ended. Returns whether it has, within that time.
 fn has_ended(execute: &dyn Execute, pid: u32, within: Duration) -> Result<bool, RuntimeError> {
     execute.ended(pid, within).map_err(|source| RuntimeError::Process { pid, source })
+}
+
+/// Waits for the end of the first process that a runtime names, if there is one.
+fn wait_for(execute: &dyn Execute, first: Option<u32>, within: Option<Duration>) -> Result<Waited, RuntimeError> {
+    let Some(pid) = first else { return Ok(Waited::Ended(Ending::default())) };
+    execute.watch(pid, within).map_err(|source| RuntimeError::Process { pid, source })
 }
 
 /// Calls the runtime to kill a container, and waits for the end of its first process. A runtime refuses to kill one that

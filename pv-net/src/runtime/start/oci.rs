@@ -1,8 +1,8 @@
 //! Containers of OCI runtimes, by the command line of runc, which crun and others have too.
 
 use super::{
-    BRIEFLY, CommandLine, Execute, Found, Output, Runtime, RuntimeError, State, has_ended, kill_by, refused, running,
-    startable, understood,
+    BRIEFLY, CommandLine, Execute, Found, Inside, Output, Runtime, RuntimeError, State, Take, Waited, has_ended,
+    kill_by, refused, running, startable, understood, wait_for,
 };
 use crate::model::OciSpec;
 use serde::Deserialize;
@@ -53,10 +53,12 @@ impl Oci<'_> {
         self.line(&["state", &self.spec.id])
     }
 
-    pub(super) fn exec_line(&self, command: &[String]) -> CommandLine {
-        let mut line = self.line(&["exec", &self.spec.id]);
-        line.arguments.extend(command.iter().map(OsString::from));
-        line.output(Output::Nobody)
+    /// Behind the container's id nothing is taken for a flag.
+    pub(super) fn exec_line(&self, command: &[OsString], pid_file: &Path) -> CommandLine {
+        let mut line = self.line(&["exec", "--pid-file"]);
+        line.arguments.extend([OsString::from(pid_file), OsString::from(&self.spec.id)]);
+        line.arguments.extend_from_slice(command);
+        line
     }
 
     pub(super) fn list_line(&self) -> CommandLine {
@@ -170,13 +172,21 @@ impl Runtime for Oci<'_> {
         self.clear()
     }
 
-    fn exec(&self, command: &[String], within: Duration) -> Result<Option<i32>, RuntimeError> {
-        running(self.state()?)?;
-        Ok(self.execute.run(&self.exec_line(command), within)?.code)
+    fn exec(
+        &self,
+        command: &[OsString],
+        within: Option<Duration>,
+        take: &mut dyn Take,
+    ) -> Result<Option<i32>, RuntimeError> {
+        let first = running(self.state()?)?;
+        // runc goes on after the process that it has started, as long as another one has that one's output.
+        let pid_file = self.execute.fresh("exec");
+        let line = self.exec_line(command, &pid_file);
+        self.execute.run_inside(&Inside { line, first, pid_file: Some(pid_file) }, within, take)
     }
 
-    fn wait(&self, within: Duration) -> Result<bool, RuntimeError> {
-        self.pid()?.map_or(Ok(true), |pid| has_ended(self.execute, pid, within))
+    fn wait(&self, within: Option<Duration>) -> Result<Waited, RuntimeError> {
+        wait_for(self.execute, self.pid()?, within)
     }
 
     fn clear(&self) -> Result<(), RuntimeError> {

@@ -1,8 +1,11 @@
 use super::lxc::{self, Lxc};
 use super::oci::{self, Oci};
 use super::wasm::Wasm;
-use super::{CommandLine, End, Execute, Finished, Found, Launcher, Output, Runtime, RuntimeError, State};
-use crate::model::{LxcSpec, OciSpec, WasmCli, WasmSpec};
+use super::{
+    CommandLine, End, Execute, Finished, Found, Inside, Kept, Launcher, Output, Runtime, RuntimeError, State, Stream,
+    Take, Waited,
+};
+use crate::model::{Ending, LxcSpec, OciSpec, WasmCli, WasmSpec};
 use crate::runtime::Call;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -40,6 +43,26 @@ impl Execute for Script {
         self.answers.borrow_mut().pop_front().expect("an answer")
     }
 
+    fn run_inside(
+        &self,
+        inside: &Inside,
+        within: Option<Duration>,
+        take: &mut dyn Take,
+    ) -> Result<Option<i32>, RuntimeError> {
+        let file = inside.pid_file.as_ref().map(|file| format!(" {}", file.display())).unwrap_or_default();
+        let within = within.map_or(0, |within| within.as_secs());
+        self.asked.borrow_mut().push(format!("in {} for {within}{file}: {}", inside.first, text(&inside.line)));
+        let finished = self.answers.borrow_mut().pop_front().expect("an answer")?;
+        take.take(Stream::Output, finished.answer.as_bytes()).map_err(RuntimeError::Output)?;
+        Ok(finished.code)
+    }
+
+    fn watch(&self, pid: u32, within: Option<Duration>) -> io::Result<Waited> {
+        self.asked.borrow_mut().push(format!("watch {pid} {:?}", within.map(|within| within.as_secs())));
+        let has_ended = self.has_ended.borrow_mut().pop_front().expect("an answer");
+        Ok(if has_ended { Waited::Ended(Ending { exit_status: Some(3), signal: None }) } else { Waited::Runs })
+    }
+
     fn ended(&self, pid: u32, within: Duration) -> io::Result<bool> {
         self.asked.borrow_mut().push(format!("ended {pid} {}", within.as_secs()));
         Ok(self.has_ended.borrow_mut().pop_front().expect("an answer"))
@@ -47,6 +70,10 @@ impl Execute for Script {
 
     fn scratch(&self, what: &str) -> PathBuf {
         format!("/run/x/w.{what}").into()
+    }
+
+    fn fresh(&self, what: &str) -> PathBuf {
+        format!("/run/x/w.{what}-1").into()
     }
 
     fn launcher(&self) -> &Launcher {
@@ -116,9 +143,8 @@ fn the_command_lines_of_lxc() {
     assert_eq!(start.output, Output::Log("/run/x/w.log".into()));
     assert_eq!(text(&lxc.stop_line(PATIENCE)), "lxc-stop -P /var/lib/lxc -n w -t 10");
     assert_eq!(text(&lxc.kill_line()), "lxc-stop -P /var/lib/lxc -n w -k");
-    let exec = lxc.exec_line(&["sh".to_owned(), "-c".to_owned(), "exit 3".to_owned()]);
+    let exec = lxc.exec_line(&["sh".into(), "-c".into(), "exit 3".into()]);
     assert_eq!(text(&exec), "lxc-attach -P /var/lib/lxc -n w --clear-env -- sh -c exit 3");
-    assert_eq!(exec.output, Output::Nobody);
 }
 
 #[test]
@@ -128,7 +154,8 @@ fn the_command_lines_of_oci_runtimes() {
     let start = oci.start_line(Path::new("/l"));
     assert_eq!(text(&start), "crun --root /r --log-format json --log /l run --detach --bundle /b w");
     assert_eq!(start.output, Output::Log("/l".into()));
-    assert_eq!(text(&oci.exec_line(&["true".to_owned()])), "crun --root /r exec w true");
+    let exec = oci.exec_line(&["--tty".into(), "--".into()], Path::new("/p"));
+    assert_eq!(text(&exec), "crun --root /r exec --pid-file /p w --tty --");
     spec.root = None;
     let oci = Oci { spec: &spec, execute: &execute };
     assert_eq!(text(&oci.signal_line("TERM")), "crun kill w TERM");
@@ -226,6 +253,67 @@ fn a_runtime_that_knows_no_such_container_is_understood() {
     assert_eq!(lxc.state().expect("understood"), State::Absent);
     assert!(matches!(lxc.state(), Err(RuntimeError::Refused { .. })));
     assert!(matches!(lxc.state(), Err(RuntimeError::Answer { .. })));
+}
+
+#[test]
+fn a_command_is_run_in_a_container_that_runs() {
+    let (lxc_spec, oci_spec, wasm_spec) = (lxc_spec(), oci_spec(), wasm_spec(WasmCli::Wasmtime, "{}"));
+    let exec = |runtime: &dyn Runtime, within| {
+        let mut kept = Kept::new(8);
+        let done = runtime.exec(&["true".into()], within, &mut kept);
+        (done, kept.text())
+    };
+    let said = |code| Ok(Finished { code, answer: "a long answer".to_owned(), errors: String::new() });
+    let execute = Script::new(vec![well(RUNNING), said(Some(7))], &[]);
+    let (done, text) = exec(&Lxc { spec: &lxc_spec, execute: &execute }, Some(PATIENCE));
+    assert_eq!((done.expect("run"), text.as_str()), (Some(7), "a long a"));
+    let line = "in 77 for 10: lxc-attach -P /var/lib/lxc -n w --clear-env -- true";
+    assert_eq!(execute.asked().last().map(String::as_str), Some(line));
+    let execute = Script::new(vec![well(OCI_RUNNING), said(None)], &[]);
+    let (done, _) = exec(&Oci { spec: &oci_spec, execute: &execute }, None);
+    assert_eq!(done.expect("run"), None);
+    let line = "in 77 for 0 /run/x/w.exec-1: crun --root /r exec --pid-file /run/x/w.exec-1 w true";
+    assert_eq!(execute.asked().last().map(String::as_str), Some(line));
+    // What has happened to it is told as it is.
+    let late = || Err(RuntimeError::Late { within: PATIENCE });
+    let execute = Script::new(vec![well(RUNNING), late()], &[]);
+    let (done, _) = exec(&Lxc { spec: &lxc_spec, execute: &execute }, Some(PATIENCE));
+    assert!(matches!(done, Err(RuntimeError::Late { .. })), "{done:?}");
+    execute.asked();
+    // Nobody is called for one that does not run, or has no programs.
+    for state in [well(STOPPED), badly("w doesn't exist")] {
+        let execute = Script::new(vec![state], &[]);
+        let (done, _) = exec(&Lxc { spec: &lxc_spec, execute: &execute }, None);
+        assert!(matches!(done, Err(RuntimeError::NotRunning)), "{done:?}");
+        execute.asked();
+    }
+    let execute = Script::new(vec![badly(UNKNOWN)], &[]);
+    let (done, _) = exec(&Oci { spec: &oci_spec, execute: &execute }, None);
+    assert!(matches!(done, Err(RuntimeError::NotRunning)), "{done:?}");
+    let execute = Script::default();
+    let (done, _) = exec(&Wasm { spec: &wasm_spec, execute: &execute }, None);
+    assert!(matches!(done, Err(RuntimeError::NoPrograms)) && execute.asked().is_empty(), "{done:?}");
+}
+
+#[test]
+fn the_end_of_a_container_is_waited_for() {
+    let (lxc_spec, oci_spec, wasm_spec) = (lxc_spec(), oci_spec(), wasm_spec(WasmCli::Wasmtime, "{}"));
+    let ended = |exit_status| Waited::Ended(Ending { exit_status, signal: None });
+    let execute = Script::new(vec![well(RUNNING), well(RUNNING), well(STOPPED)], &[false, true]);
+    let lxc = Lxc { spec: &lxc_spec, execute: &execute };
+    assert_eq!(lxc.wait(Some(PATIENCE)).expect("known"), Waited::Runs);
+    assert_eq!(lxc.wait(None).expect("known"), ended(Some(3)));
+    assert_eq!(lxc.wait(None).expect("known"), ended(None), "it does not run");
+    let asked = execute.asked();
+    assert!(
+        asked.contains(&"watch 77 Some(10)".to_owned()) && asked.contains(&"watch 77 None".to_owned()),
+        "{asked:?}"
+    );
+    let execute = Script::new(vec![well(OCI_RUNNING)], &[true]);
+    assert_eq!(Oci { spec: &oci_spec, execute: &execute }.wait(None).expect("known"), ended(Some(3)));
+    let execute = Script { written: RefCell::new([Some(7)].into()), ..Script::new(Vec::new(), &[true]) };
+    assert_eq!(Wasm { spec: &wasm_spec, execute: &execute }.wait(None).expect("known"), ended(Some(3)));
+    assert_eq!(execute.asked(), ["watch 7 None"]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! the namespace, has it attached, and becomes the runtime. The container is that process, and what belongs to its group.
 
 use super::{
-    AFTER_KILL, CommandLine, End, Execute, Found, Output, Runtime, RuntimeError, State, has_ended, running, startable,
+    AFTER_KILL, CommandLine, End, Execute, Found, Output, Runtime, RuntimeError, State, Take, Waited, has_ended,
+    running, startable, wait_for,
 };
 use crate::model::{WasmCli, WasmSpec};
 use std::ffi::OsString;
@@ -120,13 +121,17 @@ impl Runtime for Wasm<'_> {
         if has_ended(self.execute, pid, AFTER_KILL)? { self.clear() } else { Err(RuntimeError::Survives(pid)) }
     }
 
-    fn exec(&self, _command: &[String], _within: Duration) -> Result<Option<i32>, RuntimeError> {
-        running(self.state()?)?;
+    fn exec(
+        &self,
+        _command: &[OsString],
+        _within: Option<Duration>,
+        _take: &mut dyn Take,
+    ) -> Result<Option<i32>, RuntimeError> {
         Err(RuntimeError::NoPrograms)
     }
 
-    fn wait(&self, within: Duration) -> Result<bool, RuntimeError> {
-        self.pid()?.map_or(Ok(true), |pid| has_ended(self.execute, pid, within))
+    fn wait(&self, within: Option<Duration>) -> Result<Waited, RuntimeError> {
+        wait_for(self.execute, self.pid()?, within)
     }
 
     fn clear(&self) -> Result<(), RuntimeError> {
