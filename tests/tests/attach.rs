@@ -104,9 +104,15 @@ fn nobody_is_given_an_address_of_the_device() -> Result<()> {
     for address in a.addresses() {
         let part = format!("{address}: the device has this address too");
         device.ns.ip(&format!("addr add {address} dev lo"))?;
-        eventually(SOON, || Ok(ensure!(said(&part)?, "nobody says that the device has {address}")))?;
+        eventually(SOON, || {
+            ensure!(said(&part)?, "nobody says that the device has {address}");
+            Ok(())
+        })?;
         device.ns.ip(&format!("addr del {address} dev lo"))?;
-        eventually(SOON, || Ok(ensure!(!said(&part)?, "the device is said to have {address} still")))?;
+        eventually(SOON, || {
+            ensure!(!said(&part)?, "the device is said to have {address} still");
+            Ok(())
+        })?;
     }
     a.ns.ping("10.0.3.1", 1)
 }
