@@ -94,9 +94,9 @@ impl PolicyTables {
     /// # Errors
     /// When a map cannot be read.
     pub fn entries(&self, generation: u32) -> Result<[usize; 3], BpfError> {
-        let ids = keys(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?;
-        let cidrs = keys(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?;
-        let pairs = keys(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?;
+        let ids = all(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?;
+        let cidrs = all(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?;
+        let pairs = all(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?;
         Ok([
             ids.iter().filter(|k| k.generation == generation).count(),
             cidrs.iter().filter(|k| k.data().generation == generation).count(),
@@ -109,13 +109,17 @@ impl PolicyTables {
     /// # Errors
     /// When a map cannot be read.
     pub fn holds(&self, policy: &Compiled, generation: u32) -> Result<bool, BpfError> {
-        if self.entries(generation)? != [policy.ids.len(), policy.cidrs.len(), policy.pairs.len()] {
+        // A look-up in a trie also finds a shorter prefix that contains the key, so all entries are read instead, each
+        // once: this is done at every audit.
+        let ids = all(self.ids.iter(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?;
+        let ids: Entries<_, _> = ids.into_iter().filter(|(key, _)| key.generation == generation).collect();
+        let cidrs = all(self.cidrs.iter(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?.into_iter();
+        let cidrs = in_trie(cidrs.filter(|(key, _)| key.data().generation == generation));
+        let pairs = all(self.pairs.iter(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?.into_iter();
+        let pairs = in_trie(pairs.filter(|(key, _)| key.data().generation == generation));
+        if [ids.len(), cidrs.len(), pairs.len()] != [policy.ids.len(), policy.cidrs.len(), policy.pairs.len()] {
             return Ok(false);
         }
-        // A look-up in a trie also finds a shorter prefix that contains the key, so all entries are read instead.
-        let ids: std::collections::HashMap<_, _> = self.ids.iter().filter_map(Result::ok).collect();
-        let cidrs = in_trie(self.cidrs.iter());
-        let pairs = in_trie(self.pairs.iter());
         let id = |(identity, addr, class): &(u32, Ip, PolicyClass)| {
             ids.get(&PolicyId { generation, identity: *identity, addr: *addr }) == Some(class)
         };
@@ -148,9 +152,9 @@ impl PolicyTables {
 
     fn stale(&self, which: impl Fn(u32) -> bool) -> Result<Stale, BpfError> {
         let mut stale = Stale {
-            ids: keys(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?,
-            pairs: keys(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?,
-            cidrs: keys(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?,
+            ids: all(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?,
+            pairs: all(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?,
+            cidrs: all(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?,
         };
         stale.ids.retain(|key| which(key.generation));
         stale.pairs.retain(|key| which(key.data().generation));
@@ -200,19 +204,20 @@ fn pair_key(generation: u32, pair: &PairKey) -> Key<PolicyPair> {
     Key::new(pair.bits, data)
 }
 
-fn in_trie<K: Pod + Eq + Hash, V>(
-    all: impl Iterator<Item = Result<(Key<K>, V), MapError>>,
-) -> std::collections::HashMap<(u32, K), V> {
-    all.filter_map(Result::ok).map(|(key, value)| ((key.prefix_len(), key.data()), value)).collect()
+/// Entries in memory.
+type Entries<K, V> = std::collections::HashMap<K, V>;
+
+fn in_trie<K: Pod + Eq + Hash, V>(all: impl Iterator<Item = (Key<K>, V)>) -> Entries<(u32, K), V> {
+    all.map(|(key, value)| ((key.prefix_len(), key.data()), value)).collect()
 }
 
-/// All keys, collected before anything is removed: when the present key is gone, the kernel starts again from the
-/// beginning. The number of keys is limited to two full generations, so that the loop always ends.
-fn keys<K: Pod>(
-    all: impl Iterator<Item = Result<K, MapError>>,
+/// All keys or entries, collected before anything is removed: when the present key is gone, the kernel starts again from
+/// the beginning. Their number is limited to two full generations, so that the loop always ends.
+fn all<T>(
+    all: impl Iterator<Item = Result<T, MapError>>,
     of_one_generation: u32,
     map: &'static str,
-) -> Result<Vec<K>, BpfError> {
+) -> Result<Vec<T>, BpfError> {
     all.take(2 * of_one_generation as usize).collect::<Result<_, _>>().map_err(map_error("list", map))
 }
 
