@@ -7,6 +7,11 @@ use crate::model::{Device, Rule};
 use crate::policy::{Compiled, PolicyError, RuleRef, Topology, compile, host_addresses, member, name_servers};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
+
+/// Comparing the maps with the rules takes at most one part of the time in this many. Up to some ten thousand entries it is
+/// done at every audit.
+const COMPARING: u32 = 200;
 
 /// What the daemon knows about the policy in the kernel.
 #[derive(Default)]
@@ -20,6 +25,8 @@ pub(super) struct InForce {
     pub condition: Option<String>,
     /// Why the maps may hold other rules than those in force.
     pub damage: Option<String>,
+    /// Before this the maps are not compared again.
+    compared: Option<Instant>,
 }
 
 impl InForce {
@@ -171,7 +178,13 @@ impl Daemon {
     /// Compares the maps with the policy in force, since no event reports a change of an entry. Where they differ, the
     /// policy is written anew, and every flow is decided again, also those that the changed entries have let pass.
     pub(super) fn repair_policy(&mut self) {
-        match self.mend_policy() {
+        let start = Instant::now();
+        if self.policy.compared.is_some_and(|next| start < next) {
+            return;
+        }
+        let mended = self.mend_policy();
+        self.policy.compared = Some(start + start.elapsed() * COMPARING);
+        match mended {
             Ok(mended) => {
                 self.policy.damage = None;
                 if mended {
@@ -193,6 +206,13 @@ impl Daemon {
             return Ok(false);
         }
         let compiled = compile(rules, topology)?;
+        let (has_rules, generation) = (plane.has_rules()?, plane.generation()?);
+        if has_rules != compiled.rules.is_empty()
+            && let Some(tables) = &self.policy.tables
+            && tables.holds(&compiled, generation)?
+        {
+            return Ok(false);
+        }
         self.swap(&compiled, false)
     }
 

@@ -9,12 +9,17 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The pins of maps and of the data plane's programs, with the kernel's ids.
+/// The pins of maps and of the data plane's programs, with the kernel's ids. Programs that are loaded when they are needed
+/// are loaded again, and have other ids then.
 fn pins(device: &Device) -> Result<BTreeMap<PathBuf, u64>> {
     let mut all = BTreeMap::new();
     let mut add = |kind: &str, dir: &Path| -> Result<()> {
         for file in std::fs::read_dir(dir)? {
             let path = file?.path();
+            let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
+            if name.starts_with("pv_sock_") || name.starts_with("pv_xdp_") {
+                continue;
+            }
             let kind = if path.ends_with(names::MAP_STAGES) { "map" } else { kind };
             let shown = device.ns.sh(&format!("bpftool -j {kind} show pinned {}", path.display()))?;
             let shown: Value = serde_json::from_str(&shown)?;

@@ -17,7 +17,6 @@ use pv_net_common::policy::{
     MAX_POLICY_CIDRS, MAX_POLICY_IDS, MAX_POLICY_PAIRS, POLICY_ADDR_HEAD_BITS, POLICY_ANSWER_AT, POLICY_QUERY_AT,
 };
 use pv_net_common::{Ip, PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicyVerdict, names};
-use std::hash::Hash;
 use std::path::Path;
 use std::time::Duration;
 
@@ -94,9 +93,9 @@ impl PolicyTables {
     /// # Errors
     /// When a map cannot be read.
     pub fn entries(&self, generation: u32) -> Result<[usize; 3], BpfError> {
-        let ids = all(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?;
-        let cidrs = all(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?;
-        let pairs = all(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?;
+        let ids = keys(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?;
+        let cidrs = keys(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?;
+        let pairs = keys(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?;
         Ok([
             ids.iter().filter(|k| k.generation == generation).count(),
             cidrs.iter().filter(|k| k.data().generation == generation).count(),
@@ -111,12 +110,16 @@ impl PolicyTables {
     pub fn holds(&self, policy: &Compiled, generation: u32) -> Result<bool, BpfError> {
         // A look-up in a trie also finds a shorter prefix that contains the key, so all entries are read instead, each
         // once: this is done at every audit.
-        let ids = all(self.ids.iter(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?;
-        let ids: Entries<_, _> = ids.into_iter().filter(|(key, _)| key.generation == generation).collect();
-        let cidrs = all(self.cidrs.iter(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?.into_iter();
-        let cidrs = in_trie(cidrs.filter(|(key, _)| key.data().generation == generation));
-        let pairs = all(self.pairs.iter(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?.into_iter();
-        let pairs = in_trie(pairs.filter(|(key, _)| key.data().generation == generation));
+        let id = |entry: (PolicyId, _)| (entry.0.generation == generation).then_some(entry);
+        let ids: Entries<_, _> = some(self.ids.iter(), MAX_POLICY_IDS, names::MAP_POLICY_IDS, id)?;
+        let cidr = |(key, class): (Key<PolicyAddr>, _)| {
+            (key.data().generation == generation).then(|| ((key.prefix_len(), key.data()), class))
+        };
+        let cidrs: Entries<_, _> = some(self.cidrs.iter(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS, cidr)?;
+        let pair = |(key, verdict): (Key<PolicyPair>, _)| {
+            (key.data().generation == generation).then(|| ((key.prefix_len(), key.data()), verdict))
+        };
+        let pairs: Entries<_, _> = some(self.pairs.iter(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS, pair)?;
         if [ids.len(), cidrs.len(), pairs.len()] != [policy.ids.len(), policy.cidrs.len(), policy.pairs.len()] {
             return Ok(false);
         }
@@ -152,9 +155,9 @@ impl PolicyTables {
 
     fn stale(&self, which: impl Fn(u32) -> bool) -> Result<Stale, BpfError> {
         let mut stale = Stale {
-            ids: all(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?,
-            pairs: all(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?,
-            cidrs: all(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?,
+            ids: keys(self.ids.keys(), MAX_POLICY_IDS, names::MAP_POLICY_IDS)?,
+            pairs: keys(self.pairs.keys(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS)?,
+            cidrs: keys(self.cidrs.keys(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS)?,
         };
         stale.ids.retain(|key| which(key.generation));
         stale.pairs.retain(|key| which(key.data().generation));
@@ -207,18 +210,26 @@ fn pair_key(generation: u32, pair: &PairKey) -> Key<PolicyPair> {
 /// Entries in memory.
 type Entries<K, V> = std::collections::HashMap<K, V>;
 
-fn in_trie<K: Pod + Eq + Hash, V>(all: impl Iterator<Item = (Key<K>, V)>) -> Entries<(u32, K), V> {
-    all.map(|(key, value)| ((key.prefix_len(), key.data()), value)).collect()
+/// All keys, collected before anything is removed: when the present key is gone, the kernel starts again from the
+/// beginning.
+fn keys<K: Pod>(
+    all: impl Iterator<Item = Result<K, MapError>>,
+    of_one_generation: u32,
+    map: &'static str,
+) -> Result<Vec<K>, BpfError> {
+    some(all, of_one_generation, map, Some)
 }
 
-/// All keys or entries, collected before anything is removed: when the present key is gone, the kernel starts again from
-/// the beginning. Their number is limited to two full generations, so that the loop always ends.
-fn all<T>(
+/// What `pick` takes of all keys or entries. Their number is limited to two full generations, so that the loop always
+/// ends.
+fn some<T, U, C: FromIterator<U>>(
     all: impl Iterator<Item = Result<T, MapError>>,
     of_one_generation: u32,
     map: &'static str,
-) -> Result<Vec<T>, BpfError> {
-    all.take(2 * of_one_generation as usize).collect::<Result<_, _>>().map_err(map_error("list", map))
+    pick: impl Fn(T) -> Option<U>,
+) -> Result<C, BpfError> {
+    let all = all.take(2 * of_one_generation as usize);
+    all.filter_map(|entry| entry.map(&pick).transpose()).collect::<Result<_, _>>().map_err(map_error("list", map))
 }
 
 /// Turns "no such entry" into success.
