@@ -81,9 +81,15 @@ fn they_come_back() -> Result<()> {
     std::fs::remove_dir_all(&maps)?;
     std::fs::remove_dir_all(&programs)?;
     eventually(SOON, || {
-        ensure!(pins(&lab.device)? == before, "not put back");
+        let now = pins(&lab.device)?;
+        let other: Vec<_> = before.iter().filter(|(path, id)| now.get(*path) != Some(*id)).collect();
+        let more: Vec<_> = now.keys().filter(|path| !before.contains_key(*path)).collect();
+        ensure!(other.is_empty() && more.is_empty(), "not put back: {other:?}; more: {more:?}");
         Ok(())
     })?;
+    // What is loaded when it is needed is attached anew, with the same look.
+    lab.monitor.says(&["filter (generic) on uplink"])?;
+    lab.monitor.says(&["socket hook"])?;
     lab.device.stop(Signal::SIGKILL)?;
     lab.device.start()?;
     ensure!(pins(&lab.device)? == before, "the next daemon has others");
