@@ -5,6 +5,7 @@ use crate::ipam::IpamError;
 use crate::ipam::store::StoreError;
 use crate::kernel::KernelError;
 use crate::kernel::bpf::BpfError;
+use crate::kernel::claim::ClaimError;
 use crate::kernel::netlink::NetError;
 use crate::kernel::netns::NetnsError;
 use crate::kernel::own_dir::OwnDirError;
@@ -193,6 +194,17 @@ impl From<OwnDirError> for Failure {
         match e.help() {
             Some(help) => failure.help(help),
             None => failure,
+        }
+    }
+}
+
+impl From<ClaimError> for Failure {
+    fn from(e: ClaimError) -> Self {
+        match e {
+            ClaimError::Taken(_) => {
+                Self::new(Kind::Conflict, e.to_string()).help("stop it, or start this one elsewhere")
+            }
+            ClaimError::Io(_) => Self::new(Kind::Internal, e.to_string()),
         }
     }
 }

@@ -5,8 +5,10 @@ use harness::{Device, Namespace, Process, SOON, Snapshot, configs, echo, eventua
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fs::File;
-use std::net::SocketAddr;
-use std::process::Stdio;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// A snapshot after the kernel has added the links' own addresses: two snapshots in a row must be the same.
@@ -153,6 +155,79 @@ fn a_second_daemon_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// A daemon's command with directories of its own, except those that are given.
+fn other(ns: &Namespace, own: &Path, shared: &[(&str, PathBuf)]) -> Result<Command> {
+    let mut command = ns.command(&harness::binary()?.display().to_string());
+    command.stdin(Stdio::null());
+    for (flag, dir) in [("--run-dir", "run"), ("--state-dir", "state"), ("--bpffs", "bpf/pv-net"), ("--config", "none")]
+    {
+        let given = shared.iter().find(|(name, _)| *name == flag).map(|(_, dir)| dir.clone());
+        command.arg(flag).arg(given.unwrap_or_else(|| own.join(dir)));
+    }
+    Ok(command)
+}
+
+/// Other directories do not make it another device: not in the same network namespace, and not with the same state or pins.
+#[test]
+fn a_second_daemon_with_other_directories_is_refused() -> Result<()> {
+    let mut device = Device::started(&configs::two_pools())?;
+    let (a, b) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
+    let before = Snapshot::of(&device)?;
+    let elsewhere = Device::new(&json!({}))?;
+    let own = elsewhere.file("");
+    let (state, pins) = (("--state-dir", device.file("state")), ("--bpffs", device.pins()));
+    let config = ("--config", device.config());
+    let process = format!("process {}", device.daemon()?.pid());
+    for (what, ns, shared, why) in [
+        ("all of its own", &device.ns, &[config.clone()][..], process.as_str()),
+        ("the same pins", &device.ns, &[pins.clone(), config.clone()], &process),
+        ("the same state", &device.ns, &[state.clone(), config.clone()], "state"),
+        ("the same pins elsewhere", &elsewhere.ns, &[pins, config.clone()], "pv-net"),
+        ("the same state elsewhere", &elsewhere.ns, &[state, config], "state"),
+    ] {
+        for word in ["run", "down"] {
+            let mut command = other(ns, &own, shared)?;
+            let said = elsewhere.file("said");
+            let mut second = command.arg(word).stderr(File::create(&said)?).spawn()?;
+            let ended = eventually(SOON, || second.try_wait()?.context("it goes on"));
+            if ended.is_err() {
+                second.kill()?;
+                second.wait()?;
+            }
+            let said = std::fs::read_to_string(&said)?;
+            let ended = ended.with_context(|| format!("{word}, {what}: {said}"))?;
+            ensure!(!ended.success() && said.contains("help: "), "{word}, {what}: {ended}: {said}");
+            ensure!(said.contains("another daemon runs") && said.contains(why), "{word}, {what}: {said}");
+        }
+        same(&device, &before, what)?;
+    }
+    a.ns.ping(b.v4, 1)?;
+    // A daemon that is killed keeps none away, also not the next moment.
+    for _ in 0..3 {
+        device.stop(Signal::SIGKILL)?;
+        device.start()?;
+    }
+    a.ns.ping(b.v6, 1)
+}
+
+/// Another user who has the name by which daemons find each other does not keep them from starting.
+#[test]
+fn a_name_of_another_user_keeps_no_daemon_away() -> Result<()> {
+    let mut device = Device::new(&configs::two_pools())?;
+    let listener = device.ns.run(|| {
+        // SAFETY: takes numbers only, and changes the calling thread alone.
+        let done = unsafe { libc::syscall(libc::SYS_setresuid, -1, 65534, -1) };
+        ensure!(done == 0, "{}", std::io::Error::last_os_error());
+        Ok(UnixListener::bind_addr(&SocketAddr::from_abstract_name("pv-net-daemon")?)?)
+    })?;
+    device.start()?;
+    device.attach("a", "internal")?;
+    let log = device.log();
+    ensure!(log.contains("user 65534 has the name @pv-net-daemon"), "{log}");
+    drop(listener);
+    Ok(())
+}
+
 #[test]
 fn a_bad_file_is_refused_and_changes_nothing() -> Result<()> {
     let device = Device::started(&configs::two_pools())?;
@@ -225,7 +300,7 @@ fn a_reload_opens_and_closes_pools_for_flows_that_exist() -> Result<()> {
     let (a, c) = (device.attach("a", "internal")?, device.attach("c", "management")?);
     for to in c.addresses() {
         echo::serve(&c.ns, to, 7000)?;
-        echo::tcp(&a.ns, SocketAddr::new(to, 7000), &[1; 10_000])?;
+        echo::tcp(&a.ns, std::net::SocketAddr::new(to, 7000), &[1; 10_000])?;
     }
     let mut stream = echo::connect(&a.ns, (c.v4, 7000).into())?;
     device.configure(&configs::two_pools())?;
@@ -242,7 +317,7 @@ fn a_reload_opens_and_closes_pools_for_flows_that_exist() -> Result<()> {
     device.configure(&configs::open_pools())?;
     device.cli(&["reload"]).ok()?;
     for to in c.addresses() {
-        echo::tcp(&a.ns, SocketAddr::new(to, 7000), &[2; 10_000])?;
+        echo::tcp(&a.ns, std::net::SocketAddr::new(to, 7000), &[2; 10_000])?;
     }
     Ok(())
 }

@@ -127,6 +127,37 @@ fn plan_and_reload(clsact: bool) -> Result<()> {
     Ok(())
 }
 
+/// Bridges that two pools exchange are made anew, and the plan has every step for both.
+#[test]
+fn a_plan_of_exchanged_bridges_is_complete() -> Result<()> {
+    let mut config = configs::two_pools();
+    let device = Device::started(&config)?;
+    let pools = &mut config["network"]["pools"];
+    let bridge = pools["internal"]["bridge"].take();
+    pools["internal"]["bridge"] = pools["management"]["bridge"].take();
+    pools["management"]["bridge"] = bridge;
+    device.configure(&config)?;
+    let plan = device.json(&["plan"])?;
+    for (bridge, n) in [("pvbr4", 3), ("pvbr3", 4)] {
+        for step in [
+            format!("{bridge} deleted"),
+            format!("bridge {bridge} made"),
+            format!("{bridge} address 10.0.{n}.1/24 added"),
+            format!("{bridge} address fd00:5056:0:{n}::1/64 added"),
+            format!("net.ipv4.conf.{bridge}.forwarding = 1"),
+            format!("net.ipv6.conf.{bridge}.forwarding = 1"),
+            format!("{bridge} up"),
+            format!("program on bridge {bridge}"),
+            format!("pool network 10.0.{n}.0/24 set"),
+        ] {
+            has(&plan["steps"], &step)?;
+        }
+    }
+    device.cli(&["reload"]).ok()?;
+    let (a, b) = (device.attach("a", "internal")?, device.attach("b", "internal")?);
+    a.ns.ping(b.v4, 1)
+}
+
 /// The plan fails where the reload fails, with the same words.
 #[test]
 fn a_plan_is_refused_as_the_reload_is() -> Result<()> {

@@ -214,6 +214,13 @@ fn ten_thousand_rules_fit_beside_ten_thousand() -> Result<()> {
         println!("{dst}: {took:?} a verdict");
         ensure!(took < Duration::from_micros(200), "{took:?} for one verdict");
     }
+    // Every audit compares them.
+    let start = std::time::Instant::now();
+    ensure!(kernel.tables.holds(&compiled, 2)?);
+    println!("compared in {:?}", start.elapsed());
+    let mut other = compiled.clone();
+    other.pairs[7].1.action = POLICY_ALLOW;
+    ensure!(!kernel.tables.holds(&other, 2)?, "an entry with another verdict was not seen");
     let start = std::time::Instant::now();
     kernel.tables.forget(1)?;
     println!("forgotten in {:?}", start.elapsed());

@@ -7,3 +7,7 @@ mod changes;
 mod looks;
 #[path = "repair/names.rs"]
 mod names;
+#[path = "repair/pins.rs"]
+mod pins;
+#[path = "repair/rules.rs"]
+mod rules;

@@ -331,6 +331,32 @@ fn a_list_of_uplinks_is_exactly_that() -> Result<()> {
     Ok(())
 }
 
+/// A network that an uplink has got since the file was read is a condition, as it was when it came: a start without the
+/// daemon's containers would be worse than the overlap. A reload, which somebody waits for, is refused.
+#[test]
+fn an_uplinks_new_network_does_not_keep_the_daemon_from_starting() -> Result<()> {
+    let mut device = Device::new(&config(&["eth0"]))?;
+    let _host = WAN.connect(&device)?;
+    device.start()?;
+    let web = web(&device)?;
+    device.ns.ip("addr add 10.0.3.129/25 dev eth0")?;
+    let says = |device: &Device| {
+        eventually(PATIENCE, || {
+            let said = conditions(device)?;
+            ensure!(said.contains("pool internal: 10.0.3.0/24 overlaps 10.0.3.128/25 of link eth0"), "{said}");
+            Ok(())
+        })
+    };
+    says(&device)?;
+    device.stop(Signal::SIGTERM)?;
+    device.start()?;
+    says(&device)?;
+    web.ns.ping("10.0.3.1", 3)?;
+    let refused = device.cli(&["reload"]);
+    ensure!(refused.code == Some(2) && refused.stderr.contains("of uplink eth0"), "{refused:?}");
+    says(&device)
+}
+
 /// Without a configured list nobody has said which networks are taken, and a network may be added at any time.
 #[test]
 fn a_pool_that_overlaps_a_network_of_the_device_says_so() -> Result<()> {

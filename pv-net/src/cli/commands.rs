@@ -12,6 +12,7 @@ use crate::daemon::{NO_NETKIT, Paths, RunLock, teardown};
 use crate::failure::{Failure, Kind};
 use crate::kernel::broker::Broker;
 use crate::kernel::link::knows_netkit;
+use crate::kernel::own_dir;
 use crate::lease::unix_time;
 use crate::model::{ContainerName, Device, PairKind, Pool};
 use clap::CommandFactory;
@@ -344,13 +345,14 @@ async fn down(paths: &Paths, json: bool) -> Result<(), Ended> {
     match call(paths, Method::POST, "/down", None).await {
         Ok(_) => {}
         Err(Ended::NoDaemon(_)) => {
-            let lock = if paths.run_dir.exists() { Some(RunLock::take(paths)?) } else { None };
+            let locks = RunLock::take(paths)?;
+            let pins = paths.bpffs.exists().then(|| own_dir::lock(&paths.bpffs)).transpose().map_err(Failure::from)?;
             let broker = Broker::start();
             if let Err(e) = &broker {
                 tracing::warn!(error = %e, "no namespace can be entered: routing rules may be left in some");
             }
             teardown(paths, broker.as_ref().ok()).await?;
-            drop(lock);
+            drop((locks, pins));
         }
         Err(e) => return Err(e),
     }
@@ -364,7 +366,7 @@ async fn wait_for_lock(paths: &Paths) -> Result<(), Ended> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let start = std::time::Instant::now();
     while paths.run_dir.exists() {
-        match RunLock::take(paths) {
+        match RunLock::of_run_dir(paths) {
             Ok(_lock) => {
                 // A daemon that was killed has left its socket.
                 remove(&paths.socket())?;

@@ -79,6 +79,7 @@ impl Core for Daemon {
         self.try_held_again().await;
         self.repair().await;
         self.refresh_policy().await;
+        self.repair_policy();
         // Tries again what failed at the last change.
         self.settle().await;
         // All that the kernel has was read, which takes more memory than what follows.

@@ -45,7 +45,7 @@ pub use paths::{Paths, RunLock};
 pub(crate) use pools::NO_NETKIT;
 pub use teardown::teardown;
 
-use reload::check_device;
+use reload::check_at_start;
 
 use crate::config::ConfigError;
 use crate::config::load;
@@ -221,7 +221,7 @@ impl Daemon {
         let revision = paths.running_revision().map(Arc::from);
         let device = load::device(&paths.config, paths.form())?;
         let net = Net::here()?;
-        check_device(&paths, &net, &device).await?;
+        check_at_start(&paths, &net, &device).await?;
         let (mut state, mut start_conditions) = store::load(&paths.state_dir)?;
         let moved = state.ipam.take();
         let is_moved = moved.is_some();

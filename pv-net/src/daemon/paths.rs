@@ -1,7 +1,9 @@
-//! Paths of the daemon's files, and the lock that keeps a second daemon away.
+//! Paths of the daemon's files, and the locks that keep a second daemon away.
 
 use crate::config::Form;
 use crate::failure::{Failure, Kind};
+use crate::kernel::claim::{self, Claim};
+use crate::kernel::own_dir::DirLock;
 use crate::kernel::{kill_point, own_dir};
 use crate::pantavisor::Revision;
 use nix::fcntl::{Flock, FlockArg};
@@ -150,17 +152,30 @@ fn or_gone(path: &Path, removed: io::Result<()>) -> Result<(), Failure> {
     }
 }
 
-/// The lock of a run directory, held by its daemon.
+/// What a daemon has alone: its run directory, its state directory and its network namespace. Its pins it locks when it
+/// opens them.
 pub struct RunLock {
-    _file: Flock<File>,
+    _run: Option<Flock<File>>,
+    _state: Option<DirLock>,
+    _netns: Claim,
 }
 
 impl RunLock {
-    /// Takes the lock.
+    /// Takes the locks of the directories that exist, and claims the network namespace.
     ///
     /// # Errors
-    /// When another daemon holds it, or the file belongs to somebody else.
+    /// When another daemon has one of them, or the lock's file belongs to somebody else.
     pub fn take(paths: &Paths) -> Result<Self, Failure> {
+        let run = paths.run_dir.exists().then(|| Self::of_run_dir(paths)).transpose()?;
+        let state = paths.state_dir.exists().then(|| own_dir::lock(&paths.state_dir)).transpose()?;
+        Ok(Self { _run: run, _state: state, _netns: claim::network_namespace()? })
+    }
+
+    /// Takes the lock of the run directory alone.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn of_run_dir(paths: &Paths) -> Result<Flock<File>, Failure> {
         let path = paths.run_dir.join("lock");
         let file = File::options()
             .create(true)
@@ -178,7 +193,7 @@ impl RunLock {
             narrowed.map_err(|e| failed("set the mode of", &path, &e))?;
         }
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Self { _file: file }),
+            Ok(file) => Ok(file),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 let why = format!("{}: another daemon runs with this run directory", paths.run_dir.display());
                 Err(Failure::new(Kind::Conflict, why).help("stop it, or give this one its own --run-dir"))

@@ -7,6 +7,11 @@ use crate::model::{Device, Rule};
 use crate::policy::{Compiled, PolicyError, RuleRef, Topology, compile, host_addresses, member, name_servers};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
+
+/// Comparing the maps with the rules takes at most one part of the time in this many. Up to some ten thousand entries it is
+/// done at every audit.
+const COMPARING: u32 = 200;
 
 /// What the daemon knows about the policy in the kernel.
 #[derive(Default)]
@@ -18,6 +23,17 @@ pub(super) struct InForce {
     pub refs: Arc<[RuleRef]>,
     /// Why the configured rules, or the device's present state, are not in force.
     pub condition: Option<String>,
+    /// Why the maps may hold other rules than those in force.
+    pub damage: Option<String>,
+    /// Before this the maps are not compared again.
+    compared: Option<Instant>,
+}
+
+impl InForce {
+    /// Why the rules that are to be in force may not be.
+    pub fn conditions(&self) -> impl Iterator<Item = &String> {
+        self.condition.iter().chain(&self.damage)
+    }
 }
 
 impl From<PolicyError> for Failure {
@@ -93,6 +109,7 @@ impl Daemon {
         self.policy.refs = compiled.rules.into();
         self.policy.source = Some(source);
         self.policy.condition = None;
+        self.policy.damage = None;
         Ok(())
     }
 
@@ -106,8 +123,9 @@ impl Daemon {
     }
 
     /// Writes the new generation, puts it in force by one write, and removes the others.
-    fn swap(&mut self, compiled: &Compiled, anew: bool) -> Result<(), Failure> {
-        let Some(plane) = &mut self.plane else { return Ok(()) };
+    /// Returns whether it had to write one.
+    fn swap(&mut self, compiled: &Compiled, anew: bool) -> Result<bool, Failure> {
+        let Some(plane) = &mut self.plane else { return Ok(false) };
         let tables = match &mut self.policy.tables {
             Some(tables) => tables,
             none => none.insert(plane.policy_tables()?),
@@ -116,12 +134,14 @@ impl Daemon {
         let same_rules = plane.has_rules()? != compiled.rules.is_empty();
         if !anew && same_rules && tables.holds(compiled, current)? {
             // An earlier daemon has put the same policy in force, so its flows go on undisturbed.
-            return Ok(tables.keep_only(current)?);
+            tables.keep_only(current)?;
+            return Ok(false);
         }
         tables.load(compiled, current.wrapping_add(1).max(1))?;
         let generation = plane.next_generation(!compiled.rules.is_empty())?;
         tracing::info!(generation, rules = compiled.rules.len(), pairs = compiled.pairs.len(), "policy in force");
-        Ok(tables.keep_only(generation)?)
+        tables.keep_only(generation)?;
+        Ok(true)
     }
 
     /// Puts the policy in force at the start. If it cannot be compiled, that of an earlier daemon stays in force. If
@@ -155,8 +175,50 @@ impl Daemon {
         }
     }
 
+    /// Compares the maps with the policy in force, since no event reports a change of an entry. Where they differ, the
+    /// policy is written anew, and every flow is decided again, also those that the changed entries have let pass.
+    pub(super) fn repair_policy(&mut self) {
+        let start = Instant::now();
+        if self.policy.compared.is_some_and(|next| start < next) {
+            return;
+        }
+        let mended = self.mend_policy();
+        self.policy.compared = Some(start + start.elapsed() * COMPARING);
+        match mended {
+            Ok(mended) => {
+                self.policy.damage = None;
+                if mended {
+                    self.note_repair(None, "maps of the rules: other entries than the rules have", "written anew");
+                }
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "the rules in the maps are not put right");
+                self.policy.damage = Some(format!("the rules in the maps may be others than those in force: {e}"));
+            }
+        }
+    }
+
+    fn mend_policy(&mut self) -> Result<bool, Failure> {
+        let Some(plane) = self.plane.as_ref().filter(|plane| !plane.is_waiting()) else { return Ok(false) };
+        let Some((rules, topology)) = &self.policy.source else { return Ok(false) };
+        // Without rules the programs do not look at the maps.
+        if self.policy.refs.is_empty() && !plane.has_rules()? {
+            return Ok(false);
+        }
+        let compiled = compile(rules, topology)?;
+        let (has_rules, generation) = (plane.has_rules()?, plane.generation()?);
+        if has_rules != compiled.rules.is_empty()
+            && let Some(tables) = &self.policy.tables
+            && tables.holds(&compiled, generation)?
+        {
+            return Ok(false);
+        }
+        self.swap(&compiled, false)
+    }
+
     /// Whether the configured rules are in force.
     pub(super) fn policy_is_in_force(&self) -> bool {
-        self.policy.source.as_ref().is_some_and(|(rules, _)| *rules == self.device.policies)
+        let configured = self.policy.source.as_ref().is_some_and(|(rules, _)| *rules == self.device.policies);
+        configured && self.policy.damage.is_none()
     }
 }

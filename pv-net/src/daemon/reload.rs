@@ -123,6 +123,17 @@ impl Daemon {
 /// the files of its containers.
 pub(super) async fn check_device(paths: &Paths, net: &Net, device: &Device) -> Result<(), Failure> {
     check_revision(paths, device)?;
+    check_networks(paths, net, device).await
+}
+
+/// Checks at a start what cannot come from outside the configuration. A network of an uplink may: a DHCP server has given
+/// it since the file was read the last time, and it is a condition of the pool, as while the daemon runs. In a revision it
+/// is refused, so that Pantavisor goes back to the one before.
+pub(super) async fn check_at_start(paths: &Paths, net: &Net, device: &Device) -> Result<(), Failure> {
+    if paths.form() == Form::Revision { check_device(paths, net, device).await } else { Ok(()) }
+}
+
+async fn check_networks(paths: &Paths, net: &Net, device: &Device) -> Result<(), Failure> {
     if device.pools.is_empty() || device.uplinks.is_empty() {
         return Ok(());
     }

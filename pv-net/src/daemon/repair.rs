@@ -3,6 +3,7 @@
 
 use super::Daemon;
 use crate::failure::Failure;
+use crate::kernel::bpf::{DataPlane, Mended};
 use crate::kernel::{Kernel, Repair};
 use crate::model::ContainerName;
 use crate::plan::{Observed, Op, bridge};
@@ -30,12 +31,25 @@ impl Daemon {
         if self.plane.as_ref().is_none_or(|plane| plane.is_waiting()) {
             return;
         }
+        // First, since the steps of a repair open pins.
+        let mended = self.plane.as_mut().map(DataPlane::mend_pins).unwrap_or_default();
+        self.note_mended(mended);
         self.repair_sockets();
         self.beyond_repair.clear();
         match self.damage().await {
             Ok(damage) if damage.is_empty() => {}
             Ok(damage) => self.put_right(damage).await,
             Err(e) => tracing::warn!(error = %e, "not compared with what should be"),
+        }
+        // By now `interfaces` has what it should have.
+        let mended = self.plane.as_mut().map(DataPlane::mend_interfaces).unwrap_or_default();
+        self.note_mended(mended);
+    }
+
+    fn note_mended(&mut self, mended: Vec<Mended>) {
+        for (found, done) in mended {
+            let done = done.map_or_else(|e| format!("not put right: {e}"), |()| "put back".to_owned());
+            self.note_repair(None, &found, &done);
         }
     }
 

@@ -191,14 +191,14 @@ impl Daemon {
     }
 
     /// The conditions because of which the configuration is not in force as a whole. Links that the kernel lacks are one
-    /// only for a pool that a container is to be in. Overlaps are none: with the networks of named uplinks they are errors
-    /// of the configuration, and other networks come and go with the place that the device is in.
+    /// only for a pool that a container is to be in. Overlaps are none: a reload refuses those with the networks of named
+    /// uplinks, and networks come and go with the place that the device is in.
     fn unmet(&self) -> Vec<String> {
         let interfaces = || self.declared.values().flat_map(|declared| &declared.container.interfaces);
         let is_used = |pool: &PoolName| interfaces().any(|interface| interface.pool == *pool);
         let no_links = self.no_links.iter().filter(|(pool, _)| is_used(pool));
         let pools = self.pool_conditions.iter().chain(no_links).map(|(pool, why)| format!("pool {pool}: {why}"));
-        let others = self.declared_conditions.iter().chain(&self.policy.condition).chain(&self.failed_steps);
+        let others = self.declared_conditions.iter().chain(self.policy.conditions()).chain(&self.failed_steps);
         let taken = self.taken.iter().map(|taken| taken.why.clone());
         others.cloned().chain(taken).chain(pools).collect()
     }
@@ -209,7 +209,7 @@ impl Daemon {
         conditions.extend(self.uplink_conditions.iter().cloned());
         conditions.extend(self.held.values().map(|(_, why)| why.clone()).chain(self.failed_steps.iter().cloned()));
         conditions.extend(self.port_conditions.iter().cloned().chain(self.holder_conditions()));
-        conditions.extend(self.declared_conditions.iter().chain(&self.policy.condition).cloned());
+        conditions.extend(self.declared_conditions.iter().chain(self.policy.conditions()).cloned());
         conditions.extend(self.taken.iter().map(|taken| taken.why.clone()));
         conditions.extend(self.filter_conditions.iter().chain(&self.firewall_conditions).cloned());
         conditions.extend(self.device_if_conditions.iter().cloned());

@@ -6,6 +6,7 @@ pub mod bpf;
 pub mod broker;
 pub mod cgroup;
 pub mod challenge_ack;
+pub mod claim;
 pub mod errand;
 #[cfg(test)]
 pub mod fake;

@@ -3,10 +3,12 @@
 //! Whoever can write to such a directory could put a lock, a map or a program there that the daemon takes for its own.
 //! In `/sys/fs/bpf` and `/tmp` everybody can make directories, so an existing one proves nothing.
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
-use std::fs::{DirBuilder, Metadata, create_dir_all, symlink_metadata};
+use std::fs::{DirBuilder, File, Metadata, Permissions, create_dir_all, symlink_metadata};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Mode bits that let the group or everybody else write.
@@ -53,6 +55,12 @@ pub enum OwnDirError {
         /// Its permissions.
         mode: u32,
     },
+    /// Another daemon has locked it.
+    #[error("{}: another daemon runs with this directory", path.display())]
+    InUse {
+        /// Which one.
+        path: PathBuf,
+    },
 }
 
 impl OwnDirError {
@@ -61,6 +69,10 @@ impl OwnDirError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Io { .. } => None,
+            Self::InUse { .. } => Some(
+                "stop it; daemons in different network namespaces need --bpffs, --run-dir and --state-dir of their own"
+                    .to_owned(),
+            ),
             Self::Kind { .. } | Self::Owner { .. } | Self::Writable { .. } => Some(
                 "see who made it; then remove it, and the daemon makes its own, or name another one with --bpffs, \
                  --run-dir or --state-dir"
@@ -92,6 +104,37 @@ pub fn make(path: &Path, mode: u32) -> Result<(), OwnDirError> {
     check(path)?;
     let whole = path.canonicalize().map_err(failed)?;
     whole.ancestors().skip(1).try_for_each(check_above)
+}
+
+/// The lock of a directory, as long as this is held. It ends with the process, however that ends.
+#[derive(Debug)]
+pub struct DirLock {
+    _dir: Option<Flock<File>>,
+}
+
+/// Locks `path`, a directory that belongs to the daemon alone, with permissions for nobody else: whoever can open it can
+/// hold the lock. Nothing is written, so nothing is left behind. On a file system without locks of directories (NFS) the
+/// lock is without effect.
+///
+/// # Errors
+/// When another process holds the lock, or the directory cannot be opened.
+pub fn lock(path: &Path) -> Result<DirLock, OwnDirError> {
+    let failed = |op| move |source| OwnDirError::Io { op, path: path.to_owned(), source };
+    let options = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).clone();
+    let dir = options.open(path).map_err(failed("open"))?;
+    let mode = dir.metadata().map_err(failed("look at"))?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        dir.set_permissions(Permissions::from_mode(mode & 0o700)).map_err(failed("set the mode of"))?;
+    }
+    match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+        Ok(dir) => Ok(DirLock { _dir: Some(dir) }),
+        Err((_, Errno::EWOULDBLOCK)) => Err(OwnDirError::InUse { path: path.to_owned() }),
+        Err((_, why @ (Errno::EBADF | Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP))) => {
+            tracing::warn!(path = %path.display(), %why, "not locked: a second daemon would not be noticed by it");
+            Ok(DirLock { _dir: None })
+        }
+        Err((_, e)) => Err(failed("lock")(e.into())),
+    }
 }
 
 /// Checks that `path` is a directory that belongs to the daemon alone.
@@ -163,8 +206,8 @@ fn kind(found: &Metadata) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::{Permissions, set_permissions};
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::fs::set_permissions;
+    use std::os::unix::fs::symlink;
 
     fn refusal(path: &Path) -> String {
         let error = make(path, 0o700).expect_err("refused");
@@ -201,6 +244,18 @@ mod tests {
         std::fs::write(&file, "").expect("written");
         assert_eq!(refusal(&link), format!("{}: it is a symbolic link, not a directory", link.display()));
         assert_eq!(refusal(&file), format!("{}: it is a file, not a directory", file.display()));
+    }
+
+    #[test]
+    fn a_locked_directory_is_in_use_until_the_lock_ends() {
+        let dir = tempfile::tempdir().expect("a folder");
+        set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("set");
+        let held = lock(dir.path()).expect("locked");
+        assert_eq!(dir.path().metadata().expect("there").mode() & 0o777, 0o700, "others could hold the lock");
+        let error = lock(dir.path()).expect_err("in use");
+        assert!(matches!(&error, OwnDirError::InUse { .. }) && error.help().is_some(), "{error}");
+        drop(held);
+        lock(dir.path()).expect("free again");
     }
 
     #[test]

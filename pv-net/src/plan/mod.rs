@@ -28,7 +28,7 @@ pub use diff::{diff, endpoint_ops, forget};
 pub use firewall::{Bridged, DroppingChain, kept_by_firewall, strict_filters};
 pub use inside::{FIRST_TABLE, Inside, InsideStep, Leg, LegRoute, MAIN_TABLE, SourceRule, inside_steps, ways_by};
 pub use names::{Marked, misnamed, restored_marks, restored_names};
-pub use observed::{Address, Link, Observed, ProgramState};
+pub use observed::{Address, DeletedIndex, Link, Observed, ProgramState};
 pub use op::{HookPoint, LinkSysctl, Op};
 pub use own_ports::{PortSet, nat_range, reserved};
 pub use port_map::{Published, prefixes, range_of, reservations};

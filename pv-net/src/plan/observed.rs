@@ -3,8 +3,13 @@
 use super::{Bridge, DeviceIf, HookPoint, HostRoute, LinkSysctl, Op, Tables, device_if_settings};
 use crate::model::{PairKind, alias};
 use ipnetwork::IpNetwork;
-use pv_net_common::{EndpointInfo, InterfaceInfo, Ip};
+use pv_net_common::{EndpointInfo, InterfaceInfo, Ip, LinkId};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Whether it is an index of the kernel, and not the number of a link in a container's namespace.
+const fn is_index(index: u32) -> bool {
+    !LinkId::of_index(index).is_assigned()
+}
 
 /// A link, as far as pv-net needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +146,23 @@ pub struct Observed {
     pub nat_first_port: u16,
     /// Value of `ip_local_reserved_ports`: ports that the kernel does not choose for the device's own connections.
     pub reserved_ports: String,
+    /// The highest index of a link that a step has deleted.
+    pub deleted: DeletedIndex,
 }
+
+/// The highest index of the links that steps have deleted, so that a later link gets another one, as in the kernel. What
+/// is known of a deleted link would be taken for the new one's. It is about the past, so states with different ones are
+/// the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeletedIndex(u32);
+
+impl PartialEq for DeletedIndex {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for DeletedIndex {}
 
 impl Observed {
     /// The link with this index.
@@ -214,22 +235,18 @@ impl Observed {
                 self.change(*index, |l| l.name = name.to_string());
                 self.links = std::mem::take(&mut self.links).into_values().map(|l| (l.name.clone(), l)).collect();
             }
-            Op::DeleteLink { index, .. } => self.links.retain(|_, l| l.index != *index),
+            Op::DeleteLink { index, .. } => {
+                if let Some(name) = self.link(*index).map(|link| link.name.clone()) {
+                    self.delete(&name);
+                }
+            }
             Op::SetEndpoint { addr, info } => drop(self.endpoints.insert(*addr, *info)),
             Op::RemoveEndpoint { addr } => drop(self.endpoints.remove(addr)),
             Op::MakeBridge(bridge) => self.make_bridge(bridge),
             Op::MakeDeviceIf(own) => self.make_device_if(own),
             Op::AddRoute { route, .. } => drop(self.host_routes.insert(*route)),
             Op::RemoveRoute { route, .. } => drop(self.host_routes.remove(route)),
-            Op::DeleteBridge { name } | Op::DeleteDeviceIf { name } => {
-                if let Some(link) = self.links.remove(name.as_str()) {
-                    self.addresses.retain(|a| a.link != link.index);
-                    self.macs_held.remove(&link.index);
-                    self.sysctls.retain(|sysctl, _| sysctl.link != *name);
-                    self.hooked.retain(|(_, index), _| *index != link.index);
-                    self.host_routes.retain(|route| route.link != link.index);
-                }
-            }
+            Op::DeleteBridge { name } | Op::DeleteDeviceIf { name } => self.delete(name.as_str()),
             Op::SetMac { index, mac, .. } => {
                 self.change(*index, |l| l.mac = Some(mac.0));
                 if !self.link(*index).is_some_and(|l| alias::is_ours(l.alias.as_deref())) {
@@ -258,12 +275,34 @@ impl Observed {
         }
     }
 
+    /// With a link goes what hangs on it, and a bridge loses its ports. The programs' pins of a container's link stay
+    /// until they are forgotten.
+    fn delete(&mut self, name: &str) {
+        let Some(Link { index, .. }) = self.links.remove(name) else { return };
+        if is_index(index) {
+            self.deleted.0 = self.deleted.0.max(index);
+        }
+        self.addresses.retain(|a| a.link != index);
+        self.macs_held.remove(&index);
+        self.sysctls.retain(|sysctl, _| sysctl.link.as_str() != name);
+        self.hooked.retain(|(_, link), _| *link != index);
+        self.host_routes.retain(|route| route.link != index);
+        for port in self.links.values_mut().filter(|link| link.controller == Some(index)) {
+            port.controller = None;
+        }
+    }
+
+    /// The index of the next link.
+    fn next_index(&self) -> u32 {
+        self.links.values().map(|l| l.index).filter(|index| is_index(*index)).fold(self.deleted.0, u32::max) + 1
+    }
+
     /// A new bridge has the kernel's default settings.
     fn make_bridge(&mut self, bridge: &Bridge) {
         if self.links.contains_key(bridge.name.as_str()) {
             return;
         }
-        let index = self.links.values().map(|l| l.index).max().unwrap_or(0) + 1;
+        let index = self.next_index();
         for (family, key, value) in
             [("ipv4", "forwarding", "0"), ("ipv6", "forwarding", "0"), ("ipv6", "accept_ra", "1")]
         {
@@ -294,7 +333,7 @@ impl Observed {
         }
         self.sysctls.extend(device_if_settings(&own.name).map(|sysctl| (sysctl, "1".to_owned())));
         let link = Link {
-            index: self.links.values().map(|l| l.index).max().unwrap_or(0) + 1,
+            index: self.next_index(),
             name: own.name.to_string(),
             kind: Some("macvlan".to_owned()),
             mac: Some([2, 0, 0, 0, 0, 1]),

@@ -75,6 +75,30 @@ fn an_interface_is_not_put_into_a_pool_with_other_networks() {
     assert!(misplaced(&attachment, &pool).is_some());
 }
 
+/// Else the rehearsal would take what is known of the deleted bridge for the new one's.
+#[test]
+fn a_deleted_bridge_takes_all_with_it_and_its_index_is_not_given_again() {
+    let of = bridge(&fixture::pool(true), 1500).expect("a bridge");
+    let mut now = after(links(&[7], false), &[Op::MakeBridge(Box::new(of.clone()))]);
+    let first = now.links["pvbr0"].index;
+    assert_eq!(first, 108);
+    let link = || "pvbr0".to_owned();
+    let address = "10.0.3.1/24".parse().expect("address");
+    let before = links(&[7], false);
+    for op in [
+        Op::AddAddress { link: link(), index: first, address, deprecated: false },
+        Op::Hook { at: HookPoint::Bridge, link: of.name.clone(), index: first },
+        Op::Enslave { host_if: "pv7".parse().expect("name"), index: 107, bridge: first, mac: of.mac },
+    ] {
+        now.apply(&op);
+    }
+    now.apply(&Op::DeleteLink { link: link(), index: first });
+    assert_eq!(now, before);
+    now.apply(&Op::MakeBridge(Box::new(of)));
+    assert_eq!(now.links["pvbr0"].index, first + 1);
+    assert!(!now.is_hooked(HookPoint::Bridge, first + 1) && !now.has_address(first + 1, address));
+}
+
 /// A subset of the containers.
 fn numbers() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::btree_set(2u8..20, 0..8).prop_map(|set| set.into_iter().collect())

@@ -16,13 +16,13 @@ use std::time::Duration;
 const WHILE: Duration = Duration::from_millis(400);
 
 /// A running `pv-net monitor`, and the events that it printed.
-struct Monitor {
+pub struct Monitor {
     child: Child,
     events: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Monitor {
-    fn of(device: &Device) -> Result<Self> {
+    pub fn of(device: &Device) -> Result<Self> {
         let mut command = device.command();
         let mut child = command.args(["--json", "monitor"]).stdout(Stdio::piped()).spawn()?;
         let lines = BufReader::new(child.stdout.take().context("its output")?).lines();
@@ -49,14 +49,14 @@ impl Monitor {
     }
 
     /// The texts of all repairs so far.
-    fn repaired(&self) -> Vec<String> {
+    pub fn repaired(&self) -> Vec<String> {
         let all = self.events();
         let texts = all.iter().filter(|e| e["event"] == "repaired").filter_map(|e| e["text"].as_str());
         texts.map(ToOwned::to_owned).collect()
     }
 
     /// Waits for an event that contains all of `words`.
-    fn says(&self, words: &[&str]) -> Result<()> {
+    pub fn says(&self, words: &[&str]) -> Result<()> {
         eventually(SOON, || {
             let all = self.repaired();
             ensure!(all.iter().any(|text| words.iter().all(|w| text.contains(w))), "nothing of {words:?} in {all:#?}");
@@ -72,16 +72,16 @@ impl Drop for Monitor {
     }
 }
 
-struct Lab {
-    device: Device,
-    a: Container,
-    b: Container,
+pub struct Lab {
+    pub device: Device,
+    pub a: Container,
+    pub b: Container,
     host: Namespace,
-    monitor: Monitor,
+    pub monitor: Monitor,
 }
 
 /// Two containers of a pool that is masqueraded, one with a published port, and an uplink with a filter.
-fn lab(clsact: bool) -> Result<Lab> {
+pub fn lab(clsact: bool) -> Result<Lab> {
     let mut config = configs::masqueraded();
     config["network"]["uplink_filter"] = json!({"xdp": "generic", "deny": ["203.0.113.0/24"]});
     let mut device = Device::new(&config)?;
@@ -98,7 +98,7 @@ fn lab(clsact: bool) -> Result<Lab> {
 
 impl Lab {
     /// Fails unless containers reach each other, the device and the world, and there is no condition.
-    fn well(&self) -> Result<()> {
+    pub fn well(&self) -> Result<()> {
         let (near, far) = (self.b.addresses(), configs::HOSTS.map(|(host, _)| host));
         let gateways: [IpAddr; 2] = ["10.0.3.1".parse()?, "fd00:5056:0:3::1".parse()?];
         for to in near.into_iter().chain(far).chain(gateways) {
@@ -113,7 +113,7 @@ impl Lab {
     }
 
     /// Fails unless forged frames are stopped now.
-    fn guarded(&self) -> Result<()> {
+    pub fn guarded(&self) -> Result<()> {
         let victims = Victims::listen(&self.device, &["pvbr3"], &[&self.b.ns])?;
         let forger = Forger::start(vec![self.a.ns.path()], self.b.mac()?)?;
         forger.has_sent(50)?;
@@ -122,11 +122,11 @@ impl Lab {
         victims.heard_nothing()
     }
 
-    fn index(&self, link: &str) -> Result<u32> {
+    pub fn index(&self, link: &str) -> Result<u32> {
         self.device.ns.run(|| Ok(nix::net::if_::if_nametoindex(link)?))
     }
 
-    fn forget(&self, map: &str, key: &[u8]) -> Result<()> {
+    pub fn forget(&self, map: &str, key: &[u8]) -> Result<()> {
         let path = self.device.pins().join("maps").join(map);
         let key: Vec<String> = key.iter().map(ToString::to_string).collect();
         self.device.ns.sh(&format!("bpftool map delete pinned {} key {}", path.display(), key.join(" "))).map(drop)

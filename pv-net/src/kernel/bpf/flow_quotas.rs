@@ -55,6 +55,13 @@ impl FlowQuotas {
         if counted { Ok(()) } else { counts.counts.set(&link, &FlowCount::default()) }
     }
 
+    /// Whether a link is counted, with this limit.
+    pub(super) fn is_counted(&self, link: LinkId, most: u32) -> bool {
+        let counts = self.lock();
+        let limit = counts.limits.get(&link).ok().flatten();
+        limit.is_some_and(|limit| limit.most == u64::from(most)) && matches!(counts.counts.get(&link), Ok(Some(_)))
+    }
+
     /// Ends counting for a link.
     pub(super) fn end(&self, link: LinkId) -> Result<(), BpfError> {
         let mut counts = self.lock();

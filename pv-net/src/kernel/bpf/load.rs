@@ -15,6 +15,7 @@ use super::set::{self, MapSet};
 use super::table::{Access, PortMap, Single, Table, Trie};
 use super::takeover::{Takeover, remove_leftovers};
 use super::{BpfError, pin, selftest};
+use crate::kernel::own_dir;
 use aya::maps::MapInfo;
 use pv_net_common::flow::{DEFAULT_HALF_OPEN, FLOW_REFUSED, HALF_OPEN_SHARES};
 use pv_net_common::{ABI_VERSION, GlobalConfig, names, nat};
@@ -30,6 +31,7 @@ impl DataPlane {
     pub fn open(options: &Options) -> Result<(Self, Adopted), BpfError> {
         let root = &options.pin_dir;
         pin::make_root(root)?;
+        let lock = own_dir::lock(root)?;
         set::recover(root)?;
         pin::make_dirs(root)?;
         let mut adopted = Adopted { conditions: links::fit_pins(root)?, ..Adopted::default() };
@@ -65,6 +67,8 @@ impl DataPlane {
             port_map: PortMap::open(&maps, names::MAP_PORT_MAP)?,
             filter: Filter::open(&maps)?,
             takeover: Some(takeover),
+            held: None,
+            _lock: lock,
         };
         plane.begin_config(&maps)?;
         Ok((plane, adopted))

@@ -4,6 +4,7 @@ use super::BpfError;
 use super::filter::Filter;
 use super::flow_quotas::FlowQuotas;
 use super::frame::{self, Ran};
+use super::held::Held;
 use super::options::Hook;
 use super::owners::{Devices, Owners};
 use super::policy::PolicyTables;
@@ -11,6 +12,7 @@ use super::programs::Programs;
 use super::sweep::Sweeping;
 use super::table::{PortMap, Single, Table, Trie};
 use super::takeover::Takeover;
+use crate::kernel::own_dir::DirLock;
 use pv_net_common::{
     EndpointInfo, EndpointKey, FilterSource, FlowEntry, FlowKey, GlobalConfig, HalfOpenFlow, InterfaceInfo, Ip, LinkId,
     SenderKey, SourceKey, UplinkInfo, names,
@@ -40,6 +42,10 @@ pub struct DataPlane {
     pub(super) filter: Filter,
     /// What is left to do until these programs and maps are in force; `None` when they are.
     pub(super) takeover: Option<Takeover>,
+    /// What was pinned at the take-over.
+    pub(super) held: Option<Held>,
+    /// Keeps other daemons from these pins.
+    pub(super) _lock: DirLock,
 }
 
 impl DataPlane {

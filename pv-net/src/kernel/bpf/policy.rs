@@ -17,7 +17,6 @@ use pv_net_common::policy::{
     MAX_POLICY_CIDRS, MAX_POLICY_IDS, MAX_POLICY_PAIRS, POLICY_ADDR_HEAD_BITS, POLICY_ANSWER_AT, POLICY_QUERY_AT,
 };
 use pv_net_common::{Ip, PolicyAddr, PolicyClass, PolicyId, PolicyPair, PolicyQuery, PolicyVerdict, names};
-use std::hash::Hash;
 use std::path::Path;
 use std::time::Duration;
 
@@ -109,13 +108,21 @@ impl PolicyTables {
     /// # Errors
     /// When a map cannot be read.
     pub fn holds(&self, policy: &Compiled, generation: u32) -> Result<bool, BpfError> {
-        if self.entries(generation)? != [policy.ids.len(), policy.cidrs.len(), policy.pairs.len()] {
+        // A look-up in a trie also finds a shorter prefix that contains the key, so all entries are read instead, each
+        // once: this is done at every audit.
+        let id = |entry: (PolicyId, _)| (entry.0.generation == generation).then_some(entry);
+        let ids: Entries<_, _> = some(self.ids.iter(), MAX_POLICY_IDS, names::MAP_POLICY_IDS, id)?;
+        let cidr = |(key, class): (Key<PolicyAddr>, _)| {
+            (key.data().generation == generation).then(|| ((key.prefix_len(), key.data()), class))
+        };
+        let cidrs: Entries<_, _> = some(self.cidrs.iter(), MAX_POLICY_CIDRS, names::MAP_POLICY_CIDRS, cidr)?;
+        let pair = |(key, verdict): (Key<PolicyPair>, _)| {
+            (key.data().generation == generation).then(|| ((key.prefix_len(), key.data()), verdict))
+        };
+        let pairs: Entries<_, _> = some(self.pairs.iter(), MAX_POLICY_PAIRS, names::MAP_POLICY_PAIRS, pair)?;
+        if [ids.len(), cidrs.len(), pairs.len()] != [policy.ids.len(), policy.cidrs.len(), policy.pairs.len()] {
             return Ok(false);
         }
-        // A look-up in a trie also finds a shorter prefix that contains the key, so all entries are read instead.
-        let ids: std::collections::HashMap<_, _> = self.ids.iter().filter_map(Result::ok).collect();
-        let cidrs = in_trie(self.cidrs.iter());
-        let pairs = in_trie(self.pairs.iter());
         let id = |(identity, addr, class): &(u32, Ip, PolicyClass)| {
             ids.get(&PolicyId { generation, identity: *identity, addr: *addr }) == Some(class)
         };
@@ -200,20 +207,29 @@ fn pair_key(generation: u32, pair: &PairKey) -> Key<PolicyPair> {
     Key::new(pair.bits, data)
 }
 
-fn in_trie<K: Pod + Eq + Hash, V>(
-    all: impl Iterator<Item = Result<(Key<K>, V), MapError>>,
-) -> std::collections::HashMap<(u32, K), V> {
-    all.filter_map(Result::ok).map(|(key, value)| ((key.prefix_len(), key.data()), value)).collect()
-}
+/// Entries in memory.
+type Entries<K, V> = std::collections::HashMap<K, V>;
 
 /// All keys, collected before anything is removed: when the present key is gone, the kernel starts again from the
-/// beginning. The number of keys is limited to two full generations, so that the loop always ends.
+/// beginning.
 fn keys<K: Pod>(
     all: impl Iterator<Item = Result<K, MapError>>,
     of_one_generation: u32,
     map: &'static str,
 ) -> Result<Vec<K>, BpfError> {
-    all.take(2 * of_one_generation as usize).collect::<Result<_, _>>().map_err(map_error("list", map))
+    some(all, of_one_generation, map, Some)
+}
+
+/// What `pick` takes of all keys or entries. Their number is limited to two full generations, so that the loop always
+/// ends.
+fn some<T, U, C: FromIterator<U>>(
+    all: impl Iterator<Item = Result<T, MapError>>,
+    of_one_generation: u32,
+    map: &'static str,
+    pick: impl Fn(T) -> Option<U>,
+) -> Result<C, BpfError> {
+    let all = all.take(2 * of_one_generation as usize);
+    all.filter_map(|entry| entry.map(&pick).transpose()).collect::<Result<_, _>>().map_err(map_error("list", map))
 }
 
 /// Turns "no such entry" into success.

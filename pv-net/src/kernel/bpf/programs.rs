@@ -39,7 +39,7 @@ const ENTRIES: [&str; 4] =
     [names::PROG_FROM_CONTAINER, names::PROG_TO_CONTAINER, names::PROG_FROM_UPLINK, names::PROG_FROM_BRIDGE];
 
 /// The programs that are loaded together: those that packets of containers and uplinks meet. The largest come last.
-fn data_plane() -> impl Iterator<Item = &'static str> {
+pub(super) fn data_plane() -> impl Iterator<Item = &'static str> {
     ENTRIES.into_iter().chain([names::PROG_CLOCK]).chain(names::PROG_STAGES)
 }
 
@@ -347,7 +347,7 @@ fn found(dir: &Path, name: &str, kind: ProgramType) -> Option<ProgramInfo> {
 }
 
 /// Opens a pinned TC program. Its name, as the kernel cut it, becomes the name of filters of clsact.
-fn classifier(dir: &Path, name: &'static str) -> Result<SchedClassifier, BpfError> {
+pub(super) fn classifier(dir: &Path, name: &'static str) -> Result<SchedClassifier, BpfError> {
     found(dir, name, SchedClassifier::PROGRAM_TYPE).ok_or_else(|| missing(name))?;
     SchedClassifier::from_pin(dir.join(name)).map_err(refused(name))
 }
@@ -430,7 +430,7 @@ fn pin_at(program: &mut Program, file: &Path) -> Result<(), BpfError> {
     program.pin(file).map_err(|e| BpfError::Load(format!("pin {}: {}", file.display(), BpfError::chain(&e))))
 }
 
-fn refused(name: &str) -> impl FnOnce(ProgramError) -> BpfError {
+pub(super) fn refused(name: &str) -> impl FnOnce(ProgramError) -> BpfError {
     move |e| BpfError::Load(format!("{name}: {}", BpfError::chain(&e)))
 }
 

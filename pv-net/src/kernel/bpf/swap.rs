@@ -113,6 +113,7 @@ impl DataPlane {
         takeover.set.put_in_force(&self.pin_dir)?;
         self.programs.maps_moved(&takeover.set.dir);
         self.programs.remove_others()?;
+        self.hold_pins()?;
         Ok((swap.containers, swap.conditions))
     }
 

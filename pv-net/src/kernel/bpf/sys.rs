@@ -85,6 +85,32 @@ pub(super) fn link_info(fd: &OwnedFd) -> io::Result<Option<LinkInfo>> {
     Ok(Some(LinkInfo { program: info.program, ifindex: info.ifindex }))
 }
 
+/// What tells a map or a program from others of its kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct Identity {
+    kind: u32,
+    /// The kernel's id.
+    pub id: u32,
+}
+
+/// The identity of a map or a program: the beginning of what the kernel tells of either.
+pub(super) fn identity(object: &OwnedFd) -> io::Result<Identity> {
+    #[repr(C)]
+    struct Attr {
+        fd: u32,
+        size: u32,
+        info: u64,
+    }
+    let mut found = Identity::default();
+    let size = u32::try_from(size_of::<Identity>()).map_err(io::Error::other)?;
+    bpf(
+        OBJ_GET_INFO_BY_FD,
+        &mut Attr { fd: number(object.as_fd())?, size, info: std::ptr::from_mut(&mut found) as u64 },
+    )?;
+    Ok(found)
+}
+
 /// Ids of the maps that a program uses. aya would open the program by its id for this, which takes `CAP_SYS_ADMIN`.
 pub(super) fn maps_of(program: &OwnedFd) -> io::Result<Vec<u32>> {
     /// `struct bpf_prog_info`, up to the maps.
@@ -127,6 +153,11 @@ pub(super) fn update_link(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Result
 
 /// The first value of an array map whose values have `size` bytes.
 pub(super) fn first_value(array: BorrowedFd<'_>, size: u32) -> io::Result<Vec<u8>> {
+    value_at(array, 0, size)
+}
+
+/// The value of an array map at index `key`. Of a map of programs it is the program's id.
+pub(super) fn value_at(array: BorrowedFd<'_>, key: u32, size: u32) -> io::Result<Vec<u8>> {
     #[repr(C)]
     struct Attr {
         map: u32,
@@ -135,7 +166,6 @@ pub(super) fn first_value(array: BorrowedFd<'_>, size: u32) -> io::Result<Vec<u8
         value: u64,
         flags: u64,
     }
-    let key = 0u32;
     let mut value = vec![0u8; size as usize];
     let mut attr = Attr {
         map: number(array)?,
