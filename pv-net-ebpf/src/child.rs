@@ -1,4 +1,4 @@
-//! Macvlan interfaces. Their programs run in the container's namespace, on the interface itself, so ingress and egress
+//! Macvlan and ipvlan interfaces. Their programs run in the container's namespace, on the interface itself, so ingress and egress
 //! are the other way round than on a host-side link: at egress is what the container sends.
 //!
 //! An index says nothing there, since it is unique only within its namespace. The program that is attached to an
@@ -8,6 +8,9 @@
 //! Nobody vouches for what comes in: it may be from the wire, or from a further macvlan, if the container has put its
 //! own into the kernel's mode `bridge`. So a sender is a container only if the program on that container's interface
 //! has noted the flow; everybody else is the outside, whatever addresses the packet has.
+//!
+//! Ipvlan interfaces have their parent's MAC, so no MAC tells their frames apart. What reaches one must have passed a
+//! program before: a frame to one address that of the parent, one to a group that of the parent or of the sender.
 
 use crate::{
     child_discovery, child_flow,
@@ -16,21 +19,39 @@ use crate::{
     guard::{self, same_mac},
     icmp::Quoted,
     maps::{child_at, device_at, interface, is_local, is_of_device, network},
-    packet::{IPPROTO_ICMPV6, IPPROTO_IGMP, Kind, Packet},
+    packet::{IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_UDP, Kind, Packet},
     parent,
     tail_call::tail_call,
     verdict::{self, ACT_OK, ACT_SHOT, NEXT},
 };
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_change_type};
 use pv_net_common::{
     DropReason, FlowKey, InterfaceInfo, Ip, LinkId, Stage,
-    endpoint::{MARK_RETURNED, POOL_BRIDGED},
+    endpoint::{INDEX_CHECKED, MARK_RETURNED, POOL_BRIDGED, POOL_SHARED},
     link::{CHILD_DEVICE_IN, CHILD_DEVICE_OUT, CHILD_IN, CHILD_OUT, CHILD_PARENT},
 };
 
-/// What lets a packet of the container pass is final: a filter that the container has put behind could change what was
+/// Lets a packet of the container pass. This is final: a filter that the container has put behind could change what was
 /// checked.
-const OUT: i32 = ACT_OK;
+#[inline(always)]
+fn let_out(skb: *mut __sk_buff) -> i32 {
+    note_checked(skb);
+    ACT_OK
+}
+
+/// Notes that a program has let the packet pass. The kernel makes the class the index where a program returns `TCX_PASS`
+/// (`tcx_action_code`), this one or one behind it.
+#[inline(always)]
+pub fn note_checked(skb: *mut __sk_buff) {
+    // SAFETY: context fields that programs on links may write.
+    unsafe {
+        (*skb).tc_index = INDEX_CHECKED;
+        (*skb).tc_classid = INDEX_CHECKED;
+    }
+}
+
+/// `PACKET_HOST`: the stack takes the packet.
+const FOR_THIS_HOST: u32 = 0;
 
 /// Where a packet is met; the number is in its `cb[1]`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,7 +126,7 @@ pub fn out(skb: *mut __sk_buff) -> i32 {
         other => Err(unread(other)),
     };
     match judged {
-        Ok(()) if At::of(skb) == At::Out => OUT,
+        Ok(()) if At::of(skb) == At::Out => let_out(skb),
         Ok(()) => {
             let to_group = matches!(kind, Kind::Arp) || guard::is_group(packet.key.dst, me);
             // SAFETY: a context field.
@@ -129,6 +150,9 @@ fn guarded(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
         Err(DropReason::FragmentLost)
     } else if dst.is_loopback() || dst.is_nobody() {
         Err(DropReason::Martian)
+    } else if me.pool_flags & POOL_SHARED != 0 && packet.proto == IPPROTO_UDP && guard::is_for_servers(packet) {
+        // A DHCP server would take it for the device, and the device's lease with it.
+        Err(DropReason::RogueDhcp)
     } else {
         Ok(())
     }
@@ -188,7 +212,7 @@ pub fn flow(packet: &mut Packet) -> i32 {
         return NEXT;
     }
     packet.admit_leaving();
-    if at == At::DeviceOut { device_if::to_children(packet) } else { OUT }
+    if at == At::DeviceOut { device_if::to_children(packet) } else { let_out(packet.skb) }
 }
 
 #[inline(always)]
@@ -224,11 +248,11 @@ pub fn inward(skb: *mut __sk_buff) -> i32 {
     let Some(me) = interface(packet.id()) else {
         return verdict::drop(&packet, DropReason::UnknownInterface);
     };
-    let judged = match kind {
+    let judged = come_the_right_way(&packet, me).and_then(|()| match kind {
         Kind::Ip => ip_in(&mut packet, me),
         Kind::Arp => arp_in(&packet, me),
         other => Err(unread(other)),
-    };
+    });
     match judged {
         Ok(()) => {
             packet.set_mark(0);
@@ -236,6 +260,26 @@ pub fn inward(skb: *mut __sk_buff) -> i32 {
         }
         Err(reason) => verdict::drop(&packet, reason),
     }
+}
+
+/// Checks that a frame for an ipvlan interface has passed a program before. A container whose packet sockets leave out
+/// the program on its interface, or that has made a further ipvlan on it, can send to the other interfaces past the parent:
+/// frames to groups, and if it has changed the flags of all interfaces on the parent, others too.
+#[inline(always)]
+fn come_the_right_way(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
+    if me.pool_flags & POOL_SHARED == 0 {
+        return Ok(());
+    }
+    let skb = packet.skb;
+    if packet.is_to_all() {
+        // SAFETY: a context field.
+        return if unsafe { (*skb).tc_index } == INDEX_CHECKED { Ok(()) } else { Err(DropReason::ForgedSource) };
+    }
+    if packet.mark() != MARK_RETURNED {
+        return Err(DropReason::ForgedSource);
+    }
+    // SAFETY: the helper checks the type itself.
+    if unsafe { bpf_skb_change_type(skb, FOR_THIS_HOST) } == 0 { Ok(()) } else { Err(DropReason::Malformed) }
 }
 
 /// Whether the frame is from the device's own interface on the parent of `me`.
@@ -274,7 +318,9 @@ fn ip_in(packet: &mut Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
         return Err(DropReason::FragmentLost);
     }
     let mine = dst == me.link_local || !dst.is_unspecified() && (dst == me.addr4 || dst == me.addr6);
-    if !mine && !guard::is_group(dst, me) {
+    // A frame to all would bring a packet for an ipvlan interface alone past the parent.
+    let past_parent = me.pool_flags & POOL_SHARED != 0 && packet.is_to_all();
+    if mine && past_parent || !mine && !guard::is_group(dst, me) {
         return Err(DropReason::NotAddressed);
     }
     if guard::is_for_dhcp_client(packet, packet.key.dport_be) {

@@ -284,6 +284,12 @@ impl Packet {
         unsafe { (*self.skb).mark }
     }
 
+    /// Whether the frame goes to a group: broadcast or multicast.
+    #[inline(always)]
+    pub fn is_to_all(&self) -> bool {
+        self.eth.dst[0] & 1 != 0
+    }
+
     /// Sets the packet's mark.
     #[inline(always)]
     pub fn set_mark(&self, mark: u32) {
