@@ -34,20 +34,9 @@ use pv_net_common::{
 /// Lets a packet of the container pass. This is final: a filter that the container has put behind could change what was
 /// checked.
 #[inline(always)]
-fn let_out(skb: *mut __sk_buff) -> i32 {
-    note_checked(skb);
+fn let_out(packet: &Packet) -> i32 {
+    packet.note_checked();
     ACT_OK
-}
-
-/// Notes that a program has let the packet pass. The kernel makes the class the index where a program returns `TCX_PASS`
-/// (`tcx_action_code`), this one or one behind it.
-#[inline(always)]
-pub fn note_checked(skb: *mut __sk_buff) {
-    // SAFETY: context fields that programs on links may write.
-    unsafe {
-        (*skb).tc_index = INDEX_CHECKED;
-        (*skb).tc_classid = INDEX_CHECKED;
-    }
 }
 
 /// `PACKET_HOST`: the stack takes the packet.
@@ -126,7 +115,7 @@ pub fn out(skb: *mut __sk_buff) -> i32 {
         other => Err(unread(other)),
     };
     match judged {
-        Ok(()) if At::of(skb) == At::Out => let_out(skb),
+        Ok(()) if At::of(skb) == At::Out => let_out(&packet),
         Ok(()) => {
             let to_group = matches!(kind, Kind::Arp) || guard::is_group(packet.key.dst, me);
             // SAFETY: a context field.
@@ -212,7 +201,7 @@ pub fn flow(packet: &mut Packet) -> i32 {
         return NEXT;
     }
     packet.admit_leaving();
-    if at == At::DeviceOut { device_if::to_children(packet) } else { let_out(packet.skb) }
+    if at == At::DeviceOut { device_if::to_children(packet) } else { let_out(packet) }
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@
 //! that interface, a frame to a group to all.
 
 use crate::{
-    child, child_discovery,
+    child_discovery,
     guard::{self, same_mac},
     maps::{child_at, interface, is_bridged, is_of_device, sender, shared_at},
     packet::{ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, Kind, Packet, read},
@@ -98,7 +98,7 @@ pub fn in_from(skb: *mut __sk_buff) -> i32 {
             }
             Ok(To::Device) => NEXT,
             Ok(To::All) => {
-                child::note_checked(skb);
+                packet.note_checked();
                 NEXT
             }
             Err(reason) => verdict::drop(&packet, reason),
