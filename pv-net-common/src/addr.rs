@@ -146,6 +146,15 @@ impl Ip {
             mac[5],
         ])
     }
+
+    /// The MAC that gives this address, if it is one of [`link_local`](Self::link_local).
+    #[inline(always)]
+    #[must_use]
+    pub const fn link_local_mac(self) -> [u8; 6] {
+        let [a, b, c, _] = self.words_be[2].to_ne_bytes();
+        let [_, d, e, f] = self.words_be[3].to_ne_bytes();
+        [a ^ 2, b, c, d, e, f]
+    }
 }
 
 impl From<core::net::Ipv4Addr> for Ip {
@@ -225,6 +234,7 @@ mod tests {
     #[test]
     fn link_local_follows_eui64() {
         let ll = IpAddr::from(Ip::link_local([0x02, 0, 0x0a, 0, 3, 7]));
+        assert_eq!(Ip::from(ll).link_local_mac(), [0x02, 0, 0x0a, 0, 3, 7]);
         assert_eq!(ll, IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x0aff, 0xfe00, 0x0307)));
     }
 }

@@ -43,7 +43,7 @@ reasons! {
     SpoofedNd = 6, "spoofed-nd";
     /// Router advertisement or redirect from a container (RFC 6105).
     RogueRa = 7, "rogue-ra";
-    /// DHCP or DHCPv6 answer from a container.
+    /// DHCP or DHCPv6 answer from a container, or a question from one that has the device's MAC.
     RogueDhcp = 8, "rogue-dhcp";
     /// Neither ARP, IPv4 nor IPv6.
     Ethertype = 9, "ethertype";
@@ -82,7 +82,8 @@ reasons! {
     /// A source or destination that is never on a wire: loopback, or a source that is a group (RFC 6890, RFC 1812
     /// section 5.3.7).
     Martian = 26, "martian";
-    /// By an uplink, or another link that is no container's, with a source that is the device's own or a pool's.
+    /// By an uplink, or another link that is no container's, with a source that is the device's own or a pool's. Or for an
+    /// ipvlan interface, and no program has let it pass.
     ForgedSource = 27, "forged-source";
     /// A unicast packet in a frame to somebody who has not its destination address.
     NotAddressed = 28, "not-addressed";

@@ -52,6 +52,9 @@ pub const POOL_PRIVATE: u32 = 64;
 /// Set in `pool_flags`: the device advertises networks in the pool, of which other hosts make addresses (SLAAC).
 pub const POOL_SLAAC: u32 = 128;
 
+/// Set in `pool_flags`: an ipvlan pool. Its interfaces have the MAC of their parent, and are told apart by addresses.
+pub const POOL_SHARED: u32 = 256;
+
 /// Value of the `interfaces` map, keyed by [`LinkId`]: what its container may send.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,7 +119,8 @@ const _: () = assert!(size_of::<UplinkInfo>() == 48);
 
 /// Key of the `senders` map: a MAC from which frames may leave by the parent of macvlan interfaces. The value is the
 /// [`LinkId`] of the container's interface that has it, an index for the device's own interface beside them, or
-/// [`LinkId::OUTSIDE`] for another link of the device.
+/// [`LinkId::OUTSIDE`] for another link of the device. The MAC of an ipvlan interface's lease is in no frame, but its
+/// link-local address follows from it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SenderKey {
@@ -171,6 +175,10 @@ pub const MARK_NOT_FOR_DEVICE: u32 = 0x7076_0e02;
 /// On the ingress of a parent of macvlan interfaces: programs of pv-net have put the packet there, and it has not come by
 /// the wire.
 pub const MARK_RETURNED: u32 = 0x7076_0e03;
+/// The `tc_index` of what a container with a macvlan or ipvlan interface sends and its program has let pass, and of frames
+/// to groups that have come by a parent. The kernel copies frames to groups from one ipvlan interface to others past the
+/// parent, without their mark.
+pub const INDEX_CHECKED: u32 = 0x7076;
 
 /// Entries of the `networks` map: networks of pools.
 pub const MAX_NETWORKS: u32 = 1_024;

@@ -1,4 +1,4 @@
-//! Macvlan interfaces. Their programs run in the container's namespace, on the interface itself, so ingress and egress
+//! Macvlan and ipvlan interfaces. Their programs run in the container's namespace, on the interface itself, so ingress and egress
 //! are the other way round than on a host-side link: at egress is what the container sends.
 //!
 //! An index says nothing there, since it is unique only within its namespace. The program that is attached to an
@@ -8,6 +8,9 @@
 //! Nobody vouches for what comes in: it may be from the wire, or from a further macvlan, if the container has put its
 //! own into the kernel's mode `bridge`. So a sender is a container only if the program on that container's interface
 //! has noted the flow; everybody else is the outside, whatever addresses the packet has.
+//!
+//! Ipvlan interfaces have their parent's MAC, so no MAC tells their frames apart. What reaches one must have passed a
+//! program before: a frame to one address that of the parent, one to a group that of the parent or of the sender.
 
 use crate::{
     child_discovery, child_flow,
@@ -16,21 +19,28 @@ use crate::{
     guard::{self, same_mac},
     icmp::Quoted,
     maps::{child_at, device_at, interface, is_bridged, is_local, is_of_device, network, sender},
-    packet::{IPPROTO_ICMPV6, IPPROTO_IGMP, Kind, Packet},
+    packet::{IPPROTO_ICMPV6, IPPROTO_IGMP, IPPROTO_UDP, Kind, Packet},
     parent,
     tail_call::tail_call,
     verdict::{self, ACT_OK, ACT_SHOT, NEXT},
 };
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_change_type};
 use pv_net_common::{
     DropReason, FlowKey, InterfaceInfo, Ip, LinkId, Stage,
-    endpoint::{MARK_RETURNED, POOL_BRIDGED, POOL_PRIVATE},
+    endpoint::{INDEX_CHECKED, MARK_RETURNED, POOL_BRIDGED, POOL_PRIVATE, POOL_SHARED},
     link::{CHILD_DEVICE_IN, CHILD_DEVICE_OUT, CHILD_IN, CHILD_OUT, CHILD_PARENT},
 };
 
-/// What lets a packet of the container pass is final: a filter that the container has put behind could change what was
+/// Lets a packet of the container pass. This is final: a filter that the container has put behind could change what was
 /// checked.
-const OUT: i32 = ACT_OK;
+#[inline(always)]
+fn let_out(packet: &Packet) -> i32 {
+    packet.note_checked();
+    ACT_OK
+}
+
+/// `PACKET_HOST`: the stack takes the packet.
+const FOR_THIS_HOST: u32 = 0;
 
 /// Where a packet is met; the number is in its `cb[1]`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,7 +115,7 @@ pub fn out(skb: *mut __sk_buff) -> i32 {
         other => Err(unread(other)),
     };
     match judged {
-        Ok(()) if At::of(skb) == At::Out => OUT,
+        Ok(()) if At::of(skb) == At::Out => let_out(&packet),
         Ok(()) => {
             let to_group = matches!(kind, Kind::Arp) || guard::is_group(packet.key.dst, me);
             // SAFETY: a context field.
@@ -129,6 +139,9 @@ fn guarded(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
         Err(DropReason::FragmentLost)
     } else if dst.is_loopback() || dst.is_nobody() {
         Err(DropReason::Martian)
+    } else if me.pool_flags & POOL_SHARED != 0 && packet.proto == IPPROTO_UDP && guard::is_for_servers(packet) {
+        // A DHCP server would take it for the device, and the device's lease with it.
+        Err(DropReason::RogueDhcp)
     } else {
         Ok(())
     }
@@ -188,7 +201,7 @@ pub fn flow(packet: &mut Packet) -> i32 {
         return NEXT;
     }
     packet.admit_leaving();
-    if at == At::DeviceOut { device_if::to_children(packet) } else { OUT }
+    if at == At::DeviceOut { device_if::to_children(packet) } else { let_out(packet) }
 }
 
 #[inline(always)]
@@ -224,12 +237,12 @@ pub fn inward(skb: *mut __sk_buff) -> i32 {
     let Some(me) = interface(packet.id()) else {
         return verdict::drop(&packet, DropReason::UnknownInterface);
     };
-    let judged = match kind {
+    let judged = come_the_right_way(&packet, me).and_then(|()| match kind {
         _ if is_in_name(&packet, me) => Err(DropReason::SpoofedMac),
         Kind::Ip => ip_in(&mut packet, me),
         Kind::Arp => arp_in(&packet, me),
         other => Err(unread(other)),
-    };
+    });
     match judged {
         Ok(()) => {
             packet.set_mark(0);
@@ -244,6 +257,10 @@ pub fn inward(skb: *mut __sk_buff) -> i32 {
 /// wire. To one of mode `private` no container's frame comes, also where a switch sends it back.
 #[inline(always)]
 fn is_in_name(packet: &Packet, me: &InterfaceInfo) -> bool {
+    // All have the parent's.
+    if me.pool_flags & POOL_SHARED != 0 {
+        return false;
+    }
     let private = me.pool_flags & POOL_PRIVATE != 0;
     let by_wire = me.pool_flags & POOL_BRIDGED != 0 && packet.mark() != MARK_RETURNED;
     if same_mac(packet.eth.src, me.mac) {
@@ -253,6 +270,26 @@ fn is_in_name(packet: &Packet, me: &InterfaceInfo) -> bool {
         return false;
     }
     sender(me.bridge, packet.eth.src).is_some_and(|from| if private { !from.is_outside() } else { is_bridged(from) })
+}
+
+/// Checks that a frame for an ipvlan interface has passed a program before. A container whose packet sockets leave out
+/// the program on its interface, or that has made a further ipvlan on it, can send to the other interfaces past the parent:
+/// frames to groups, and if it has changed the flags of all interfaces on the parent, others too.
+#[inline(always)]
+fn come_the_right_way(packet: &Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
+    if me.pool_flags & POOL_SHARED == 0 {
+        return Ok(());
+    }
+    let skb = packet.skb;
+    if packet.is_to_all() {
+        // SAFETY: a context field.
+        return if unsafe { (*skb).tc_index } == INDEX_CHECKED { Ok(()) } else { Err(DropReason::ForgedSource) };
+    }
+    if packet.mark() != MARK_RETURNED {
+        return Err(DropReason::ForgedSource);
+    }
+    // SAFETY: the helper checks the type itself.
+    if unsafe { bpf_skb_change_type(skb, FOR_THIS_HOST) } == 0 { Ok(()) } else { Err(DropReason::Malformed) }
 }
 
 /// Whether the frame is from the device's own interface on the parent of `me`.
@@ -293,7 +330,9 @@ fn ip_in(packet: &mut Packet, me: &InterfaceInfo) -> Result<(), DropReason> {
         return Err(DropReason::FragmentLost);
     }
     let mine = dst == me.link_local || !dst.is_unspecified() && (dst == me.addr4 || dst == me.addr6);
-    if !mine && !guard::is_group(dst, me) {
+    // A frame to all would bring a packet for an ipvlan interface alone past the parent.
+    let past_parent = me.pool_flags & POOL_SHARED != 0 && packet.is_to_all();
+    if mine && past_parent || !mine && !guard::is_group(dst, me) {
         return Err(DropReason::NotAddressed);
     }
     if guard::is_for_dhcp_client(packet, packet.key.dport_be) {

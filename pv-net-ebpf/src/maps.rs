@@ -13,7 +13,7 @@ use pv_net_common::{
     drop_reason::DROP_SLOTS,
     endpoint::{
         LOCAL_ADDRESS, MAX_LOCALS, MAX_NETWORKS, MAX_PORT_MAPPINGS, MAX_SOCKETS, MAX_SOURCES, MAX_UPLINKS,
-        POOL_BRIDGED, POOL_DEVICE,
+        POOL_BRIDGED, POOL_DEVICE, POOL_SHARED,
     },
     flow::{CLAIM_TURN_SLOTS, DEFAULT_FLOWS, DEFAULT_HALF_OPEN, EVENT_BYTES, MAX_ENDPOINTS, MAX_FRAGMENTS, MAX_LINKS},
     names,
@@ -215,6 +215,18 @@ pub fn child_at(addr: Ip, pool_id: u32) -> Option<&'static EndpointInfo> {
 #[inline(always)]
 pub fn is_reached_by_parent(addr: Ip) -> bool {
     child_at(addr, 0).is_some_and(|of| of.pool_flags & POOL_BRIDGED != 0)
+}
+
+/// The ipvlan interface that has `addr` on the parent with index `parent`.
+#[inline(always)]
+pub fn shared_at(addr: Ip, parent: u32) -> Option<LinkId> {
+    if addr.is_link_local() {
+        let link = sender(parent, addr.link_local_mac())?;
+        let is_it = |of: &InterfaceInfo| of.pool_flags & POOL_SHARED != 0 && of.link_local == addr;
+        return interface(link).is_some_and(is_it).then_some(link);
+    }
+    let link = child_at(addr, 0).filter(|of| of.pool_flags & POOL_SHARED != 0)?.link;
+    interface(link).is_some_and(|of| of.bridge == parent).then_some(link)
 }
 
 /// Whose MAC it is on the parent with index `parent`.

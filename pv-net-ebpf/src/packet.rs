@@ -14,6 +14,7 @@ use core::{
 };
 use pv_net_common::{
     DropReason, FlowKey, FragmentInfo, FragmentKey, LinkId,
+    endpoint::INDEX_CHECKED,
     flow::{FRAGMENT_SHARE, FRAGMENT_SHARE_OUTSIDE},
     headers::{Frame, Headers, Plain},
 };
@@ -282,6 +283,23 @@ impl Packet {
     pub fn mark(&self) -> u32 {
         // SAFETY: a context field.
         unsafe { (*self.skb).mark }
+    }
+
+    /// Whether the frame goes to a group: broadcast or multicast.
+    #[inline(always)]
+    pub fn is_to_all(&self) -> bool {
+        self.eth.dst[0] & 1 != 0
+    }
+
+    /// Notes that a program has let the packet pass. The kernel makes the class the index where a program returns
+    /// `TCX_PASS` (`tcx_action_code`), this one or one behind it.
+    #[inline(always)]
+    pub fn note_checked(&self) {
+        // SAFETY: context fields that programs on links may write.
+        unsafe {
+            (*self.skb).tc_index = INDEX_CHECKED;
+            (*self.skb).tc_classid = INDEX_CHECKED;
+        }
     }
 
     /// Sets the packet's mark.

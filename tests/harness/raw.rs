@@ -72,6 +72,22 @@ impl RawSocket {
         })
     }
 
+    /// Has what it sends left out queues and programs at the link's egress (`PACKET_QDISC_BYPASS`, packet(7)).
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn leave_out_programs(&self) -> Result<()> {
+        let on: libc::c_int = 1;
+        let length = u32::try_from(size_of_val(&on))?;
+        // SAFETY: the kernel reads `length` bytes of `on`, which lives until the call returns.
+        let done = unsafe {
+            let value = (&raw const on).cast();
+            libc::setsockopt(self.fd.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, value, length)
+        };
+        ensure!(done == 0, "PACKET_QDISC_BYPASS: {}", std::io::Error::last_os_error());
+        Ok(())
+    }
+
     /// Sends one frame.
     ///
     /// # Errors

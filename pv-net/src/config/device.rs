@@ -158,12 +158,10 @@ fn pool(
     let host_access = c.plain(&join(path, "host_access"), &raw.host_access).copied().unwrap_or_default();
     let max_flows = c.plain(&join(path, "max_flows"), &raw.max_flows).copied();
     let is_bridge = matches!(kind, Some(PoolKind::Bridge { .. }) | None);
-    let is_ipvlan = matches!(kind, Some(PoolKind::Ipvlan { .. }));
-    let is_macvlan = matches!(kind, Some(PoolKind::Macvlan { .. }));
     let no_dns = dns.is_some() && raw.dns.is_some() && !is_bridge;
-    let no_limit = is_macvlan && max_flows.is_some();
+    let no_limit = !is_bridge && max_flows.is_some();
     let max_flows = max_flows.unwrap_or_default();
-    let unused = [(no_dns, "dns"), (no_limit, "max_flows"), (is_macvlan && nat, "nat"), (is_ipvlan, "type")];
+    let unused = [(no_dns, "dns"), (no_limit, "max_flows"), (!is_bridge && nat, "nat")];
     for (used, key) in unused {
         if used {
             inactive.push(join(path, key));
@@ -316,14 +314,20 @@ fn kind(c: &mut Checker, path: &str, name: &PoolName, raw: &raw::Pool) -> Option
 /// Notes what a pool cannot have whose addresses the parent's network chooses.
 fn by_network(c: &mut Checker, path: &str, raw: &raw::Pool) {
     let value = raw.ipam.as_ref().map(|ipam| &ipam.value);
-    if !matches!(raw.r#type.as_ref().map(|kind| &kind.parsed), Some(Ok(raw::PoolType::Macvlan))) {
+    let kind = raw.r#type.as_ref().and_then(|kind| kind.parsed.as_ref().ok());
+    let why = match kind {
+        Some(raw::PoolType::Macvlan) => None,
+        Some(raw::PoolType::Ipvlan) => Some(
+            "only a pool of type macvlan can leave addresses to its parent's network: ipvlan interfaces have the device's \
+             MAC, by which a DHCP server would take them for the device",
+        ),
+        Some(raw::PoolType::Bridge) | None => {
+            Some("only a pool of type macvlan can leave addresses to its parent's network")
+        }
+    };
+    if let Some(why) = why {
         let help = Some("leave it out, and give the pool a \"subnet\"".to_owned());
-        c.wrong(
-            &join(path, "ipam"),
-            value,
-            "only a pool of type macvlan can leave addresses to its parent's network",
-            help,
-        );
+        c.wrong(&join(path, "ipam"), value, why, help);
     }
     let keys =
         [("subnet", &raw.subnet), ("subnet6", &raw.subnet6), ("gateway", &raw.gateway), ("gateway6", &raw.gateway6)];
@@ -376,6 +380,15 @@ fn conflicts(c: &mut Checker, device: &Device) {
                     let help = Some("choose another subnet: pools share no address".to_owned());
                     c.wrong(&path, Some(&Value::from(y.to_string())), why, help);
                 }
+            }
+            if let (Some(x), Some(y)) = (a.parent(), b.parent())
+                && x == y
+                && a.type_name() != b.type_name()
+            {
+                let path = join(&join("network.pools", b.name.as_str()), "parent");
+                let why = format!("is the parent of pool {}, of type {}", a.name, a.type_name());
+                let help = Some("choose another parent, or the same type: a link carries one kind only".to_owned());
+                c.wrong(&path, Some(&Value::from(y.as_str())), why, help);
             }
             if let (Some(x), Some(y)) = (a.bridge(), b.bridge())
                 && x == y

@@ -177,7 +177,7 @@ section! {
         dhcp6: Dhcp6,
         /// The link that macvlan and ipvlan interfaces sit on.
         parent: String,
-        /// Macvlan: bridge, private, vepa, passthru; ipvlan: l2, l3, l3s.
+        /// Macvlan: bridge, private, vepa, passthru; ipvlan: l2, l3, l3s. Passthru, l3 and l3s are not supported yet.
         mode: String,
         /// Who chooses the addresses of its containers: `host-local`, pv-net, from `subnet` and `subnet6`; `dhcp`, for
         /// macvlan, the parent's network: its DHCP server, and its router for IPv6. `host-local` unless set.

@@ -232,12 +232,12 @@ fn interfaces_claim_the_default_route_or_leave_it() {
 fn what_is_accepted_but_not_acted_on_is_said() {
     let d = device(json!({"network": {"pools": {
         "m": {"type": "macvlan", "parent": "eth0", "subnet": "10.0.4.0/24", "dns": {}, "nat": true, "max_flows": 9},
-        "i": {"type": "ipvlan", "parent": "eth1", "subnet": "10.0.5.0/24"},
+        "i": {"type": "ipvlan", "parent": "eth1", "subnet": "10.0.5.0/24", "nat": true},
         "p": {"subnet": "10.0.3.0/24", "nat": true, "dhcp": {}},
     }, "policies": []}}));
     assert_eq!(
         d.inactive,
-        ["network.pools.i.type", "network.pools.m.dns", "network.pools.m.max_flows", "network.pools.m.nat"]
+        ["network.pools.i.nat", "network.pools.m.dns", "network.pools.m.max_flows", "network.pools.m.nat"]
     );
     let c = container(json!({"name": "web", "network": {"pool": "p", "ports": ["80"]}, "health_check": {}}));
     assert_eq!(c.inactive, ["health_check"]);
@@ -256,7 +256,7 @@ fn what_is_accepted_but_not_acted_on_is_said() {
 fn containers_are_checked_against_the_device() {
     let d = device(json!({"network": {"pools": {
         "p": {"subnet": "10.0.3.0/24"},
-        "direct": {"type": "ipvlan", "parent": "eth0", "subnet": "10.9.0.0/24"},
+        "direct": {"type": "ipvlan", "parent": "eth1", "subnet": "10.9.0.0/24"},
         "lan": {"type": "macvlan", "parent": "eth0", "subnet": "10.0.8.0/24"},
     }}}));
     for (name, interface, path, part) in [
@@ -264,7 +264,12 @@ fn containers_are_checked_against_the_device() {
         ("outside", json!({"pool": "p", "ipv4_address": "10.0.4.7"}), "ipv4_address", "outside 10.0.3.0/24"),
         ("gateway", json!({"pool": "p", "ipv4_address": "10.0.3.1"}), "ipv4_address", "gateway"),
         ("no such family", json!({"pool": "p", "ipv6_address": "fd00::7"}), "ipv6_address", "no IPv6"),
-        ("ipvlan", json!({"pool": "direct"}), "pool", "bridge and macvlan pools only"),
+        (
+            "a MAC where it is the parent's",
+            json!({"pool": "direct", "mac_address": "02:00:00:00:00:07"}),
+            "mac_address",
+            "have the MAC of their parent",
+        ),
     ] {
         let c = container(json!({"name": "web", "network": {"interfaces": [interface]}}));
         let path = format!("network.interfaces[0].{path}");
@@ -279,8 +284,12 @@ fn containers_are_checked_against_the_device() {
     let c = container(json!({"name": "web", "network": {"pool": "p", "ports": ["80", "[fd00::1]:81:80"]}}));
     let part = "the container has no IPv6";
     expect("no such family", Err::<(), _>(check_container("run.json", &c, &d)), &[("network.ports[1]", part)]);
-    let c = container(json!({"name": "web", "network": {"pool": "lan", "ports": ["80", "90-99/udp"]}}));
-    assert_eq!(check_container("run.json", &c, &d), []);
+    for pool in ["lan", "direct"] {
+        let c = container(json!({"name": "web", "network": {"pool": pool, "ports": ["80", "90-99/udp"]}}));
+        assert_eq!(check_container("run.json", &c, &d), []);
+    }
+    let c = container(json!({"name": "web", "network": {"pool": "direct", "ports": ["8080:80"]}}));
+    expect("ipvlan", Err::<(), _>(check_container("run.json", &c, &d)), &[("network.ports[0]", "type ipvlan")]);
     let uplink = ("eth0".parse().expect("name"), "10.0.0.5/16".parse().expect("net"));
     // A macvlan pool is meant to be in the network of its parent, which may be an uplink.
     let errors = check_uplinks("device.json", &d, &[uplink]);

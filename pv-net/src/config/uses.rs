@@ -4,7 +4,7 @@ use super::ConfigError;
 use super::checker::{Checker, join};
 use super::device::overlap;
 use crate::ipam::{Ipam, IpamError, LeaseKey, Request};
-use crate::model::{Container, Device, IfName, Interface, Pool, PoolIpam, PoolKind, PoolName, Selector};
+use crate::model::{Container, Device, IfName, Interface, Pool, PoolIpam, PoolName, Selector};
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -20,10 +20,10 @@ pub fn check_container(file: &str, container: &Container, device: &Device) -> Ve
             no_such_pool(&mut c, &join(&path, "pool"), &interface.pool, device);
             continue;
         };
-        if matches!(pool.kind, PoolKind::Ipvlan { .. }) {
-            let why = "is of type ipvlan: this version attaches containers to bridge and macvlan pools only";
-            let help = Some("choose a pool of type bridge or macvlan".to_owned());
-            c.wrong(&join(&path, "pool"), Some(&Value::from(interface.pool.as_str())), why, help);
+        if let Some(mac) = interface.mac.filter(|_| pool.shares_mac()) {
+            let why = format!("pool {} is an ipvlan: its interfaces have the MAC of their parent", pool.name);
+            let help = Some("leave it out, or use a pool of type macvlan".to_owned());
+            c.wrong(&join(&path, "mac_address"), Some(&Value::from(mac.to_string())), why, help);
         }
         let key = LeaseKey {
             pool: interface.pool.clone(),
@@ -114,7 +114,7 @@ pub fn check_prefix_lengths(
     c.errors
 }
 
-/// Checks published ports that lead to a macvlan interface: the outside reaches its own address, so nothing can be
+/// Checks published ports that lead to a macvlan or ipvlan interface: the outside reaches its own address, so nothing can be
 /// translated.
 fn direct_ports(c: &mut Checker, container: &Container, device: &Device) {
     for (i, mapping) in container.ports.iter().enumerate() {
@@ -124,18 +124,20 @@ fn direct_ports(c: &mut Checker, container: &Container, device: &Device) {
         };
         let interface = container.interfaces.iter().find(leads_to).or(container.interfaces.first());
         let Some(pool) = interface.and_then(|interface| device.pools.get(&interface.pool)) else { continue };
-        if pool.macvlan().is_none() {
+        if pool.parent().is_none() {
             continue;
         }
+        let kind = pool.type_name();
         let path = format!("network.ports[{i}]");
         let value = Value::from(mapping.to_string());
         if *mapping.host_ports.start() != mapping.container_port {
-            let why = format!("pool {} is a macvlan: the outside reaches the container's own address", pool.name);
+            let why = format!("pool {} is of type {kind}: the outside reaches the container's own address", pool.name);
             let help = Some("publish the port that the container listens on, with no other in front".to_owned());
             c.wrong(&path, Some(&value), why, help);
         }
         if mapping.host.is_some() {
-            let why = format!("pool {} is a macvlan: its ports are published on no address of the device", pool.name);
+            let why =
+                format!("pool {} is of type {kind}: its ports are published on no address of the device", pool.name);
             c.wrong(&path, Some(&value), why, Some("leave the address out".to_owned()));
         }
     }

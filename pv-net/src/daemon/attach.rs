@@ -390,6 +390,9 @@ fn kind(pool: &Pool, link: &PoolLink) -> LinkKind {
     if let Some((_, mode)) = pool.macvlan() {
         return LinkKind::Macvlan { parent: link.index, mode };
     }
+    if pool.shares_mac() {
+        return LinkKind::Ipvlan { parent: link.index };
+    }
     match pool.link {
         PairKind::Veth => LinkKind::Veth { bridge: link.index },
         PairKind::Netkit => LinkKind::Netkit { bridge: link.index },

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::kernel::Kernel;
 use crate::model::{Attachment, IfName, Mac, PoolName, alias};
 use crate::plan::{Marked, Observed, misnamed, restored_marks, restored_names};
+use pv_net_common::Ip;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Daemon {
@@ -62,7 +63,9 @@ impl Daemon {
                 .collect();
             own.extend(strange.into_iter().filter(|link| {
                 let info = observed.interfaces.get(&link.index);
-                let same = info.zip(macs.get(link.name.as_str())).is_some_and(|(info, mac)| info.mac == mac.0);
+                let same = info
+                    .zip(macs.get(link.name.as_str()))
+                    .is_some_and(|(info, mac)| info.link_local == Ip::link_local(mac.0));
                 // Filters of clsact are not observed.
                 same && (observed.hooks.is_none() || observed.is_guarded(link.index))
             }));

@@ -140,7 +140,7 @@ impl Daemon {
             return Ok(());
         }
         let is_direct =
-            |interface: &Interface| self.device.pools.get(&interface.pool).is_some_and(|pool| pool.macvlan().is_some());
+            |interface: &Interface| self.device.pools.get(&interface.pool).is_some_and(|pool| pool.parent().is_some());
         // Ports of macvlan interfaces are at the container's own address.
         if container.interfaces.iter().all(is_direct) {
             return Ok(());

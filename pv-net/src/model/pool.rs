@@ -3,7 +3,7 @@
 use super::{Attachment, IfName, NameServer, PoolDhcp6, PoolName, PoolRa};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use pv_net_common::endpoint::{
-    POOL_BRIDGED, POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN, POOL_PRIVATE, POOL_SLAAC,
+    POOL_BRIDGED, POOL_HOST_ALL, POOL_HOST_SERVICES, POOL_NAT, POOL_OPEN, POOL_PRIVATE, POOL_SHARED, POOL_SLAAC,
 };
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -210,13 +210,14 @@ impl Pool {
             HostAccess::Services => POOL_HOST_SERVICES,
             HostAccess::All => POOL_HOST_ALL,
         };
-        let mode = match self.macvlan() {
-            Some((_, MacvlanMode::Bridge)) => POOL_BRIDGED,
-            Some((_, MacvlanMode::Private)) => POOL_PRIVATE,
-            _ => 0,
+        let on_parent = match self.kind {
+            PoolKind::Macvlan { mode: MacvlanMode::Bridge, .. } => POOL_BRIDGED,
+            PoolKind::Macvlan { mode: MacvlanMode::Private, .. } => POOL_PRIVATE,
+            PoolKind::Ipvlan { .. } => POOL_SHARED,
+            PoolKind::Macvlan { .. } | PoolKind::Bridge { .. } => 0,
         };
         let slaac = if self.ra.as_ref().is_some_and(|ra| ra.mode.is_autonomous()) { POOL_SLAAC } else { 0 };
-        open | nat | host | mode | slaac
+        open | nat | host | on_parent | slaac
     }
 
     /// Its networks, IPv4 first.
@@ -261,12 +262,37 @@ impl Pool {
         }
     }
 
+    /// The link that its interfaces sit on, for a macvlan or ipvlan pool.
+    #[must_use]
+    pub fn parent(&self) -> Option<&IfName> {
+        match &self.kind {
+            PoolKind::Macvlan { parent, .. } | PoolKind::Ipvlan { parent, .. } => Some(parent),
+            PoolKind::Bridge { .. } => None,
+        }
+    }
+
+    /// Whether its interfaces have the MAC of their parent.
+    #[must_use]
+    pub fn shares_mac(&self) -> bool {
+        matches!(self.kind, PoolKind::Ipvlan { .. })
+    }
+
     /// Its gateway addresses with the prefix length of their networks, IPv4 first. A network that is
     /// [`seen_by`](Self::seen_by) an interface may have none.
     pub fn gateways(&self) -> impl Iterator<Item = ipnetwork::IpNetwork> {
         let v4 = self.v4.iter().filter_map(|s| Ipv4Network::new(s.gateway, s.net.prefix()).ok().map(Into::into));
         let v6 = self.v6.iter().filter_map(|s| Ipv6Network::new(s.gateway, s.net.prefix()).ok().map(Into::into));
         v4.chain(v6).filter(|gateway: &ipnetwork::IpNetwork| !gateway.ip().is_unspecified())
+    }
+
+    /// Its type, as `device.json` names it.
+    #[must_use]
+    pub const fn type_name(&self) -> &'static str {
+        match self.kind {
+            PoolKind::Bridge { .. } => "bridge",
+            PoolKind::Macvlan { .. } => "macvlan",
+            PoolKind::Ipvlan { .. } => "ipvlan",
+        }
     }
 
     /// The bridge's name, for a bridge pool.

@@ -18,7 +18,7 @@ pub struct PoolLink {
     pub id: u32,
     /// The bridge was not made by pv-net, so others than containers may be on it.
     pub borrowed: bool,
-    /// There is no bridge: index and MAC are those of the link that the pool's macvlan interfaces sit on.
+    /// There is no bridge: index and MAC are those of the link that the pool's macvlan or ipvlan interfaces sit on.
     pub on_parent: bool,
 }
 
@@ -84,7 +84,7 @@ pub fn endpoint(attachment: &Attachment, pool: &Pool, link: &PoolLink, identity:
         mask6: pool.v6.as_ref().map_or(zero, |s| s.net.mask().into()),
         bridge: link.index,
         max_flows: pool.max_flows,
-        mac: attachment.mac.0,
+        mac: if pool.shares_mac() { link.mac.0 } else { attachment.mac.0 },
         gateway_mac: link.mac.0,
     };
     let addresses = addresses(attachment, link.id);
@@ -120,6 +120,21 @@ mod tests {
     use crate::model::{Given, Network, PoolKind};
     use crate::plan::fixture;
     use std::net::Ipv6Addr;
+
+    #[test]
+    fn an_ipvlan_interface_has_its_parents_mac_and_a_link_local_address_of_its_own() {
+        let parent = "wan0".parse().expect("name");
+        let kind = PoolKind::Ipvlan { parent, mode: crate::model::IpvlanMode::L2 };
+        let pool = Pool { kind, ..fixture::pool(false) };
+        let link = PoolLink { index: 5, mac: Mac([2; 6]), mtu: 1500, id: 1, borrowed: true, on_parent: true };
+        let attachment = fixture::attachment(7);
+        let wanted = endpoint(&attachment, &pool, &link, 1);
+        assert_eq!((wanted.info.mac, wanted.at(9).mac), ([2; 6], [2; 6]));
+        assert_eq!(wanted.info.link_local, Ip::link_local(attachment.mac.0));
+        assert_eq!(wanted.info.link_local.link_local_mac(), attachment.mac.0, "the parent knows it by that");
+        assert!(wanted.info.pool_flags & pv_net_common::endpoint::POOL_SHARED != 0);
+        assert!(wanted.addresses.contains(&Ip::link_local(attachment.mac.0).of_pool(1)));
+    }
 
     #[test]
     fn the_programs_do_not_know_a_gateway_that_a_network_has_chosen() {

@@ -35,7 +35,7 @@ impl Published {
         let (ipv4, ipv6) = reached_at(attachments, mapping.interface.as_ref());
         let leads_to = |a: &&Attachment| a.ipv4.is_some() && a.ipv4 == ipv4 || a.ipv6.is_some() && a.ipv6 == ipv6;
         let pool = attachments.iter().find(leads_to).and_then(|a| pools.get(&a.pool));
-        Self { mapping, identity, ipv4, ipv6, direct: pool.is_some_and(|pool| pool.macvlan().is_some()) }
+        Self { mapping, identity, ipv4, ipv6, direct: pool.is_some_and(|pool| pool.parent().is_some()) }
     }
 
     /// The addresses that the mapping is for, the device's unless it is direct, each with the container's address of

@@ -196,8 +196,14 @@ fn attached_view(container: &ContainerStatus, attached: &Attached, snapshot: &Sn
     let plane = snapshot.plane.as_deref();
     let interface = |(place, (a, link)): (usize, (&Attachment, Option<u32>))| {
         let kind = attached.pairs.get(place).copied().flatten();
-        let view = interface(a, link, gateways(&routes, place, seen(a, &snapshot.device)), plane);
-        InterfaceView { link: kind.map(|kind| kind.name().to_owned()), ..view }
+        let mut view = interface(a, link, gateways(&routes, place, seen(a, &snapshot.device)), plane);
+        view.link = kind.map(|kind| kind.name().to_owned());
+        // The MAC of the lease is in no frame of an ipvlan interface.
+        let shares_mac = snapshot.device.pools.get(&a.pool).is_some_and(Pool::shares_mac);
+        if let Some(parent) = snapshot.pools.get(&a.pool).and_then(|pool| pool.link.as_ref()).filter(|_| shares_mac) {
+            view.mac_address = Some(parent.mac.to_string());
+        }
+        view
     };
     let all = attached.links.iter().all(Option::is_some);
     ContainerView {

@@ -1,7 +1,7 @@
 //! Pools, leases and published ports.
 
 use crate::ipam::{self, ClientLease};
-use crate::model::{Pool, PoolIpam, PoolKind, Terms, Terms4};
+use crate::model::{Pool, PoolIpam, Terms, Terms4};
 use crate::snapshot::Snapshot;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -135,12 +135,7 @@ fn view(pool: &Pool, snapshot: &Snapshot) -> PoolView {
     let used = snapshot.leases.iter().filter(|l| l.key.pool == pool.name).count();
     PoolView {
         name: pool.name.to_string(),
-        r#type: match pool.kind {
-            PoolKind::Bridge { .. } => "bridge",
-            PoolKind::Macvlan { .. } => "macvlan",
-            PoolKind::Ipvlan { .. } => "ipvlan",
-        }
-        .to_owned(),
+        r#type: pool.type_name().to_owned(),
         ipam: pool.ipam,
         bridge: pool.bridge().map(ToString::to_string),
         link: pool.bridge().map(|_| pool.link.name().to_owned()),

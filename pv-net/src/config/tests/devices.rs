@@ -109,6 +109,18 @@ fn devices_that_are_wrong() {
             &[("network.pools.p.ipam", "only a pool of type macvlan")],
         ),
         (
+            "addresses from the network, by the device's MAC",
+            pool(json!({"type": "ipvlan", "parent": "eth0", "ipam": "dhcp"})),
+            &[("network.pools.p.ipam", "would take them for the device")],
+        ),
+        (
+            "macvlan and ipvlan on one link",
+            json!({"network": {"pools": {
+                "a": {"type": "macvlan", "parent": "eth0", "subnet": "10.0.3.0/24"},
+                "b": {"type": "ipvlan", "parent": "eth0", "subnet": "10.0.4.0/24"}}}}),
+            &[("network.pools.b.parent", "is the parent of pool a, of type macvlan")],
+        ),
+        (
             "addresses from the network, and from here",
             pool(
                 json!({"type": "macvlan", "parent": "eth0", "ipam": "dhcp", "subnet": "10.0.3.0/24", "gateway": "10.0.3.9",

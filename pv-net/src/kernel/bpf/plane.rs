@@ -221,7 +221,8 @@ impl DataPlane {
     }
 }
 
-/// The key under which the parent of a macvlan interface knows its frames.
+/// The key under which the parent knows an interface: the MAC of its lease, from which its link-local address follows. The
+/// frames of a macvlan interface have this MAC; those of an ipvlan interface have the parent's.
 pub(super) const fn sender(info: &InterfaceInfo) -> SenderKey {
-    SenderKey { parent: info.bridge, mac: info.mac, pad: 0 }
+    SenderKey { parent: info.bridge, mac: info.link_local.link_local_mac(), pad: 0 }
 }

@@ -1,9 +1,11 @@
 //! The container's end of an interface: settings and addresses, whatever kind of link it is.
 
-use super::LinkSpec;
+use super::{LinkKind, LinkSpec};
 use crate::kernel::netlink::{LinkInfo, Net, NetError, Netns};
 use crate::model::IfName;
 use ipnetwork::IpNetwork;
+use pv_net_common::Ip;
+use std::net::IpAddr;
 
 /// Does the work of [`LinkSpec::address_inside`].
 pub(super) async fn address(spec: &LinkSpec, host: &LinkInfo, netns: &Netns) -> Result<(), NetError> {
@@ -17,8 +19,17 @@ pub(super) async fn address(spec: &LinkSpec, host: &LinkInfo, netns: &Netns) -> 
     // as the source guard expects, and unique, so duplicate address detection is switched off: with `dad_transmits`
     // alone the address stays tentative for up to a second (RFC 4861 section 6.3.7), and `accept_dad` alone has no
     // effect where `all` enables it.
-    let settings =
-        [("accept_ra", "0"), ("autoconf", "0"), ("dad_transmits", "0"), ("accept_dad", "0"), ("addr_gen_mode", "0")];
+    // Ipvlan interfaces of one parent have one MAC, and the kernel puts a number of its own into their EUI-64, so theirs is
+    // made here.
+    let is_shared = matches!(spec.kind, LinkKind::Ipvlan { .. });
+    let generated = if is_shared { "1" } else { "0" };
+    let settings = [
+        ("accept_ra", "0"),
+        ("autoconf", "0"),
+        ("dad_transmits", "0"),
+        ("accept_dad", "0"),
+        ("addr_gen_mode", generated),
+    ];
     for (key, value) in settings {
         has_ipv6 &= netns.set_ipv6(&own, key, value)?;
     }
@@ -33,7 +44,9 @@ pub(super) async fn address(spec: &LinkSpec, host: &LinkInfo, netns: &Netns) -> 
     }
     // Set before the link is up, since a connection keeps the size that it began with.
     net.set_segment_bytes(name, link.index, spec.segment_bytes).await;
-    for address in &spec.addresses {
+    let link_local = IpNetwork::new(IpAddr::from(Ip::link_local(spec.mac.0)), 64).ok();
+    let link_local = link_local.filter(|_| is_shared && wants_ipv6);
+    for address in spec.addresses.iter().chain(&link_local) {
         net.add_address(name, link.index, *address, false).await?;
     }
     Ok(())

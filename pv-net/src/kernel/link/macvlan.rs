@@ -1,12 +1,12 @@
-//! A macvlan on a link of the device: it is made in the device's namespace, gets its programs, and is moved into the
+//! A macvlan or ipvlan on a link of the device: it is made in the device's namespace, gets its programs, and is moved into the
 //! container's. So it is never without its guard there.
 
-use super::LinkSpec;
+use super::{LinkKind, LinkSpec, ipvlan};
 use crate::kernel::KernelError;
 use crate::kernel::bpf::{DataPlane, children};
 use crate::kernel::netlink::{LinkInfo, Net, NetError, Netns, add_with_alias, alias, in_time};
 use crate::model::MacvlanMode;
-use rtnetlink::packet_route::link::MacVlanMode;
+use rtnetlink::packet_route::link::{LinkMessage, MacVlanMode};
 use rtnetlink::{LinkMacVlan, LinkMessageBuilder};
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use std::path::Path;
 pub(super) async fn make(
     net: &Net,
     spec: &LinkSpec,
-    (parent, mode): (u32, MacvlanMode),
+    parent: u32,
     netns: &Netns,
     plane: &mut DataPlane,
 ) -> Result<LinkInfo, KernelError> {
@@ -35,13 +35,9 @@ pub(super) async fn make(
         }
     }
     let ns = net.numbered(netns.file()).await?;
-    let message = LinkMessageBuilder::<LinkMacVlan>::new(name)
-        .link(parent)
-        .mode(kernel_mode(mode))
-        .address(spec.mac.0.to_vec())
-        .mtu(spec.mtu)
-        .build();
-    add_with_alias("make link", name, message, &alias::unfinished(&spec.alias)).await.map_err(|e| refusal(e, mode))?;
+    let message = request(spec, parent);
+    let made = add_with_alias("make link", name, message, &alias::unfinished(&spec.alias)).await;
+    made.map_err(|e| refusal(e, &spec.kind))?;
     let vanished = || NetError::Vanished { name: name.to_owned() };
     let link = net.link(name).await?.ok_or_else(vanished)?;
     let number = match guard_and_move(net, spec, &link, ns, netns, plane).await {
@@ -74,18 +70,37 @@ async fn guard_and_move(
     }
 }
 
-/// Whether the interface is in `netns`, under whatever name, and still has the MAC of its lease.
+/// The request for the interface.
+fn request(spec: &LinkSpec, parent: u32) -> LinkMessage {
+    match spec.kind {
+        LinkKind::Ipvlan { .. } => ipvlan::request(spec, parent),
+        LinkKind::Veth { .. } | LinkKind::Netkit { .. } | LinkKind::Macvlan { .. } => {
+            LinkMessageBuilder::<LinkMacVlan>::new(spec.host_if.as_str())
+                .link(parent)
+                .mode(kernel_mode(spec.kind))
+                .address(spec.mac.0.to_vec())
+                .mtu(spec.mtu)
+                .build()
+        }
+    }
+}
+
+/// Whether the interface is in `netns`, under whatever name, and still has the MAC of its lease if it has one of its own.
 async fn is_in(net: &Net, link: &LinkInfo, netns: &Netns, spec: &LinkSpec) -> Result<bool, NetError> {
     let Some(index) = super::end_in(net, link.index, netns).await? else { return Ok(false) };
     let inside = netns.net()?;
     let found = in_time(inside.link_at(index)).await?;
-    Ok(found.is_some_and(|l| l.mac == Some(spec.mac.0)))
+    Ok(found.is_some_and(|l| match spec.kind {
+        LinkKind::Ipvlan { .. } => l.kind.as_deref() == Some("ipvlan"),
+        _ => l.kind.as_deref() == Some("macvlan") && l.mac == Some(spec.mac.0),
+    }))
 }
 
 /// In the kernel's mode `bridge` an interface takes frames from every other one in that mode on its parent, also from one
 /// that a container has made itself, where no program sees them. In mode `vepa` all leave by the parent, whose program
 /// returns what a container of a bridged pool sends to another one.
-const fn kernel_mode(mode: MacvlanMode) -> MacVlanMode {
+const fn kernel_mode(kind: LinkKind) -> MacVlanMode {
+    let LinkKind::Macvlan { mode, .. } = kind else { return MacVlanMode::Vepa };
     match mode {
         MacvlanMode::Bridge | MacvlanMode::Vepa => MacVlanMode::Vepa,
         MacvlanMode::Private => MacVlanMode::Private,
@@ -94,25 +109,35 @@ const fn kernel_mode(mode: MacvlanMode) -> MacVlanMode {
 }
 
 /// The kernel gives the same error whatever is wrong with a parent.
-fn refusal(e: NetError, mode: MacvlanMode) -> NetError {
+fn refusal(e: NetError, kind: &LinkKind) -> NetError {
     if !e.is(libc::EINVAL) && !e.is(libc::EBUSY) {
         return e;
     }
-    let why = match mode {
-        MacvlanMode::Passthru => "in mode passthru the parent carries one interface alone, and it has another one",
+    let why = match kind {
+        LinkKind::Ipvlan { .. } => {
+            return NetError::new(
+                "make link",
+                "ipvlan",
+                std::io::Error::other("the parent carries links of another kind"),
+            );
+        }
+        LinkKind::Macvlan { mode: MacvlanMode::Passthru, .. } => {
+            "in mode passthru the parent carries one interface alone, and it has another one"
+        }
         _ => "the parent carries an interface in mode passthru, or links of another kind",
     };
     NetError::new("make link", "macvlan", std::io::Error::other(why))
 }
 
-/// Why `parent` cannot have macvlan interfaces, by what the kernel says of it; `None` when it can.
+/// Why `parent` cannot have macvlan interfaces, or ipvlan interfaces if they are to have its MAC (`shares_mac`), by what the
+/// kernel says of it; `None` when it can.
 #[must_use]
-pub fn parent_misfit(parent: &LinkInfo) -> Option<&'static str> {
+pub fn parent_misfit(parent: &LinkInfo, shares_mac: bool) -> Option<&'static str> {
     let sys = Path::new("/sys/class/net").join(&parent.name);
     if parent.loopback || parent.mac.is_none() {
         return Some("is not an Ethernet link");
     }
-    if sys.join("wireless").exists() || sys.join("phy80211").exists() {
+    if !shares_mac && (sys.join("wireless").exists() || sys.join("phy80211").exists()) {
         return Some("is a wireless link: an access point takes frames from its one MAC alone");
     }
     if parent.controller.is_some() {

@@ -7,6 +7,7 @@ mod arrange;
 mod bridge;
 mod configure;
 mod device_if;
+mod ipvlan;
 mod macvlan;
 mod netkit;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod veth;
 
 pub use arrange::{arrange, leave};
 pub use bridge::set_link_sysctl;
+pub use ipvlan::is_known as knows_ipvlan;
 pub use macvlan::parent_misfit;
 pub use netkit::is_known as knows_netkit;
 pub use veth::{end_in, has_end_of};
@@ -67,6 +69,11 @@ pub enum LinkKind {
         /// How interfaces on it reach each other.
         mode: MacvlanMode,
     },
+    /// As macvlan, with the MAC of the parent: an ipvlan in mode l2.
+    Ipvlan {
+        /// Index of the parent.
+        parent: u32,
+    },
 }
 
 impl LinkSpec {
@@ -88,9 +95,9 @@ impl LinkSpec {
             LinkKind::Netkit { bridge } => {
                 Ok(veth::make(net, self, netns, |peer| netkit::pair(self, bridge, peer)).await?)
             }
-            LinkKind::Macvlan { parent, mode } => {
+            LinkKind::Macvlan { parent, .. } | LinkKind::Ipvlan { parent } => {
                 let plane = plane.ok_or(KernelError::NotLoaded)?;
-                macvlan::make(net, self, (parent, mode), netns, plane).await
+                macvlan::make(net, self, parent, netns, plane).await
             }
         }
     }

@@ -86,7 +86,7 @@ async fn has_own_end(net: &Net, link: &LinkInfo, netns: &Netns, spec: &LinkSpec)
 /// The index inside `netns` of the other end of `link`; `None` when its other end is not there. Only the device's
 /// kernel is asked, about the device's own link: what a container tells of its links it can arrange as it likes.
 async fn end_of(net: &Net, link: &LinkInfo, netns: &Netns) -> Result<Option<u32>, NetError> {
-    let is_ours = link.pair().is_some() || link.kind.as_deref() == Some("macvlan");
+    let is_ours = link.pair().is_some() || matches!(link.kind.as_deref(), Some("macvlan" | "ipvlan"));
     let (true, Some(end), Some(ns)) = (is_ours, link.other_end, link.other_ns) else {
         return Ok(None);
     };

@@ -1,4 +1,4 @@
-//! Macvlan interfaces of containers, which are in other namespaces. The kernel changes a link there for a request that
+//! Macvlan and ipvlan interfaces of containers, which are in other namespaces. The kernel changes a link there for a request that
 //! has the namespace's number (`IFLA_TARGET_NETNSID`, kernel 4.20), so the namespace need not be opened.
 
 use super::{LinkInfo, Net, NetError};
@@ -17,7 +17,7 @@ use std::os::fd::AsRawFd;
 
 /// Why nothing is done to an interface.
 const NOT_THERE: &str =
-    "its container has moved it to another namespace, or has given it another MAC: it keeps its programs";
+    "its container has moved it to another namespace, or has given it another MAC or alias: it keeps its programs";
 
 impl Net {
     /// The number that the namespace `of` has in this one; it is given one if it has none.
@@ -57,7 +57,7 @@ impl Net {
         self.set_link(link, index, |l| l.name(name.to_string()).setns_by_fd(fd)).await
     }
 
-    /// The macvlan interfaces of containers.
+    /// The macvlan and ipvlan interfaces of containers.
     pub(super) async fn children(&self) -> Vec<LinkInfo> {
         let mut all = Vec::new();
         for child in children::all().into_iter().filter(|_| self.device) {
@@ -80,19 +80,22 @@ impl Net {
 
     /// The link that a request about `child` would be about, if it is that interface. When the container has moved the
     /// interface to another namespace, the namespace's number may have passed on to a third one, where another link has
-    /// the index.
+    /// the index. A macvlan interface is known by the MAC of its lease. An ipvlan interface has its parent's; it is known by
+    /// its alias, which names the attachment.
     async fn proven(&self, child: &Child) -> Option<LinkInfo> {
         let mut request = self.handle.link().get().match_index(child.index);
         request.message_mut().attributes.push(LinkAttribute::IfNetnsId(child.ns));
         let found = LinkInfo::from(request.execute().try_next().await.ok().flatten().as_ref()?);
-        let same_mac = match child.mac {
-            Some(mac) => found.mac == Some(mac),
+        let is_it = match (found.kind.as_deref(), child.mac) {
             // Nothing is known of it but where it is: nobody else may be there.
-            None => {
+            (Some("macvlan" | "ipvlan"), None) => {
                 !children::all().iter().any(|o| o.number != child.number && (o.ns, o.index) == (child.ns, child.index))
             }
+            (Some("macvlan"), Some(mac)) => found.mac == Some(mac),
+            (Some("ipvlan"), Some(_)) => found.alias.as_deref().map(alias::finished) == Some(child.alias.as_str()),
+            _ => false,
         };
-        (found.kind.as_deref() == Some("macvlan") && same_mac).then_some(found)
+        is_it.then_some(found)
     }
 
     /// What is known of an interface. One that its container has moved to another namespace exists too, and has its
@@ -103,7 +106,7 @@ impl Net {
         LinkInfo {
             index: child.number,
             name: child.host_if.to_string(),
-            kind: Some("macvlan".to_owned()),
+            kind: found.as_ref().map_or_else(|| Some("macvlan".to_owned()), |found| found.kind.clone()),
             mac: found.as_ref().and_then(|found| found.mac),
             mtu: found.as_ref().map_or(0, |found| found.mtu),
             up: true,

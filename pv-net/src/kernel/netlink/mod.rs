@@ -55,7 +55,7 @@ impl Net {
         Ok(Self { handle, device: true })
     }
 
-    /// All links, and the macvlan interfaces of containers.
+    /// All links, and the macvlan and ipvlan interfaces of containers.
     ///
     /// # Errors
     /// When the kernel refuses to list the links.

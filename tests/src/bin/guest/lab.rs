@@ -113,6 +113,11 @@ pub fn attach(device: &Device, name: &str, pool: &str) -> Result<Container> {
     put(device, name, &json!({"pool": pool}))
 }
 
+/// As [`attach`], with these ports published.
+pub fn attach_with(device: &Device, name: &str, pool: &str, ports: &[&str]) -> Result<Container> {
+    put(device, name, &json!({"run": {"name": name, "network": {"pool": pool, "ports": ports}}}))
+}
+
 /// Makes a namespace and attaches it by this request.
 fn put(device: &Device, name: &str, request: &Value) -> Result<Container> {
     let ns = Namespace::new(name)?;

@@ -5,6 +5,7 @@ mod cards;
 mod floor;
 mod forwarding;
 mod guard;
+mod ipvlan;
 mod isolation;
 mod kinds;
 mod lan;
@@ -64,6 +65,8 @@ const SUITE: &[Check] = &[
     ("uplink: netkit l3", kinds::netkit_l3),
     ("containers' links: netkit", netkit::chosen),
     ("containers on a LAN: macvlan", lan::macvlan),
+    ("containers on a LAN: ipvlan", ipvlan::pool),
+    ("containers on a LAN: ipvlan, attacker", ipvlan::attacker),
     ("uplink: in a VRF", kinds::vrf_port),
     ("uplink: in a VRF with a pool", kinds::vrf_pool),
     ("uplink: a VRF is refused", kinds::vrf),
