@@ -232,6 +232,7 @@ mod tests {
         let (pid, long) = (dir.path().join("sleeper"), Duration::from_secs(10));
         for by in [End::Ask, End::Kill] {
             let words = format!("sleep 100 & echo $! > {0}.new; mv {0}.new {0}; wait", pid.display());
+            // A shell stands for a runtime here, since it starts another process in its group.
             let mut leader = Command::new("sh").args(["-c", &words]).process_group(0).spawn().expect("started");
             while !pid.exists() {
                 std::thread::park_timeout(Duration::from_millis(10));

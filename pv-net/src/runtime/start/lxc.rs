@@ -1,12 +1,12 @@
 //! Containers of LXC, by its own programs.
 
 use super::{
-    AFTER_KILL, BRIEFLY, CommandLine, Execute, Found, Inside, Output, Runtime, RuntimeError, State, Take, Waited,
-    kill_by, refused, running, startable, understood, wait_for,
+    AFTER_KILL, BRIEFLY, CommandLine, Execute, Found, Output, Runtime, RuntimeError, State, kill_by, refused, running,
+    startable, understood,
 };
 use crate::model::LxcSpec;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A container of LXC.
@@ -44,12 +44,6 @@ impl Lxc<'_> {
     }
 
     /// What is executed has nothing of this process' environment.
-    pub(super) fn exec_line(&self, command: &[OsString]) -> CommandLine {
-        let mut line = self.line("lxc-attach", &["--clear-env", "--"]);
-        line.arguments.extend_from_slice(command);
-        line
-    }
-
     pub(super) fn list_line(&self) -> CommandLine {
         let place = [OsString::from("-P"), self.spec.path.clone().into()];
         CommandLine::new("lxc-ls", place.into_iter().chain(["-f", "-F", "NAME,STATE,PID"].map(OsString::from)))
@@ -146,20 +140,15 @@ impl Runtime for Lxc<'_> {
         kill_by(self.execute, &self.kill_line(), pid, BRIEFLY)
     }
 
-    fn exec(
-        &self,
-        command: &[OsString],
-        within: Option<Duration>,
-        take: &mut dyn Take,
-    ) -> Result<Option<i32>, RuntimeError> {
-        let first = running(self.state()?)?;
-        // LXC does not write down what it has started, and ends with it, whatever else of it is left.
-        let inside = Inside { line: self.exec_line(command), first, pid_file: None };
-        self.execute.run_inside(&inside, within, take)
+    fn execute(&self) -> &dyn Execute {
+        self.execute
     }
 
-    fn wait(&self, within: Option<Duration>) -> Result<Waited, RuntimeError> {
-        wait_for(self.execute, self.pid()?, within)
+    fn exec_line(&self, command: &[OsString]) -> Result<(CommandLine, Option<PathBuf>), RuntimeError> {
+        let mut line = self.line("lxc-attach", &["--clear-env", "--"]);
+        line.arguments.extend_from_slice(command);
+        // LXC does not write down what it has started, and ends with it, whatever else of it is left.
+        Ok((line, None))
     }
 
     /// LXC keeps nothing of a container that has ended.

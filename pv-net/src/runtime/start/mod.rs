@@ -215,24 +215,15 @@ pub trait Runtime {
     /// When it does not run, or goes on.
     fn kill(&self) -> Result<(), RuntimeError>;
 
-    /// Runs a program inside the container, without input, and returns its exit status. One that a signal has ended has 128
-    /// and the signal's number for that; there is none when the runtime's own program was ended by one. What it says is
-    /// taken by `take`. After `within` it is killed, with all that it has started and that has not left its session.
-    ///
-    /// # Errors
-    /// When the container does not run, no programs can be run in it, the program takes longer, or `take` fails.
-    fn exec(
-        &self,
-        command: &[OsString],
-        within: Option<Duration>,
-        take: &mut dyn Take,
-    ) -> Result<Option<i32>, RuntimeError>;
+    /// What calls the runtime's programs.
+    fn execute(&self) -> &dyn Execute;
 
-    /// Waits until the container has ended, for ever unless `within` is given. One that does not run has ended.
+    /// The line by which the runtime runs a program inside the container, and the file to which it writes that one's id, if
+    /// it does.
     ///
     /// # Errors
-    /// When the runtime or the kernel does not say.
-    fn wait(&self, within: Option<Duration>) -> Result<Waited, RuntimeError>;
+    /// When no programs can be run in it.
+    fn exec_line(&self, command: &[OsString]) -> Result<(CommandLine, Option<PathBuf>), RuntimeError>;
 
     /// Removes what the runtime keeps of a container that has ended, so that it can start again.
     ///
@@ -249,6 +240,32 @@ pub trait Runtime {
             State::Running(pid) => Ok(Some(pid)),
             State::Absent | State::Stopped | State::Changing => Ok(None),
         }
+    }
+
+    /// Runs a program inside the container, without input, and returns its exit status. One that a signal has ended has 128
+    /// and the signal's number for that; there is none when the runtime's own program was ended by one. What it says is
+    /// taken by `take`. After `within` it is killed, with all that it has started and that has not left its session.
+    ///
+    /// # Errors
+    /// When the container does not run, no programs can be run in it, the program takes longer, or `take` fails.
+    fn exec(
+        &self,
+        command: &[OsString],
+        within: Option<Duration>,
+        take: &mut dyn Take,
+    ) -> Result<Option<i32>, RuntimeError> {
+        let (line, pid_file) = self.exec_line(command)?;
+        let first = running(self.state()?)?;
+        self.execute().run_inside(&Inside { line, first, pid_file }, within, take)
+    }
+
+    /// Waits until the container has ended, for ever unless `within` is given. One that does not run has ended.
+    ///
+    /// # Errors
+    /// When the runtime or the kernel does not say.
+    fn wait(&self, within: Option<Duration>) -> Result<Waited, RuntimeError> {
+        let Some(pid) = self.pid()? else { return Ok(Waited::Ended(Ending::default())) };
+        self.execute().watch(pid, within).map_err(|source| RuntimeError::Process { pid, source })
     }
 
     /// The container's network namespace, while it runs.
@@ -291,12 +308,6 @@ fn running(state: State) -> Result<u32, RuntimeError> {
 /// Waits until a process has ended. Returns whether it has, within that time.
 fn has_ended(execute: &dyn Execute, pid: u32, within: Duration) -> Result<bool, RuntimeError> {
     execute.ended(pid, within).map_err(|source| RuntimeError::Process { pid, source })
-}
-
-/// Waits for the end of the first process that a runtime names, if there is one.
-fn wait_for(execute: &dyn Execute, first: Option<u32>, within: Option<Duration>) -> Result<Waited, RuntimeError> {
-    let Some(pid) = first else { return Ok(Waited::Ended(Ending::default())) };
-    execute.watch(pid, within).map_err(|source| RuntimeError::Process { pid, source })
 }
 
 /// Calls the runtime to kill a container, and waits for the end of its first process. A runtime refuses to kill one that

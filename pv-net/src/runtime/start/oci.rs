@@ -1,13 +1,13 @@
 //! Containers of OCI runtimes, by the command line of runc, which crun and others have too.
 
 use super::{
-    BRIEFLY, CommandLine, Execute, Found, Inside, Output, Runtime, RuntimeError, State, Take, Waited, has_ended,
-    kill_by, refused, running, startable, understood, wait_for,
+    BRIEFLY, CommandLine, Execute, Found, Output, Runtime, RuntimeError, State, has_ended, kill_by, refused, running,
+    startable, understood,
 };
 use crate::model::OciSpec;
 use serde::Deserialize;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A container of an OCI runtime.
@@ -54,13 +54,6 @@ impl Oci<'_> {
     }
 
     /// Behind the container's id nothing is taken for a flag.
-    pub(super) fn exec_line(&self, command: &[OsString], pid_file: &Path) -> CommandLine {
-        let mut line = self.line(&["exec", "--pid-file"]);
-        line.arguments.extend([OsString::from(pid_file), OsString::from(&self.spec.id)]);
-        line.arguments.extend_from_slice(command);
-        line
-    }
-
     pub(super) fn list_line(&self) -> CommandLine {
         self.line(&["list", "--format", "json"])
     }
@@ -172,21 +165,17 @@ impl Runtime for Oci<'_> {
         self.clear()
     }
 
-    fn exec(
-        &self,
-        command: &[OsString],
-        within: Option<Duration>,
-        take: &mut dyn Take,
-    ) -> Result<Option<i32>, RuntimeError> {
-        let first = running(self.state()?)?;
-        // runc goes on after the process that it has started, as long as another one has that one's output.
-        let pid_file = self.execute.fresh("exec");
-        let line = self.exec_line(command, &pid_file);
-        self.execute.run_inside(&Inside { line, first, pid_file: Some(pid_file) }, within, take)
+    fn execute(&self) -> &dyn Execute {
+        self.execute
     }
 
-    fn wait(&self, within: Option<Duration>) -> Result<Waited, RuntimeError> {
-        wait_for(self.execute, self.pid()?, within)
+    fn exec_line(&self, command: &[OsString]) -> Result<(CommandLine, Option<PathBuf>), RuntimeError> {
+        // runc goes on after the process that it has started, as long as another one has that one's output.
+        let pid_file = self.execute.fresh("exec");
+        let mut line = self.line(&["exec", "--pid-file"]);
+        line.arguments.extend([OsString::from(&pid_file), OsString::from(&self.spec.id)]);
+        line.arguments.extend_from_slice(command);
+        Ok((line, Some(pid_file)))
     }
 
     fn clear(&self) -> Result<(), RuntimeError> {

@@ -143,7 +143,8 @@ fn the_command_lines_of_lxc() {
     assert_eq!(start.output, Output::Log("/run/x/w.log".into()));
     assert_eq!(text(&lxc.stop_line(PATIENCE)), "lxc-stop -P /var/lib/lxc -n w -t 10");
     assert_eq!(text(&lxc.kill_line()), "lxc-stop -P /var/lib/lxc -n w -k");
-    let exec = lxc.exec_line(&["sh".into(), "-c".into(), "exit 3".into()]);
+    let (exec, pid_file) = lxc.exec_line(&["sh".into(), "-c".into(), "exit 3".into()]).expect("a line");
+    assert_eq!(pid_file, None);
     assert_eq!(text(&exec), "lxc-attach -P /var/lib/lxc -n w --clear-env -- sh -c exit 3");
 }
 
@@ -154,8 +155,9 @@ fn the_command_lines_of_oci_runtimes() {
     let start = oci.start_line(Path::new("/l"));
     assert_eq!(text(&start), "crun --root /r --log-format json --log /l run --detach --bundle /b w");
     assert_eq!(start.output, Output::Log("/l".into()));
-    let exec = oci.exec_line(&["--tty".into(), "--".into()], Path::new("/p"));
-    assert_eq!(text(&exec), "crun --root /r exec --pid-file /p w --tty --");
+    let (exec, pid_file) = oci.exec_line(&["--tty".into(), "--".into()]).expect("a line");
+    assert_eq!(pid_file, Some("/run/x/w.exec-1".into()));
+    assert_eq!(text(&exec), "crun --root /r exec --pid-file /run/x/w.exec-1 w --tty --");
     spec.root = None;
     let oci = Oci { spec: &spec, execute: &execute };
     assert_eq!(text(&oci.signal_line("TERM")), "crun kill w TERM");

@@ -2,8 +2,7 @@
 //! the namespace, has it attached, and becomes the runtime. The container is that process, and what belongs to its group.
 
 use super::{
-    AFTER_KILL, CommandLine, End, Execute, Found, Output, Runtime, RuntimeError, State, Take, Waited, has_ended,
-    running, startable, wait_for,
+    AFTER_KILL, CommandLine, End, Execute, Found, Output, Runtime, RuntimeError, State, has_ended, running, startable,
 };
 use crate::model::{WasmCli, WasmSpec};
 use std::ffi::OsString;
@@ -121,17 +120,12 @@ impl Runtime for Wasm<'_> {
         if has_ended(self.execute, pid, AFTER_KILL)? { self.clear() } else { Err(RuntimeError::Survives(pid)) }
     }
 
-    fn exec(
-        &self,
-        _command: &[OsString],
-        _within: Option<Duration>,
-        _take: &mut dyn Take,
-    ) -> Result<Option<i32>, RuntimeError> {
-        Err(RuntimeError::NoPrograms)
+    fn execute(&self) -> &dyn Execute {
+        self.execute
     }
 
-    fn wait(&self, within: Option<Duration>) -> Result<Waited, RuntimeError> {
-        wait_for(self.execute, self.pid()?, within)
+    fn exec_line(&self, _command: &[OsString]) -> Result<(CommandLine, Option<PathBuf>), RuntimeError> {
+        Err(RuntimeError::NoPrograms)
     }
 
     fn clear(&self) -> Result<(), RuntimeError> {
