@@ -257,6 +257,31 @@ fn a_bad_file_is_refused_and_changes_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_signal_during_a_start_is_kept() -> Result<()> {
+    for signal in [Signal::SIGHUP, Signal::SIGTERM] {
+        let device = Device::new(&configs::two_pools())?;
+        let log = std::fs::File::create(device.file("log"))?;
+        let mut daemon = Process::start(device.command().arg("run").stderr(log.try_clone()?).stdout(log))?;
+        // It has begun, and loads its programs for some time.
+        while !device.pins().exists() {
+            ensure!(!daemon.has_ended()?, "it has ended by itself: {}", device.log());
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        daemon.signal(signal)?;
+        if signal == Signal::SIGHUP {
+            eventually(SOON, || {
+                ensure!(!daemon.has_ended()?, "it has ended: {}", device.log());
+                device.json(&["status"])
+            })?;
+            continue;
+        }
+        let status = eventually(SOON, || daemon.ended()?.context("it goes on"))?;
+        ensure!(status.success(), "{status}: {}", device.log());
+    }
+    Ok(())
+}
+
+#[test]
 fn a_reload_adds_and_removes_pools_under_traffic() -> Result<()> {
     let mut device = Device::started(&configs::two_pools())?;
     let (a, b) = (device.attach("a", "internal")?, device.attach("b", "internal")?);

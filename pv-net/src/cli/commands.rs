@@ -160,8 +160,8 @@ fn no_netkit(device: &Device) -> Vec<String> {
 }
 
 /// Checks a file. Returns warnings about a valid one: settings that this version does not act on, and surprising ones.
-/// Where its name does not say what it is, a `run.json` is told by fields that a `device.json` cannot have. `named` has the containers of the files
-/// checked before, and `starts` what they wait for.
+/// Where its name does not say what it is, a `run.json` is told by fields that a `device.json` cannot have. `named` has the
+/// containers of the files checked before, and `starts` what they wait for.
 fn check_file(
     file: &Path,
     named: &mut BTreeMap<String, ContainerName>,

@@ -229,6 +229,20 @@ fn check_shows_every_error_of_every_file() -> Result<()> {
     ensure!(said.ends_with("1 file checked: all right\n"), "{said}");
     let told = bench.json(&["check", &words[1]])?;
     ensure!(told["conditions"].as_array().map(Vec::len) == Some(1), "{told}");
+
+    // The daemon reads a file as what its name says, whatever is in it.
+    for (file, text, why) in
+        [("device.json", "[]", "device.json: "), ("run.json", "[]", "run.json: "), ("run.json", "{}", "name")]
+    {
+        let path = bench.file(file);
+        std::fs::write(&path, text)?;
+        let reply = bench.cli(&["check", &path.display().to_string()]);
+        ensure!(reply.code == Some(2) && reply.stderr.contains(why), "{file} with {text}: {reply:?}");
+    }
+    // Who reads the first line only.
+    let script = format!("{} completions bash | head -1", harness::binary()?.display());
+    let output = std::process::Command::new("sh").args(["-c", &script]).output()?;
+    ensure!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 

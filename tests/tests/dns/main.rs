@@ -297,6 +297,13 @@ fn a_container_may_publish_port_53() -> Result<()> {
     }
     let conditions = device.json(&["status"])?["conditions"].clone();
     ensure!(conditions == json!([]), "{conditions}");
+    let said = || Ok(device.json(&["containers", "dns"])?["conditions"].to_string());
+    let taken = |said: Result<String>| said.map(|said| said.contains("port 53:53/udp: containers that ask pv-net"));
+    ensure!(taken(said())?, "nobody says where their questions go: {}", said()?);
+    device.cli(&["detach", "dns"]).ok()?;
+    let ports = json!([format!("{}:53:53/udp", HOSTS[0].1)]);
+    device.attach_run(&json!({"name": "dns", "network": {"pool": "internal", "ports": ports}}))?;
+    ensure!(!taken(said())?, "the gateways' questions are pv-net's: {}", said()?);
     device.cli(&["detach", "dns"]).ok()?;
     eventually(SOON, || says(&web.ns, GATEWAYS[0], "web.pv.local", &["NOERROR", "ANSWER: 1"]))
 }

@@ -22,7 +22,7 @@ pub fn device_if(lab: &Lab) -> Result<(String, [u8; 6])> {
     Ok((name, mac))
 }
 
-fn host_access(access: &str, policies: Value) -> Result<Lab> {
+pub fn host_access(access: &str, policies: Value) -> Result<Lab> {
     let mut lan = pool("wan0", "bridge");
     lan["host_access"] = json!(access);
     Lab::with(&json!({"network": {"pools": {"lan": lan}, "policies": policies}}))

@@ -144,9 +144,7 @@ fn a_further_macvlan_speaks_to_no_group_in_a_containers_name() -> Result<()> {
 #[ignore = "needs root: run by cargo xtask test"]
 fn the_device_hears_no_container() -> Result<()> {
     // What is sent to groups is nobody's business there, also where containers may reach the device.
-    let mut pool = crate::lab::pool("wan0", "bridge");
-    pool["host_access"] = json!("all");
-    let lab = Lab::with(&json!({"network": {"pools": {"lan": pool}}}))?;
+    let lab = crate::device::host_access("all", json!([]))?;
     let (web, db) = (lab.attach("web", &[])?, lab.attach("db", &[])?);
     let (ear, neighbour) = (Ear::stack(&lab.device.ns)?, Ear::link(&db.ns, "eth0")?);
     let groups: [IpAddr; 2] = ["10.77.0.255".parse()?, "ff02::1".parse()?];
@@ -300,9 +298,7 @@ fn in_names(macs: &[[u8; 6]], own: [u8; 6], db: &Container, flows: [u16; 2]) -> 
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn nobody_speaks_for_the_device_or_to_it_in_a_containers_name() -> Result<()> {
-    let mut pool = crate::lab::pool("wan0", "bridge");
-    pool["host_access"] = json!("all");
-    let lab = Lab::with(&json!({"network": {"pools": {"lan": pool}}}))?;
+    let lab = crate::device::host_access("all", json!([]))?;
     let (web, db) = (lab.attach("web", &["5000/udp"])?, lab.attach("db", &["5000/udp"])?);
     let rogue_mac = rogue(&web)?;
     let (_, own) = crate::device::device_if(&lab)?;

@@ -89,9 +89,7 @@ fn nobody_sends_from_the_receivers_address_or_a_group() -> Result<()> {
 #[test]
 #[ignore = "needs root: run by cargo xtask test"]
 fn link_local_addresses_do_not_pass_to_the_device() -> Result<()> {
-    let mut pool = crate::lab::pool("wan0", "bridge");
-    pool["host_access"] = json!("all");
-    let lab = Lab::with(&json!({"network": {"pools": {"lan": pool}}}))?;
+    let lab = crate::device::host_access("all", json!([]))?;
     let web = lab.attach("web", &[])?;
     let (_, mac) = crate::device::device_if(&lab)?;
     let [_, device] = crate::device::own();

@@ -94,13 +94,20 @@ fn an_address_that_somebody_has_gives_way_to_another() {
     assert!(client.held().is_some());
 }
 
-#[test]
-fn a_renumbered_network_has_its_address_replaced_in_one_step() {
-    let begun = start();
+/// A client with an address of a network in whose place the router advertises another one ten seconds later. With what it had,
+/// and the frames that it sends then.
+fn renumbered(begun: Now) -> (crate::dhcp_client::v6::Client, Terms6, Vec<Vec<u8>>) {
     let mut client = v6(begun);
     let old = settle(&mut client, &advert(&[("fd00:1::/64", 9000, 4500)], 600), begun).expect("bound");
     let said = advert(&[("fd00:1::/64", 9000, 0), ("fd00:2::/64", 9000, 4500)], 600);
-    client.hear(&advertised(ROUTER, &said), after(begun, 10.0));
+    let frames = client.hear(&advertised(ROUTER, &said), after(begun, 10.0));
+    (client, old, frames)
+}
+
+#[test]
+fn a_renumbered_network_has_its_address_replaced_in_one_step() {
+    let begun = start();
+    let (mut client, old, _) = renumbered(begun);
     assert_eq!(client.held().map(|t| t.given.address), Some(old.given.address), "until the new one is probed");
     client.wake(after(begun, 10.6));
     let new = client.held().expect("bound");
@@ -110,10 +117,7 @@ fn a_renumbered_network_has_its_address_replaced_in_one_step() {
 #[test]
 fn an_address_stays_when_somebody_has_all_that_would_take_its_place() {
     let begun = start();
-    let mut client = v6(begun);
-    let old = settle(&mut client, &advert(&[("fd00:1::/64", 9000, 4500)], 600), begun).expect("bound");
-    let said = advert(&[("fd00:1::/64", 9000, 0), ("fd00:2::/64", 9000, 4500)], 600);
-    let mut frames = client.hear(&advertised(ROUTER, &said), after(begun, 10.0));
+    let (mut client, old, mut frames) = renumbered(begun);
     for _ in 0..3 {
         let Some(Heard::Asked { target, .. }) = frame::read(&frames[0]) else { panic!("no probe") };
         let other = frame::solicitation(SERVER_MAC, target).expect("a frame");
