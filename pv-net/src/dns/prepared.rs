@@ -79,8 +79,8 @@ impl Prepared {
     }
 
     /// Keeps the answer to this question of `address` on socket `place`, if it is about a name that the device has, or is
-    /// from the cache and the same until a time that is given. Answers about names that nobody has are not kept: there is
-    /// no end of these.
+    /// from the cache and the same until a time that is given. What is said of names that the device does not have is not
+    /// kept: there is no end of these.
     pub fn keep(
         &mut self,
         place: u64,

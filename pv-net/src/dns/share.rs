@@ -11,6 +11,9 @@ const BURST: f64 = 600.0;
 const WAITING: u32 = 64;
 /// The same for one host of a pool that is no container. All of them together have no more than a container.
 const WAITING_OF_HOST: u32 = 16;
+/// So many times as many questions a second as one of them all of these hosts have together: whoever makes up addresses must
+/// not ask other servers without a limit.
+const OF_HOSTS: f64 = 4.0;
 /// Most questions of all clients that wait. Each may use several open files, and the API needs some too.
 const ALL_WAITING: u32 = 256;
 /// How many questions each client may still have waiting when half of [`ALL_WAITING`] are in use, so that a few clients
@@ -26,12 +29,36 @@ struct Share {
     waiting: u32,
 }
 
+impl Share {
+    /// One of so many times the rate of a client.
+    fn new(times: f64, now: Instant) -> Self {
+        Self { tokens: BURST * times, at: now, waiting: 0 }
+    }
+
+    /// Whether one more may be asked, while `most` may wait.
+    fn has_room(&mut self, times: f64, most: u32, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.at).as_secs_f64();
+        self.tokens = (self.tokens + since * RATE * times).min(BURST * times);
+        self.at = now;
+        self.tokens >= 1.0 && self.waiting < most
+    }
+
+    fn take(&mut self) {
+        self.tokens -= 1.0;
+        self.waiting += 1;
+    }
+
+    fn done(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
+    }
+}
+
 /// The shares of all clients.
 #[derive(Debug, Default)]
 pub struct Shares {
     shares: HashMap<Part, Share>,
-    /// How many questions of all hosts of a pool wait that are no containers, by the pool's number.
-    others: HashMap<u16, u32>,
+    /// What all hosts of a pool have together that are no containers, by the pool's number.
+    others: HashMap<u16, Share>,
     waiting: u32,
 }
 
@@ -45,41 +72,31 @@ impl Shares {
             return false;
         }
         let mut others = match who.whose {
-            Whose::Others(pool) => Some(self.others.entry(pool).or_default()),
+            Whose::Others(pool) => Some(self.others.entry(pool).or_insert_with(|| Share::new(OF_HOSTS, now))),
             Whose::Container(_) | Whose::Device => None,
         };
-        if others.as_ref().is_some_and(|waiting| **waiting >= WAITING) {
-            return false;
-        }
-        let share = self.shares.entry(who).or_insert(Share { tokens: BURST, at: now, waiting: 0 });
-        let since = now.saturating_duration_since(share.at).as_secs_f64();
-        share.tokens = (share.tokens + since * RATE).min(BURST);
-        share.at = now;
         let most = match others {
             _ if self.waiting >= ALL_WAITING / 2 => FEW,
             Some(_) => WAITING_OF_HOST,
             None => WAITING,
         };
-        if share.tokens < 1.0 || share.waiting >= most {
+        let share = self.shares.entry(who).or_insert_with(|| Share::new(1.0, now));
+        let have_room = others.as_mut().is_none_or(|all| all.has_room(OF_HOSTS, WAITING, now));
+        if !have_room || !share.has_room(1.0, most, now) {
             return false;
         }
-        share.tokens -= 1.0;
-        share.waiting += 1;
+        share.take();
+        others.into_iter().for_each(Share::take);
         self.waiting += 1;
-        others.iter_mut().for_each(|waiting| **waiting += 1);
         true
     }
 
     /// Notes that a question of `who` was answered.
     pub fn done(&mut self, who: Part) {
         self.waiting = self.waiting.saturating_sub(1);
-        if let Whose::Others(pool) = who.whose
-            && let Some(waiting) = self.others.get_mut(&pool)
-        {
-            *waiting = waiting.saturating_sub(1);
-        }
-        if let Some(share) = self.shares.get_mut(&who) {
-            share.waiting = share.waiting.saturating_sub(1);
+        self.shares.get_mut(&who).into_iter().for_each(Share::done);
+        if let Whose::Others(pool) = who.whose {
+            self.others.get_mut(&pool).into_iter().for_each(Share::done);
         }
     }
 
@@ -217,5 +234,14 @@ mod tests {
         assert!(shares.take(container(1), now));
         shares.done(others[0]);
         assert!(shares.take(others[0], now));
+        // As fast as the questions are answered, from any number of addresses.
+        let (mut shares, mut taken) = (Shares::default(), 0);
+        for n in (1..=255).cycle().take(5_000) {
+            if shares.take(part(n), now) {
+                shares.done(part(n));
+                taken += 1;
+            }
+        }
+        assert_eq!(f64::from(taken), BURST * OF_HOSTS);
     }
 }
